@@ -1,0 +1,223 @@
+"""The recipe: everything that decides what a run computes, as one validated tree.
+
+A recipe is YAML. Every field is documented here and nowhere else; `simsmoe show` prints these
+texts. Unknown keys, wrong types and contradictions are errors, and all of them are reported
+together. Importing this module never imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Preset = Literal["none", "published", "paper", "calibrated"]
+
+# METHODS: SimSMoE's published code, the text of its paper, and the setting that separates experts.
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": {"weight": 0.0},
+    "published": {
+        "measure": "cka-rbf",
+        "sigma": 0.8,
+        "head": "linear",
+        "check_every": 16.0,
+        "threshold": 0.5,
+        "weight": 0.01,
+        "tokens": 512,
+    },
+    "paper": {
+        "measure": "cka-rbf",
+        "sigma": 0.8,
+        "head": "mlp",
+        "check_every": 8.0,
+        "threshold": 0.5,
+        "weight": 0.01,
+        "tokens": 512,
+    },
+    "calibrated": {
+        "measure": "cka-linear-debiased",
+        "head": "none",
+        "check_every": 0.0,
+        "threshold": 0.0,
+        "weight": 0.003,
+        "tokens": 128,
+    },
+}
+
+
+class Section(BaseModel):
+    """A part of a recipe: strict types, no unknown keys, never changed once validated."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class ModelSettings(Section):
+    """The backbone: a pattern of residual sub-layers, repeated."""
+
+    pattern: str = Field(
+        "sg",
+        pattern="^[sgf]+$",
+        description="sub-layers of one repeat: s self-attention, g mixture of experts, f dense",
+    )
+    repeats: int = Field(4, ge=1, description="how often the pattern is repeated")
+    width: int = Field(128, ge=1, description="model width D")
+    heads: int = Field(4, ge=1, description="attention heads; they divide the width")
+    attention: Literal["relative", "rope"] = Field(
+        "rope",
+        description="relative: a learned position table over a span of carried memory; "
+        "rope: rotary positions, causal, sliding window",
+    )
+    span: int = Field(
+        512,
+        ge=1,
+        description="positions a query sees: the span before it (relative), "
+        "the sliding window with itself (rope)",
+    )
+    rope_base: float = Field(10000.0, gt=1, description="base of the rotary frequencies")
+    ffn_hidden: int = Field(512, ge=1, description="hidden width of a dense sub-layer (f)")
+    activation: Literal["relu", "swiglu"] = Field(
+        "swiglu", description="of dense sub-layers and experts"
+    )
+    norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="kind of normalisation")
+    norm_position: Literal["pre", "post"] = Field(
+        "pre", description="post: LN(h + f(h)), as the papers do; pre: h + f(LN(h))"
+    )
+    moe_norm: Literal["single", "double"] = Field(
+        "single",
+        description="double: the MoE sub-layer has a residual and a norm of its own inside "
+        "(published code)",
+    )
+    bias: bool = Field(
+        False, description="biases on experts, dense sub-layers, router and output layer"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability everywhere")
+    tie_embeddings: bool = Field(False, description="output layer shares the embedding's weights")
+
+
+class MoESettings(Section):
+    """The mixture-of-experts sub-layers."""
+
+    experts: int = Field(8, ge=1, description="experts per layer, N")
+    hidden: int = Field(256, ge=1, description="hidden width of an expert, H")
+    top_k: int = Field(2, ge=1, description="experts per token, K")
+    router: str = Field("smoe", description="router; `simsmoe list routers`")
+    backend: Literal["auto", "grouped", "loop"] = Field(
+        "auto", description="how experts are computed; `simsmoe list experts`"
+    )
+    init: Literal["linear", "published"] = Field(
+        "linear",
+        description="linear: each expert as nn.Linear would be; published: the stacked weight as "
+        "one kernel, whose deviation is far too small",
+    )
+    balance_weight: float = Field(0.01, ge=0, description="coefficient of the balance loss")
+    z_weight: float = Field(0.0, ge=0, description="coefficient of the router z-loss; 1e-3 is usual")
+
+
+class SimilaritySettings(Section):
+    """Similarity learning (SimSMoE); fields left out come from the preset."""
+
+    preset: Preset = Field("none", description="where fields left out come from")
+    measure: str = Field(
+        "cka-linear-debiased", description="how alike two experts are; `simsmoe list similarity`"
+    )
+    sigma: float | Literal["median"] = Field(
+        0.8, description="bandwidth of Gaussian kernels, or 'median' (distance, detached)"
+    )
+    head: Literal["none", "linear", "mlp"] = Field(
+        "none", description="projection before measuring: none, D -> N, or D -> N -> N"
+    )
+    head_frozen: bool = Field(False, description="keep the head at its random start")
+    check_every: float = Field(
+        0.0, ge=0, description="f*: a pair is due past this many batches' worth of shared tokens"
+    )
+    threshold: float = Field(
+        0.0, ge=0, le=1, description="T*: pairs less similar than this add no loss"
+    )
+    weight: float = Field(0.0, ge=0, description="beta: coefficient of the similarity loss")
+    pairs: int = Field(4, ge=1, description="P: pairs examined a step, the most overdue first")
+    tokens: int = Field(128, ge=4, description="shared tokens sampled per pair")
+    min_tokens: int = Field(16, ge=4, description="fewer shared tokens than this: the pair waits")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset", "none") in PRESETS:
+            return {**PRESETS[given.get("preset", "none")], **given}
+        return given
+
+    @property
+    def enabled(self) -> bool:
+        """Whether training measures pairs at all."""
+        return self.preset != "none"
+
+
+class DataSettings(Section):
+    """What is read."""
+
+    corpus: str = Field("pystdlib", description="a prepared corpus: its name or its folder")
+    tokenizer: Literal["bytes", "chars", "words", "sentencepiece"] = Field(
+        "bytes", description="tokenizer the corpus must have been prepared with"
+    )
+
+
+class TrainSettings(Section):
+    """Optimisation, and how often things happen (in steps; 0 means never)."""
+
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    batch: int = Field(16, ge=1, description="streams, each one block a step")
+    micro_batches: int = Field(1, ge=1, description="parts a batch is computed in; divides batch")
+    block: int = Field(256, ge=1, description="tokens of a stream per step")
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="both fused")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    betas: list[float] = Field(
+        [0.9, 0.999], min_length=2, max_length=2, description="Adam's decay rates"
+    )
+    eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw; matrices only")
+    schedule: Literal["constant", "multistep", "linear", "cosine"] = Field(
+        "cosine", description="how the learning rate falls after the warm-up"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    final_lr_ratio: float = Field(0.0, ge=0, le=1, description="linear, cosine: last lr / peak lr")
+    milestones: list[int] = Field([], description="multistep: steps at which lr is multiplied")
+    gamma: float = Field(0.1, gt=0, le=1, description="multistep: the factor")
+    clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    seed: int = Field(0, ge=0, description="seed of weights, dropout and sampling")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast on CUDA, fp32 on a CPU"
+    )
+    compile: Literal["auto", "on", "off"] = Field("auto", description="auto: on for CUDA")
+    log_every: int = Field(10, ge=1, description="steps between train events")
+    validate_every: int = Field(250, ge=0, description="steps between validations")
+    validate_blocks: int = Field(
+        20, ge=0, description="blocks a validation in training reads; 0: the whole split"
+    )
+    checkpoint_every: int = Field(500, ge=0, description="steps between checkpoints")
+    keep_last: int = Field(2, ge=1, description="checkpoints kept; older ones are deleted")
+    probe_every: int = Field(250, ge=0, description="steps between probes of router and experts")
+    probe_tokens: int = Field(1024, ge=32, description="held-out tokens a probe reads")
+
+
+class EvalSettings(Section):
+    """Evaluation of a whole split, every token once."""
+
+    streams: int = Field(8, ge=1, description="contiguous parts the split is read in at once")
+    overlap: int = Field(
+        0, ge=0, description="tokens of each block that only give context; not for relative"
+    )
+
+
+class Recipe(Section):
+    """One experiment."""
+
+    name: str = Field("custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its name")
+    description: str = Field("", description="one line")
+    source: str = Field("", description="paper or code the setting comes from")
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    moe: MoESettings = Field(default_factory=MoESettings)
+    similarity: SimilaritySettings = Field(default_factory=SimilaritySettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    eval: EvalSettings = Field(default_factory=EvalSettings)

@@ -1,0 +1,148 @@
+"""The run folder: the only bridge between training and everything that shows it.
+
+    runs/NAME/
+      recipe.yaml        the resolved recipe
+      environment.json   versions, machine and command of every session that trained here
+      events.jsonl       what happened, one JSON object a line
+      checkpoints/step-NNNNNNN/
+      best/              weights with the lowest validation loss
+      report/
+      .lock              held while a process trains here
+
+Every event has ``schema``, ``kind``, ``step`` and ``time`` (seconds since the epoch). Kinds and
+their further fields (L layers with experts, N experts, E evaluations):
+
+    run_started    name, recipe, parameters, tokens_per_step, total_steps, unit, device
+    train          loss_nats, bpc, losses {name: nats}, lr, grad_norm, tokens,
+                   similarity {pairs_due, mean}, tokens_per_s, step_ms
+    eval           split, loss_nats, bpc, perplexity, tokens, best, tokens_per_s
+    router         layers [{layer, load [N], load_cv, dead [ids], entropy_nats,
+                   entropy_of_mean_nats}]
+    similarity     tokens, measure, layers [{layer, cka [N][N] (null: undefined), mean,
+                   shared [N][N]}]
+    checkpoint     path
+    warning        message
+    run_finished   status (finished | stopped | failed), reason, and for a finished run test_bpc
+
+Readers skip kinds and fields they do not know, and a torn last line. Values that depend on the
+clock stand in ``time`` and in fields that end in ``_per_s`` or ``_ms``, nowhere else, so two runs
+of one seed have equal events but for those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from simsmoe_cli.errors import UserError
+
+SCHEMA = 1
+Event = dict[str, Any]
+
+
+class RunDir:
+    """Paths of one run, its lock, and its events."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.environment = path / "environment.json"
+        self.events = path / "events.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
+        self.report = path / "report"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run folder; a UserError if another process trains in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                "another process is training in this run folder",
+                where=str(self.path),
+                hint="Wait for it, stop it, or choose another --name.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def finite(value: Any) -> Any:
+    """The value with every float JSON cannot hold (nan, inf) replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+class EventLog:
+    """Appends events to a run folder and tells whoever subscribed.
+
+    Args:
+        path: the events.jsonl to append to.
+        keep_bytes: cut the file to this length first (what a resumed run had written when its
+            checkpoint was taken); None starts a new file.
+    """
+
+    def __init__(self, path: Path, keep_bytes: int | None = None):
+        self._subscribers: list[Callable[[Event], None]] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "wb" if keep_bytes is None else "r+b")  # noqa: SIM115
+        if keep_bytes is not None:
+            self._file.truncate(keep_bytes)
+            self._file.seek(keep_bytes)
+
+    def subscribe(self, callback: Callable[[Event], None]) -> None:
+        """Call `callback` with every event from now on."""
+        self._subscribers.append(callback)
+
+    def emit(self, kind: str, step: int, **fields: Any) -> None:
+        """Write one event as one whole line and pass it on."""
+        event = finite({"schema": SCHEMA, "kind": kind, "step": step, "time": time.time()} | fields)
+        line = json.dumps(event, separators=(",", ":"), allow_nan=False) + "\n"
+        self._file.write(line.encode())
+        self._file.flush()
+        for callback in self._subscribers:
+            callback(event)
+
+    def position(self) -> int:
+        """Bytes written so far, all of them on the disk when this returns."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Every whole event of a file, oldest first; lines that are not events are skipped."""
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and "kind" in event:
+                yield event
