@@ -57,7 +57,7 @@ class Router(nn.Module):
         self.experts = experts
         self.top_k = top_k
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:  # noqa: N803
+    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
         raise NotImplementedError
 
 

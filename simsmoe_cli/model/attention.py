@@ -1,0 +1,149 @@
+"""Self-attention of two kinds.
+
+RelativeAttention: the relative attention with a span of the adaptive-span family (Sukhbaatar et
+al. 1905.07799) without adaptivity, as SimSMoE's published code has it. Each query attends to
+exactly the `span` positions before it and not to itself; positions before the stream are zeros
+and are attended to. Queries are taken in chunks, so that a chunk needs its own keys only and the
+scores of positions no query may see are hardly computed; published code computes all of them.
+
+RopeAttention: rotary positions (Su et al. 2104.09864, half-rotation layout as Hugging Face has
+it), causal, with a sliding window that includes the query itself.
+
+Shapes: B batch, M block, L span, D model width, A heads, W head width, C queries of a chunk.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+QUERY_CHUNK = 128
+
+
+class RelativeAttention(nn.Module):
+    """Attention to the `span` positions before each query, with learned relative positions.
+
+    Args:
+        width, heads: D and A.
+        dropout: probability on attention weights, in training.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x_BMD: Tensor, memory_BLD: Tensor, position_WL: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x_BMD: the block.
+            memory_BLD: the `span` inputs before the block, oldest first.
+            position_WL: the position table; index L-1 is the nearest position.
+
+        Returns:
+            [B, M, D].
+        """
+        block, span = x_BMD.shape[1], memory_BLD.shape[1]
+        context = torch.cat([memory_BLD.to(x_BMD.dtype), x_BMD], dim=1)
+        query = self._split(self.query(x_BMD))
+        query = query / math.sqrt(query.shape[-1])
+        # The last position is nobody's past.
+        key = self._split(self.key(context[:, :-1])).transpose(-2, -1)
+        value = self._split(self.value(context[:, :-1]))
+        chunks = []
+        for start in range(0, block, QUERY_CHUNK):
+            q = query[:, :, start : start + QUERY_CHUNK]
+            seen = slice(start, start + span + q.shape[2] - 1)
+            scores = q @ key[..., seen] + band(q @ position_WL)
+            weight = F.dropout(scores.softmax(-1), self.dropout, self.training)
+            chunks.append(weight @ value[:, :, seen])
+        heads_BMAW = torch.cat(chunks, dim=2).transpose(1, 2)
+        out: Tensor = self.out(heads_BMAW.flatten(2))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def band(score_CL: Tensor) -> Tensor:
+    """Scores by distance to scores by key: row i moves i to the right, the rest is -inf.
+
+    Args:
+        score_CL: [..., C, L], column j for the key j positions into the query's span.
+
+    Returns:
+        [..., C, L + C - 1], for the keys of the whole chunk.
+    """
+    rows, span = score_CL.shape[-2:]
+    flat = F.pad(score_CL, (0, rows), value=-math.inf).flatten(-2)
+    return flat[..., : rows * (span + rows - 1)].unflatten(-1, (rows, span + rows - 1))
+
+
+class RopeAttention(nn.Module):
+    """Causal attention with rotary positions and a sliding window.
+
+    Args:
+        width, heads: D and A.
+        window: keys a query sees, itself included.
+        base: of the rotary frequencies.
+        dropout: probability on attention weights, in training.
+    """
+
+    def __init__(self, width: int, heads: int, window: int, base: float, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.base = base
+        self.dropout = dropout
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x_BMD: Tensor) -> Tensor:
+        """[B, M, D] -> [B, M, D]."""
+        block = x_BMD.shape[1]
+        query, key, value = (
+            layer(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        position = torch.arange(block, device=x_BMD.device)
+        cos, sin = rotary(position, query.shape[-1], self.base, query.dtype)
+        mask = None
+        if block > self.window:
+            distance = position[:, None] - position[None, :]
+            mask = (distance >= 0) & (distance < self.window)
+        heads_BAMW = F.scaled_dot_product_attention(
+            rotate(query, cos, sin),
+            rotate(key, cos, sin),
+            value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        out: Tensor = self.out(heads_BAMW.transpose(1, 2).flatten(2))
+        return out
+
+
+def rotary(
+    position_M: Tensor, width: int, base: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles, each [M, W]."""
+    exponent = torch.arange(0, width, 2, device=position_M.device).float() / width
+    angle = position_M[:, None].float() * base**-exponent
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor) -> Tensor:
+    """Turn each pair (w, w + W/2) of features by its position's angle."""
+    left, right = x_BAMW.chunk(2, dim=-1)
+    return x_BAMW * cos_MW + torch.cat([-right, left], dim=-1) * sin_MW

@@ -1,0 +1,116 @@
+"""Residual sub-layers: one letter of a pattern each.
+
+Post-norm, as the papers: h = norm(h + f(h)). Pre-norm: h + f(norm(h)). A MoE sub-layer with
+`moe_norm: double` has a residual and a norm of its own inside, as SimSMoE's published code has:
+f(h) = norm_inner(h + dropout(moe(h))).
+
+Shapes: B batch, M block, D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
+from simsmoe_cli.moe.layer import MoELayer, MoEOutput
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe import ModelSettings, Recipe
+
+
+def make_norm(settings: ModelSettings) -> nn.Module:
+    """The normalisation of a sub-layer, over the model width."""
+    if settings.norm == "rmsnorm":
+        return nn.RMSNorm(settings.width, eps=1e-5)
+    return nn.LayerNorm(settings.width)
+
+
+class DenseFFN(nn.Module):
+    """W2 relu(W1 x + b1) + b2 with dropout after the ReLU, or SwiGLU."""
+
+    def __init__(self, settings: ModelSettings):
+        super().__init__()
+        self.swiglu = settings.activation == "swiglu"
+        self.dropout = settings.dropout
+        inner = settings.ffn_hidden * (2 if self.swiglu else 1)
+        self.w_in = nn.Linear(settings.width, inner, bias=settings.bias)
+        self.w_out = nn.Linear(settings.ffn_hidden, settings.width, bias=settings.bias)
+
+    def forward(self, x_BMD: Tensor) -> Tensor:
+        inner = self.w_in(x_BMD)
+        if self.swiglu:
+            gate, up = inner.chunk(2, dim=-1)
+            hidden = F.silu(gate) * up
+        else:
+            hidden = F.relu(inner)
+        out: Tensor = self.w_out(F.dropout(hidden, self.dropout, self.training))
+        return out
+
+
+class SubLayer(nn.Module):
+    """One residual sub-layer of the backbone.
+
+    Args:
+        kind: "s" self-attention, "g" mixture of experts, "f" dense feed-forward.
+        recipe: whose model and moe sections say how.
+    """
+
+    def __init__(self, kind: str, recipe: Recipe):
+        super().__init__()
+        settings = recipe.model
+        self.kind = kind
+        self.pre_norm = settings.norm_position == "pre"
+        self.norm = make_norm(settings)
+        self.inner_norm: nn.Module | None = None
+        if kind == "s":
+            self.attention = (
+                RelativeAttention(settings.width, settings.heads, settings.dropout)
+                if settings.attention == "relative"
+                else RopeAttention(
+                    settings.width,
+                    settings.heads,
+                    settings.span,
+                    settings.rope_base,
+                    settings.dropout,
+                )
+            )
+        elif kind == "g":
+            self.moe = MoELayer(recipe)
+            self.dropout = settings.dropout
+            if settings.moe_norm == "double":
+                self.inner_norm = make_norm(settings)
+        else:
+            self.ffn = DenseFFN(settings)
+
+    def attend(
+        self, hidden: Tensor, memory_BLD: Tensor | None, position_WL: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """A self-attention sub-layer: the hidden states and the memory for the next block."""
+        x = self._enter(hidden)
+        if memory_BLD is None or position_WL is None:
+            return self._leave(hidden, self.attention(x)), None
+        span = memory_BLD.shape[1]
+        remembered = torch.cat([memory_BLD[:, x.shape[1] :], x[:, -span:]], dim=1).detach()
+        out = self.attention(x, memory_BLD, position_WL)
+        return self._leave(hidden, out), remembered
+
+    def mix(self, hidden: Tensor, context: RouteContext) -> tuple[Tensor, MoEOutput]:
+        """A mixture-of-experts sub-layer: the hidden states and what the layer reports."""
+        x = self._enter(hidden)
+        output = self.moe(x, context)
+        mixed = F.dropout(output.hidden, self.dropout, self.training)
+        if self.inner_norm is not None:
+            mixed = self.inner_norm(x + mixed)
+        return self._leave(hidden, mixed), output
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        """A dense sub-layer."""
+        return self._leave(hidden, self.ffn(self._enter(hidden)))
+
+    def _enter(self, hidden: Tensor) -> Tensor:
+        return self.norm(hidden) if self.pre_norm else hidden
+
+    def _leave(self, hidden: Tensor, output: Tensor) -> Tensor:
+        total = hidden + output
+        return total if self.pre_norm else self.norm(total)

@@ -1,0 +1,117 @@
+"""One backbone for every architecture: a pattern of sub-layers between embedding and output.
+
+Losses of all MoE layers are summed by name and returned; nothing is left on a module for someone
+to find.
+
+Shapes: B batch, M block, L span, D model width, V vocabulary, W head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from simsmoe_cli.model.blocks import SubLayer, make_norm
+from simsmoe_cli.moe.layer import MoELayer, MoEOutput
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe import Recipe
+
+
+@dataclass
+class ModelOutput:
+    """What one block of text gives.
+
+    Attributes:
+        logits: [B, M, V].
+        memory: for the next block of the same streams, one [B, L, D] per attention sub-layer;
+            empty without relative attention.
+        losses: auxiliary losses summed over layers, by name, without coefficients.
+        moe: output of each MoE layer, in order.
+    """
+
+    logits: Tensor
+    memory: list[Tensor]
+    losses: dict[str, Tensor]
+    moe: list[MoEOutput]
+
+
+class LanguageModel(nn.Module):
+    """A sparse mixture-of-experts language model.
+
+    Args:
+        recipe: whose model, moe and similarity sections say what to build.
+        vocab_size: V.
+    """
+
+    def __init__(self, recipe: Recipe, vocab_size: int):
+        super().__init__()
+        settings = recipe.model
+        self.recipe = recipe
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, settings.width)
+        self.position: nn.Parameter | None = None
+        if settings.attention == "relative":
+            head_width = settings.width // settings.heads
+            self.position = nn.Parameter(torch.randn(head_width, settings.span))
+        self.layers = nn.ModuleList(
+            SubLayer(kind, recipe) for kind in settings.pattern * settings.repeats
+        )
+        self.norm = make_norm(settings) if settings.norm_position == "pre" else nn.Identity()
+        self.output = nn.Linear(settings.width, vocab_size, bias=settings.bias)
+        if settings.norm_position == "pre":
+            nn.init.normal_(self.embedding.weight, std=0.02)
+            nn.init.normal_(self.output.weight, std=0.02)
+        if settings.tie_embeddings:
+            self.output.weight = self.embedding.weight
+
+    @property
+    def moe_layers(self) -> list[MoELayer]:
+        """The MoE layers, in order."""
+        return [module for module in self.modules() if isinstance(module, MoELayer)]
+
+    def initial_memory(self, batch: int) -> list[Tensor]:
+        """Memory at the start of streams: zeros, one [B, L, D] per attention sub-layer."""
+        if self.position is None:
+            return []
+        settings = self.recipe.model
+        shape = (batch, settings.span, settings.width)
+        attentions = (settings.pattern * settings.repeats).count("s")
+        return [torch.zeros(shape, device=self.position.device) for _ in range(attentions)]
+
+    def forward(
+        self,
+        tokens_BM: Tensor,
+        memory: Sequence[Tensor] = (),
+        context: RouteContext | None = None,
+    ) -> ModelOutput:
+        """Predict the token after each position.
+
+        Args:
+            tokens_BM: vocabulary ids, int64.
+            memory: what the previous block returned; empty at the start of streams.
+            context: step and options of routing; token ids are filled in here.
+        """
+        context = replace(context or RouteContext(), token_ids_T=tokens_BM.flatten())
+        hidden = self.embedding(tokens_BM)
+        remembered = iter(memory or self.initial_memory(tokens_BM.shape[0]))
+        next_memory: list[Tensor] = []
+        outputs: list[MoEOutput] = []
+        for layer in self.layers:
+            assert isinstance(layer, SubLayer)
+            if layer.kind == "s":
+                hidden, new = layer.attend(hidden, next(remembered, None), self.position)
+                if new is not None:
+                    next_memory.append(new)
+            elif layer.kind == "g":
+                hidden, output = layer.mix(hidden, context)
+                outputs.append(output)
+            else:
+                hidden = layer.feed_forward(hidden)
+        losses: dict[str, Tensor] = {}
+        for output in outputs:
+            for name, loss in output.losses.items():
+                losses[name] = losses[name] + loss if name in losses else loss
+        return ModelOutput(self.output(self.norm(hidden)), next_memory, losses, outputs)

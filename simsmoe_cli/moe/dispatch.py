@@ -1,0 +1,86 @@
+"""Bring every token to its experts and back, by one sort.
+
+Rows are sorted by expert, so an expert backend sees contiguous groups and needs no capacity:
+no token is dropped. Gathering and combining are permutations, and their backward passes are
+written as the opposite gather, so no step adds with atomics and results do not depend on the
+order in which threads finish.
+
+Shapes: T tokens, D model width, N experts, K experts per token, R = T*K routed rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Plan:
+    """How rows are sorted.
+
+    Attributes:
+        order_R: slot (token * K + rank) of each sorted row.
+        inverse_R: sorted row of each slot.
+        count_N: rows of each expert, int64.
+    """
+
+    order_R: Tensor
+    inverse_R: Tensor
+    count_N: Tensor
+
+
+def plan(index_TK: Tensor, experts: int) -> Plan:
+    """Sort the routed slots by expert."""
+    sorted_R, order_R = index_TK.flatten().sort(stable=True)
+    inverse_R = torch.empty_like(order_R).scatter_(
+        0, order_R, torch.arange(order_R.shape[0], device=order_R.device)
+    )
+    ids_N = torch.arange(experts, device=sorted_R.device)
+    ends_N = torch.searchsorted(sorted_R, ids_N, right=True)
+    return Plan(order_R, inverse_R, ends_N.diff(prepend=ends_N.new_zeros(1)))
+
+
+class _Gather(torch.autograd.Function):
+    """rows_R = x_T[order_R // K]."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, order_R: Tensor, inverse_R: Tensor) -> Tensor:
+        ctx.tokens = x_TD.shape[0]
+        ctx.save_for_backward(inverse_R)
+        return x_TD.index_select(0, order_R // (order_R.shape[0] // x_TD.shape[0]))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inverse_R,) = ctx.saved_tensors
+        rows_TKD = grads[0].index_select(0, inverse_R).unflatten(0, (ctx.tokens, -1))
+        return rows_TKD.sum(1), None, None
+
+
+class _Permute(torch.autograd.Function):
+    """rows[order], where inverse undoes order."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_RD: Tensor, order_R: Tensor, inverse_R: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_R)
+        return rows_RD.index_select(0, order_R)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inverse_R,) = ctx.saved_tensors
+        return grads[0].index_select(0, inverse_R), None, None
+
+
+def gather(x_TD: Tensor, plan: Plan) -> Tensor:
+    """Each token once per chosen expert, sorted by expert: [R, D]."""
+    rows_RD: Tensor = _Gather.apply(x_TD, plan.order_R, plan.inverse_R)
+    return rows_RD
+
+
+def combine(rows_RD: Tensor, weight_TK: Tensor, plan: Plan) -> Tensor:
+    """Sum over a token's experts of weight times row: [T, D] in the rows' precision."""
+    slots_RD: Tensor = _Permute.apply(rows_RD, plan.inverse_R, plan.order_R)
+    rows_TKD = slots_RD.unflatten(0, weight_TK.shape)
+    return (weight_TK.to(rows_RD.dtype).unsqueeze(1) @ rows_TKD).squeeze(1)

@@ -1,0 +1,95 @@
+"""Parameters of N experts, stacked; what a backend adds is only how they are computed.
+
+An expert is W2 f(W1 x + b1) + b2 with dropout after f = ReLU, or SwiGLU: W2 (silu(Wg x) * Wu x),
+gate and up stacked in one matrix. Layout [N, out, in], as nn.Linear and fastmoe have it, so that
+every backend reads the same checkpoint.
+
+Initialisation is nn.Linear's for each expert. SimSMoE's published code initialises the stack as
+one 3-D kernel, whose fan-in is out*in, about 20 times too small a deviation; `published=True`
+reproduces it.
+
+Shapes: R rows, D model width, H hidden width, N experts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Experts(nn.Module):
+    """Base of all expert backends.
+
+    Args:
+        experts, width, hidden: N, D and H.
+        activation: "relu" or "swiglu".
+        bias: whether both matrices have biases.
+        dropout: probability after the activation, in training.
+        published_init: the published code's small initial weights.
+    """
+
+    def __init__(
+        self,
+        experts: int,
+        width: int,
+        hidden: int,
+        *,
+        activation: str = "relu",
+        bias: bool = True,
+        dropout: float = 0.0,
+        published_init: bool = False,
+    ):
+        super().__init__()
+        self.experts = experts
+        self.swiglu = activation == "swiglu"
+        self.dropout = dropout
+        inner = hidden * (2 if self.swiglu else 1)
+        self.w_in = nn.Parameter(torch.empty(experts, inner, width))
+        self.w_out = nn.Parameter(torch.empty(experts, width, hidden))
+        self.b_in = nn.Parameter(torch.empty(experts, inner)) if bias else None
+        self.b_out = nn.Parameter(torch.empty(experts, width)) if bias else None
+        self._initialise(published_init)
+
+    def _initialise(self, published: bool) -> None:
+        for weight, bias in ((self.w_in, self.b_in), (self.w_out, self.b_out)):
+            fan_in = weight[0].numel() if published else weight.shape[2]
+            bound = 1 / math.sqrt(fan_in)
+            nn.init.uniform_(weight, -bound, bound)
+            if bias is not None:
+                nn.init.uniform_(bias, -bound, bound)
+                if published:
+                    nn.init.zeros_(bias)
+
+    def activate(self, inner: Tensor, dropout: bool) -> Tensor:
+        """The activation and its dropout: [R, H] or [R, 2H] -> [R, H]."""
+        if self.swiglu:
+            gate, up = inner.chunk(2, dim=-1)
+            hidden = F.silu(gate) * up
+        else:
+            hidden = F.relu(inner)
+        if dropout and self.dropout:
+            hidden = F.dropout(hidden, self.dropout, self.training)
+        return hidden
+
+    def forward(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True) -> Tensor:
+        """Each row through the expert it belongs to.
+
+        Args:
+            rows_RD: rows sorted by expert.
+            count_N: rows of each expert, int64, summing to R.
+            dropout: whether dropout applies (in training mode).
+
+        Returns:
+            [R, D], in the precision the matrices were multiplied in.
+        """
+        raise NotImplementedError
+
+    def dense(self, x_TD: Tensor) -> Tensor:
+        """Every token through every expert, without dropout: [N, T, D]."""
+        tokens = x_TD.shape[0]
+        rows_RD = x_TD.unsqueeze(0).expand(self.experts, -1, -1).flatten(0, 1)
+        count_N = torch.full((self.experts,), tokens, device=x_TD.device)
+        return self(rows_RD, count_N, dropout=False).unflatten(0, (self.experts, tokens))

@@ -1,0 +1,23 @@
+"""One expert after the other: slow, obvious, and the oracle of every other backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from simsmoe_cli.moe.experts.base import Experts
+
+
+class LoopExperts(Experts):
+    """A Python loop over experts. It reads the counts on the host, so it waits on the device."""
+
+    def forward(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True) -> Tensor:
+        parts = rows_RD.split(count_N.tolist())
+        outputs = []
+        for expert, part in enumerate(parts):
+            b_in = None if self.b_in is None else self.b_in[expert]
+            b_out = None if self.b_out is None else self.b_out[expert]
+            hidden = self.activate(F.linear(part, self.w_in[expert], b_in), dropout)
+            outputs.append(F.linear(hidden, self.w_out[expert], b_out))
+        return torch.cat(outputs)

@@ -1,0 +1,95 @@
+"""The mixture-of-experts layer: route -> dispatch -> experts -> combine, and similarity learning.
+
+y_t = sum over the K chosen experts of w_ti * E_i(x_t). Losses are returned by name, never stored:
+the model sums them and the trainer weighs them (SimSMoE's published code added the similarity to
+the gate's balance loss, which scaled it by the balance coefficient).
+
+Shapes: B batch, M block, T = B*M tokens, D model width, N experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from simsmoe_cli import registry
+from simsmoe_cli.moe import dispatch
+from simsmoe_cli.moe.balance import z_loss
+from simsmoe_cli.moe.experts.base import Experts
+from simsmoe_cli.moe.experts.grouped import ALIGNMENT
+from simsmoe_cli.moe.routers.base import RouteContext, Router, Routing
+from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.similarity.learning import SimilarityLearning, SimilarityResult
+
+
+@dataclass
+class MoEOutput:
+    """What a MoE layer gives back.
+
+    Attributes:
+        hidden: like the input.
+        losses: scalars by name, without coefficients.
+        routing: where the tokens went.
+        similarity: what similarity learning measured in this step, if it is on.
+    """
+
+    hidden: Tensor
+    losses: dict[str, Tensor]
+    routing: Routing
+    similarity: SimilarityResult | None = None
+
+
+def backend_name(recipe: Recipe) -> str:
+    """The expert backend of a recipe, with "auto" decided."""
+    if recipe.moe.backend != "auto":
+        return recipe.moe.backend
+    aligned = recipe.model.width % ALIGNMENT == 0 and recipe.moe.hidden % ALIGNMENT == 0
+    return "grouped" if aligned else "loop"
+
+
+class MoELayer(nn.Module):
+    """N experts behind a router, as the recipe says."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        model, moe = recipe.model, recipe.moe
+        self.router: Router = registry.load("routers", moe.router)(
+            model.width, moe.experts, moe.top_k, bias=model.bias
+        )
+        self.experts: Experts = registry.load("experts", backend_name(recipe))(
+            moe.experts,
+            model.width,
+            moe.hidden,
+            activation=model.activation,
+            bias=model.bias,
+            dropout=model.dropout,
+            published_init=moe.init == "published",
+        )
+        self.z_loss = moe.z_weight > 0
+        self.similarity = (
+            SimilarityLearning(recipe.similarity, model.width, moe.experts, moe.top_k)
+            if recipe.similarity.enabled
+            else None
+        )
+
+    def forward(self, x_BMD: Tensor, context: RouteContext) -> MoEOutput:
+        x_TD = x_BMD.flatten(0, -2)
+        routing = self.router(x_TD, replace(context, dense_experts=self.experts.dense))
+        plan = dispatch.plan(routing.index_TK, self.experts.experts)
+        rows_RD = self.experts(dispatch.gather(x_TD, plan), plan.count_N)
+        hidden = dispatch.combine(rows_RD, routing.weight_TK, plan)
+        losses = dict(routing.losses)
+        if self.z_loss:
+            losses["z"] = z_loss(routing.logits_TN)
+        similarity = None
+        if self.similarity is not None and self.training:
+            similarity = self.similarity(
+                x_TD, routing.index_TK, routing.logits_TN, self._without_dropout
+            )
+            losses["similarity"] = similarity.loss
+        return MoEOutput(hidden.view_as(x_BMD), losses, routing, similarity)
+
+    def _without_dropout(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
+        out: Tensor = self.experts(rows_RD, count_N, dropout=False)
+        return out

@@ -1,0 +1,34 @@
+"""SMoE router: linear logits, top-K, softmax over the selected (Shazeer et al. 1701.06538).
+
+Shapes: T tokens, D model width, N experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from simsmoe_cli.moe.balance import balance_loss
+from simsmoe_cli.moe.routers.base import RouteContext, Router, Routing, fp32_linear
+
+
+class SMoERouter(Router):
+    """logits = Wx + b; the K largest are chosen; weights are their softmax.
+
+    Args:
+        width, experts, top_k: D, N and K.
+        bias: whether the logits have a bias b.
+    """
+
+    def __init__(self, width: int, experts: int, top_k: int, *, bias: bool = True):
+        super().__init__(width, experts, top_k)
+        self.gate = nn.Linear(width, experts, bias=bias)
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+        logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
+        top_logits_TK, index_TK = logits_TN.topk(context.top_k or self.top_k, dim=-1)
+        return Routing(
+            index_TK=index_TK,
+            weight_TK=top_logits_TK.softmax(-1),
+            logits_TN=logits_TN,
+            losses={"balance": balance_loss(logits_TN.softmax(-1), index_TK)},
+        )
