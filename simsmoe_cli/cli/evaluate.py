@@ -1,0 +1,58 @@
+"""`simsmoe eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its name under --runs-dir.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    which: Annotated[
+        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights.")
+    ] = "best",
+    data: Annotated[
+        Path | None, typer.Option(help="Another prepared corpus: its folder.", metavar="STORE")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
+    ] = Path("data"),
+    runs_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
+    ] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Evaluate a run's weights on a whole split: every token once."""
+    import json
+
+    from rich.console import Console
+
+    from simsmoe_cli.train import session
+
+    report = session.evaluate_run(
+        session.find_run(run, runs_dir),
+        split=split,
+        which=which,
+        store_path=data,
+        data_dir=data_dir,
+        device=session.choose_device(device),
+    )
+    if as_json:
+        print(json.dumps(report))
+        return
+    score = (
+        f"perplexity {report['perplexity']:.2f}"
+        if report["bpc"] is None
+        else f"{report['bpc']:.4f} BPC"
+    )
+    Console().print(
+        f"{report['run']}  step {report['step']}  {report['corpus']} {split}: {score}  "
+        f"({report['tokens']:,} {report['unit']}s, {report['tokens_per_s']:,.0f} tokens/s)",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

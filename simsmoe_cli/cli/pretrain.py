@@ -1,0 +1,116 @@
+"""`simsmoe pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pretrain(
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help="Recipe: a name (`simsmoe list recipes`) or a file."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting; repeatable."),
+    ] = None,
+    router: Annotated[str | None, typer.Option(help="Same as --set moe.router=NAME.")] = None,
+    similarity: Annotated[
+        str | None,
+        typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
+    ] = None,
+    experts: Annotated[
+        str | None, typer.Option(help="Expert backend: auto, grouped or loop.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run folder; made from the recipe if left out.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|PATH",
+            help="Go on from the newest checkpoint (auto), or from a run or checkpoint folder.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only algorithms that repeat bit for bit.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the resolved recipe, sizes and costs; train nothing."),
+    ] = False,
+    data_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
+    ] = Path("data"),
+    runs_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
+    ] = Path("runs"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print events, or the dry run, as JSON.")
+    ] = False,
+) -> None:
+    """Train a language model from a recipe."""
+    overrides = list(settings or [])
+    for field, value in (
+        ("moe.router", router),
+        ("similarity.preset", similarity),
+        ("moe.backend", experts),
+    ):
+        if value is not None:
+            overrides.append(f"{field}={value}")
+    if dry_run:
+        from simsmoe_cli.cli.dry_run import show_dry_run
+
+        show_dry_run(recipe or "quickstart", overrides, data_dir, as_json=as_json)
+        return
+
+    from rich.console import Console
+
+    from simsmoe_cli.cli.progress import TrainingView
+    from simsmoe_cli.train import session
+    from simsmoe_cli.train.loop import Stopped
+
+    console = Console(stderr=as_json)
+    plan = session.plan_training(recipe, overrides, runs_dir, name, resume)
+    torch_device = session.choose_device(device)
+    if deterministic:
+        session.be_deterministic()
+    store = session.open_store(
+        plan.recipe, data_dir, lambda text: console.print(text, highlight=False, markup=False)
+    )
+    run = plan.run.path
+    start = f", from {plan.resume_from.name}" if plan.resume_from else ""
+    console.print(
+        f"training {plan.recipe.name} in {run} on {torch_device}{start}",
+        highlight=False,
+        markup=False,
+    )
+    view = TrainingView(console, plan.recipe.train.steps, as_json=as_json)
+    try:
+        with view:
+            result = session.train(
+                plan, store, torch_device, subscriber=view.on_event, on_step=view.on_step
+            )
+    except Stopped as stop:
+        console.print(
+            f"stopped at step {stop.step} and saved; go on with: simsmoe pretrain --resume {run}",
+            highlight=False,
+            markup=False,
+        )
+        raise typer.Exit(stop.code) from None
+    if as_json:
+        return
+    unit = store.manifest.unit
+    score = (
+        f"{result.bpc:.3f} BPC"
+        if unit in ("byte", "character")
+        else f"perplexity {result.perplexity:.2f}"
+    )
+    total = store.manifest.splits["test"].tokens
+    part = "" if result.tokens == total else f" of {total:,}"
+    console.print(f"\ntest {score}  ({result.tokens:,}{part} {unit}s)", highlight=False)
+    console.print("\ntry next:", f"  simsmoe eval {run} --split test", sep="\n", markup=False)

@@ -1,0 +1,91 @@
+"""A split cut into contiguous streams, read block by block.
+
+Training cuts the tokens into `batch` streams of equal length; step s reads block s of every
+stream, so memory carried from the block before fits, and where a run stands in the data follows
+from its step alone. At the end of the streams reading starts over.
+
+Evaluation predicts every token of a split exactly once.
+
+Shapes: B streams, M block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simsmoe_cli.errors import EXIT_DATA, UserError
+
+Tokens = NDArray[np.unsignedinteger]
+IGNORED = -100
+
+
+class TrainStreams:
+    """Contiguous training streams.
+
+    Args:
+        tokens: one split, one-dimensional.
+        batch: B.
+        block: M.
+
+    Raises:
+        UserError: the split is shorter than one block for every stream.
+    """
+
+    def __init__(self, tokens: Tokens, batch: int, block: int):
+        self.block = block
+        self.length = len(tokens) // batch
+        if self.length < block + 1:
+            raise UserError(
+                f"the train split has {len(tokens):,} tokens, fewer than one block for every "
+                f"stream ({batch} x {block + 1} = {batch * (block + 1):,})",
+                hint="Lower train.batch or train.block, or prepare more text.",
+                code=EXIT_DATA,
+            )
+        self.tokens_BL = tokens[: self.length * batch].reshape(batch, self.length)
+        self.blocks = (self.length - 1) // block
+
+    def read(self, step: int) -> tuple[Tensor, Tensor, bool]:
+        """Inputs and targets of a step, [B, M] int64 each, and whether streams start over here."""
+        index = step % self.blocks
+        start = index * self.block
+        window = np.asarray(self.tokens_BL[:, start : start + self.block + 1], dtype=np.int64)
+        tokens = torch.from_numpy(window)
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), index == 0
+
+
+def evaluation_blocks(
+    tokens: Tokens, streams: int, block: int, overlap: int = 0, max_blocks: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets, [B, M] int64 each, that cover tokens 1 .. n-1 exactly once as targets.
+
+    The split is cut into contiguous streams read side by side. Targets not to be scored (padding,
+    and the `overlap` first positions of a block, which give context only) are IGNORED.
+
+    Args:
+        tokens: one split, n tokens.
+        streams: B at most; fewer for a split too short for so many.
+        block: M.
+        overlap: positions of each block that only give context.
+        max_blocks: stop after so many blocks; 0 reads all.
+    """
+    total = len(tokens)
+    block = min(block, max(total - 1, 1))
+    stride = block - min(overlap, block - 1)
+    streams = max(1, min(streams, (total - 1) // stride))
+    bounds = np.linspace(1, total, streams + 1).astype(np.int64)
+    steps = -(-int(np.diff(bounds).max()) // stride)
+    for step in range(min(steps, max_blocks) if max_blocks else steps):
+        first = bounds[:-1] + step * stride  # the first target each stream scores now
+        start = np.maximum(first - 1 - (block - stride), 0)
+        # Past the end of the split the last token is repeated; those targets are not scored.
+        position = start[:, None] + np.arange(block + 1)
+        window = tokens[np.minimum(position, total - 1)].astype(np.int64)
+        last = np.minimum(first + stride, bounds[1:])
+        scored = (position[:, 1:] >= first[:, None]) & (position[:, 1:] < last[:, None])
+        targets = np.where(scored, window[:, 1:], IGNORED)
+        yield torch.from_numpy(window[:, :-1]), torch.from_numpy(targets)

@@ -1,0 +1,427 @@
+"""The training loop.
+
+Nothing in a step waits on the device: losses are summed there, a non-finite step is skipped there
+(optim.NonFiniteGuard), and the host reads numbers only where an event is due. Where a run stands
+follows from its step and the tensors of its checkpoint, so a resumed run equals an uninterrupted
+one bit for bit on a CPU.
+
+Shapes: B streams, M block, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.data.streams import TrainStreams
+from simsmoe_cli.errors import EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.rundir import EventLog, RunDir
+from simsmoe_cli.train import checkpoint
+from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
+from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
+from simsmoe_cli.train.probes import probe, probe_batch
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal, and saved. `code` is the exit status."""
+
+    def __init__(self, code: int, step: int):
+        super().__init__(f"stopped at step {step}")
+        self.code = code
+        self.step = step
+
+
+class Trainer:
+    """One training run in one run folder, which the caller has locked.
+
+    Args:
+        recipe: what to train.
+        store: the prepared corpus.
+        run: where everything is written.
+        device: where to compute.
+        resume_from: a checkpoint folder of this run to go on from.
+        subscriber: called with every event.
+        on_step: called with the number of steps done, after each step.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: TokenStore,
+        run: RunDir,
+        device: torch.device,
+        *,
+        resume_from: Path | None = None,
+        subscriber: Callable[[dict[str, Any]], None] | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ):
+        settings = recipe.train
+        self.recipe, self.settings = recipe, settings
+        self.store, self.run, self.device = store, run, device
+        self.on_step = on_step
+        self.unit = store.manifest.unit
+        self.precision = resolve_precision(settings.precision, device)
+        self.coefficients = {
+            "balance": recipe.moe.balance_weight,
+            "z": recipe.moe.z_weight,
+            "similarity": recipe.similarity.weight,
+        }
+        self.streams = TrainStreams(store.split("train"), settings.batch, settings.block)
+        self.probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
+        torch.manual_seed(settings.seed)
+        self.model = LanguageModel(recipe, store.manifest.vocab_size).to(device)
+        self.optimizer = build_optimizer(self.model, settings)
+        self.guard = NonFiniteGuard(device)
+        compiled = settings.compile == "on" or (
+            settings.compile == "auto" and device.type == "cuda"
+        )
+        self._loss = torch.compile(self._micro_loss) if compiled else self._micro_loss
+        rows = settings.batch // settings.micro_batches
+        self.memory = [self.model.initial_memory(rows) for _ in range(settings.micro_batches)]
+        self.window: dict[str, Tensor] = {}
+        self.step = 0
+        self.first_watched = 0
+        self.best_loss = math.inf
+        self.best_step = 0
+        self._stop_signal = 0
+        self._window_start = (time.perf_counter(), 0)
+        keep_bytes = self._restore(resume_from) if resume_from is not None else None
+        self.events = EventLog(run.events, keep_bytes)
+        if subscriber is not None:
+            self.events.subscribe(subscriber)
+        if resume_from is not None:
+            self._emit("checkpoint", path=str(resume_from.relative_to(run.path)))
+
+    def train(self) -> Evaluation:
+        """Train to the last step and evaluate the best weights on the test split.
+
+        Raises:
+            UserError: the loss became non-finite (exit 4), or a checkpoint could not be written.
+            Stopped: a signal asked to stop; the state was saved.
+        """
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return self._train()
+        except Stopped as stop:
+            name = signal.Signals(self._stop_signal).name
+            self._emit("run_finished", status="stopped", reason=name)
+            raise stop from None
+        except Exception as error:
+            self._emit("run_finished", status="failed", reason=str(error) or repr(error))
+            raise
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.events.close()
+
+    def _train(self) -> Evaluation:
+        settings = self.settings
+        if self.step == 0:
+            self._start()
+        self._window_start = (time.perf_counter(), self.step)
+        while self.step < settings.steps:
+            self._train_step()
+            last = self.step == settings.steps
+            if self._is_due(settings.log_every) or last:
+                self._log()
+            if self._is_due(settings.validate_every) or last:
+                self._validate()
+            if self._is_due(settings.probe_every) or (last and settings.probe_every):
+                self._probe()
+            if self._is_due(settings.checkpoint_every) or last:
+                self._save()
+            if self.on_step is not None:
+                self.on_step(self.step)
+            if self._stop_signal and not last:
+                self._save()
+                code = EXIT_SIGTERM if self._stop_signal == signal.SIGTERM else EXIT_SIGINT
+                raise Stopped(code, self.step)
+        return self._finish()
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _start(self) -> None:
+        recipe, settings = self.recipe, self.settings
+        self._emit(
+            "run_started",
+            name=self.run.name,
+            recipe=recipe.model_dump(mode="json"),
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            tokens_per_step=settings.batch * settings.block,
+            total_steps=settings.steps,
+            unit=self.unit,
+            device=str(self.device),
+            precision=self.precision,
+        )
+        for message in self.store.manifest.warnings:
+            self._emit("warning", message=message)
+        if settings.probe_every:
+            self._probe()
+
+    def _train_step(self) -> None:
+        """One optimizer step over all micro-batches; never waits on the device."""
+        settings = self.settings
+        inputs, targets, restart = self.streams.read(self.step)
+        rows = settings.batch // settings.micro_batches
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        for part, memory in enumerate(self.memory):
+            if restart:
+                for tensor in memory:
+                    tensor.zero_()
+            x, y = (self._to_device(t[part * rows : (part + 1) * rows]) for t in (inputs, targets))
+            context = RouteContext(step=self.step, total_steps=settings.steps)
+            loss, self.memory[part], measured = self._loss(x, y, memory, context)
+            loss.backward()
+            total = total + loss.detach()
+            self._add_to_window(measured)
+        grad_norm = self._clip()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, settings)
+        self.guard.watch(self.optimizer, total, grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._add_to_window({"grad_norm": grad_norm, "steps": torch.ones_like(grad_norm)})
+        self.step += 1
+
+    def _micro_loss(
+        self, x_BM: Tensor, y_BM: Tensor, memory: list[Tensor], context: RouteContext
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """A micro-batch's share of the loss, its memory, and what to log (detached)."""
+        with autocast(self.device, self.precision):
+            output = self.model(x_BM, memory, context)
+        task = F.cross_entropy(output.logits.flatten(0, 1).float(), y_BM.flatten())
+        total = task
+        measured = {"task": task.detach()}
+        for name, loss in output.losses.items():
+            total = total + self.coefficients[name] * loss
+            measured[f"loss.{name}"] = loss.detach()
+        for layer in output.moe:
+            if layer.similarity is not None:
+                due = layer.similarity.pairs_due
+                for name, value in (
+                    ("pairs_due", due),
+                    ("similarity_sum", (layer.similarity.mean * due).nan_to_num()),
+                ):
+                    measured[name] = measured.get(name, 0.0) + value.detach()
+        share = 1 / self.settings.micro_batches
+        return total * share, output.memory, {name: v * share for name, v in measured.items()}
+
+    def _clip(self) -> Tensor:
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if self.settings.clip_norm:
+            return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def _add_to_window(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.float()
+            self.window[name] = self.window[name] + value if name in self.window else value
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _log(self) -> None:
+        """Emit a train event. The host waits on the device here, and reads all sums at once."""
+        names = list(self.window)
+        values = torch.stack([self.window[name] for name in names]).tolist()
+        self._check_finite()
+        sums = dict(zip(names, values, strict=True))
+        self.window = {}
+        steps = sums["steps"]
+        started, first = self._window_start
+        seconds = time.perf_counter() - started
+        self._window_start = (time.perf_counter(), self.step)
+        loss = sums["task"] / steps
+        fields: dict[str, Any] = {
+            "loss_nats": loss,
+            "bpc": loss / math.log(2) if self.unit in ("byte", "character") else None,
+            "losses": {
+                name.removeprefix("loss."): value / steps
+                for name, value in sums.items()
+                if name.startswith("loss.")
+            },
+            "lr": learning_rate(self.step - 1, self.settings),
+            "grad_norm": sums["grad_norm"] / steps,
+            "tokens": self.step * self.settings.batch * self.settings.block,
+            "tokens_per_s": (self.step - first)
+            * self.settings.batch
+            * self.settings.block
+            / seconds,
+            "step_ms": 1000 * seconds / max(1, self.step - first),
+        }
+        if "pairs_due" in sums:
+            due = sums["pairs_due"]
+            fields["similarity"] = {
+                "pairs_due": due / steps,
+                "mean": sums["similarity_sum"] / due if due else None,
+            }
+        self._emit("train", **fields)
+
+    def _check_finite(self) -> None:
+        if not self.guard.tripped():
+            return
+        first_bad = self.first_watched + self.guard.good_steps() + 1
+        saved = checkpoint.list_checkpoints(self.run)
+        where = (
+            f"The last good checkpoint is step {saved[-1][0]}; go on from it with --resume auto "
+            if saved
+            else "No checkpoint was saved yet; start again "
+        )
+        message = f"the loss or its gradient became non-finite at step {first_bad}"
+        self._emit("warning", message=message)
+        raise UserError(
+            message,
+            where=str(self.run.path),
+            hint=f"{where}and a lower train.lr (now {self.settings.lr:g}), more "
+            f"train.warmup_steps (now {self.settings.warmup_steps}), or train.clip_norm=1.0 "
+            f"(now {self.settings.clip_norm:g}).",
+            code=EXIT_NON_FINITE,
+        )
+
+    def _evaluate(self, split: str, max_blocks: int) -> Evaluation:
+        settings = self.recipe.eval
+        return evaluate_split(
+            self.model,
+            self.store.split(split),
+            block=self.settings.block,
+            streams=settings.streams,
+            overlap=settings.overlap,
+            max_blocks=max_blocks,
+            precision=self.precision,
+            context=RouteContext(step=self.step, total_steps=self.settings.steps),
+        )
+
+    def _validate(self) -> None:
+        self._check_finite()
+        started = time.perf_counter()
+        result = self._evaluate("valid", self.settings.validate_blocks)
+        best = result.loss_nats < self.best_loss
+        if best:
+            self.best_loss, self.best_step = result.loss_nats, self.step
+            state = self._identity() | {"loss_nats": result.loss_nats}
+            checkpoint.save_best(self.run, self.step, self.model, state)
+        self._emit("eval", **result.event_fields("valid", self.unit), best=best)
+        self._pause_clock(started)
+
+    def _probe(self) -> None:
+        started = time.perf_counter()
+        context = RouteContext(step=self.step, total_steps=self.settings.steps)
+        router, similarity = probe(self.model, self.probe_batch, context, self.precision)
+        self._emit("router", **router)
+        self._emit("similarity", **similarity)
+        self._pause_clock(started)
+
+    def _save(self) -> None:
+        self._check_finite()
+        started = time.perf_counter()
+        tensors = checkpoint.optimizer_tensors(self.model, self.optimizer)
+        tensors |= {f"window.{name}": value for name, value in self.window.items()}
+        for part, memory in enumerate(self.memory):
+            tensors |= {f"memory.{part}.{i}": tensor for i, tensor in enumerate(memory)}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        state = self._identity() | {
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "best_step": self.best_step,
+            "events_bytes": self.events.position(),
+            "precision": self.precision,
+        }
+        path = checkpoint.save(self.run, self.step, self.model, tensors, state)
+        self._emit("checkpoint", path=str(path.relative_to(self.run.path)))
+        checkpoint.prune(self.run, self.settings.keep_last)
+        self._pause_clock(started)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint says about the model and the text it was trained on."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "vocab_size": self.model.vocab_size,
+            "unit": self.unit,
+            "corpus": self.store.manifest.fingerprint,
+            "vocabulary": self.store.manifest.vocabulary,
+            "store": str(self.store.path.resolve()),
+        }
+
+    def _restore(self, folder: Path) -> int:
+        """Everything back as it was when the checkpoint was taken; bytes of events to keep."""
+        state = checkpoint.read_state(folder)
+        if state["corpus"] != self.store.manifest.fingerprint:
+            raise UserError(
+                "the prepared corpus is not the one this run was trained on",
+                where=str(self.store.path),
+                hint="Point --data-dir at the original, or start a new run with another --name.",
+            )
+        checkpoint.load_weights(folder, state, self.model)
+        tensors = checkpoint.load_training(folder)
+        checkpoint.restore_optimizer(self.model, self.optimizer, tensors)
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "window":
+                self.window[rest] = tensor.to(self.device)
+            elif kind == "memory":
+                part, _, layer = rest.partition(".")
+                self.memory[int(part)][int(layer)] = tensor.to(self.device)
+        torch.set_rng_state(tensors["rng.cpu"])
+        if self.device.type == "cuda" and "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        self.step = self.first_watched = state["step"]
+        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+        self.best_step = state["best_step"]
+        events_bytes: int = state["events_bytes"]
+        return events_bytes
+
+    def _finish(self) -> Evaluation:
+        """Evaluate the best weights on the test split."""
+        folder = checkpoint.find(self.run, "best")
+        checkpoint.load_weights(folder, checkpoint.read_state(folder), self.model)
+        result = self._evaluate("test", self.recipe.eval.final_blocks)
+        fields = result.event_fields("test", self.unit)
+        self._emit("eval", **fields, best=True)
+        self._emit(
+            "run_finished",
+            status="finished",
+            reason="all steps done",
+            test_bpc=fields["bpc"],
+            test_loss_nats=result.loss_nats,
+            best_step=self.best_step,
+        )
+        return result
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        self.events.emit(kind, self.step, **fields)
+
+    def _pause_clock(self, since: float) -> None:
+        """Leave the time since then out of the speed of training steps."""
+        started, first = self._window_start
+        self._window_start = (started + time.perf_counter() - since, first)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_signal:  # asked twice: leave at once
+            raise KeyboardInterrupt
+        self._stop_signal = number
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision with "auto" decided: bf16 on a CUDA device that computes it, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if bf16 else "fp32"

@@ -1,0 +1,105 @@
+"""Probes: how the router loads its experts, and how alike the experts are.
+
+One held-out batch, the same every time, goes through the model; then every expert of a layer sees
+every one of that layer's inputs, so similarity is measured on equal terms and not only on tokens
+two experts happen to share. Debiased linear CKA (METHODS: biased estimators are far from 0 for
+unrelated experts). A probe runs in evaluation mode without gradients and draws no random numbers,
+so it changes nothing a run computes.
+
+Shapes: B batch, M block, T = B*M tokens, N experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simsmoe_cli.data.streams import Tokens
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.moe.balance import load_fraction
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.similarity.cka import pairwise_debiased_cka
+from simsmoe_cli.train.evaluate import autocast
+
+DEAD_BELOW = 0.01  # of a fair share of the load
+
+
+def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
+    """About `count` tokens of a split as [B, M] int64, blocks spread evenly over the split."""
+    block = min(block, count, len(tokens))
+    starts = np.linspace(0, len(tokens) - block, max(1, count // block)).astype(np.int64)
+    window = np.stack([tokens[start : start + block] for start in starts])
+    return torch.from_numpy(window.astype(np.int64))
+
+
+@torch.no_grad()
+def probe(
+    model: LanguageModel, batch_BM: Tensor, context: RouteContext, precision: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of a router event and of a similarity event.
+
+    Args:
+        model: left in the mode it was in.
+        batch_BM: from `probe_batch`.
+        context: step and options of routing.
+        precision: "fp32" or "bf16" autocast.
+    """
+    layers = model.moe_layers
+    inputs: list[Tensor] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for layer in layers
+    ]
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast(device, precision):
+            outputs = model(batch_BM.to(device), (), context).moe
+            cka = [
+                pairwise_debiased_cka(layer.experts.dense(x.flatten(0, -2)).float())
+                for layer, x in zip(layers, inputs, strict=True)
+            ]
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    routers, similarities = [], []
+    # The host reads the numbers here, once per probe and layer.
+    for number, (output, cka_NN) in enumerate(zip(outputs, cka, strict=True)):
+        routing = output.routing
+        experts = routing.logits_TN.shape[1]
+        load_N = load_fraction(routing.index_TK, experts)
+        probability_TN = routing.logits_TN.softmax(-1)
+        chosen_TN = torch.zeros_like(routing.logits_TN).scatter_(1, routing.index_TK, 1.0)
+        shared_NN = (chosen_TN.T @ chosen_TN) / chosen_TN.shape[0]
+        routers.append(
+            {
+                "layer": number,
+                "load": load_N.tolist(),
+                "load_cv": (load_N.std(correction=0) / load_N.mean()).item(),
+                "dead": torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist(),
+                "entropy_nats": _entropy(probability_TN).mean().item(),
+                "entropy_of_mean_nats": _entropy(probability_TN.mean(0)).item(),
+            }
+        )
+        pairs = cka_NN[tuple(torch.triu_indices(experts, experts, 1))]
+        similarities.append(
+            {
+                "layer": number,
+                "cka": cka_NN.tolist(),
+                "mean": pairs.nanmean().item(),
+                "shared": shared_NN.fill_diagonal_(0).tolist(),
+            }
+        )
+    return (
+        {"layers": routers},
+        {"measure": "cka-linear-debiased", "tokens": batch_BM.numel(), "layers": similarities},
+    )
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    """In nats, over the last dimension."""
+    return torch.special.entr(probability).sum(-1)
