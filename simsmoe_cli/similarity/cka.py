@@ -1,0 +1,272 @@
+"""How alike two experts are: centred kernel alignment (CKA) of their outputs on the same tokens.
+
+CKA(K, L) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) for kernel matrices K, L over n rows.
+
+- `linear_cka`: linear kernels, biased HSIC = tr(KHLH) (Kornblith et al. 1905.00414).
+- `debiased_linear_cka`: linear kernels, unbiased HSIC_1 (Song et al. 2012, Nguyen et al.
+  2010.15327). Near 0 for unrelated rows at any n, where the biased one is near 1 for n < d.
+- `rbf_cka`: Gaussian kernels, biased HSIC; SimSMoE's measure (Do et al. 2406.15883).
+
+Every measure takes x [..., n, d1], y [..., n, d2] and mask [..., n] (rows to count; all of them
+when None) and gives [...] in fp32, nan where it is *undefined*: too few rows, or an expert that
+gives the same output for all of them. Rows outside the mask, and whole undefined entries, get a
+gradient of exactly 0; the others a finite one. Shapes depend on shapes alone and nothing waits on
+the device, so a step can compute all its pairs in one batched, compiled call.
+
+Departures from published code: rows are centred and scaled before anything is squared. CKA does
+not change by it, but in fp32 the sums of the feature form no longer cancel or overflow. Scales are
+detached, which leaves the gradient what it was: the scale drops out of the formula.
+
+Shapes: n rows, d features, N experts, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# Biased CKA of two rows is 1 and HSIC_1 of three rows is 0/0, whatever the rows are.
+_BIASED_ROWS = 3
+_DEBIASED_ROWS = 4
+# Outputs smaller than this count as zero: gradients grow as 1/scale and must stay finite.
+_SMALLEST = 1e-12
+# Deviation from the mean row, relative to the largest entry, that fp32 rounding can cause.
+_ROUNDING = 1e-6
+# HSIC_1(K, K), relative to ||K||_F^2, below which it is what rounding left of a cancellation.
+_CANCELLED = 1e-5
+# Largest |rows|^2 / (2 sigma^2): with a narrower kernel fp32 could not tell that equal rows are.
+_NARROWEST = 1e5
+# Entries of the largest temporary of `pairwise_debiased_cka` (32 MiB in fp32).
+_CHUNK = 2**23
+
+
+def linear_cka(x: Tensor, y: Tensor, mask: Tensor | None = None, **ignored: object) -> Tensor:
+    """Biased linear CKA, ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F) with centred columns.
+
+    Args:
+        x, y: outputs of two experts, [..., n, d1] and [..., n, d2].
+        mask: rows to count, [..., n] bool.
+
+    Returns:
+        [...] fp32 in 0..1; nan where undefined (fewer than 3 rows, or constant rows).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        mask = _mask(x, mask)
+        x, _, x_varies = _standardise(x, mask)
+        y, _, y_varies = _standardise(y, mask)
+        enough = mask.sum(-1) >= _BIASED_ROWS
+        return _ratio(*_inner_products(x, y), enough & x_varies & y_varies)
+
+
+def debiased_linear_cka(
+    x: Tensor, y: Tensor, mask: Tensor | None = None, **ignored: object
+) -> Tensor:
+    """Linear CKA from the unbiased HSIC_1, in feature or Gram form, whichever is cheaper.
+
+    Args:
+        x, y: outputs of two experts, [..., n, d1] and [..., n, d2].
+        mask: rows to count, [..., n] bool.
+
+    Returns:
+        [...] fp32, at most 1, slightly negative at times; nan where undefined (fewer than 4
+        rows, constant rows, or rows of which all but one are equal).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        mask = _mask(x, mask)
+        x, _, x_varies = _standardise(x, mask)
+        y, _, y_varies = _standardise(y, mask)
+        rows = mask.sum(-1)
+        xy, xx, yy = _inner_products(x, y)
+        k, m = x.square().sum(-1), y.square().sum(-1)
+        hsic_xx = _unbiased(xx, k.square().sum(-1), k.sum(-1).square(), rows)
+        hsic_yy = _unbiased(yy, m.square().sum(-1), m.sum(-1).square(), rows)
+        hsic_xy = _unbiased(xy, (k * m).sum(-1), k.sum(-1) * m.sum(-1), rows)
+        defined = (rows >= _DEBIASED_ROWS) & x_varies & y_varies
+        defined = defined & (hsic_xx > _CANCELLED * xx) & (hsic_yy > _CANCELLED * yy)
+        return _ratio(hsic_xy, hsic_xx, hsic_yy, defined)
+
+
+def rbf_cka(
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None = None,
+    sigma: float | Literal["median"] = 0.8,
+    **ignored: object,
+) -> Tensor:
+    """Biased CKA with kernels exp(-|a - b|^2 / (2 sigma^2)).
+
+    Args:
+        x, y: outputs of two experts, [..., n, d1] and [..., n, d2].
+        mask: rows to count, [..., n] bool.
+        sigma: the bandwidth, or "median": for each side the median distance between its rows,
+            as a constant to the gradient.
+
+    Returns:
+        [...] fp32 in 0..1; nan where undefined (fewer than 3 rows, constant rows, or a median
+        distance of 0).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        mask = _mask(x, mask)
+        k, x_varies = _centred_gaussian(x, mask, sigma)
+        m, y_varies = _centred_gaussian(y, mask, sigma)
+        enough = mask.sum(-1) >= _BIASED_ROWS
+        xy, xx, yy = ((a * b).sum((-2, -1)) for a, b in ((k, m), (k, k), (m, m)))
+        return _ratio(xy, xx, yy, enough & x_varies & y_varies)
+
+
+def pairwise_debiased_cka(outputs_NTD: Tensor) -> Tensor:
+    """Debiased linear CKA of all pairs of experts on the same T tokens, as one matrix.
+
+    All pairs come out of a few large products, in Gram form (N matrices T x T, flattened) or
+    feature form (D x D per pair) by cost, in chunks that bound the memory.
+
+    Returns:
+        [N, N] fp32, symmetric; diagonal 1; rows and columns of undefined experts are nan.
+    """
+    experts, tokens, width = outputs_NTD.shape
+    with torch.autocast(outputs_NTD.device.type, enabled=False):
+        mask = _mask(outputs_NTD, None)
+        x_NTD, _, varies_N = _standardise(outputs_NTD, mask)
+        if tokens * (width + experts) < experts * width * width:
+            frobenius_NN = _pairwise_by_gram(x_NTD)
+        else:
+            frobenius_NN = _pairwise_by_features(x_NTD)
+        k_NT = x_NTD.square().sum(-1)
+        sum_N = k_NT.sum(-1)
+        hsic_NN = _unbiased(frobenius_NN, k_NT @ k_NT.T, sum_N.outer(sum_N), mask.sum(-1))
+        hsic_NN = (hsic_NN + hsic_NN.T) / 2
+        hsic_N, scale_N = hsic_NN.diagonal(), frobenius_NN.diagonal()
+        defined_N = varies_N & (hsic_N > _CANCELLED * scale_N)
+        if tokens < _DEBIASED_ROWS:
+            defined_N = torch.zeros_like(defined_N)
+        defined_NN = defined_N[:, None] & defined_N
+        cka_NN = _ratio(hsic_NN, hsic_N[:, None], hsic_N, defined_NN)
+        same_NN = torch.eye(experts, dtype=torch.bool, device=cka_NN.device)
+        return torch.where(same_NN & defined_NN, 1.0, cka_NN)
+
+
+def _mask(x: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device) if mask is None else mask
+
+
+def _standardise(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows centred and divided by their root mean square norm, in fp32; zeros outside the mask.
+
+    Returns:
+        rows [..., n, d]; the norm they were divided by [...], detached; whether they vary [...]
+        bool. Rows that do not vary, or are not finite, come back as zeros without a gradient.
+    """
+    inside = mask[..., None]
+    x = torch.where(inside, x.float(), 0.0)
+    peak = x.detach().abs().amax((-2, -1), keepdim=True)
+    usable = (peak > _SMALLEST) & (peak < torch.inf)
+    peak = torch.where(usable, peak, 1.0)
+    x = torch.where(usable, x, 0.0) / peak
+    rows = mask.sum(-1).clamp(min=1)[..., None, None]
+    x = torch.where(inside, x - x.sum(-2, keepdim=True) / rows, 0.0)
+    norm = (x.detach().square().sum((-2, -1), keepdim=True) / rows).sqrt()
+    varies = usable & (norm > _ROUNDING * x.shape[-1] ** 0.5)
+    norm = torch.where(varies, norm, 1.0)
+    x = torch.where(varies, x, 0.0) / norm
+    return x, (peak * norm)[..., 0, 0], varies[..., 0, 0]
+
+
+def _inner_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """<K, L>, <K, K>, <L, L> of the linear kernels K = X X^T and L = Y Y^T, each [...]."""
+    n, d1, d2 = x.shape[-2], x.shape[-1], y.shape[-1]
+    if n * (d1 + d2) < d1 * d2 + d1 * d1 + d2 * d2:
+        k, m = x @ x.mT, y @ y.mT
+        xy, xx, yy = k * m, k.square(), m.square()
+    else:
+        xy, xx, yy = (x.mT @ y).square(), (x.mT @ x).square(), (y.mT @ y).square()
+    return xy.sum((-2, -1)), xx.sum((-2, -1)), yy.sum((-2, -1))
+
+
+def _unbiased(inner: Tensor, diagonals: Tensor, traces: Tensor, rows: Tensor) -> Tensor:
+    """n(n-3) HSIC_1 of linear kernels K, L over centred rows.
+
+    With centred rows the row sums of K are 0, so that METHODS' r_x = X s - k_x is -k_x and
+    t + (sum r_x)(sum r_y)/((n-1)(n-2)) - 2/(n-2) r_x.r_y becomes what stands here.
+
+    Args:
+        inner: <K, L>.
+        diagonals: k.m, the product of the two diagonals.
+        traces: (sum k)(sum m).
+        rows: n, the number of rows.
+    """
+    n = rows.clamp(min=_DEBIASED_ROWS).float()
+    return inner - n / (n - 2) * diagonals + traces / ((n - 1) * (n - 2))
+
+
+def _ratio(xy: Tensor, xx: Tensor, yy: Tensor, defined: Tensor) -> Tensor:
+    """xy / sqrt(xx yy), nan where undefined; no gradient passes through what is undefined."""
+    xx, yy = torch.where(defined, xx, 1.0), torch.where(defined, yy, 1.0)
+    return torch.where(defined, xy / (xx.sqrt() * yy.sqrt()), torch.nan)
+
+
+def _centred_gaussian(
+    x: Tensor, mask: Tensor, sigma: float | Literal["median"]
+) -> tuple[Tensor, Tensor]:
+    """H K H of the Gaussian kernel, scaled to a largest entry of 1, and whether it is defined.
+
+    K - 1 stands in for K: the centring removes the constant, and kernels of rows that are close
+    compared with sigma keep their digits.
+    """
+    x, norm, defined = _standardise(x, mask)
+    both = mask[..., :, None] & mask[..., None, :]
+    squares = x.square().sum(-1)
+    distance = squares[..., :, None] + squares[..., None, :] - 2 * (x @ x.mT)
+    apart = both & ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
+    distance = torch.where(apart, distance.clamp(min=0), 0.0)
+    if sigma == "median":
+        median = _median(distance.detach(), apart)
+        defined = defined & (median > _ROUNDING)
+        narrowness = 1 / (2 * torch.where(defined, median, 1.0))
+    else:
+        narrowness = (norm / sigma).square() / 2
+    exponent = distance * narrowness.clamp(max=_NARROWEST)[..., None, None]
+    # Equal values, but the gradient of expm1, computed as 1 + expm1(-z), is lost at large z.
+    kernel = torch.where(exponent < 1, torch.expm1(-exponent), torch.exp(-exponent) - 1)
+    peak = kernel.detach().abs().amax((-2, -1), keepdim=True)
+    kernel = torch.where(both, kernel, 0.0) / torch.where(peak > 0, peak, 1.0)
+    rows = mask.sum(-1).clamp(min=1)[..., None, None]
+    row_mean = kernel.sum(-1, keepdim=True) / rows
+    centred = kernel - row_mean - row_mean.mT + row_mean.sum(-2, keepdim=True) / rows
+    return torch.where(both, centred, 0.0), defined & (peak > 0)[..., 0, 0]
+
+
+def _median(values: Tensor, mask: Tensor) -> Tensor:
+    """Lower median of the entries [..., n, n] inside the mask; +inf where there are none."""
+    ordered = torch.where(mask, values, torch.inf).flatten(-2).sort(-1).values
+    middle = (mask.sum((-2, -1)) - 1).clamp(min=0) // 2
+    return ordered.gather(-1, middle[..., None])[..., 0]
+
+
+def _pairwise_by_gram(x_NTD: Tensor) -> Tensor:
+    """<K_i, K_j> for all pairs: products of flattened Gram matrices, some of their rows at once.
+
+    The matrices are symmetric: what lies right of a diagonal block counts twice.
+    """
+    experts, tokens, _ = x_NTD.shape
+    step = max(1, _CHUNK // (experts * tokens))
+    total_NN = x_NTD.new_zeros(experts, experts)
+    for start in range(0, tokens, step):
+        block_NRD = x_NTD[:, start : start + step]
+        diagonal_NS = (block_NRD @ block_NRD.mT).flatten(1)
+        right_NS = (block_NRD @ x_NTD[:, start + step :].mT).flatten(1)
+        total_NN = total_NN + diagonal_NS @ diagonal_NS.T + 2 * (right_NS @ right_NS.T)
+    return total_NN
+
+
+def _pairwise_by_features(x_NTD: Tensor) -> Tensor:
+    """||X_i^T X_j||_F^2 for all pairs, some experts i at once."""
+    experts, tokens, width = x_NTD.shape
+    x_TE = x_NTD.transpose(0, 1).reshape(tokens, experts * width)
+    step = max(1, _CHUNK // (experts * width * width))
+    parts = [
+        (part_TE.T @ x_TE).view(-1, width, experts, width).square().sum((1, 3))
+        for part_TE in torch.split(x_TE, step * width, dim=1)
+    ]
+    return torch.cat(parts)

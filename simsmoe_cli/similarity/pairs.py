@@ -1,0 +1,130 @@
+"""Which pairs of experts share tokens, and which pair is checked when (SimSMoE, 2406.15883).
+
+The tracker adds up, for every pair, the fraction of tokens that both experts received; a pair
+whose sum exceeds f* is *due*, and starts again from 0 once it was checked (METHODS.md section 4).
+
+Departures from published code: it counts in a Python Counter and checks whatever is due, so the
+work of a step depends on the data. Here the P pairs most overdue are taken, with a mask that says
+which of them are due, so shapes never change and nothing waits on the device. A pair that shares
+too few tokens in a batch waits without taking a place from others.
+
+Shapes: T tokens, N experts, K experts per token, P pairs, n sampled tokens per pair.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class DuePairs(NamedTuple):
+    """P pairs of experts, the most overdue first.
+
+    Attributes:
+        first_P, second_P: the two experts, int64, first < second.
+        due_P: whether the pair is due at all; the places left over hold pairs that are not.
+    """
+
+    first_P: Tensor
+    second_P: Tensor
+    due_P: Tensor
+
+
+class PairTracker(nn.Module):
+    """Batches' worth of tokens each pair of experts has shared since it was last checked.
+
+    The sums are a buffer, `shared_NN` (fp32, symmetric, zero diagonal): they travel with
+    checkpoints. Under torch.distributed, counts are summed over all ranks, so that all ranks
+    take the same pairs.
+    """
+
+    shared_NN: Tensor
+
+    def __init__(self, experts: int):
+        super().__init__()
+        self.experts = experts
+        self.register_buffer("shared_NN", torch.zeros(experts, experts, dtype=torch.float32))
+
+    @torch.no_grad()
+    def observe(self, selected_TN: Tensor) -> Tensor:
+        """Adds a batch, S += (M^T M) / T off the diagonal.
+
+        Args:
+            selected_TN: which experts each token was routed to, bool.
+
+        Returns:
+            Tokens each pair shares in this batch, [N, N] fp32 (the mean over ranks).
+        """
+        with torch.autocast(selected_TN.device.type, enabled=False):
+            mask_TN = selected_TN.float()
+            count_NN = mask_TN.T @ mask_TN
+        count_NN = count_NN.triu(1) + count_NN.tril(-1)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count_NN)
+            count_NN = count_NN / dist.get_world_size()
+        self.shared_NN.add_(count_NN / selected_TN.shape[0])
+        return count_NN
+
+    @torch.no_grad()
+    def due(self, pairs: int, check_every: float, able_NN: Tensor | None = None) -> DuePairs:
+        """The pairs most overdue: the largest S_ij > `check_every`.
+
+        Args:
+            pairs: how many at most; P = min(pairs, N(N-1)/2).
+            check_every: f*, in batches' worth of shared tokens.
+            able_NN: pairs that can be checked now, symmetric bool; all of them when None.
+        """
+        score_NN = self.shared_NN
+        if able_NN is not None:
+            score_NN = torch.where(able_NN, score_NN, -1.0)
+        upper_NN = torch.ones_like(score_NN, dtype=torch.bool).triu(1)
+        score_NN = torch.where(upper_NN, score_NN, -torch.inf)
+        places = min(pairs, self.experts * (self.experts - 1) // 2)
+        score_P, pair_P = score_NN.flatten().topk(places)
+        return DuePairs(pair_P // self.experts, pair_P % self.experts, score_P > check_every)
+
+    @torch.no_grad()
+    def checked(self, pairs: DuePairs) -> None:
+        """Starts the pairs that were due again from 0."""
+        first_P, second_P, due_P = pairs
+        left_P = torch.where(due_P, 0.0, self.shared_NN[first_P, second_P])
+        self.shared_NN[first_P, second_P] = left_P
+        self.shared_NN[second_P, first_P] = left_P
+
+
+def selection_mask(index_TK: Tensor, logits_TN: Tensor, top_k: int) -> Tensor:
+    """Which experts count as having received a token, [T, N] bool.
+
+    The experts it was routed to; for K = 1, where no two experts share a token, also the best of
+    the others by its logits.
+    """
+    if top_k == 1:
+        others_TN = logits_TN.scatter(1, index_TK, -torch.inf)
+        index_TK = torch.cat([index_TK, others_TN.argmax(1, keepdim=True)], dim=1)
+    return torch.zeros_like(logits_TN, dtype=torch.bool).scatter(1, index_TK, True)
+
+
+def sample_shared(
+    selected_TN: Tensor, first_P: Tensor, second_P: Tensor, tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Up to `tokens` of the tokens each pair shares, drawn uniformly without replacement.
+
+    Args:
+        selected_TN: which experts each token was routed to, bool.
+        first_P, second_P: the pairs.
+        tokens: n at most; from T on, all tokens are taken in order and nothing is drawn.
+
+    Returns:
+        index [P, n] int64 into the tokens, and mask [P, n] bool: the slots that hold a shared
+        token. The other slots hold some token that is not shared.
+    """
+    shared_PT = (selected_TN[:, first_P] & selected_TN[:, second_P]).T
+    if tokens >= shared_PT.shape[1]:
+        index_T = torch.arange(shared_PT.shape[1], device=shared_PT.device)
+        return index_T.expand_as(shared_PT), shared_PT
+    chance_PT = torch.rand(shared_PT.shape, device=shared_PT.device)
+    index_Pn = torch.where(shared_PT, chance_PT, -1.0).topk(tokens).indices
+    return index_Pn, shared_PT.gather(1, index_Pn)
