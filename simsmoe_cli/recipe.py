@@ -7,7 +7,9 @@ together. Importing this module never imports torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -112,7 +114,9 @@ class MoESettings(Section):
         "one kernel, whose deviation is far too small",
     )
     balance_weight: float = Field(0.01, ge=0, description="coefficient of the balance loss")
-    z_weight: float = Field(0.0, ge=0, description="coefficient of the router z-loss; 1e-3 is usual")
+    z_weight: float = Field(
+        0.0, ge=0, description="coefficient of the router z-loss; 1e-3 is usual"
+    )
 
 
 class SimilaritySettings(Section):
@@ -143,8 +147,9 @@ class SimilaritySettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("preset", "none") in PRESETS:
-            return {**PRESETS[given.get("preset", "none")], **given}
+        preset = given.get("preset", "none") if isinstance(given, dict) else None
+        if isinstance(preset, str) and preset in PRESETS:
+            return {**PRESETS[preset], **given}
         return given
 
     @property
@@ -207,12 +212,22 @@ class EvalSettings(Section):
     overlap: int = Field(
         0, ge=0, description="tokens of each block that only give context; not for relative"
     )
+    final_blocks: int = Field(
+        0,
+        ge=0,
+        description="blocks of each stream of the test split that the summary of a training "
+        "reads; 0: the whole split",
+    )
 
 
 class Recipe(Section):
     """One experiment."""
 
-    name: str = Field("custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its name")
+    name: str = Field(
+        "custom",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="its name, of letters, digits, '.', '_' and '-'; a file's own name if left out",
+    )
     description: str = Field("", description="one line")
     source: str = Field("", description="paper or code the setting comes from")
     model: ModelSettings = Field(default_factory=ModelSettings)
@@ -221,3 +236,51 @@ class Recipe(Section):
     data: DataSettings = Field(default_factory=DataSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
+
+
+@dataclass(frozen=True)
+class FieldDoc:
+    """One field as `simsmoe show --fields` prints it.
+
+    Attributes:
+        path: dotted, as `--set` takes it.
+        type: in plain words.
+        default: value of a field left out (of preset none, for similarity).
+        help: the field's documentation.
+    """
+
+    path: str
+    type: str
+    default: Any
+    help: str
+
+
+def sections() -> dict[str, type[Section]]:
+    """The sections of a recipe by name, and the recipe itself under ""."""
+    found: dict[str, type[Section]] = {"": Recipe}
+    for name, info in Recipe.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            found[name] = info.annotation
+    return found
+
+
+def fields() -> Iterator[FieldDoc]:
+    """Every field of a recipe that holds a value, in the order of the schema."""
+    for section, schema in sections().items():
+        for name, info in schema.model_fields.items():
+            if info.description is not None:
+                path = f"{section}.{name}" if section else name
+                words = type_in_words(info.annotation)
+                yield FieldDoc(path, words, info.get_default(), info.description)
+
+
+def type_in_words(annotation: Any) -> str:
+    """A field's type for people: "whole number", "number or 'median'", "one of pre, post"."""
+    if get_origin(annotation) is Literal:
+        choices = [str(choice) for choice in get_args(annotation)]
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else f"'{choices[0]}'"
+    if get_origin(annotation) is list:
+        return f"list of {type_in_words(get_args(annotation)[0])}s"
+    if get_args(annotation):
+        return " or ".join(type_in_words(part) for part in get_args(annotation))
+    return {int: "whole number", float: "number", bool: "true or false"}.get(annotation, "text")

@@ -1,0 +1,48 @@
+"""Options and output that several commands share. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simsmoe_cli.recipe import Recipe
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+# What published work trains on: the distinct bytes of enwik8.
+ASSUMED_VOCABULARY = 205
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def console() -> Console:
+    """A rich console on stdout that takes text as it is: no markup, emoji or highlighting.
+
+    Piped output is as wide as its lines need, so that other programs see whole cells.
+    """
+    from rich.console import Console
+
+    plain = Console(markup=False, emoji=False, highlight=False)
+    if not plain.is_terminal:
+        plain.width = 1000
+    return plain
+
+
+def expected_vocabulary(recipe: Recipe) -> tuple[int, str]:
+    """Vocabulary size of a recipe whose corpus is not prepared yet, and where it comes from."""
+    from simsmoe_cli import registry
+
+    corpus, tokenizer = recipe.data.corpus, recipe.data.tokenizer
+    if corpus in registry.CORPORA:
+        facts = registry.load("corpora", corpus)
+        if facts.vocab_size is not None and facts.tokenizer == tokenizer:
+            return facts.vocab_size, f"all of {corpus} with tokenizer {tokenizer}"
+    return ASSUMED_VOCABULARY, f"assumed, as '{corpus}' is not prepared"

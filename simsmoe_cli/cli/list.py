@@ -1,0 +1,49 @@
+"""`simsmoe list`: the names that recipes and commands take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from simsmoe_cli.cli.common import JsonOption, console, print_json
+
+
+def list_names(
+    kind: Annotated[
+        str, typer.Argument(help="recipes, routers, experts, similarity or corpora")
+    ] = "recipes",
+    json: JsonOption = False,
+) -> None:
+    """List recipes, routers, expert backends, similarity measures or corpora."""
+    from simsmoe_cli import registry
+    from simsmoe_cli.errors import UserError, nearest
+
+    if kind == "recipes":
+        from simsmoe_cli.recipe_loading import list_recipes, read_header
+
+        rows = []
+        for name, path in list_recipes():
+            header = read_header(path)
+            rows.append({"name": name, "help": header["description"], "source": header["source"]})
+    elif kind in registry.TABLES:
+        rows = [
+            {"name": name, "help": entry.help, "source": entry.source}
+            for name, entry in registry.TABLES[kind].items()
+        ]
+    else:
+        known = ["recipes", *registry.TABLES]
+        raise UserError(f"cannot list {kind!r}", hint=nearest(kind, known))
+    if json:
+        print_json(rows)
+        return
+
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True, style="bold")
+    table.add_column("what it is")
+    table.add_column("source", style="dim")
+    for row in rows:
+        table.add_row(row["name"], row["help"], row["source"])
+    console().print(table)

@@ -1,0 +1,88 @@
+"""The `simsmoe` command: its subcommands, and what a user sees when something is wrong.
+
+Each subcommand lives in a file of its own beside this one and imports what is heavy inside its
+function, so that `simsmoe --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, cast
+
+import typer
+
+from simsmoe_cli import __version__
+from simsmoe_cli.cli.list import list_names
+from simsmoe_cli.cli.show import show
+from simsmoe_cli.errors import EXIT_SIGINT, EXIT_USAGE, UserError
+
+# What typer raises for a wrong command line; it lies in click or in typer's own copy of it,
+# depending on typer's version.
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+
+app = typer.Typer(
+    name="simsmoe",
+    help="Train sparse mixture-of-experts language models whose experts stay different.",
+    epilog="`simsmoe COMMAND --help` explains a command.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+LOOK = "Look around"
+
+app.command("list", rich_help_panel=LOOK)(list_names)
+app.command("show", rich_help_panel=LOOK)(show)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"simsmoe {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), nl=False)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code; errors a user can cause go to stderr.
+
+    Args:
+        arguments: without the program's name; None takes this process's own.
+    """
+    try:
+        code = app(arguments, prog_name="simsmoe", standalone_mode=False)
+    except UserError as error:
+        _print_error(str(error))
+        return error.code
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "simsmoe"
+        message = " ".join(error.format_message().split()).rstrip(".")
+        _print_error(f"{message}. See '{command} --help'.")
+        return EXIT_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("simsmoe: interrupted", err=True)
+        return EXIT_SIGINT
+    return code if isinstance(code, int) else 0
+
+
+def _print_error(message: str) -> None:
+    typer.secho("simsmoe: error: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(message, err=True)
+
+
+def main() -> None:
+    """Entry point of the `simsmoe` command."""
+    sys.exit(run())
