@@ -1,0 +1,105 @@
+"""Downloads: mirrors tried in order, each checked against the known hash (by pooch)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from simsmoe_cli.errors import EXIT_DATA, UserError
+
+CHUNK = 1 << 16
+TIMEOUT_S = 30.0
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# stage, bytes done, bytes in all (None: not known)
+Progress = Callable[[str, int, int | None], None]
+
+
+def is_url(text: str) -> bool:
+    """Whether a source is to be downloaded."""
+    return text.startswith(("http://", "https://"))
+
+
+def url_name(url: str) -> str:
+    """The file name a URL ends in."""
+    return unquote(urlsplit(url).path).rpartition("/")[2] or "download"
+
+
+class _Bar:
+    """What pooch takes for a progress bar, passed on to a Progress."""
+
+    def __init__(self, report: Progress):
+        self.total = 0
+        self._report, self._done = report, 0
+
+    def update(self, amount: int) -> None:
+        self._done += amount
+        done = min(self._done, self.total) if self.total else self._done
+        self._report("download", done, self.total or None)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def fetch(
+    urls: Sequence[str], into: Path, report: Progress, *, known_hash: str = "", hint: str
+) -> Path:
+    """Download the first of the URLs that can be had and has the right content.
+
+    Args:
+        urls: the same file at several places.
+        into: the folder the file is put in, under the name it has at its first URL.
+        report: told about progress.
+        known_hash: "algorithm:hex"; empty when nothing is known of the file.
+        hint: what the user can do when no URL works.
+
+    Returns:
+        The path of the file; UserError, naming what each URL answered, when there is none.
+    """
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")
+    answers: list[str] = []
+    for url in urls:
+        downloader: Any = pooch.HTTPDownloader(
+            progressbar=_Bar(report), chunk_size=CHUNK, timeout=TIMEOUT_S
+        )
+        try:
+            path = pooch.retrieve(
+                url, known_hash or None, url_name(urls[0]), into, downloader=downloader
+            )
+        except requests.RequestException as error:
+            answers.append(f"{url}: {_reason(error)}")
+        except ValueError:
+            answers.append(f"{url}: wrong {known_hash.partition(':')[0]} of what it sent")
+        else:
+            return Path(path)
+    raise UserError("cannot download " + "; ".join(answers), hint=hint, code=EXIT_DATA)
+
+
+def _reason(error: Any) -> str:
+    """One short phrase about a failed request."""
+    import requests
+
+    if error.response is not None:
+        return f"{error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {TIMEOUT_S:.0f} s"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return f"{type(error).__name__}"
+
+
+def holds(path: Path, known_hash: str) -> bool:
+    """Whether a file is there and has this hash ("algorithm:hex")."""
+    import pooch
+
+    algorithm, _, expected = known_hash.partition(":")
+    return path.is_file() and pooch.file_hash(str(path), alg=algorithm) == expected

@@ -1,0 +1,134 @@
+"""From a landed text to the files of a store: fit the tokenizer, encode, count, vouch.
+
+Every text is read in blocks that end where its tokenizer allows, so the ids are those of the text
+encoded at once, and memory does not grow with the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+from simsmoe_cli.data.corpora import SPLITS
+from simsmoe_cli.data.download import Progress
+from simsmoe_cli.data.landing import Counts, Text, too_short
+from simsmoe_cli.data.store import MANIFEST, FileInfo, Manifest, Settings, SourceInfo, SplitInfo
+from simsmoe_cli.data.tokenizers import (
+    BytesTokenizer,
+    CharsTokenizer,
+    Tokenizer,
+    WordsTokenizer,
+    whole_blocks,
+)
+
+SAMPLE_BYTES = 10_000_000
+
+
+def write_store(
+    folder: Path,
+    name: str,
+    corpus: str,
+    settings: Settings,
+    text: Text,
+    source: SourceInfo,
+    report: Progress,
+) -> None:
+    """Fit the tokenizer, encode all splits, and write the manifest last."""
+    report("fit the tokenizer", 0, None)
+    tokenizer = _fit(settings, text)
+    content = tokenizer.dump()
+    _write_whole(folder / tokenizer.file_name, content)
+    manifest = Manifest(
+        name=name,
+        corpus=corpus,
+        whole=text.whole,
+        unit=tokenizer.unit,
+        tokenizer=tokenizer.kind,
+        tokenizer_file=FileInfo(
+            file=tokenizer.file_name,
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        ),
+        vocab_size=tokenizer.vocab_size,
+        dtype=tokenizer.dtype.str,
+        settings=settings,
+        source=source,
+        splits={split: _encode(text, split, tokenizer, folder, report) for split in SPLITS},
+        warnings=text.warnings,
+    )
+    _write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+
+
+def _fit(settings: Settings, text: Text) -> Tokenizer:
+    """The tokenizer of a text: alphabets and words from all splits, pieces from train alone."""
+    if settings.tokenizer == "sentencepiece":
+        from simsmoe_cli.data.pieces import PiecesTokenizer
+
+        sample = text.sample("train", SAMPLE_BYTES)
+        assert settings.vocab_size is not None
+        return PiecesTokenizer.fit(sample, settings.vocab_size, settings.sp_model)
+    if settings.tokenizer == "chars":
+        return CharsTokenizer.fit(_all_blocks(text, CharsTokenizer))
+    if settings.tokenizer == "words":
+        return WordsTokenizer.fit(_all_blocks(text, WordsTokenizer), settings.vocab_size)
+    return BytesTokenizer() if settings.vocab == "bytes256" else BytesTokenizer.fit(text.chunks())
+
+
+def _all_blocks(text: Text, tokenizer: type[Tokenizer]) -> Iterator[bytes]:
+    """The splits one after the other, each in blocks the tokenizer can take apart."""
+    cut = tokenizer.safe_cut
+    return chain.from_iterable(whole_blocks(text.chunks(split), cut) for split in SPLITS)
+
+
+def _encode(
+    text: Text, split: str, tokenizer: Tokenizer, folder: Path, report: Progress
+) -> SplitInfo:
+    """Write the ids of one split and count what they stand for."""
+    counts = Counts()
+    start, _ = text.span(split)
+
+    def chunks() -> Iterator[bytes]:
+        for chunk in text.chunks(split):
+            counts.feed(chunk)
+            report("encode", start + counts.bytes, text.size)
+            yield chunk
+        if tokenizer.closes_last_line and not chunk.endswith(b"\n"):
+            yield b"\n"
+
+    digest = hashlib.sha256()
+    tokens = 0
+    with open(folder / f"{split}.bin", "wb") as file:
+        for block in whole_blocks(chunks(), tokenizer.safe_cut):
+            ids = tokenizer.encode(block)
+            digest.update(ids.data)
+            file.write(ids.data)
+            tokens += ids.size
+        _flush(file)
+    if tokens < 2:
+        raise too_short(f"{text.size} bytes")
+    return SplitInfo(
+        file=f"{split}.bin",
+        size=tokens * tokenizer.dtype.itemsize,
+        sha256=digest.hexdigest(),
+        tokens=tokens,
+        bytes=counts.bytes,
+        characters=counts.characters,
+        lines=counts.lines,
+        words=counts.words,
+    )
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """A small file, on the disk when this returns."""
+    with open(path, "wb") as file:
+        file.write(content)
+        _flush(file)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

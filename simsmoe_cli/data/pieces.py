@@ -1,0 +1,116 @@
+"""SentencePiece: pieces of words, unigram (Kudo 1804.10959) or BPE, with byte fallback.
+
+Set up to lose nothing: no normalisation, no dummy prefix, all white space kept, a byte piece for
+whatever has no piece of its own (line ends and tabs among them). One character does not survive:
+U+2581, which SentencePiece uses for the space itself, comes back as a space.
+
+Training is deterministic: the sample is fixed and the number of threads is a constant, since the
+order of floating-point sums depends on it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import sentencepiece
+
+from simsmoe_cli.data.tokenizers import Ids, Tokenizer, character_cut, utf8
+from simsmoe_cli.errors import EXIT_DATA, UserError
+
+THREADS = 2
+SEGMENT_CHARS = 1000
+# A line, or a part of a long one that ends between a word and the space after it. No piece spans
+# either place, so a text encoded by segments gives the ids of the text encoded at once.
+SEGMENT = re.compile(rf"[^\n]{{0,{SEGMENT_CHARS}}} *[^\n ]*\n?")
+
+
+class PiecesTokenizer(Tokenizer):
+    """One id per piece of a trained SentencePiece model."""
+
+    kind = "sentencepiece"
+    unit = "piece"
+    file_name = "sentencepiece.model"
+
+    def __init__(self, model: bytes):
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.vocab_size = int(self._processor.vocab_size())
+
+    @classmethod
+    def fit(cls, sample: Iterable[bytes], vocab_size: int, model: str) -> PiecesTokenizer:
+        """Train on a sample of text.
+
+        Args:
+            sample: pieces of text; a character torn at either end of one is dropped.
+            vocab_size: pieces in all, the 256 byte pieces with them.
+            model: "unigram" or "bpe".
+        """
+        trained = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_sentences(sample),
+                model_writer=trained,
+                model_type=model,
+                vocab_size=vocab_size,
+                byte_fallback=True,
+                character_coverage=0.9995,
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,
+                unk_id=0,
+                bos_id=-1,
+                eos_id=-1,
+                pad_id=-1,
+                num_threads=THREADS,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise _training_error(str(error)) from None
+        return cls(trained.getvalue())
+
+    def encode(self, text: str | bytes) -> Ids:
+        segments = [segment for segment in SEGMENT.findall(utf8(text)) if segment]
+        encoded = self._processor.encode(segments, num_threads=THREADS)
+        total = sum(map(len, encoded))
+        return np.fromiter((index for ids in encoded for index in ids), self.dtype, total)
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        return str(self._processor.decode(self._checked(ids).tolist()))
+
+    @staticmethod
+    def safe_cut(block: bytes) -> int:
+        if line_end := block.rfind(b"\n") + 1:
+            return line_end
+        text = block.rstrip(b" ")
+        word_end = len(text[: max(0, text.rfind(b" "))].rstrip(b" "))
+        return word_end or character_cut(block)
+
+    def dump(self) -> bytes:
+        return self._model
+
+    @classmethod
+    def load(cls, content: bytes) -> PiecesTokenizer:
+        return cls(content)
+
+
+def _sentences(sample: Iterable[bytes]) -> Iterator[str]:
+    """Training sentences; the trainer passes over any with a tab, and so they end there too."""
+    for block in sample:
+        for line in re.split(r"[\n\t\0]", block.decode("utf-8", errors="ignore")):
+            yield from (segment for segment in SEGMENT.findall(line) if segment)
+
+
+def _training_error(message: str) -> UserError:
+    """SentencePiece's own words for a vocabulary that does not fit the text, made one line."""
+    if most := re.search(r"set it to a value <= (\d+)", message):
+        hint = f"Use --vocab-size {most[1]} or less, or more text."
+    elif least := re.search(r"required_chars. \d+ vs (\d+)", message):
+        hint = f"Use --vocab-size {least[1]} or more."
+    else:
+        hint = "Use another --vocab-size, or more text."
+    said = message.rpartition("]")[2].partition(". ")[0].strip(" .") or "too little text"
+    return UserError(f"sentencepiece cannot be trained: {said.lower()}", hint=hint, code=EXIT_DATA)

@@ -1,0 +1,263 @@
+"""Prepare a corpus: resolve, land, fit a tokenizer, encode, and put the whole in its place.
+
+Everything happens in a folder `.NAME.partial-PID` beside the store, under a lock, and is renamed
+when it is whole; what a failure leaves is removed at once, what a killed run leaves by the next
+one. Memory is bounded by chunks of a megabyte, but for the `words` tokenizer's count of distinct
+words and for SentencePiece's training sample of 10 MB.
+
+Preparing again reads the source again: the same text and settings change nothing, others are an
+error that names the difference. (A whole corpus with a name, and a URL, are not fetched again.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from filelock import FileLock, Timeout
+
+from simsmoe_cli.data.corpora import Corpus
+from simsmoe_cli.data.download import DISK_FULL, Progress, is_url
+from simsmoe_cli.data.encode import write_store
+from simsmoe_cli.data.landing import Text, land
+from simsmoe_cli.data.sources import resolve
+from simsmoe_cli.data.store import Manifest, Settings, SourceInfo, TokenStore, is_store
+from simsmoe_cli.data.tokenizers import PIECES_VOCAB_SIZE, TOKENIZERS
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.registry import CORPORA, load
+
+
+def prepare(
+    corpus: str,
+    out: Path,
+    *,
+    source: str | None = None,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    vocab: str = "corpus",
+    sp_model: str = "unigram",
+    force: bool = False,
+    downloads: Path | None = None,
+    on_progress: Progress | None = None,
+) -> TokenStore:
+    """Prepare a corpus.
+
+    Args:
+        corpus: the name of a known corpus, or a file, folder, glob, archive or URL of text.
+        out: the folder of the store.
+        source: where a known corpus is read from instead of its official place.
+        tokenizer: bytes, chars, words or sentencepiece; None: the corpus's own, else bytes.
+        vocab_size: words: ids in all, the most frequent words kept; sentencepiece: pieces.
+        vocab: bytes: those that occur ("corpus") or all ("bytes256").
+        sp_model: "unigram" or "bpe".
+        force: build again what is there.
+        downloads: where official archives are kept; None: `.downloads` beside the store.
+        on_progress: called with a stage, the amount done, and the amount in all or None.
+
+    Returns:
+        The store; its `built` says whether it was built now or was there already.
+
+    Raises:
+        UserError: EXIT_USAGE for unknown names and contradictory settings, EXIT_DATA for whatever
+            is wrong with the source, the place, or a store that is there and differs.
+    """
+    known = _known(corpus, source)
+    settings = _settings(known, tokenizer, vocab_size, vocab, sp_model)
+    given = source or ("" if known else corpus)
+    report = on_progress or (lambda stage, done, total: None)
+    downloads = downloads or out.parent / ".downloads"
+    with _clear_os_errors(out), _locked(out, report):
+        existing = _existing(out, force)
+        if existing:
+            _require_same_settings(existing, corpus if known else "", settings)
+            if _need_not_read(existing.manifest, known, given):
+                return existing
+        with _partial(out) as folder:
+            scratch = folder / "scratch"
+            scratch.mkdir()
+            found = resolve(known, given, scratch, downloads, report)
+            utf8 = settings.tokenizer != "bytes"
+            text = land(found, known, scratch / "text", report, utf8=utf8)
+            if existing:
+                _require_same_text(existing, text)
+                return existing
+            info = SourceInfo(
+                given=found.given,
+                files=text.files,
+                bytes=text.size,
+                sha256=text.sha256,
+                python=found.python,
+            )
+            write_store(folder, out.name, corpus if known else "", settings, text, info, report)
+            shutil.rmtree(scratch)
+            _install(folder, out)
+        store = TokenStore.open(out)
+        store.built = True
+        return store
+
+
+def _known(corpus: str, source: str | None) -> Corpus | None:
+    """The corpus with this name; None for a path, a glob or a URL."""
+    if corpus in CORPORA:
+        return cast(Corpus, load("corpora", corpus))
+    looks_like_path = any(sign in corpus for sign in "/\\.*?[~") or Path(corpus).exists()
+    if source and looks_like_path:
+        raise UserError(
+            f"'{corpus}' already says what to read",
+            where="--source",
+            hint="Name a known corpus with --source, or a path without it.",
+        )
+    if looks_like_path:
+        return None
+    raise UserError(
+        f"unknown corpus '{corpus}'",
+        hint=nearest(corpus, CORPORA) + " For text of your own: prepare-data PATH --name NAME.",
+    )
+
+
+def _settings(
+    known: Corpus | None, tokenizer: str | None, vocab_size: int | None, vocab: str, sp_model: str
+) -> Settings:
+    """The settings, completed; a UserError for one that is unknown or would be ignored."""
+    kind = tokenizer or (known.tokenizer if known else "bytes")
+    allowed = {"tokenizer": TOKENIZERS, "vocab": ("corpus", "bytes256")}
+    allowed["sp_model"] = ("unigram", "bpe")
+    asked = {"tokenizer": kind, "vocab": vocab, "sp_model": sp_model}
+    for name, value in asked.items():
+        if value not in allowed[name]:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"unknown '{value}'", where=flag, hint=nearest(value, allowed[name]))
+    if vocab == "bytes256" and kind != "bytes":
+        raise UserError("bytes256 is for the bytes tokenizer", where="--vocab")
+    if sp_model == "bpe" and kind != "sentencepiece":
+        raise UserError(
+            "bpe is for the sentencepiece tokenizer",
+            where="--sp-model",
+            hint="Add --tokenizer sentencepiece.",
+        )
+    if vocab_size is not None and kind in ("bytes", "chars"):
+        raise UserError(
+            f"the vocabulary of the {kind} tokenizer is what occurs in the corpus",
+            where="--vocab-size",
+            hint="Leave it out, or use --tokenizer words or sentencepiece.",
+        )
+    if vocab_size is not None and vocab_size < 3:
+        raise UserError(f"{vocab_size} is too small", where="--vocab-size", hint="At least 3.")
+    if kind == "sentencepiece":
+        vocab_size = vocab_size or PIECES_VOCAB_SIZE
+    return Settings.model_validate({**asked, "vocab_size": vocab_size})
+
+
+@contextlib.contextmanager
+def _clear_os_errors(out: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"no room left for the prepared corpus ({os.strerror(error.errno).lower()})",
+                where=str(out),
+                hint="Free some space or choose another disk with --data-dir or --out; "
+                "nothing half-written was left.",
+                code=EXIT_DATA,
+            ) from None
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(reason, where=str(error.filename or out), code=EXIT_DATA) from None
+
+
+@contextlib.contextmanager
+def _locked(out: Path, report: Progress) -> Iterator[None]:
+    """Let one process at a time prepare this store; the others wait for it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out.parent / f".{out.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report("wait for another prepare-data", 0, None)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _partial(out: Path) -> Iterator[Path]:
+    """A folder to build in; nothing of it or of killed runs stays, unless it was renamed."""
+    prefix = f".{out.name}.partial-"
+    for left in [path for path in out.parent.iterdir() if path.name.startswith(prefix)]:
+        shutil.rmtree(left)
+    folder = out.parent / f"{prefix}{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _existing(out: Path, force: bool) -> TokenStore | None:
+    """The store that is there, if it is to be kept; a UserError for anything else there."""
+    if is_store(out):
+        return None if force else TokenStore.open(out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(
+            "is there already and is no prepared corpus, so it is left alone",
+            where=str(out),
+            hint="Choose another place with --out or --name.",
+            code=EXIT_DATA,
+        )
+    return None
+
+
+def _require_same_settings(store: TokenStore, corpus: str, asked: Settings) -> None:
+    there = {"corpus": store.manifest.corpus} | store.manifest.settings.model_dump()
+    wanted = {"corpus": corpus} | asked.model_dump()
+    differing = [
+        f"{name.replace('_', '-')} is {there[name] or 'none'}, not {wanted[name] or 'none'}"
+        for name in wanted
+        if there[name] != wanted[name]
+    ]
+    if differing:
+        raise _differs(store, "; ".join(differing))
+
+
+def _require_same_text(store: TokenStore, text: Text) -> None:
+    made_of = store.manifest.source
+    if made_of.sha256 != text.sha256:
+        raise _differs(
+            store,
+            f"it was made of {made_of.bytes:,} bytes of {made_of.given} "
+            f"(sha256 {made_of.sha256[:12]}), the source now has {text.size:,} bytes "
+            f"(sha256 {text.sha256[:12]})",
+        )
+
+
+def _differs(store: TokenStore, how: str) -> UserError:
+    return UserError(
+        f"already prepared otherwise: {how}",
+        where=str(store.path),
+        hint="Use --name or --out for another store, or --force to replace this one.",
+        code=EXIT_DATA,
+    )
+
+
+def _need_not_read(manifest: Manifest, known: Corpus | None, given: str) -> bool:
+    """Whether a prepared corpus must be of the source asked for, without fetching it again."""
+    official = known is not None and bool(known.urls) and not given
+    return (official and manifest.whole) or (is_url(given) and given == manifest.source.given)
+
+
+def _install(folder: Path, out: Path) -> None:
+    """Put the finished store in its place; one that was there goes as soon as it is."""
+    if is_store(out):
+        old = out.parent / f".{out.name}.partial-old"
+        os.replace(out, old)
+        os.replace(folder, out)
+        shutil.rmtree(old)
+    else:
+        os.replace(folder, out)

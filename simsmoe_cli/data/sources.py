@@ -1,0 +1,231 @@
+"""From what a user names to the files to be read, each with the split it belongs to.
+
+A source is a known corpus, a file, a folder, a glob, an archive of these, or a URL of any of
+them. Choices made here:
+
+* A folder gives its text files (first 8 KiB without a zero byte and valid UTF-8), hidden ones
+  left out, in the order of their relative paths.
+* Files are dealt to splits 90/5/5 by a fixed hash of the relative path, so that a file stays in
+  its split when others come and go. With fewer than 100 files, or when a split would stay empty,
+  they are joined in order and cut as one text instead.
+* pystdlib is every *.py file of the running Python's standard library but for tests,
+  site-packages, and the two places where an installation writes down its own machine
+  (`_sysconfigdata*`, `config-*`).
+* A single file named as the source of a corpus of several files stands for its folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import os
+import platform
+import re
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from simsmoe_cli.data.archives import COMPRESSED, extract, is_archive, read_chunks
+from simsmoe_cli.data.corpora import SPLITS, Corpus, Member
+from simsmoe_cli.data.download import Progress, fetch, holds, is_url, url_name
+from simsmoe_cli.data.tokenizers import character_cut
+from simsmoe_cli.errors import EXIT_DATA, UserError
+
+FEWEST_FILES = 100
+LOOK_BYTES = 8192
+NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file to read: its path, its name within the source, and its split if that is fixed."""
+
+    path: Path
+    name: str
+    split: str = ""
+    member: Member | None = None
+
+
+@dataclass
+class Source:
+    """All files of a text in reading order; either every one has a split or none has."""
+
+    given: str
+    parts: list[Part]
+    python: str = ""
+    whole: bool = True
+    warnings: list[str] = field(default_factory=list)
+
+
+def resolve(
+    corpus: Corpus | None, given: str, scratch: Path, downloads: Path, report: Progress
+) -> Source:
+    """The files behind a corpus or a path.
+
+    Args:
+        corpus: the known corpus to be read, or None for the user's own text.
+        given: path, glob or URL; empty for where the corpus officially is.
+        scratch: a folder of the caller's for what is downloaded from a given URL or unpacked.
+        downloads: where the official archives are kept.
+        report: told about progress.
+    """
+    if corpus and not given:
+        if not corpus.urls:
+            return _standard_library(Path(sysconfig.get_path("stdlib")), "")
+        path, given = _official(corpus, scratch, downloads, report), corpus.urls[0]
+    elif is_url(given):
+        hint = "Check the address and the network, or download it and name the file."
+        path = fetch([given], scratch, report, hint=hint)
+    elif any(sign in given for sign in "*?[") and not Path(given).exists():
+        return _from_files(corpus, given, *_glob(given))
+    else:
+        path = _existing(given)
+    if is_archive(path):
+        folder = scratch / "unpacked"
+        folder.mkdir()
+        extract(path, folder)
+        path = folder
+    if path.is_file():
+        if corpus and len(corpus.members) > 1:
+            path = path.parent
+        elif not corpus or corpus.members:
+            member = corpus.members[0] if corpus else None
+            return Source(given, [Part(path, path.name, member=member)])
+    if corpus and not corpus.members:
+        return _standard_library(path, given)
+    return _from_files(corpus, given, path, list(_walk(path)))
+
+
+def _official(corpus: Corpus, scratch: Path, downloads: Path, report: Progress) -> Path:
+    """The corpus's archive, downloaded once and kept."""
+    kept = downloads / url_name(corpus.urls[0])
+    if not holds(kept, corpus.archive_hash):
+        hint = (
+            f"If you have the file, use: simsmoe prepare-data {corpus.name} --source PATH. "
+            "pystdlib needs no network."
+        )
+        fresh = fetch(corpus.urls, scratch, report, known_hash=corpus.archive_hash, hint=hint)
+        downloads.mkdir(parents=True, exist_ok=True)
+        os.replace(fresh, kept)
+    return kept
+
+
+def _existing(given: str) -> Path:
+    path = Path(given).expanduser()
+    if not path.exists():
+        beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f"Did you mean '{path.parent / close[0]}'?" if close else "Check the path."
+        raise UserError("no such file or folder", where=given, hint=hint, code=EXIT_DATA)
+    return path
+
+
+def _glob(pattern: str) -> tuple[Path, list[Path]]:
+    """The folder a pattern begins in, and the files it matches."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    base = Path(fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else "."))
+    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    return base, sorted(match for match in matches if match.is_file())
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder, hidden ones and linked folders left out."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(place, name)
+
+
+def _from_files(corpus: Corpus | None, given: str, base: Path, files: list[Path]) -> Source:
+    """A source made of several files: the members of a corpus, or all that are text."""
+    if not files:
+        raise UserError("no files there", where=given, code=EXIT_DATA, hint="Check the path.")
+    if corpus and corpus.members:
+        return Source(given, [_member_file(member, files, given) for member in corpus.members])
+    texts = [path for path in files if _is_text(path)]
+    if not texts:
+        raise UserError(
+            f"none of the {len(files)} files there is text",
+            where=given,
+            hint="Text is UTF-8; a single file of any content can be named itself.",
+            code=EXIT_DATA,
+        )
+    source = Source(given, _dealt(base, texts))
+    left_out = [path.relative_to(base).as_posix() for path in files if path not in set(texts)]
+    if left_out:
+        shown = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+        source.warnings.append(f"{len(left_out)} files without text were left out: {shown}")
+    return source
+
+
+def _member_file(member: Member, files: list[Path], given: str) -> Part:
+    """The file among these that is this member, by its name, compressed or not."""
+    for name in member.names:
+        for path in files:
+            if path.name == name or (path.suffix in COMPRESSED and path.stem == name):
+                return Part(path, path.name, member.split, member)
+    if not member.split and len(files) == 1:
+        return Part(files[0], files[0].name, member=member)
+    raise UserError(
+        f"there is no {member.names[0]}" + (f" (the {member.split} split)" if member.split else ""),
+        where=given,
+        hint=f"A file of that name is needed; {' or '.join(member.names[1:])} will do as well."
+        if member.names[1:]
+        else "Name the file itself with --source.",
+        code=EXIT_DATA,
+    )
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as UTF-8 text does; an empty one is none."""
+    begin = next(read_chunks(path), b"")[:LOOK_BYTES]
+    try:
+        begin[: character_cut(begin)].decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return bool(begin) and b"\0" not in begin
+
+
+def _dealt(base: Path, files: list[Path]) -> list[Part]:
+    """The files in reading order, with splits if there are enough to go by file."""
+    parts = [Part(path, path.relative_to(base).as_posix()) for path in files]
+    parts.sort(key=lambda part: part.name)
+    dealt = [replace(part, split=split_of(part.name)) for part in parts]
+    if len(parts) < FEWEST_FILES or {part.split for part in dealt} != set(SPLITS):
+        return parts
+    return sorted(dealt, key=lambda part: SPLITS.index(part.split))
+
+
+def split_of(name: str) -> str:
+    """The split of a file: 90/5/5 by the SHA-256 of its relative path."""
+    share = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
+    return "train" if share < 0.90 else "valid" if share < 0.95 else "test"
+
+
+def _standard_library(folder: Path, given: str) -> Source:
+    """Python's own source, or a folder said to be one."""
+    files = [path for path in _walk(folder) if path.suffix == ".py" and _in_stdlib(path, folder)]
+    files = [path for path in files if path.stat().st_size]
+    if not files:
+        raise UserError(
+            "no Python source there",
+            where=given or str(folder),
+            hint="Name the standard library's folder with --source, or prepare other text.",
+            code=EXIT_DATA,
+        )
+    source = Source(given or f"Python {platform.python_version()}", _dealt(folder, files))
+    if given:
+        source.whole = False
+        source.warnings.append(f"{given} was taken for a standard library; its version is unknown")
+    else:
+        source.python = platform.python_version()
+    return source
+
+
+def _in_stdlib(path: Path, folder: Path) -> bool:
+    *above, name = path.relative_to(folder).parts
+    generated = name.startswith("_sysconfigdata") or any(p.startswith("config-") for p in above)
+    return not generated and not NOT_STDLIB.intersection(above)

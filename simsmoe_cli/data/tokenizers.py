@@ -1,0 +1,314 @@
+"""Text to token ids and back: bytes, characters, words. (Pieces: see `pieces.py`.)
+
+Every tokenizer is vectorised or as near to it as its unit allows, and can say where a text may be
+cut so that its parts, encoded apart, give the same ids as the whole (`safe_cut`); that is what
+lets a corpus be encoded in blocks with bounded memory.
+
+* bytes: the sorted distinct bytes of the whole corpus, or all 256 (`bytes256`). Published SimSMoE
+  code splits enwik8 at white space over decimal byte values; that is this alphabet.
+* chars: the sorted distinct Unicode code points of the whole corpus.
+* words: what stands between ASCII white space, and `<eos>` at every line end, as in word-level
+  work on WikiText; the vocabulary is that of all splits, by falling frequency.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsmoe_cli.errors import EXIT_DATA, UserError
+
+TOKENIZERS = ("bytes", "chars", "words", "sentencepiece")
+UNK, EOS = "<unk>", "<eos>"
+CODE_POINTS = 0x110000
+LONGEST_WORD = 1 << 24
+PIECES_VOCAB_SIZE = 8192
+
+Ids = NDArray[Any]
+
+
+def dtype_for(vocab_size: int) -> np.dtype[Any]:
+    """The narrowest little-endian unsigned integer that holds every id."""
+    return np.dtype("u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def character_cut(block: bytes) -> int:
+    """Where the last UTF-8 character that may be unfinished begins."""
+    for back in range(1, min(3, len(block)) + 1):
+        if block[-back] >= 0xC0:
+            return len(block) - back
+    return len(block)
+
+
+def utf8(text: str | bytes) -> str:
+    """The text as a string; a UserError names the first byte that is not UTF-8."""
+    if isinstance(text, str):
+        return text
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(error.start, error.object[error.start]) from None
+
+
+def not_utf8(offset: int, byte: int, where: str = "") -> UserError:
+    """The error for a byte that begins or continues no UTF-8 character."""
+    return UserError(
+        f"byte 0x{byte:02x} at offset {offset} is not UTF-8",
+        where=where,
+        hint="Use --tokenizer bytes, or convert the text to UTF-8.",
+        code=EXIT_DATA,
+    )
+
+
+class Tokenizer(ABC):
+    """Text to ids in [0, vocab_size) and back.
+
+    `kind` is the name on the command line, `unit` what one token is called; with
+    `closes_last_line` a split that does not end with a line feed is encoded as if it did.
+    """
+
+    kind: ClassVar[str]
+    unit: ClassVar[str]
+    file_name: ClassVar[str] = "tokenizer.json"
+    closes_last_line: ClassVar[bool] = False
+    vocab_size: int
+
+    @abstractmethod
+    def encode(self, text: str | bytes) -> Ids:
+        """The ids of a text [tokens], in the narrowest dtype; UserError for what has none."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        """The text of some ids; ValueError for an id outside the vocabulary."""
+
+    @staticmethod
+    @abstractmethod
+    def safe_cut(block: bytes) -> int:
+        """The largest n found such that block[:n] and what follows may be encoded apart."""
+
+    @abstractmethod
+    def dump(self) -> bytes:
+        """Everything `load` needs, as the content of the file `file_name`."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, content: bytes) -> Tokenizer:
+        """The tokenizer whose `dump` this is."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return dtype_for(self.vocab_size)
+
+    def _checked(self, ids: Sequence[int] | Ids) -> Ids:
+        array = np.asarray(ids, dtype=np.int64)
+        if array.size and not (array.min() >= 0 and array.max() < self.vocab_size):
+            raise ValueError(f"ids must lie in [0, {self.vocab_size})")
+        return array
+
+
+class BytesTokenizer(Tokenizer):
+    """One id per byte: the rank of the byte in the alphabet."""
+
+    kind = "bytes"
+    unit = "byte"
+
+    def __init__(self, alphabet: Iterable[int] = range(256)):
+        self._bytes = np.array(sorted(alphabet), dtype=np.uint8)
+        self.vocab_size = self._bytes.size
+        self._known = np.zeros(256, dtype=bool)
+        self._known[self._bytes] = True
+        self._id = np.zeros(256, dtype=np.uint8)
+        self._id[self._bytes] = np.arange(self.vocab_size)
+
+    @classmethod
+    def fit(cls, blocks: Iterable[bytes]) -> BytesTokenizer:
+        """The tokenizer of the bytes that occur."""
+        seen = np.zeros(256, dtype=bool)
+        for block in blocks:
+            seen[np.frombuffer(block, dtype=np.uint8)] = True
+        return cls(int(byte) for byte in np.flatnonzero(seen))
+
+    def encode(self, text: str | bytes) -> Ids:
+        content = text.encode() if isinstance(text, str) else text
+        data = np.frombuffer(content, dtype=np.uint8)
+        if self.vocab_size < 256 and not (known := self._known[data]).all():
+            offset = int(np.argmin(known))
+            raise UserError(
+                f"byte 0x{data[offset]:02x} at offset {offset} is not in the alphabet of "
+                f"{self.vocab_size} bytes the corpus was prepared with",
+                hint="Prepare the corpus again with --vocab bytes256.",
+                code=EXIT_DATA,
+            )
+        return self._id[data]
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        """The text; bytes that are no UTF-8 come out as U+FFFD."""
+        return self._bytes[self._checked(ids)].tobytes().decode("utf-8", errors="replace")
+
+    @staticmethod
+    def safe_cut(block: bytes) -> int:
+        return len(block)
+
+    def dump(self) -> bytes:
+        return json.dumps({"kind": self.kind, "bytes": self._bytes.tolist()}).encode()
+
+    @classmethod
+    def load(cls, content: bytes) -> BytesTokenizer:
+        return cls(json.loads(content)["bytes"])
+
+
+class CharsTokenizer(Tokenizer):
+    """One id per Unicode code point: its rank in the alphabet."""
+
+    kind = "chars"
+    unit = "character"
+
+    def __init__(self, alphabet: str):
+        self._points = np.unique(_code_points(alphabet))
+        self.vocab_size = self._points.size
+        self._id = np.full(CODE_POINTS, -1, dtype=np.int32)
+        self._id[self._points] = np.arange(self.vocab_size)
+
+    @classmethod
+    def fit(cls, blocks: Iterable[bytes]) -> CharsTokenizer:
+        """The tokenizer of the characters that occur; blocks hold whole characters."""
+        seen = np.zeros(CODE_POINTS, dtype=bool)
+        for block in blocks:
+            seen[_code_points(utf8(block))] = True
+        return cls(_text(np.flatnonzero(seen)))
+
+    def encode(self, text: str | bytes) -> Ids:
+        string = utf8(text)
+        ids = self._id[_code_points(string)]
+        if (ids < 0).any():
+            offset = int(np.argmin(ids))
+            raise UserError(
+                f"character {string[offset]!r} (U+{ord(string[offset]):04X}) at offset {offset} "
+                f"is not in the alphabet of {self.vocab_size} characters of the corpus",
+                hint="Use a corpus prepared with --tokenizer bytes --vocab bytes256.",
+                code=EXIT_DATA,
+            )
+        return ids.astype(self.dtype)
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        return _text(self._points[self._checked(ids)])
+
+    @staticmethod
+    def safe_cut(block: bytes) -> int:
+        return character_cut(block)
+
+    def dump(self) -> bytes:
+        return json.dumps({"kind": self.kind, "characters": _text(self._points)}).encode()
+
+    @classmethod
+    def load(cls, content: bytes) -> CharsTokenizer:
+        return cls(json.loads(content)["characters"])
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"U+{ord(text[error.start]):04X} at offset {error.start} is no character "
+            "(a lone surrogate)",
+            code=EXIT_DATA,
+        ) from None
+
+
+def _text(points: NDArray[Any]) -> str:
+    return points.astype("<u4").tobytes().decode("utf-32-le")
+
+
+class WordsTokenizer(Tokenizer):
+    """One id per word and one, `<eos>`, per line end; words not in the vocabulary are `<unk>`.
+
+    Ids 0 and 1 are `<unk>` and `<eos>`. A text that holds these two as words gets the same ids,
+    as WikiText, whose rare words are already `<unk>`, needs.
+    """
+
+    kind = "words"
+    unit = "word"
+    closes_last_line = True
+
+    def __init__(self, words: Sequence[str]):
+        self._words = list(words)
+        self.vocab_size = len(self._words)
+        self._id = {word.encode(): index for index, word in enumerate(self._words)}
+
+    @classmethod
+    def fit(cls, blocks: Iterable[bytes], vocab_size: int | None = None) -> WordsTokenizer:
+        """The tokenizer of the words that occur, or of the most frequent.
+
+        Args:
+            blocks: the text, never cut inside a word.
+            vocab_size: ids in all, `<unk>` and `<eos>` with them; None keeps every word. Of
+                equally frequent words those first in byte order are kept.
+        """
+        counts: Counter[bytes] = Counter()
+        for block in blocks:
+            counts.update(block.split())
+        for special in (UNK, EOS):
+            counts.pop(special.encode(), None)
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        kept = ranked if vocab_size is None else ranked[: vocab_size - 2]
+        return cls([UNK, EOS, *(utf8(word) for word in kept)])
+
+    def encode(self, text: str | bytes) -> Ids:
+        content = text.encode() if isinstance(text, str) else text
+        words = content.replace(b"\n", b" <eos> ").split()
+        identity, unknown = self._id.get, self._id[UNK.encode()]
+        return np.fromiter((identity(word, unknown) for word in words), self.dtype, len(words))
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        """Words with one space between them, lines ended by a line feed."""
+        words = (self._words[index] for index in self._checked(ids))
+        text = " ".join("\n" if word == EOS else word for word in words)
+        return text.replace(" \n", "\n").replace("\n ", "\n")
+
+    @staticmethod
+    def safe_cut(block: bytes) -> int:
+        cut = 1 + max(block.rfind(space) for space in (b" ", b"\n", b"\t", b"\r", b"\v", b"\f"))
+        if not cut and len(block) > LONGEST_WORD:
+            raise UserError(
+                f"no white space in {len(block):,} bytes, so there are no words to count",
+                hint="Use --tokenizer bytes, chars or sentencepiece.",
+                code=EXIT_DATA,
+            )
+        return cut
+
+    def dump(self) -> bytes:
+        return json.dumps({"kind": self.kind, "words": self._words}, ensure_ascii=False).encode()
+
+    @classmethod
+    def load(cls, content: bytes) -> WordsTokenizer:
+        return cls(json.loads(content)["words"])
+
+
+def tokenizer_class(kind: str) -> type[Tokenizer]:
+    """The class behind a tokenizer's name; sentencepiece is imported when it is asked for."""
+    if kind == "sentencepiece":
+        from simsmoe_cli.data.pieces import PiecesTokenizer
+
+        return PiecesTokenizer
+    classes: tuple[type[Tokenizer], ...] = (BytesTokenizer, CharsTokenizer, WordsTokenizer)
+    return next(cls for cls in classes if cls.kind == kind)
+
+
+def whole_blocks(chunks: Iterable[bytes], safe_cut: Callable[[bytes], int]) -> Iterator[bytes]:
+    """The same bytes in blocks that end where a tokenizer's `safe_cut` allows."""
+    rest = b""
+    for chunk in chunks:
+        block = rest + chunk
+        cut = safe_cut(block)
+        rest = block[cut:]
+        if cut:
+            yield block[:cut]
+    if rest:
+        yield rest
