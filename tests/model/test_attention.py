@@ -1,0 +1,109 @@
+"""Attention against slow, obvious versions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from simsmoe_cli.model import attention
+from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
+
+BATCH, BLOCK, SPAN, WIDTH, HEADS = 2, 13, 7, 24, 3
+
+
+def query_by_query(layer: RelativeAttention, x: Tensor, memory: Tensor, position: Tensor) -> Tensor:
+    """Relative attention as its definition reads: one query, one head, one key at a time."""
+    context = torch.cat([memory, x], dim=1)
+    span, head_width = memory.shape[1], WIDTH // HEADS
+    q, k, v = layer.query(x), layer.key(context), layer.value(context)
+    rows = []
+    for i in range(x.shape[1]):
+        heads = []
+        for h in range(HEADS):
+            part = slice(h * head_width, (h + 1) * head_width)
+            scores = torch.stack(
+                [
+                    (q[:, i, part] * (k[:, i + j, part] + position[:, j])).sum(-1)
+                    for j in range(span)
+                ],
+                dim=-1,
+            )
+            weight = (scores / math.sqrt(head_width)).softmax(-1)
+            heads.append((weight[..., None] * v[:, i : i + span, part]).sum(1))
+        rows.append(torch.cat(heads, dim=-1))
+    return layer.out(torch.stack(rows, dim=1))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 13, 64])
+def test_relative_attention_by_definition(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "QUERY_CHUNK", chunk)
+    torch.manual_seed(0)
+    layer = RelativeAttention(WIDTH, HEADS, dropout=0.0)
+    memory = torch.randn(BATCH, SPAN, WIDTH)
+    position = torch.randn(WIDTH // HEADS, SPAN, requires_grad=True)
+    x = torch.randn(BATCH, BLOCK, WIDTH, requires_grad=True)
+    grads = []
+    for compute in (layer, lambda *args: query_by_query(layer, *args)):
+        out = compute(x, memory, position)
+        grads.append((out, *torch.autograd.grad(out.square().sum(), [x, position])))
+    for ours, oracle in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, oracle, atol=1e-4, rtol=1e-4)
+
+
+def test_relative_attention_sees_its_span_and_not_itself() -> None:
+    torch.manual_seed(0)
+    layer = RelativeAttention(WIDTH, HEADS, dropout=0.0)
+    position = torch.randn(WIDTH // HEADS, SPAN)
+    x = torch.randn(1, BLOCK, WIDTH)
+    memory = torch.zeros(1, SPAN, WIDTH, requires_grad=True)
+    x.requires_grad_()
+    out = layer(x, memory, position)[0, 10].sum()
+    grad_x, grad_memory = torch.autograd.grad(out, [x, memory])
+    reached = grad_x[0].abs().sum(-1) > 0
+    assert reached[3:10].all()
+    assert not reached[:3].any()
+    assert not reached[11:].any()
+    assert not grad_memory.any()
+
+
+def test_dropout_only_in_training() -> None:
+    torch.manual_seed(0)
+    layer = RelativeAttention(WIDTH, HEADS, dropout=0.5)
+    args = torch.randn(1, 4, WIDTH), torch.randn(1, SPAN, WIDTH), torch.randn(8, SPAN)
+    assert not torch.equal(layer(*args), layer(*args))
+    layer.eval()
+    assert torch.equal(layer(*args), layer(*args))
+
+
+def rope_by_definition(layer: RopeAttention, x: Tensor) -> Tensor:
+    block, head_width = x.shape[1], WIDTH // HEADS
+    half = head_width // 2
+    frequency = layer.base ** (-torch.arange(half) * 2 / head_width)
+
+    def turned(rows: Tensor) -> Tensor:
+        heads = rows.view(*rows.shape[:2], HEADS, 2, half)
+        pair = torch.complex(heads[..., 0, :], heads[..., 1, :])
+        angle = torch.arange(block)[:, None] * frequency
+        pair = pair * torch.polar(torch.ones_like(angle), angle)[None, :, None]
+        return torch.cat([pair.real, pair.imag], dim=-1)
+
+    q, k = turned(layer.query(x)), turned(layer.key(x))
+    v = layer.value(x).view(*x.shape[:2], HEADS, head_width)
+    scores = torch.einsum("bihw,bjhw->bhij", q, k) / math.sqrt(head_width)
+    for i in range(block):
+        for j in range(block):
+            if not i - layer.window < j <= i:
+                scores[..., i, j] = -math.inf
+    out = torch.einsum("bhij,bjhw->bihw", scores.softmax(-1), v)
+    return layer.out(out.flatten(2))
+
+
+@pytest.mark.parametrize("window", [1, 4, 13, 100])
+def test_rope_attention_by_definition(window: int) -> None:
+    torch.manual_seed(0)
+    layer = RopeAttention(WIDTH, HEADS, window, base=10000.0, dropout=0.0)
+    x = torch.randn(BATCH, BLOCK, WIDTH)
+    torch.testing.assert_close(layer(x), rope_by_definition(layer, x), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,108 @@
+"""Every recipe's forward pass and losses on a CUDA device that is not there.
+
+Fake tensors carry device and shape without data: a tensor made on the wrong device, or a value
+read by the host, raises. (Gradients are left out: autograd needs a CUDA build of torch even for
+fake tensors.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from simsmoe_cli.model.language_model import LanguageModel, ModelOutput
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe_loading import list_recipes, load_recipe
+
+VOCABULARY = 205
+
+
+class ByOperators(TorchFunctionMode):
+    """`tensor[...]` and `~tensor` as operators: Python's own ask for a CUDA build of torch."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__getitem__:
+            return self.index(*args)
+        if func is torch.Tensor.__setitem__:
+            tensor, key, value = args
+            return torch.ops.aten.index_put_(tensor, list(key), value)
+        if func is torch.Tensor.__invert__:
+            return torch.ops.aten.bitwise_not(*args)
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def index(tensor: torch.Tensor, key: Any) -> torch.Tensor:
+        keys = list(key) if isinstance(key, tuple) else [key]
+        given = sum(k is not None and k is not Ellipsis for k in keys)
+        if Ellipsis in keys:
+            at = keys.index(Ellipsis)
+            keys[at : at + 1] = [slice(None)] * (tensor.ndim - given)
+        dim, gathered = 0, []
+        for k in keys:
+            if k is None:
+                tensor = torch.ops.aten.unsqueeze(tensor, dim)
+            elif isinstance(k, slice):
+                tensor = torch.ops.aten.slice(tensor, dim, k.start, k.stop, k.step or 1)
+            elif isinstance(k, int):
+                tensor = torch.ops.aten.select(tensor, dim, k)
+                continue
+            else:
+                gathered += [None] * (dim - len(gathered)) + [k]
+            dim += 1
+        return torch.ops.aten.index(tensor, gathered) if gathered else tensor
+
+
+@contextlib.contextmanager
+def cuda_autocast() -> Iterator[None]:
+    """bf16 autocast for CUDA, which torch.autocast refuses to start on a machine without it."""
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.clear_autocast_cache()
+
+
+def run_on_fake_cuda(recipe_name: str, *overrides: str) -> tuple[ModelOutput, torch.Tensor]:
+    """Two blocks of a recipe in training mode under bf16 autocast, as pretrain runs them."""
+    recipe = load_recipe(recipe_name, ["model.repeats=1", *overrides])
+    with torch.device("meta"):
+        model = LanguageModel(recipe, VOCABULARY)
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    context = RouteContext(step=1, total_steps=10)
+    with FakeTensorMode(), torch.no_grad(), cuda_autocast(), ByOperators():
+        tensors = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+            for name, tensor in state.items()
+        }
+        tokens = torch.zeros(2, recipe.train.block, dtype=torch.int64, device="cuda")
+        first = functional_call(model, tensors, (tokens, (), context))
+        output = functional_call(model, tensors, (tokens, first.memory, context))
+        loss = F.cross_entropy(output.logits.flatten(0, 1).float(), tokens.flatten())
+        return output, sum(output.losses.values(), loss)
+
+
+@pytest.mark.parametrize("preset", ["none", "published", "paper", "calibrated"])
+@pytest.mark.parametrize("recipe", [name for name, _ in list_recipes()])
+def test_recipe_stays_on_the_device(recipe: str, preset: str) -> None:
+    output, loss = run_on_fake_cuda(recipe, f"similarity.preset={preset}")
+    tensors = [output.logits, *output.memory, *output.losses.values(), loss]
+    assert {tensor.device.type for tensor in tensors} == {"cuda"}
+    assert loss.shape == ()
+    assert ("similarity" in output.losses) == (preset != "none")
+
+
+def test_a_value_read_by_the_host_is_caught() -> None:
+    with pytest.raises(DataDependentOutputException):
+        run_on_fake_cuda("quickstart", "moe.backend=loop")

@@ -1,0 +1,94 @@
+"""The MoE layer: losses by name, similarity learning apart from the balance loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from simsmoe_cli.moe.balance import balance_loss, load_fraction, z_loss
+from simsmoe_cli.moe.layer import MoELayer
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe import Recipe
+
+
+def layer(**sections: dict[str, Any]) -> MoELayer:
+    torch.manual_seed(0)
+    recipe = {"model": {"width": 16}, "moe": {"experts": 4, "hidden": 32}} | sections
+    return MoELayer(Recipe.model_validate(recipe))
+
+
+def test_balance_loss_is_one_at_uniform_load_and_n_when_all_go_to_one() -> None:
+    uniform_TN = torch.full((8, 4), 0.25)
+    even = torch.arange(8).remainder(4)[:, None]
+    assert balance_loss(uniform_TN, even).item() == pytest.approx(1)
+    one = torch.zeros(8, 4)
+    one[:, 2] = 1
+    assert balance_loss(one, torch.full((8, 1), 2)).item() == pytest.approx(4)
+    assert load_fraction(torch.tensor([[0, 1], [0, 3]]), 4).tolist() == [0.5, 0.25, 0, 0.25]
+
+
+def test_balance_loss_pushes_load_towards_even() -> None:
+    torch.manual_seed(0)
+    logits_TN = torch.randn(512, 4) + torch.tensor([2.0, 0, 0, 0])
+    bias = torch.zeros(4, requires_grad=True)
+    probability = (logits_TN + bias).softmax(-1)
+    balance_loss(probability, probability.topk(1).indices).backward()
+    assert bias.grad is not None
+    assert bias.grad[0] > 0
+    assert (bias.grad[1:] < 0).all()
+
+
+def test_z_loss_formula() -> None:
+    logits = torch.tensor([[0.0, 0.0], [3.0, 3.0]])
+    expected = (math.log(2) ** 2 + (3 + math.log(2)) ** 2) / 2
+    assert z_loss(logits).item() == pytest.approx(expected)
+
+
+def test_losses_are_named_and_similarity_is_its_own() -> None:
+    x = torch.randn(2, 64, 16)
+    plain = layer()(x, RouteContext())
+    assert set(plain.losses) == {"balance"}
+    both = layer(
+        moe={"experts": 4, "hidden": 32, "z_weight": 1e-3}, similarity={"preset": "calibrated"}
+    )
+    output = both(x, RouteContext())
+    assert set(output.losses) == {"balance", "z", "similarity"}
+    torch.testing.assert_close(output.losses["balance"], plain.losses["balance"])
+    torch.testing.assert_close(output.hidden, plain.hidden)
+
+
+def test_similarity_is_learned_in_training_only() -> None:
+    moe = layer(similarity={"preset": "calibrated"})
+    moe.eval()
+    state = {name: value.clone() for name, value in moe.state_dict().items()}
+    output = moe(torch.randn(2, 64, 16), RouteContext())
+    assert "similarity" not in output.losses
+    assert all(torch.equal(value, state[name]) for name, value in moe.state_dict().items())
+
+
+def test_similarity_gradient_reaches_experts_and_nothing_else() -> None:
+    moe = layer(similarity={"preset": "calibrated", "pairs": 6})
+    x = torch.randn(4, 64, 16, requires_grad=True)
+    moe(x, RouteContext()).losses["similarity"].backward()
+    assert x.grad is None
+    assert moe.router.gate.weight.grad is None
+    assert moe.experts.w_in.grad is not None
+    assert all(grad.abs().sum() > 0 for grad in moe.experts.w_in.grad)
+
+
+def test_backends_give_the_same_layer() -> None:
+    x = torch.randn(2, 64, 16)
+    outputs = []
+    for backend in ("grouped", "loop"):
+        moe = layer(moe={"experts": 4, "hidden": 32, "backend": backend})
+        outputs.append(moe(x, RouteContext()).hidden)
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-4)
+
+
+def test_auto_takes_the_loop_where_grouped_cannot_align() -> None:
+    recipe = {"model": {"width": 18}, "moe": {"experts": 2, "hidden": 9}}
+    moe = MoELayer(Recipe.model_validate(recipe))
+    assert moe(torch.randn(1, 5, 18), RouteContext()).hidden.shape == (1, 5, 18)
