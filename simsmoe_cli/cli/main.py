@@ -13,7 +13,9 @@ from typing import Annotated, cast
 import typer
 
 from simsmoe_cli import __version__
+from simsmoe_cli.cli.evaluate import evaluate
 from simsmoe_cli.cli.list import list_names
+from simsmoe_cli.cli.pretrain import pretrain
 from simsmoe_cli.cli.show import show
 from simsmoe_cli.errors import EXIT_SIGINT, EXIT_USAGE, UserError
 
@@ -30,8 +32,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+TRAIN = "Train"
 LOOK = "Look around"
 
+app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
+app.command("eval", rich_help_panel=TRAIN)(evaluate)
 app.command("list", rich_help_panel=LOOK)(list_names)
 app.command("show", rich_help_panel=LOOK)(show)
 

@@ -1,0 +1,196 @@
+"""What a recipe costs before anything is trained: parameters, arithmetic, memory.
+
+The model is built and run forward on fake tensors, which have shapes and no contents, so counts
+are those of the code that trains and not of a formula beside it. Arithmetic is the usual count of
+model FLOPs (Kaplan et al. 2001.08361, Chowdhery et al. 2204.02311): two per weight that multiplies
+a token, plus the products of attention, and a training step is three forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.recipe import Recipe
+
+BASIS = {
+    "active_parameters": "Active parameters: all but the experts a token is not sent to, tables "
+    "included.",
+    "flops": "FLOPs: 2 per weight that multiplies the token, plus the products of attention with "
+    "the mean number of positions seen; three times that in training. Probes and similarity "
+    "learning are left out.",
+    "memory": "Memory: weights, gradients and Adam's two moments in fp32, the carried memory of "
+    "all streams, and what autograd keeps of one micro-batch (in bf16 if train.precision says so). "
+    "Temporary tensors and the framework's own memory are left out.",
+}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes and costs of a model and its training.
+
+    Attributes:
+        parameters: of the model: embedding and output tables, norms and biases included, heads of
+            similarity learning left out.
+        active_parameters: those one token uses: K of the N experts of each layer, all else whole.
+        head_parameters: of similarity learning's heads, which exist in training alone.
+        forward_flops_per_token: floating-point operations of a forward pass.
+        training_flops_per_token: the same of a training step.
+        weight_bytes, gradient_bytes, optimizer_bytes: fp32; two moments per learning parameter.
+        carried_bytes: hidden states carried from block to block, of all streams.
+        activation_bytes: what autograd keeps of one micro-batch.
+    """
+
+    parameters: int
+    active_parameters: int
+    head_parameters: int
+    forward_flops_per_token: int
+    training_flops_per_token: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    carried_bytes: int
+    activation_bytes: int
+
+    @property
+    def training_bytes(self) -> int:
+        """Memory of a training step: the sum of the five."""
+        fixed = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
+        return fixed + self.carried_bytes + self.activation_bytes
+
+
+def measure(recipe: Recipe, vocab_size: int) -> ModelSize:
+    """Build the model of a recipe without its contents and say what it costs.
+
+    Args:
+        recipe: resolved.
+        vocab_size: symbols of the tokenizer.
+    """
+    # Whatever the backend, rows and weights are the same; "grouped" never reads counts.
+    moe = recipe.moe.model_copy(update={"backend": "grouped"})
+    recipe = recipe.model_copy(update={"moe": moe})
+    train = recipe.train
+    with FakeTensorMode():
+        model = LanguageModel(recipe, vocab_size)
+        activations = _saved_bytes(model, recipe)
+        carried = sum(_bytes(tensor) for tensor in model.initial_memory(train.batch))
+    heads = sum(p.numel() for name, p in model.named_parameters() if ".similarity." in name)
+    total = sum(p.numel() for p in model.parameters())
+    learning = sum(_bytes(p) for p in model.parameters() if p.requires_grad)
+    share = recipe.moe.top_k / recipe.moe.experts
+    active = sum(
+        round(p.numel() * (share if ".experts." in name else 1))
+        for name, p in _model_parameters(model)
+    )
+    forward = round(2 * _multiplying_weights(model, share) + _attention_flops(recipe))
+    return ModelSize(
+        parameters=total - heads,
+        active_parameters=active,
+        head_parameters=heads,
+        forward_flops_per_token=forward,
+        training_flops_per_token=3 * forward,
+        weight_bytes=sum(_bytes(p) for p in model.parameters()),
+        gradient_bytes=learning,
+        optimizer_bytes=2 * learning,
+        carried_bytes=carried,
+        activation_bytes=activations,
+    )
+
+
+def _model_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((n, p) for n, p in model.named_parameters() if ".similarity." not in n)
+
+
+def _multiplying_weights(model: LanguageModel, share: float) -> float:
+    """Weights a token is multiplied with: matrices, `share` of each stack of experts.
+
+    The embedding is looked up and the position table counts as attention; the output layer
+    multiplies even when it is the embedding.
+    """
+    weights = float(model.output.weight.numel())
+    for name, parameter in _model_parameters(model):
+        if parameter is model.output.weight or name in ("embedding.weight", "position"):
+            continue
+        if ".experts." in name:
+            weights += share * parameter.numel() * (parameter.ndim == 3)
+        elif parameter.ndim == 2:
+            weights += parameter.numel()
+    return weights
+
+
+def _attention_flops(recipe: Recipe) -> float:
+    """Per token: products of queries with what they see, over all attention sub-layers.
+
+    Relative: keys, positions and values of `span` positions, and the keys and values of the
+    carried memory, projected anew for every block. Rope: keys and values of the positions in the
+    window, fewer at the start of a block.
+    """
+    model, block = recipe.model, recipe.train.block
+    layers = (model.pattern * model.repeats).count("s")
+    if model.attention == "relative":
+        projections = 2 * 2 * model.width**2 * model.span / block
+        return layers * (3 * 2 * model.width * model.span + projections)
+    seen = sum(min(place, model.span) for place in range(1, block + 1)) / block
+    return layers * 2 * 2 * model.width * seen
+
+
+def _saved_bytes(model: LanguageModel, recipe: Recipe) -> int:
+    """Bytes autograd keeps of one micro-batch's forward pass and loss, parameters left out."""
+    train = recipe.train
+    own = {_storage(p) for p in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in own:
+            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    tokens_BM = torch.zeros(train.batch // train.micro_batches, train.block, dtype=torch.int64)
+    with (
+        _GroupedProductShapes(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
+            output = model(tokens_BM, model.initial_memory(tokens_BM.shape[0]))
+        task = F.cross_entropy(output.logits.flatten(0, 1).float(), tokens_BM.flatten())
+        # The graph must live until all of it has been seen.
+        loss = task + sum(output.losses.values())
+    total = sum(kept.values())
+    del loss, output
+    return total
+
+
+class _GroupedProductShapes(TorchFunctionMode):
+    """Stands one expert's product in for a grouped one, whose fake version is bf16 only.
+
+    Both keep the rows and the weights for the backward pass, and give rows of the same shape.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "").endswith("grouped_mm"):
+            rows, weight = args[:2]
+            return rows @ weight[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _storage(tensor: Tensor) -> int:
+    place: int = tensor.untyped_storage()._cdata
+    return place
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
