@@ -36,10 +36,11 @@ def write_store(
     text: Text,
     source: SourceInfo,
     report: Progress,
+    lent: Tokenizer | None = None,
 ) -> None:
-    """Fit the tokenizer, encode all splits, and write the manifest last."""
+    """Fit the tokenizer unless one is lent, encode all splits, and write the manifest last."""
     report("fit the tokenizer", 0, None)
-    tokenizer = _fit(settings, text)
+    tokenizer = lent or _fit(settings, text)
     content = tokenizer.dump()
     _write_whole(folder / tokenizer.file_name, content)
     manifest = Manifest(

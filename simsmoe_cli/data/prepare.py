@@ -24,7 +24,7 @@ from simsmoe_cli.data.corpora import Corpus
 from simsmoe_cli.data.download import DISK_FULL, Progress, is_url
 from simsmoe_cli.data.encode import write_store
 from simsmoe_cli.data.landing import Text, land
-from simsmoe_cli.data.sources import resolve
+from simsmoe_cli.data.sources import require_exists, resolve
 from simsmoe_cli.data.store import Manifest, Settings, SourceInfo, TokenStore, is_store
 from simsmoe_cli.data.tokenizers import PIECES_VOCAB_SIZE, TOKENIZERS
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
@@ -40,6 +40,7 @@ def prepare(
     vocab_size: int | None = None,
     vocab: str = "corpus",
     sp_model: str = "unigram",
+    vocab_from: Path | None = None,
     force: bool = False,
     downloads: Path | None = None,
     on_progress: Progress | None = None,
@@ -54,6 +55,8 @@ def prepare(
         vocab_size: words: ids in all, the most frequent words kept; sentencepiece: pieces.
         vocab: bytes: those that occur ("corpus") or all ("bytes256").
         sp_model: "unigram" or "bpe".
+        vocab_from: another store, whose tokenizer is used, so that a model trained on it can read
+            this one; `tokenizer`, `vocab_size`, `vocab` and `sp_model` are then left out.
         force: build again what is there.
         downloads: where official archives are kept; None: `.downloads` beside the store.
         on_progress: called with a stage, the amount done, and the amount in all or None.
@@ -66,14 +69,19 @@ def prepare(
             is wrong with the source, the place, or a store that is there and differs.
     """
     known = _known(corpus, source)
+    lender = TokenStore.open(vocab_from) if vocab_from else None
     settings = _settings(known, tokenizer, vocab_size, vocab, sp_model)
+    if lender:
+        settings = _lent_settings(lender.manifest, asked=settings, unasked=_settings(known))
     given = source or ("" if known else corpus)
+    named = known.name if known else ""
+    require_exists(given)
     report = on_progress or (lambda stage, done, total: None)
     downloads = downloads or out.parent / ".downloads"
     with _clear_os_errors(out), _locked(out, report):
         existing = _existing(out, force)
         if existing:
-            _require_same_settings(existing, corpus if known else "", settings)
+            _require_same_settings(existing, named, settings)
             if _need_not_read(existing.manifest, known, given):
                 return existing
         with _partial(out) as folder:
@@ -92,7 +100,10 @@ def prepare(
                 sha256=text.sha256,
                 python=found.python,
             )
-            write_store(folder, out.name, corpus if known else "", settings, text, info, report)
+            lent = lender.tokenizer if lender else None
+            write_store(
+                folder, out.name, corpus if known else "", settings, text, info, report, lent
+            )
             shutil.rmtree(scratch)
             _install(folder, out)
         store = TokenStore.open(out)
@@ -120,7 +131,11 @@ def _known(corpus: str, source: str | None) -> Corpus | None:
 
 
 def _settings(
-    known: Corpus | None, tokenizer: str | None, vocab_size: int | None, vocab: str, sp_model: str
+    known: Corpus | None,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    vocab: str = "corpus",
+    sp_model: str = "unigram",
 ) -> Settings:
     """The settings, completed; a UserError for one that is unknown or would be ignored."""
     kind = tokenizer or (known.tokenizer if known else "bytes")
@@ -150,6 +165,17 @@ def _settings(
     if kind == "sentencepiece":
         vocab_size = vocab_size or PIECES_VOCAB_SIZE
     return Settings.model_validate({**asked, "vocab_size": vocab_size})
+
+
+def _lent_settings(lender: Manifest, asked: Settings, unasked: Settings) -> Settings:
+    """The settings of another store; a UserError for any that were asked for beside it."""
+    if asked != unasked:
+        raise UserError(
+            "the tokenizer is the other store's, so there is nothing to choose about it",
+            where="--vocab-from",
+            hint="Leave out --tokenizer, --vocab-size, --vocab and --sp-model.",
+        )
+    return lender.settings.model_copy(update={"vocab_from": lender.vocabulary})
 
 
 @contextlib.contextmanager

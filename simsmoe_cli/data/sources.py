@@ -35,6 +35,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 
 FEWEST_FILES = 100
 LOOK_BYTES = 8192
+ENDINGS = {*COMPRESSED, ".txt", ".zip", ".tar", ".tgz"}
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -78,10 +79,10 @@ def resolve(
     elif is_url(given):
         hint = "Check the address and the network, or download it and name the file."
         path = fetch([given], scratch, report, hint=hint)
-    elif any(sign in given for sign in "*?[") and not Path(given).exists():
+    elif _is_glob(given):
         return _from_files(corpus, given, *_glob(given))
     else:
-        path = _existing(given)
+        path = require_exists(given)
     if is_archive(path):
         folder = scratch / "unpacked"
         folder.mkdir()
@@ -112,14 +113,30 @@ def _official(corpus: Corpus, scratch: Path, downloads: Path, report: Progress) 
     return kept
 
 
-def _existing(given: str) -> Path:
+def require_exists(given: str) -> Path:
+    """The path that is given; a UserError (EXIT_DATA) if it is one and nothing is there."""
     path = Path(given).expanduser()
-    if not path.exists():
+    if given and not path.exists() and not is_url(given) and not _is_glob(given):
         beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, beside, n=1)
         hint = f"Did you mean '{path.parent / close[0]}'?" if close else "Check the path."
         raise UserError("no such file or folder", where=given, hint=hint, code=EXIT_DATA)
     return path
+
+
+def default_name(given: str) -> str:
+    """A name for the store of a path, glob or URL: its last fixed part without its endings."""
+    path = Path(url_name(given)) if is_url(given) else Path(given).expanduser()
+    if _is_glob(given):
+        path = _glob(given)[0]
+    name = (path.resolve() if not is_url(given) else path).name
+    while (ending := Path(name).suffix.lower()) in ENDINGS:
+        name = name[: -len(ending)]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "text"
+
+
+def _is_glob(given: str) -> bool:
+    return any(sign in given for sign in "*?[") and not Path(given).exists()
 
 
 def _glob(pattern: str) -> tuple[Path, list[Path]]:

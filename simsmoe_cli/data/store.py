@@ -71,6 +71,7 @@ class Settings(_Facts):
     vocab_size: int | None = None
     vocab: Literal["corpus", "bytes256"] = "corpus"
     sp_model: Literal["unigram", "bpe"] = "unigram"
+    vocab_from: str = Field("", description="sha256 of the tokenizer of another store, if lent")
 
 
 class Manifest(_Facts):
@@ -89,6 +90,17 @@ class Manifest(_Facts):
     source: SourceInfo
     splits: dict[str, SplitInfo]
     warnings: list[str] = []
+
+    @property
+    def vocabulary(self) -> str:
+        """What two stores share whose ids mean the same: the hash of the tokenizer."""
+        return self.tokenizer_file.sha256
+
+    @property
+    def fingerprint(self) -> str:
+        """What two stores share that hold the same ids: a hash of tokenizer and splits."""
+        hashes = [self.vocabulary, *(split.sha256 for split in self.splits.values())]
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 class TokenStore:

@@ -138,11 +138,11 @@ class BytesTokenizer(Tokenizer):
         content = text.encode() if isinstance(text, str) else text
         data = np.frombuffer(content, dtype=np.uint8)
         if self.vocab_size < 256 and not (known := self._known[data]).all():
-            offset = int(np.argmin(known))
+            byte = int(data[np.argmin(known)])
             raise UserError(
-                f"byte 0x{data[offset]:02x} at offset {offset} is not in the alphabet of "
-                f"{self.vocab_size} bytes the corpus was prepared with",
-                hint="Prepare the corpus again with --vocab bytes256.",
+                f"byte 0x{byte:02x} {chr(byte)!r} is not in the alphabet of {self.vocab_size} "
+                "bytes the corpus was prepared with",
+                hint="A corpus prepared with --vocab bytes256 knows all bytes.",
                 code=EXIT_DATA,
             )
         return self._id[data]
@@ -187,11 +187,11 @@ class CharsTokenizer(Tokenizer):
         string = utf8(text)
         ids = self._id[_code_points(string)]
         if (ids < 0).any():
-            offset = int(np.argmin(ids))
+            character = string[int(np.argmin(ids))]
             raise UserError(
-                f"character {string[offset]!r} (U+{ord(string[offset]):04X}) at offset {offset} "
-                f"is not in the alphabet of {self.vocab_size} characters of the corpus",
-                hint="Use a corpus prepared with --tokenizer bytes --vocab bytes256.",
+                f"character {character!r} (U+{ord(character):04X}) is not in the alphabet of "
+                f"{self.vocab_size} characters the corpus was prepared with",
+                hint="A corpus prepared with --tokenizer bytes --vocab bytes256 knows all text.",
                 code=EXIT_DATA,
             )
         return ids.astype(self.dtype)
