@@ -70,7 +70,7 @@ class RelativeAttention(nn.Module):
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 def band(score_CL: Tensor) -> Tensor:
@@ -84,7 +84,8 @@ def band(score_CL: Tensor) -> Tensor:
     """
     rows, span = score_CL.shape[-2:]
     flat = F.pad(score_CL, (0, rows), value=-math.inf).flatten(-2)
-    return flat[..., : rows * (span + rows - 1)].unflatten(-1, (rows, span + rows - 1))
+    flat = flat[..., : rows * (span + rows - 1)]
+    return flat.view(*flat.shape[:-1], rows, span + rows - 1)
 
 
 class RopeAttention(nn.Module):

@@ -75,12 +75,12 @@ class _Permute(torch.autograd.Function):
 
 def gather(x_TD: Tensor, plan: Plan) -> Tensor:
     """Each token once per chosen expert, sorted by expert: [R, D]."""
-    rows_RD: Tensor = _Gather.apply(x_TD, plan.order_R, plan.inverse_R)
+    rows_RD: Tensor = _Gather.apply(x_TD, plan.order_R, plan.inverse_R)  # type: ignore[no-untyped-call]
     return rows_RD
 
 
 def combine(rows_RD: Tensor, weight_TK: Tensor, plan: Plan) -> Tensor:
     """Sum over a token's experts of weight times row: [T, D] in the rows' precision."""
-    slots_RD: Tensor = _Permute.apply(rows_RD, plan.inverse_R, plan.order_R)
-    rows_TKD = slots_RD.unflatten(0, weight_TK.shape)
+    slots_RD: Tensor = _Permute.apply(rows_RD, plan.inverse_R, plan.order_R)  # type: ignore[no-untyped-call]
+    rows_TKD: Tensor = slots_RD.unflatten(0, weight_TK.shape)
     return (weight_TK.to(rows_RD.dtype).unsqueeze(1) @ rows_TKD).squeeze(1)

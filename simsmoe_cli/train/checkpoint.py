@@ -203,11 +203,11 @@ def restore_optimizer(
 ) -> None:
     """Put Adam's state back."""
     by_name: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        prefix, _, rest = name.partition(".")
-        if prefix == "optimizer":
-            key, _, parameter = rest.partition(".")
-            by_name.setdefault(parameter, {})[key] = tensor
+    for full_name, tensor in tensors.items():
+        kind, _, rest = full_name.partition(".")
+        if kind == "optimizer":
+            key, _, owner = rest.partition(".")
+            by_name.setdefault(owner, {})[key] = tensor
     for name, parameter in model.named_parameters():
         if name in by_name:
             optimizer.state[parameter] = {

@@ -102,4 +102,5 @@ def probe(
 
 def _entropy(probability: Tensor) -> Tensor:
     """In nats, over the last dimension."""
-    return torch.special.entr(probability).sum(-1)
+    entropy: Tensor = torch.special.entr(probability).sum(-1)
+    return entropy

@@ -92,4 +92,5 @@ class Experts(nn.Module):
         tokens = x_TD.shape[0]
         rows_RD = x_TD.unsqueeze(0).expand(self.experts, -1, -1).flatten(0, 1)
         count_N = torch.full((self.experts,), tokens, device=x_TD.device)
-        return self(rows_RD, count_N, dropout=False).unflatten(0, (self.experts, tokens))
+        out: Tensor = self(rows_RD, count_N, dropout=False)
+        return out.view(self.experts, tokens, -1)
