@@ -1,84 +1,102 @@
-"""`simsmoe pretrain --dry-run`: the resolved recipe and what training it would take."""
+"""`simsmoe pretrain --dry-run`: what a recipe would train, and what that would cost."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
-from simsmoe_cli.cli.common import expected_vocabulary, print_json
+from simsmoe_cli.cli.common import console, expected_vocabulary, print_json
 
 
 def show_dry_run(
     recipe_name: str, overrides: Sequence[str], data_dir: Path, *, as_json: bool
 ) -> None:
-    """Print the resolved recipe, sizes, costs and what they are based on; train nothing."""
-    from simsmoe_cli.data.store import find_store, is_store
+    """Print the resolved recipe, sizes, costs, and what they are based on; train nothing."""
+    from rich.table import Table
+
+    from simsmoe_cli.data.store import is_store
     from simsmoe_cli.model.size import BASIS, measure
     from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
     from simsmoe_cli.train.session import open_store
 
     recipe = load_recipe(recipe_name, overrides)
-    corpus = recipe.data.corpus
+    corpus, train_tokens = recipe.data.corpus, None
     if is_store(data_dir / corpus) or is_store(Path(corpus)):
-        vocab_size = open_store(recipe, data_dir).manifest.vocab_size
-        origin = f"the prepared corpus in {find_store(corpus, data_dir)}"
+        store = open_store(recipe, data_dir)
+        vocab_size, vocab_basis = store.manifest.vocab_size, f"prepared in {store.path}"
+        train_tokens = store.manifest.splits["train"].tokens
     else:
-        vocab_size, origin = expected_vocabulary(recipe)
+        vocab_size, vocab_basis = expected_vocabulary(recipe)
     size = measure(recipe, vocab_size)
+    parts = {
+        "weights": size.weight_bytes,
+        "gradients": size.gradient_bytes,
+        "optimizer": size.optimizer_bytes_bytes,
+        "carried memory": size.carried_bytes,
+        "activations": size.activation_bytes,
+    }
     train = recipe.train
     tokens = train.steps * train.batch * train.block
     if as_json:
         print_json(
             {
                 "recipe": recipe.model_dump(),
-                "vocab_size": vocab_size,
-                **asdict(size),
-                "training_bytes": size.training_bytes,
-                "tokens": tokens,
-                "flops_total": tokens * size.training_flops_per_token,
-                "basis": {"vocab_size": origin, **BASIS},
+                "vocabulary": vocab_size,
+                "vocabulary_basis": vocab_basis,
+                "parameters": size.parameters,
+                "active_parameters": size.active_parameters,
+                "head_parameters": size.head_parameters,
+                "flops_per_token_forward": size.forward_flops_per_token,
+                "flops_per_token_training": size.training_flops_per_token,
+                "tokens_to_train": tokens,
+                "epochs": tokens / train_tokens if train_tokens else None,
+                "training_flops": tokens * size.training_flops_per_token,
+                "memory_bytes": {**parts, "total": size.training_bytes},
+                "basis": BASIS,
             }
         )
         return
-
-    typer.echo(dump_recipe(recipe))
-    heads = f"and {size.head_parameters:,} in similarity heads" if size.head_parameters else ""
-    for label, value, note in (
-        ("vocabulary", f"{vocab_size:,}", origin),
-        ("parameters", f"{size.parameters:,}", heads),
+    typer.echo(dump_recipe(recipe), nl=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    epochs = f", {tokens / train_tokens:.2f} times the train split" if train_tokens else ""
+    for row in (
+        ("vocabulary", f"{vocab_size:,}", vocab_basis),
+        ("parameters", f"{size.parameters:,}", _heads(size.head_parameters)),
         ("active per token", f"{size.active_parameters:,}", ""),
-        ("FLOPs per token", _si(size.forward_flops_per_token), "forward"),
-        ("", _si(size.training_flops_per_token), "training"),
-        ("memory to train", _gib(size.training_bytes), "of which"),
-        ("", _gib(size.weight_bytes), "weights"),
-        ("", _gib(size.gradient_bytes), "gradients"),
-        ("", _gib(size.optimizer_bytes), "optimizer"),
-        ("", _gib(size.carried_bytes), "carried memory"),
-        ("", _gib(size.activation_bytes), "activations"),
         (
-            "tokens to train",
-            f"{tokens:,}",
-            f"{train.steps:,} steps of {train.batch} x {train.block}",
+            "FLOPs per token",
+            f"{size.forward_flops_per_token:,}",
+            f"forward; {size.training_flops_per_token:,} to train",
         ),
-        ("FLOPs in all", _si(tokens * size.training_flops_per_token), ""),
+        ("tokens to train", f"{tokens:,}", f"{train.steps:,} steps{epochs}"),
+        ("training FLOPs", f"{tokens * size.training_flops_per_token:.3g}", ""),
+        (
+            "memory",
+            _bytes(size.training_bytes),
+            ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items()),
+        ),
     ):
-        typer.echo(f"{label:<18}{value:>16}  {note}".rstrip())
-    typer.echo("\nBasis of the estimates")
-    for text in BASIS.values():
-        typer.echo(textwrap.fill(text, 98, initial_indent="- ", subsequent_indent="  "))
+        table.add_row(*row)
+    typer.echo()
+    console().print(table)
+    typer.echo()
+    for line in BASIS.values():
+        typer.echo(line)
 
 
-def _si(number: float) -> str:
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if number < 1000:
-            return f"{number:.3g} {prefix}".rstrip()
-        number /= 1000
-    return f"{number:.3g} E"
+def _heads(parameters: int) -> str:
+    return f"and {parameters:,} in similarity heads, in training alone" if parameters else ""
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

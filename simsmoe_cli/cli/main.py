@@ -15,6 +15,7 @@ import typer
 from simsmoe_cli import __version__
 from simsmoe_cli.cli.evaluate import evaluate
 from simsmoe_cli.cli.list import list_names
+from simsmoe_cli.cli.prepare_data import prepare_data
 from simsmoe_cli.cli.pretrain import pretrain
 from simsmoe_cli.cli.show import show
 from simsmoe_cli.errors import EXIT_SIGINT, EXIT_USAGE, UserError
@@ -35,6 +36,7 @@ app = typer.Typer(
 TRAIN = "Train"
 LOOK = "Look around"
 
+app.command("prepare-data", rich_help_panel=TRAIN)(prepare_data)
 app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
 app.command("eval", rich_help_panel=TRAIN)(evaluate)
 app.command("list", rich_help_panel=LOOK)(list_names)
@@ -78,7 +80,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _print_error(f"{message}. See '{command} --help'.")
         return EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("simsmoe: interrupted", err=True)
         return EXIT_SIGINT
     return code if isinstance(code, int) else 0
 
