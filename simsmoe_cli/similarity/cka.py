@@ -227,8 +227,7 @@ def _centred_gaussian(
     else:
         narrowness = (norm / sigma).square() / 2
     exponent = distance * narrowness.clamp(max=_NARROWEST)[..., None, None]
-    # Equal values, but the gradient of expm1, computed as 1 + expm1(-z), is lost at large z.
-    kernel = torch.where(exponent < 1, torch.expm1(-exponent), torch.exp(-exponent) - 1)
+    kernel = torch.expm1(-exponent)
     peak = kernel.detach().abs().amax((-2, -1), keepdim=True)
     kernel = torch.where(both, kernel, 0.0) / torch.where(peak > 0, peak, 1.0)
     rows = mask.sum(-1).clamp(min=1)[..., None, None]

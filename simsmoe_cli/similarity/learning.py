@@ -118,11 +118,11 @@ class SimilarityLearning(nn.Module):
         places, n = index_Pn.shape
         expert_B = torch.cat([first_P, second_P])
         order_B = expert_B.argsort(stable=True)
-        index_R = torch.cat([index_Pn, index_Pn])[order_B].flatten()
+        index_R = torch.cat([index_Pn, index_Pn]).index_select(0, order_B).flatten()
         block_rows_B = torch.full_like(expert_B, n)
         count_N = block_rows_B.new_zeros(self.experts).scatter_add(0, expert_B, block_rows_B)
-        rows_RD = experts(x_TD.detach()[index_R], count_N)
-        blocks_BnD = rows_RD.reshape(2 * places, n, -1)[order_B.argsort()]
+        rows_RD = experts(x_TD.detach().index_select(0, index_R), count_N)
+        blocks_BnD = rows_RD.reshape(2 * places, n, -1).index_select(0, order_B.argsort())
         first_PnD, second_PnD = blocks_BnD.chunk(2)
         return first_PnD, second_PnD
 
