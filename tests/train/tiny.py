@@ -1,0 +1,48 @@
+"""A recipe small enough to train in a test, and how tests look at a run's events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.rundir import RunDir, read_events
+
+TINY: dict[str, dict[str, Any]] = {
+    "model": {"pattern": "sg", "repeats": 2, "width": 32, "heads": 2},
+    "moe": {"experts": 4, "hidden": 32},
+    "data": {"corpus": "sources"},
+    "train": {
+        "steps": 8,
+        "batch": 4,
+        "block": 32,
+        "log_every": 2,
+        "validate_every": 4,
+        "validate_blocks": 2,
+        "checkpoint_every": 4,
+        "probe_every": 4,
+        "probe_tokens": 64,
+    },
+    "eval": {"final_blocks": 2, "streams": 4},
+}
+
+
+def recipe(**changes: dict[str, Any]) -> Recipe:
+    """The tiny recipe with some fields changed, section by section."""
+    sections = {name: dict(fields) for name, fields in TINY.items()}
+    for name, fields in changes.items():
+        sections[name] = sections.get(name, {}) | fields
+    return Recipe.model_validate(sections)
+
+
+def events(run: RunDir, *kinds: str) -> list[dict[str, Any]]:
+    """The events of a run, of these kinds or all."""
+    return [event for event in read_events(run.events) if not kinds or event["kind"] in kinds]
+
+
+def without_times(event: dict[str, Any]) -> dict[str, Any]:
+    """An event but for what depends on the clock."""
+    return {
+        key: value
+        for key, value in event.items()
+        if key != "time" and not key.endswith(("_per_s", "_ms"))
+    }
