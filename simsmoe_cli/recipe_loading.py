@@ -66,6 +66,10 @@ class _Dumper(yaml.SafeDumper):
     def represent_flow_list(self, items: list[Any]) -> yaml.Node:
         return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 
+    def represent_text(self, text: str) -> yaml.Node:
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
 
 for _tag, _pattern in CORE_SCHEMA.items():
     for _dialect in (_Loader, _Dumper):
@@ -74,6 +78,7 @@ for _tag, _pattern in CORE_SCHEMA.items():
         )
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
 _Dumper.add_representer(list, _Dumper.represent_flow_list)
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def recipes_dir() -> Path:

@@ -1,0 +1,59 @@
+"""What is not imported: commands that only look answer without loading torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"torch", "numpy", "textual", "sentencepiece", "pooch"}
+
+
+def imported(program: str) -> set[str]:
+    """Modules a fresh interpreter holds after the program."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys\nprint(*sys.modules, file=sys.stderr)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def command(*arguments: str) -> str:
+    return f"from simsmoe_cli.cli.main import run\nassert run({list(arguments)}) == 0"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_the_first_answer_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert imported(command(*arguments)) & {*HEAVY, "pydantic", "yaml"} == set()
+
+
+@pytest.mark.parametrize("name", ["prepare-data", "pretrain", "eval", "list", "show"])
+def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
+    assert imported(command(name, "--help")) & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        command("list", "recipes"),
+        command("list", "routers"),
+        command("list", "corpora", "--json"),
+        command("show", "quickstart"),
+        command("show", "brainformer-large", "--similarity", "published", "--fields"),
+        "from simsmoe_cli.recipe_loading import load_recipe; load_recipe('mistral-modern')",
+        "import simsmoe_cli.rundir, simsmoe_cli.registry, simsmoe_cli.recipe_checks",
+    ],
+)
+def test_looking_and_validating_import_no_torch(program: str) -> None:
+    assert imported(program) & {"torch", "numpy"} == set()
+
+
+def test_the_probe_sees_what_is_imported() -> None:
+    assert "torch" in imported("import simsmoe_cli.model.language_model")
