@@ -33,7 +33,7 @@ def show_dry_run(
     parts = {
         "weights": size.weight_bytes,
         "gradients": size.gradient_bytes,
-        "optimizer": size.optimizer_bytes_bytes,
+        "optimizer": size.optimizer_bytes,
         "carried memory": size.carried_bytes,
         "activations": size.activation_bytes,
     }

@@ -44,16 +44,15 @@ def show(
         print_json(values)
         return
     rows = []
-    for field in schema.fields():
-        section, _, name = field.path.rpartition(".")
-        value = (values[section] if section else values)[name]
+    for known in schema.fields():
+        section, _, name = known.path.rpartition(".")
         rows.append(
             {
-                "field": field.path,
-                "value": value,
-                "type": field.type,
-                "default": field.default,
-                "help": field.help,
+                "field": known.path,
+                "value": (values[section] if section else values)[name],
+                "type": known.type,
+                "default": known.default,
+                "help": known.help,
             }
         )
     print_json(rows)
