@@ -24,7 +24,12 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 CHUNK = 1 << 20
 LEAST_LIMIT = 1 << 30
 LARGEST_RATIO = 100
-COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".tgz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
@@ -57,10 +62,14 @@ def _damaged(path: Path, error: Exception) -> UserError:
     )
 
 
+def _open(path: Path) -> IO[bytes]:
+    opener = COMPRESSED.get(path.suffix.lower(), open)
+    return cast(IO[bytes], opener(path, "rb"))
+
+
 def read_chunks(path: Path) -> Iterator[bytes]:
     """The content of a file in chunks of a megabyte, decompressed if its name says so."""
-    opener = COMPRESSED.get(path.suffix.lower(), open)
-    with clear_damage(path), cast(IO[bytes], opener(path, "rb")) as file:
+    with clear_damage(path), _open(path) as file:
         while chunk := file.read(CHUNK):
             yield chunk
 
@@ -102,13 +111,16 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 if not info.is_dir():
                     yield info.filename, bundle.open(info)
         return
-    with tarfile.open(archive, "r|*", errorlevel=2) as tape:
-        for member in tape:
-            _safe_name(member.name, archive)
-            if member.isreg():
-                yield member.name, cast(IO[bytes], tape.extractfile(member))
-            elif not member.isdir():
-                raise _unsafe(member.name, "a link or a device", archive)
+    with _open(archive) as file:
+        with tarfile.open(fileobj=file, mode="r|", errorlevel=2) as tape:
+            for member in tape:
+                _safe_name(member.name, archive)
+                if member.isreg():
+                    yield member.name, cast(IO[bytes], tape.extractfile(member))
+                elif not member.isdir():
+                    raise _unsafe(member.name, "a link or a device", archive)
+        while file.read(CHUNK):
+            pass  # to the end, where the checksum of a compressed file stands
 
 
 def _safe_name(name: str, archive: Path) -> Path:

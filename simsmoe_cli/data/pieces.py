@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import sentencepiece
@@ -21,10 +22,12 @@ from simsmoe_cli.data.tokenizers import Ids, Tokenizer, character_cut, utf8
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 THREADS = 2
-SEGMENT_CHARS = 1000
-# A line, or a part of a long one that ends between a word and the space after it. No piece spans
-# either place, so a text encoded by segments gives the ids of the text encoded at once.
-SEGMENT = re.compile(rf"[^\n]{{0,{SEGMENT_CHARS}}} *[^\n ]*\n?")
+# A sentence to train on: a line, or a part of a long one that ends between word and space.
+SENTENCE = re.compile(r"[^\n]{0,1000} *[^\n ]*")
+# What is encoded at once: a word with the spaces before it. No piece reaches beyond, so a text
+# has the same ids whole and in blocks, and what was encoded before is looked up.
+SEGMENT = re.compile(r" *[^ \n]+|\n| +")
+MOST_REMEMBERED = 1 << 17
 
 
 class PiecesTokenizer(Tokenizer):
@@ -38,6 +41,7 @@ class PiecesTokenizer(Tokenizer):
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = int(self._processor.vocab_size())
+        self._ids: dict[str, list[int]] = {}
 
     @classmethod
     def fit(cls, sample: Iterable[bytes], vocab_size: int, model: str) -> PiecesTokenizer:
@@ -73,10 +77,13 @@ class PiecesTokenizer(Tokenizer):
         return cls(trained.getvalue())
 
     def encode(self, text: str | bytes) -> Ids:
-        segments = [segment for segment in SEGMENT.findall(utf8(text)) if segment]
-        encoded = self._processor.encode(segments, num_threads=THREADS)
-        total = sum(map(len, encoded))
-        return np.fromiter((index for ids in encoded for index in ids), self.dtype, total)
+        segments = SEGMENT.findall(utf8(text))
+        if new := list(set(segments).difference(self._ids)):
+            if len(self._ids) + len(new) > MOST_REMEMBERED:
+                self._ids.clear()
+                new = list(set(segments))
+            self._ids.update(zip(new, self._processor.encode(new), strict=True))
+        return np.fromiter(chain.from_iterable(map(self._ids.__getitem__, segments)), self.dtype)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         return str(self._processor.decode(self._checked(ids).tolist()))
@@ -101,7 +108,7 @@ def _sentences(sample: Iterable[bytes]) -> Iterator[str]:
     """Training sentences; the trainer passes over any with a tab, and so they end there too."""
     for block in sample:
         for line in re.split(r"[\n\t\0]", block.decode("utf-8", errors="ignore")):
-            yield from (segment for segment in SEGMENT.findall(line) if segment)
+            yield from (sentence for sentence in SENTENCE.findall(line) if sentence)
 
 
 def _training_error(message: str) -> UserError:

@@ -82,7 +82,7 @@ def prepare(
         existing = _existing(out, force)
         if existing:
             _require_same_settings(existing, named, settings)
-            if _need_not_read(existing.manifest, known, given):
+            if _need_not_fetch(existing, known, given):
                 return existing
         with _partial(out) as folder:
             scratch = folder / "scratch"
@@ -272,10 +272,16 @@ def _differs(store: TokenStore, how: str) -> UserError:
     )
 
 
-def _need_not_read(manifest: Manifest, known: Corpus | None, given: str) -> bool:
-    """Whether a prepared corpus must be of the source asked for, without fetching it again."""
-    official = known is not None and bool(known.urls) and not given
-    return (official and manifest.whole) or (is_url(given) and given == manifest.source.given)
+def _need_not_fetch(store: TokenStore, known: Corpus | None, given: str) -> bool:
+    """Whether the manifest alone says that this is the text asked for; UserError if it is not."""
+    made_of = store.manifest.source
+    if known and known.urls and not given:
+        if not store.manifest.whole:
+            raise _differs(
+                store, f"it was made of {made_of.bytes:,} bytes of {made_of.given}, not the whole"
+            )
+        return True
+    return is_url(given) and given == made_of.given
 
 
 def _install(folder: Path, out: Path) -> None:

@@ -116,7 +116,7 @@ def _official(corpus: Corpus, scratch: Path, downloads: Path, report: Progress) 
 def require_exists(given: str) -> Path:
     """The path that is given; a UserError (EXIT_DATA) if it is one and nothing is there."""
     path = Path(given).expanduser()
-    if given and not path.exists() and not is_url(given) and not _is_glob(given):
+    if given and not (path.exists() or is_url(given) or _is_glob(given)):
         beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, beside, n=1)
         hint = f"Did you mean '{path.parent / close[0]}'?" if close else "Check the path."
@@ -136,7 +136,8 @@ def default_name(given: str) -> str:
 
 
 def _is_glob(given: str) -> bool:
-    return any(sign in given for sign in "*?[") and not Path(given).exists()
+    magic = any(sign in given for sign in "*?[")
+    return magic and not is_url(given) and not Path(given).exists()
 
 
 def _glob(pattern: str) -> tuple[Path, list[Path]]:
