@@ -76,8 +76,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.code
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "simsmoe"
-        message = " ".join(error.format_message().split()).rstrip(".")
-        _print_error(f"{message}. See '{command} --help'.")
+        message = " ".join(error.format_message().split())
+        stop = "" if message.endswith((".", "?")) else "."
+        _print_error(f"{message}{stop} See '{command} --help'.")
         return EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_SIGINT
