@@ -106,8 +106,9 @@ class Counts:
 class _Passing:
     """What is seen of one file while it is read: size, lines, hash, both ends, its encoding."""
 
-    def __init__(self, part: Part, utf8: bool):
+    def __init__(self, part: Part, where: str, utf8: bool):
         self.part = part
+        self.where = where
         self.size = self.lines = 0
         self.begins = b""
         self.last = ord("\n")
@@ -134,7 +135,7 @@ class _Passing:
             self._decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
-            raise not_utf8(begin + error.start, byte, str(self.part.path)) from None
+            raise not_utf8(begin + error.start, byte, self.where) from None
 
     def check(self, member: Member, name: str) -> str:
         """Hold the file against the facts of the corpus `name`.
@@ -143,7 +144,6 @@ class _Passing:
             A warning when it may be the beginning of the file it should be, otherwise nothing;
             UserError when it cannot be that file.
         """
-        where = str(self.part.path)
         seen, expected, unit = (
             (self.size, member.size, "bytes")
             if member.size
@@ -154,8 +154,8 @@ class _Passing:
             what = f"{seen:,} {unit}, more than the {expected:,} of {name}"
         elif seen < expected and member.begins.startswith(self.begins[: len(member.begins)]):
             return (
-                f"{where} holds {share}: this is not the whole corpus, and no result on it is a "
-                f"result on {name}"
+                f"{self.where} holds {share}: this is not the whole corpus, and no result on it "
+                f"is a result on {name}"
             )
         elif seen < expected:
             what = f"{share}, but it does not begin as {name} does"
@@ -163,8 +163,8 @@ class _Passing:
             what = f"wrong sha256 {self._hash.hexdigest()}, {name} has {member.sha256}"
         else:
             return ""
-        hint = f"Get {name} again, or prepare this file as text of your own: prepare-data {where}"
-        raise UserError(what, where=where, hint=hint, code=EXIT_DATA)
+        hint = f"Get {name} again, or prepare this as text of your own, without --source."
+        raise UserError(what, where=self.where, hint=hint, code=EXIT_DATA)
 
 
 def land(
@@ -189,14 +189,14 @@ def land(
     text = Text(path, "", 0, len(source.parts), source.whole, warnings=list(source.warnings))
     with open(path, "wb") as out:
         for part in source.parts:
-            passing = _Passing(part, utf8)
+            passing = _Passing(part, source.where(part), utf8)
             for chunk in passing.chunks():
                 digest.update(chunk)
                 out.write(chunk)
                 text.size += len(chunk)
                 report("read", text.size, total)
             if not passing.size:
-                raise UserError("the file is empty", where=str(part.path), code=EXIT_DATA)
+                raise UserError("the file is empty", where=passing.where, code=EXIT_DATA)
             if part.member and corpus:
                 if warning := passing.check(part.member, corpus.name):
                     text.whole = False

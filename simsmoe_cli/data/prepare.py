@@ -68,6 +68,7 @@ def prepare(
         UserError: EXIT_USAGE for unknown names and contradictory settings, EXIT_DATA for whatever
             is wrong with the source, the place, or a store that is there and differs.
     """
+    out = out if out.name.strip(".") else out.resolve()
     known = _known(corpus, source)
     lender = TokenStore.open(vocab_from) if vocab_from else None
     settings = _settings(known, tokenizer, vocab_size, vocab, sp_model)

@@ -57,7 +57,13 @@ class Source:
     parts: list[Part]
     python: str = ""
     whole: bool = True
+    scratch: Path | None = None
     warnings: list[str] = field(default_factory=list)
+
+    def where(self, part: Part) -> str:
+        """The part as a user knows it, who never sees what is downloaded or unpacked."""
+        hidden = self.scratch is not None and part.path.is_relative_to(self.scratch)
+        return f"{self.given} ({part.name})" if hidden else str(part.path)
 
 
 def resolve(
@@ -72,6 +78,14 @@ def resolve(
         downloads: where the official archives are kept.
         report: told about progress.
     """
+    source = _resolve(corpus, given, scratch, downloads, report)
+    source.scratch = scratch
+    return source
+
+
+def _resolve(
+    corpus: Corpus | None, given: str, scratch: Path, downloads: Path, report: Progress
+) -> Source:
     if corpus and not given:
         if not corpus.urls:
             return _standard_library(Path(sysconfig.get_path("stdlib")), "")

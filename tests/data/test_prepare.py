@@ -196,6 +196,16 @@ def test_a_bad_zip_is_refused(small_enwik8: bytes, tmp_path: Path, kind: str) ->
     assert {"truncated": "truncated", "escaping": "leaves the folder"}[kind] in what
 
 
+def test_what_was_unpacked_is_named_as_the_user_knows_it(
+    small_enwik8: bytes, tmp_path: Path
+) -> None:
+    source = tmp_path / "my.zip"
+    with zipfile.ZipFile(source, "w") as bundle:
+        bundle.writestr("prefix", WHOLE[:1_111])
+    store = prepare("enwik8", tmp_path / "data" / "enwik8", source=str(source))
+    assert store.manifest.warnings[0].startswith(f"{source} (prefix) holds 1,111 of")
+
+
 def test_byte_splits_move_on_to_a_character_for_tokenizers_of_characters(
     small_enwik8: bytes, tmp_path: Path
 ) -> None:

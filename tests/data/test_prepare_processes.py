@@ -89,6 +89,17 @@ def test_runs_at_the_same_time_make_one_store(own: Path, tmp_path: Path) -> None
     assert names(out.parent) == ["own"]
 
 
+def test_preparing_bytes_imports_neither_torch_nor_sentencepiece(own: Path, tmp_path: Path) -> None:
+    check = SCRIPT + "print(sorted({'torch', 'sentencepiece', 'pooch'} & set(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", check, own, tmp_path / "data" / "own"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "True\n[]\n"
+
+
 def small_files() -> None:
     """No file of more than a megabyte; writing beyond fails as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))

@@ -1,0 +1,129 @@
+"""`simsmoe prepare-data` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from simsmoe_cli.cli import main
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+TEXT = "".join(f"line {number} of the text\n" for number in range(2000))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory but for a text, own.txt."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIMSMOE_DATA", raising=False)
+    (tmp_path / "own.txt").write_text(TEXT)
+    return tmp_path
+
+
+def test_the_summary_says_what_was_made_and_what_to_do_next(here: Path, simsmoe: Command) -> None:
+    done = simsmoe("prepare-data", "own.txt", "--tokenizer", "words")
+    assert (done.returncode, done.stderr) == (0, "")
+    manifest = TokenStore.open(here / "data" / "own").manifest
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Prepared own in data/own"
+    for split, info in manifest.splits.items():
+        assert [line.split()[:2] for line in lines if line.startswith(split)] == [
+            [split, f"{info.tokens:,}"]
+        ]
+    assert f"vocabulary: {manifest.vocab_size:,} words (words)" in lines
+    assert lines[-1] == ("Next: simsmoe pretrain --set data.corpus=own --set data.tokenizer=words")
+    again = simsmoe("prepare-data", "own.txt", "--tokenizer", "words")
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[0] == "Already prepared, nothing changed: own in data/own"
+
+
+def test_json_is_one_object(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for built in (True, False):
+        assert main.run(["prepare-data", "own.txt", "--json"]) == 0
+        printed = capsys.readouterr()
+        facts = json.loads(printed.out)
+        assert printed.err == ""
+        assert (facts["path"], facts["built"], facts["unit"]) == ("data/own", built, "byte")
+        assert sum(split["tokens"] for split in facts["splits"].values()) == len(TEXT)
+
+
+def test_a_part_of_a_corpus_is_prepared_with_a_warning(
+    shared: Path, here: Path, simsmoe: Command
+) -> None:
+    prefix = str(shared / "data" / "text8" / "text8_prefix")
+    done = simsmoe("prepare-data", "text8", "--source", prefix)
+    assert done.returncode == 0
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "not the whole corpus" in warnings[0]
+    assert "2,709,264" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["--name", "mine"], "data/mine"),
+        (["--out", "else/where"], "else/where"),
+        (["--data-dir", "there"], "there/own"),
+    ],
+)
+def test_the_place_can_be_chosen(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], place: str
+) -> None:
+    assert main.run(["prepare-data", "own.txt", *arguments]) == 0
+    assert TokenStore.open(here / place).manifest.name == Path(place).name
+    assert f" in {place}\n" in capsys.readouterr().out
+
+
+def test_the_environment_moves_the_data(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIMSMOE_DATA", "elsewhere")
+    assert main.run(["prepare-data", "own.txt"]) == 0
+    assert "data.corpus=own --data-dir elsewhere" in capsys.readouterr().out
+    TokenStore.open(here / "elsewhere" / "own")
+
+
+def test_the_vocabulary_of_another_corpus_is_found_by_name(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "other.txt").write_text(TEXT[: len(TEXT) // 2])
+    assert main.run(["prepare-data", "own.txt"]) == 0
+    assert main.run(["prepare-data", "other.txt", "--vocab-from", "own"]) == 0
+    stores = [TokenStore.open(here / "data" / name).manifest for name in ("own", "other")]
+    assert stores[0].vocabulary == stores[1].vocabulary
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["enwik9"], EXIT_USAGE, "Did you mean 'enwik8'?"),
+        (["owm.txt"], EXIT_DATA, "Did you mean 'own.txt'?"),
+        (["own.txt", "--tokenizer", "word"], EXIT_USAGE, "Did you mean 'words'?"),
+        (["own.txt", "--vocab-from", "nothing"], EXIT_DATA, "is not prepared"),
+        (["own.txt", "--name", "a", "--out", "b"], EXIT_USAGE, "--name"),
+        (["own.txt", "--name", "../a"], EXIT_USAGE, "--name"),
+        (["own.txt", "--vocab-size", "many"], EXIT_USAGE, "--vocab-size"),
+        ([], EXIT_USAGE, "NAME|PATH"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    named: str,
+) -> None:
+    assert main.run(["prepare-data", *arguments]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("simsmoe: error: ")
+    assert printed.err.count("\n") == 1
+    assert named in printed.err
+    assert [path.name for path in here.iterdir()] == ["own.txt"]
