@@ -100,16 +100,16 @@ class EventLog:
     Args:
         path: the events.jsonl to append to.
         keep_bytes: cut the file to this length first (what a resumed run had written when its
-            checkpoint was taken); None starts a new file.
+            checkpoint was taken), as far as it is still there; None starts a new file.
     """
 
     def __init__(self, path: Path, keep_bytes: int | None = None):
         self._subscribers: list[Callable[[Event], None]] = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "wb" if keep_bytes is None else "r+b")  # noqa: SIM115
-        if keep_bytes is not None:
-            self._file.truncate(keep_bytes)
-            self._file.seek(keep_bytes)
+        if keep_bytes is None or not path.exists():
+            path.write_bytes(b"")
+        os.truncate(path, min(path.stat().st_size, keep_bytes or 0))
+        self._file = open(path, "ab")  # noqa: SIM115
 
     def subscribe(self, callback: Callable[[Event], None]) -> None:
         """Call `callback` with every event from now on."""
