@@ -88,7 +88,6 @@ class SimilarityLearning(nn.Module):
             )
             # A pair every rank checks may share few tokens on this one.
             measured_P = due.due_P & (mask_Pn.sum(1) >= settings.min_tokens)
-            mask_Pn = mask_Pn & measured_P[:, None]
             self.tracker.checked(due)
 
         first_PnD, second_PnD = self._outputs(x_TD, due.first_P, due.second_P, index_Pn, experts)

@@ -1,0 +1,388 @@
+"""Similarity learning as a whole: what is measured, what the gradient reaches, what it costs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.recipe import SimilaritySettings
+from simsmoe_cli.registry import MEASURES, load
+from simsmoe_cli.similarity.cka import debiased_linear_cka, pairwise_debiased_cka
+from simsmoe_cli.similarity.learning import SimilarityLearning, SimilarityResult
+
+WIDTH = 12
+
+
+class ToyExperts(nn.Module):
+    """E_i(x) = tanh(A_i x + b_i), one expert after the other."""
+
+    def __init__(self, experts: int):
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.weights = nn.ParameterList(
+            torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5 for _ in range(experts)
+        )
+        self.bias = nn.Parameter(torch.randn(experts, WIDTH, generator=generator))
+
+    def one(self, expert: int, rows_RD: Tensor) -> Tensor:
+        return torch.tanh(rows_RD @ self.weights[expert].T + self.bias[expert])
+
+    def forward(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
+        assert int(count_N.sum()) == len(rows_RD)
+        parts = rows_RD.split(count_N.tolist())
+        return torch.cat([self.one(expert, part) for expert, part in enumerate(parts)])
+
+
+def stacked(weight_NDD: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Experts E_i(x) = x A_i that read no counts on the host."""
+
+    def run(rows_RD: Tensor, count_N: Tensor) -> Tensor:
+        start_N = count_N.cumsum(0) - count_N
+        row_R = torch.arange(rows_RD.shape[0], device=rows_RD.device)
+        expert_R = (row_R[:, None] >= start_N).sum(1) - 1
+        return torch.bmm(rows_RD[:, None], weight_NDD.index_select(0, expert_R))[:, 0]
+
+    return run
+
+
+def batch(seed: int, tokens: int, experts: int, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x_TD = torch.randn(tokens, WIDTH, generator=generator)
+    logits_TN = torch.randn(tokens, experts, generator=generator)
+    return x_TD, logits_TN.topk(top_k).indices, logits_TN
+
+
+def build(experts: int, top_k: int, **given: Any) -> SimilarityLearning:
+    torch.manual_seed(1)
+    settings = SimilaritySettings.model_validate({"preset": "calibrated", **given})
+    return SimilarityLearning(settings, WIDTH, experts, top_k)
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (2, 2), (4, 1), (4, 2), (5, 3)])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"preset": "calibrated"},
+        {"preset": "published"},
+        {"preset": "paper"},
+        {"measure": "cka-rbf", "sigma": "median", "head": "mlp"},
+        {"measure": "cka-linear", "threshold": 0.6, "head": "linear"},
+    ],
+)
+def test_loss_and_gradient_equal_a_plain_loop(
+    experts: int, top_k: int, given: dict[str, Any]
+) -> None:
+    """Several steps; all shared tokens are measured, pair after pair, without padding or masks."""
+    common = {"pairs": 3, "tokens": 200, "min_tokens": 10, "check_every": 0.2}
+    learning = build(experts, top_k, **{**given, **common})
+    settings, toy = learning.settings, ToyExperts(experts)
+    measure = load("similarity", settings.measure)
+    parameters = [*toy.parameters(), *learning.head.parameters()]
+    sums: dict[tuple[int, int], float] = {}
+    for step in range(4):
+        x_TD, index_TK, logits_TN = batch(step, 90, experts, top_k)
+        result = learning(x_TD, index_TK, logits_TN, toy)
+
+        received = [set(row) for row in logits_TN.topk(max(2, top_k)).indices.tolist()]
+        shared = {
+            (i, j): [t for t, row in enumerate(received) if {i, j} <= row]
+            for i in range(experts)
+            for j in range(i + 1, experts)
+        }
+        for pair, tokens in shared.items():
+            sums[pair] = sums.get(pair, 0.0) + len(tokens) / 90
+        able = [p for p in shared if sums[p] > 0.2 and len(shared[p]) >= 10]
+        due = sorted(able, key=lambda p: -sums[p])[:3]
+        values = []
+        for i, j in due:
+            rows = x_TD[shared[i, j]]
+            outputs = learning.head(toy.one(i, rows)), learning.head(toy.one(j, rows))
+            values.append(measure(*outputs, sigma=settings.sigma))
+            sums[i, j] = 0.0
+        expected = sum((v for v in values if v > settings.threshold), torch.zeros(()))
+
+        assert result.pairs_due.item() == len(due)
+        torch.testing.assert_close(result.loss, expected, atol=1e-5, rtol=1e-5)
+        if due:
+            mean = torch.stack(values).mean().detach()
+            torch.testing.assert_close(result.mean, mean, atol=1e-5, rtol=1e-5)
+        else:
+            assert result.mean.isnan()
+        if not expected.requires_grad:
+            continue
+        got = torch.autograd.grad(result.loss, parameters)
+        wanted = torch.autograd.grad(expected, parameters, materialize_grads=True)
+        for ours, theirs in zip(got, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-3)
+
+
+def gradients(learning: SimilarityLearning, experts: nn.Module) -> dict[str, Tensor]:
+    named = {**dict(experts.named_parameters()), **dict(learning.head.named_parameters("head"))}
+    return {name: p.grad for name, p in named.items() if p.grad is not None and p.grad.any()}
+
+
+@pytest.mark.parametrize("head", ["none", "linear", "mlp"])
+def test_gradient_reaches_the_two_experts_and_the_head_alone(head: str) -> None:
+    learning = build(5, 2, head=head, pairs=1, tokens=40, threshold=0.0, measure="cka-linear")
+    tracker = learning.tracker
+    tracker.shared_NN[1, 3] = tracker.shared_NN[3, 1] = 100.0
+    toy = ToyExperts(5)
+    x_TD, index_TK, logits_TN = batch(0, 200, 5, 2)
+    x_TD.requires_grad_()
+    logits_TN.requires_grad_()
+    learning(x_TD, index_TK, logits_TN, toy).loss.backward()
+    reached = gradients(learning, toy)
+    assert {name for name in reached if name.startswith("weights")} == {"weights.1", "weights.3"}
+    assert reached["bias"].abs().sum(1).nonzero()[:, 0].tolist() == [1, 3]
+    assert {name for name in reached if name.startswith("head") and "weight" in name} == {
+        "none": set(),
+        "linear": {"head.weight"},
+        "mlp": {"head.0.weight", "head.2.weight"},
+    }[head]
+    assert x_TD.grad is None
+    assert logits_TN.grad is None
+    assert not tracker.shared_NN.requires_grad
+
+
+def test_frozen_head_stays_at_its_start() -> None:
+    learning = build(4, 2, preset="paper", head_frozen=True, check_every=0.0, threshold=0.0)
+    toy = ToyExperts(4)
+    assert not [p for p in learning.parameters() if p.requires_grad]
+    learning(*batch(0, 200, 4, 2), toy).loss.backward()
+    reached = gradients(learning, toy)
+    assert reached
+    assert not [name for name in reached if name.startswith("head")]
+
+
+def test_gradient_descent_on_the_loss_separates_experts() -> None:
+    experts = 4
+    learning = build(experts, 2, pairs=6)
+    torch.manual_seed(0)
+    weight_NDD = (torch.eye(WIDTH) + 0.3 * torch.randn(experts, WIDTH, WIDTH)).requires_grad_()
+    probe_TD = torch.randn(256, WIDTH)
+    optimizer = torch.optim.Adam([weight_NDD], lr=0.02)
+
+    def similarity() -> float:
+        outputs_NTD = probe_TD @ weight_NDD.detach()
+        return float(pairwise_debiased_cka(outputs_NTD)[*torch.triu_indices(4, 4, 1)].mean())
+
+    before = similarity()
+    for step in range(30):
+        optimizer.zero_grad()
+        learning(*batch(step, 400, experts, 2), stacked(weight_NDD)).loss.backward()
+        optimizer.step()
+    assert before > 0.4
+    assert similarity() < before / 2
+
+
+# --- thresholds, waiting, undefined --------------------------------------------------------------
+
+
+def zero(result: SimilarityResult, parameters: list[nn.Parameter]) -> None:
+    assert result.loss.item() == 0
+    got = torch.autograd.grad(result.loss, parameters, allow_unused=True)
+    assert all(gradient is None or (gradient == 0).all() for gradient in got)
+
+
+def test_pairs_at_or_below_the_threshold_add_no_loss_but_are_reported() -> None:
+    learning = build(3, 2, threshold=1.0)
+    toy = ToyExperts(3)
+    result = learning(*batch(0, 200, 3, 2), toy)
+    zero(result, list(toy.parameters()))
+    assert result.pairs_due == 3
+    assert -1 < result.mean < 1
+
+
+def test_a_pair_with_too_few_shared_tokens_waits() -> None:
+    learning = build(3, 2, min_tokens=16, pairs=3)
+    toy = ToyExperts(3)
+    x_TD = torch.randn(60, WIDTH)
+    index_TK = torch.tensor([[0, 1]] * 15 + [[1, 2]] * 45)
+    logits_TN = torch.randn(60, 3)
+    result = learning(x_TD, index_TK, logits_TN, toy)
+    assert result.pairs_due == 1
+    assert learning.tracker.shared_NN[0, 1] == 15 / 60
+    assert learning.tracker.shared_NN[1, 2] == 0
+    expected = debiased_linear_cka(toy.one(1, x_TD[15:]), toy.one(2, x_TD[15:]))
+    torch.testing.assert_close(result.mean, expected.detach(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [2, 40])
+def test_nothing_due_is_zero_loss_and_no_mean(tokens: int) -> None:
+    learning = build(4, 2, check_every=50.0)
+    toy = ToyExperts(4)
+    result = learning(*batch(0, tokens, 4, 2), toy)
+    zero(result, list(toy.parameters()))
+    assert result.pairs_due == 0
+    assert result.mean.isnan()
+    assert learning.tracker.shared_NN.any()
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("head", ["none", "linear", "mlp"])
+def test_undefined_pairs_add_no_loss_and_no_gradient(measure: str, head: str) -> None:
+    learning = build(3, 2, measure=measure, head=head, pairs=3)
+    toy = ToyExperts(3)
+    nn.init.zeros_(toy.weights[0])
+    parameters = [*toy.parameters(), *learning.head.parameters()]
+    x_TD, _, logits_TN = batch(0, 200, 3, 2)
+    result = learning(x_TD, torch.tensor([[0, 1], [0, 2]]).repeat(100, 1), logits_TN, toy)
+    zero(result, parameters)
+    assert result.pairs_due == 0
+    # The pair 1, 2 is defined: a constant expert takes nothing away from the others.
+    result = learning(x_TD, torch.tensor([[0, 1], [1, 2]]).repeat(100, 1), logits_TN, toy)
+    assert result.pairs_due == 1
+    got = torch.autograd.grad(result.loss, parameters)
+    assert all(gradient.isfinite().all() for gradient in got)
+
+
+def test_at_most_the_given_number_of_tokens_is_measured() -> None:
+    learning = build(2, 2, tokens=32)
+    seen: list[Tensor] = []
+
+    def experts(rows_RD: Tensor, count_N: Tensor) -> Tensor:
+        seen.extend([rows_RD, count_N])
+        return rows_RD
+
+    x_TD, index_TK, logits_TN = batch(0, 200, 2, 2)
+    result = learning(x_TD, index_TK, logits_TN, experts)
+    rows_RD, count_N = seen
+    assert count_N.dtype == torch.int64
+    assert count_N.tolist() == [32, 32]
+    assert torch.equal(rows_RD[:32], rows_RD[32:])
+    assert all((x_TD == row).all(1).any() for row in rows_RD[:32])
+    assert result.mean.item() == pytest.approx(1, abs=1e-5)
+
+
+def test_one_expert_alone_is_refused() -> None:
+    with pytest.raises(UserError, match=r"moe\.experts: .*at least 2 experts"):
+        build(1, 1)
+
+
+def test_unknown_measure_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="Did you mean 'cka-linear'"):
+        build(4, 2, measure="cka-linaer")
+
+
+# --- speed: nothing waits on the device, shapes never change -----------------------------------
+
+
+class NoWait(TorchDispatchMode):
+    """Raises on operations that make the host wait for the device."""
+
+    WAITING = (
+        *("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "nonzero"),
+        *("nonzero_static", "argwhere", "masked_select", "bincount", "histc", "unique_dim"),
+        *("_unique", "_unique2", "unique_consecutive"),
+    )
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if name in self.WAITING or by_mask or func is torch.ops.aten.repeat_interleave.Tensor:
+            raise AssertionError(f"{func} waits on the device")
+        return func(*args, **(kwargs or {}))
+
+
+every_setting = pytest.mark.parametrize(
+    "given",
+    [
+        {"preset": "published"},
+        {"preset": "paper", "check_every": 0.0},
+        {"preset": "calibrated", "tokens": 20},
+        {"measure": "cka-rbf", "sigma": "median"},
+    ],
+)
+every_k = pytest.mark.parametrize("top_k", [1, 2])
+
+
+@every_setting
+@every_k
+def test_a_step_never_waits_on_the_device(given: dict[str, Any], top_k: int) -> None:
+    learning = build(4, top_k, **given)
+    weight_NDD = torch.randn(4, WIDTH, WIDTH, requires_grad=True)
+    for step in range(3):
+        inputs = batch(step, 80, 4, top_k)
+        with NoWait():
+            learning(*inputs, stacked(weight_NDD)).loss.backward()
+    assert weight_NDD.grad is not None
+
+
+def test_waiting_operations_are_caught() -> None:
+    x = torch.randn(4)
+    for waits in (lambda: x[x > 0], lambda: x.sum().item(), lambda: bool(x[0] > 0)):
+        with pytest.raises(AssertionError, match="waits on the device"), NoWait():
+            waits()
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A device whose fake tensors raise when the CPU's are mixed in, gradients included.
+
+    It is `meta`, since autograd on `cuda` needs a CUDA build even for fake tensors; autocast,
+    which `meta` has not, is left out.
+    """
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    with FakeTensorMode():
+        yield "meta"
+
+
+@every_setting
+@every_k
+def test_a_step_makes_no_tensor_on_another_device(
+    accelerator: str, given: dict[str, Any], top_k: int
+) -> None:
+    learning = build(4, top_k, **given)
+    state = {**dict(learning.named_parameters()), **dict(learning.named_buffers())}
+    tensors = {
+        name: torch.empty(t.shape, dtype=t.dtype, device=accelerator, requires_grad="head" in name)
+        for name, t in state.items()
+    }
+    x_TD = torch.empty(80, WIDTH, device=accelerator, dtype=torch.bfloat16)
+    logits_TN = torch.empty(80, 4, device=accelerator)
+    weight_NDD = torch.empty(4, WIDTH, WIDTH, device=accelerator, dtype=torch.bfloat16)
+    weight_NDD.requires_grad_()
+    inputs = (x_TD, logits_TN.topk(top_k).indices, logits_TN, stacked(weight_NDD))
+    result = functional_call(learning, tensors, inputs)
+    result.loss.backward()
+    assert weight_NDD.grad is not None
+    found = [result.loss, result.pairs_due, result.mean, weight_NDD.grad]
+    assert {tensor.device.type for tensor in found} == {accelerator}
+
+
+@pytest.mark.parametrize("shape", [(4, 100, 16), (4, 20, 60)])
+def test_a_probe_makes_no_tensor_on_another_device(
+    accelerator: str, shape: tuple[int, int, int]
+) -> None:
+    cka_NN = pairwise_debiased_cka(torch.empty(shape, device=accelerator))
+    assert cka_NN.device.type == accelerator
+
+
+@every_setting
+@every_k
+def test_compiles_into_one_graph(given: dict[str, Any], top_k: int) -> None:
+    plain, compiled = (build(4, top_k, **{**given, "tokens": 80}) for _ in range(2))
+    torch._dynamo.reset()
+    step = torch.compile(compiled, fullgraph=True, backend="eager")
+    weight_NDD = torch.randn(4, WIDTH, WIDTH, requires_grad=True)
+    for seed in range(2):
+        inputs = (*batch(seed, 80, 4, top_k), stacked(weight_NDD))
+        expected, got = plain(*inputs), step(*inputs)
+        torch.testing.assert_close(got.loss, expected.loss)
+        torch.testing.assert_close(got.mean, expected.mean, equal_nan=True)
+        assert torch.equal(compiled.tracker.shared_NN, plain.tracker.shared_NN)
+        ours, theirs = (torch.autograd.grad(r.loss, weight_NDD)[0] for r in (got, expected))
+        torch.testing.assert_close(ours, theirs)
