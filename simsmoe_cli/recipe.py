@@ -174,6 +174,11 @@ class TrainSettings(Section):
     batch: int = Field(16, ge=1, description="streams, each one block a step")
     micro_batches: int = Field(1, ge=1, description="parts a batch is computed in; divides batch")
     block: int = Field(256, ge=1, description="tokens of a stream per step")
+    order: Literal["auto", "contiguous", "shuffled"] = Field(
+        "auto",
+        description="blocks of a stream one after the other, as carried memory needs, or all "
+        "blocks shuffled; auto: contiguous for relative attention, shuffled for rope",
+    )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="both fused")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     betas: list[float] = Field(

@@ -278,6 +278,12 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
             f"{train.micro_batches} does not divide the batch of {train.batch}",
             f"The nearest number that does is {_closest(train.micro_batches, divisors)}.",
         )
+    if train.order == "shuffled" and recipe.model.attention == "relative":
+        yield Problem(
+            ("train.order", "model.attention"),
+            "relative attention carries memory from block to block, so blocks must be in order",
+            "Set it to auto or contiguous.",
+        )
     if train.warmup_steps > train.steps:
         yield Problem(
             ("train.warmup_steps", "train.steps"),

@@ -224,10 +224,14 @@ def test_each_mistake_is_named_with_its_value_and_what_would_do(
         (["similarity.sigma=median"], "similarity.sigma: has no effect with measure cka-linear"),
         (["similarity.head_frozen=true"], "similarity.head_frozen: has no effect without a head"),
         (
-            ["train.micro_batches=5"],
+            ["train.batch=16", "train.micro_batches=5"],
             "5 does not divide the batch of 16. The nearest number that does is 4.",
         ),
-        (["train.warmup_steps=9000"], "9000 steps of warm-up are more than the 300 of training"),
+        (
+            ["model.attention=relative", "train.order=shuffled"],
+            "train.order: relative attention carries memory",
+        ),
+        (["train.warmup_steps=9000"], "9000 steps of warm-up are more than the 700 of training"),
         (["train.schedule=multistep"], "train.milestones: schedule multistep needs at least one"),
         (
             ["train.schedule=multistep", "train.milestones=[20, 10]"],

@@ -1,8 +1,9 @@
 """A split cut into contiguous streams, read block by block.
 
 Training cuts the tokens into `batch` streams of equal length; step s reads block s of every
-stream, so memory carried from the block before fits, and where a run stands in the data follows
-from its step alone. At the end of the streams reading starts over.
+stream, so memory carried from the block before fits. Models that carry no memory read the same
+blocks shuffled, anew in every pass. Either way, where a run stands in the data follows from its
+step alone. After the last block a new pass begins.
 
 Evaluation predicts every token of a split exactly once.
 
@@ -31,13 +32,16 @@ class TrainStreams:
         tokens: one split, one-dimensional.
         batch: B.
         block: M.
+        shuffle_seed: None reads every stream in order; a number shuffles all blocks of a pass.
 
     Raises:
         UserError: the split is shorter than one block for every stream.
     """
 
-    def __init__(self, tokens: Tokens, batch: int, block: int):
+    def __init__(self, tokens: Tokens, batch: int, block: int, shuffle_seed: int | None = None):
+        self.batch = batch
         self.block = block
+        self.shuffle_seed = shuffle_seed
         self.length = len(tokens) // batch
         if self.length < block + 1:
             raise UserError(
@@ -48,14 +52,27 @@ class TrainStreams:
             )
         self.tokens_BL = tokens[: self.length * batch].reshape(batch, self.length)
         self.blocks = (self.length - 1) // block
+        self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
     def read(self, step: int) -> tuple[Tensor, Tensor, bool]:
         """Inputs and targets of a step, [B, M] int64 each, and whether streams start over here."""
         index = step % self.blocks
-        start = index * self.block
-        window = np.asarray(self.tokens_BL[:, start : start + self.block + 1], dtype=np.int64)
-        tokens = torch.from_numpy(window)
+        if self.shuffle_seed is None:
+            start = index * self.block
+            window = self.tokens_BL[:, start : start + self.block + 1]
+        else:
+            places = self._order(step // self.blocks)[index * self.batch : (index + 1) * self.batch]
+            rows, starts = places % self.batch, places // self.batch * self.block
+            window = self.tokens_BL[rows[:, None], starts[:, None] + np.arange(self.block + 1)]
+        tokens = torch.from_numpy(window.astype(np.int64))
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), index == 0
+
+    def _order(self, number: int) -> NDArray[np.int64]:
+        """All blocks of a pass, shuffled: block * batch + stream."""
+        if self._shuffled is None or self._shuffled[0] != number:
+            generator = np.random.default_rng([self.shuffle_seed or 0, number])
+            self._shuffled = (number, generator.permutation(self.blocks * self.batch))
+        return self._shuffled[1]
 
 
 def evaluation_blocks(

@@ -10,6 +10,7 @@ Shapes: B streams, M block, D model width, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import TrainStreams
-from simsmoe_cli.errors import EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
+from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
@@ -79,7 +80,12 @@ class Trainer:
             "z": recipe.moe.z_weight,
             "similarity": recipe.similarity.weight,
         }
-        self.streams = TrainStreams(store.split("train"), settings.batch, settings.block)
+        self.streams = TrainStreams(
+            store.split("train"),
+            settings.batch,
+            settings.block,
+            shuffle_seed=settings.seed if shuffles(recipe) else None,
+        )
         self.probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
         torch.manual_seed(settings.seed)
         self.model = LanguageModel(recipe, store.manifest.vocab_size).to(device)
@@ -95,15 +101,14 @@ class Trainer:
         self.step = 0
         self.first_watched = 0
         self.best_loss = math.inf
-        self.best_step = 0
         self._stop_signal = 0
+        self._nothing_to_save = False
         self._window_start = (time.perf_counter(), 0)
-        keep_bytes = self._restore(resume_from) if resume_from is not None else None
-        self.events = EventLog(run.events, keep_bytes)
-        if subscriber is not None:
-            self.events.subscribe(subscriber)
+        self._subscriber = subscriber
+        self._resume_from = resume_from
+        self._resumed: dict[str, Any] = {}
         if resume_from is not None:
-            self._emit("checkpoint", path=str(resume_from.relative_to(run.path)))
+            self._resumed = self._restore(resume_from)
 
     def train(self) -> Evaluation:
         """Train to the last step and evaluate the best weights on the test split.
@@ -112,25 +117,43 @@ class Trainer:
             UserError: the loss became non-finite (exit 4), or a checkpoint could not be written.
             Stopped: a signal asked to stop; the state was saved.
         """
+        self.events = EventLog(self.run.events, self._resumed.get("events_bytes"))
+        if self._subscriber is not None:
+            self.events.subscribe(self._subscriber)
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             return self._train()
-        except Stopped as stop:
-            name = signal.Signals(self._stop_signal).name
-            self._emit("run_finished", status="stopped", reason=name)
-            raise stop from None
+        except Stopped:
+            self._leave("stopped", signal.Signals(self._stop_signal).name)
+            raise
+        except KeyboardInterrupt:
+            self._leave("stopped", "interrupted twice, not saved")
+            raise
         except Exception as error:
-            self._emit("run_finished", status="failed", reason=str(error) or repr(error))
+            self._leave("failed", str(error) or repr(error))
             raise
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            self.events.close()
+            with contextlib.suppress(OSError):
+                self.events.close()
+
+    def _leave(self, status: str, reason: str) -> None:
+        """The last event of a run that did not finish, if it can be written: a full disk or a
+        reader that left must not hide why."""
+        with contextlib.suppress(OSError):
+            self._emit("run_finished", status=status, reason=reason)
 
     def _train(self) -> Evaluation:
         settings = self.settings
-        if self.step == 0:
-            self._start()
+        if self._resume_from is not None:
+            self._go_on(self._resume_from)
+        else:
+            self._announce()
+            for message in self.store.manifest.warnings:
+                self._emit("warning", message=message)
+            if settings.probe_every:
+                self._probe()
         self._window_start = (time.perf_counter(), self.step)
         while self.step < settings.steps:
             self._train_step()
@@ -141,20 +164,19 @@ class Trainer:
                 self._validate()
             if self._is_due(settings.probe_every) or (last and settings.probe_every):
                 self._probe()
-            if self._is_due(settings.checkpoint_every) or last:
-                self._save()
             if self.on_step is not None:
                 self.on_step(self.step)
-            if self._stop_signal and not last:
+            stopping = self._stop_signal
+            if self._is_due(settings.checkpoint_every) or last or stopping:
                 self._save()
-                code = EXIT_SIGTERM if self._stop_signal == signal.SIGTERM else EXIT_SIGINT
-                raise Stopped(code, self.step)
+            if stopping:
+                raise self._stopped()
         return self._finish()
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _start(self) -> None:
+    def _announce(self) -> None:
         recipe, settings = self.recipe, self.settings
         self._emit(
             "run_started",
@@ -167,10 +189,18 @@ class Trainer:
             device=str(self.device),
             precision=self.precision,
         )
-        for message in self.store.manifest.warnings:
+
+    def _go_on(self, folder: Path) -> None:
+        """Say what a resumed run goes on from, and what is not as it was."""
+        self._emit("checkpoint", path=str(folder.relative_to(self.run.path)))
+        if self._resumed["recipe"] != self.recipe.model_dump(mode="json"):
+            self._announce()
+        if self._resumed["precision"] != self.precision:
+            message = f"computing in {self.precision}; so far it was {self._resumed['precision']}"
             self._emit("warning", message=message)
-        if settings.probe_every:
-            self._probe()
+        if dropped := checkpoint.discard_after(self.run, self.step):
+            message = f"later checkpoints were deleted: {', '.join(map(str, dropped))}"
+            self._emit("warning", message=message)
 
     def _train_step(self) -> None:
         """One optimizer step over all micro-batches; never waits on the device."""
@@ -275,23 +305,25 @@ class Trainer:
         self._emit("train", **fields)
 
     def _check_finite(self) -> None:
-        if not self.guard.tripped():
-            return
-        first_bad = self.first_watched + self.guard.good_steps() + 1
+        if self.guard.tripped():
+            first_bad = self.first_watched + self.guard.good_steps() + 1
+            raise self._diverged(f"the loss or its gradient became non-finite at step {first_bad}")
+
+    def _diverged(self, message: str) -> UserError:
+        self._emit("warning", message=message)
+        settings = self.settings
         saved = checkpoint.list_checkpoints(self.run)
         where = (
-            f"The last good checkpoint is step {saved[-1][0]}; go on from it with --resume auto "
+            f"The last good checkpoint is step {saved[-1][0]}; go on from it with --resume auto"
             if saved
-            else "No checkpoint was saved yet; start again "
+            else "No checkpoint was saved yet; start again with more train.warmup_steps (now "
+            f"{settings.warmup_steps})"
         )
-        message = f"the loss or its gradient became non-finite at step {first_bad}"
-        self._emit("warning", message=message)
-        raise UserError(
+        return UserError(
             message,
             where=str(self.run.path),
-            hint=f"{where}and a lower train.lr (now {self.settings.lr:g}), more "
-            f"train.warmup_steps (now {self.settings.warmup_steps}), or train.clip_norm=1.0 "
-            f"(now {self.settings.clip_norm:g}).",
+            hint=f"{where} and a lower train.lr (now {settings.lr:g}) or train.clip_norm=1.0 "
+            f"(now {settings.clip_norm:g}).",
             code=EXIT_NON_FINITE,
         )
 
@@ -312,9 +344,11 @@ class Trainer:
         self._check_finite()
         started = time.perf_counter()
         result = self._evaluate("valid", self.settings.validate_blocks)
+        if not math.isfinite(result.loss_nats):
+            raise self._diverged(f"the validation loss became non-finite at step {self.step}")
         best = result.loss_nats < self.best_loss
         if best:
-            self.best_loss, self.best_step = result.loss_nats, self.step
+            self.best_loss = result.loss_nats
             state = self._identity() | {"loss_nats": result.loss_nats}
             checkpoint.save_best(self.run, self.step, self.model, state)
         self._emit("eval", **result.event_fields("valid", self.unit), best=best)
@@ -340,7 +374,6 @@ class Trainer:
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         state = self._identity() | {
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
-            "best_step": self.best_step,
             "events_bytes": self.events.position(),
             "precision": self.precision,
         }
@@ -360,14 +393,22 @@ class Trainer:
             "store": str(self.store.path.resolve()),
         }
 
-    def _restore(self, folder: Path) -> int:
-        """Everything back as it was when the checkpoint was taken; bytes of events to keep."""
+    def _restore(self, folder: Path) -> dict[str, Any]:
+        """Everything back as it was when the checkpoint was taken; its state."""
         state = checkpoint.read_state(folder)
         if state["corpus"] != self.store.manifest.fingerprint:
             raise UserError(
                 "the prepared corpus is not the one this run was trained on",
                 where=str(self.store.path),
                 hint="Point --data-dir at the original, or start a new run with another --name.",
+                code=EXIT_DATA,
+            )
+        if not self.run.events.is_file() or self.run.events.stat().st_size < state["events_bytes"]:
+            raise UserError(
+                "events of this run are missing",
+                where=str(self.run.events),
+                hint="Bring the file back, or start a new run with another --name.",
+                code=EXIT_DATA,
             )
         checkpoint.load_weights(folder, state, self.model)
         tensors = checkpoint.load_training(folder)
@@ -383,16 +424,20 @@ class Trainer:
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
         self.step = self.first_watched = state["step"]
-        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
-        self.best_step = state["best_step"]
-        events_bytes: int = state["events_bytes"]
-        return events_bytes
+        if state["best_loss"] is not None and (self.run.best / checkpoint.STATE).is_file():
+            self.best_loss = state["best_loss"]
+        return state
 
     def _finish(self) -> Evaluation:
         """Evaluate the best weights on the test split."""
+        self._nothing_to_save = True
+        if self._stop_signal:
+            raise self._stopped()
         folder = checkpoint.find(self.run, "best")
-        checkpoint.load_weights(folder, checkpoint.read_state(folder), self.model)
+        state = checkpoint.read_state(folder)
+        checkpoint.load_weights(folder, state, self.model)
         result = self._evaluate("test", self.recipe.eval.final_blocks)
+        self._nothing_to_save = False
         fields = result.event_fields("test", self.unit)
         self._emit("eval", **fields, best=True)
         self._emit(
@@ -401,7 +446,7 @@ class Trainer:
             reason="all steps done",
             test_bpc=fields["bpc"],
             test_loss_nats=result.loss_nats,
-            best_step=self.best_step,
+            best_step=state["step"],
         )
         return result
 
@@ -414,9 +459,15 @@ class Trainer:
         self._window_start = (started + time.perf_counter() - since, first)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_signal:  # asked twice: leave at once
+        if self._stop_signal and number == signal.SIGINT:  # a person asks twice: leave at once
             raise KeyboardInterrupt
-        self._stop_signal = number
+        self._stop_signal = self._stop_signal or number
+        if self._nothing_to_save:
+            raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        code = EXIT_SIGTERM if self._stop_signal == signal.SIGTERM else EXIT_SIGINT
+        return Stopped(code, self.step)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

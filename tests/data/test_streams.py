@@ -27,6 +27,26 @@ def test_training_streams_are_contiguous_and_start_over() -> None:
     assert again.tolist() == rows[0][0].tolist()
 
 
+def test_shuffled_blocks_are_all_read_once_a_pass_in_an_order_of_the_seed() -> None:
+    tokens = np.arange(100, dtype=np.uint8)
+    streams = TrainStreams(tokens, batch=3, block=8, shuffle_seed=5)
+    passes = []
+    for first in (0, 4):
+        rows = [streams.read(step) for step in range(first, first + 4)]
+        assert all((y == x + 1).all() for x, y, _ in rows)
+        passes.append([x.tolist() for batch, _, _ in rows for x in batch])
+    in_order = TrainStreams(tokens, batch=3, block=8)
+    expected = [x.tolist() for step in range(4) for x in in_order.read(step)[0]]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(expected)
+    assert passes[0] != passes[1]
+    again = TrainStreams(tokens, batch=3, block=8, shuffle_seed=5)
+    assert again.read(6)[0].tolist() == streams.read(6)[0].tolist()
+    other = TrainStreams(tokens, batch=3, block=8, shuffle_seed=6)
+    assert [other.read(s)[0].tolist() for s in range(4)] != [
+        again.read(s)[0].tolist() for s in range(4)
+    ]
+
+
 def test_a_corpus_shorter_than_a_block_is_an_error() -> None:
     with pytest.raises(UserError, match=r"26 tokens.*2 x 14 = 28") as error:
         TrainStreams(np.zeros(26, dtype=np.uint8), batch=2, block=13)
