@@ -242,6 +242,13 @@ class Recipe(Section):
     train: TrainSettings = Field(default_factory=TrainSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
 
+    @property
+    def shuffles_blocks(self) -> bool:
+        """Whether training reads blocks shuffled, `train.order` "auto" decided."""
+        if self.train.order == "auto":
+            return self.model.attention == "rope"
+        return self.train.order == "shuffled"
+
 
 @dataclass(frozen=True)
 class FieldDoc:

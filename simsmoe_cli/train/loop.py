@@ -84,7 +84,7 @@ class Trainer:
             store.split("train"),
             settings.batch,
             settings.block,
-            shuffle_seed=settings.seed if shuffles(recipe) else None,
+            shuffle_seed=settings.seed if recipe.shuffles_blocks else None,
         )
         self.probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
         torch.manual_seed(settings.seed)
