@@ -12,7 +12,8 @@
 Every event has ``schema``, ``kind``, ``step`` and ``time`` (seconds since the epoch). Kinds and
 their further fields (L layers with experts, N experts, E evaluations):
 
-    run_started    name, recipe, parameters, tokens_per_step, total_steps, unit, device
+    run_started    name, recipe, parameters, tokens_per_step, total_steps, unit, device, precision;
+                   again where a resumed run goes on with other settings
     train          loss_nats, bpc, losses {name: nats}, lr, grad_norm, tokens,
                    similarity {pairs_due, mean}, tokens_per_s, step_ms
     eval           split, loss_nats, bpc, perplexity, tokens, best, tokens_per_s
@@ -23,8 +24,10 @@ their further fields (L layers with experts, N experts, E evaluations):
     checkpoint     path
     warning        message
     run_finished   status (finished | stopped | failed), reason, and for a finished run test_bpc
+                   (null where a token is no character), test_loss_nats, best_step
 
-Readers skip kinds and fields they do not know, and a torn last line. Values that depend on the
+Readers skip kinds and fields they do not know, and a torn last line. A resumed run cuts the file
+back to where its checkpoint was taken, so a reader that follows it must expect it to shrink. Values that depend on the
 clock stand in ``time`` and in fields that end in ``_per_s`` or ``_ms``, nowhere else, so two runs
 of one seed have equal events but for those.
 """

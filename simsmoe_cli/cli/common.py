@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,17 +25,22 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def console() -> Console:
-    """A rich console on stdout that takes text as it is: no markup, emoji or highlighting.
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that takes text as it is: no markup, emoji or highlighting.
 
     Piped output is as wide as its lines need, so that other programs see whole cells.
     """
     from rich.console import Console
 
-    plain = Console(markup=False, emoji=False, highlight=False)
+    plain = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not plain.is_terminal:
         plain.width = 1000
     return plain
+
+
+def shell(*words: str | Path) -> str:
+    """A command line that a shell splits into these words."""
+    return shlex.join(str(word) for word in words)
 
 
 def expected_vocabulary(recipe: Recipe) -> tuple[int, str]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from simsmoe_cli.cli.common import console
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder, or its name under --runs-dir.")],
@@ -29,12 +31,12 @@ def evaluate(
     """Evaluate a run's weights on a whole split: every token once."""
     import json
 
-    from rich.console import Console
-
+    from simsmoe_cli.rundir import finite
     from simsmoe_cli.train import session
+    from simsmoe_cli.train.planning import find_run
 
     report = session.evaluate_run(
-        session.find_run(run, runs_dir),
+        find_run(run, runs_dir),
         split=split,
         which=which,
         store_path=data,
@@ -42,17 +44,15 @@ def evaluate(
         device=session.choose_device(device),
     )
     if as_json:
-        print(json.dumps(report))
+        print(json.dumps(finite(report), allow_nan=False))
         return
     score = (
-        f"perplexity {report['perplexity']:.2f}"
+        f"perplexity {report['perplexity']:,.2f}"
         if report["bpc"] is None
         else f"{report['bpc']:.4f} BPC"
     )
-    Console().print(
+    console().print(
         f"{report['run']}  step {report['step']}  {report['corpus']} {split}: {score}  "
         f"({report['tokens']:,} {report['unit']}s, {report['tokens_per_s']:,.0f} tokens/s)",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from simsmoe_cli.cli.common import console, shell
+
 
 def pretrain(
     recipe: Annotated[
@@ -68,38 +70,33 @@ def pretrain(
         show_dry_run(recipe or "quickstart", overrides, data_dir, as_json=as_json)
         return
 
-    from rich.console import Console
-
     from simsmoe_cli.cli.progress import TrainingView
     from simsmoe_cli.train import session
-    from simsmoe_cli.train.loop import Stopped
+    from simsmoe_cli.train.planning import plan_training
+    from simsmoe_cli.train.signals import Stopped
 
-    console = Console(stderr=as_json)
-    plan = session.plan_training(recipe, overrides, runs_dir, name, resume)
+    screen = console(stderr=as_json)
+    plan = plan_training(recipe, overrides, runs_dir, name, resume)
     torch_device = session.choose_device(device)
     if deterministic:
         session.be_deterministic()
     store = session.open_store(
-        plan.recipe, data_dir, lambda text: console.print(text, highlight=False, markup=False)
+        plan.recipe, data_dir, lambda text: screen.print(text, soft_wrap=True)
     )
     run = plan.run.path
     start = f", from {plan.resume_from.name}" if plan.resume_from else ""
-    console.print(
-        f"training {plan.recipe.name} in {run} on {torch_device}{start}",
-        highlight=False,
-        markup=False,
-    )
-    view = TrainingView(console, plan.recipe.train.steps, as_json=as_json)
+    screen.print(f"training {plan.recipe.name} in {run} on {torch_device}{start}", soft_wrap=True)
+    elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)
+    go_on = ("simsmoe", "pretrain", *elsewhere, "--resume", run)
+    view = TrainingView(screen, plan.recipe.train.steps, as_json=as_json)
     try:
         with view:
             result = session.train(
                 plan, store, torch_device, subscriber=view.on_event, on_step=view.on_step
             )
     except Stopped as stop:
-        console.print(
-            f"stopped at step {stop.step} and saved; go on with: simsmoe pretrain --resume {run}",
-            highlight=False,
-            markup=False,
+        screen.print(
+            f"stopped at step {stop.step} and saved; go on with: {shell(*go_on)}", soft_wrap=True
         )
         raise typer.Exit(stop.code) from None
     if as_json:
@@ -108,9 +105,16 @@ def pretrain(
     score = (
         f"{result.bpc:.3f} BPC"
         if unit in ("byte", "character")
-        else f"perplexity {result.perplexity:.2f}"
+        else f"perplexity {result.perplexity:,.2f}"
     )
     total = store.manifest.splits["test"].tokens
     part = "" if result.tokens == total else f" of {total:,}"
-    console.print(f"\ntest {score}  ({result.tokens:,}{part} {unit}s)", highlight=False)
-    console.print("\ntry next:", f"  simsmoe eval {run} --split test", sep="\n", markup=False)
+    steps = f"train.steps={2 * plan.recipe.train.steps}"
+    screen.print(f"\ntest {score}  ({result.tokens:,}{part} {unit}s)")
+    screen.print(
+        "\ntry next:",
+        f"  {shell('simsmoe', 'eval', run, *elsewhere)}",
+        f"  {shell(*go_on, '--set', steps)}",
+        sep="\n",
+        soft_wrap=True,
+    )

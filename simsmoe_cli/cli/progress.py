@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,7 +22,7 @@ class TrainingView:
     """Shows the events of a run; use as a context manager.
 
     Args:
-        console: where to print; a bar is drawn only on a terminal.
+        console: where to print, of `common.console`; a bar is drawn only on a terminal.
         total_steps: steps of the whole training.
         as_json: print every event as a line of JSON on stdout instead.
     """
@@ -34,7 +33,6 @@ class TrainingView:
         self.as_json = as_json
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._unit = ""
         if console.is_terminal and not as_json:
             self._progress = Progress(
                 TextColumn("[bold]step"),
@@ -70,21 +68,21 @@ class TrainingView:
         if self.as_json:
             print(json.dumps(event), file=sys.stdout, flush=True)
             return
-        if event["kind"] == "run_started":
-            self._unit = event["unit"]
         line = _line(event, self.total_steps)
         if event["kind"] == "train" and self._progress is not None:
             numbers = f"{_score(event)}  {event['tokens_per_s']:,.0f} tokens/s"
             self._progress.update(self._task, completed=event["step"], numbers=numbers)
         elif line:
-            self.console.print(line, highlight=False)
+            style = "yellow" if event["kind"] == "warning" else None
+            self.console.print(line, style=style, soft_wrap=True)
 
 
 def _score(event: dict[str, Any]) -> str:
     if event.get("bpc") is not None:
         return f"{event['bpc']:.3f} BPC"
-    loss = event.get("loss_nats")
-    return "loss is not finite" if loss is None else f"{loss:.3f} nats"
+    if event.get("perplexity") is not None:
+        return f"perplexity {event['perplexity']:,.2f}"
+    return f"{event['loss_nats']:.3f} nats"
 
 
 def _line(event: dict[str, Any], total_steps: int) -> str:
@@ -105,7 +103,7 @@ def _line(event: dict[str, Any], total_steps: int) -> str:
             mean = f"{sum(means) / len(means):.3f}" if means else "undefined"
             return f"{step}  expert similarity (mean debiased CKA) {mean}"
         case "warning":
-            return f"[yellow]warning:[/] {escape(event['message'])}"
+            return f"warning: {event['message']}"
     return ""
 
 

@@ -4,8 +4,9 @@
       model.safetensors      parameters and buffers (pair counts among them)
       training.safetensors   optimizer moments, carried memory, random states, open log window
       state.json             step, best loss, event position, recipe, vocabulary, sha256 of both
+                             and of itself
     best/
-      weights-0000100.safetensors
+      weights-0000100-SHA.safetensors
       state.json             step, loss, recipe, vocabulary, sha256; replaced atomically
 
 Nothing is ever unpickled.
@@ -13,7 +14,6 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def save(
         save_model(model, str(partial / MODEL))
         save_file(training, partial / TRAINING)
         checksums = {name: _sha256(partial / name) for name in (MODEL, TRAINING)}
-        _write_json(partial / STATE, state | {"step": step, "sha256": checksums})
+        _write_state(partial / STATE, state | {"step": step, "sha256": checksums})
         for path in (partial / MODEL, partial / TRAINING, partial):
             _sync(path)
         partial.rename(final)
@@ -84,18 +85,21 @@ def save(
 def save_best(run: RunDir, step: int, model: nn.Module, state: dict[str, Any]) -> None:
     """Replace the best weights: the new file first, then the pointer to it, atomically."""
     run.best.mkdir(parents=True, exist_ok=True)
-    weights = run.best / f"weights-{step:07d}.safetensors"
+    partial = [run.best / ".weights.partial", run.best / ".state.partial"]
     try:
-        save_model(model, str(weights))
-        _sync(weights)
-        checksum = {weights.name: _sha256(weights)}
-        _write_json(run.best / ".state.partial", state | {"step": step, "sha256": checksum})
-        os.replace(run.best / ".state.partial", run.best / STATE)
+        save_model(model, str(partial[0]))
+        _sync(partial[0])
+        checksum = _sha256(partial[0])
+        # Other contents have another name: what the pointer names now is never written to.
+        weights = run.best / f"weights-{step:07d}-{checksum[:8]}.safetensors"
+        os.replace(partial[0], weights)
+        _write_state(partial[1], state | {"step": step, "sha256": {weights.name: checksum}})
+        os.replace(partial[1], run.best / STATE)
         _sync(run.best)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            weights.unlink()
-        raise _cannot_write(weights, error) from error
+        for path in partial:
+            path.unlink(missing_ok=True)
+        raise _cannot_write(run.best, error) from error
     for old in run.best.glob("weights-*.safetensors"):
         if old != weights:
             old.unlink()
@@ -110,6 +114,14 @@ def prune(run: RunDir, keep_last: int) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def discard_after(run: RunDir, step: int) -> list[int]:
+    """Delete the checkpoints of later steps, and say which: a run goes on from this one."""
+    later = [(number, path) for number, path in list_checkpoints(run) if number > step]
+    for _, path in later:
+        shutil.rmtree(path)
+    return [number for number, _ in later]
+
+
 def read_state(folder: Path) -> dict[str, Any]:
     """The state.json of a checkpoint, with its files checked against their checksums.
 
@@ -119,12 +131,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     try:
         state: dict[str, Any] = json.loads(path.read_bytes())
-        checksums: dict[str, str] = state["sha256"]
-        for name, expected in checksums.items():
+        if state.pop("checksum") != _state_checksum(state):
+            raise _damaged(path, "its checksum does not match")
+        for name, expected in state["sha256"].items():
             if _sha256(folder / name) != expected:
                 raise _damaged(folder / name, "its checksum does not match")
     except FileNotFoundError as error:
         raise _damaged(Path(error.filename), "the file is missing") from None
+    except OSError as error:
+        raise _damaged(Path(error.filename or path), f"{error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(path, "it cannot be read") from None
     return state
@@ -139,9 +154,11 @@ def load_weights(folder: Path, state: dict[str, Any], model: nn.Module) -> None:
     name = next(name for name in state["sha256"] if name != TRAINING)
     try:
         load_model(model, folder / name, strict=True, device=_device(model))
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise _damaged(folder / name, str(error)) from None
     except RuntimeError as error:
+        if not str(error).startswith("Error(s) in loading state_dict"):
+            raise
         lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         raise UserError(
             "the checkpoint's weights do not fit this model: " + "; ".join(lines[:3]),
@@ -215,20 +232,37 @@ def restore_optimizer(
             }
 
 
-def recipe_of(state: dict[str, Any]) -> Recipe:
-    """The recipe a checkpoint was written with."""
-    return Recipe.model_validate(state["recipe"])
+def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
+    """The recipe a checkpoint was written with.
+
+    Raises:
+        UserError: this version of simsmoe has no such recipe.
+    """
+    try:
+        return Recipe.model_validate(state["recipe"])
+    except ValidationError as error:
+        names = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise UserError(
+            f"its recipe is not one of this version of simsmoe ({names})",
+            where=str(folder),
+            hint="Use the version the run was trained with; environment.json names it.",
+            code=EXIT_DATA,
+        ) from None
 
 
 def _device(model: nn.Module) -> str:
     return str(next(model.parameters()).device)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_state(path: Path, state: dict[str, Any]) -> None:
     with open(path, "w") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
+        json.dump(state | {"checksum": _state_checksum(state)}, file, indent=1, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _state_checksum(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

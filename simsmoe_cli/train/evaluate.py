@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_blocks
+from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
 
@@ -64,6 +65,14 @@ class Evaluation:
         }
 
 
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision with "auto" decided: bf16 on a CUDA device that computes it, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if bf16 else "fp32"
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of a precision, "fp32" or "bf16"."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
@@ -88,7 +97,16 @@ def evaluate_split(
         block, streams, overlap, max_blocks: see `evaluation_blocks`.
         precision: "fp32" or "bf16" autocast.
         context: options of routing.
+
+    Raises:
+        UserError: the split holds nothing to predict.
     """
+    if len(tokens) < 2:
+        raise UserError(
+            f"a split of {len(tokens)} tokens is too short to evaluate on",
+            hint="Prepare more text.",
+            code=EXIT_DATA,
+        )
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,24 +22,22 @@ from torch.nn import functional as F
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import TrainStreams
-from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
+from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import EventLog, RunDir
 from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
+from simsmoe_cli.train.evaluate import (
+    Evaluation,
+    autocast,
+    evaluate_split,
+    resolve_precision,
+)
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
 from simsmoe_cli.train.probes import probe, probe_batch
-
-
-class Stopped(Exception):
-    """The run was asked to stop by a signal, and saved. `code` is the exit status."""
-
-    def __init__(self, code: int, step: int):
-        super().__init__(f"stopped at step {step}")
-        self.code = code
-        self.step = step
+from simsmoe_cli.train.signals import Stopped, StopSignals
+from simsmoe_cli.train.window import LogWindow
 
 
 class Trainer:
@@ -97,13 +92,11 @@ class Trainer:
         self._loss = torch.compile(self._micro_loss) if compiled else self._micro_loss
         rows = settings.batch // settings.micro_batches
         self.memory = [self.model.initial_memory(rows) for _ in range(settings.micro_batches)]
-        self.window: dict[str, Tensor] = {}
+        self.window = LogWindow()
+        self.signals = StopSignals()
         self.step = 0
         self.first_watched = 0
         self.best_loss = math.inf
-        self._stop_signal = 0
-        self._nothing_to_save = False
-        self._window_start = (time.perf_counter(), 0)
         self._subscriber = subscriber
         self._resume_from = resume_from
         self._resumed: dict[str, Any] = {}
@@ -120,11 +113,11 @@ class Trainer:
         self.events = EventLog(self.run.events, self._resumed.get("events_bytes"))
         if self._subscriber is not None:
             self.events.subscribe(self._subscriber)
-        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            return self._train()
-        except Stopped:
-            self._leave("stopped", signal.Signals(self._stop_signal).name)
+            with self.signals:
+                return self._train()
+        except Stopped as stop:
+            self._leave("stopped", stop.signal)
             raise
         except KeyboardInterrupt:
             self._leave("stopped", "interrupted twice, not saved")
@@ -133,8 +126,6 @@ class Trainer:
             self._leave("failed", str(error) or repr(error))
             raise
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             with contextlib.suppress(OSError):
                 self.events.close()
 
@@ -154,23 +145,24 @@ class Trainer:
                 self._emit("warning", message=message)
             if settings.probe_every:
                 self._probe()
-        self._window_start = (time.perf_counter(), self.step)
+        self.window.restart_clock()
         while self.step < settings.steps:
             self._train_step()
             last = self.step == settings.steps
             if self._is_due(settings.log_every) or last:
                 self._log()
-            if self._is_due(settings.validate_every) or last:
-                self._validate()
-            if self._is_due(settings.probe_every) or (last and settings.probe_every):
-                self._probe()
-            if self.on_step is not None:
-                self.on_step(self.step)
-            stopping = self._stop_signal
-            if self._is_due(settings.checkpoint_every) or last or stopping:
-                self._save()
+            with self.window.clock_paused():
+                if self._is_due(settings.validate_every) or last:
+                    self._validate()
+                if self._is_due(settings.probe_every) or (last and settings.probe_every):
+                    self._probe()
+                if self.on_step is not None:
+                    self.on_step(self.step)
+                stopping = self.signals.asked
+                if self._is_due(settings.checkpoint_every) or last or stopping:
+                    self._save()
             if stopping:
-                raise self._stopped()
+                self.signals.leave_if_asked(self.step)
         return self._finish()
 
     def _is_due(self, every: int) -> bool:
@@ -218,14 +210,14 @@ class Trainer:
             loss, self.memory[part], measured = self._loss(x, y, memory, context)
             loss.backward()
             total = total + loss.detach()
-            self._add_to_window(measured)
+            self.window.add(measured)
         grad_norm = self._clip()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, settings)
         self.guard.watch(self.optimizer, total, grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._add_to_window({"grad_norm": grad_norm, "steps": torch.ones_like(grad_norm)})
+        self.window.end_step(grad_norm)
         self.step += 1
 
     def _micro_loss(
@@ -257,52 +249,18 @@ class Trainer:
             return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
-    def _add_to_window(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            value = value.float()
-            self.window[name] = self.window[name] + value if name in self.window else value
-
     def _to_device(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
     def _log(self) -> None:
-        """Emit a train event. The host waits on the device here, and reads all sums at once."""
-        names = list(self.window)
-        values = torch.stack([self.window[name] for name in names]).tolist()
+        """Emit a train event; the host waits on the device here."""
         self._check_finite()
-        sums = dict(zip(names, values, strict=True))
-        self.window = {}
-        steps = sums["steps"]
-        started, first = self._window_start
-        seconds = time.perf_counter() - started
-        self._window_start = (time.perf_counter(), self.step)
-        loss = sums["task"] / steps
-        fields: dict[str, Any] = {
-            "loss_nats": loss,
-            "bpc": loss / math.log(2) if self.unit in ("byte", "character") else None,
-            "losses": {
-                name.removeprefix("loss."): value / steps
-                for name, value in sums.items()
-                if name.startswith("loss.")
-            },
-            "lr": learning_rate(self.step - 1, self.settings),
-            "grad_norm": sums["grad_norm"] / steps,
-            "tokens": self.step * self.settings.batch * self.settings.block,
-            "tokens_per_s": (self.step - first)
-            * self.settings.batch
-            * self.settings.block
-            / seconds,
-            "step_ms": 1000 * seconds / max(1, self.step - first),
-        }
-        if "pairs_due" in sums:
-            due = sums["pairs_due"]
-            fields["similarity"] = {
-                "pairs_due": due / steps,
-                "mean": sums["similarity_sum"] / due if due else None,
-            }
-        self._emit("train", **fields)
+        tokens_per_step = self.settings.batch * self.settings.block
+        fields = self.window.close(tokens_per_step, in_bits=self.unit in ("byte", "character"))
+        lr = learning_rate(self.step - 1, self.settings)
+        self._emit("train", **fields, lr=lr, tokens=self.step * tokens_per_step)
 
     def _check_finite(self) -> None:
         if self.guard.tripped():
@@ -342,7 +300,6 @@ class Trainer:
 
     def _validate(self) -> None:
         self._check_finite()
-        started = time.perf_counter()
         result = self._evaluate("valid", self.settings.validate_blocks)
         if not math.isfinite(result.loss_nats):
             raise self._diverged(f"the validation loss became non-finite at step {self.step}")
@@ -352,21 +309,17 @@ class Trainer:
             state = self._identity() | {"loss_nats": result.loss_nats}
             checkpoint.save_best(self.run, self.step, self.model, state)
         self._emit("eval", **result.event_fields("valid", self.unit), best=best)
-        self._pause_clock(started)
 
     def _probe(self) -> None:
-        started = time.perf_counter()
         context = RouteContext(step=self.step, total_steps=self.settings.steps)
         router, similarity = probe(self.model, self.probe_batch, context, self.precision)
         self._emit("router", **router)
         self._emit("similarity", **similarity)
-        self._pause_clock(started)
 
     def _save(self) -> None:
         self._check_finite()
-        started = time.perf_counter()
         tensors = checkpoint.optimizer_tensors(self.model, self.optimizer)
-        tensors |= {f"window.{name}": value for name, value in self.window.items()}
+        tensors |= {f"window.{name}": value for name, value in self.window.sums.items()}
         for part, memory in enumerate(self.memory):
             tensors |= {f"memory.{part}.{i}": tensor for i, tensor in enumerate(memory)}
         tensors["rng.cpu"] = torch.get_rng_state()
@@ -380,7 +333,6 @@ class Trainer:
         path = checkpoint.save(self.run, self.step, self.model, tensors, state)
         self._emit("checkpoint", path=str(path.relative_to(self.run.path)))
         checkpoint.prune(self.run, self.settings.keep_last)
-        self._pause_clock(started)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint says about the model and the text it was trained on."""
@@ -403,20 +355,13 @@ class Trainer:
                 hint="Point --data-dir at the original, or start a new run with another --name.",
                 code=EXIT_DATA,
             )
-        if not self.run.events.is_file() or self.run.events.stat().st_size < state["events_bytes"]:
-            raise UserError(
-                "events of this run are missing",
-                where=str(self.run.events),
-                hint="Bring the file back, or start a new run with another --name.",
-                code=EXIT_DATA,
-            )
         checkpoint.load_weights(folder, state, self.model)
         tensors = checkpoint.load_training(folder)
         checkpoint.restore_optimizer(self.model, self.optimizer, tensors)
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "window":
-                self.window[rest] = tensor.to(self.device)
+                self.window.sums[rest] = tensor.to(self.device)
             elif kind == "memory":
                 part, _, layer = rest.partition(".")
                 self.memory[int(part)][int(layer)] = tensor.to(self.device)
@@ -430,14 +375,12 @@ class Trainer:
 
     def _finish(self) -> Evaluation:
         """Evaluate the best weights on the test split."""
-        self._nothing_to_save = True
-        if self._stop_signal:
-            raise self._stopped()
+        self.signals.leave_when_asked(self.step)
         folder = checkpoint.find(self.run, "best")
         state = checkpoint.read_state(folder)
         checkpoint.load_weights(folder, state, self.model)
         result = self._evaluate("test", self.recipe.eval.final_blocks)
-        self._nothing_to_save = False
+        self.signals.leave_when_asked(None)
         fields = result.event_fields("test", self.unit)
         self._emit("eval", **fields, best=True)
         self._emit(
@@ -452,27 +395,3 @@ class Trainer:
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self.events.emit(kind, self.step, **fields)
-
-    def _pause_clock(self, since: float) -> None:
-        """Leave the time since then out of the speed of training steps."""
-        started, first = self._window_start
-        self._window_start = (started + time.perf_counter() - since, first)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_signal and number == signal.SIGINT:  # a person asks twice: leave at once
-            raise KeyboardInterrupt
-        self._stop_signal = self._stop_signal or number
-        if self._nothing_to_save:
-            raise self._stopped()
-
-    def _stopped(self) -> Stopped:
-        code = EXIT_SIGTERM if self._stop_signal == signal.SIGTERM else EXIT_SIGINT
-        return Stopped(code, self.step)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision with "auto" decided: bf16 on a CUDA device that computes it, fp32 elsewhere."""
-    if precision != "auto":
-        return precision
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if bf16 else "fp32"

@@ -10,13 +10,21 @@ from torch import Tensor, nn
 
 from simsmoe_cli.recipe import TrainSettings
 
+# Biases of stacked experts are matrices in shape only.
+_STACKED_BIASES = ("b_in", "b_out")
+
 
 def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """Fused Adam or AdamW over the parameters that learn; only matrices decay."""
-    learning = [p for p in model.parameters() if p.requires_grad]
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and name.rpartition(".")[2] not in _STACKED_BIASES
+            (matrices if decays else others).append(parameter)
     groups = [
-        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(

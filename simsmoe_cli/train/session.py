@@ -1,18 +1,16 @@
-"""From a recipe to a run: where it lives, what it resumes from, and what it says when it fails.
-
-Everything a caller may get wrong is checked here, before the first step.
-"""
+"""Training and evaluating as the command line does: device, corpus, run folder, clear errors."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import platform
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +18,17 @@ import torch
 
 from simsmoe_cli import __version__
 from simsmoe_cli.data.prepare import prepare
-from simsmoe_cli.data.store import TokenStore, find_store
+from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, UserError, nearest
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
+from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.evaluate import Evaluation, evaluate_split
-from simsmoe_cli.train.loop import Trainer, resolve_precision
-
-# Fields a resumed run may change: they say how long and how often, not what is computed.
-FREE_ON_RESUME = (
-    "description",
-    "source",
-    "train.steps",
-    "train.log_every",
-    "train.validate_every",
-    "train.validate_blocks",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.probe_every",
-    "train.compile",
-    "moe.backend",
-    "eval",
-)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `train` will do.
-
-    Attributes:
-        recipe: resolved.
-        run: the run folder; new, or the one to go on with.
-        resume_from: the checkpoint folder to go on from; None starts at step 0.
-    """
-
-    recipe: Recipe
-    run: RunDir
-    resume_from: Path | None
+from simsmoe_cli.train.evaluate import Evaluation, evaluate_split, resolve_precision
+from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.planning import Plan
 
 
 def choose_device(name: str) -> torch.device:
@@ -107,56 +75,6 @@ def open_store(
     return store
 
 
-def plan_training(
-    recipe_name: str | None,
-    overrides: Sequence[str],
-    runs_dir: Path,
-    name: str | None = None,
-    resume: str | None = None,
-) -> Plan:
-    """Decide recipe, run folder and starting point.
-
-    Args:
-        recipe_name: name or path; None takes the resumed run's, or quickstart.
-        overrides: "a.b=c" settings, later ones win.
-        runs_dir: where run folders lie.
-        name: of the run folder; None makes one from the recipe.
-        resume: None, "auto" (this name's newest run, if it has a checkpoint), or the path of a
-            run or checkpoint folder.
-    """
-    if resume is not None and resume != "auto":
-        folder = Path(resume)
-        run = RunDir(folder.parent.parent if folder.parent.name == "checkpoints" else folder)
-        start = folder if run.path != folder else checkpoint.find(run, "last")
-        return Plan(_resumed_recipe(run, start, recipe_name, overrides), run, start)
-    if resume == "auto" and name is not None and recipe_name is None:
-        run = RunDir(runs_dir / name)
-        if run.recipe.is_file():
-            recipe_name = str(run.recipe)
-    recipe = load_recipe(recipe_name or "quickstart", overrides)
-    base = name or f"{recipe.name}-{recipe.moe.router}-{recipe.similarity.preset}"
-    if resume == "auto":
-        existing = [RunDir(runs_dir / base)] if name else _numbered(runs_dir, base)
-        for run in reversed(existing):
-            saved = checkpoint.list_checkpoints(run)
-            if saved:
-                start = saved[-1][1]
-                return Plan(_resumed_recipe(run, start, recipe_name, overrides), run, start)
-            if run.path.exists():
-                return Plan(recipe, run, None)
-        return Plan(recipe, RunDir(runs_dir / base), None)
-    if name is None:
-        return Plan(recipe, _fresh(runs_dir, base), None)
-    run = RunDir(runs_dir / name)
-    if run.recipe.exists() or run.events.exists():
-        raise UserError(
-            "this run folder already holds a run",
-            where=str(run.path),
-            hint="Go on with it by --resume auto, or choose another --name.",
-        )
-    return Plan(recipe, run, None)
-
-
 def train(
     plan: Plan,
     store: TokenStore,
@@ -169,13 +87,18 @@ def train(
 
     Raises:
         UserError: see the exit codes in errors.py.
-        loop.Stopped: stopped by a signal after saving.
+        signals.Stopped: stopped by a signal after saving.
     """
     run, recipe = plan.run, plan.recipe
-    try:
-        with run.locked():
-            run.recipe.write_text(dump_recipe(recipe))
-            _record_session(run, device, plan.resume_from)
+    train = recipe.train
+    hint = (
+        f"Raise train.micro_batches (now {train.micro_batches}), or lower train.batch (now "
+        f"{train.batch}), train.block (now {train.block}), model.span (now {recipe.model.span}) "
+        f"or model.width (now {recipe.model.width}); --dry-run estimates the memory."
+    )
+    new = not run.path.exists()
+    with _clear_os_errors(run), _clear_memory_errors(device, hint), run.locked():
+        try:
             trainer = Trainer(
                 recipe,
                 store,
@@ -185,71 +108,50 @@ def train(
                 subscriber=subscriber,
                 on_step=on_step,
             )
-            return trainer.train()
-    except (RuntimeError, MemoryError) as error:
+            _write(run.recipe, dump_recipe(recipe))
+            _record_session(run, device, plan.resume_from)
+        except BaseException:
+            if new:
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
+        return trainer.train()
+
+
+@contextlib.contextmanager
+def _clear_memory_errors(device: torch.device, hint: str) -> Iterator[None]:
+    """Turn running out of memory, however it shows, into one UserError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
         if not _is_out_of_memory(error):
             raise
-        raise _out_of_memory(recipe, device) from error
+        raise UserError(f"out of memory on {device}", hint=hint, code=EXIT_OUT_OF_MEMORY) from error
+
+
+@contextlib.contextmanager
+def _clear_os_errors(run: RunDir) -> Iterator[None]:
+    """Turn what the operating system refuses into one UserError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
-            raise
         raise UserError(
             f"cannot write the run: {error.strerror}",
-            where=str(run.path),
+            where=str(error.filename or run.path),
             hint="Free some space or move --runs-dir; --resume auto goes on from the last "
             "checkpoint.",
             code=EXIT_DATA,
         ) from error
 
 
-def _numbered(runs_dir: Path, base: str) -> list[RunDir]:
-    """base, base-2, base-3 ... as far as they exist, oldest first."""
-    found = [runs_dir / base, *runs_dir.glob(f"{base}-*")]
-    numbers = {
-        int(path.name.removeprefix(base).lstrip("-") or 1): path
-        for path in found
-        if path.is_dir() and (path.name.removeprefix(f"{base}-").isdigit() or path.name == base)
-    }
-    return [RunDir(numbers[number]) for number in sorted(numbers)]
-
-
-def _fresh(runs_dir: Path, base: str) -> RunDir:
-    number = 1
-    while (path := runs_dir / (base if number == 1 else f"{base}-{number}")).exists():
-        number += 1
-    return RunDir(path)
-
-
-def _resumed_recipe(
-    run: RunDir, start: Path, recipe_name: str | None, overrides: Sequence[str]
-) -> Recipe:
-    """The recipe to go on with; what is computed must be what was computed."""
-    before = checkpoint.recipe_of(checkpoint.read_state(start))
-    recipe = load_recipe(recipe_name or str(run.recipe), overrides)
-    changed = [
-        f"{path} ({old!r} -> {new!r})"
-        for path, old, new in _differences(before.model_dump(), recipe.model_dump())
-        if not any(path == free or path.startswith(f"{free}.") for free in FREE_ON_RESUME)
-    ]
-    if changed:
-        raise UserError(
-            f"a resumed run cannot change {', '.join(changed)}",
-            where=str(run.path),
-            hint="Start a new run with another --name, or resume with the settings of the run.",
-        )
-    return recipe
-
-
-def _differences(
-    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
-) -> list[tuple[str, Any, Any]]:
-    found: list[tuple[str, Any, Any]] = []
-    for key, value in old.items():
-        if isinstance(value, dict):
-            found += _differences(value, new[key], f"{prefix}{key}.")
-        elif value != new[key]:
-            found.append((prefix + key, value, new[key]))
-    return found
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    phrases = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return any(phrase in str(error) for phrase in phrases)
 
 
 def _record_session(run: RunDir, device: torch.device, resume_from: Path | None) -> None:
@@ -272,47 +174,20 @@ def _record_session(run: RunDir, device: torch.device, resume_from: Path | None)
             "pid": os.getpid(),
         }
     )
-    partial = run.path / ".environment.partial"
-    partial.write_text(json.dumps({"sessions": sessions}, indent=1))
-    partial.replace(run.environment)
+    _write(run.environment, json.dumps({"sessions": sessions}, indent=1))
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
-
-
-def _out_of_memory(recipe: Recipe, device: torch.device) -> UserError:
-    train = recipe.train
-    return UserError(
-        f"out of memory on {device}",
-        hint=f"Raise train.micro_batches (now {train.micro_batches}), or lower train.batch (now "
-        f"{train.batch}), train.block (now {train.block}), model.span (now {recipe.model.span}) "
-        f"or model.width (now {recipe.model.width}); --dry-run estimates the memory.",
-        code=EXIT_OUT_OF_MEMORY,
-    )
+def _write(path: Path, text: str) -> None:
+    """Replace a file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def be_deterministic() -> None:
     """Only algorithms that repeat bit for bit; an operation without one raises."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-
-
-def find_run(run: Path, runs_dir: Path) -> RunDir:
-    """The run folder of a path, or of a name under `runs_dir`.
-
-    Raises:
-        UserError: neither exists; names the nearest.
-    """
-    for path in (run, runs_dir / run):
-        if path.is_dir():
-            return RunDir(path)
-    known = [path.parent.name for path in runs_dir.glob("*/recipe.yaml")]
-    raise UserError(
-        f"no run '{run}'", where=str(runs_dir), hint=nearest(str(run), known), code=EXIT_DATA
-    )
 
 
 def evaluate_run(
@@ -330,7 +205,7 @@ def evaluate_run(
         run, which: the run and its checkpoint: "best", "last" or a step.
         split: of the run's corpus.
         store_path: another prepared corpus; its tokenizer must be the run's.
-        data_dir: where the run's corpus is looked for by name.
+        data_dir: where the run's corpus is looked for by name, before the place it had in training.
         device: where to compute.
 
     Returns:
@@ -338,11 +213,20 @@ def evaluate_run(
     """
     folder = checkpoint.find(run, which)
     state = checkpoint.read_state(folder)
-    recipe = checkpoint.recipe_of(state)
+    recipe = checkpoint.recipe_of(folder, state)
     if store_path is not None:
         store = TokenStore.open(find_store(str(store_path), data_dir))
     else:
-        store = open_store(recipe, data_dir)
+        trained_on = Path(state["store"])
+        by_name = is_store(data_dir / recipe.data.corpus) or not is_store(trained_on)
+        store = open_store(recipe, data_dir) if by_name else TokenStore.open(trained_on)
+        if store.manifest.fingerprint != state["corpus"]:
+            raise UserError(
+                "the prepared corpus is not the one this run was trained on",
+                where=str(store.path),
+                hint=f"To evaluate on it all the same: --data {store.path}",
+                code=EXIT_DATA,
+            )
     if store.manifest.vocabulary != state["vocabulary"]:
         raise UserError(
             "the corpus was prepared with another tokenizer or vocabulary than the run's",
@@ -354,18 +238,18 @@ def evaluate_run(
         raise UserError(
             f"no split '{split}'", where="--split", hint=nearest(split, store.manifest.splits)
         )
-    model = LanguageModel(recipe, state["vocab_size"]).to(device)
-    checkpoint.load_weights(folder, state, model)
-    precision = resolve_precision(recipe.train.precision, device)
-    result = evaluate_split(
-        model,
-        store.split(split),
-        block=recipe.train.block,
-        streams=recipe.eval.streams,
-        overlap=recipe.eval.overlap,
-        precision=precision,
-        context=RouteContext(step=state["step"], total_steps=recipe.train.steps),
-    )
+    with _clear_memory_errors(device, "Use --device cpu, or a machine with more memory."):
+        model = LanguageModel(recipe, state["vocab_size"]).to(device)
+        checkpoint.load_weights(folder, state, model)
+        result = evaluate_split(
+            model,
+            store.split(split),
+            block=recipe.train.block,
+            streams=recipe.eval.streams,
+            overlap=recipe.eval.overlap,
+            precision=resolve_precision(recipe.train.precision, device),
+            context=RouteContext(step=state["step"], total_steps=recipe.train.steps),
+        )
     return {
         "run": run.name,
         "checkpoint": which,

@@ -18,7 +18,8 @@ from simsmoe_cli.errors import EXIT_SIGTERM
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.loop import Stopped, Trainer
+from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.signals import Stopped
 from tests.train.tiny import events, recipe, without_times
 
 PAPER_MODEL = {

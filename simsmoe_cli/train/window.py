@@ -1,0 +1,89 @@
+"""What a train event says: means over the steps since the last one, and their speed.
+
+Sums stay on the device until an event is due, and travel with checkpoints, so a resumed run
+reports what an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LogWindow:
+    """Sums of the steps since the last train event, fp32, by name.
+
+    "task" is the next-token loss in nats, "loss.NAME" an auxiliary loss, "grad_norm" the gradient
+    norm, "pairs_due" and "similarity_sum" pairs measured and the sum of their similarity, "steps"
+    the number of steps.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self._since = time.perf_counter()
+        self._timed_steps = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add to the sums; does not wait on the device."""
+        for name, value in values.items():
+            value = value.float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def end_step(self, grad_norm: Tensor) -> None:
+        """A step was done."""
+        self.add({"grad_norm": grad_norm, "steps": torch.ones_like(grad_norm)})
+        self._timed_steps += 1
+
+    def restart_clock(self) -> None:
+        """Time steps from now on."""
+        self._since, self._timed_steps = time.perf_counter(), 0
+
+    @contextlib.contextmanager
+    def clock_paused(self) -> Iterator[None]:
+        """Leave what happens inside out of the speed of training steps."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+    def close(self, tokens_per_step: int, *, in_bits: bool) -> dict[str, Any]:
+        """Fields of the train event, all sums read at once; a new window begins.
+
+        The host waits on the device here.
+
+        Args:
+            tokens_per_step: for the speed.
+            in_bits: whether the loss is also given as BPC.
+        """
+        names = list(self.sums)
+        values = torch.stack([self.sums[name] for name in names]).tolist()
+        sums = dict(zip(names, values, strict=True))
+        steps = sums["steps"]
+        loss_nats = sums["task"] / steps
+        step_ms = 1000 * (time.perf_counter() - self._since) / self._timed_steps
+        fields: dict[str, Any] = {
+            "loss_nats": loss_nats,
+            "bpc": loss_nats / math.log(2) if in_bits else None,
+            "losses": {
+                name.removeprefix("loss."): value / steps
+                for name, value in sums.items()
+                if name.startswith("loss.")
+            },
+            "grad_norm": sums["grad_norm"] / steps,
+            "tokens_per_s": 1000 * tokens_per_step / step_ms,
+            "step_ms": step_ms,
+        }
+        if "pairs_due" in sums:
+            due = sums["pairs_due"]
+            fields["similarity"] = {
+                "pairs_due": due / steps,
+                "mean": sums["similarity_sum"] / due if due else None,
+            }
+        self.sums = {}
+        self.restart_clock()
+        return fields
