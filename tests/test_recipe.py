@@ -231,7 +231,7 @@ def test_each_mistake_is_named_with_its_value_and_what_would_do(
             ["model.attention=relative", "train.order=shuffled"],
             "train.order: relative attention carries memory",
         ),
-        (["train.warmup_steps=9000"], "9000 steps of warm-up are more than the 700 of training"),
+        (["train.warmup_steps=9000"], "9000 steps of warm-up are more than the 500 of training"),
         (["train.schedule=multistep"], "train.milestones: schedule multistep needs at least one"),
         (
             ["train.schedule=multistep", "train.milestones=[20, 10]"],
