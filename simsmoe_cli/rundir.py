@@ -26,10 +26,10 @@ their further fields (L layers with experts, N experts, E evaluations):
     run_finished   status (finished | stopped | failed), reason, and for a finished run test_bpc
                    (null where a token is no character), test_loss_nats, best_step
 
-Readers skip kinds and fields they do not know, and a torn last line. A resumed run cuts the file
-back to where its checkpoint was taken, so a reader that follows it must expect it to shrink. Values that depend on the
-clock stand in ``time`` and in fields that end in ``_per_s`` or ``_ms``, nowhere else, so two runs
-of one seed have equal events but for those.
+Readers skip kinds and fields they do not know, and a torn last line. A resumed run first cuts the
+file back to where its checkpoint was taken, so whoever follows it must expect it to shrink. Values
+that depend on the clock stand in ``time`` and in fields that end in ``_per_s`` or ``_ms``, nowhere
+else, so two runs of one seed have equal events but for those.
 """
 
 from __future__ import annotations

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from simsmoe_cli.data.store import TokenStore
 
 # Tests run side by side on few cores; threads of their own would only wait for each other.
 # Set before torch is imported, and inherited by the processes that tests start.
@@ -21,3 +26,27 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("no ../shared folder beside this checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with one corpus, two modules of the standard library, prepared as bytes
+    ("sources") and as words ("words")."""
+    import argparse
+    import typing
+
+    from simsmoe_cli.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("data")
+    text = folder / "sources.txt"
+    text.write_text(inspect.getsource(argparse) + inspect.getsource(typing))
+    prepare(str(text), folder / "sources")
+    prepare(str(text), folder / "words", tokenizer="words")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(corpus_dir: Path) -> TokenStore:
+    from simsmoe_cli.data.store import TokenStore
+
+    return TokenStore.open(corpus_dir / "sources")

@@ -191,7 +191,7 @@ def find(run: RunDir, which: str) -> Path:
         return run.best
     if which == "last" and steps:
         return steps[max(steps)]
-    if which.isdigit() and int(which) in steps:
+    if which.isdecimal() and int(which) in steps:
         return steps[int(which)]
     available = [str(step) for step in steps]
     if steps:

@@ -1,10 +1,7 @@
-"""A small prepared corpus of real text, and trainers that run on it."""
+"""Trainers of the tiny recipe."""
 
 from __future__ import annotations
 
-import argparse
-import inspect
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,26 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train.loop import Trainer
 from tests.train.tiny import recipe
-
-
-@pytest.fixture(scope="session")
-def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with one prepared corpus, "sources": two modules of the standard library."""
-    folder = tmp_path_factory.mktemp("data")
-    text = folder / "sources.txt"
-    text.write_text(inspect.getsource(argparse) + inspect.getsource(typing))
-    prepare(str(text), folder / "sources")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def store(corpus_dir: Path) -> TokenStore:
-    return TokenStore.open(corpus_dir / "sources")
 
 
 @pytest.fixture
