@@ -239,9 +239,7 @@ def test_a_full_disk_leaves_the_checkpoints_there_are(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, call, full)
-        with pytest.raises(
-            UserError, match="cannot write the checkpoint: .*No space left"
-        ) as caught:
+        with pytest.raises(UserError, match=r"cannot write the checkpoint: .*No space") as caught:
             made.train()
     assert caught.value.code == EXIT_DATA
     assert steps(made.run) == [2, 4]
