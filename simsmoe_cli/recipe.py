@@ -11,7 +11,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from simsmoe_cli.router_settings import (
+    CompeteSMoESettings,
+    ExpertChoiceSettings,
+    GShardSettings,
+    HyperRouterSettings,
+    LossFreeSettings,
+    ReMoESettings,
+    RouterSettings,
+    SMoEDropoutSettings,
+    StableMoESettings,
+    SwitchSettings,
+    XMoESettings,
+)
+from simsmoe_cli.section import Section
 
 Preset = Literal["none", "published", "paper", "calibrated"]
 
@@ -45,14 +60,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tokens": 128,
     },
 }
-
-
-class Section(BaseModel):
-    """A part of a recipe: strict types, no unknown keys, never changed once validated."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
 
 
 class ModelSettings(Section):
@@ -113,7 +120,11 @@ class MoESettings(Section):
         description="linear: each expert as nn.Linear would be; published: the stacked weight as "
         "one kernel, whose deviation is far too small",
     )
-    balance_weight: float = Field(0.01, ge=0, description="coefficient of the balance loss")
+    balance_weight: float | Literal["auto"] = Field(
+        "auto",
+        description="coefficient of the balance loss; auto: 0.01, and 0.3 for stablemoe in two "
+        "stages",
+    )
     z_weight: float = Field(
         0.0, ge=0, description="coefficient of the router z-loss; 1e-3 is usual"
     )
@@ -241,6 +252,44 @@ class Recipe(Section):
     data: DataSettings = Field(default_factory=DataSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
+    switch: SwitchSettings = Field(default_factory=SwitchSettings)
+    gshard: GShardSettings = Field(default_factory=GShardSettings)
+    xmoe: XMoESettings = Field(default_factory=XMoESettings)
+    stablemoe: StableMoESettings = Field(default_factory=StableMoESettings)
+    smoe_dropout: SMoEDropoutSettings = Field(default_factory=SMoEDropoutSettings)
+    hyperrouter: HyperRouterSettings = Field(default_factory=HyperRouterSettings)
+    competesmoe: CompeteSMoESettings = Field(default_factory=CompeteSMoESettings)
+    loss_free: LossFreeSettings = Field(default_factory=LossFreeSettings)
+    remoe: ReMoESettings = Field(default_factory=ReMoESettings)
+    expert_choice: ExpertChoiceSettings = Field(default_factory=ExpertChoiceSettings)
+
+    @property
+    def router_settings(self) -> RouterSettings:
+        """The section of the chosen router; an empty one for a router without settings."""
+        found = getattr(self, self.moe.router.replace("-", "_"), None)
+        return found if isinstance(found, RouterSettings) else RouterSettings()
+
+    @property
+    def idle_sections(self) -> set[str]:
+        """Sections of routers that are not chosen."""
+        routers = {
+            name for name, section in sections().items() if issubclass(section, RouterSettings)
+        }
+        return routers - {self.moe.router.replace("-", "_")}
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The coefficient of every loss besides the task's, by name."""
+        balance = self.moe.balance_weight
+        if balance == "auto":
+            staged = self.moe.router == "stablemoe" and not self.stablemoe.published
+            balance = 0.3 if staged else 0.01
+        return {
+            "balance": balance,
+            "z": self.moe.z_weight,
+            "similarity": self.similarity.weight,
+            **self.router_settings.loss_weights,
+        }
 
     @property
     def shuffles_blocks(self) -> bool:
@@ -276,9 +325,16 @@ def sections() -> dict[str, type[Section]]:
     return found
 
 
-def fields() -> Iterator[FieldDoc]:
-    """Every field of a recipe that holds a value, in the order of the schema."""
+def fields(recipe: Recipe | None = None) -> Iterator[FieldDoc]:
+    """Every field that holds a value, in the order of the schema.
+
+    Args:
+        recipe: leave out the sections of routers it does not choose.
+    """
+    idle = recipe.idle_sections if recipe else set()
     for section, schema in sections().items():
+        if section in idle:
+            continue
         for name, info in schema.model_fields.items():
             if info.description is not None:
                 path = f"{section}.{name}" if section else name

@@ -154,6 +154,7 @@ def contradictions(recipe: Recipe) -> list[Problem]:
     return [
         *_model_problems(recipe),
         *_moe_problems(recipe),
+        *_router_problems(recipe),
         *_similarity_problems(recipe),
         *_train_problems(recipe),
         *_eval_problems(recipe),
@@ -212,6 +213,18 @@ def _moe_problems(recipe: Recipe) -> Iterator[Problem]:
                 f"the grouped backend needs a multiple of {GROUPED_ALIGNMENT}, got {size}",
                 "Or set moe.backend to auto.",
             )
+
+
+def _router_problems(recipe: Recipe) -> Iterator[Problem]:
+    for name in sorted(recipe.idle_sections):
+        section = getattr(recipe, name)
+        for field, info in type(section).model_fields.items():
+            if getattr(section, field) != info.get_default():
+                yield Problem(
+                    (f"{name}.{field}", "moe.router"),
+                    f"has no effect with router {recipe.moe.router}",
+                    f"Leave it out, or set moe.router to {name.replace('_', '-')}.",
+                )
 
 
 def _similarity_problems(recipe: Recipe) -> Iterator[Problem]:

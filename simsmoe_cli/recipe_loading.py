@@ -127,12 +127,12 @@ def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
         recipe: any.
         comments: put each field's documentation, type and default above it.
     """
-    data = recipe.model_dump()
+    data = recipe.model_dump(exclude=recipe.idle_sections)
     if not comments:
         return _yaml(data)
     lines = []
     section = ""
-    for field in fields():
+    for field in fields(recipe):
         above, _, name = field.path.rpartition(".")
         if above != section:
             section = above

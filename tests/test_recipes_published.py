@@ -44,7 +44,8 @@ def test_training_is_the_published_one(name: str) -> None:
     assert (train.warmup_steps, train.clip_norm) == (0, 0)
     assert (train.batch, train.micro_batches, train.block) == (48, 2, 512)
     assert (recipe.model.attention, recipe.model.span, recipe.model.heads) == ("relative", 2048, 8)
-    assert (recipe.moe.router, recipe.moe.top_k, recipe.moe.balance_weight) == ("smoe", 2, 0.01)
+    assert (recipe.moe.router, recipe.moe.top_k) == ("smoe", 2)
+    assert recipe.loss_weights["balance"] == 0.01
     assert recipe.similarity.preset == "none"
     assert recipe.eval.streams == 8
 

@@ -39,12 +39,12 @@ def show(
     if not json:
         typer.echo(dump_recipe(resolved, comments=fields), nl=False)
         return
-    values = resolved.model_dump()
+    values = resolved.model_dump(exclude=resolved.idle_sections)
     if not fields:
         print_json(values)
         return
     rows = []
-    for known in schema.fields():
+    for known in schema.fields(resolved):
         section, _, name = known.path.rpartition(".")
         rows.append(
             {

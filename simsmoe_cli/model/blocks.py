@@ -54,9 +54,13 @@ class SubLayer(nn.Module):
     Args:
         kind: "s" self-attention, "g" mixture of experts, "f" dense feed-forward.
         recipe: whose model and moe sections say how.
+        vocab_size: of the token ids routers may look at.
+        layer, layers: for experts, which MoE sub-layer this is, of how many.
     """
 
-    def __init__(self, kind: str, recipe: Recipe):
+    def __init__(
+        self, kind: str, recipe: Recipe, vocab_size: int = 0, layer: int = 0, layers: int = 1
+    ):
         super().__init__()
         settings = recipe.model
         self.kind = kind
@@ -76,7 +80,7 @@ class SubLayer(nn.Module):
                 )
             )
         elif kind == "g":
-            self.moe = MoELayer(recipe)
+            self.moe = MoELayer(recipe, vocab_size, layer, layers)
             self.dropout = settings.dropout
             if settings.moe_norm == "double":
                 self.inner_norm = make_norm(settings)

@@ -56,8 +56,10 @@ class LanguageModel(nn.Module):
         if settings.attention == "relative":
             head_width = settings.width // settings.heads
             self.position = nn.Parameter(torch.randn(head_width, settings.span))
+        kinds = settings.pattern * settings.repeats
         self.layers = nn.ModuleList(
-            SubLayer(kind, recipe) for kind in settings.pattern * settings.repeats
+            SubLayer(kind, recipe, vocab_size, kinds[:place].count("g"), kinds.count("g"))
+            for place, kind in enumerate(kinds)
         )
         self.norm = make_norm(settings) if settings.norm_position == "pre" else nn.Identity()
         self.output = nn.Linear(settings.width, vocab_size, bias=settings.bias)

@@ -15,9 +15,13 @@ from torch import Tensor
 
 
 def load_fraction(index_TK: Tensor, experts: int) -> Tensor:
-    """Fraction of routed slots each expert received, [N] fp32, summing to 1."""
-    chosen = index_TK.flatten().unsqueeze(1) == torch.arange(experts, device=index_TK.device)
-    return chosen.float().mean(0)
+    """Fraction of routed slots each expert received, [N] fp32, summing to 1.
+
+    Empty slots (index N) are not counted.
+    """
+    chosen_RN = index_TK.flatten().unsqueeze(1) == torch.arange(experts, device=index_TK.device)
+    count_N = chosen_RN.float().sum(0)
+    return count_N / count_N.sum().clamp(min=1)
 
 
 def balance_loss(probability_TN: Tensor, index_TK: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from simsmoe_cli.moe import dispatch
 from simsmoe_cli.moe.balance import z_loss
 from simsmoe_cli.moe.experts.base import Experts
 from simsmoe_cli.moe.experts.grouped import ALIGNMENT
-from simsmoe_cli.moe.routers.base import RouteContext, Router, Routing
+from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.similarity.learning import SimilarityLearning, SimilarityResult
 
@@ -49,14 +49,29 @@ def backend_name(recipe: Recipe) -> str:
 
 
 class MoELayer(nn.Module):
-    """N experts behind a router, as the recipe says."""
+    """N experts behind a router, as the recipe says.
 
-    def __init__(self, recipe: Recipe):
+    Args:
+        recipe: whose model, moe, similarity and router sections say what to build.
+        vocab_size: of the token ids routers may look at.
+        layer, layers: which MoE layer this is, of how many.
+    """
+
+    def __init__(self, recipe: Recipe, vocab_size: int = 0, layer: int = 0, layers: int = 1):
         super().__init__()
         model, moe = recipe.model, recipe.moe
-        self.router: Router = registry.load("routers", moe.router)(
-            model.width, moe.experts, moe.top_k, bias=model.bias
+        spec = RouterSpec(
+            width=model.width,
+            experts=moe.experts,
+            top_k=moe.top_k,
+            bias=model.bias,
+            vocab_size=vocab_size,
+            seed=recipe.train.seed,
+            layer=layer,
+            layers=layers,
+            settings=recipe.router_settings,
         )
+        self.router: Router = registry.load("routers", moe.router)(spec)
         self.experts: Experts = registry.load("experts", backend_name(recipe))(
             moe.experts,
             model.width,
@@ -76,8 +91,8 @@ class MoELayer(nn.Module):
     def forward(self, x_BMD: Tensor, context: RouteContext) -> MoEOutput:
         x_TD = x_BMD.flatten(0, -2)
         routing = self.router(x_TD, replace(context, dense_experts=self.experts.dense))
-        plan = dispatch.plan(routing.index_TK, self.experts.experts)
-        rows_RD = self.experts(dispatch.gather(x_TD, plan), plan.count_N)
+        plan = dispatch.plan(routing.index_TK, self.experts.experts, partial=routing.partial)
+        rows_RD = self.experts(dispatch.gather(x_TD, plan), plan.count_N, partial=routing.partial)
         hidden = dispatch.combine(rows_RD, routing.weight_TK, plan)
         losses = dict(routing.losses)
         if self.z_loss:

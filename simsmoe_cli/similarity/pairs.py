@@ -99,12 +99,14 @@ def selection_mask(index_TK: Tensor, logits_TN: Tensor, top_k: int) -> Tensor:
     """Which experts count as having received a token, [T, N] bool.
 
     The experts it was routed to; for K = 1, where no two experts share a token, also the best of
-    the others by its logits.
+    the others by its logits. An index of N stands for no expert.
     """
+    tokens, experts = logits_TN.shape
     if top_k == 1:
         others_TN = logits_TN.scatter(1, index_TK, -torch.inf)
         index_TK = torch.cat([index_TK, others_TN.argmax(1, keepdim=True)], dim=1)
-    return torch.zeros_like(logits_TN, dtype=torch.bool).scatter(1, index_TK, True)
+    selected = torch.zeros(tokens, experts + 1, dtype=torch.bool, device=logits_TN.device)
+    return selected.scatter(1, index_TK, True)[:, :experts]
 
 
 def sample_shared(

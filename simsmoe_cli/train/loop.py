@@ -70,11 +70,7 @@ class Trainer:
         self.on_step = on_step
         self.unit = store.manifest.unit
         self.precision = resolve_precision(settings.precision, device)
-        self.coefficients = {
-            "balance": recipe.moe.balance_weight,
-            "z": recipe.moe.z_weight,
-            "similarity": recipe.similarity.weight,
-        }
+        self.loss_weights = recipe.loss_weights
         self.streams = TrainStreams(
             store.split("train"),
             settings.batch,
@@ -121,6 +117,9 @@ class Trainer:
             raise
         except KeyboardInterrupt:
             self._leave("stopped", "interrupted twice, not saved")
+            raise
+        except SystemExit:  # rich's way to leave when nobody reads the output any more
+            self._leave("failed", "the output was closed")
             raise
         except Exception as error:
             self._leave("failed", str(error) or repr(error))
@@ -230,7 +229,7 @@ class Trainer:
         total = task
         measured = {"task": task.detach()}
         for name, loss in output.losses.items():
-            total = total + self.coefficients[name] * loss
+            total = total + self.loss_weights[name] * loss
             measured[f"loss.{name}"] = loss.detach()
         for layer in output.moe:
             if layer.similarity is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from simsmoe_cli.data.streams import Tokens
 from simsmoe_cli.model.language_model import LanguageModel
@@ -73,7 +74,9 @@ def probe(
         experts = routing.logits_TN.shape[1]
         load_N = load_fraction(routing.index_TK, experts)
         probability_TN = routing.logits_TN.softmax(-1)
-        chosen_TN = torch.zeros_like(routing.logits_TN).scatter_(1, routing.index_TK, 1.0)
+        # One column more for empty slots, dropped again.
+        chosen_TN = F.pad(torch.zeros_like(routing.logits_TN), (0, 1))
+        chosen_TN = chosen_TN.scatter_(1, routing.index_TK, 1.0)[:, :experts]
         shared_NN = (chosen_TN.T @ chosen_TN) / chosen_TN.shape[0]
         routers.append(
             {

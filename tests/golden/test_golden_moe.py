@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from simsmoe_cli.model.blocks import SubLayer
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.smoe import SMoERouter
 from simsmoe_cli.recipe import Recipe
 
 
 def test_smoe_router(shared: Path) -> None:
     golden = load_file(shared / "golden" / "router_smoe.safetensors")
-    router = SMoERouter(width=32, experts=8, top_k=2)
+    router = SMoERouter(RouterSpec(width=32, experts=8, top_k=2))
     router.load_state_dict(
         {"gate.weight": golden["weight.gate.weight"], "gate.bias": golden["weight.gate.bias"]}
     )

@@ -138,3 +138,29 @@ def test_plan_counts_and_order() -> None:
     assert plan.count_N.tolist() == [2, 2, 0, 2, 0]
     assert index_TK.flatten()[plan.order_R].tolist() == [0, 0, 1, 1, 3, 3]
     assert plan.order_R[plan.inverse_R].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("backend", registry.EXPERTS)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_empty_slots_give_nothing_and_take_no_gradient(
+    backend: str, options: dict[str, Any]
+) -> None:
+    experts = make(backend, **options)
+    x_TD, index_TK, weight_TK = routed(3)
+    empty_TK = torch.rand(index_TK.shape, generator=torch.Generator().manual_seed(2)) < 0.4
+    results = []
+    for with_empty in (True, False):
+        x = x_TD.clone().requires_grad_()
+        experts.zero_grad()
+        if with_empty:
+            plan = dispatch.plan(index_TK.masked_fill(empty_TK, EXPERTS), EXPERTS, partial=True)
+            assert int(plan.count_N.sum()) == int((~empty_TK).sum())
+            rows_RD = experts(dispatch.gather(x, plan), plan.count_N, partial=True)
+            out = dispatch.combine(rows_RD, weight_TK, plan)
+        else:
+            out = token_by_token(experts, x, index_TK, weight_TK.masked_fill(empty_TK, 0))
+        out.square().sum().backward()
+        grads = {name: p.grad for name, p in experts.named_parameters()}
+        results.append({"out": out, "x": x.grad} | grads)
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], atol=1e-5, rtol=1e-4, msg=name)

@@ -74,13 +74,16 @@ class Experts(nn.Module):
             hidden = F.dropout(hidden, self.dropout, self.training)
         return hidden
 
-    def forward(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True) -> Tensor:
+    def forward(
+        self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False
+    ) -> Tensor:
         """Each row through the expert it belongs to.
 
         Args:
             rows_RD: rows sorted by expert.
-            count_N: rows of each expert, int64, summing to R.
+            count_N: rows of each expert, int64, summing to R, or to less if `partial`.
             dropout: whether dropout applies (in training mode).
+            partial: whether rows after the last expert's may follow; they give zeros.
 
         Returns:
             [R, D], in the precision the matrices were multiplied in.

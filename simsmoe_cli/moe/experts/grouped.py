@@ -20,7 +20,9 @@ ALIGNMENT = 8
 class GroupedExperts(Experts):
     """The default backend: no capacity, no padding, no wait on the device."""
 
-    def forward(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True) -> Tensor:
+    def forward(
+        self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False
+    ) -> Tensor:
         device = rows_RD.device.type
         dtype = (
             torch.get_autocast_dtype(device)
@@ -29,20 +31,25 @@ class GroupedExperts(Experts):
         )
         end_N = count_N.cumsum(0)
         offset_N = end_N.to(torch.int32)
-        # Which expert a row belongs to, for the biases.
+        row_R = torch.arange(rows_RD.shape[0], device=rows_RD.device)
+        empty_R1 = (row_R >= end_N[-1])[:, None] if partial else None
+        # Which expert a row belongs to, for the biases; empty rows may take any.
         expert_R = None
         if self.b_in is not None:
-            row_R = torch.arange(rows_RD.shape[0], device=rows_RD.device)
-            expert_R = torch.searchsorted(end_N, row_R, right=True)
-        inner = self._product(rows_RD.to(dtype), self.w_in, self.b_in, offset_N, expert_R)
-        hidden = self.activate(inner, dropout)
-        return self._product(hidden, self.w_out, self.b_out, offset_N, expert_R)
+            expert_R = torch.searchsorted(end_N, row_R, right=True).clamp(max=self.experts - 1)
 
-    @staticmethod
-    def _product(
-        rows: Tensor, weight: Tensor, bias: Tensor | None, offset_N: Tensor, expert_R: Tensor | None
-    ) -> Tensor:
-        out = F.grouped_mm(rows, weight.to(rows.dtype).transpose(-2, -1), offs=offset_N)
-        if bias is None or expert_R is None:
-            return out
-        return out + bias.to(rows.dtype).index_select(0, expert_R)
+        def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            out = F.grouped_mm(rows, weight.to(dtype).transpose(-2, -1), offs=offset_N)
+            if bias is not None and expert_R is not None:
+                out = out + bias.to(dtype).index_select(0, expert_R)
+            return out if empty_R1 is None else out.masked_fill(empty_R1, 0)
+
+        # grouped_mm leaves rows after the last offset uninitialised, in its gradients too: each
+        # product stands between two fills, which stop what lies there both ways.
+        rows = rows_RD.to(dtype)
+        if empty_R1 is not None:
+            rows = rows.masked_fill(empty_R1, 0)
+        hidden = self.activate(product(rows, self.w_in, self.b_in), dropout)
+        if empty_R1 is not None:
+            hidden = hidden.masked_fill(empty_R1, 0)
+        return product(hidden, self.w_out, self.b_out)

@@ -8,20 +8,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.balance import balance_loss
-from simsmoe_cli.moe.routers.base import RouteContext, Router, Routing, fp32_linear
+from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
 
 
 class SMoERouter(Router):
     """logits = Wx + b; the K largest are chosen; weights are their softmax.
 
-    Args:
-        width, experts, top_k: D, N and K.
-        bias: whether the logits have a bias b.
+    The bias b is there where the spec says so.
     """
 
-    def __init__(self, width: int, experts: int, top_k: int, *, bias: bool = True):
-        super().__init__(width, experts, top_k)
-        self.gate = nn.Linear(width, experts, bias=bias)
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
