@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -224,14 +225,15 @@ def evaluate_run(
             raise UserError(
                 "the prepared corpus is not the one this run was trained on",
                 where=str(store.path),
-                hint=f"To evaluate on it all the same: --data {store.path}",
+                hint=f"To evaluate on it all the same: --data {shlex.quote(str(store.path))}",
                 code=EXIT_DATA,
             )
     if store.manifest.vocabulary != state["vocabulary"]:
         raise UserError(
             "the corpus was prepared with another tokenizer or vocabulary than the run's",
             where=str(store.path),
-            hint=f"Prepare it with --vocab-from {state['store']}.",
+            hint="Prepare it with the run's: simsmoe prepare-data PATH --vocab-from "
+            f"{shlex.quote(state['store'])}",
             code=EXIT_DATA,
         )
     if split not in store.manifest.splits:

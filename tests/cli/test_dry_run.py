@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
+import pytest
+
+from simsmoe_cli.cli import main
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.recipe_loading import dump_recipe
+from tests.train.tiny import recipe
+
+Command = Callable[..., "Done"]
+
+
+@dataclass
+class Done:
+    """Exit code and output of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def simsmoe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run `simsmoe ARGUMENTS` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        code = main.run(arguments)
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 def test_brainformer_large_has_the_published_count(simsmoe: Command, tmp_path: Path) -> None:
@@ -58,3 +89,35 @@ def test_a_recipe_error_comes_before_anything_else(simsmoe: Command) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "5 heads do not divide the width 128" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("preset", ["none", "published"])
+def test_a_prepared_corpus_gives_the_vocabulary_and_the_epochs(
+    simsmoe: Command, store: TokenStore, preset: str
+) -> None:
+    """What is shown is what a training would have."""
+    made = recipe(similarity={"preset": preset})
+    Path("tiny.yaml").write_text(dump_recipe(made))
+    command = ["pretrain", "--recipe", "tiny.yaml", "--dry-run"]
+    command += ["--data-dir", str(store.path.parent)]
+    shown = json.loads(simsmoe(*command, "--json").stdout)
+    assert shown["vocabulary"] == store.manifest.vocab_size
+    assert shown["vocabulary_basis"] == f"prepared in {store.path}"
+    model = LanguageModel(made, store.manifest.vocab_size)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert shown["parameters"] + shown["head_parameters"] == parameters
+    assert (shown["head_parameters"] > 0) == (preset == "published")
+    assert shown["memory_bytes"]["weights"] == 4 * parameters
+    assert shown["tokens_to_train"] == 8 * 4 * 32
+    assert shown["epochs"] == 8 * 4 * 32 / store.manifest.splits["train"].tokens
+    assert f"prepared in {store.path}" in simsmoe(*command).stdout
+    assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
+
+
+def test_a_prepared_corpus_of_another_tokenizer_is_refused(
+    simsmoe: Command, corpus_dir: Path
+) -> None:
+    command = ["pretrain", "--dry-run", "--data-dir", str(corpus_dir)]
+    done = simsmoe(*command, "--set", "data.corpus=words")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "prepared with the tokenizer 'words'" in done.stderr

@@ -422,6 +422,25 @@ def test_stopped_when_all_steps_are_done(
     assert events(resumed.run)[-1] | {"time": 0} == events(whole.run)[-1] | {"time": 0}
 
 
+@pytest.mark.parametrize("leaving", [SystemExit(1), BrokenPipeError(32, "Broken pipe")])
+def test_a_reader_that_leaves_does_not_hide_how_the_run_ended(
+    trainer: Make, leaving: BaseException
+) -> None:
+    """Rich raises SystemExit where the output is closed, print a BrokenPipeError."""
+
+    def reader(event: dict[str, Any]) -> None:
+        if event["step"] >= 6:
+            raise leaving
+
+    made = trainer()
+    made._subscriber = reader
+    with pytest.raises(type(leaving)):
+        made.train()
+    last = events(made.run)[-1]
+    assert (last["kind"], last["status"]) == ("run_finished", "failed")
+    assert steps(made.run) == [4]
+
+
 # Resuming otherwise than from where a run was cut
 
 

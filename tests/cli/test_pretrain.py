@@ -1,0 +1,238 @@
+"""`simsmoe pretrain`: what a person sees, what a program reads, and how it stops."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from simsmoe_cli.cli import main
+from simsmoe_cli.cli.progress import TrainingView
+from simsmoe_cli.errors import EXIT_SIGINT, EXIT_SIGTERM
+from simsmoe_cli.recipe_loading import dump_recipe
+from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train import checkpoint
+from tests.train.tiny import events, recipe
+
+Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_dir: Path) -> None:
+    """A folder with the recipe tiny.yaml and prepared corpora in data/, as a user has."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(dump_recipe(recipe()))
+    Path("data").symlink_to(corpus_dir)
+
+
+def pretrain(*arguments: str) -> int:
+    return main.run(["pretrain", "--recipe", "tiny.yaml", *arguments])
+
+
+def test_piped_output_is_plain_lines(capsys: Capture) -> None:
+    assert pretrain("--name", "mine") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "\x1b" not in printed.out
+    lines = printed.out.splitlines()
+    assert lines[0] == "training custom in runs/mine on cpu"
+    train = [re.fullmatch(PLAIN, line) for line in lines]
+    reported = [match.groups() for match in train if match]
+    logged = events(RunDir(Path("runs/mine")), "train")
+    assert [(int(step), float(bpc)) for step, bpc, _, _ in reported] == [
+        (event["step"], round(event["bpc"], 3)) for event in logged
+    ]
+    assert [f"{event['tokens_per_s']:,.0f}" for event in logged] == [
+        rate for _, _, rate, _ in reported
+    ]
+    assert reported[-1][3] == "0:00"
+    validations = [line for line in lines if " valid " in line]
+    assert all(
+        re.fullmatch(r"step [48]/8  valid \d\.\d{3} BPC  best so far", v) for v in validations
+    )
+    assert len(validations) == 2
+    assert "step 0/8  expert similarity (mean debiased CKA) " in printed.out
+
+
+PLAIN = r"step (\d)/8  (\d\.\d{3}) BPC  ([\d,]+) tokens/s  (\d+:\d\d) left"
+
+
+def test_the_summary_gives_the_test_score_and_commands_that_work(capsys: Capture) -> None:
+    assert pretrain("--name", "mine") == 0
+    out = capsys.readouterr().out
+    finished = events(RunDir(Path("runs/mine")))[-1]
+    assert f"\ntest {finished['test_bpc']:.3f} BPC  (256 of 10,958 bytes)\n" in out
+    _, _, advice = out.partition("\ntry next:\n")
+    commands = [shlex.split(line) for line in advice.splitlines()]
+    assert [words[:2] for words in commands] == [["simsmoe", "eval"], ["simsmoe", "pretrain"]]
+    for words in commands:
+        assert main.run(words[1:]) == 0
+    assert "step 16/16" in capsys.readouterr().out
+
+
+def test_a_whole_evaluation_is_not_called_a_part(capsys: Capture) -> None:
+    assert pretrain("--set", "eval.final_blocks=0") == 0
+    assert re.search(r"\ntest \d\.\d{3} BPC  \(10,958 bytes\)\n", capsys.readouterr().out)
+
+
+def test_json_output_is_the_events_and_nothing_else(capsys: Capture) -> None:
+    assert pretrain("--name", "mine", "--json") == 0
+    printed = capsys.readouterr()
+    shown = [json.loads(line) for line in printed.out.splitlines()]
+    assert shown == events(RunDir(Path("runs/mine")))
+    assert printed.err == "training custom in runs/mine on cpu\n"
+
+
+def test_words_are_scored_by_perplexity(capsys: Capture) -> None:
+    words = ["--set", "data.corpus=words", "--set", "data.tokenizer=words"]
+    assert pretrain("--name", "mine", *words) == 0
+    out = capsys.readouterr().out
+    assert "BPC" not in out
+    finished = events(RunDir(Path("runs/mine")))[-2:]
+    assert re.search(r"step 8/8  \d\.\d{3} nats  [\d,]+ tokens/s", out)
+    assert re.search(r"step 8/8  valid perplexity [\d,]+\.\d\d", out)
+    assert f"\ntest perplexity {finished[0]['perplexity']:,.2f}  (" in out
+    assert "words)\n" in out
+    assert finished[1]["test_bpc"] is None
+
+
+@pytest.mark.parametrize("name", ["[red]mine", "my run", "it's", ":warning:", "läuft", "a" * 120])
+def test_odd_names_are_printed_as_they_are(capsys: Capture, name: str) -> None:
+    assert pretrain("--name", name) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"training custom in runs/{name} on cpu\n")
+    _, _, advice = out.partition("\ntry next:\n")
+    for line in advice.splitlines():
+        assert f"runs/{name}" in shlex.split(line)
+    assert main.run(["eval", name]) == 0
+    assert capsys.readouterr().out.startswith(f"{name}  step ")
+    assert pretrain("--name", name) == 2
+    assert f"runs/{name}: this run folder" in capsys.readouterr().err
+
+
+def test_a_data_folder_elsewhere_is_part_of_the_advice(capsys: Capture, corpus_dir: Path) -> None:
+    Path("data").unlink()
+    assert pretrain("--data-dir", str(corpus_dir), "--runs-dir", "[/red]else where") == 0
+    _, _, advice = capsys.readouterr().out.partition("\ntry next:\n")
+    for line in advice.splitlines():
+        assert main.run(shlex.split(line)[1:]) == 0
+
+
+def test_places_by_environment(monkeypatch: pytest.MonkeyPatch, corpus_dir: Path) -> None:
+    Path("data").unlink()
+    monkeypatch.setenv("SIMSMOE_DATA", str(corpus_dir))
+    monkeypatch.setenv("SIMSMOE_RUNS", "elsewhere")
+    assert pretrain("--name", "mine") == 0
+    assert Path("elsewhere/mine/events.jsonl").is_file()
+    assert main.run(["eval", "mine"]) == 0
+
+
+def test_flags_are_settings(capsys: Capture) -> None:
+    flags = ["--similarity", "calibrated", "--router", "smoe", "--experts", "loop"]
+    assert pretrain("--name", "mine", *flags, "--set", "similarity.weight=0.5") == 0
+    used = events(RunDir(Path("runs/mine")), "run_started")[0]["recipe"]
+    assert used["similarity"]["preset"] == "calibrated"
+    assert used["similarity"]["weight"] == 0.5
+    assert used["moe"]["backend"] == "loop"
+    capsys.readouterr()
+    assert pretrain("--router", "smo") == 2
+    assert "Did you mean 'smoe'?" in capsys.readouterr().err
+
+
+def view() -> tuple[TrainingView, io.StringIO]:
+    """A view on a terminal, and what it shows."""
+    shown = io.StringIO()
+    console = Console(
+        file=shown, force_terminal=True, width=100, markup=False, emoji=False, highlight=False
+    )
+    return TrainingView(console, 20), shown
+
+
+def test_a_terminal_shows_a_bar_and_the_lines_that_matter() -> None:
+    bar, shown = view()
+    train = {"bpc": 2.345, "loss_nats": 1.6, "tokens_per_s": 54321.0, "step_ms": 10.0}
+    with bar:
+        bar.on_step(3)
+        bar.on_event({"kind": "train", "step": 4, **train})
+        bar.on_event({"kind": "warning", "step": 4, "message": "[bold]only a prefix[/bold]"})
+        bar.on_event({"kind": "eval", "step": 4, "split": "valid", "bpc": 2.5, "best": True})
+    text = shown.getvalue()
+    assert "4/20" in text
+    assert "2.345 BPC  54,321 tokens/s" in text
+    assert "warning: [bold]only a prefix[/bold]" in text
+    assert "valid 2.500 BPC  best so far" in text
+
+
+def test_undefined_similarity_is_said_to_be() -> None:
+    bar, shown = view()
+    with bar:
+        bar.on_event({"kind": "similarity", "step": 4, "layers": [{"mean": None}]})
+        bar.on_event({"kind": "similarity", "step": 8, "layers": [{"mean": None}, {"mean": 0.25}]})
+    assert "(mean debiased CKA) undefined" in shown.getvalue()
+    assert "(mean debiased CKA) 0.250" in shown.getvalue()
+
+
+def test_long_runs_say_how_many_hours_are_left(capsys: Capture) -> None:
+    plain = TrainingView(Console(width=1000, highlight=False), 50_000)
+    event = {"kind": "train", "step": 10, "bpc": 2.0, "tokens_per_s": 1e6, "step_ms": 1000.0}
+    plain.on_event(event)
+    assert capsys.readouterr().out == (
+        "step    10/50000  2.000 BPC  1,000,000 tokens/s  13:53:10 left\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, EXIT_SIGINT), (signal.SIGTERM, EXIT_SIGTERM)]
+)
+def test_a_real_signal_in_the_middle(number: signal.Signals, code: int) -> None:
+    command = ["pretrain", "--recipe", "tiny.yaml", "--name", "mine", "--set", "train.steps=100000"]
+    training = subprocess.Popen(
+        [sys.executable, "-m", "simsmoe_cli", *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with training:
+        assert training.stdout is not None
+        for line in training.stdout:
+            if "tokens/s" in line:
+                break
+        training.send_signal(number)
+        out, err = training.communicate(timeout=60)
+    assert (training.returncode, err) == (code, "")
+    step = checkpoint.list_checkpoints(RunDir(Path("runs/mine")))[-1][0]
+    last = out.splitlines()[-1]
+    assert last == (
+        f"stopped at step {step} and saved; go on with: simsmoe pretrain --resume runs/mine"
+    )
+    finished = events(RunDir(Path("runs/mine")))[-1]
+    assert (finished["status"], finished["reason"]) == ("stopped", number.name)
+    _, _, go_on = last.partition("go on with: ")
+    assert main.run([*shlex.split(go_on)[1:], "--set", f"train.steps={step + 2}"]) == 0
+
+
+def test_a_reader_that_leaves_ends_the_run_without_a_traceback() -> None:
+    command = shlex.join([sys.executable, "-m", "simsmoe_cli", "pretrain", "--recipe", "tiny.yaml"])
+    pipeline = f"{command} --name mine --json --set train.steps=100000 | head -n 2"
+    done = subprocess.run(
+        ["bash", "-c", f"{pipeline}; exit ${{PIPESTATUS[0]}}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "training custom in runs/mine on cpu\n"
+    finished = events(RunDir(Path("runs/mine")))[-1]
+    assert (finished["status"], finished["reason"]) == ("failed", "[Errno 32] Broken pipe")
