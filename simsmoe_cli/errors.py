@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 EXIT_USAGE = 2
 EXIT_DATA = 3
@@ -39,6 +40,21 @@ class UserError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}. {self.hint}" if self.hint else text
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a recipe.
+
+    Attributes:
+        paths: the fields involved, dotted; the first is where it is reported.
+        what: what is wrong with the value given.
+        hint: the nearest valid thing, or what to do.
+    """
+
+    paths: tuple[str, ...]
+    what: str
+    hint: str = ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

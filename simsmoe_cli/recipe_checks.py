@@ -11,15 +11,15 @@ import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from simsmoe_cli import registry
-from simsmoe_cli.errors import nearest
+from simsmoe_cli.errors import Problem, nearest
 from simsmoe_cli.recipe import Recipe, SimilaritySettings, fields, sections
+from simsmoe_cli.router_checks import router_problems
 
 # Experts' widths the grouped backend takes are multiples of this (16-byte rows in bf16).
 GROUPED_ALIGNMENT = 8
@@ -40,21 +40,6 @@ LIMITS = {
     "less_than_equal": ("of at most", "le"),
     "less_than": ("below", "lt"),
 }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a recipe.
-
-    Attributes:
-        paths: the fields involved, dotted; the first is where it is reported.
-        what: what is wrong with the value given.
-        hint: the nearest valid thing, or what to do.
-    """
-
-    paths: tuple[str, ...]
-    what: str
-    hint: str = ""
 
 
 def shown(value: Any) -> str:
@@ -154,7 +139,7 @@ def contradictions(recipe: Recipe) -> list[Problem]:
     return [
         *_model_problems(recipe),
         *_moe_problems(recipe),
-        *_router_problems(recipe),
+        *router_problems(recipe),
         *_similarity_problems(recipe),
         *_train_problems(recipe),
         *_eval_problems(recipe),
@@ -213,18 +198,6 @@ def _moe_problems(recipe: Recipe) -> Iterator[Problem]:
                 f"the grouped backend needs a multiple of {GROUPED_ALIGNMENT}, got {size}",
                 "Or set moe.backend to auto.",
             )
-
-
-def _router_problems(recipe: Recipe) -> Iterator[Problem]:
-    for name in sorted(recipe.idle_sections):
-        section = getattr(recipe, name)
-        for field, info in type(section).model_fields.items():
-            if getattr(section, field) != info.get_default():
-                yield Problem(
-                    (f"{name}.{field}", "moe.router"),
-                    f"has no effect with router {recipe.moe.router}",
-                    f"Leave it out, or set moe.router to {name.replace('_', '-')}.",
-                )
 
 
 def _similarity_problems(recipe: Recipe) -> Iterator[Problem]:

@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from simsmoe_cli.errors import UserError, nearest
+from simsmoe_cli.errors import Problem, UserError, nearest
 from simsmoe_cli.recipe import Recipe, fields
-from simsmoe_cli.recipe_checks import Problem, contradictions, schema_problems
+from simsmoe_cli.recipe_checks import contradictions, schema_problems
 
 SUFFIXES = (".yaml", ".yml")
 
