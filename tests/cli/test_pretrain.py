@@ -160,16 +160,17 @@ def view() -> tuple[TrainingView, io.StringIO]:
 
 def test_a_terminal_shows_a_bar_and_the_lines_that_matter() -> None:
     bar, shown = view()
+    message = f"[bold]only a prefix[/bold] {'of a path too long for the screen ' * 5}"
     train = {"bpc": 2.345, "loss_nats": 1.6, "tokens_per_s": 54321.0, "step_ms": 10.0}
     with bar:
         bar.on_step(3)
         bar.on_event({"kind": "train", "step": 4, **train})
-        bar.on_event({"kind": "warning", "step": 4, "message": "[bold]only a prefix[/bold]"})
+        bar.on_event({"kind": "warning", "step": 4, "message": message})
         bar.on_event({"kind": "eval", "step": 4, "split": "valid", "bpc": 2.5, "best": True})
     text = shown.getvalue()
     assert "4/20" in text
     assert "2.345 BPC  54,321 tokens/s" in text
-    assert "warning: [bold]only a prefix[/bold]" in text
+    assert f"warning: {message}" in text
     assert "valid 2.500 BPC  best so far" in text
 
 

@@ -136,6 +136,15 @@ def test_weights_of_another_model_are_named(run: RunDir) -> None:
         checkpoint.load_weights(folder, state, deeper)
 
 
+def test_weights_replaced_while_they_are_read_are_missed(run: RunDir) -> None:
+    """By a run in training; whoever evaluates it tries again."""
+    state = checkpoint.read_state(run.best)
+    next(run.best.glob("weights-*")).unlink()
+    with pytest.raises(UserError, match="damaged checkpoint: ") as caught:
+        checkpoint.load_weights(run.best, state, LanguageModel(recipe(), state["vocab_size"]))
+    assert caught.value.code == EXIT_DATA
+
+
 def test_running_out_of_memory_is_not_taken_for_another_model(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
