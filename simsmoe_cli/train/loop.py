@@ -239,6 +239,12 @@ class Trainer:
                     ("similarity_sum", (layer.similarity.mean * due).nan_to_num()),
                 ):
                     measured[name] = measured.get(name, 0.0) + value.detach()
+            for metric, value in layer.routing.metrics.items():
+                for name, part in (
+                    (f"metric.{metric}", value.detach()),
+                    (f"reports.{metric}", torch.ones_like(value)),
+                ):
+                    measured[name] = measured.get(name, 0.0) + part
         share = 1 / self.settings.micro_batches
         return total * share, output.memory, {name: v * share for name, v in measured.items()}
 

@@ -20,7 +20,8 @@ class LogWindow:
     """Sums of the steps since the last train event, fp32, by name.
 
     "task" is the next-token loss in nats, "loss.NAME" an auxiliary loss, "grad_norm" the gradient
-    norm, "pairs_due" and "similarity_sum" pairs measured and the sum of their similarity, "steps"
+    norm, "pairs_due" and "similarity_sum" pairs measured and the sum of their similarity,
+    "metric.NAME" and "reports.NAME" what routers report and how many layers reported it, "steps"
     the number of steps.
     """
 
@@ -84,6 +85,13 @@ class LogWindow:
                 "pairs_due": due / steps,
                 "mean": sums["similarity_sum"] / due if due else None,
             }
+        metrics = {
+            name.removeprefix("metric."): value / sums[name.replace("metric.", "reports.", 1)]
+            for name, value in sums.items()
+            if name.startswith("metric.")
+        }
+        if metrics:
+            fields["metrics"] = metrics
         self.sums = {}
         self.restart_clock()
         return fields

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from simsmoe_cli.moe.balance import balance_loss
 from simsmoe_cli.router_settings import RouterSettings
 
 
@@ -68,6 +69,7 @@ class Routing:
         logits_TN: the scores the choice was made from, fp32.
         losses: auxiliary losses by name, each a scalar without its coefficient.
         partial: whether slots may be empty.
+        metrics: what else is worth logging, by name, each a scalar; no loss.
     """
 
     index_TK: Tensor
@@ -75,6 +77,7 @@ class Routing:
     logits_TN: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
     partial: bool = False
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Router(nn.Module):
@@ -90,9 +93,47 @@ class Router(nn.Module):
         raise NotImplementedError
 
 
+def token_ids(context: RouteContext) -> Tensor:
+    """The ids of the tokens; a ValueError where there are none."""
+    if context.token_ids_T is None:
+        raise ValueError("this router looks at token ids, and the context has none")
+    return context.token_ids_T
+
+
 def fp32_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` in fp32 whatever autocast says."""
     with torch.autocast(x.device.type, enabled=False):
         return nn.functional.linear(
             x.float(), weight.float(), None if bias is None else bias.float()
         )
+
+
+def softmax_routing(logits_TN: Tensor, top_k: int, balance_tau: float = 1.0) -> Routing:
+    """The K largest logits, weights their softmax, and the balance loss.
+
+    Args:
+        logits_TN: fp32.
+        top_k: K.
+        balance_tau: the balance loss takes the softmax of logits / tau.
+    """
+    top_logits_TK, index_TK = logits_TN.topk(top_k, dim=-1)
+    balance = balance_loss((logits_TN / balance_tau).softmax(-1), index_TK)
+    return Routing(index_TK, top_logits_TK.softmax(-1), logits_TN, {"balance": balance})
+
+
+def list_routing(order_TN: Tensor, top_k: int) -> Routing:
+    """The first K experts of a list that nothing learns, with equal weights.
+
+    The logits are 0 for the chosen and fall from -1000 for the others, so that their softmax is
+    the weights, and they still say who comes next.
+
+    Args:
+        order_TN: all experts in each token's order, int64.
+        top_k: K.
+    """
+    rank_N = torch.arange(order_TN.shape[1], device=order_TN.device)
+    score_N = torch.where(rank_N < top_k, 0.0, -1000.0 - rank_N)
+    logits_TN = torch.zeros_like(order_TN, dtype=torch.float32)
+    logits_TN = logits_TN.scatter(1, order_TN, score_N.expand_as(order_TN))
+    index_TK = order_TN[:, :top_k]
+    return Routing(index_TK, torch.full_like(index_TK, 1 / top_k, dtype=torch.float32), logits_TN)

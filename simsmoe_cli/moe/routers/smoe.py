@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from simsmoe_cli.moe.balance import balance_loss
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.moe.routers.base import (
+    RouteContext,
+    Router,
+    RouterSpec,
+    Routing,
+    fp32_linear,
+    softmax_routing,
+)
 
 
 class SMoERouter(Router):
@@ -23,10 +29,4 @@ class SMoERouter(Router):
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
-        top_logits_TK, index_TK = logits_TN.topk(context.top_k or self.top_k, dim=-1)
-        return Routing(
-            index_TK=index_TK,
-            weight_TK=top_logits_TK.softmax(-1),
-            logits_TN=logits_TN,
-            losses={"balance": balance_loss(logits_TN.softmax(-1), index_TK)},
-        )
+        return softmax_routing(logits_TN, context.top_k or self.top_k)

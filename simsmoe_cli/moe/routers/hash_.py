@@ -1,0 +1,67 @@
+"""Hash router: a fixed table says which experts a token id goes to (Roller et al. 2106.04426).
+
+Nothing is learned, so routing can neither collapse nor adapt; weights are 1/K. The table is drawn
+once from the seed and the layer and is a buffer, so a checkpoint holds the one it was trained with.
+It is balanced over the vocabulary: in each of the K places, every expert has as many token ids as
+any other, to within one. (The paper's balanced hash counts how often tokens occur in the corpus,
+which a recipe does not know.)
+
+The table lists all experts for each id, in an order of its own, so any K can be asked for.
+
+Shapes: T tokens, D model width, N experts, K experts per token, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simsmoe_cli.moe.routers.base import (
+    RouteContext,
+    Router,
+    RouterSpec,
+    Routing,
+    list_routing,
+    token_ids,
+)
+
+
+class HashRouter(Router):
+    """`order_VN`, int16: the experts of each token id, the first K of which it goes to.
+
+    Raises:
+        ValueError: the spec has no vocabulary.
+    """
+
+    order_VN: Tensor
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        if spec.vocab_size < 1:
+            raise ValueError("a hash router needs the size of the vocabulary")
+        order_VN = balanced_orders(spec.vocab_size, spec.experts, (spec.seed, spec.layer))
+        self.register_buffer("order_VN", torch.tensor(order_VN, dtype=torch.int16))
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+        order_TN = self.order_VN[token_ids(context)].long()
+        return list_routing(order_TN, context.top_k or self.top_k)
+
+
+def balanced_orders(
+    vocabulary: int, experts: int, seed: tuple[int, ...]
+) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """An order of all experts for each token id, [V, N], every column balanced.
+
+    Ids are dealt out in groups of N at random. Of a group, id j has the order (j + s_r) mod N with
+    s a random permutation of the group that starts with 0, so each column of a group holds every
+    expert once.
+    """
+    random = np.random.default_rng(seed)
+    groups = -(-vocabulary // experts)
+    ids_N = np.arange(experts)
+    shift_GN = np.tile(ids_N, (groups, 1))
+    shift_GN[:, 1:] = random.permuted(shift_GN[:, 1:], axis=1)
+    order_GNN = (ids_N[None, :, None] + shift_GN[:, None, :]) % experts
+    order_VN: np.ndarray[tuple[int, int], np.dtype[np.int64]] = order_GNN.reshape(-1, experts)
+    return order_VN[random.permutation(vocabulary)]
