@@ -112,8 +112,10 @@ class MoESettings(Section):
     hidden: int = Field(256, ge=1, description="hidden width of an expert, H")
     top_k: int = Field(2, ge=1, description="experts per token, K")
     router: str = Field("smoe", description="router; `simsmoe list routers`")
-    backend: Literal["auto", "grouped", "loop"] = Field(
-        "auto", description="how experts are computed; `simsmoe list experts`"
+    backend: Literal["auto", "grouped", "loop", "fastmoe"] = Field(
+        "auto",
+        description="how experts are computed (`simsmoe list experts`); auto: grouped where "
+        "widths are multiples of 8, else loop",
     )
     init: Literal["linear", "published"] = Field(
         "linear",

@@ -28,6 +28,65 @@ ROUTERS: dict[str, Entry] = {
         "linear logits, softmax over the selected top-K",
         "Shazeer et al. 1701.06538",
     ),
+    "switch": Entry(
+        "simsmoe_cli.moe.routers.switch:SwitchRouter",
+        "one expert a token, weighted with its probability",
+        "Fedus et al. 2101.03961",
+    ),
+    "gshard": Entry(
+        "simsmoe_cli.moe.routers.gshard:GShardRouter",
+        "two experts a token, the second left out at random in training",
+        "Lepikhin et al. 2006.16668",
+    ),
+    "xmoe": Entry(
+        "simsmoe_cli.moe.routers.xmoe:router",
+        "cosine scores in a small space, learned temperature",
+        "Chi et al. 2204.09179",
+    ),
+    "stablemoe": Entry(
+        "simsmoe_cli.moe.routers.stablemoe:router",
+        "learns to route, distils it into a router by token id, and freezes that",
+        "Dai et al. 2204.08396",
+    ),
+    "smoe-dropout": Entry(
+        "simsmoe_cli.moe.routers.smoe_dropout:SMoEDropoutRouter",
+        "a random, frozen router; K grows while training, any K in evaluation",
+        "Chen et al. 2303.01610",
+    ),
+    "hyperrouter": Entry(
+        "simsmoe_cli.moe.routers.hyperrouter:HyperRouter",
+        "a frozen network makes the router's weights from a learned vector",
+        "Do et al. 2312.07035",
+    ),
+    "competesmoe": Entry(
+        "simsmoe_cli.moe.routers.competesmoe:CompeteSMoERouter",
+        "now and then all experts run and the strongest response routes; the router learns it",
+        "Pham et al. 2402.02526; Nguyen et al. 2505.13380",
+    ),
+    "hash": Entry(
+        "simsmoe_cli.moe.routers.hash_:HashRouter",
+        "a fixed balanced table from token id to experts",
+        "Roller et al. 2106.04426",
+    ),
+    "random": Entry(
+        "simsmoe_cli.moe.routers.random_:RandomRouter",
+        "any K experts, anew in every training step: a control",
+    ),
+    "loss-free": Entry(
+        "simsmoe_cli.moe.routers.loss_free:LossFreeRouter",
+        "sigmoid scores; a bias on selection evens the load without a loss",
+        "DeepSeek-V3 2412.19437",
+    ),
+    "remoe": Entry(
+        "simsmoe_cli.moe.routers.remoe:ReMoERouter",
+        "ReLU weights, as many experts as are positive, K on average",
+        "Wang et al. 2412.14711",
+    ),
+    "expert-choice": Entry(
+        "simsmoe_cli.moe.routers.expert_choice:ExpertChoiceRouter",
+        "each expert takes the tokens it scores highest; sees the future, not for causal models",
+        "Zhou et al. 2202.09368",
+    ),
 }
 
 EXPERTS: dict[str, Entry] = {
@@ -39,6 +98,11 @@ EXPERTS: dict[str, Entry] = {
     "loop": Entry(
         "simsmoe_cli.moe.experts.loop:LoopExperts",
         "one expert after the other: slow and obvious, the oracle",
+    ),
+    "fastmoe": Entry(
+        "simsmoe_cli.moe.experts.fastmoe:FastMoEExperts",
+        "fastmoe's CUDA kernels, to be built by hand; `simsmoe doctor` says how",
+        "He et al. 2103.13262",
     ),
 }
 

@@ -25,7 +25,7 @@ def pretrain(
         typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
     ] = None,
     experts: Annotated[
-        str | None, typer.Option(help="Expert backend: auto, grouped or loop.")
+        str | None, typer.Option(help="Expert backend: auto, grouped, loop or fastmoe.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run folder; made from the recipe if left out.")
@@ -71,6 +71,7 @@ def pretrain(
         return
 
     from simsmoe_cli.cli.progress import TrainingView
+    from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
     from simsmoe_cli.train.planning import plan_training
     from simsmoe_cli.train.signals import Stopped
@@ -78,6 +79,7 @@ def pretrain(
     screen = console(stderr=as_json)
     plan = plan_training(recipe, overrides, runs_dir, name, resume)
     torch_device = session.choose_device(device)
+    expert_backend(plan.recipe).require(torch_device)
     if deterministic:
         session.be_deterministic()
     store = session.open_store(

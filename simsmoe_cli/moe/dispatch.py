@@ -90,5 +90,10 @@ def gather(x_TD: Tensor, plan: Plan) -> Tensor:
 def combine(rows_RD: Tensor, weight_TK: Tensor, plan: Plan) -> Tensor:
     """Sum over a token's experts of weight times row: [T, D] in the rows' precision."""
     slots_RD: Tensor = _Permute.apply(rows_RD, plan.inverse_R, plan.order_R)  # type: ignore[no-untyped-call]
+    return weighted_sum(slots_RD, weight_TK)
+
+
+def weighted_sum(slots_RD: Tensor, weight_TK: Tensor) -> Tensor:
+    """The same of rows in the order of slots (token * K + rank)."""
     rows_TKD: Tensor = slots_RD.unflatten(0, weight_TK.shape)
-    return (weight_TK.to(rows_RD.dtype).unsqueeze(1) @ rows_TKD).squeeze(1)
+    return (weight_TK.to(rows_TKD.dtype).unsqueeze(1) @ rows_TKD).squeeze(1)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from simsmoe_cli import registry
-from simsmoe_cli.moe import dispatch
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.balance import z_loss
 from simsmoe_cli.moe.experts.base import Experts
 from simsmoe_cli.moe.experts.grouped import ALIGNMENT
@@ -48,6 +49,25 @@ def backend_name(recipe: Recipe) -> str:
     return "grouped" if aligned else "loop"
 
 
+def expert_backend(recipe: Recipe) -> type[Experts]:
+    """The class that computes a recipe's experts."""
+    backend: type[Experts] = registry.load("experts", backend_name(recipe))
+    return backend
+
+
+def portable(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe, its expert backend "auto" if its own cannot compute on the device.
+
+    Every backend reads the same checkpoint and computes the same.
+    """
+    try:
+        expert_backend(recipe).require(device)
+    except UserError:
+        moe = recipe.moe.model_copy(update={"backend": "auto"})
+        return recipe.model_copy(update={"moe": moe})
+    return recipe
+
+
 class MoELayer(nn.Module):
     """N experts behind a router, as the recipe says.
 
@@ -72,7 +92,7 @@ class MoELayer(nn.Module):
             settings=recipe.router_settings,
         )
         self.router: Router = registry.load("routers", moe.router)(spec)
-        self.experts: Experts = registry.load("experts", backend_name(recipe))(
+        self.experts = expert_backend(recipe)(
             moe.experts,
             model.width,
             moe.hidden,
@@ -91,9 +111,9 @@ class MoELayer(nn.Module):
     def forward(self, x_BMD: Tensor, context: RouteContext) -> MoEOutput:
         x_TD = x_BMD.flatten(0, -2)
         routing = self.router(x_TD, replace(context, dense_experts=self.experts.dense))
-        plan = dispatch.plan(routing.index_TK, self.experts.experts, partial=routing.partial)
-        rows_RD = self.experts(dispatch.gather(x_TD, plan), plan.count_N, partial=routing.partial)
-        hidden = dispatch.combine(rows_RD, routing.weight_TK, plan)
+        hidden = self.experts.mixture(
+            x_TD, routing.index_TK, routing.weight_TK, partial=routing.partial
+        )
         losses = dict(routing.losses)
         if self.z_loss:
             losses["z"] = z_loss(routing.logits_TN)

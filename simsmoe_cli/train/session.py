@@ -22,6 +22,7 @@ from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, UserError, nearest
 from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import dump_recipe
@@ -241,7 +242,7 @@ def evaluate_run(
             f"no split '{split}'", where="--split", hint=nearest(split, store.manifest.splits)
         )
     with _clear_memory_errors(device, "Use --device cpu, or a machine with more memory."):
-        model = LanguageModel(recipe, state["vocab_size"]).to(device)
+        model = LanguageModel(portable(recipe, device), state["vocab_size"]).to(device)
         checkpoint.load_weights(folder, state, model)
         result = evaluate_split(
             model,

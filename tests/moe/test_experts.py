@@ -13,6 +13,9 @@ from simsmoe_cli import registry
 from simsmoe_cli.moe import dispatch
 from simsmoe_cli.moe.experts.base import Experts
 
+# fastmoe's part is played by its stand-in.
+pytestmark = pytest.mark.usefixtures("standin")
+
 TOKENS, WIDTH, HIDDEN, EXPERTS = 37, 16, 24, 5
 VARIANTS = [
     {"activation": "relu", "bias": True},

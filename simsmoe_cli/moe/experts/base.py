@@ -8,7 +8,7 @@ Initialisation is nn.Linear's for each expert. SimSMoE's published code initiali
 one 3-D kernel, whose fan-in is out*in, about 20 times too small a deviation; `published=True`
 reproduces it.
 
-Shapes: R rows, D model width, H hidden width, N experts.
+Shapes: T tokens, D model width, H hidden width, N experts, K experts per token, R rows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from simsmoe_cli.moe import dispatch
 
 
 class Experts(nn.Module):
@@ -63,6 +65,16 @@ class Experts(nn.Module):
                 if published:
                     nn.init.zeros_(bias)
 
+    @classmethod
+    def require(cls, device: torch.device) -> None:
+        """Raise a UserError if this backend cannot compute on the device."""
+
+    def matmul_dtype(self, device: torch.device) -> torch.dtype:
+        """The precision matrices are multiplied in: autocast's where it is on."""
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        return self.w_in.dtype
+
     def activate(self, inner: Tensor, dropout: bool) -> Tensor:
         """The activation and its dropout: [R, H] or [R, 2H] -> [R, H]."""
         if self.swiglu:
@@ -89,6 +101,27 @@ class Experts(nn.Module):
             [R, D], in the precision the matrices were multiplied in.
         """
         raise NotImplementedError
+
+    def mixture(
+        self, x_TD: Tensor, index_TK: Tensor, weight_TK: Tensor, *, partial: bool = False
+    ) -> Tensor:
+        """Every token through its experts: sum over k of weight_tk E_index_tk(x_t).
+
+        Backends compute `forward` and are blind to routing; one with a dispatch of its own
+        overrides this.
+
+        Args:
+            x_TD: hidden states.
+            index_TK: chosen experts, int64; N for an empty slot.
+            weight_TK: mixing weights.
+            partial: whether slots may be empty.
+
+        Returns:
+            [T, D], in the precision the matrices were multiplied in.
+        """
+        plan = dispatch.plan(index_TK, self.experts, partial=partial)
+        rows_RD: Tensor = self(dispatch.gather(x_TD, plan), plan.count_N, partial=partial)
+        return dispatch.combine(rows_RD, weight_TK, plan)
 
     def dense(self, x_TD: Tensor) -> Tensor:
         """Every token through every expert, without dropout: [N, T, D]."""

@@ -23,12 +23,7 @@ class GroupedExperts(Experts):
     def forward(
         self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False
     ) -> Tensor:
-        device = rows_RD.device.type
-        dtype = (
-            torch.get_autocast_dtype(device)
-            if torch.is_autocast_enabled(device)
-            else self.w_in.dtype
-        )
+        dtype = self.matmul_dtype(rows_RD.device)
         end_N = count_N.cumsum(0)
         offset_N = end_N.to(torch.int32)
         row_R = torch.arange(rows_RD.shape[0], device=rows_RD.device)
