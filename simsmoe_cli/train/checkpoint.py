@@ -29,6 +29,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
 
@@ -145,12 +146,20 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(folder: Path, state: dict[str, Any], model: nn.Module) -> None:
+def load_weights(folder: Path, state: dict[str, Any], model: LanguageModel) -> None:
     """Fill the model from a checkpoint folder or best/.
 
     Raises:
-        UserError: the weights are of another model; says which tensors differ.
+        UserError: the weights are of another model; says which router, or which tensors differ.
     """
+    trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
+    if model.moe_layers and trained != given:  # tensors of different routers may well fit
+        raise UserError(
+            f"the checkpoint was trained with router {trained}, and this model has {given}",
+            where=str(folder),
+            hint=f"Set moe.router to {trained}.",
+            code=EXIT_DATA,
+        )
     name = next(name for name in state["sha256"] if name != TRAINING)
     try:
         load_model(model, folder / name, strict=True, device=_device(model))
