@@ -104,7 +104,8 @@ class EventLog:
     Args:
         path: the events.jsonl to append to.
         keep_bytes: cut the file to this length first (what a resumed run had written when its
-            checkpoint was taken), as far as it is still there; None starts a new file.
+            checkpoint was taken), as far as whole lines of it are still there; None starts a new
+            file.
     """
 
     def __init__(self, path: Path, keep_bytes: int | None = None):
@@ -112,7 +113,8 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         if keep_bytes is None or not path.exists():
             path.write_bytes(b"")
-        os.truncate(path, min(path.stat().st_size, keep_bytes or 0))
+        kept = path.read_bytes()[: keep_bytes or 0]
+        os.truncate(path, kept.rfind(b"\n") + 1)
         self._file = open(path, "ab")  # noqa: SIM115
 
     def subscribe(self, callback: Callable[[Event], None]) -> None:

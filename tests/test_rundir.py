@@ -116,6 +116,18 @@ def test_resuming_cuts_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     assert steps(path) == [0, 1, 2, 3]
 
 
+def test_a_log_that_lost_its_tail_goes_on_with_a_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    log = written(path, 3)
+    kept = log.position()
+    log.close()
+    path.write_bytes(path.read_bytes()[:-9])
+    log = EventLog(path, keep_bytes=kept)
+    log.emit("train", 7)
+    log.close()
+    assert steps(path) == [0, 1, 7]
+
+
 def test_a_new_run_starts_an_empty_log(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     written(path, 3).close()
