@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from simsmoe_cli.errors import Problem
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe import MoESettings, Recipe
 from simsmoe_cli.section import Section
 
 
@@ -93,19 +93,66 @@ def _stablemoe(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def _learns_nothing(recipe: Recipe) -> Iterator[Problem]:
-    """Routers without anything to learn have nothing that a loss could act on."""
-    for path, idle in (
-        ("moe.balance_weight", recipe.moe.balance_weight in ("auto", 0)),
-        ("moe.z_weight", recipe.moe.z_weight == 0),
-    ):
-        if not idle:
-            yield Problem(
-                (path, "moe.router", "model.pattern"),
-                f"has no effect with router {recipe.moe.router}, which learns nothing",
-                "Set it to 0.",
-            )
+def _without_balance_loss(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.moe.balance_weight not in ("auto", 0):
+        yield Problem(
+            ("moe.balance_weight", "moe.router", "model.pattern"),
+            f"has no effect with router {recipe.moe.router}, which has no balance loss",
+            "Leave it out.",
+        )
 
+
+def _learns_nothing(recipe: Recipe) -> Iterator[Problem]:
+    yield from _without_balance_loss(recipe)
+    if recipe.moe.z_weight:
+        yield Problem(
+            ("moe.z_weight", "moe.router", "model.pattern"),
+            f"has no effect with router {recipe.moe.router}, which learns nothing",
+            "Set it to 0.",
+        )
+
+
+def _smoe_dropout(recipe: Recipe) -> Iterator[Problem]:
+    yield from _without_balance_loss(recipe)
+    moe, settings = recipe.moe, recipe.smoe_dropout
+    start, end = settings.range_of_k(moe.top_k, moe.experts)
+    first = "smoe_dropout.k_start" if settings.k_start else "moe.top_k"
+    for path, given, k in (
+        ("smoe_dropout.k_start", settings.k_start, start),
+        ("smoe_dropout.k_end", settings.k_end, end),
+    ):
+        if given and k > moe.experts:
+            yield Problem(
+                (path, "moe.experts", "moe.router", "model.pattern"),
+                f"{k} experts per token are more than the {moe.experts} there are",
+                f"Use at most {moe.experts}.",
+            )
+    if start > end:
+        yield Problem(
+            ("smoe_dropout.k_end", first, "moe.router", "model.pattern"),
+            f"experts per token only grow, and {end} are fewer than the {start} of {first}",
+            f"Use at least {start}, or lower {first}.",
+        )
+    if settings.k_start and moe.top_k not in (settings.k_start, _DEFAULT_TOP_K):
+        yield Problem(
+            ("moe.top_k", "smoe_dropout.k_start", "moe.router", "model.pattern"),
+            "has no effect with smoe_dropout.k_start, which says the same",
+            "Leave one of them out.",
+        )
+
+
+def _expert_choice(recipe: Recipe) -> Iterator[Problem]:
+    yield from _without_balance_loss(recipe)
+    if not recipe.expert_choice.allow_leak:
+        yield Problem(
+            ("moe.router", "expert_choice.allow_leak", "model.pattern"),
+            "expert-choice picks a token by what comes after it, which a language model is to "
+            "predict, so its loss would mean nothing",
+            "Choose another router, or set expert_choice.allow_leak to true if you know.",
+        )
+
+
+_DEFAULT_TOP_K = MoESettings.model_fields["top_k"].default
 
 CHECKS: dict[str, Callable[[Recipe], Iterator[Problem]]] = {
     "switch": _top_k_is(1),
@@ -114,4 +161,8 @@ CHECKS: dict[str, Callable[[Recipe], Iterator[Problem]]] = {
     "stablemoe": _stablemoe,
     "hash": _learns_nothing,
     "random": _learns_nothing,
+    "smoe-dropout": _smoe_dropout,
+    "loss-free": _without_balance_loss,
+    "remoe": _without_balance_loss,
+    "expert-choice": _expert_choice,
 }

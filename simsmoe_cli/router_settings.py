@@ -27,7 +27,7 @@ class SwitchSettings(RouterSettings):
     """Router switch."""
 
     jitter: float = Field(
-        0.0, ge=0, lt=1, description="eps: inputs are scaled by 1 +- eps in training; 0.1 in use"
+        0.1, ge=0, lt=1, description="eps: inputs are scaled by 1 +- eps in training; 0: not"
     )
 
 
@@ -59,7 +59,7 @@ class StableMoESettings(RouterSettings):
         False, description="as SimSMoE's baseline: one stage, normalised expert embeddings"
     )
     freeze_after: float = Field(
-        0.1, ge=0, le=1, description="share of training after which the light router is frozen"
+        0.1, gt=0, le=1, description="share of training after which the light router is frozen"
     )
     token_width: int = Field(50, ge=1, description="width of the light router's token embedding")
     distill_weight: float = Field(0.3, ge=0, description="coefficient of the distillation loss")
@@ -72,8 +72,15 @@ class StableMoESettings(RouterSettings):
 class SMoEDropoutSettings(RouterSettings):
     """Router smoe-dropout."""
 
-    k_start: int = Field(2, ge=1, description="experts per token at the first step")
-    k_end: int = Field(0, ge=0, description="experts per token at the last step; 0: N/2")
+    k_start: int = Field(0, ge=0, description="experts per token at the first step; 0: moe.top_k")
+    k_end: int = Field(
+        0, ge=0, description="experts per token at the last step; 0: N/2, at least k_start"
+    )
+
+    def range_of_k(self, top_k: int, experts: int) -> tuple[int, int]:
+        """K at the first and at the last step of training, of N experts."""
+        start = self.k_start or top_k
+        return start, self.k_end or max(start, experts // 2)
 
 
 class HyperRouterSettings(RouterSettings):
