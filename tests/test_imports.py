@@ -34,7 +34,7 @@ def test_the_first_answer_imports_nothing_heavy(arguments: list[str]) -> None:
     assert imported(command(*arguments)) & {*HEAVY, "pydantic", "yaml"} == set()
 
 
-@pytest.mark.parametrize("name", ["prepare-data", "pretrain", "eval", "list", "show"])
+@pytest.mark.parametrize("name", ["prepare-data", "pretrain", "eval", "list", "show", "doctor"])
 def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
     assert imported(command(name, "--help")) & HEAVY == set()
 

@@ -13,6 +13,7 @@ from typing import Annotated, cast
 import typer
 
 from simsmoe_cli import __version__
+from simsmoe_cli.cli.doctor import doctor
 from simsmoe_cli.cli.evaluate import evaluate
 from simsmoe_cli.cli.list import list_names
 from simsmoe_cli.cli.prepare_data import prepare_data
@@ -41,6 +42,7 @@ app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
 app.command("eval", rich_help_panel=TRAIN)(evaluate)
 app.command("list", rich_help_panel=LOOK)(list_names)
 app.command("show", rich_help_panel=LOOK)(show)
+app.command("doctor", rich_help_panel=LOOK)(doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -23,7 +23,7 @@ def test_help_lists_the_commands(simsmoe: Command, arguments: tuple[str, ...]) -
     done = simsmoe(*arguments)
     assert done.returncode == 0
     assert done.stderr == ""
-    for command in ("prepare-data", "pretrain", "eval", "list", "show"):
+    for command in ("prepare-data", "pretrain", "eval", "list", "show", "doctor"):
         assert command in done.stdout
 
 
