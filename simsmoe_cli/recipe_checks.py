@@ -18,8 +18,10 @@ from pydantic_core import ErrorDetails
 
 from simsmoe_cli import registry
 from simsmoe_cli.errors import Problem, nearest
-from simsmoe_cli.recipe import Recipe, SimilaritySettings, fields, sections
+from simsmoe_cli.recipe import Recipe, fields, listed, sections
 from simsmoe_cli.router_checks import router_problems
+from simsmoe_cli.schedule import Schedule
+from simsmoe_cli.similarity_checks import similarity_problems
 
 # Experts' widths the grouped backend takes are multiples of this (16-byte rows in bf16).
 GROUPED_ALIGNMENT = 8
@@ -34,6 +36,7 @@ EXPECTED = {
     "finite_number": "a finite number",
     **dict.fromkeys(SECTION_TYPES, "a section of fields"),
 }
+SCHEDULE_TYPE = str(Schedule)  # pydantic's name of this alternative
 LIMITS = {
     "greater_than_equal": ("of at least", "ge"),
     "greater_than": ("above", "gt"),
@@ -72,6 +75,14 @@ def _place(location: tuple[int | str, ...]) -> tuple[str, ...]:
 
 def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Problem:
     paths = (".".join(place),)
+    # Of the alternatives of a type, the one that a value out of range or the items of a list
+    # came closest to says what is wrong.
+    close = [
+        each
+        for each in details
+        if each["type"] in LIMITS or any(isinstance(step, int) for step in each["loc"])
+    ]
+    details = close[:1] or details
     detail = details[0]
     given, kind = detail["input"], detail["type"]
     if kind == "extra_forbidden":
@@ -80,7 +91,7 @@ def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Prob
     if index is not None:
         return Problem(paths, f"item {index + 1}: {_complaint(detail)}")
     if len(details) > 1:
-        expected = " or ".join(_expected(each) for each in details)
+        expected = listed([_expected(each) for each in details])
         return Problem(paths, f"expected {expected}, got {shown(given)}")
     hint = ""
     if kind == "int_type" and isinstance(given, float) and given.is_integer():
@@ -105,9 +116,11 @@ def _expected(detail: ErrorDetails) -> str:
     if kind == "literal_error":
         choices = _choices(detail)
         return f"one of {', '.join(choices)}" if len(choices) > 1 else f"'{choices[0]}'"
+    if kind == "list_type" and detail["loc"][-1] == SCHEDULE_TYPE:
+        return "a schedule"
     if kind in LIMITS:
         words, bound = LIMITS[kind]
-        return f"a number {words} {context[bound]}"
+        return f"a number {words} {context[bound]:g}"
     if kind in ("too_short", "too_long"):
         return f"{context.get('min_length', context.get('max_length'))} values"
     if kind == "string_pattern_mismatch":
@@ -140,7 +153,7 @@ def contradictions(recipe: Recipe) -> list[Problem]:
         *_model_problems(recipe),
         *_moe_problems(recipe),
         *router_problems(recipe),
-        *_similarity_problems(recipe),
+        *similarity_problems(recipe),
         *_train_problems(recipe),
         *_eval_problems(recipe),
     ]
@@ -198,61 +211,6 @@ def _moe_problems(recipe: Recipe) -> Iterator[Problem]:
                 f"the grouped backend needs a multiple of {GROUPED_ALIGNMENT}, got {size}",
                 "Or set moe.backend to auto.",
             )
-
-
-def _similarity_problems(recipe: Recipe) -> Iterator[Problem]:
-    settings = recipe.similarity
-    if settings.measure not in registry.MEASURES:
-        yield Problem(
-            ("similarity.measure",),
-            f"unknown measure {shown(settings.measure)}",
-            nearest(settings.measure, registry.MEASURES),
-        )
-    if not settings.enabled:
-        untouched = SimilaritySettings.model_validate({})
-        for name in SimilaritySettings.model_fields:
-            if getattr(settings, name) != getattr(untouched, name):
-                yield Problem(
-                    (f"similarity.{name}", "similarity.preset"),
-                    "has no effect with similarity.preset none",
-                    "Choose a preset, or leave it out.",
-                )
-        return
-    if "g" not in recipe.model.pattern:
-        yield Problem(
-            ("similarity.preset", "model.pattern"),
-            f"similarity learning needs experts, and pattern '{recipe.model.pattern}' has no g",
-            "Set it to none.",
-        )
-    elif recipe.moe.experts < 2:
-        yield Problem(
-            ("similarity.preset", "moe.experts"),
-            "similarity learning needs at least 2 experts",
-            "Set it to none.",
-        )
-    if settings.min_tokens > settings.tokens:
-        yield Problem(
-            ("similarity.min_tokens", "similarity.tokens"),
-            f"{settings.min_tokens} is more than the {settings.tokens} tokens sampled per pair, "
-            "so no pair would ever be measured",
-            f"Use at most {settings.tokens}.",
-        )
-    if settings.sigma != "median" and settings.sigma <= 0:
-        yield Problem(("similarity.sigma",), f"must be more than 0, got {settings.sigma}")
-    elif settings.measure.startswith("cka-linear") and settings.sigma != _default(
-        "similarity.sigma"
-    ):
-        yield Problem(
-            ("similarity.sigma", "similarity.measure"),
-            f"has no effect with measure {settings.measure}, which has no kernel width",
-            "Leave it out, or choose cka-rbf.",
-        )
-    if settings.head_frozen and settings.head == "none":
-        yield Problem(
-            ("similarity.head_frozen", "similarity.head"),
-            "has no effect without a head",
-            "Leave it out, or set similarity.head to linear or mlp.",
-        )
 
 
 def _train_problems(recipe: Recipe) -> Iterator[Problem]:

@@ -15,11 +15,22 @@ from simsmoe_cli.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Entry:
-    """One row: where the thing lives, one line about it, and its paper or source."""
+    """One row of a table.
+
+    Attributes:
+        target: where the thing lives, "module:Attribute".
+        help: one line about it.
+        source: its paper or code.
+        options: for a similarity measure, the fields of the recipe it takes.
+        all_pairs: for a similarity measure, its form for all pairs of experts at once, if it has
+            one that costs less than the pairs one by one.
+    """
 
     target: str
     help: str
     source: str = ""
+    options: tuple[str, ...] = ()
+    all_pairs: str = ""
 
 
 ROUTERS: dict[str, Entry] = {
@@ -111,16 +122,95 @@ MEASURES: dict[str, Entry] = {
         "simsmoe_cli.similarity.cka:linear_cka",
         "linear CKA, biased estimator",
         "Kornblith et al. 1905.00414",
+        all_pairs="simsmoe_cli.similarity.cka:pairwise_linear_cka",
     ),
     "cka-linear-debiased": Entry(
         "simsmoe_cli.similarity.cka:debiased_linear_cka",
         "linear CKA, debiased estimator: near 0 for unrelated experts at any n",
         "Song et al. 2012; Nguyen et al. 2010.15327",
+        all_pairs="simsmoe_cli.similarity.cka:pairwise_debiased_cka",
     ),
     "cka-rbf": Entry(
         "simsmoe_cli.similarity.cka:rbf_cka",
         "CKA with Gaussian kernels, biased estimator (the paper's measure)",
         "Do et al. 2406.15883",
+        options=("sigma",),
+        all_pairs="simsmoe_cli.similarity.cka:pairwise_rbf_cka",
+    ),
+    "cosine": Entry(
+        "simsmoe_cli.similarity.agreement:cosine",
+        "mean cosine of the outputs on the same token",
+        "Chen and He 2011.10566",
+    ),
+    "cosine-absolute": Entry(
+        "simsmoe_cli.similarity.agreement:absolute_cosine",
+        "mean absolute cosine",
+        "Do et al. 2406.15883, code",
+    ),
+    "infonce": Entry(
+        "simsmoe_cli.similarity.contrastive:infonce",
+        "is an output recognised among the other expert's by its token: 0 by chance, 1 always",
+        "van den Oord et al. 1807.03748",
+        options=("temperature",),
+    ),
+    "rince-v1": Entry(
+        "simsmoe_cli.similarity.contrastive:rince_v1",
+        "robust InfoNCE, symmetric (q = 1)",
+        "Chuang et al. 2201.04309",
+        options=("temperature", "rince_lambda"),
+    ),
+    "rince-v2": Entry(
+        "simsmoe_cli.similarity.contrastive:rince_v2",
+        "robust InfoNCE, between InfoNCE (q near 0) and symmetric (q = 1)",
+        "Chuang et al. 2201.04309",
+        options=("temperature", "rince_lambda", "rince_q"),
+    ),
+    "simclr-v1": Entry(
+        "simsmoe_cli.similarity.contrastive:simclr_v1",
+        "NT-Xent among the outputs of both, with inner products",
+        "Chen et al. 2002.05709",
+        options=("temperature",),
+    ),
+    "simclr-v2": Entry(
+        "simsmoe_cli.similarity.contrastive:simclr_v2",
+        "NT-Xent among the outputs of both, with cosines",
+        "Chen et al. 2006.10029",
+        options=("temperature",),
+    ),
+    "dcl": Entry(
+        "simsmoe_cli.similarity.contrastive:dcl",
+        "decoupled contrast: cosine on the same token less the soft maximum over others",
+        "Yeh et al. 2110.06848",
+        options=("temperature",),
+    ),
+    "directclr": Entry(
+        "simsmoe_cli.similarity.contrastive:directclr",
+        "InfoNCE of the first features alone",
+        "Jing et al. 2110.09348",
+        options=("temperature", "directclr_width"),
+    ),
+    "hypersphere": Entry(
+        "simsmoe_cli.similarity.agreement:hypersphere",
+        "alignment and uniformity: closer on the same token than on others",
+        "Wang and Isola 2005.10242",
+        options=("spread_weight",),
+    ),
+    "tico": Entry(
+        "simsmoe_cli.similarity.agreement:tico",
+        "cosine on the same token less the squared cosine between tokens",
+        "Zhu et al. 2206.10698",
+        options=("spread_weight",),
+    ),
+    "barlow-twins": Entry(
+        "simsmoe_cli.similarity.agreement:barlow_twins",
+        "correlation of each feature with itself in the other expert, and with no other",
+        "Zbontar et al. 2103.03230",
+        options=("spread_weight",),
+    ),
+    "byol": Entry(
+        "simsmoe_cli.similarity.agreement:byol",
+        "cosine with one expert at a time the fixed target: half the gradient",
+        "Grill et al. 2006.07733",
     ),
 }
 
@@ -164,5 +254,10 @@ def load(table: str, name: str) -> Any:
     entries = TABLES[table]
     if name not in entries:
         raise UserError(f"unknown {table.rstrip('s')} '{name}'", hint=nearest(name, entries))
-    module, _, attribute = entries[name].target.partition(":")
+    return resolve(entries[name].target)
+
+
+def resolve(target: str) -> Any:
+    """The object at "module:Attribute"."""
+    module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -15,7 +15,8 @@ their further fields (L layers with experts, N experts, E evaluations):
     run_started    name, recipe, parameters, tokens_per_step, total_steps, unit, device, precision;
                    again where a resumed run goes on with other settings
     train          loss_nats, bpc, losses {name: nats}, lr, grad_norm, tokens,
-                   similarity {pairs_due, mean}, metrics {name: what routers report, mean over
+                   similarity {pairs_due, mean, and what is in force of weight,
+                   threshold, check_every, sigma}, metrics {name: what routers report, mean over
                    layers and steps}, tokens_per_s, step_ms
     eval           split, loss_nats, bpc, perplexity, tokens, best, tokens_per_s
     router         layers [{layer, load [N], load_cv, dead [ids], entropy_nats,

@@ -170,8 +170,32 @@ def test_comments_document_every_field() -> None:
         ("train=5", "train: expected a section of fields, got 5"),
         ("train.optimizer=adan", "got 'adan'. Did you mean 'adam'?"),
         ("similarity.preset=[a]", "similarity.preset: expected one of none, published, paper"),
-        ("similarity.sigma=wide", "similarity.sigma: expected a number or 'median', got 'wide'"),
-        ("similarity.sigma=-1", "similarity.sigma: must be more than 0, got -1.0"),
+        (
+            "similarity.sigma=wide",
+            "similarity.sigma: expected a number, 'median' or a schedule, got 'wide'",
+        ),
+        ("similarity.sigma=-1", "similarity.sigma: expected a number above 0, got -1"),
+        ("similarity.weight=[0, 1]", "similarity.weight: item 1: expected a list, got 0"),
+        ("similarity.weight=[[0, a], [1, 1]]", "weight: item 1: expected a number, got 'a'"),
+        (
+            "similarity.weight=[[0, 0.1]]",
+            "similarity.weight: a schedule needs at least two points [share of training, value]. "
+            "For example [[0, 0.0], [0.1, 0.5]].",
+        ),
+        ("similarity.weight=[[0, 1, 2], [1, 1, 2]]", "a schedule needs at least two points"),
+        (
+            "similarity.threshold=[[0, 0.5], [0.5, 1.5]]",
+            "similarity.threshold: values must be within 0..1, got 1.5",
+        ),
+        ("similarity.weight=[[0, 0.5], [1, -0.5]]", "values must be at least 0, got -0.5"),
+        (
+            "similarity.check_every=[[0.5, 1], [0.5, 2]]",
+            "similarity.check_every: shares of training must ascend within 0..1, got [0.5, 0.5]",
+        ),
+        ("similarity.weight=[[0, 1], [100, 0]]", "must ascend within 0..1, got [0.0, 100.0]"),
+        ("similarity.temperature=0", "similarity.temperature: expected a number above 0, got 0"),
+        ("similarity.temperature=hot", "expected a number or 'auto', got 'hot'"),
+        ("similarity.scope=pair", "got 'pair'. Did you mean 'pairs'?"),
         ("model.pattern=sxg", "model.pattern: expected text that matches ^[sgf]+$, got 'sxg'"),
         ("name=a b", "name: expected text that matches"),
         ("train.stepz=3", "train.stepz: unknown key. Did you mean 'steps'?"),
@@ -224,6 +248,45 @@ def test_each_mistake_is_named_with_its_value_and_what_would_do(
         ),
         (["similarity.min_tokens=200"], "similarity.min_tokens: 200 is more than the 128 tokens"),
         (["similarity.sigma=median"], "similarity.sigma: has no effect with measure cka-linear"),
+        (
+            ["similarity.measure=infonce", "similarity.sigma=[[0, 1], [1, 2]]"],
+            "similarity.sigma: has no effect with measure infonce. "
+            "Leave it out, or set similarity.measure to cka-rbf.",
+        ),
+        (["similarity.temperature=0.5"], "has no effect with measure cka-linear-debiased"),
+        (
+            ["similarity.measure=rince-v1", "similarity.rince_q=0.2"],
+            "similarity.rince_q: has no effect with measure rince-v1. "
+            "Leave it out, or set similarity.measure to rince-v2.",
+        ),
+        (
+            ["similarity.scope=experts", "similarity.spread_weight=2"],
+            "similarity.spread_weight: has no effect with scope experts",
+        ),
+        (
+            ["similarity.scope=layer", "similarity.pairs=9"],
+            "similarity.pairs: has no effect with scope layer, which compares all experts",
+        ),
+        (
+            ["similarity.scope=experts", "similarity.min_tokens=20"],
+            "similarity.min_tokens: has no effect with scope experts",
+        ),
+        (
+            ["similarity.scope=experts", "similarity.measure=cosine"],
+            "similarity.measure: has no effect with scope experts",
+        ),
+        (
+            ["similarity.measure=directclr", "similarity.directclr_width=129"],
+            "similarity.directclr_width: 129 is more than the 128 features that are compared",
+        ),
+        (
+            [
+                "similarity.measure=directclr",
+                "similarity.directclr_width=9",
+                "similarity.head=linear",
+            ],
+            "9 is more than the 8 features that are compared. Use at most 8.",
+        ),
         (["similarity.head_frozen=true"], "similarity.head_frozen: has no effect without a head"),
         (
             ["train.batch=16", "train.micro_batches=5"],
@@ -270,6 +333,14 @@ def test_contradictions_are_named(overrides: list[str], expected: str) -> None:
         ["model.pattern=sf", "similarity.preset=none"],
         ["moe.hidden=250", "moe.backend=loop"],
         ["train.warmup_steps=300"],
+        ["similarity.weight=[[0, 0], [1, 0.003]]", "similarity.threshold=[[0.1, 1], [0.2, 0.5]]"],
+        ["similarity.scope=layer", "similarity.min_tokens=16"],
+        ["similarity.preset=published", "similarity.scope=layer"],
+        ["similarity.preset=published", "similarity.sigma=[[0, 0.9], [1, 0.8]]"],
+        ["similarity.scope=layer", "similarity.tokens=4"],
+        ["similarity.scope=experts", "similarity.temperature=0.5"],
+        ["similarity.measure=directclr", "similarity.directclr_width=128"],
+        ["similarity.measure=tico", "similarity.spread_weight=0"],
         ["eval.overlap=255"],
         ["model.attention=relative", "model.heads=128"],
     ],

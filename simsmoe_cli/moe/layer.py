@@ -120,7 +120,12 @@ class MoELayer(nn.Module):
         similarity = None
         if self.similarity is not None and self.training:
             similarity = self.similarity(
-                x_TD, routing.index_TK, routing.logits_TN, self._without_dropout
+                x_TD,
+                routing.index_TK,
+                routing.logits_TN,
+                self._without_dropout,
+                context.step,
+                context.total_steps,
             )
             losses["similarity"] = similarity.loss
         return MoEOutput(hidden.view_as(x_BMD), losses, routing, similarity)

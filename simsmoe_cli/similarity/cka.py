@@ -27,22 +27,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from simsmoe_cli.similarity.rows import ROUNDING, standardise, whole_mask
+
 # Biased CKA of two rows is 1 and HSIC_1 of three rows is 0/0, whatever the rows are.
 _BIASED_ROWS = 3
 _DEBIASED_ROWS = 4
-# Outputs smaller than this count as zero: gradients grow as 1/scale and must stay finite.
-_SMALLEST = 1e-12
-# Deviation from the mean row, relative to the largest entry, that fp32 rounding can cause.
-_ROUNDING = 1e-6
 # HSIC_1(K, K), relative to ||K||_F^2, below which it is what rounding left of a cancellation.
 _CANCELLED = 1e-5
 # Largest |rows|^2 / (2 sigma^2): with a narrower kernel fp32 could not tell that equal rows are.
 _NARROWEST = 1e5
-# Entries of the largest temporary of `pairwise_debiased_cka` (32 MiB in fp32).
+# Entries of the largest temporary of the pairwise linear CKAs (32 MiB in fp32).
 _CHUNK = 2**23
 
 
-def linear_cka(x: Tensor, y: Tensor, mask: Tensor | None = None, **ignored: object) -> Tensor:
+def linear_cka(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     """Biased linear CKA, ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F) with centred columns.
 
     Args:
@@ -53,16 +51,14 @@ def linear_cka(x: Tensor, y: Tensor, mask: Tensor | None = None, **ignored: obje
         [...] fp32 in 0..1; nan where undefined (fewer than 3 rows, or constant rows).
     """
     with torch.autocast(x.device.type, enabled=False):
-        mask = _mask(x, mask)
-        x, _, x_varies = _standardise(x, mask)
-        y, _, y_varies = _standardise(y, mask)
+        mask = whole_mask(x, mask)
+        x, _, x_varies = standardise(x, mask)
+        y, _, y_varies = standardise(y, mask)
         enough = mask.sum(-1) >= _BIASED_ROWS
         return _ratio(*_inner_products(x, y), enough & x_varies & y_varies)
 
 
-def debiased_linear_cka(
-    x: Tensor, y: Tensor, mask: Tensor | None = None, **ignored: object
-) -> Tensor:
+def debiased_linear_cka(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
     """Linear CKA from the unbiased HSIC_1, in feature or Gram form, whichever is cheaper.
 
     Args:
@@ -74,9 +70,9 @@ def debiased_linear_cka(
         rows, constant rows, or rows of which all but one are equal).
     """
     with torch.autocast(x.device.type, enabled=False):
-        mask = _mask(x, mask)
-        x, _, x_varies = _standardise(x, mask)
-        y, _, y_varies = _standardise(y, mask)
+        mask = whole_mask(x, mask)
+        x, _, x_varies = standardise(x, mask)
+        y, _, y_varies = standardise(y, mask)
         rows = mask.sum(-1)
         xy, xx, yy = _inner_products(x, y)
         k, m = x.square().sum(-1), y.square().sum(-1)
@@ -93,7 +89,6 @@ def rbf_cka(
     y: Tensor,
     mask: Tensor | None = None,
     sigma: float | Literal["median"] = 0.8,
-    **ignored: object,
 ) -> Tensor:
     """Biased CKA with kernels exp(-|a - b|^2 / (2 sigma^2)).
 
@@ -108,7 +103,7 @@ def rbf_cka(
         distance of 0).
     """
     with torch.autocast(x.device.type, enabled=False):
-        mask = _mask(x, mask)
+        mask = whole_mask(x, mask)
         k, x_varies = _centred_gaussian(x, mask, sigma)
         m, y_varies = _centred_gaussian(y, mask, sigma)
         enough = mask.sum(-1) >= _BIASED_ROWS
@@ -116,8 +111,8 @@ def rbf_cka(
         return _ratio(xy, xx, yy, enough & x_varies & y_varies)
 
 
-def pairwise_debiased_cka(outputs_NTD: Tensor) -> Tensor:
-    """Debiased linear CKA of all pairs of experts on the same T tokens, as one matrix.
+def pairwise_linear_cka(outputs_NTD: Tensor) -> Tensor:
+    """Biased linear CKA of all pairs of experts on the same T tokens, as one matrix.
 
     All pairs come out of a few large products, in Gram form (N matrices T x T, flattened) or
     feature form (D x D per pair) by cost, in chunks that bound the memory.
@@ -125,52 +120,53 @@ def pairwise_debiased_cka(outputs_NTD: Tensor) -> Tensor:
     Returns:
         [N, N] fp32, symmetric; diagonal 1; rows and columns of undefined experts are nan.
     """
-    experts, tokens, width = outputs_NTD.shape
     with torch.autocast(outputs_NTD.device.type, enabled=False):
-        mask = _mask(outputs_NTD, None)
-        x_NTD, _, varies_N = _standardise(outputs_NTD, mask)
-        if tokens * (width + experts) < experts * width * width:
-            frobenius_NN = _pairwise_by_gram(x_NTD)
-        else:
-            frobenius_NN = _pairwise_by_features(x_NTD)
+        x_NTD, _, varies_N = standardise(outputs_NTD, whole_mask(outputs_NTD, None))
+        return _matrix(_frobenius(x_NTD), varies_N & (x_NTD.shape[1] >= _BIASED_ROWS))
+
+
+def pairwise_debiased_cka(outputs_NTD: Tensor) -> Tensor:
+    """Debiased linear CKA of all pairs, as `pairwise_linear_cka` gives the biased one."""
+    tokens = outputs_NTD.shape[1]
+    with torch.autocast(outputs_NTD.device.type, enabled=False):
+        mask = whole_mask(outputs_NTD, None)
+        x_NTD, _, varies_N = standardise(outputs_NTD, mask)
+        frobenius_NN = _frobenius(x_NTD)
         k_NT = x_NTD.square().sum(-1)
         sum_N = k_NT.sum(-1)
         hsic_NN = _unbiased(frobenius_NN, k_NT @ k_NT.T, sum_N.outer(sum_N), mask.sum(-1))
-        hsic_NN = (hsic_NN + hsic_NN.T) / 2
-        hsic_N, scale_N = hsic_NN.diagonal(), frobenius_NN.diagonal()
-        defined_N = varies_N & (hsic_N > _CANCELLED * scale_N)
-        if tokens < _DEBIASED_ROWS:
-            defined_N = torch.zeros_like(defined_N)
-        defined_NN = defined_N[:, None] & defined_N
-        cka_NN = _ratio(hsic_NN, hsic_N[:, None], hsic_N, defined_NN)
-        same_NN = torch.eye(experts, dtype=torch.bool, device=cka_NN.device)
-        return torch.where(same_NN & defined_NN, 1.0, cka_NN)
+        cancelled_N = hsic_NN.diagonal() <= _CANCELLED * frobenius_NN.diagonal()
+        return _matrix(hsic_NN, varies_N & ~cancelled_N & (tokens >= _DEBIASED_ROWS))
 
 
-def _mask(x: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device) if mask is None else mask
+def pairwise_rbf_cka(outputs_NTD: Tensor, sigma: float | Literal["median"] = 0.8) -> Tensor:
+    """Biased CKA with Gaussian kernels of all pairs, as `pairwise_linear_cka` gives the linear one.
 
-
-def _standardise(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows centred and divided by their root mean square norm, in fp32; zeros outside the mask.
-
-    Returns:
-        rows [..., n, d]; the norm they were divided by [...], detached; whether they vary [...]
-        bool. Rows that do not vary, or are not finite, come back as zeros without a gradient.
+    N kernels of T x T, flattened, and one product.
     """
-    inside = mask[..., None]
-    x = torch.where(inside, x.float(), 0.0)
-    peak = x.detach().abs().amax((-2, -1), keepdim=True)
-    usable = (peak > _SMALLEST) & (peak < torch.inf)
-    peak = torch.where(usable, peak, 1.0)
-    x = torch.where(usable, x, 0.0) / peak
-    rows = mask.sum(-1).clamp(min=1)[..., None, None]
-    x = torch.where(inside, x - x.sum(-2, keepdim=True) / rows, 0.0)
-    norm = (x.detach().square().sum((-2, -1), keepdim=True) / rows).sqrt()
-    varies = usable & (norm > _ROUNDING * x.shape[-1] ** 0.5)
-    norm = torch.where(varies, norm, 1.0)
-    x = torch.where(varies, x, 0.0) / norm
-    return x, (peak * norm)[..., 0, 0], varies[..., 0, 0]
+    with torch.autocast(outputs_NTD.device.type, enabled=False):
+        mask = whole_mask(outputs_NTD, None)
+        kernel_NTT, varies_N = _centred_gaussian(outputs_NTD, mask, sigma)
+        kernel_NS = kernel_NTT.flatten(1)
+        return _matrix(kernel_NS @ kernel_NS.T, varies_N & (mask.shape[1] >= _BIASED_ROWS))
+
+
+def _matrix(hsic_NN: Tensor, defined_N: Tensor) -> Tensor:
+    """CKA of all pairs from their HSIC: symmetric, 1 on the diagonal, nan where undefined."""
+    hsic_NN = (hsic_NN + hsic_NN.T) / 2
+    hsic_N = hsic_NN.diagonal()
+    defined_NN = defined_N[:, None] & defined_N
+    cka_NN = _ratio(hsic_NN, hsic_N[:, None], hsic_N, defined_NN)
+    same_NN = torch.eye(len(hsic_N), dtype=torch.bool, device=cka_NN.device)
+    return torch.where(same_NN & defined_NN, 1.0, cka_NN)
+
+
+def _frobenius(x_NTD: Tensor) -> Tensor:
+    """<K_i, K_j> of the linear kernels of all pairs, [N, N]."""
+    experts, tokens, width = x_NTD.shape
+    if tokens * (width + experts) < experts * width * width:
+        return _pairwise_by_gram(x_NTD)
+    return _pairwise_by_features(x_NTD)
 
 
 def _inner_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,7 +210,7 @@ def _centred_gaussian(
     K - 1 stands in for K: the centring removes the constant, and kernels of rows that are close
     compared with sigma keep their digits.
     """
-    x, norm, defined = _standardise(x, mask)
+    x, norm, defined = standardise(x, mask)
     both = mask[..., :, None] & mask[..., None, :]
     squares = x.square().sum(-1)
     distance = squares[..., :, None] + squares[..., None, :] - 2 * (x @ x.mT)
@@ -222,7 +218,7 @@ def _centred_gaussian(
     distance = torch.where(apart, distance.clamp(min=0), 0.0)
     if sigma == "median":
         median = _median(distance.detach(), apart)
-        defined = defined & (median > _ROUNDING)
+        defined = defined & (median > ROUNDING)
         narrowness = 1 / (2 * torch.where(defined, median, 1.0))
     else:
         narrowness = (norm / sigma).square() / 2

@@ -1,29 +1,43 @@
 """Similarity learning: the loss that keeps experts different (SimSMoE, 2406.15883, section 3).
 
-Each step the pair tracker names the pairs that are due; on tokens both experts received, their
-outputs, through a head, are compared: T_ij = sim(head(E_i(x)), head(E_j(x))). Pairs above T* add
-T_ij to the loss. Tokens are detached, so the gradient reaches the two experts and the head alone.
+Three scopes say what is compared with what:
+
+- `pairs`, the paper's: the pair tracker names the pairs that are due; on tokens both experts
+  received, their outputs, through a head, are compared: T_ij = sim(head(E_i(x)), head(E_j(x))).
+  Pairs above T* add T_ij to the loss.
+- `layer`: n tokens of the batch, drawn uniformly, go through every expert; the loss is the mean
+  over all N(N-1)/2 pairs of T_ij where above T* and 0 elsewhere. All pairs are one batched call, or
+  less where the measure has a form for all pairs.
+- `experts`: the same tokens, but each expert is set against all others at once (see
+  `contrastive.expert_confusion`); the loss is the mean over experts of T_i where above T*.
+
+The last two are the paper's future work. Tokens are detached, so the gradient reaches experts and
+the head alone. T*, f* and sigma may be schedules: values of the host, from the step alone.
 
 Departures from published code (METHODS.md section 4): the loss carries no coefficient here and is
 never mixed into the balance loss; at most P pairs and n tokens of each are measured, all in one
 batched call with static shapes; pairs with fewer than `min_tokens` shared tokens wait; K = 1 works.
 
-Shapes: T tokens, D width, N experts, K experts per token, P pairs, n sampled tokens per pair,
-R = 2Pn rows.
+Shapes: T tokens, D width, N experts, K experts per token, P pairs, n sampled tokens, R rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from simsmoe_cli import registry
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.recipe import SimilaritySettings
-from simsmoe_cli.registry import load
+from simsmoe_cli.schedule import value_at
+from simsmoe_cli.similarity.contrastive import expert_confusion
 from simsmoe_cli.similarity.pairs import PairTracker, sample_shared, selection_mask
+
+Backend = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -31,9 +45,9 @@ class SimilarityResult:
     """What one step of one layer found; all scalars, fp32.
 
     Attributes:
-        loss: sum of T_ij over the measured pairs above T*, without a coefficient.
-        pairs_due: how many pairs were due and measured.
-        mean: mean T_ij of those pairs, whether above T* or not; nan if there are none.
+        loss: of what is above T*, without a coefficient.
+        pairs_due: how many pairs were measured; those that were due, in scope pairs.
+        mean: mean similarity of what was measured, whether above T* or not; nan if nothing was.
     """
 
     loss: Tensor
@@ -42,7 +56,7 @@ class SimilarityResult:
 
 
 class SimilarityLearning(nn.Module):
-    """The pair tracker, head and loss of one MoE layer. To be called in training only."""
+    """The head and loss of one MoE layer, and its pair tracker. To be called in training only."""
 
     def __init__(self, settings: SimilaritySettings, width: int, experts: int, top_k: int):
         """Raises UserError when there are fewer than two experts or the measure is unknown."""
@@ -56,8 +70,18 @@ class SimilarityLearning(nn.Module):
         self.settings = settings
         self.experts = experts
         self.top_k = top_k
-        self.measure: Callable[..., Tensor] = load("similarity", settings.measure)
-        self.tracker = PairTracker(experts)
+        self.measure: Callable[..., Tensor] = registry.load("similarity", settings.measure)
+        all_pairs = registry.MEASURES[settings.measure].all_pairs
+        self.all_pairs: Callable[..., Tensor] | None = None
+        if settings.scope == "layer" and all_pairs:
+            self.all_pairs = registry.resolve(all_pairs)
+        self.options = {
+            name: value
+            for name in settings.measure_options
+            if (value := getattr(settings, name)) != "auto"
+        }
+        if settings.scope == "pairs":
+            self.tracker = PairTracker(experts)
         self.head = _head(settings.head, width, experts)
         if settings.head_frozen:
             self.head.requires_grad_(False)
@@ -67,40 +91,73 @@ class SimilarityLearning(nn.Module):
         x_TD: Tensor,
         index_TK: Tensor,
         logits_TN: Tensor,
-        experts: Callable[[Tensor, Tensor], Tensor],
+        experts: Backend,
+        step: int = 0,
+        total_steps: int = 1,
     ) -> SimilarityResult:
-        """Observes a batch and measures the pairs that are due.
+        """Observes a batch and measures what its scope says.
 
         Args:
             x_TD: hidden states the MoE layer was given; detached here.
             index_TK: experts each token was routed to, int64.
             logits_TN: router logits.
             experts: (rows [R, D] sorted by expert, count_N int64) -> rows [R, D], without dropout.
+            step, total_steps: of the training, for schedules.
         """
+
+        settings = self.settings
+
+        def now(value: Any) -> Any:
+            return value_at(value, step / total_steps) if isinstance(value, list) else value
+
+        options = {name: now(value) for name, value in self.options.items()}
+        x_TD = x_TD.detach()
+        if settings.scope == "pairs":
+            similarity, measured = self._pairs(
+                x_TD, index_TK, logits_TN, experts, now(settings.check_every), options
+            )
+        else:
+            outputs_NnD = self._every_expert(x_TD, experts)
+            compare = self._layer if settings.scope == "layer" else expert_confusion
+            similarity = compare(outputs_NnD, **options)
+            measured = torch.ones_like(similarity, dtype=torch.bool)
+
+        defined = measured & ~similarity.isnan()
+        similar = defined & (similarity > now(settings.threshold))
+        loss = torch.where(similar, similarity, 0.0).sum()
+        count = defined.sum().float()
+        mean = torch.where(defined, similarity.detach(), 0.0).sum() / count
+        if settings.scope != "pairs":
+            loss = loss / count.clamp(min=1)
+        if settings.scope == "experts":
+            count = count * (count - 1) / 2
+        return SimilarityResult(loss, count, mean)
+
+    def _pairs(
+        self,
+        x_TD: Tensor,
+        index_TK: Tensor,
+        logits_TN: Tensor,
+        experts: Backend,
+        check_every: float,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        """T of the P pairs most overdue, and which of them are due and were measured."""
         settings = self.settings
         with torch.no_grad():
             selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
             count_NN = self.tracker.observe(selected_TN)
             enough_NN = count_NN >= settings.min_tokens
-            due = self.tracker.due(settings.pairs, settings.check_every, enough_NN)
+            due = self.tracker.due(settings.pairs, check_every, enough_NN)
             index_Pn, mask_Pn = sample_shared(
                 selected_TN, due.first_P, due.second_P, settings.tokens
             )
             # A pair every rank checks may share few tokens on this one.
             measured_P = due.due_P & (mask_Pn.sum(1) >= settings.min_tokens)
             self.tracker.checked(due)
-
         first_PnD, second_PnD = self._outputs(x_TD, due.first_P, due.second_P, index_Pn, experts)
-        with torch.autocast(x_TD.device.type, enabled=False):
-            first_PnD, second_PnD = self.head(first_PnD.float()), self.head(second_PnD.float())
-            similarity_P = self.measure(first_PnD, second_PnD, mask_Pn, sigma=settings.sigma)
-
-        defined_P = measured_P & ~similarity_P.isnan()
-        similar_P = defined_P & (similarity_P > settings.threshold)
-        loss = torch.where(similar_P, similarity_P, 0.0).sum()
-        pairs_due = defined_P.sum().float()
-        mean = torch.where(defined_P, similarity_P.detach(), 0.0).sum() / pairs_due
-        return SimilarityResult(loss, pairs_due, mean)
+        similarity_P = self.measure(first_PnD, second_PnD, mask_Pn, **options)
+        return similarity_P, measured_P
 
     def _outputs(
         self,
@@ -108,7 +165,7 @@ class SimilarityLearning(nn.Module):
         first_P: Tensor,
         second_P: Tensor,
         index_Pn: Tensor,
-        experts: Callable[[Tensor, Tensor], Tensor],
+        experts: Backend,
     ) -> tuple[Tensor, Tensor]:
         """Both experts' outputs on each pair's tokens, [P, n, D] twice, in one call of `experts`.
 
@@ -120,10 +177,40 @@ class SimilarityLearning(nn.Module):
         index_R = torch.cat([index_Pn, index_Pn]).index_select(0, order_B).flatten()
         block_rows_B = torch.full_like(expert_B, n)
         count_N = block_rows_B.new_zeros(self.experts).scatter_add(0, expert_B, block_rows_B)
-        rows_RD = experts(x_TD.detach().index_select(0, index_R), count_N)
+        rows_RD = experts(x_TD.index_select(0, index_R), count_N)
         blocks_BnD = rows_RD.reshape(2 * places, n, -1).index_select(0, order_B.argsort())
-        first_PnD, second_PnD = blocks_BnD.chunk(2)
+        first_PnD, second_PnD = self._project(blocks_BnD).chunk(2)
         return first_PnD, second_PnD
+
+    def _every_expert(self, x_TD: Tensor, experts: Backend) -> Tensor:
+        """All experts' outputs on up to n tokens, drawn uniformly without replacement, [N, n, D].
+
+        From T on, all tokens are taken in order and nothing is drawn.
+        """
+        tokens = self.settings.tokens
+        if tokens < x_TD.shape[0]:
+            chance_T = torch.rand(x_TD.shape[0], device=x_TD.device)
+            x_TD = x_TD.index_select(0, chance_T.topk(tokens).indices)
+        count_N = torch.full((self.experts,), x_TD.shape[0], device=x_TD.device)
+        rows_RD = experts(x_TD.repeat(self.experts, 1), count_N)
+        return self._project(rows_RD.reshape(self.experts, x_TD.shape[0], -1))
+
+    def _layer(self, outputs_NnD: Tensor, **options: Any) -> Tensor:
+        """T of all pairs, [P]."""
+        first_P, second_P = torch.triu_indices(
+            self.experts, self.experts, 1, device=outputs_NnD.device
+        )
+        if self.all_pairs is not None:
+            similarity_NN = self.all_pairs(outputs_NnD, **options)
+            return similarity_NN.flatten().index_select(0, first_P * self.experts + second_P)
+        first_PnD = outputs_NnD.index_select(0, first_P)
+        return self.measure(first_PnD, outputs_NnD.index_select(0, second_P), **options)
+
+    def _project(self, outputs: Tensor) -> Tensor:
+        """The head, in fp32."""
+        with torch.autocast(outputs.device.type, enabled=False):
+            projected: Tensor = self.head(outputs.float())
+            return projected
 
 
 def _head(kind: str, width: int, experts: int) -> nn.Module:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class DuePairs(NamedTuple):
@@ -103,7 +104,7 @@ def selection_mask(index_TK: Tensor, logits_TN: Tensor, top_k: int) -> Tensor:
     """
     tokens, experts = logits_TN.shape
     if top_k == 1:
-        others_TN = logits_TN.scatter(1, index_TK, -torch.inf)
+        others_TN = F.pad(logits_TN, (0, 1)).scatter(1, index_TK, -torch.inf)[:, :experts]
         index_TK = torch.cat([index_TK, others_TN.argmax(1, keepdim=True)], dim=1)
     selected = torch.zeros(tokens, experts + 1, dtype=torch.bool, device=logits_TN.device)
     return selected.scatter(1, index_TK, True)[:, :experts]

@@ -27,6 +27,7 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import EventLog, RunDir
+from simsmoe_cli.schedule import value_at
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.evaluate import (
     Evaluation,
@@ -198,6 +199,8 @@ class Trainer:
         settings = self.settings
         inputs, targets, restart = self.streams.read(self.step)
         rows = settings.batch // settings.micro_batches
+        progress = self.step / settings.steps
+        weights = {name: value_at(w, progress) for name, w in self.loss_weights.items()}
         self.model.train()
         total = torch.zeros((), device=self.device)
         for part, memory in enumerate(self.memory):
@@ -206,7 +209,7 @@ class Trainer:
                     tensor.zero_()
             x, y = (self._to_device(t[part * rows : (part + 1) * rows]) for t in (inputs, targets))
             context = RouteContext(step=self.step, total_steps=settings.steps)
-            loss, self.memory[part], measured = self._loss(x, y, memory, context)
+            loss, self.memory[part], measured = self._loss(x, y, memory, context, weights)
             loss.backward()
             total = total + loss.detach()
             self.window.add(measured)
@@ -220,7 +223,12 @@ class Trainer:
         self.step += 1
 
     def _micro_loss(
-        self, x_BM: Tensor, y_BM: Tensor, memory: list[Tensor], context: RouteContext
+        self,
+        x_BM: Tensor,
+        y_BM: Tensor,
+        memory: list[Tensor],
+        context: RouteContext,
+        weights: dict[str, float],
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         """A micro-batch's share of the loss, its memory, and what to log (detached)."""
         with autocast(self.device, self.precision):
@@ -229,7 +237,7 @@ class Trainer:
         total = task
         measured = {"task": task.detach()}
         for name, loss in output.losses.items():
-            total = total + self.loss_weights[name] * loss
+            total = total + weights[name] * loss
             measured[f"loss.{name}"] = loss.detach()
         for layer in output.moe:
             if layer.similarity is not None:
@@ -264,6 +272,9 @@ class Trainer:
         self._check_finite()
         tokens_per_step = self.settings.batch * self.settings.block
         fields = self.window.close(tokens_per_step, in_bits=self.unit in ("byte", "character"))
+        if "similarity" in fields:
+            progress = (self.step - 1) / self.settings.steps
+            fields["similarity"] |= self.recipe.similarity.in_force(progress)
         lr = learning_rate(self.step - 1, self.settings)
         self._emit("train", **fields, lr=lr, tokens=self.step * tokens_per_step)
 

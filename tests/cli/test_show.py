@@ -49,7 +49,7 @@ def test_json_fields_give_value_type_default_and_help(simsmoe: Command) -> None:
     assert by_name["train.steps"]["type"] == "whole number"
     assert by_name["train.steps"]["default"] == 1000
     assert by_name["train.steps"]["value"] == load_recipe("quickstart").train.steps
-    assert by_name["similarity.sigma"]["type"] == "number or 'median'"
+    assert by_name["similarity.sigma"]["type"] == "number, 'median' or schedule"
 
 
 def test_an_unknown_recipe_names_the_nearest(simsmoe: Command) -> None:

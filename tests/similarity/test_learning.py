@@ -106,7 +106,7 @@ def test_loss_and_gradient_equal_a_plain_loop(
         for i, j in due:
             rows = x_TD[shared[i, j]]
             outputs = learning.head(toy.one(i, rows)), learning.head(toy.one(j, rows))
-            values.append(measure(*outputs, sigma=settings.sigma))
+            values.append(measure(*outputs, **learning.options))
             sums[i, j] = 0.0
         expected = sum((v for v in values if v > settings.threshold), torch.zeros(()))
 

@@ -1,0 +1,54 @@
+"""Numbers that may change over training.
+
+A field that takes a schedule takes a number, or points [share of training, value] in the order of
+training: between two points the value goes straight from one to the other, before the first and
+after the last it stays. `[[0, 0.0], [0.1, 0.003]]` rises from 0 to 0.003 over the first tenth.
+
+Values are numbers of the host and follow from the step alone, so nothing waits on the device and a
+resumed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+Schedule = list[list[float]]
+
+
+def value_at(value: float | Schedule, progress: float) -> float:
+    """The value of a number or schedule.
+
+    Args:
+        value: the field.
+        progress: share of training that is done, 0..1.
+    """
+    if not isinstance(value, list):
+        return value
+    before, at_before = value[0]
+    if progress <= before:
+        return at_before
+    for after, at_after in value[1:]:
+        if progress <= after:
+            share = (progress - before) / (after - before)
+            return at_before + share * (at_after - at_before)
+        before, at_before = after, at_after
+    return at_before
+
+
+def fault(schedule: Schedule, least: float, most: float | None = None) -> str:
+    """What is wrong with the points of a schedule; empty if nothing is.
+
+    Args:
+        schedule: points of a field.
+        least, most: bounds of its values.
+    """
+    if len(schedule) < 2 or any(len(point) != 2 for point in schedule):
+        return "a schedule needs at least two points [share of training, value]"
+    shares = [share for share, _ in schedule]
+    if shares[0] < 0 or shares[-1] > 1 or any(a >= b for a, b in itertools.pairwise(shares)):
+        return f"shares of training must ascend within 0..1, got {shares}"
+    for _, value in schedule:
+        if value < least or (most is not None and value > most):
+            bounds = f"at least {least:g}" if most is None else f"within {least:g}..{most:g}"
+            return f"values must be {bounds}, got {value:g}"
+    return ""
