@@ -118,7 +118,9 @@ class LossFreeSettings(RouterSettings):
 class ReMoESettings(RouterSettings):
     """Router remoe."""
 
-    l1_start: float = Field(1e-8, gt=0, description="L1 coefficient at the first step")
+    l1_start: float = Field(
+        1e-8, gt=0, le=1, description="L1 coefficient at the first step, and its lower bound"
+    )
     l1_factor: float = Field(
         1.2, gt=1, description="the coefficient is multiplied or divided by this every step"
     )

@@ -1,0 +1,119 @@
+"""CompeteSMoE router: experts compete for tokens, and a router learns who wins (Pham et al.
+2402.02526; Nguyen et al. 2505.13380).
+
+In a competition all experts run, without dropout, and a_i says how strongly expert i responds:
+mean softplus(E_i(x)) (2025), or the norm of E_i(x) (version 1). The K largest a_i route, weighted
+by a_i over their sum (2025), or by their softmax (version 1). The router, logits = Wx + b, learns
+the outcome:
+
+    compete = mean over tokens and experts of (softmax(logits) - softmax(a))^2
+
+with a detached. Its gradient reaches the router; the task's reaches the winning experts, through
+their outputs and their weights, and not the router. In all other steps, and in evaluation, the
+router routes, as in SMoE, and `compete` is 0. The balance loss is the router's own in every step.
+The metric `agreement`, of competitions, is the share of winners the router would have chosen too.
+
+Which layers compete in a step follows from the seed and the step alone, so it repeats on resume and
+is the same on all ranks: after the warm-up each layer competes with probability `rate`; where more
+than `max_layers` would, as many are drawn from them. (Published code moves what is too much to
+other steps, which keeps the rate exact.) Memory and time of a competition are those of N experts
+per token, in these layers.
+
+Departures: the published 2025 code adds a loss on the cosines of the winners' outputs, which is
+what similarity learning is for, an extra weight on the winners' part of the loss, and a balance
+loss on a; version 1's code compares sorted probabilities of the router with a softmax over the
+winners alone, of whichever expert.
+
+Shapes: T tokens, D model width, N experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simsmoe_cli.moe.routers.base import (
+    RouteContext,
+    Router,
+    RouterSpec,
+    Routing,
+    fp32_linear,
+    softmax_routing,
+)
+from simsmoe_cli.router_settings import CompeteSMoESettings
+
+
+class CompeteSMoERouter(Router):
+    """Routes by logits = Wx + b, in a competition by the experts' own response."""
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        assert isinstance(spec.settings, CompeteSMoESettings)
+        self.settings = spec.settings
+        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+        k = context.top_k or self.top_k
+        routing = softmax_routing(fp32_linear(x_TD, self.gate.weight, self.gate.bias), k)
+        if self.training and self.competes(context.step, context.total_steps):
+            assert context.dense_experts is not None
+            return self._competition(routing, self.affinity(context.dense_experts(x_TD)), k)
+        routing.losses["compete"] = torch.zeros_like(routing.losses["balance"])
+        return routing
+
+    def _competition(self, routing: Routing, affinity_TN: Tensor, k: int) -> Routing:
+        """Who wins, and what the router has to learn from it.
+
+        Args:
+            routing: what the router would do.
+            affinity_TN: how strongly experts respond, fp32.
+            k: K.
+        """
+        top_affinity_TK, winner_TK = affinity_TN.topk(k, dim=-1)
+        if self.settings.version == 1:
+            weight_TK = top_affinity_TK.softmax(-1)
+        else:
+            weight_TK = top_affinity_TK / top_affinity_TK.sum(-1, keepdim=True)
+        target_TN = affinity_TN.detach().softmax(-1)
+        compete = F.mse_loss(routing.logits_TN.softmax(-1), target_TN)
+        foreseen_TK = (winner_TK.unsqueeze(2) == routing.index_TK.unsqueeze(1)).any(2)
+        return Routing(
+            index_TK=winner_TK,
+            weight_TK=weight_TK,
+            logits_TN=affinity_TN,
+            losses=routing.losses | {"compete": compete},
+            metrics={"agreement": foreseen_TK.float().mean()},
+        )
+
+    def affinity(self, outputs_NTD: Tensor) -> Tensor:
+        """How strongly each expert responds to each token, [T, N] fp32."""
+        with torch.autocast(outputs_NTD.device.type, enabled=False):
+            outputs_NTD = outputs_NTD.float()
+            response_NT: Tensor = (
+                outputs_NTD.norm(dim=-1)
+                if self.settings.version == 1
+                else F.softplus(outputs_NTD).mean(-1)
+            )
+        return response_NT.T
+
+    def competes(self, step: int, total_steps: int) -> bool:
+        """Whether this layer competes in a step of training (0 is the first)."""
+        spec = self.spec
+        return spec.layer in competing_layers(
+            step, total_steps, spec.layers, spec.seed, self.settings
+        )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def competing_layers(
+    step: int, total_steps: int, layers: int, seed: int, settings: CompeteSMoESettings
+) -> set[int]:
+    """The layers that compete in a step, of `layers`; at most `max_layers` of them."""
+    if step < settings.warmup * total_steps:
+        return set()
+    draw = random.Random(f"{seed}/{step}")
+    willing = [layer for layer in range(layers) if draw.random() < settings.rate]
+    return set(draw.sample(willing, min(settings.max_layers, len(willing))))

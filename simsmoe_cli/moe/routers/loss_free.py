@@ -1,0 +1,56 @@
+"""Loss-free balancing: a bias that decides selection alone (DeepSeek-V3, 2412.19437, section 2.1.2;
+Wang et al. 2408.15664).
+
+s = sigmoid(Wx + b); the K experts with the largest s_i + bias_i are chosen; weights are their s,
+divided by their sum. After every batch of training, bias_i += gamma * sign(mean load - load_i), so
+that an expert with too many tokens is chosen less, without a gradient that pulls against the task.
+There is no balance loss (DeepSeek-V3's small one within a sequence is left out).
+
+The bias is a buffer, updated in place and without waiting on the device; under torch.distributed
+loads are summed over all ranks first. A batch is what one forward pass sees, a micro-batch if there
+are several in a step. `logits_TN` are the logits before the sigmoid and the bias.
+
+Shapes: T tokens, D model width, N experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.router_settings import LossFreeSettings
+
+
+class LossFreeRouter(Router):
+    """Sigmoid scores; `bias_N`, fp32, only shifts which are chosen."""
+
+    bias_N: Tensor
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        assert isinstance(spec.settings, LossFreeSettings)
+        self.gamma = spec.settings.gamma
+        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+        self.register_buffer("bias_N", torch.zeros(spec.experts))
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+        logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
+        score_TN = logits_TN.sigmoid()
+        chosen_by_TN = score_TN.detach() + self.bias_N
+        index_TK = chosen_by_TN.topk(context.top_k or self.top_k, dim=-1).indices
+        score_TK = score_TN.gather(1, index_TK)
+        if self.training:
+            self._learn(index_TK)
+        return Routing(index_TK, score_TK / score_TK.sum(-1, keepdim=True), logits_TN)
+
+    def _learn(self, index_TK: Tensor) -> None:
+        """Move the bias one step towards even load."""
+        expert_N = torch.arange(self.experts, device=index_TK.device)
+        count_N = (index_TK.flatten().unsqueeze(1) == expert_N).sum(0)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count_N)
+        # In whole numbers, so that an expert with exactly the mean load stays where it is.
+        missing_N = count_N.sum() - self.experts * count_N
+        self.bias_N.add_(missing_N.sign(), alpha=self.gamma)

@@ -1,0 +1,78 @@
+"""ReMoE: a ReLU decides which experts a token gets, and how many (Wang et al. 2412.14711).
+
+weights = relu(Wx + b), every positive one is used; no top-K, so routing is differentiable
+throughout. Sparsity comes from the paper's load-balanced L1 (section 3.4): with S the share of
+zeros among the weights and f_i = (N / (K T)) * #{t: w_ti > 0},
+
+    loss = lambda * (1/T) * sum_t sum_i f_i * w_ti,    lambda *= factor ^ sign((1 - K/N) - S)
+
+after every batch of training, which steers the mean number of experts per token to K and taxes
+experts with more than their share most.
+
+Departures: lambda is each layer's own and steers that layer (the paper has one for all, so that
+layers may differ), and stays between its start and 1, so that it never takes long to come back:
+where a falling learning rate makes the weights slow to follow, it would run away. It is a buffer,
+updated in place and without waiting on the device; a batch is what one forward pass sees. The loss
+returned holds its coefficient already. The metric `experts_per_token` says where S stands.
+
+Shapes: T tokens, D model width, N experts, K mean experts per token. All N slots of a token are
+there; those of weight 0 are empty.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.router_settings import ReMoESettings
+
+LARGEST = 1.0
+
+
+class ReMoERouter(Router):
+    """weights = relu(Wx + b); `coefficient` is lambda, fp32."""
+
+    coefficient: Tensor
+
+    def __init__(self, spec: RouterSpec):
+        super().__init__(spec)
+        assert isinstance(spec.settings, ReMoESettings)
+        self.start, self.factor = spec.settings.l1_start, spec.settings.l1_factor
+        self.target = 1 - spec.top_k / spec.experts
+        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+        self.register_buffer("coefficient", torch.tensor(self.start))
+
+    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+        logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
+        weight_TN = logits_TN.relu()
+        active_TN = weight_TN > 0
+        if context.top_k is not None:
+            among_TN = torch.zeros_like(active_TN).scatter_(
+                1, weight_TN.topk(context.top_k, dim=-1).indices, True
+            )
+            active_TN = active_TN & among_TN
+        expert_N = torch.arange(self.experts, device=x_TD.device)
+        return Routing(
+            index_TK=torch.where(active_TN, expert_N, self.experts),
+            weight_TK=weight_TN,
+            logits_TN=logits_TN,
+            losses={"sparsity": self._sparsity_loss(weight_TN, active_TN)},
+            partial=True,
+            metrics={"experts_per_token": active_TN.float().sum(1).mean()},
+        )
+
+    def _sparsity_loss(self, weight_TN: Tensor, active_TN: Tensor) -> Tensor:
+        """lambda times the load-balanced L1 norm; in training, lambda then takes a step."""
+        share_N = active_TN.float().mean(0)
+        if self.training and dist.is_available() and dist.is_initialized():
+            dist.all_reduce(share_N)
+            share_N = share_N / dist.get_world_size()
+        norm = (share_N / (1 - self.target) * weight_TN.mean(0)).sum()
+        # A copy: autograd keeps the coefficient this loss was made with.
+        loss: Tensor = self.coefficient.clone() * norm
+        if self.training:
+            missing = self.target - (1 - share_N.mean())
+            self.coefficient.mul_(self.factor ** missing.sign()).clamp_(self.start, LARGEST)
+        return loss
