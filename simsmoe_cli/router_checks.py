@@ -148,7 +148,7 @@ def _expert_choice(recipe: Recipe) -> Iterator[Problem]:
             ("moe.router", "expert_choice.allow_leak", "model.pattern"),
             "expert-choice picks a token by what comes after it, which a language model is to "
             "predict, so its loss would mean nothing",
-            "Choose another router, or set expert_choice.allow_leak to true if you know.",
+            "Choose another, or set expert_choice.allow_leak to true to train it all the same.",
         )
 
 

@@ -19,6 +19,10 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Another prepared corpus: its folder.", metavar="STORE")
     ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Experts per token, 1 to all; the router's own if left out."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
         Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
@@ -42,6 +46,7 @@ def evaluate(
         store_path=data,
         data_dir=data_dir,
         device=session.choose_device(device),
+        top_k=top_k,
     )
     if as_json:
         print(json.dumps(finite(report), allow_nan=False))
@@ -51,8 +56,9 @@ def evaluate(
         if report["bpc"] is None
         else f"{report['bpc']:.4f} BPC"
     )
+    at_k = "" if top_k is None else f" at top-k {top_k}"
     console().print(
-        f"{report['run']}  step {report['step']}  {report['corpus']} {split}: {score}  "
+        f"{report['run']}  step {report['step']}  {report['corpus']} {split}{at_k}: {score}  "
         f"({report['tokens']:,} {report['unit']}s, {report['tokens_per_s']:,.0f} tokens/s)",
         soft_wrap=True,
     )

@@ -200,6 +200,7 @@ def evaluate_run(
     store_path: Path | None,
     data_dir: Path,
     device: torch.device,
+    top_k: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run's weights on a whole split.
 
@@ -209,13 +210,15 @@ def evaluate_run(
         store_path: another prepared corpus; its tokenizer must be the run's.
         data_dir: where the run's corpus is looked for by name, before the place it had in training.
         device: where to compute.
+        top_k: experts per token; None takes the router's own.
 
     Returns:
-        run, checkpoint, step, corpus, unit, and the fields of an eval event.
+        run, checkpoint, step, corpus, unit, top_k, and the fields of an eval event.
     """
     folder = checkpoint.find(run, which)
     state = checkpoint.read_state(folder)
     recipe = checkpoint.recipe_of(folder, state)
+    _check_top_k(top_k, recipe)
     if store_path is not None:
         store = TokenStore.open(find_store(str(store_path), data_dir))
     else:
@@ -251,7 +254,7 @@ def evaluate_run(
             streams=recipe.eval.streams,
             overlap=recipe.eval.overlap,
             precision=resolve_precision(recipe.train.precision, device),
-            context=RouteContext(step=state["step"], total_steps=recipe.train.steps),
+            context=RouteContext(step=state["step"], total_steps=recipe.train.steps, top_k=top_k),
         )
     return {
         "run": run.name,
@@ -259,5 +262,20 @@ def evaluate_run(
         "step": state["step"],
         "corpus": store.manifest.name,
         "unit": store.manifest.unit,
+        "top_k": top_k,
         **result.event_fields(split, store.manifest.unit),
     }
+
+
+def _check_top_k(top_k: int | None, recipe: Recipe) -> None:
+    """Raise a UserError unless a token of this model can go to so many experts."""
+    if top_k is None:
+        return
+    if "g" not in recipe.model.pattern:
+        raise UserError("this model has no experts", where="--top-k", hint="Leave it out.")
+    if not 1 <= top_k <= recipe.moe.experts:
+        raise UserError(
+            f"a token cannot go to {top_k} of {recipe.moe.experts} experts",
+            where="--top-k",
+            hint=f"Use 1 to {recipe.moe.experts}.",
+        )

@@ -85,8 +85,8 @@ def test_the_test_split_as_in_the_summary_of_the_training(capsys: Capture) -> No
     assert report["step"] == finished["best_step"]
     assert report["tokens"] == TokenStore.open(Path("data/sources")).manifest.splits["test"].tokens
     assert set(report) == {
-        "run", "checkpoint", "step", "corpus", "unit", "split", "loss_nats", "bpc", "perplexity",
-        "tokens", "tokens_per_s",
+        "run", "checkpoint", "step", "corpus", "unit", "top_k", "split", "loss_nats", "bpc",
+        "perplexity", "tokens", "tokens_per_s",
     }  # fmt: skip
     assert (report["run"], report["corpus"], report["unit"]) == ("bytes", "sources", "byte")
     assert report["tokens_per_s"] > 0
@@ -171,6 +171,39 @@ def test_a_run_by_path_from_anywhere(
 def test_a_name_is_not_mistaken_for_a_folder_here(capsys: Capture) -> None:
     Path("bytes").mkdir()
     assert evaluate(capsys, "bytes")["step"] == 8
+
+
+# Another k
+
+
+def test_another_number_of_experts_per_token(capsys: Capture) -> None:
+    own = evaluate(capsys, "bytes", "--split", "valid")
+    assert own["top_k"] is None
+    losses = {}
+    for k in (1, 2, 4):
+        report = evaluate(capsys, "bytes", "--split", "valid", "--top-k", str(k))
+        assert report["top_k"] == k
+        losses[k] = report["loss_nats"]
+    assert losses[2] == own["loss_nats"]
+    assert len(set(losses.values())) == 3
+    assert main.run(["eval", "bytes", "--top-k", "4"]) == 0
+    assert "sources test at top-k 4: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("k", ["0", "5", "-1"])
+def test_more_experts_per_token_than_there_are(capsys: Capture, k: str) -> None:
+    assert refusal(capsys, EXIT_USAGE, "bytes", "--top-k", k) == (
+        f"simsmoe: error: --top-k: a token cannot go to {k} of 4 experts. Use 1 to 4.\n"
+    )
+
+
+def test_experts_per_token_of_a_model_without_experts(capsys: Capture, corpus_dir: Path) -> None:
+    made = recipe(model={"pattern": "sf"}, eval={"final_blocks": 1}, train={"steps": 1})
+    run = RunDir(Path("dense"))
+    session.train(Plan(made, run, None), session.open_store(made, corpus_dir), torch.device("cpu"))
+    assert "--top-k: this model has no experts" in refusal(
+        capsys, EXIT_USAGE, "dense", "--top-k", "1"
+    )
 
 
 # Other corpora
