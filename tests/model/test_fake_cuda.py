@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from simsmoe_cli.model.language_model import LanguageModel, ModelOutput
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe_loading import list_recipes, load_recipe
+from tests.routers import CASES
 
 VOCABULARY = 205
 
@@ -74,13 +75,15 @@ def cuda_autocast() -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def run_on_fake_cuda(recipe_name: str, *overrides: str) -> tuple[ModelOutput, torch.Tensor]:
-    """Two blocks of a recipe in training mode under bf16 autocast, as pretrain runs them."""
+def run_on_fake_cuda(
+    recipe_name: str, *overrides: str, step: int = 1, training: bool = True
+) -> tuple[ModelOutput, torch.Tensor]:
+    """Two blocks of a recipe under bf16 autocast, as pretrain runs them at a step of 10."""
     recipe = load_recipe(recipe_name, ["model.repeats=1", *overrides])
     with torch.device("meta"):
-        model = LanguageModel(recipe, VOCABULARY)
+        model = LanguageModel(recipe, VOCABULARY).train(training)
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    context = RouteContext(step=1, total_steps=10)
+    context = RouteContext(step=step, total_steps=10)
     with FakeTensorMode(), torch.no_grad(), cuda_autocast(), ByOperators():
         tensors = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
@@ -101,6 +104,27 @@ def test_recipe_stays_on_the_device(recipe: str, preset: str) -> None:
     assert {tensor.device.type for tensor in tensors} == {"cuda"}
     assert loss.shape == ()
     assert ("similarity" in output.losses) == (preset != "none")
+
+
+@pytest.mark.parametrize("preset", ["none", "published", "paper", "calibrated"])
+@pytest.mark.parametrize("case", CASES)
+def test_router_stays_on_the_device(case: str, preset: str) -> None:
+    changes = ["model.pattern=g", f"similarity.preset={preset}", *CASES[case]]
+    for step, training in ((0, True), (9, True), (9, False)):
+        output, loss = run_on_fake_cuda("quickstart", *changes, step=step, training=training)
+        routing = output.moe[0].routing
+        tensors = [
+            loss,
+            output.logits,
+            routing.index_TK,
+            routing.weight_TK,
+            routing.logits_TN,
+            *output.losses.values(),
+            *routing.metrics.values(),
+        ]
+        assert {tensor.device.type for tensor in tensors} == {"cuda"}
+        assert routing.logits_TN.dtype == torch.float32
+        assert ("similarity" in output.losses) == (preset != "none" and training)
 
 
 def test_a_value_read_by_the_host_is_caught() -> None:

@@ -82,11 +82,16 @@ class PublishedXMoERouter(_SmallSpace):
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
         if self.training:
-            with torch.no_grad():
-                norm_N1 = self.embeddings.norm(dim=-1, keepdim=True)
-                self.embeddings.mul_(PUBLISHED_NORM / norm_N1)
+            _set_norm(self.embeddings)
         z_Tr = fp32_linear(x_TD, self.projection.weight)
         # A copy: autograd keeps what this pass used, whatever the next one sets back.
         embeddings_Nr = F.normalize(self.embeddings.float().clone(), dim=-1)
         logits_TN = fp32_linear(z_Tr, embeddings_Nr)
         return softmax_routing(logits_TN, context.top_k or self.top_k, PUBLISHED_TAU)
+
+
+# A compiled graph would take the gradient at a parameter that it changes from its old value.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.no_grad()
+def _set_norm(embeddings_Nr: nn.Parameter) -> None:
+    embeddings_Nr.mul_(PUBLISHED_NORM / embeddings_Nr.norm(dim=-1, keepdim=True))
