@@ -7,7 +7,8 @@ zeros among the weights and f_i = (N / (K T)) * #{t: w_ti > 0},
     loss = lambda * (1/T) * sum_t sum_i f_i * w_ti,    lambda *= factor ^ sign((1 - K/N) - S)
 
 after every batch of training, which steers the mean number of experts per token to K and taxes
-experts with more than their share most.
+experts with more than their share most. It can only take experts away: where the task uses fewer
+than K by itself, lambda rests at its lower bound.
 
 Departures: lambda is each layer's own and steers that layer (the paper has one for all, so that
 layers may differ), and stays between its start and 1, so that it never takes long to come back:
