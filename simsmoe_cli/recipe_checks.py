@@ -77,12 +77,12 @@ def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Prob
     paths = (".".join(place),)
     # Of the alternatives of a type, the one that a value out of range or the items of a list
     # came closest to says what is wrong.
-    close = [
+    nearer = [
         each
         for each in details
         if each["type"] in LIMITS or any(isinstance(step, int) for step in each["loc"])
     ]
-    details = close[:1] or details
+    details = nearer[:1] or details
     detail = details[0]
     given, kind = detail["input"], detail["type"]
     if kind == "extra_forbidden":

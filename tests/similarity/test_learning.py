@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,57 +14,10 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.recipe import SimilaritySettings
 from simsmoe_cli.registry import MEASURES, load
 from simsmoe_cli.similarity.cka import debiased_linear_cka, pairwise_debiased_cka
-from simsmoe_cli.similarity.learning import SimilarityLearning, SimilarityResult
-
-WIDTH = 12
-
-
-class ToyExperts(nn.Module):
-    """E_i(x) = tanh(A_i x + b_i), one expert after the other."""
-
-    def __init__(self, experts: int):
-        super().__init__()
-        generator = torch.Generator().manual_seed(5)
-        self.weights = nn.ParameterList(
-            torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5 for _ in range(experts)
-        )
-        self.bias = nn.Parameter(torch.randn(experts, WIDTH, generator=generator))
-
-    def one(self, expert: int, rows_RD: Tensor) -> Tensor:
-        return torch.tanh(rows_RD @ self.weights[expert].T + self.bias[expert])
-
-    def forward(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
-        assert int(count_N.sum()) == len(rows_RD)
-        parts = rows_RD.split(count_N.tolist())
-        return torch.cat([self.one(expert, part) for expert, part in enumerate(parts)])
-
-
-def stacked(weight_NDD: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Experts E_i(x) = x A_i that read no counts on the host."""
-
-    def run(rows_RD: Tensor, count_N: Tensor) -> Tensor:
-        start_N = count_N.cumsum(0) - count_N
-        row_R = torch.arange(rows_RD.shape[0], device=rows_RD.device)
-        expert_R = (row_R[:, None] >= start_N).sum(1) - 1
-        return torch.bmm(rows_RD[:, None], weight_NDD.index_select(0, expert_R))[:, 0]
-
-    return run
-
-
-def batch(seed: int, tokens: int, experts: int, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    x_TD = torch.randn(tokens, WIDTH, generator=generator)
-    logits_TN = torch.randn(tokens, experts, generator=generator)
-    return x_TD, logits_TN.topk(top_k).indices, logits_TN
-
-
-def build(experts: int, top_k: int, **given: Any) -> SimilarityLearning:
-    torch.manual_seed(1)
-    settings = SimilaritySettings.model_validate({"preset": "calibrated", **given})
-    return SimilarityLearning(settings, WIDTH, experts, top_k)
+from simsmoe_cli.similarity.learning import SimilarityResult
+from tests.similarity.learners import WIDTH, ToyExperts, batch, build, gradients, stacked
 
 
 @pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (2, 2), (4, 1), (4, 2), (5, 3)])
@@ -123,11 +76,6 @@ def test_loss_and_gradient_equal_a_plain_loop(
         wanted = torch.autograd.grad(expected, parameters, materialize_grads=True)
         for ours, theirs in zip(got, wanted, strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-3)
-
-
-def gradients(learning: SimilarityLearning, experts: nn.Module) -> dict[str, Tensor]:
-    named = {**dict(experts.named_parameters()), **dict(learning.head.named_parameters("head"))}
-    return {name: p.grad for name, p in named.items() if p.grad is not None and p.grad.any()}
 
 
 @pytest.mark.parametrize("head", ["none", "linear", "mlp"])
@@ -297,6 +245,11 @@ class NoWait(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+SCHEDULES = {
+    "threshold": [[0.0, 0.0], [1.0, 0.5]],
+    "check_every": [[0.0, 0.0], [0.5, 1.0]],
+    "sigma": [[0.2, 0.9], [0.8, 3.0]],
+}
 every_setting = pytest.mark.parametrize(
     "given",
     [
@@ -304,6 +257,11 @@ every_setting = pytest.mark.parametrize(
         {"preset": "paper", "check_every": 0.0},
         {"preset": "calibrated", "tokens": 20},
         {"measure": "cka-rbf", "sigma": "median"},
+        {"preset": "paper", **SCHEDULES},
+        *({"measure": measure} for measure in MEASURES if not measure.startswith("cka")),
+        {"scope": "layer", "tokens": 20},
+        {"scope": "layer", "measure": "infonce", "head": "linear"},
+        {"scope": "experts", "tokens": 20},
     ],
 )
 every_k = pytest.mark.parametrize("top_k", [1, 2])
@@ -383,6 +341,6 @@ def test_compiles_into_one_graph(given: dict[str, Any], top_k: int) -> None:
         expected, got = plain(*inputs), step(*inputs)
         torch.testing.assert_close(got.loss, expected.loss)
         torch.testing.assert_close(got.mean, expected.mean, equal_nan=True)
-        assert torch.equal(compiled.tracker.shared_NN, plain.tracker.shared_NN)
+        torch.testing.assert_close(compiled.state_dict(), plain.state_dict())
         ours, theirs = (torch.autograd.grad(r.loss, weight_NDD)[0] for r in (got, expected))
         torch.testing.assert_close(ours, theirs)
