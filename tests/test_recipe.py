@@ -134,6 +134,14 @@ def test_a_dumped_recipe_loads_equal(
     assert load_recipe(str(file)) == recipe
 
 
+def test_schedules_are_written_as_they_are_read() -> None:
+    points = "[[0.0, 0.0], [0.1, 0.003]]"
+    recipe = load_recipe("quickstart", [f"similarity.weight={points}"])
+    assert recipe.similarity.weight == [[0.0, 0.0], [0.1, 0.003]]
+    assert f"  weight: {points}\n" in dump_recipe(recipe)
+    assert f"  weight: {points}\n" in dump_recipe(recipe, comments=True)
+
+
 @pytest.mark.parametrize("text", ["on", "1e-3", "null", "2024-01-01", "0x10", "~", "", "1:30"])
 def test_text_that_looks_like_something_else_stays_text(tmp_path: Path, text: str) -> None:
     recipe = Recipe.model_validate({"description": text})
