@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import MoELayer
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.moe.routers.competesmoe import CompeteSMoERouter, competing_layers
@@ -88,6 +89,18 @@ def test_the_task_s_gradient_reaches_the_winners_alone(version: int) -> None:
     assert layer.router.gate.weight.grad is None
     assert layer.experts.w_out.grad is not None
     touched = layer.experts.w_out.grad.flatten(1).any(1)
+    assert set(touched.nonzero().flatten().tolist()) == winners
+
+
+@versions
+def test_experts_learn_to_respond_through_their_weights(version: int) -> None:
+    """An expert that should count more on its tokens can say so."""
+    layer = make(version=version)
+    routing = layer(torch.randn(1, 4, WIDTH), context()).routing
+    routing.weight_TK[:, 0].sum().backward()
+    assert layer.experts.w_out.grad is not None
+    touched = layer.experts.w_out.grad.flatten(1).any(1)
+    winners = set(routing.index_TK.flatten().tolist())
     assert set(touched.nonzero().flatten().tolist()) == winners
 
 
@@ -170,6 +183,24 @@ def test_no_more_layers_than_allowed_compete_in_a_step_and_each_has_its_turn() -
     counts = Counter(layer for layers in planned for layer in layers)
     for layer in range(5):
         assert counts[layer] / 4000 == pytest.approx(0.4, abs=0.04)
+
+
+def test_the_layers_of_a_model_keep_to_the_plan() -> None:
+    recipe = Recipe.model_validate(
+        {
+            "model": {"pattern": "g", "repeats": 3, "width": WIDTH, "heads": 1},
+            "moe": {"experts": EXPERTS, "hidden": 16, "router": "competesmoe"},
+            "competesmoe": {"rate": 0.5, "warmup": 0.0, "max_layers": 2},
+            "train": {"seed": 7},
+        }
+    )
+    model = LanguageModel(recipe, 10)
+    planned = plan(STEPS, 3, 7, rate=0.5, warmup=0.0, max_layers=2)
+    assert len(set(map(frozenset, planned))) > 3
+    for step, layers in enumerate(planned):
+        outputs = model(torch.zeros(1, 4, dtype=torch.int64), (), context(step)).moe
+        competed = {n for n, output in enumerate(outputs) if output.routing.metrics}
+        assert competed == layers
 
 
 def test_the_plan_follows_from_seed_and_step_alone() -> None:
