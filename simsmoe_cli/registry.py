@@ -141,11 +141,13 @@ MEASURES: dict[str, Entry] = {
         "simsmoe_cli.similarity.agreement:cosine",
         "mean cosine of the outputs on the same token",
         "Chen and He 2011.10566",
+        all_pairs="simsmoe_cli.similarity.agreement:pairwise_cosine",
     ),
     "cosine-absolute": Entry(
         "simsmoe_cli.similarity.agreement:absolute_cosine",
         "mean absolute cosine",
         "Do et al. 2406.15883, code",
+        all_pairs="simsmoe_cli.similarity.agreement:pairwise_absolute_cosine",
     ),
     "infonce": Entry(
         "simsmoe_cli.similarity.contrastive:infonce",
@@ -194,12 +196,14 @@ MEASURES: dict[str, Entry] = {
         "alignment and uniformity: closer on the same token than on others",
         "Wang and Isola 2005.10242",
         options=("spread_weight",),
+        all_pairs="simsmoe_cli.similarity.agreement:pairwise_hypersphere",
     ),
     "tico": Entry(
         "simsmoe_cli.similarity.agreement:tico",
         "cosine on the same token less the squared cosine between tokens",
         "Zhu et al. 2206.10698",
         options=("spread_weight",),
+        all_pairs="simsmoe_cli.similarity.agreement:pairwise_tico",
     ),
     "barlow-twins": Entry(
         "simsmoe_cli.similarity.agreement:barlow_twins",
@@ -211,6 +215,7 @@ MEASURES: dict[str, Entry] = {
         "simsmoe_cli.similarity.agreement:byol",
         "cosine with one expert at a time the fixed target: half the gradient",
         "Grill et al. 2006.07733",
+        all_pairs="simsmoe_cli.similarity.agreement:pairwise_byol",
     ),
 }
 

@@ -27,7 +27,7 @@ step measures other pairs, is symmetric, and its weight w is 1 where the paper h
 published code 20, which would put experts of the same outputs below 0; byol has no predictor and
 no slow copy, for neither expert is the other's teacher.
 
-Shapes: n rows, d features.
+Shapes: n rows, d features, N experts.
 """
 
 from __future__ import annotations
@@ -124,6 +124,62 @@ def barlow_twins(
         redundancy = correlation_dd.square().sum((-2, -1)) - same_d.square().sum(-1)
         loss = (1 - same_d).square().sum(-1) + spread_weight * redundancy
         return torch.where(x_varies & y_varies, 1 - loss / x.shape[-1], torch.nan)
+
+
+def pairwise_cosine(outputs_Nnd: Tensor) -> Tensor:
+    """`cosine` of all pairs of experts on the same tokens, [N, N]; nan where undefined.
+
+    One batched product instead of N(N-1)/2 pairs, as for the other `pairwise_` measures.
+    """
+    with torch.autocast(outputs_Nnd.device.type, enabled=False):
+        u_Nnd, defined_NN = _all_units(outputs_Nnd)
+        return torch.where(defined_NN, _row_cosines(u_Nnd, u_Nnd).mean(0), torch.nan)
+
+
+def pairwise_absolute_cosine(outputs_Nnd: Tensor) -> Tensor:
+    """`absolute_cosine` of all pairs, [N, N]."""
+    with torch.autocast(outputs_Nnd.device.type, enabled=False):
+        u_Nnd, defined_NN = _all_units(outputs_Nnd)
+        return torch.where(defined_NN, _row_cosines(u_Nnd, u_Nnd).abs().mean(0), torch.nan)
+
+
+def pairwise_byol(outputs_Nnd: Tensor) -> Tensor:
+    """`byol` of all pairs, [N, N]."""
+    with torch.autocast(outputs_Nnd.device.type, enabled=False):
+        u_Nnd, defined_NN = _all_units(outputs_Nnd)
+        one_way_NN = _row_cosines(u_Nnd, u_Nnd.detach()).mean(0)
+        return torch.where(defined_NN, (one_way_NN + one_way_NN.T) / 2, torch.nan)
+
+
+def pairwise_hypersphere(outputs_Nnd: Tensor, spread_weight: float = 1.0) -> Tensor:
+    """`hypersphere` of all pairs, [N, N]."""
+    with torch.autocast(outputs_Nnd.device.type, enabled=False):
+        u_Nnd, defined_NN = _all_units(outputs_Nnd)
+        square_N = u_Nnd.square().sum(-1).mean(-1)
+        uniformity_N = _uniformity(u_Nnd, whole_mask(u_Nnd, None))
+        own_N = square_N + spread_weight * uniformity_N / 2
+        value_NN = _row_cosines(u_Nnd, u_Nnd).mean(0) - (own_N[:, None] + own_N) / 2
+        return torch.where(defined_NN, value_NN, torch.nan)
+
+
+def pairwise_tico(outputs_Nnd: Tensor, spread_weight: float = 1.0) -> Tensor:
+    """`tico` of all pairs, [N, N]."""
+    with torch.autocast(outputs_Nnd.device.type, enabled=False):
+        u_Nnd, defined_NN = _all_units(outputs_Nnd)
+        own_N = spread_weight * _squared_cosine(u_Nnd, whole_mask(u_Nnd, None))
+        value_NN = _row_cosines(u_Nnd, u_Nnd).mean(0) - (own_N[:, None] + own_N) / 2
+        return torch.where(defined_NN, value_NN, torch.nan)
+
+
+def _all_units(outputs_Nnd: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows of all experts, and which pairs are defined."""
+    u_Nnd, varies_N = unit_rows(outputs_Nnd, whole_mask(outputs_Nnd, None))
+    return u_Nnd, varies_N[:, None] & varies_N
+
+
+def _row_cosines(u_Nnd: Tensor, v_Nnd: Tensor) -> Tensor:
+    """u_i.v_j on each token, for all pairs of experts, [n, N, N]."""
+    return u_Nnd.transpose(0, 1) @ v_Nnd.permute(1, 2, 0)
 
 
 def _unit(x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
