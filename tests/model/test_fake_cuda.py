@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from simsmoe_cli.model.language_model import LanguageModel, ModelOutput
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe_loading import list_recipes, load_recipe
+from simsmoe_cli.registry import MEASURES
 from tests.routers import CASES
 
 VOCABULARY = 205
@@ -125,6 +126,20 @@ def test_router_stays_on_the_device(case: str, preset: str) -> None:
         assert {tensor.device.type for tensor in tensors} == {"cuda"}
         assert routing.logits_TN.dtype == torch.float32
         assert ("similarity" in output.losses) == (preset != "none" and training)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("scope", ["pairs", "layer"])
+def test_measure_stays_on_the_device(scope: str, measure: str) -> None:
+    output, _ = run_on_fake_cuda(
+        "quickstart", f"similarity.scope={scope}", f"similarity.measure={measure}"
+    )
+    assert output.losses["similarity"].device.type == "cuda"
+
+
+def test_contrast_across_experts_stays_on_the_device() -> None:
+    output, _ = run_on_fake_cuda("quickstart", "similarity.scope=experts")
+    assert output.losses["similarity"].device.type == "cuda"
 
 
 def test_a_value_read_by_the_host_is_caught() -> None:
