@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from simsmoe_cli import schedule
 from simsmoe_cli.errors import Problem, nearest
-from simsmoe_cli.recipe import Recipe, SimilaritySettings
+from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.registry import MEASURES
+from simsmoe_cli.similarity_settings import SimilaritySettings
 
 # Fields that may be schedules, and the bounds of their values.
 SCHEDULED: dict[str, tuple[float, float | None]] = {

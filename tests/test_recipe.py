@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simsmoe_cli.errors import EXIT_USAGE, UserError
-from simsmoe_cli.recipe import PRESETS, Recipe, fields
+from simsmoe_cli.recipe import Recipe, fields
 from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
+from simsmoe_cli.similarity_settings import PRESETS
 
 
 def problem(name: str, *overrides: str) -> str:

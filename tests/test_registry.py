@@ -6,7 +6,8 @@ import pytest
 
 from simsmoe_cli import registry
 from simsmoe_cli.errors import UserError, nearest
-from simsmoe_cli.recipe import PRESETS, MoESettings
+from simsmoe_cli.recipe import MoESettings
+from simsmoe_cli.similarity_settings import PRESETS
 
 ROWS = [(table, name) for table, rows in registry.TABLES.items() for name in rows]
 

@@ -18,11 +18,11 @@ similarity T (x_i, y_i are the outputs on token i, c(a, b) the cosine, tau the t
 - `expert_confusion`: contrast across all experts of a layer at once.
 
 T is a negative multiple of the paper's loss, shifted so that 0 is chance (outputs on one token are
-no closer than on different ones; for rince where lambda is 1/n) and about 1 the same outputs:
-hence a threshold T* within 0..1 makes sense for each. Largest values: 1, and 2 for dcl; smallest:
--2 / (tau log n) for cosines, -2 for dcl, -(lambda n)^q for rince, none for simclr_v1. T is nan
-where *undefined*: fewer than 2 rows, or an expert that gives the same output for all of them.
-Masks, gradients, shapes and precision are those of the CKA measures (see cka.py).
+no closer than on different ones; for rince where lambda is 1/n) and, at a small tau, about 1 the
+same outputs: hence a threshold T* within 0..1 makes sense for each. Largest values: 1, and 2 for
+dcl; smallest: -2 / (tau log n) for cosines, -2 for dcl, -(lambda n)^q for rince, none for
+simclr_v1. T is nan where *undefined*: fewer than 2 rows, or an expert that gives the same output
+for all of them. Masks, gradients, shapes and precision are those of the CKA measures (see cka.py).
 
 Departures. SimSMoE's published code offers these losses behind `--contrative_loss`. It adds
 infonce, rince, simclr and directclr to the loss as they are, which pulls experts together, and only

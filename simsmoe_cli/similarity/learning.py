@@ -6,8 +6,9 @@ Three scopes say what is compared with what:
   received, their outputs, through a head, are compared: T_ij = sim(head(E_i(x)), head(E_j(x))).
   Pairs above T* add T_ij to the loss.
 - `layer`: n tokens of the batch, drawn uniformly, go through every expert; the loss is the mean
-  over all N(N-1)/2 pairs of T_ij where above T* and 0 elsewhere. All pairs are one batched call, or
-  less where the measure has a form for all pairs.
+  over all N(N-1)/2 pairs of T_ij where above T* and 0 elsewhere. They are one call: of the
+  measure's form for all pairs, which works on N experts, or else of the measure itself on N(N-1)/2
+  pairs, whose memory grows as N^2 n (n + D).
 - `experts`: the same tokens, but each expert is set against all others at once (see
   `contrastive.expert_confusion`); the loss is the mean over experts of T_i where above T*.
 
@@ -32,10 +33,10 @@ from torch import Tensor, nn
 
 from simsmoe_cli import registry
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.recipe import SimilaritySettings
 from simsmoe_cli.schedule import value_at
 from simsmoe_cli.similarity.contrastive import expert_confusion
 from simsmoe_cli.similarity.pairs import PairTracker, sample_shared, selection_mask
+from simsmoe_cli.similarity_settings import SimilaritySettings
 
 Backend = Callable[[Tensor, Tensor], Tensor]
 

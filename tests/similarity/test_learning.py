@@ -29,6 +29,7 @@ from tests.similarity.learners import WIDTH, ToyExperts, batch, build, gradients
         {"preset": "paper"},
         {"measure": "cka-rbf", "sigma": "median", "head": "mlp"},
         {"measure": "cka-linear", "threshold": 0.6, "head": "linear"},
+        *({"measure": measure} for measure in MEASURES if not measure.startswith("cka")),
     ],
 )
 def test_loss_and_gradient_equal_a_plain_loop(

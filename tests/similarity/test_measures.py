@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from simsmoe_cli.recipe import SimilaritySettings
 from simsmoe_cli.registry import MEASURES, load, resolve
+from simsmoe_cli.similarity_settings import SimilaritySettings
 from tests.similarity.measuring import make, related, with_gradients
 
 every_measure = pytest.mark.parametrize("name", MEASURES)
@@ -64,6 +64,19 @@ def test_more_alike_is_higher(name: str, seed: int, n: int, d: int) -> None:
     unrelated = make(seed + 7, n, d)
     same, close, apart = (measure(name)(x, y).item() for y in (x, near, unrelated))
     assert min(same, close) > apart + 0.1
+
+
+@every_measure
+def test_following_its_gradient_down_makes_experts_less_alike(name: str) -> None:
+    x, y = related(0, 40, 12, noise=0.2)
+    y.requires_grad_()
+    optimizer = torch.optim.Adam([y], lr=0.05)
+    start = measure(name)(x, y).item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        measure(name)(x, y).backward()
+        optimizer.step()
+    assert measure(name)(x, y) < start - 0.3
 
 
 @every_measure
