@@ -301,7 +301,8 @@ class Trainer:
             code=EXIT_NON_FINITE,
         )
 
-    def _evaluate(self, split: str, max_blocks: int) -> Evaluation:
+    def _evaluate(self, split: str, max_blocks: int, step: int) -> Evaluation:
+        """Evaluate the model's weights, which are those of `step`."""
         settings = self.recipe.eval
         return evaluate_split(
             self.model,
@@ -311,12 +312,12 @@ class Trainer:
             overlap=settings.overlap,
             max_blocks=max_blocks,
             precision=self.precision,
-            context=RouteContext(step=self.step, total_steps=self.settings.steps),
+            context=RouteContext(step=step, total_steps=self.settings.steps),
         )
 
     def _validate(self) -> None:
         self._check_finite()
-        result = self._evaluate("valid", self.settings.validate_blocks)
+        result = self._evaluate("valid", self.settings.validate_blocks, self.step)
         if not math.isfinite(result.loss_nats):
             raise self._diverged(f"the validation loss became non-finite at step {self.step}")
         best = result.loss_nats < self.best_loss
@@ -395,7 +396,7 @@ class Trainer:
         folder = checkpoint.find(self.run, "best")
         state = checkpoint.read_state(folder)
         checkpoint.load_weights(folder, state, self.model)
-        result = self._evaluate("test", self.recipe.eval.final_blocks)
+        result = self._evaluate("test", self.recipe.eval.final_blocks, state["step"])
         self.signals.leave_when_asked(None)
         fields = result.event_fields("test", self.unit)
         self._emit("eval", **fields, best=True)

@@ -15,9 +15,11 @@ import torch
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
+from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint, loop
+from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.optim import learning_rate
 from simsmoe_cli.train.signals import Stopped
@@ -507,3 +509,26 @@ def test_lost_best_weights_are_found_anew(trainer: Make) -> None:
     resumed = trainer(resume_from=checkpoint.find(made.run, "last"), train={"lr": 1e-12})
     resumed.train()
     assert events(made.run)[-1]["best_step"] == 8
+
+
+def test_the_summary_routes_as_at_the_step_of_the_best_weights(
+    trainer: Callable[..., Trainer],
+) -> None:
+    """A router that changes with the step must be evaluated as `simsmoe eval` would."""
+    run = trainer(
+        moe={"router": "smoe-dropout"},
+        smoe_dropout={"k_start": 1, "k_end": 4},
+        train={"validate_every": 4},
+    )
+
+    def nothing_is_better_than_step_4(step: int) -> None:
+        if step == 4:
+            run.best_loss = -1.0
+
+    run.on_step = nothing_is_better_than_step_4
+    summary = run.train()
+    context = RouteContext(step=4, total_steps=8)
+    expected = evaluate_split(
+        run.model, run.store.split("test"), block=32, streams=4, max_blocks=2, context=context
+    )
+    assert summary.total_nats == expected.total_nats
