@@ -374,8 +374,10 @@ def test_a_checkpoint_of_another_router_is_refused_by_name(
 def test_routers_that_look_at_token_ids_say_so_when_there_are_none(case: str) -> None:
     layer = make(case).eval()
     x, _ = batch()
-    needs_ids = case in {"hash", "random", "stablemoe"}
-    if needs_ids:
+    if case in {"hash", "stablemoe"}:
+        with pytest.raises(ValueError, match="vocabulary"):
+            MoELayer(recipe(case))
+    if case in {"hash", "random", "stablemoe"}:
         with pytest.raises(ValueError, match="token ids"):
             layer(x, RouteContext())
     else:

@@ -93,6 +93,13 @@ class Router(nn.Module):
         raise NotImplementedError
 
 
+def vocabulary_of(spec: RouterSpec) -> int:
+    """V; a ValueError where the spec does not say."""
+    if spec.vocab_size < 1:
+        raise ValueError("this router needs to know the size of the vocabulary")
+    return spec.vocab_size
+
+
 def token_ids(context: RouteContext) -> Tensor:
     """The ids of the tokens; a ValueError where there are none."""
     if context.token_ids_T is None:

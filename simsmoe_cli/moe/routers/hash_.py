@@ -24,23 +24,18 @@ from simsmoe_cli.moe.routers.base import (
     Routing,
     list_routing,
     token_ids,
+    vocabulary_of,
 )
 
 
 class HashRouter(Router):
-    """`order_VN`, int16: the experts of each token id, the first K of which it goes to.
-
-    Raises:
-        ValueError: the spec has no vocabulary.
-    """
+    """`order_VN`, int16: the experts of each token id, the first K of which it goes to."""
 
     order_VN: Tensor
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
-        if spec.vocab_size < 1:
-            raise ValueError("a hash router needs the size of the vocabulary")
-        order_VN = balanced_orders(spec.vocab_size, spec.experts, (spec.seed, spec.layer))
+        order_VN = balanced_orders(vocabulary_of(spec), spec.experts, (spec.seed, spec.layer))
         self.register_buffer("order_VN", torch.tensor(order_VN, dtype=torch.int16))
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:

@@ -36,6 +36,7 @@ from simsmoe_cli.moe.routers.base import (
     fp32_linear,
     softmax_routing,
     token_ids,
+    vocabulary_of,
 )
 from simsmoe_cli.router_settings import StableMoESettings
 
@@ -63,7 +64,7 @@ class StableMoERouter(Router):
         super().__init__(spec)
         self.freeze_after = settings.freeze_after
         self.embeddings = nn.Parameter(torch.empty(spec.experts, spec.width))
-        self.token_embedding = nn.Embedding(spec.vocab_size, settings.token_width)
+        self.token_embedding = nn.Embedding(vocabulary_of(spec), settings.token_width)
         self.light_embeddings = nn.Parameter(torch.empty(spec.experts, settings.token_width))
         for parameter in (self.embeddings, self.light_embeddings):
             nn.init.orthogonal_(parameter, gain=INIT_GAIN)

@@ -75,8 +75,3 @@ def test_softmax_of_the_scores_is_the_weights_and_they_still_rank_the_rest() -> 
     rest_TN = routing.logits_TN.scatter(1, routing.index_TK, -torch.inf)
     third_T = route(router, torch.arange(50), top_k=3).index_TK[:, 2]
     assert torch.equal(rest_TN.argmax(-1), third_T)
-
-
-def test_it_needs_the_vocabulary() -> None:
-    with pytest.raises(ValueError, match="vocabulary"):
-        make(vocabulary=0)
