@@ -4,9 +4,9 @@
 
 One model (two layers of attention and experts, width 128, hidden 256, K = 2; 2,048 tokens a step),
 forward and backward without the optimizer, in milliseconds: the fastest of some steps after
-warming up, settings taking turns so that a busy machine slows all alike. "none" is the step without
-similarity learning; "pairs" compares 4 pairs a layer, "layer" all N(N-1)/2, "experts" each expert
-with all others at once.
+warming up, settings taking turns. On a CPU it is the time of one thread on it, which other work on
+the machine changes least. "none" is the step without similarity learning; "pairs" compares 4 pairs
+a layer, "layer" all N(N-1)/2, "experts" each expert with all others at once.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def build(experts: int, similarity: dict[str, object], device: str) -> LanguageM
 def step(model: LanguageModel, tokens_BM: torch.Tensor) -> float:
     """Milliseconds of a forward and backward pass."""
     cuda = tokens_BM.device.type == "cuda"
+    clock = time.perf_counter if cuda else time.process_time
     if cuda:
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     output = model(tokens_BM)
     loss = F.cross_entropy(output.logits.flatten(0, 1), tokens_BM.flatten())
     for value in output.losses.values():
@@ -46,7 +47,7 @@ def step(model: LanguageModel, tokens_BM: torch.Tensor) -> float:
     loss.backward()
     if cuda:
         torch.cuda.synchronize()
-    elapsed = 1000 * (time.perf_counter() - start)
+    elapsed = 1000 * (clock() - start)
     model.zero_grad(set_to_none=True)
     return elapsed
 
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     common = {"preset": "calibrated", "measure": given.measure, "tokens": given.tokens}
     settings: dict[str, dict[str, object]] = {
         "none": {},
@@ -66,7 +68,7 @@ def main() -> None:
         "layer": {**common, "scope": "layer"},
         "experts": {"preset": "calibrated", "scope": "experts", "tokens": given.tokens},
     }
-    print(f"{given.measure}, n = {given.tokens}, {given.device}, {torch.get_num_threads()} threads")
+    print(f"{given.measure}, n = {given.tokens}, {given.device}")
     print("    N " + "".join(f"{name:>18}" for name in settings))
     for experts in given.experts:
         tokens_BM = torch.randint(VOCABULARY, (8, 256), device=given.device)
