@@ -10,6 +10,7 @@ Shapes: T tokens, D model width, N experts, K experts per token, R = T*K routed 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,16 +82,19 @@ class _Permute(torch.autograd.Function):
         return grads[0].index_select(0, inverse_R), None, None
 
 
+# Typed in some versions of torch and not in others.
+_gather: Callable[..., Tensor] = _Gather.apply
+_permute: Callable[..., Tensor] = _Permute.apply
+
+
 def gather(x_TD: Tensor, plan: Plan) -> Tensor:
     """Each token once per chosen expert, sorted by expert: [R, D]."""
-    rows_RD: Tensor = _Gather.apply(x_TD, plan.order_R, plan.inverse_R)  # type: ignore[no-untyped-call]
-    return rows_RD
+    return _gather(x_TD, plan.order_R, plan.inverse_R)
 
 
 def combine(rows_RD: Tensor, weight_TK: Tensor, plan: Plan) -> Tensor:
     """Sum over a token's experts of weight times row: [T, D] in the rows' precision."""
-    slots_RD: Tensor = _Permute.apply(rows_RD, plan.inverse_R, plan.order_R)  # type: ignore[no-untyped-call]
-    return weighted_sum(slots_RD, weight_TK)
+    return weighted_sum(_permute(rows_RD, plan.inverse_R, plan.order_R), weight_TK)
 
 
 def weighted_sum(slots_RD: Tensor, weight_TK: Tensor) -> Tensor:
