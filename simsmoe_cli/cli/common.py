@@ -15,9 +15,30 @@ if TYPE_CHECKING:
     from simsmoe_cli.recipe import Recipe
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting; repeatable."),
+]
+RouterOption = Annotated[str | None, typer.Option(help="Same as --set moe.router=NAME.")]
+SimilarityOption = Annotated[
+    str | None,
+    typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
+]
 
 # What published work trains on: the distinct bytes of enwik8.
 ASSUMED_VOCABULARY = 205
+
+
+def all_overrides(
+    settings: list[str] | None, router: str | None, similarity: str | None
+) -> list[str]:
+    """What --set, --router and --similarity change in a recipe, as `load_recipe` takes it."""
+    overrides = list(settings or [])
+    if router is not None:
+        overrides.append(f"moe.router={router}")
+    if similarity is not None:
+        overrides.append(f"similarity.preset={similarity}")
+    return overrides
 
 
 def print_json(value: Any) -> None:

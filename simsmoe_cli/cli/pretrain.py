@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import console, shell
+from simsmoe_cli.cli.common import (
+    RouterOption,
+    SetOption,
+    SimilarityOption,
+    all_overrides,
+    console,
+    shell,
+)
 
 
 def pretrain(
@@ -15,15 +22,9 @@ def pretrain(
         str | None,
         typer.Option("--recipe", "-r", help="Recipe: a name (`simsmoe list recipes`) or a file."),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting; repeatable."),
-    ] = None,
-    router: Annotated[str | None, typer.Option(help="Same as --set moe.router=NAME.")] = None,
-    similarity: Annotated[
-        str | None,
-        typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
-    ] = None,
+    settings: SetOption = None,
+    router: RouterOption = None,
+    similarity: SimilarityOption = None,
     experts: Annotated[
         str | None, typer.Option(help="Expert backend: auto, grouped, loop or fastmoe.")
     ] = None,
@@ -56,14 +57,9 @@ def pretrain(
     ] = False,
 ) -> None:
     """Train a language model from a recipe."""
-    overrides = list(settings or [])
-    for field, value in (
-        ("moe.router", router),
-        ("similarity.preset", similarity),
-        ("moe.backend", experts),
-    ):
-        if value is not None:
-            overrides.append(f"{field}={value}")
+    overrides = all_overrides(settings, router, similarity)
+    if experts is not None:
+        overrides.append(f"moe.backend={experts}")
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_dry_run
 

@@ -6,22 +6,23 @@ from typing import Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import JsonOption, print_json
+from simsmoe_cli.cli.common import (
+    JsonOption,
+    RouterOption,
+    SetOption,
+    SimilarityOption,
+    all_overrides,
+    print_json,
+)
 
 
 def show(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A name from `simsmoe list recipes`, or a file.")
     ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting; repeatable."),
-    ] = None,
-    router: Annotated[str | None, typer.Option(help="Same as --set moe.router=NAME.")] = None,
-    similarity: Annotated[
-        str | None,
-        typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
-    ] = None,
+    settings: SetOption = None,
+    router: RouterOption = None,
+    similarity: SimilarityOption = None,
     json: JsonOption = False,
     fields: Annotated[
         bool, typer.Option("--fields", help="With each field's documentation, type and default.")
@@ -31,11 +32,7 @@ def show(
     from simsmoe_cli import recipe as schema
     from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
 
-    overrides = list(settings or [])
-    for field, value in (("moe.router", router), ("similarity.preset", similarity)):
-        if value is not None:
-            overrides.append(f"{field}={value}")
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, all_overrides(settings, router, similarity))
     if not json:
         typer.echo(dump_recipe(resolved, comments=fields), nl=False)
         return
