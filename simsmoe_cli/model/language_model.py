@@ -1,7 +1,7 @@
-"""One backbone for every architecture: a pattern of sub-layers between embedding and output.
+"""One backbone for every architecture: a pattern of sub-layers behind an embedding.
 
 Losses of all MoE layers are summed by name and returned; nothing is left on a module for someone
-to find.
+to find. LanguageModel adds an output layer; what else sits on a backbone does the same.
 
 Shapes: B batch, M block, L span, D model width, V vocabulary, W head width.
 """
@@ -21,25 +21,32 @@ from simsmoe_cli.recipe import Recipe
 
 
 @dataclass
-class ModelOutput:
+class BackboneOutput:
     """What one block of text gives.
 
     Attributes:
-        logits: [B, M, V].
+        hidden: [B, M, D], normalised as the output layer expects it.
         memory: for the next block of the same streams, one [B, L, D] per attention sub-layer;
             empty without relative attention.
         losses: auxiliary losses summed over layers, by name, without coefficients.
         moe: output of each MoE layer, in order.
     """
 
-    logits: Tensor
+    hidden: Tensor
     memory: list[Tensor]
     losses: dict[str, Tensor]
     moe: list[MoEOutput]
 
 
-class LanguageModel(nn.Module):
-    """A sparse mixture-of-experts language model.
+@dataclass
+class ModelOutput(BackboneOutput):
+    """The same, with logits [B, M, V]."""
+
+    logits: Tensor
+
+
+class Backbone(nn.Module):
+    """Embedding and sub-layers.
 
     Args:
         recipe: whose model, moe and similarity sections say what to build.
@@ -62,12 +69,6 @@ class LanguageModel(nn.Module):
             for place, kind in enumerate(kinds)
         )
         self.norm = make_norm(settings) if settings.norm_position == "pre" else nn.Identity()
-        self.output = nn.Linear(settings.width, vocab_size, bias=settings.bias)
-        if settings.norm_position == "pre":
-            nn.init.normal_(self.embedding.weight, std=0.02)
-            nn.init.normal_(self.output.weight, std=0.02)
-        if settings.tie_embeddings:
-            self.output.weight = self.embedding.weight
 
     @property
     def moe_layers(self) -> list[MoELayer]:
@@ -83,13 +84,13 @@ class LanguageModel(nn.Module):
         attentions = (settings.pattern * settings.repeats).count("s")
         return [torch.zeros(shape, device=self.position.device) for _ in range(attentions)]
 
-    def forward(
+    def encode(
         self,
         tokens_BM: Tensor,
         memory: Sequence[Tensor] = (),
         context: RouteContext | None = None,
-    ) -> ModelOutput:
-        """Predict the token after each position.
+    ) -> BackboneOutput:
+        """Hidden states of each position.
 
         Args:
             tokens_BM: vocabulary ids, int64.
@@ -116,4 +117,30 @@ class LanguageModel(nn.Module):
         for output in outputs:
             for name, loss in output.losses.items():
                 losses[name] = losses[name] + loss if name in losses else loss
-        return ModelOutput(self.output(self.norm(hidden)), next_memory, losses, outputs)
+        return BackboneOutput(self.norm(hidden), next_memory, losses, outputs)
+
+
+class LanguageModel(Backbone):
+    """A sparse mixture-of-experts language model; see `Backbone`."""
+
+    def __init__(self, recipe: Recipe, vocab_size: int):
+        super().__init__(recipe, vocab_size)
+        settings = recipe.model
+        self.output = nn.Linear(settings.width, vocab_size, bias=settings.bias)
+        if settings.norm_position == "pre":
+            nn.init.normal_(self.embedding.weight, std=0.02)
+            nn.init.normal_(self.output.weight, std=0.02)
+        if settings.tie_embeddings:
+            self.output.weight = self.embedding.weight
+
+    def forward(
+        self,
+        tokens_BM: Tensor,
+        memory: Sequence[Tensor] = (),
+        context: RouteContext | None = None,
+    ) -> ModelOutput:
+        """Predict the token after each position; arguments as `encode` takes them."""
+        found = self.encode(tokens_BM, memory, context)
+        return ModelOutput(
+            found.hidden, found.memory, found.losses, found.moe, self.output(found.hidden)
+        )
