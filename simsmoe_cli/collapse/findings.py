@@ -1,0 +1,297 @@
+"""What a collapse report says, as data: the JSON file is one `Report`, and this is its schema.
+
+METHODS section 5 lists what is reported. A number that is undefined (an expert that gives the same
+output for every token, too few rows) is None here and null in JSON, never 0 and never left out.
+Layers and experts are numbered from 0, as in events.jsonl. Matrices are [N][N] over the experts
+of one layer, symmetric.
+
+Importing this module never imports torch, so whoever shows a report need not.
+
+Shapes: N experts, L layers with experts, D model width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from simsmoe_cli.errors import EXIT_DATA, UserError
+
+SCHEMA = 1
+
+Number = float | None
+Matrix = list[list[Number]]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Estimate(_Facts):
+    """A number with what it is worth."""
+
+    value: Number = Field(description="None: undefined")
+    low: Number = Field(None, description="lower end of the interval")
+    high: Number = Field(None, description="upper end of the interval")
+    n: int = Field(description="how many things it was computed from; `of` says which")
+    of: str = Field(description="what n counts: 'pairs', 'layers'")
+    null_mean: Number = Field(None, description="its mean where nothing is related")
+    null_low: Number = Field(None, description="2.5 % quantile where nothing is related")
+    null_high: Number = Field(None, description="97.5 % quantile where nothing is related")
+    method: str = Field("", description="how interval and null were made, in words")
+
+
+class Null(_Facts):
+    """What a measure gives for the experts of this layer with the rows of each shuffled apart."""
+
+    mean: Number
+    quantile_95: Number
+    draws: int = Field(description="pairs of shuffled experts measured")
+
+
+class Subject(_Facts):
+    """What was measured."""
+
+    kind: Literal["run", "huggingface"]
+    name: str = Field(description="of the run folder, or of the model's folder")
+    recipe: str = Field(description="the recipe's name; a Hugging Face model's type")
+    router: str
+    similarity: str = Field(description="preset of similarity learning; 'none' without")
+    settings: dict[str, Any] = Field(description="the resolved recipe, or the model's config")
+    parameters: int
+    checkpoint: str = Field(description="what was asked for: best, last, a step; empty: no run")
+    step: int | None = Field(description="optimizer steps it was trained for; None: not known")
+    seed: int | None
+    simsmoe: str = Field(description="version that measured")
+    torch: str = Field(description="version that measured")
+
+
+class Text(_Facts):
+    """The text that went through the model, and how well it was predicted."""
+
+    corpus: str
+    split: str
+    notes: list[str] = Field(description="such as: a prefix of enwik8, not the whole of it")
+    unit: str = Field(description="what a token is: byte, character, word, piece, token")
+    tokens: int = Field(description="tokens read: routing, load and loss are of all of them")
+    rows: int = Field(description="tokens among them that all experts saw: similarity is of them")
+    block: int = Field(description="tokens a model sees at once")
+    scored: int = Field(description="tokens predicted")
+    loss_nats: Number = Field(description="mean cross-entropy per predicted token")
+    bpc: Number = Field(description="bits per token where a token is a byte or a character")
+    perplexity: Number
+
+
+class Settings(_Facts):
+    """How the numbers were made."""
+
+    level: float = Field(description="of all intervals, as 0.95")
+    resamples: int = Field(description="of the bootstrap")
+    blocks: int = Field(description="runs of neighbouring rows the bootstrap draws from")
+    rbf_rows: int = Field(description="rows of the RBF CKA, evenly spread over the rows")
+    rank_rows: int = Field(description="rows of the effective rank, evenly spread over the rows")
+    dead_below: float = Field(description="share of a fair load below which an expert is dead")
+    seed: int = Field(description="of bootstrap, shuffles and permutations")
+
+
+class LayerFindings(_Facts):
+    """One layer with experts."""
+
+    layer: int = Field(description="its number among the layers with experts, from 0")
+    name: str = Field(description="the module's name in the model")
+    experts: int
+    top_k: int = Field(description="experts a token is sent to, at most")
+
+    cka: Matrix = Field(description="debiased linear CKA of the outputs on the same rows")
+    cka_low: Matrix = Field(description="lower end of the block-bootstrap interval")
+    cka_high: Matrix = Field(description="upper end of the block-bootstrap interval")
+    cka_null: Null = Field(description="of one pair's debiased linear CKA")
+    cka_mean: Estimate = Field(description="mean over defined pairs; null of the mean")
+    cka_biased: Matrix = Field(description="biased linear CKA of the same rows")
+    cka_biased_null: Null
+    cka_rbf: Matrix = Field(description="biased CKA, Gaussian kernels of median width")
+    cka_rbf_null: Null
+    cosine: Matrix = Field(description="mean cosine of the outputs on the same row")
+    weight_cosine: Matrix = Field(
+        description="cosine of all weights of the expert as one vector, each matrix scaled to norm "
+        "1; changes when hidden units are renumbered"
+    )
+    weight_matched: Matrix = Field(
+        description="mean over hidden units of the largest cosine with any unit of the other "
+        "expert, a unit being its rows and columns of all matrices; the same when renumbered"
+    )
+    weight_matched_chance: Number = Field(
+        description="weight_matched of units whose entries were shuffled"
+    )
+    shared: Matrix = Field(description="share of tokens sent to both; diagonal 0")
+
+    load: list[float] = Field(description="share of routed slots, sums to 1")
+    load_cv: Number = Field(description="standard deviation of load / its mean")
+    load_max_over_mean: Number
+    dead: list[int] = Field(description="experts below Settings.dead_below of a fair load")
+    entropy_nats: Number = Field(description="of a token's router softmax, mean over tokens")
+    entropy_of_mean_nats: Number = Field(description="of the mean router softmax")
+    entropy_max_nats: float = Field(description="ln N, the most both can be")
+    effective_rank: list[Number] = Field(
+        description="of each expert's centred outputs: exp of the entropy of the singular values "
+        "divided by their sum (Roy and Vetterli 2007)"
+    )
+    effective_rank_max: int = Field(description="the most it can be: min(D, rank_rows - 1)")
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """All pairs of experts i < j."""
+        return itertools.combinations(range(self.experts), 2)
+
+
+class Overall(_Facts):
+    """Over all layers."""
+
+    cka_mean: Number = Field(description="mean of the layers' means")
+    pearson: Estimate = Field(description="of shared tokens and debiased CKA over all pairs")
+    spearman: Estimate = Field(description="the same of ranks")
+    depth: Estimate = Field(description="Spearman of a layer's number and its mean CKA")
+
+
+class Difference(_Facts):
+    """|E_i(x) - E_j(x)| of the most alike pair of live experts, on some tokens x (Fig. 5)."""
+
+    layer: int
+    experts: tuple[int, int]
+    cka: float
+    rows: list[int] = Field(description="which of the measured rows: one per line of `values`")
+    labels: list[str] = Field(description="the tokens x as text; empty where not known")
+    features: list[tuple[int, int]] = Field(
+        description="dimensions [first, end) whose mean is one column of `values`"
+    )
+    values: list[list[float]] = Field(
+        description="[rows][features], in units of the root mean square of both experts' outputs: "
+        "0 the same, about 1.4 unrelated"
+    )
+    mean: float = Field(description="root mean square difference over all rows and dimensions")
+
+
+class LossPoint(_Facts):
+    """Loss at one step, as training logged it."""
+
+    step: int
+    split: str = Field(description="train, valid or test")
+    loss_nats: Number
+    bpc: Number
+    best: bool = Field(False, description="the best validation so far")
+
+
+class ProbePoint(_Facts):
+    """A probe of training: each list has one entry per layer."""
+
+    step: int
+    cka_mean: list[Number] = Field([], description="mean debiased CKA over pairs")
+    load_cv: list[Number] = []
+    dead: list[int] = Field([], description="how many experts were dead")
+    drift: list[Number] = Field(
+        [],
+        description="share of the load that moved to other experts since the probe before: half "
+        "the sum of absolute differences; None at the first",
+    )
+
+
+class History(_Facts):
+    """What events.jsonl says of the training."""
+
+    losses: list[LossPoint] = []
+    probes: list[ProbePoint] = []
+    probe_tokens: int | None = Field(None, description="tokens of a probe, of the validation split")
+    total_steps: int | None = None
+
+
+class Findings(_Facts):
+    """Everything measured on one set of weights."""
+
+    subject: Subject
+    text: Text
+    settings: Settings
+    layers: list[LayerFindings]
+    overall: Overall
+    difference: Difference | None = Field(description="None: no pair is defined")
+    history: History
+
+
+class Sentence(_Facts):
+    """One statement of the verdict and the numbers behind it."""
+
+    text: str
+    tone: Literal["good", "note", "warning", "bad"]
+    evidence: dict[str, float | int | str | list[int] | None] = Field(
+        {}, description="numbers the sentence rests on, by name"
+    )
+
+
+class Verdict(_Facts):
+    """The report in words; `verdict.py` says from which thresholds."""
+
+    level: Literal["healthy", "partly alike", "collapsed", "undefined"]
+    headline: str
+    sentences: list[Sentence]
+
+
+class Report(_Facts):
+    """The JSON file."""
+
+    schema_version: int = SCHEMA
+    findings: list[Findings] = Field(
+        min_length=1, description="one per checkpoint, oldest first; the verdict is on the last"
+    )
+    against: Findings | None = Field(None, description="the run compared with")
+    verdict: Verdict
+
+    @property
+    def main(self) -> Findings:
+        """What the report is about: the last checkpoint measured."""
+        return self.findings[-1]
+
+    def to_json(self) -> str:
+        """The file's text: every number, undefined ones as null."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = "") -> Report:
+        """The report of a file's text.
+
+        Raises:
+            UserError: it is none, or one of another version of the schema.
+        """
+        try:
+            found = json.loads(text)
+            version = found["schema_version"]
+            if version != SCHEMA:
+                raise UserError(
+                    f"a report of schema {version}, and this simsmoe reads {SCHEMA}",
+                    where=where,
+                    hint="Write it again with `simsmoe collapse-report`.",
+                    code=EXIT_DATA,
+                )
+            return cls.model_validate(found)
+        except (ValidationError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"this is no collapse report ({type(error).__name__})",
+                where=where,
+                hint="Write one with `simsmoe collapse-report`.",
+                code=EXIT_DATA,
+            ) from None
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """The report in a file."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"cannot read the report: {error.strerror}", where=str(path), code=EXIT_DATA
+            ) from None
+        return cls.from_json(content, str(path))
