@@ -11,19 +11,15 @@ error that names the difference. (A whole corpus with a name, and a URL, are not
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from filelock import FileLock, Timeout
-
 from simsmoe_cli.data.corpora import Corpus
-from simsmoe_cli.data.download import DISK_FULL, Progress, is_url
+from simsmoe_cli.data.download import Progress, is_url
 from simsmoe_cli.data.encode import write_store
 from simsmoe_cli.data.landing import Text, land
+from simsmoe_cli.data.placing import clear_os_errors, install, locked, partial
 from simsmoe_cli.data.sources import require_exists, resolve
 from simsmoe_cli.data.store import Manifest, Settings, SourceInfo, TokenStore, is_store
 from simsmoe_cli.data.tokenizers import PIECES_VOCAB_SIZE, TOKENIZERS
@@ -79,13 +75,13 @@ def prepare(
     require_exists(given)
     report = on_progress or (lambda stage, done, total: None)
     downloads = downloads or out.parent / ".downloads"
-    with _clear_os_errors(out), _locked(out, report):
+    with clear_os_errors(out), locked(out, report):
         existing = _existing(out, force)
         if existing:
             _require_same_settings(existing, named, settings)
             if _need_not_fetch(existing, known, given):
                 return existing
-        with _partial(out) as folder:
+        with partial(out) as folder:
             scratch = folder / "scratch"
             scratch.mkdir()
             found = resolve(known, given, scratch, downloads, report)
@@ -106,7 +102,7 @@ def prepare(
                 folder, out.name, corpus if known else "", settings, text, info, report, lent
             )
             shutil.rmtree(scratch)
-            _install(folder, out)
+            install(folder, out)
         store = TokenStore.open(out)
         store.built = True
         return store
@@ -179,54 +175,6 @@ def _lent_settings(lender: Manifest, asked: Settings, unasked: Settings) -> Sett
     return lender.settings.model_copy(update={"vocab_from": lender.vocabulary})
 
 
-@contextlib.contextmanager
-def _clear_os_errors(out: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise UserError(
-                f"no room left for the prepared corpus ({os.strerror(error.errno).lower()})",
-                where=str(out),
-                hint="Free some space or choose another disk with --data-dir or --out; "
-                "nothing half-written was left.",
-                code=EXIT_DATA,
-            ) from None
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(reason, where=str(error.filename or out), code=EXIT_DATA) from None
-
-
-@contextlib.contextmanager
-def _locked(out: Path, report: Progress) -> Iterator[None]:
-    """Let one process at a time prepare this store; the others wait for it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.parent / f".{out.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        report("wait for another prepare-data", 0, None)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _partial(out: Path) -> Iterator[Path]:
-    """A folder to build in; nothing of it or of killed runs stays, unless it was renamed."""
-    prefix = f".{out.name}.partial-"
-    for left in [path for path in out.parent.iterdir() if path.name.startswith(prefix)]:
-        shutil.rmtree(left)
-    folder = out.parent / f"{prefix}{os.getpid()}"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _existing(out: Path, force: bool) -> TokenStore | None:
     """The store that is there, if it is to be kept; a UserError for anything else there."""
     if is_store(out):
@@ -283,14 +231,3 @@ def _need_not_fetch(store: TokenStore, known: Corpus | None, given: str) -> bool
             )
         return True
     return is_url(given) and given == made_of.given
-
-
-def _install(folder: Path, out: Path) -> None:
-    """Put the finished store in its place; one that was there goes as soon as it is."""
-    if is_store(out):
-        old = out.parent / f".{out.name}.partial-old"
-        os.replace(out, old)
-        os.replace(folder, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(folder, out)

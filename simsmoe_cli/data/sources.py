@@ -23,7 +23,7 @@ import os
 import platform
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,19 +89,12 @@ def _resolve(
     if corpus and not given:
         if not corpus.urls:
             return _standard_library(Path(sysconfig.get_path("stdlib")), "")
-        path, given = _official(corpus, scratch, downloads, report), corpus.urls[0]
-    elif is_url(given):
-        hint = "Check the address and the network, or download it and name the file."
-        path = fetch([given], scratch, report, hint=hint)
+        path = official(corpus.name, corpus.urls, corpus.archive_hash, scratch, downloads, report)
+        path, given = unpacked(path, scratch), corpus.urls[0]
     elif _is_glob(given):
         return _from_files(corpus, given, *_glob(given))
     else:
-        path = require_exists(given)
-    if is_archive(path):
-        folder = scratch / "unpacked"
-        folder.mkdir()
-        extract(path, folder)
-        path = folder
+        path = reach(given, scratch, report)
     if path.is_file():
         if corpus and len(corpus.members) > 1:
             path = path.parent
@@ -110,21 +103,46 @@ def _resolve(
             return Source(given, [Part(path, path.name, member=member)])
     if corpus and not corpus.members:
         return _standard_library(path, given)
-    return _from_files(corpus, given, path, list(_walk(path)))
+    return _from_files(corpus, given, path, list(walk(path)))
 
 
-def _official(corpus: Corpus, scratch: Path, downloads: Path, report: Progress) -> Path:
-    """The corpus's archive, downloaded once and kept."""
-    kept = downloads / url_name(corpus.urls[0])
-    if not holds(kept, corpus.archive_hash):
+def official(
+    name: str,
+    urls: Sequence[str],
+    known_hash: str,
+    scratch: Path,
+    downloads: Path,
+    report: Progress,
+) -> Path:
+    """A file of the corpus or task `name` from its official host, downloaded once and kept."""
+    kept = downloads / url_name(urls[0])
+    if not holds(kept, known_hash):
         hint = (
-            f"If you have the file, use: simsmoe prepare-data {corpus.name} --source PATH. "
+            f"If you have the file, use: simsmoe prepare-data {name} --source PATH. "
             "pystdlib needs no network."
         )
-        fresh = fetch(corpus.urls, scratch, report, known_hash=corpus.archive_hash, hint=hint)
+        fresh = fetch(urls, scratch, report, known_hash=known_hash, hint=hint)
         downloads.mkdir(parents=True, exist_ok=True)
         os.replace(fresh, kept)
     return kept
+
+
+def reach(given: str, scratch: Path, report: Progress) -> Path:
+    """The file or folder behind a path or a URL, downloaded and unpacked if need be."""
+    if is_url(given):
+        hint = "Check the address and the network, or download it and name the file."
+        return unpacked(fetch([given], scratch, report, hint=hint), scratch)
+    return unpacked(require_exists(given), scratch)
+
+
+def unpacked(path: Path, scratch: Path) -> Path:
+    """A folder with what is in an archive; any other path as it is."""
+    if not is_archive(path):
+        return path
+    folder = scratch / "unpacked"
+    folder.mkdir()
+    extract(path, folder)
+    return folder
 
 
 def require_exists(given: str) -> Path:
@@ -162,7 +180,7 @@ def _glob(pattern: str) -> tuple[Path, list[Path]]:
     return base, sorted(match for match in matches if match.is_file())
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """Files below a folder, hidden ones and linked folders left out."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -239,7 +257,7 @@ def split_of(name: str) -> str:
 
 def _standard_library(folder: Path, given: str) -> Source:
     """Python's own source, or a folder said to be one."""
-    files = [path for path in _walk(folder) if path.suffix == ".py" and _in_stdlib(path, folder)]
+    files = [path for path in walk(folder) if path.suffix == ".py" and _in_stdlib(path, folder)]
     files = [path for path in files if path.stat().st_size]
     if not files:
         raise UserError(
