@@ -3,13 +3,12 @@
 RelativeAttention: the relative attention with a span of the adaptive-span family (Sukhbaatar et
 al. 1905.07799) without adaptivity, as SimSMoE's published code has it. Each query attends to
 exactly the `span` positions before it and not to itself; positions before the stream are zeros
-and are attended to. Queries are taken in chunks, so that a chunk needs its own keys only and the
-scores of positions no query may see are hardly computed; published code computes all of them.
+and are attended to. relative.py computes it.
 
 RopeAttention: rotary positions (Su et al. 2104.09864, half-rotation layout as Hugging Face has
 it), causal, with a sliding window that includes the query itself.
 
-Shapes: B batch, M block, L span, D model width, A heads, W head width, C queries of a chunk.
+Shapes: B batch, M block, L span, D model width, A heads, W head width.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-QUERY_CHUNK = 128
+from simsmoe_cli.model.relative import relative_attention
 
 
 class RelativeAttention(nn.Module):
@@ -51,41 +50,23 @@ class RelativeAttention(nn.Module):
         Returns:
             [B, M, D].
         """
-        block, span = x_BMD.shape[1], memory_BLD.shape[1]
         context = torch.cat([memory_BLD.to(x_BMD.dtype), x_BMD], dim=1)
         query = self._split(self.query(x_BMD))
         query = query / math.sqrt(query.shape[-1])
         # The last position is nobody's past.
-        key = self._split(self.key(context[:, :-1])).transpose(-2, -1)
-        value = self._split(self.value(context[:, :-1]))
-        chunks = []
-        for start in range(0, block, QUERY_CHUNK):
-            q = query[:, :, start : start + QUERY_CHUNK]
-            seen = slice(start, start + span + q.shape[2] - 1)
-            scores = q @ key[..., seen] + band(q @ position_WL)
-            weight = F.dropout(scores.softmax(-1), self.dropout, self.training)
-            chunks.append(weight @ value[:, :, seen])
-        heads_BMAW = torch.cat(chunks, dim=2).transpose(1, 2)
-        out: Tensor = self.out(heads_BMAW.flatten(2))
+        key, value = (self._split(layer(context[:, :-1])) for layer in (self.key, self.value))
+        heads = relative_attention(
+            query.flatten(0, 1),
+            key.flatten(0, 1),
+            value.flatten(0, 1),
+            position_WL,
+            self.dropout if self.training else 0.0,
+        )
+        out: Tensor = self.out(heads.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2))
         return out
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
-
-
-def band(score_CL: Tensor) -> Tensor:
-    """Scores by distance to scores by key: row i moves i to the right, the rest is -inf.
-
-    Args:
-        score_CL: [..., C, L], column j for the key j positions into the query's span.
-
-    Returns:
-        [..., C, L + C - 1], for the keys of the whole chunk.
-    """
-    rows, span = score_CL.shape[-2:]
-    flat = F.pad(score_CL, (0, rows), value=-math.inf).flatten(-2)
-    flat = flat[..., : rows * (span + rows - 1)]
-    return flat.view(*flat.shape[:-1], rows, span + rows - 1)
 
 
 class RopeAttention(nn.Module):

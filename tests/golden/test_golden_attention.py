@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from simsmoe_cli.model import attention
+from simsmoe_cli.model import relative
 from simsmoe_cli.model.attention import RelativeAttention
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 128])
 def test_relative_attention(shared: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "QUERY_CHUNK", chunk)
+    monkeypatch.setattr(relative, "QUERY_CHUNK", chunk)
     golden = load_file(shared / "golden" / "attention.safetensors")
     layer = RelativeAttention(width=32, heads=4, dropout=0.0)
     layer.load_state_dict(

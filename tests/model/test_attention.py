@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simsmoe_cli.model import attention
+from simsmoe_cli.model import relative
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
 
 BATCH, BLOCK, SPAN, WIDTH, HEADS = 2, 13, 7, 24, 3
@@ -39,7 +39,7 @@ def query_by_query(layer: RelativeAttention, x: Tensor, memory: Tensor, position
 
 @pytest.mark.parametrize("chunk", [1, 4, 13, 64])
 def test_relative_attention_by_definition(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "QUERY_CHUNK", chunk)
+    monkeypatch.setattr(relative, "QUERY_CHUNK", chunk)
     torch.manual_seed(0)
     layer = RelativeAttention(WIDTH, HEADS, dropout=0.0)
     memory = torch.randn(BATCH, SPAN, WIDTH)

@@ -1,0 +1,200 @@
+"""Relative attention over a span: scores q.k_j + q.p_dist for the L keys before each query.
+
+The score of query i and the key at distance column l lies, in a matrix of queries times keys, on a
+diagonal band: key i + l. With a row stride one longer than a row, that band is a plain matrix view
+of the same memory, so position scores are added, exponentials taken and position gradients read in
+place; nothing is skewed, padded or masked by -inf (the family's published code skews twice).
+
+Two paths compute the same. On a CPU: tile by tile, few enough queries that a tile's scores stay in
+cache, recomputed in the backward pass instead of stored. Elsewhere, and under torch.compile: chunks
+of queries in plain differentiable operations, so that each chunk scores only keys it may see.
+
+Shapes: G batch times heads, M block, L span, W head width, C queries of a tile or chunk,
+S = L + C - 1 keys a tile sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+QUERY_CHUNK = 128
+
+
+def relative_attention(
+    query_GMW: Tensor, key_GSW: Tensor, value_GSW: Tensor, position_WL: Tensor, dropout: float
+) -> Tensor:
+    """softmax(q.k + q.p) v for the L keys before each query.
+
+    Args:
+        query_GMW: scaled.
+        key_GSW, value_GSW: L + M - 1 rows; query i sees rows i to i + L - 1.
+        position_WL: column l belongs to row i + l.
+        dropout: probability that an attention weight is dropped.
+
+    Returns:
+        [G, M, W].
+    """
+    if query_GMW.device.type == "cpu" and not torch.compiler.is_compiling():
+        kind = torch.promote_types(query_GMW.dtype, torch.float32)
+        parts = (query_GMW, key_GSW, value_GSW, position_WL)
+        with torch.autocast("cpu", enabled=False):
+            out = _tiled(*(part.to(kind).contiguous() for part in parts), dropout)
+        return out.to(query_GMW.dtype)
+    return _chunked(query_GMW, key_GSW, value_GSW, position_WL, dropout)
+
+
+def _chunked(
+    query_GMW: Tensor, key_GSW: Tensor, value_GSW: Tensor, position_WL: Tensor, dropout: float
+) -> Tensor:
+    block, span = query_GMW.shape[1], position_WL.shape[1]
+    key_GWS = key_GSW.transpose(-2, -1)
+    chunks = []
+    for start in range(0, block, QUERY_CHUNK):
+        q = query_GMW[:, start : start + QUERY_CHUNK]
+        seen = slice(start, start + span + q.shape[1] - 1)
+        scores = q @ key_GWS[..., seen] + band(q @ position_WL)
+        weight = F.dropout(scores.softmax(-1), dropout)
+        chunks.append(weight @ value_GSW[:, seen])
+    return torch.cat(chunks, dim=1)
+
+
+def band(score_CL: Tensor) -> Tensor:
+    """Scores by distance to scores by key: row i moves i to the right, the rest is -inf.
+
+    Args:
+        score_CL: [..., C, L], column j for the key j positions into the query's span.
+
+    Returns:
+        [..., C, L + C - 1], for the keys of the whole chunk.
+    """
+    rows, span = score_CL.shape[-2:]
+    flat = F.pad(score_CL, (0, rows), value=-math.inf).flatten(-2)
+    flat = flat[..., : rows * (span + rows - 1)]
+    return flat.view(*flat.shape[:-1], rows, span + rows - 1)
+
+
+class _Tile:
+    """The scores of C queries against the S keys they see, in memory that tiles share.
+
+    Attributes:
+        scores_CS: all of them; what lies off the band is 0 once `close` was called.
+        band_CL: the same memory by distance.
+        mask_CL: room for what dropout keeps, as numbers: mixed types would multiply slowly.
+    """
+
+    def __init__(self, memory: Tensor, rows: int, span: int):
+        keys = span + rows - 1
+        self.rows, self.span = rows, span
+        self.scores_CS = memory[: rows * keys].view(rows, keys)
+        self.band_CL = memory.as_strided((rows, span), (keys + 1, 1))
+        self.mask_CL = memory.new_empty(rows, span)
+        if rows > 1:
+            self._before = memory.new_ones(rows, rows - 1).triu()
+            self._after = memory.new_ones(rows, rows - 1).tril(-1)
+
+    def score(self, query_CW: Tensor, key_SW: Tensor, position_WL: Tensor) -> None:
+        torch.mm(query_CW, key_SW.T, out=self.scores_CS)
+        self.band_CL.addmm_(query_CW, position_WL)
+        self.close()
+
+    def close(self) -> None:
+        """Zero what lies off the band."""
+        if self.rows > 1:
+            self.scores_CS[:, : self.rows - 1].mul_(self._before)
+            self.scores_CS[:, self.span :].mul_(self._after)
+
+
+class _Tiles:
+    """Where each tile lies, and memory for the two that are worked on at a time."""
+
+    def __init__(self, query_GMW: Tensor, span: int):
+        self.groups, self.block, _ = query_GMW.shape
+        self.span = span
+        largest = min(QUERY_CHUNK, self.block)
+        size = largest * (span + largest - 1)
+        sizes = {largest, self.block % largest or largest}
+        self.first, self.second = (
+            {rows: _Tile(memory, rows, span) for rows in sizes}
+            for memory in (query_GMW.new_empty(size), query_GMW.new_empty(size))
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, slice, slice]]:
+        """(group, queries, keys they see), as an index and two slices."""
+        for group in range(self.groups):
+            for start in range(0, self.block, QUERY_CHUNK):
+                stop = min(start + QUERY_CHUNK, self.block)
+                yield group, slice(start, stop), slice(start, stop + self.span - 1)
+
+
+class _Tiled(torch.autograd.Function):
+    """The CPU path: softmax statistics are kept, scores are computed again for gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, position: Tensor, dropout: float
+    ) -> Tensor:
+        tiles = _Tiles(query, position.shape[1])
+        out = torch.empty_like(query)
+        normaliser = query.new_empty(*query.shape[:2], 1)
+        kept = _kept((*query.shape[:2], position.shape[1]), dropout) if dropout else None
+        for group, rows, seen in tiles:
+            tile = tiles.first[rows.stop - rows.start]
+            tile.score(query[group, rows], key[group, seen], position)
+            largest = tile.band_CL.amax(1, keepdim=True)
+            tile.band_CL.sub_(largest).exp_()
+            total = tile.band_CL.sum(1, keepdim=True)
+            normaliser[group, rows] = largest + total.log()
+            if kept is not None:
+                tile.band_CL.mul_(tile.mask_CL.copy_(kept[group, rows]))
+            mixed = out[group, rows]
+            torch.mm(tile.scores_CS, value[group, seen], out=mixed)
+            mixed.div_(total * (1 - dropout))
+        ctx.save_for_backward(query, key, value, position, out, normaliser)
+        ctx.kept, ctx.dropout = kept, dropout
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        query, key, value, position, out, normaliser = ctx.saved_tensors
+        tiles = _Tiles(query, position.shape[1])
+        grads = [torch.zeros_like(part) for part in (query, key, value, position)]
+        d_query, d_key, d_value, d_position = grads
+        grad = grad.contiguous()
+        inner = (grad * out).sum(-1, keepdim=True)
+        scale = 1 / (1 - ctx.dropout)
+        for group, rows, seen in tiles:
+            weight = tiles.first[rows.stop - rows.start]
+            score = tiles.second[rows.stop - rows.start]
+            q, k, v, g = query[group, rows], key[group, seen], value[group, seen], grad[group, rows]
+            weight.score(q, k, position)
+            weight.band_CL.sub_(normaliser[group, rows]).exp_()
+            torch.mm(g, v.T, out=score.scores_CS)
+            if ctx.kept is not None:
+                mask = weight.mask_CL.copy_(ctx.kept[group, rows]).mul_(scale)
+                score.band_CL.mul_(mask)
+            score.scores_CS.sub_(inner[group, rows]).mul_(weight.scores_CS)
+            if ctx.kept is not None:
+                weight.band_CL.mul_(mask)
+            d_value[group, seen].addmm_(weight.scores_CS.T, g)
+            d_query[group, rows].addmm_(score.scores_CS, k).addmm_(score.band_CL, position.T)
+            d_key[group, seen].addmm_(score.scores_CS.T, q)
+            d_position.addmm_(q.T, score.band_CL)
+        return d_query, d_key, d_value, d_position, None
+
+
+_tiled: Callable[..., Tensor] = _Tiled.apply
+
+
+def _kept(shape: tuple[int, ...], dropout: float) -> Tensor:
+    """Which weights dropout keeps, as bytes of 0 and 1: four from every 64 random bits."""
+    count = math.prod(shape)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    threshold = round(dropout * 2**16) - 2**15
+    return (bits.view(torch.int16)[:count] >= threshold).view(torch.uint8).view(shape)
