@@ -1,0 +1,440 @@
+"""All that is known of one run, built up from its events.
+
+A `RunHistory` takes batches of a `Tail` (or bare events) and holds what the panels show, in bounded
+memory. It belongs to one thread at a time: a reader in another thread must not look while a batch
+is taken. Kinds and fields it does not know are passed over, and so is any value that is not what
+it should be, so that no event can stop a monitor.
+
+Series by name:
+
+    train, valid, best       score, in `score_unit`
+    loss.NAME                auxiliary losses, nats
+    lr, grad_norm, tokens_per_s, step_ms
+    pairs.due, pairs.mean    similarity learning in training: pairs measured a step, their mean
+    metric.NAME              what routers report
+    cka, cka.L               mean pairwise similarity at probes: over layers, of layer L
+    load_cv, load_cv.L       coefficient of variation of the load: mean over layers, of layer L
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from simsmoe_cli.monitor.alerts import Alert, Thresholds, Watch, patience_s
+from simsmoe_cli.monitor.frames import (
+    Frames,
+    LayerCache,
+    RouterFrame,
+    RouterLayer,
+    SimilarityFrame,
+    number,
+    router_frame,
+    similarity_frame,
+)
+from simsmoe_cli.monitor.series import Series
+from simsmoe_cli.monitor.tail import Batch
+from simsmoe_cli.rundir import Event
+
+Status = Literal["waiting", "training", "finished", "stopped", "failed", "stale"]
+Level = Literal["info", "good", "warning", "alert"]
+
+MAX_SERIES = 1024
+MAX_LOG = 1000
+RECENT = 64  # events by which the pace is judged
+LARGEST_STEP = 1 << 53
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """Something that happened, in words."""
+
+    step: int
+    time: float
+    level: Level
+    text: str
+
+
+class RunHistory:
+    """What the events of a run say; see the module for threads and names of series.
+
+    Args:
+        path: the run folder.
+        thresholds: when to alert.
+
+    Attributes:
+        path: as given.
+        name: of the folder, which a copy may have changed.
+        recipe: as the run_started event has it; empty before.
+        recipe_name, router, similarity: its name, router and similarity preset; "" before.
+        parameters, tokens_per_step, total_steps: None where unknown.
+        unit: of a token ("byte", "character", "word" ...); device, precision: "" where unknown.
+        step: steps done.
+        last_time: seconds since the epoch of the newest event; nan before.
+        missing: whether there is no file now.
+        series: see the module.
+        routers: router events, `RouterFrame`, thinned.
+        similarities: similarity events, `SimilarityFrame`, thinned.
+        log: what happened, in words, oldest first; alerts and warnings too.
+        alerts: oldest first.
+        best_score, best_step: lowest validation score; nan and None before.
+        test_score: of the best weights, of a finished run; nan before.
+        reason: why the run ended; "" while it has not.
+        total_events: events taken.
+    """
+
+    def __init__(self, path: Path, thresholds: Thresholds | None = None):
+        self.path = path
+        self.thresholds = thresholds or Thresholds()
+        self._cache = LayerCache()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything but the path and the thresholds."""
+        self.name = clean(self.path.absolute().name)
+        self.recipe: dict[str, Any] = {}
+        self.recipe_name = self.router = self.similarity = ""
+        self.parameters: int | None = None
+        self.tokens_per_step: int | None = None
+        self.total_steps: int | None = None
+        self.unit = self.device = self.precision = ""
+        self.step = 0
+        self.last_time = math.nan
+        self.missing = False
+        self.series: dict[str, Series] = {}
+        self.routers: Frames[RouterFrame] = Frames()
+        self.similarities: Frames[SimilarityFrame] = Frames()
+        self.log: deque[LogLine] = deque(maxlen=MAX_LOG)
+        self.alerts: deque[Alert] = deque(maxlen=MAX_LOG)
+        self.best_score = self.test_score = math.nan
+        self.best_step: int | None = None
+        self.reason = ""
+        self.total_events = 0
+        self._ended: Status | None = None
+        self._saw_bpc = False
+        self._heard_at = math.nan
+        self._times: deque[float] = deque(maxlen=RECENT)
+        self._paces: deque[tuple[float, float]] = deque(maxlen=RECENT)
+        self._columns: dict[str, tuple[list[float], list[float], list[float]]] = {}
+        self._watch = Watch(self.thresholds)
+        self._cache.clear()
+
+    def take(self, batch: Batch, *, live: bool = False, now: float | None = None) -> list[Alert]:
+        """Take what a poll found; gives the alerts it causes.
+
+        Args:
+            batch: of this run's tail.
+            live: the events were written while the monitor watched, not before; so their age is
+                known however the clocks of two machines differ.
+            now: seconds since the epoch; None asks the clock.
+        """
+        now = time.time() if now is None else now
+        before = self.last_alert
+        if batch.restarted:
+            self.reset()
+            self._say("warning", "the events file began anew or was cut back; read again")
+        if batch.missing and not self.missing and self.total_events:
+            self._say("warning", "the events file is gone; waiting for it to come back")
+        self.missing = batch.missing
+        for notice in batch.notices:
+            self._say("warning", notice)
+        self.apply(batch.events, heard_at=now if live and batch.events else None)
+        if not batch.more:
+            self.check_silence(now)
+        recent = list(self.alerts)
+        if before is not None and any(alert is before for alert in recent):
+            return recent[[alert is before for alert in recent].index(True) + 1 :]
+        return recent
+
+    @property
+    def last_alert(self) -> Alert | None:
+        return self.alerts[-1] if self.alerts else None
+
+    def apply(self, events: Iterable[Event], heard_at: float | None = None) -> None:
+        """Add events, oldest first.
+
+        Args:
+            events: as the tail gives them.
+            heard_at: when they were seen to arrive, seconds since the epoch; None where they lay
+                there before.
+        """
+        if heard_at is not None:
+            self._heard_at = heard_at
+        for event in events:
+            step, at = event.get("step"), number(event.get("time"))
+            if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < LARGEST_STEP:
+                continue
+            self.total_events += 1
+            self.step = step
+            self.last_time = at
+            self._times.append(at)
+            kind = event.get("kind")
+            if kind == "train":
+                self._train(event, step, at)
+            elif kind == "eval":
+                self._eval(event, step, at)
+            elif kind == "router":
+                self._router(event, step, at)
+            elif kind == "similarity":
+                self._similarity(event, step, at)
+            elif kind == "run_started":
+                self._started(event)
+            elif kind == "checkpoint":
+                self._say("info", f"saved {clean(event.get('path'))}")
+            elif kind == "warning":
+                self._say("warning", clean(event.get("message")))
+            elif kind == "run_finished":
+                self._finished(event)
+        self._flush()
+
+    # What panels ask for.
+
+    @property
+    def score_name(self) -> str:
+        """What the score is called: "BPC", or "loss" where a token is no character."""
+        return "BPC" if self.in_bits else "loss"
+
+    @property
+    def score_unit(self) -> str:
+        """What the score is measured in: bits per character or byte, or nats per word ..."""
+        if self.in_bits:
+            return f"bits per {self.unit or 'character'}"
+        return f"nats per {self.unit or 'token'}"
+
+    @property
+    def in_bits(self) -> bool:
+        return self.unit in ("byte", "character") if self.unit else self._saw_bpc
+
+    @property
+    def status(self) -> Status:
+        """What the run does now, by this machine's clock."""
+        return self.status_at(time.time())
+
+    def status_at(self, now: float) -> Status:
+        """What the run does: waiting (no event yet), training, finished, stopped, failed, or stale
+        (it says nothing any more and did not say why)."""
+        if not self.total_events:
+            return "waiting"
+        if self._ended is not None:
+            return self._ended
+        return "stale" if self.quiet_s(now) > self.patience_s else "training"
+
+    def quiet_s(self, now: float) -> float:
+        """Seconds since the newest event; inf where no event has a time."""
+        known = [at for at in (self.last_time, self._heard_at) if math.isfinite(at)]
+        return max(0.0, now - max(known)) if known else math.inf
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds of silence after which the run counts as stale."""
+        gaps = [after - before for before, after in pairwise(self._times)]
+        return patience_s(gaps, self.thresholds.silent_after_s)
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the steps done; nan where the total is unknown."""
+        return min(1.0, self.step / self.total_steps) if self.total_steps else math.nan
+
+    def eta_seconds(self, now: float | None = None) -> float | None:
+        """Seconds to the last step at the pace of the last events; None unless it trains."""
+        now = time.time() if now is None else now
+        if self.total_steps is None or self.status_at(now) != "training":
+            return None
+        paces = sorted(
+            (after[0] - before[0]) / (after[1] - before[1])
+            for before, after in pairwise(self._paces)
+            if after[1] > before[1] and after[0] >= before[0]
+        )
+        if not paces:
+            return None
+        left = paces[len(paces) // 2] * max(0, self.total_steps - self.step)
+        return max(0.0, left - min(left, self.quiet_s(now)))
+
+    def last(self, name: str) -> float:
+        """Newest value of a series; nan where there is none."""
+        return self.series[name].last if name in self.series else math.nan
+
+    def named(self, prefix: str) -> dict[str, Series]:
+        """Series whose names begin with the prefix, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): series
+            for name, series in self.series.items()
+            if name.startswith(prefix)
+        }
+
+    @property
+    def router_layers(self) -> tuple[RouterLayer, ...]:
+        """Of the newest router event; empty where there is none."""
+        return self.routers[-1].layers if len(self.routers) else ()
+
+    @property
+    def layers(self) -> list[int]:
+        """Numbers of the layers with experts that any probe has seen last."""
+        seen = {layer.layer for layer in self.router_layers}
+        if len(self.similarities):
+            seen |= self.similarities[-1].means.keys()
+        return sorted(seen)
+
+    def check_silence(self, now: float) -> list[Alert]:
+        """The alert of a live run that fell silent, or is heard again."""
+        status = self.status_at(now)
+        found = self._watch.silence(self.step, now, self.quiet_s(now), status == "stale")
+        self._tell(found)
+        return found
+
+    # Events by kind.
+
+    def _started(self, event: Event) -> None:
+        recipe = event.get("recipe")
+        self.recipe = recipe if isinstance(recipe, dict) else {}
+        self.recipe_name = clean(self.recipe.get("name"))
+        self.router = clean(_inside(self.recipe, "moe", "router"))
+        self.similarity = clean(_inside(self.recipe, "similarity", "preset"))
+        self.parameters = _count(event.get("parameters"))
+        self.tokens_per_step = _count(event.get("tokens_per_step"))
+        self.total_steps = _count(event.get("total_steps"))
+        self.unit = clean(event.get("unit"))
+        self.device = clean(event.get("device"))
+        self.precision = clean(event.get("precision"))
+        self._ended, self.reason = None, ""
+        of = f" of {self.total_steps:,}" if self.total_steps else ""
+        begins = f"goes on with other settings at step {self.step:,}" if self.step else "begins"
+        self._say("info", f"training {begins}{of and f', {self.total_steps:,} steps in all'}")
+
+    def _train(self, event: Event, step: int, at: float) -> None:
+        self._ended, self.reason = None, ""
+        self._paces.append((at, step))
+        self._add("train", step, at, self._score(event))
+        for name in ("lr", "grad_norm", "tokens_per_s", "step_ms"):
+            if name in event:
+                self._add(name, step, at, number(event[name]))
+        for prefix, key in (("loss.", "losses"), ("metric.", "metrics")):
+            values = event.get(key)
+            if isinstance(values, dict):
+                for name, value in values.items():
+                    self._add(prefix + name, step, at, number(value))
+        pairs = event.get("similarity")
+        if isinstance(pairs, dict):
+            self._add("pairs.due", step, at, number(pairs.get("pairs_due")))
+            self._add("pairs.mean", step, at, number(pairs.get("mean")))
+        self._check_loss(event, step, at)
+
+    def _eval(self, event: Event, step: int, at: float) -> None:
+        score = self._score(event)
+        split = clean(event.get("split"))
+        self._check_loss(event, step, at)
+        if split == "valid":
+            self._add("valid", step, at, score)
+            if score < self.best_score or (math.isnan(self.best_score) and not math.isnan(score)):
+                self.best_score, self.best_step = score, step
+            self._add("best", step, at, self.best_score)
+        elif split == "test":
+            self.test_score = score
+        best = ", best so far" if split == "valid" and self.best_step == step else ""
+        self._say("info", f"{split} {self.score_text(score)}{best}")
+
+    def _router(self, event: Event, step: int, at: float) -> None:
+        frame = router_frame(event)
+        self.routers.append(frame)
+        for layer in frame.layers:
+            self._add(f"load_cv.{layer.layer}", step, at, layer.load_cv)
+        known = [layer.load_cv for layer in frame.layers if math.isfinite(layer.load_cv)]
+        self._add("load_cv", step, at, sum(known) / len(known) if known else math.nan)
+        self._tell(self._watch.router(frame))
+
+    def _similarity(self, event: Event, step: int, at: float) -> None:
+        frame = similarity_frame(event, self._cache)
+        self.similarities.append(frame)
+        for layer, mean in frame.means.items():
+            self._add(f"cka.{layer}", step, at, mean)
+        self._add("cka", step, at, frame.mean)
+        self._tell(self._watch.similarity(frame))
+
+    def _finished(self, event: Event) -> None:
+        status = event.get("status")
+        self._ended = status if status in ("finished", "stopped", "failed") else "finished"
+        self.reason = clean(event.get("reason"))
+        why = f": {self.reason}" if self.reason else ""
+        level: Level = "good" if self._ended == "finished" else "warning"
+        self._say(level, f"{self._ended}{why}")
+
+    # How they are kept.
+
+    def score_text(self, score: float) -> str:
+        """A score with its name: "3.000 BPC", or "loss 5.123 nats per word, perplexity 168"."""
+        if math.isnan(score):
+            return f"{self.score_name} –"
+        if self.in_bits:
+            return f"{score:.3f} BPC"
+        return f"loss {score:.3f} {self.score_unit}, perplexity {math.exp(min(score, 700)):,.4g}"
+
+    def _score(self, event: Event) -> float:
+        bpc = number(event.get("bpc"))
+        if not math.isnan(bpc):
+            self._saw_bpc = True
+            if self.in_bits:
+                return bpc
+        loss = number(event.get("loss_nats"))
+        return loss / math.log(2) if self.in_bits else loss
+
+    def _check_loss(self, event: Event, step: int, at: float) -> None:
+        if "loss_nats" in event:
+            finite = not math.isnan(number(event["loss_nats"]))
+            self._tell(self._watch.loss(step, at, finite))
+
+    def _add(self, name: str, step: int, at: float, value: float) -> None:
+        column = self._columns.get(name)
+        if column is None:
+            if len(self._columns) >= MAX_SERIES:
+                return
+            column = self._columns[name] = ([], [], [])
+        column[0].append(step)
+        column[1].append(at)
+        column[2].append(value)
+
+    def _flush(self) -> None:
+        for name, (steps, times, values) in self._columns.items():
+            if not steps:
+                continue
+            if name not in self.series:
+                self.series[name] = Series()
+            self.series[name].extend(steps, times, values)
+            for column in (steps, times, values):
+                column.clear()
+
+    def _say(self, level: Level, text: str) -> None:
+        self.log.append(LogLine(self.step, self.last_time, level, text))
+
+    def _tell(self, alerts: list[Alert]) -> None:
+        for alert in alerts:
+            self.alerts.append(alert)
+            level: Level = "good" if alert.recovered else "alert"
+            self.log.append(LogLine(alert.step, alert.time, level, alert.text))
+
+
+def clean(value: Any, limit: int = 400) -> str:
+    """A text of an event as one line that is safe to print: no control characters, not endless;
+    "" for what is no text."""
+    if not isinstance(value, str):
+        return ""
+    text = value[: limit + 1]
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _count(value: Any) -> int | None:
+    """A number of things; None for what is none."""
+    found = number(value)
+    return int(found) if math.isfinite(found) and 0 <= found < LARGEST_STEP else None
+
+
+def _inside(tree: dict[str, Any], section: str, name: str) -> Any:
+    inner = tree.get(section)
+    return inner.get(name) if isinstance(inner, dict) else None

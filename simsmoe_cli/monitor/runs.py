@@ -1,0 +1,159 @@
+"""The runs of a folder, from the head and the tail of each one's events."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic_core import from_json
+
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.monitor.frames import stored_event
+from simsmoe_cli.monitor.history import RunHistory, Status
+from simsmoe_cli.rundir import SCHEMA, Event, RunDir
+
+HEAD_BYTES = 16 << 10
+TAIL_BYTES = 64 << 10
+LARGEST_TAIL = 8 << 20
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One row of the picker.
+
+    Attributes:
+        path: the run folder.
+        name: its name.
+        state: see `RunHistory.status_at`.
+        step, total_steps: total_steps is None where unknown.
+        score: newest train or validation score among the last events; nan where there is none.
+        score_name: "BPC" or "loss".
+        cka: newest mean pairwise similarity over layers among the last events; nan likewise.
+        modified: seconds since the epoch of the last write to its events, or to the folder.
+        recipe_name, router, similarity: "" where unknown.
+    """
+
+    path: Path
+    name: str
+    state: Status
+    step: int
+    total_steps: int | None
+    score: float
+    score_name: str
+    cka: float
+    modified: float
+    recipe_name: str
+    router: str
+    similarity: str
+
+
+def find_runs(runs_dir: Path, now: float | None = None) -> list[RunSummary]:
+    """The runs of a folder, the one written to last first; empty where there is no folder."""
+    now = time.time() if now is None else now
+    found = [summarise(folder, now) for folder in folders(runs_dir)]
+    return sorted(found, key=lambda run: (-run.modified, run.name))
+
+
+def summarise(folder: Path, now: float) -> RunSummary:
+    """What the head and the tail of a run's events say."""
+    history = RunHistory(folder)
+    modified = math.nan
+    try:
+        modified = folder.stat().st_mtime
+        with open(RunDir(folder).events, "rb") as file:
+            modified = os.fstat(file.fileno()).st_mtime
+            history.apply(_head_and_tail(file))
+    except OSError:
+        pass  # a run that has no events yet, or may not be read: it is listed as waiting
+    valid, train = history.last("valid"), history.last("train")
+    return RunSummary(
+        path=folder,
+        name=history.name,
+        state=history.status_at(now),
+        step=history.step,
+        total_steps=history.total_steps,
+        score=train if math.isnan(valid) else valid,
+        score_name=history.score_name,
+        cka=history.last("cka"),
+        modified=modified,
+        recipe_name=history.recipe_name,
+        router=history.router,
+        similarity=history.similarity,
+    )
+
+
+def resolve(run: str | Path, runs_dir: Path) -> Path:
+    """The run folder of a name under `runs_dir`, or of a path; its events.jsonl will do.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    for path in (runs_dir / run, Path(run).absolute()):
+        if path.name == "events.jsonl" and path.is_file():
+            return path.parent
+        if not path.is_dir():
+            continue
+        if _is_run(path) or not (inside := find_runs(path)):
+            return path
+        raise UserError(
+            "this is a folder of runs, not a run",
+            where=str(path),
+            hint=f"Choose one of them by --runs-dir {shlex.quote(str(path))} "
+            f"{shlex.quote(inside[0].name)}, or look at all without a name.",
+            code=EXIT_DATA,
+        )
+    known = [entry.name for entry in folders(runs_dir)]
+    raise UserError(
+        f"no run '{run}'", where=str(runs_dir), hint=nearest(Path(run).name, known), code=EXIT_DATA
+    )
+
+
+def folders(runs_dir: Path) -> list[Path]:
+    """Run folders of a folder; empty where there is none."""
+    try:
+        return [Path(entry.path) for entry in os.scandir(runs_dir) if _is_run(Path(entry.path))]
+    except OSError:
+        return []
+
+
+def _is_run(folder: Path) -> bool:
+    run = RunDir(folder)
+    return run.events.exists() or run.recipe.exists()
+
+
+def _head_and_tail(file: BinaryIO) -> Iterator[Event]:
+    """The first events of a file and the last; of these as many as hold a train event."""
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(HEAD_BYTES)
+    yield from _events(head)
+    room = TAIL_BYTES
+    while size > len(head):
+        begin = max(len(head), size - room)
+        file.seek(begin)
+        tail = file.read(size - begin)
+        if begin == len(head):
+            yield from _events(head[head.rfind(b"\n") + 1 :] + tail)
+            return
+        if b'"train"' in tail or room >= LARGEST_TAIL:
+            yield from _events(tail[tail.find(b"\n") + 1 :])
+            return
+        room *= 8
+
+
+def _events(text: bytes) -> Iterator[Event]:
+    """Events of the whole lines; others are left out."""
+    for line in text.split(b"\n")[:-1]:
+        event = stored_event(Path(), 0, line)
+        if event is None:
+            try:
+                event = from_json(line)
+            except ValueError:
+                continue
+        if isinstance(event, dict) and event.get("schema", SCHEMA) == SCHEMA:
+            yield event

@@ -1,0 +1,191 @@
+"""Follows an events.jsonl, whatever happens to it.
+
+The file grows by whole lines, but a reader may see a line half written; a resumed run cuts the
+file back and goes on (rundir.py); copies of a run folder are replaced as a whole; folders are
+deleted and made again. `Tail.poll` reads what is new and says when everything it said before no
+longer holds.
+
+Whether the file still is the one that was read is judged by its bytes, not by its inode, so that a
+copy synchronised from another machine is followed: the beginning of the first line, the beginning
+of the last line that was read (which holds the time of that event) and the bytes before the place
+read up to must be as they were.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+
+from pydantic_core import from_json
+
+from simsmoe_cli.monitor.frames import stored_event
+from simsmoe_cli.rundir import SCHEMA, Event
+
+CHUNK_BYTES = 4 << 20
+LONGEST_LINE = 64 << 20
+STORED_FROM = 64 << 10  # similarity lines this long stay in the file
+MARK_BYTES = 256
+
+
+@dataclass
+class Batch:
+    """What one poll found.
+
+    Attributes:
+        events: new events, oldest first. ``layers`` of a long similarity event is a
+            `frames.StoredLayers`.
+        restarted: the file is another, or was cut back: forget all earlier events; those given
+            here are from its beginning.
+        missing: there is no file to read now.
+        more: there is more to read at once.
+        notices: what is wrong with the file, in words; each said once.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    restarted: bool = False
+    missing: bool = False
+    more: bool = False
+    notices: list[str] = field(default_factory=list)
+
+
+class Tail:
+    """Reads the events of one file as they come; use from one thread at a time.
+
+    Args:
+        path: the events.jsonl; it need not exist yet.
+
+    Attributes:
+        path: as given.
+        skipped: lines that were skipped, by why: "broken" (no event), "newer" (an event of a newer
+            schema), "long" (over 64 MiB).
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.skipped: Counter[str] = Counter()
+        self._told: set[str] = set()
+        self._gone = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._offset = 0
+        self._in_long_line = False
+        self._marks: list[tuple[int, bytes]] = []
+        self.skipped.clear()
+
+    def poll(self, limit_bytes: int = 8 << 20) -> Batch:
+        """Read about `limit_bytes` of what is new, at least one whole line if there is one."""
+        batch = Batch()
+        try:
+            with self._open() as file:
+                self._read(file, limit_bytes, batch)
+            self._told.discard("unreadable")
+        except FileNotFoundError:
+            batch.missing = True
+        except OSError as error:
+            batch.missing = True
+            reason = error.strerror or str(error)
+            self._tell(batch, "unreadable", f"{self.path.name} cannot be read: {reason}")
+        if batch.missing and self._offset:
+            self._gone = True
+        return batch
+
+    def _open(self) -> FileIO:
+        """The file, unbuffered; never waits, as opening a pipe would."""
+        handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(0, "it is no plain file")
+        return FileIO(handle)
+
+    def _tell(self, batch: Batch, kind: str, message: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            batch.notices.append(message)
+
+    def _read(self, file: FileIO, limit_bytes: int, batch: Batch) -> None:
+        size = os.fstat(file.fileno()).st_size
+        if self._offset and (self._gone or size < self._offset or not self._as_before(file)):
+            batch.restarted = True
+            self._forget()
+        self._gone = False
+        if size == self._offset:
+            return
+        begin = self._offset
+        file.seek(begin)
+        pieces: list[bytes] = []
+        held = 0
+        while chunk := file.read(CHUNK_BYTES):
+            cut = chunk.rfind(b"\n") + 1
+            if not cut:
+                pieces.append(chunk)
+                held += len(chunk)
+                if held > LONGEST_LINE:
+                    self._skip_into_long_line(file, held, batch)
+                    pieces, held = [], 0
+                continue
+            batch.events += self._events(b"".join([*pieces, chunk[:cut]]), batch)
+            pieces, held = [chunk[cut:]], len(chunk) - cut
+            if self._offset - begin >= limit_bytes:
+                break
+        batch.more = self._offset + held < size
+
+    def _skip_into_long_line(self, file: FileIO, held: int, batch: Batch) -> None:
+        if not self._in_long_line:
+            self.skipped["long"] += 1
+            self._tell(batch, "long", f"a line of over {LONGEST_LINE >> 20} MiB was skipped")
+        self._in_long_line = True
+        self._offset += held
+
+    def _events(self, block: bytes, batch: Batch) -> Iterator[Event]:
+        """Events of whole lines that begin at the offset, which moves behind them."""
+        lines = block.split(b"\n")
+        lines.pop()
+        end = self._offset + len(block)
+        last = end - len(lines[-1]) - 1
+        self._marks = [
+            self._marks[0] if self._marks else (self._offset, lines[0][:MARK_BYTES]),
+            (last, lines[-1][:MARK_BYTES]),
+            (max(last, end - MARK_BYTES), block[max(last, end - MARK_BYTES) - end :]),
+        ]
+        for line in lines:
+            begin = self._offset
+            self._offset += len(line) + 1
+            if self._in_long_line:
+                self._in_long_line = False
+                continue
+            event = stored_event(self.path, begin, line) if len(line) >= STORED_FROM else None
+            if event is None:
+                try:
+                    event = from_json(line, cache_strings="keys")
+                except ValueError:
+                    event = None
+                if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+                    if line.strip():
+                        self.skipped["broken"] += 1
+                        self._tell(batch, "broken", "lines that are no events are skipped")
+                    continue
+            schema = event.get("schema", SCHEMA)
+            if schema != SCHEMA:
+                self.skipped["newer"] += 1
+                message = (
+                    f"events of schema {schema!r:.20} are skipped: this version of simsmoe reads "
+                    f"schema {SCHEMA}"
+                )
+                self._tell(batch, "newer", message)
+                continue
+            yield event
+
+    def _as_before(self, file: FileIO) -> bool:
+        """Whether the file still holds what was read."""
+        return all(_at(file, begin, len(seen)) == seen for begin, seen in self._marks)
+
+
+def _at(file: FileIO, begin: int, count: int) -> bytes:
+    file.seek(begin)
+    return file.read(count)
