@@ -246,11 +246,44 @@ CORPORA: dict[str, Entry] = {
     ),
 }
 
+TASKS: dict[str, Entry] = {
+    "sst2": Entry(
+        "simsmoe_cli.data.tasks:SST2",
+        "sentiment of phrases and sentences of film reviews, 2 classes; GLUE's, dev is reported",
+        "Socher et al., EMNLP 2013; Wang et al. 1804.07461",
+    ),
+    "sst2-trees": Entry(
+        "simsmoe_cli.data.tasks:SST2_TREES",
+        "sentiment of sentences of film reviews, 2 classes; from the trees, without neutral",
+        "Socher et al., EMNLP 2013",
+    ),
+    "sst5": Entry(
+        "simsmoe_cli.data.tasks:SST5",
+        "sentiment of sentences of film reviews, 5 classes; from the trees",
+        "Socher et al., EMNLP 2013",
+    ),
+    "imdb": Entry(
+        "simsmoe_cli.data.tasks:IMDB",
+        "sentiment of whole film reviews, 2 classes",
+        "Maas et al., ACL 2011",
+    ),
+    "banking77": Entry(
+        "simsmoe_cli.data.tasks:BANKING77",
+        "what a bank's customer wants, 77 classes",
+        "Casanueva et al. 2003.04807",
+    ),
+    "pystdlib-packages": Entry(
+        "simsmoe_cli.data.tasks:PYSTDLIB_PACKAGES",
+        "which package of Python's standard library a snippet is from; needs no network",
+    ),
+}
+
 TABLES: dict[str, dict[str, Entry]] = {
     "routers": ROUTERS,
     "experts": EXPERTS,
     "similarity": MEASURES,
     "corpora": CORPORA,
+    "tasks": TASKS,
 }
 
 
