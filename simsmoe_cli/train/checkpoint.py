@@ -9,45 +9,56 @@
       weights-0000100-SHA.safetensors
       state.json             step, loss, recipe, vocabulary, sha256; replaced atomically
 
-Nothing is ever unpickled.
+Nothing is ever unpickled. `saved.py` holds what only reads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.saved import (
+    MODEL,
+    STATE,
+    TRAINING,
+    find,
+    list_checkpoints,
+    load_weights,
+    read_state,
+    recipe_of,
+    sha256,
+    state_checksum,
+    step_name,
+)
 
-MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
-_STEP = re.compile(r"step-(\d{7,})")
-
-
-def step_name(step: int) -> str:
-    """Folder name of a step's checkpoint."""
-    return f"step-{step:07d}"
-
-
-def list_checkpoints(run: RunDir) -> list[tuple[int, Path]]:
-    """Whole checkpoints of a run, oldest first."""
-    if not run.checkpoints.is_dir():
-        return []
-    found = ((_STEP.fullmatch(path.name), path) for path in run.checkpoints.iterdir())
-    return sorted((int(match[1]), path) for match, path in found if match)
+__all__ = [
+    "MODEL",
+    "STATE",
+    "TRAINING",
+    "discard_after",
+    "find",
+    "list_checkpoints",
+    "load_training",
+    "load_weights",
+    "optimizer_tensors",
+    "prune",
+    "read_state",
+    "recipe_of",
+    "restore_optimizer",
+    "save",
+    "save_best",
+    "step_name",
+]
 
 
 def save(
@@ -71,7 +82,7 @@ def save(
     try:
         save_model(model, str(partial / MODEL))
         save_file(training, partial / TRAINING)
-        checksums = {name: _sha256(partial / name) for name in (MODEL, TRAINING)}
+        checksums = {name: sha256(partial / name) for name in (MODEL, TRAINING)}
         _write_state(partial / STATE, state | {"step": step, "sha256": checksums})
         for path in (partial / MODEL, partial / TRAINING, partial):
             _sync(path)
@@ -90,7 +101,7 @@ def save_best(run: RunDir, step: int, model: nn.Module, state: dict[str, Any]) -
     try:
         save_model(model, str(partial[0]))
         _sync(partial[0])
-        checksum = _sha256(partial[0])
+        checksum = sha256(partial[0])
         # Other contents have another name: what the pointer names now is never written to.
         weights = run.best / f"weights-{step:07d}-{checksum[:8]}.safetensors"
         os.replace(partial[0], weights)
@@ -123,96 +134,9 @@ def discard_after(run: RunDir, step: int) -> list[int]:
     return [number for number, _ in later]
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """The state.json of a checkpoint, with its files checked against their checksums.
-
-    Raises:
-        UserError: missing or damaged.
-    """
-    path = folder / STATE
-    try:
-        state: dict[str, Any] = json.loads(path.read_bytes())
-        if state.pop("checksum") != _state_checksum(state):
-            raise _damaged(path, "its checksum does not match")
-        for name, expected in state["sha256"].items():
-            if _sha256(folder / name) != expected:
-                raise _damaged(folder / name, "its checksum does not match")
-    except FileNotFoundError as error:
-        raise _damaged(Path(error.filename), "the file is missing") from None
-    except OSError as error:
-        raise _damaged(Path(error.filename or path), f"{error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(path, "it cannot be read") from None
-    return state
-
-
-def load_weights(folder: Path, state: dict[str, Any], model: LanguageModel) -> None:
-    """Fill the model from a checkpoint folder or best/.
-
-    Raises:
-        UserError: the weights are of another model; says which router, or which tensors differ.
-    """
-    trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
-    if model.moe_layers and trained != given:  # tensors of different routers may well fit
-        raise UserError(
-            f"the checkpoint was trained with router {trained}, and this model has {given}",
-            where=str(folder),
-            hint=f"Set moe.router to {trained}.",
-            code=EXIT_DATA,
-        )
-    name = next(name for name in state["sha256"] if name != TRAINING)
-    try:
-        load_model(model, folder / name, strict=True, device=_device(model))
-    except (SafetensorError, OSError) as error:
-        raise _damaged(folder / name, str(error)) from None
-    except RuntimeError as error:
-        if not str(error).startswith("Error(s) in loading state_dict"):
-            raise
-        lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
-        raise UserError(
-            "the checkpoint's weights do not fit this model: " + "; ".join(lines[:3]),
-            where=str(folder / name),
-            hint="Use the recipe (router, experts, widths) it was trained with.",
-            code=EXIT_DATA,
-        ) from None
-
-
 def load_training(folder: Path) -> dict[str, Tensor]:
     """The tensors a run goes on from, on the CPU."""
     return load_file(folder / TRAINING)
-
-
-def find(run: RunDir, which: str) -> Path:
-    """The folder of a run's checkpoint: "best", "last" or a step number.
-
-    Raises:
-        UserError: there is none; says which there are.
-    """
-    if not run.path.is_dir():
-        raise UserError(
-            "no such run folder",
-            where=str(run.path),
-            hint="Train one with `simsmoe pretrain`, or give the folder's path.",
-            code=EXIT_DATA,
-        )
-    steps = dict(list_checkpoints(run))
-    if which == "best" and (run.best / STATE).is_file():
-        return run.best
-    if which == "last" and steps:
-        return steps[max(steps)]
-    if which.isdecimal() and int(which) in steps:
-        return steps[int(which)]
-    available = [str(step) for step in steps]
-    if steps:
-        available.append("last")
-    if (run.best / STATE).is_file():
-        available.append("best")
-    raise UserError(
-        f"no checkpoint '{which}' in this run",
-        where=str(run.path),
-        hint=f"Available: {', '.join(available) or 'none; the run saved no checkpoint yet'}.",
-        code=EXIT_DATA,
-    )
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -241,37 +165,11 @@ def restore_optimizer(
             }
 
 
-def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
-    """The recipe a checkpoint was written with.
-
-    Raises:
-        UserError: this version of simsmoe has no such recipe.
-    """
-    try:
-        return Recipe.model_validate(state["recipe"])
-    except ValidationError as error:
-        names = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise UserError(
-            f"its recipe is not one of this version of simsmoe ({names})",
-            where=str(folder),
-            hint="Use the version the run was trained with; environment.json names it.",
-            code=EXIT_DATA,
-        ) from None
-
-
-def _device(model: nn.Module) -> str:
-    return str(next(model.parameters()).device)
-
-
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     with open(path, "w") as file:
-        json.dump(state | {"checksum": _state_checksum(state)}, file, indent=1, allow_nan=False)
+        json.dump(state | {"checksum": state_checksum(state)}, file, indent=1, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _state_checksum(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:
@@ -280,20 +178,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(
-        f"damaged checkpoint: {why}",
-        where=str(path),
-        hint="Use another one with --checkpoint, or resume from an older one.",
-        code=EXIT_DATA,
-    )
 
 
 def _cannot_write(path: Path, error: Exception) -> UserError:
