@@ -1,0 +1,304 @@
+"""Several runs side by side: the settings that differ, how well they did, and their curves.
+
+Only the run folders are read (recipe.yaml and events.jsonl), so this needs no torch, no corpus and
+no checkpoint. Scores are those the training itself wrote: of a probe's tokens for similarity and
+load, of the validation and test splits for the loss.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.recipe_loading import load_recipe
+from simsmoe_cli.rundir import Event, RunDir, read_events
+
+# Fields of a recipe that describe it and set nothing.
+NOT_SETTINGS = ("name", "description", "source")
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number by which runs are compared.
+
+    Attributes:
+        name: its key in JSON.
+        label: for people.
+        form: format specification.
+        best: which value is the best one, `min` or `max`; None where neither is.
+    """
+
+    name: str
+    label: str
+    form: str
+    best: Callable[[list[float]], float] | None
+
+
+MEASURES = (
+    Measure("test_bpc", "test BPC", ".4f", min),
+    Measure("test_perplexity", "test perplexity", ",.2f", min),
+    Measure("valid_bpc", "best validation BPC", ".4f", min),
+    Measure("valid_perplexity", "best validation perplexity", ",.2f", min),
+    Measure("valid_accuracy", "best validation accuracy", ".4f", max),
+    Measure("cka", "mean CKA, last probe", ".3f", min),
+    Measure("cka_worst_layer", "mean CKA, worst layer", ".3f", min),
+    Measure("load_cv", "load CV, mean of layers", ".3f", min),
+    Measure("dead_experts", "dead experts", ".0f", min),
+    Measure("tokens_per_s", "tokens/s, median", ",.0f", max),
+)
+
+# Curves over the steps of training.
+CURVES = {
+    "train_bpc": "training BPC",
+    "valid_bpc": "validation BPC",
+    "cka": "mean debiased CKA of all pairs",
+    "load_cv": "load CV",
+}
+
+
+@dataclass
+class Curve:
+    """Values by step; None where undefined."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
+
+    def add(self, step: int, value: Any) -> None:
+        self.steps.append(step)
+        self.values.append(_number(value))
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What one run folder says.
+
+    Attributes:
+        label: the run's name, or its path where two runs have one name.
+        path: of the run folder.
+        status: finished, stopped, failed, or "in training" where no end was written.
+        step, total_steps: the last step logged, and how many there will be.
+        settings: every field of the resolved recipe, by dotted path.
+        measures: by name of `MEASURES`; None where the run has none.
+        curves: by name of `CURVES`.
+    """
+
+    label: str
+    path: str
+    status: str
+    step: int
+    total_steps: int | None
+    settings: dict[str, Any]
+    measures: dict[str, float | None]
+    curves: dict[str, Curve]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in the order they were given, and what to know before comparing them."""
+
+    runs: tuple[RunSummary, ...]
+    differing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """One object: differing settings by run, measures by run, curves by run."""
+        return {
+            "schema": 1,
+            "notes": list(self.notes),
+            "differing_settings": list(self.differing),
+            "runs": [
+                {
+                    "name": run.label,
+                    "path": run.path,
+                    "status": run.status,
+                    "step": run.step,
+                    "total_steps": run.total_steps,
+                    "settings": {name: run.settings.get(name) for name in self.differing},
+                    "measures": run.measures,
+                    "curves": {
+                        name: {"steps": curve.steps, "values": curve.values}
+                        for name, curve in run.curves.items()
+                    },
+                }
+                for run in self.runs
+            ],
+        }
+
+
+def compare(runs: Sequence[RunDir]) -> Comparison:
+    """Read runs and say in what they differ.
+
+    Raises:
+        UserError: fewer than two runs, one of them twice, or a folder that holds no run.
+    """
+    if len(runs) < 2:
+        raise UserError("compare needs two or more runs", hint="Give their names or folders.")
+    resolved = [run.path.resolve() for run in runs]
+    for number, path in enumerate(resolved):
+        if path in resolved[:number]:
+            raise UserError("this run is given twice", where=str(runs[number].path))
+    names = [run.name for run in runs]
+    labels = [run.name if names.count(run.name) == 1 else str(run.path) for run in runs]
+    summaries = tuple(_read(run, label) for run, label in zip(runs, labels, strict=True))
+    paths = list(dict.fromkeys(path for run in summaries for path in run.settings))
+    differing = tuple(
+        path
+        for path in paths
+        if path not in NOT_SETTINGS
+        and any(run.settings.get(path) != summaries[0].settings.get(path) for run in summaries)
+    )
+    return Comparison(summaries, differing, tuple(_notes(summaries, differing)))
+
+
+def table(comparison: Comparison) -> list[list[str]]:
+    """The header and the rows of the comparison as text, one column for each run.
+
+    The best value of a measure is marked with `*` where the runs differ in it.
+    """
+    runs = comparison.runs
+    rows = [["", *(run.label for run in runs)]]
+    rows.append(["status", *(_status(run) for run in runs)])
+    for path in comparison.differing:
+        rows.append([path, *(shown(run.settings.get(path)) for run in runs)])
+    for measure in MEASURES:
+        values = [run.measures[measure.name] for run in runs]
+        known = [value for value in values if value is not None]
+        if not known:
+            continue
+        best = measure.best(known) if measure.best and len(set(known)) > 1 else None
+        rows.append(
+            [
+                measure.label,
+                *(
+                    ABSENT
+                    if value is None
+                    else f"{value:{measure.form}}{'*' if value == best else ''}"
+                    for value in values
+                ),
+            ]
+        )
+    return rows
+
+
+def shown(value: Any) -> str:
+    """A setting's value as a recipe would have it."""
+    if value is None:
+        return ABSENT
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _status(run: RunSummary) -> str:
+    of = "" if run.total_steps is None else f" of {run.total_steps:,}"
+    return f"{run.status}, step {run.step:,}{of}"
+
+
+def _read(run: RunDir, label: str) -> RunSummary:
+    if not run.recipe.is_file() or not run.events.is_file():
+        missing = run.recipe if not run.recipe.is_file() else run.events
+        raise UserError(f"no run: it has no {missing.name}", where=str(run.path), code=EXIT_DATA)
+    recipe = load_recipe(str(run.recipe))
+    curves = {name: Curve() for name in CURVES}
+    measures: dict[str, float | None] = {measure.name: None for measure in MEASURES}
+    speeds: list[float] = []
+    status, step, total_steps = "in training", 0, None
+    try:
+        for event in read_events(run.events):
+            at = event.get("step")
+            step = at if isinstance(at, int) else step
+            match event["kind"]:
+                case "run_started":
+                    status, total_steps = "in training", event.get("total_steps")
+                case "train":
+                    curves["train_bpc"].add(step, event.get("bpc"))
+                    if (speed := _number(event.get("tokens_per_s"))) is not None:
+                        speeds.append(speed)
+                case "eval" if event.get("split") == "valid":
+                    curves["valid_bpc"].add(step, event.get("bpc"))
+                    for name, best in (("bpc", min), ("perplexity", min), ("accuracy", max)):
+                        seen = (measures[f"valid_{name}"], _number(event.get(name)))
+                        known = [value for value in seen if value is not None]
+                        measures[f"valid_{name}"] = best(known) if known else None
+                case "similarity":
+                    means = _of_layers(event, "mean")
+                    measures["cka"] = _mean(means)
+                    measures["cka_worst_layer"] = max(means, default=None)
+                    curves["cka"].add(step, measures["cka"])
+                case "router":
+                    measures["load_cv"] = _mean(_of_layers(event, "load_cv"))
+                    measures["dead_experts"] = _dead(event)
+                    curves["load_cv"].add(step, measures["load_cv"])
+                case "run_finished":
+                    status = str(event.get("status"))
+                    measures["test_bpc"] = _number(event.get("test_bpc"))
+                    loss = _number(event.get("test_loss_nats"))
+                    measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
+    except OSError as error:
+        raise UserError(
+            f"cannot be read: {error.strerror}", where=str(run.events), code=EXIT_DATA
+        ) from None
+    measures["tokens_per_s"] = statistics.median(speeds) if speeds else None
+    if measures["test_bpc"] is not None or measures["valid_bpc"] is not None:
+        measures["test_perplexity"] = measures["valid_perplexity"] = None
+    settings = _flat(recipe.model_dump(exclude=recipe.idle_sections))
+    return RunSummary(
+        label,
+        str(run.path),
+        status,
+        step,
+        total_steps if isinstance(total_steps, int) else None,
+        settings,
+        measures,
+        curves,
+    )
+
+
+def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
+    notes = []
+    if {"data.corpus", "data.tokenizer"} & set(differing):
+        notes.append("the runs have other corpora or tokenizers: their losses do not compare")
+    if len({run.step for run in runs}) > 1:
+        notes.append("the runs are of different lengths: compare the curves step by step")
+    if all(run.settings.get("train.seed") == runs[0].settings.get("train.seed") for run in runs):
+        notes.append("one seed each: a difference as small as between seeds means nothing")
+    return notes
+
+
+def _of_layers(event: Event, name: str) -> list[float]:
+    layers = event.get("layers")
+    if not isinstance(layers, list):
+        return []
+    values = [_number(layer.get(name)) for layer in layers if isinstance(layer, dict)]
+    return [value for value in values if value is not None]
+
+
+def _dead(event: Event) -> float | None:
+    layers = event.get("layers")
+    if not isinstance(layers, list):
+        return None
+    lists = [layer.get("dead") for layer in layers if isinstance(layer, dict)]
+    return float(sum(len(dead) for dead in lists if isinstance(dead, list)))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        path = f"{prefix}{name}"
+        flat |= _flat(item, f"{path}.") if isinstance(item, dict) else {path: item}
+    return flat
