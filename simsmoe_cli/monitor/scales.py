@@ -1,0 +1,125 @@
+"""Colours for numbers that any common colour vision, and a terminal without colours, can read.
+
+viridis and cividis are the maps of matplotlib (Smith and van der Walt; Nunez et al. 2018), by nine
+of their colours and straight lines between; "diverging" is ColorBrewer's RdBu, turned round: blue
+below the middle, red above.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.color import Color
+from rich.style import Style
+from rich.text import Span, Text
+
+Kind = Literal["viridis", "cividis", "diverging"]
+RGB = tuple[int, int, int]
+Floats = NDArray[np.floating[Any]]
+
+_COLORS: dict[Kind, str] = {
+    "viridis": "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725",
+    "cividis": "00224e 1a386f 434e6c 61656f 7d7c78 9b9376 bbad6d dcc85c fee838",
+    "diverging": "2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b",
+}
+LEVELS = 49  # odd, so that the middle of a diverging map has a colour of its own
+SHADES = " ░▒▓█"
+UNDEFINED: RGB = (110, 110, 110)
+UNDEFINED_TEXT = "–"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From a number to a colour or a shade.
+
+    Attributes:
+        low, high: numbers at the ends; beyond them the colour stays that of the end.
+        kind: which colours.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    kind: Kind = "viridis"
+
+    def level(self, values: Floats) -> NDArray[np.int64]:
+        """0 ... LEVELS - 1; -1 where a value is undefined."""
+        width = self.high - self.low
+        with np.errstate(invalid="ignore", over="ignore"):
+            part = (np.asarray(values, dtype=np.float64) - self.low) / (width if width > 0 else 1.0)
+        level: NDArray[np.int64] = np.rint(
+            np.nan_to_num(part, nan=0.0).clip(0, 1) * (LEVELS - 1)
+        ).astype(np.int64)
+        level[np.isnan(part)] = -1
+        return level
+
+    def rgb(self, level: int) -> RGB:
+        """The colour of a level; -1 is undefined."""
+        return UNDEFINED if level < 0 else palette(self.kind)[level]
+
+    def shade(self, level: int) -> str:
+        """A character that is the fuller the higher the level."""
+        return UNDEFINED_TEXT if level < 0 else SHADES[level * len(SHADES) // LEVELS]
+
+
+def similarity_scale(values: Floats) -> Scale:
+    """For CKA: 0 to 1, and from -1 in diverging colours where a value is clearly negative, as
+    debiased estimates of unrelated experts can be."""
+    finite = values[np.isfinite(values)]
+    if finite.size and finite.min() < -0.05:
+        return Scale(-1.0, 1.0, "diverging")
+    return Scale(0.0, 1.0)
+
+
+def magnitude_scale(values: Floats) -> Scale:
+    """From 0 to the largest value, rounded up to two digits so that it stands still."""
+    finite = values[np.isfinite(values)]
+    top = float(finite.max()) if finite.size else 0.0
+    if top <= 0:
+        return Scale(0.0, 1.0, "cividis")
+    unit = 10.0 ** (math.floor(math.log10(top)) - 1)
+    return Scale(0.0, math.ceil(top / unit - 1e-9) * unit, "cividis")
+
+
+@lru_cache
+def palette(kind: Kind) -> tuple[RGB, ...]:
+    """All levels of a map."""
+    anchors = np.array([list(bytes.fromhex(color)) for color in _COLORS[kind].split()], dtype=float)
+    at = np.linspace(0, len(anchors) - 1, LEVELS)
+    channels = [np.interp(at, np.arange(len(anchors)), anchors[:, c]) for c in range(3)]
+    return tuple((round(r), round(g), round(b)) for r, g, b in zip(*channels, strict=True))
+
+
+@lru_cache(maxsize=8192)
+def painted(foreground: RGB | None, background: RGB | None) -> Style:
+    """The style of these colours."""
+    return Style(
+        color=Color.from_rgb(*foreground) if foreground else None,
+        bgcolor=Color.from_rgb(*background) if background else None,
+    )
+
+
+def readable_on(background: RGB) -> RGB:
+    """Black or white, whichever stands out more."""
+    red, green, blue = background
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
+
+
+def color_bar(scale: Scale, width: int, *, color: bool = True, digits: int = 2) -> Text:
+    """The scale as one line of at most `width` cells, with its ends in numbers."""
+    low, high = f"{scale.low:.{digits}f} ", f" {scale.high:.{digits}f}"
+    cells = width - len(low) - len(high)
+    if cells < 2:
+        return Text(f"{low.strip()}–{high.strip()}"[: max(0, width)])
+    levels = [round(i * (LEVELS - 1) / (cells - 1)) for i in range(cells)]
+    if not color:
+        return Text(low + "".join(scale.shade(level) for level in levels) + high)
+    spans = [
+        Span(len(low) + i, len(low) + i + 1, painted(None, scale.rgb(level)))
+        for i, level in enumerate(levels)
+    ]
+    return Text(low + " " * cells + high, spans=spans)
