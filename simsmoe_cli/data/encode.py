@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from simsmoe_cli.data.corpora import SPLITS
+from simsmoe_cli.data.digest import Digest
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.landing import Counts, Text, too_short
 from simsmoe_cli.data.store import MANIFEST, FileInfo, Manifest, Settings, SourceInfo, SplitInfo
@@ -43,6 +44,8 @@ def write_store(
     tokenizer = lent or _fit(settings, text)
     content = tokenizer.dump()
     _write_whole(folder / tokenizer.file_name, content)
+    splits = {split: _encode(text, split, tokenizer, folder, report) for split in SPLITS}
+    text.require_unchanged()
     manifest = Manifest(
         name=name,
         corpus=corpus,
@@ -58,7 +61,7 @@ def write_store(
         dtype=tokenizer.dtype.str,
         settings=settings,
         source=source,
-        splits={split: _encode(text, split, tokenizer, folder, report) for split in SPLITS},
+        splits=splits,
         warnings=text.warnings,
     )
     _write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
@@ -100,21 +103,21 @@ def _encode(
         if tokenizer.closes_last_line and not chunk.endswith(b"\n"):
             yield b"\n"
 
-    digest = hashlib.sha256()
     tokens = 0
-    with open(folder / f"{split}.bin", "wb") as file:
+    with Digest() as digest, open(folder / f"{split}.bin", "wb") as file:
         for block in whole_blocks(chunks(), tokenizer.safe_cut):
             ids = tokenizer.encode(block)
             digest.update(ids.data)
             file.write(ids.data)
             tokens += ids.size
         _flush(file)
+        sha256 = digest.hexdigest()
     if tokens < 2:
         raise too_short(f"{text.size} bytes")
     return SplitInfo(
         file=f"{split}.bin",
         size=tokens * tokenizer.dtype.itemsize,
-        sha256=digest.hexdigest(),
+        sha256=sha256,
         tokens=tokens,
         bytes=counts.bytes,
         characters=counts.characters,

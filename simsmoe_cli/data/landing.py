@@ -1,7 +1,8 @@
 """Reading a source once: joined into one plain file, hashed, checked, and cut into splits.
 
 Whatever a text came in (compressed, an archive, many files), after landing it is one file and
-three ranges of it, and everything later reads that. Memory is bounded by the chunk.
+three ranges of it, and everything later reads that; a source that is one plain file stays where it
+is. Memory is bounded by the chunk.
 
 Cuts: where files have splits, between them. Otherwise at 90 and 95 % of the bytes: exactly there
 for corpora whose published splits are counted in bytes (moved on to the next character when the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 
 from simsmoe_cli.data.archives import CHUNK, COMPRESSED, read_chunks
 from simsmoe_cli.data.corpora import SPLITS, Corpus, Member
+from simsmoe_cli.data.digest import Digest
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.sources import Part, Source
 from simsmoe_cli.data.tokenizers import not_utf8
@@ -29,8 +32,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 LINE_WINDOW = 1 << 16
 SAMPLE_PIECES = 256
 
-WHITE_SPACE = np.zeros(256, dtype=bool)
-WHITE_SPACE[list(b" \t\n\r\v\f")] = True
+WHITE_SPACE = bytes(byte in b" \t\n\r\v\f" for byte in range(256))
 
 
 @dataclass
@@ -44,6 +46,17 @@ class Text:
     whole: bool
     ends: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    modified_ns: int = 0
+
+    def require_unchanged(self) -> None:
+        """Raise a UserError if the file is not the one that was landed any more."""
+        if _modified_ns(self.path) != self.modified_ns or self.path.stat().st_size != self.size:
+            raise UserError(
+                "the file changed while it was read",
+                where=str(self.path),
+                hint="Prepare it again when nothing writes to it.",
+                code=EXIT_DATA,
+            )
 
     def span(self, split: str | None = None) -> tuple[int, int]:
         """First byte of a split, and the one past its last; of the whole text for None."""
@@ -89,8 +102,8 @@ class Counts:
         self.bytes += data.size
         self.characters += int(np.count_nonzero((data & 0xC0) != 0x80))
         self._line_feeds += chunk.count(b"\n")
-        space = WHITE_SPACE[data]
-        self._words += int(np.count_nonzero(space[:-1] & ~space[1:]))
+        space = np.frombuffer(chunk.translate(WHITE_SPACE), dtype=bool)
+        self._words += int(np.count_nonzero(space[:-1] > space[1:]))
         self._words += int(WHITE_SPACE[self._last] and not space[0])
         self._last = chunk[-1]
 
@@ -170,12 +183,12 @@ class _Passing:
 def land(
     source: Source, corpus: Corpus | None, path: Path, report: Progress, *, utf8: bool
 ) -> Text:
-    """Read all files of a source into one file.
+    """Read all files of a source into one file, unless it is one plain file.
 
     Args:
         source: what to read.
         corpus: the known corpus it should be, whose facts are then checked.
-        path: the file to write.
+        path: the file to write, if one is needed.
         report: told about progress, in bytes.
         utf8: insist on UTF-8.
 
@@ -185,15 +198,29 @@ def land(
     """
     compressed = any(part.path.suffix.lower() in COMPRESSED for part in source.parts)
     total = None if compressed else sum(part.path.stat().st_size for part in source.parts)
-    digest = hashlib.sha256()
-    text = Text(path, "", 0, len(source.parts), source.whole, warnings=list(source.warnings))
-    with open(path, "wb") as out:
+    only, *others = (part.path for part in source.parts)
+    in_place = not others and not compressed
+    text = Text(
+        only if in_place else path,
+        "",
+        0,
+        len(source.parts),
+        source.whole,
+        warnings=list(source.warnings),
+    )
+    if in_place:
+        text.modified_ns = _modified_ns(only)
+    with Digest() as digest, open(os.devnull if in_place else path, "wb") as out:
+
+        def keep(piece: bytes) -> None:
+            digest.update(piece)
+            out.write(piece)
+            text.size += len(piece)
+
         for part in source.parts:
             passing = _Passing(part, source.where(part), utf8)
             for chunk in passing.chunks():
-                digest.update(chunk)
-                out.write(chunk)
-                text.size += len(chunk)
+                keep(chunk)
                 report("read", text.size, total)
             if not passing.size:
                 raise UserError("the file is empty", where=passing.where, code=EXIT_DATA)
@@ -201,17 +228,21 @@ def land(
                 if warning := passing.check(part.member, corpus.name):
                     text.whole = False
                     text.warnings.append(warning)
-            elif len(source.parts) > 1 and passing.last != ord("\n"):
-                digest.update(b"\n")
-                out.write(b"\n")
-                text.size += 1
+            elif others and passing.last != ord("\n"):
+                keep(b"\n")
             if part.split:
                 text.ends[part.split] = text.size
-    text.sha256 = digest.hexdigest()
+        text.sha256 = digest.hexdigest()
+    if not in_place:
+        text.modified_ns = _modified_ns(path)
     if not text.ends:
         published = corpus is not None and corpus.split == "bytes"
-        text.ends = _cut(path, text.size, exact=published and not utf8, lines=not published)
+        text.ends = _cut(text.path, text.size, exact=published and not utf8, lines=not published)
     return text
+
+
+def _modified_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _cut(path: Path, size: int, *, exact: bool, lines: bool) -> dict[str, int]:

@@ -121,31 +121,29 @@ class BytesTokenizer(Tokenizer):
     def __init__(self, alphabet: Iterable[int] = range(256)):
         self._bytes = np.array(sorted(alphabet), dtype=np.uint8)
         self.vocab_size = self._bytes.size
-        self._known = np.zeros(256, dtype=bool)
-        self._known[self._bytes] = True
-        self._id = np.zeros(256, dtype=np.uint8)
-        self._id[self._bytes] = np.arange(self.vocab_size)
+        table = np.zeros(256, dtype=np.uint8)
+        table[self._bytes] = np.arange(self.vocab_size)
+        self._id = table.tobytes()
 
     @classmethod
     def fit(cls, blocks: Iterable[bytes]) -> BytesTokenizer:
         """The tokenizer of the bytes that occur."""
-        seen = np.zeros(256, dtype=bool)
+        seen = b""
         for block in blocks:
-            seen[np.frombuffer(block, dtype=np.uint8)] = True
-        return cls(int(byte) for byte in np.flatnonzero(seen))
+            seen += bytes(set(block.translate(None, seen)))
+        return cls(seen)
 
     def encode(self, text: str | bytes) -> Ids:
         content = text.encode() if isinstance(text, str) else text
-        data = np.frombuffer(content, dtype=np.uint8)
-        if self.vocab_size < 256 and not (known := self._known[data]).all():
-            byte = int(data[np.argmin(known)])
+        if unknown := content.translate(None, self._bytes.tobytes()):
+            byte = unknown[0]
             raise UserError(
                 f"byte 0x{byte:02x} {chr(byte)!r} is not in the alphabet of {self.vocab_size} "
                 "bytes the corpus was prepared with",
                 hint="A corpus prepared with --vocab bytes256 knows all bytes.",
                 code=EXIT_DATA,
             )
-        return self._id[data]
+        return np.frombuffer(bytearray(content).translate(self._id), dtype=np.uint8)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text; bytes that are no UTF-8 come out as U+FFFD."""

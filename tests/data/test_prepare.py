@@ -560,3 +560,26 @@ def test_every_corpus_of_the_registry_has_its_facts() -> None:
         assert bool(facts.urls) == bool(facts.archive_hash) == bool(facts.members)
         splits = tuple(member.split for member in facts.members)
         assert splits == {"members": SPLITS, "bytes": ("",), "files": ()}[facts.split]
+
+
+def test_a_file_that_changes_meanwhile_is_refused(own: Path, tmp_path: Path) -> None:
+    def meddle(stage: str, done: int, total: int | None) -> None:
+        if stage == "encode":
+            own.write_text(TEXT.replace("a", "b"))
+
+    with pytest.raises(UserError, match="changed while it was read") as raised:
+        prepare(str(own), tmp_path / "own", on_progress=meddle)
+    assert raised.value.code == EXIT_DATA
+    assert not (tmp_path / "own").exists()
+    prepare(str(own), tmp_path / "own")
+
+
+def test_a_plain_file_is_not_copied(own: Path, tmp_path: Path) -> None:
+    sizes = []
+
+    def measure(stage: str, done: int, total: int | None) -> None:
+        if stage == "fit the tokenizer":
+            sizes.append(sum(p.stat().st_size for p in tmp_path.rglob("*") if p != own))
+
+    prepare(str(own), tmp_path / "own", on_progress=measure)
+    assert sizes[0] < own.stat().st_size // 100

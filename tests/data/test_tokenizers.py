@@ -28,7 +28,10 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)))
 # SentencePiece writes a space as U+2581, the one character it cannot tell from it.
 PIECE_TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="▁"))
 WORD = st.text(st.characters(exclude_categories=("Cs", "Z", "C")), min_size=1, max_size=8)
-LINES = st.lists(st.lists(WORD, max_size=6).map(" ".join), max_size=6)
+# A word that looks like the end of a line is one.
+LINES = st.lists(
+    st.lists(WORD.filter(lambda word: word != "<eos>"), max_size=6).map(" ".join), max_size=6
+)
 
 
 def _prose() -> str:
