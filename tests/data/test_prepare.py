@@ -579,7 +579,9 @@ def test_a_plain_file_is_not_copied(own: Path, tmp_path: Path) -> None:
 
     def measure(stage: str, done: int, total: int | None) -> None:
         if stage == "fit the tokenizer":
-            sizes.append(sum(p.stat().st_size for p in tmp_path.rglob("*") if p != own))
+            sizes.append(
+                sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file() and p != own)
+            )
 
     prepare(str(own), tmp_path / "own", on_progress=measure)
     assert sizes[0] < own.stat().st_size // 100
