@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.model.blocks import SubLayer, make_norm
+from simsmoe_cli.model.cross_entropy import total_cross_entropy
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
@@ -43,6 +44,13 @@ class ModelOutput(BackboneOutput):
     """The same, with logits [B, M, V]."""
 
     logits: Tensor
+
+
+@dataclass
+class ScoreOutput(BackboneOutput):
+    """The same, with the code length of the targets in nats, a scalar."""
+
+    nats: Tensor
 
 
 class Backbone(nn.Module):
@@ -144,3 +152,22 @@ class LanguageModel(Backbone):
         return ModelOutput(
             found.hidden, found.memory, found.losses, found.moe, self.output(found.hidden)
         )
+
+    def score(
+        self,
+        tokens_BM: Tensor,
+        targets_BM: Tensor,
+        memory: Sequence[Tensor] = (),
+        context: RouteContext | None = None,
+    ) -> ScoreOutput:
+        """What the targets cost, in nats; logits are never whole in memory.
+
+        Args:
+            tokens_BM, memory, context: as `encode` takes them.
+            targets_BM: the token after each position, int64; those that are -100 cost nothing.
+        """
+        found = self.encode(tokens_BM, memory, context)
+        nats = total_cross_entropy(
+            found.hidden.flatten(0, 1), self.output.weight, self.output.bias, targets_BM.flatten()
+        )
+        return ScoreOutput(found.hidden, found.memory, found.losses, found.moe, nats)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from simsmoe_cli.model.language_model import LanguageModel
@@ -159,10 +158,9 @@ def _saved_bytes(model: LanguageModel, recipe: Recipe) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
-            output = model(tokens_BM, model.initial_memory(tokens_BM.shape[0]))
-        task = F.cross_entropy(output.logits.flatten(0, 1).float(), tokens_BM.flatten())
+            output = model.score(tokens_BM, tokens_BM, model.initial_memory(tokens_BM.shape[0]))
         # The graph must live until all of it has been seen.
-        loss = task + sum(output.losses.values())
+        loss = output.nats + sum(output.losses.values())
     total = sum(kept.values())
     del loss, output
     return total

@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_blocks
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -116,14 +115,9 @@ def evaluate_split(
     memory: list[torch.Tensor] = []
     for inputs, targets in evaluation_blocks(tokens, streams, block, overlap, max_blocks):
         with autocast(device, precision):
-            output = model(inputs.to(device), memory, context)
+            output = model.score(inputs.to(device), targets.to(device), memory, context)
         memory = output.memory
-        nats += F.cross_entropy(
-            output.logits.flatten(0, 1).float(),
-            targets.to(device).flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
+        nats += output.nats
         scored += int((targets != IGNORED).sum())
     model.train(was_training)
     total = nats.item()

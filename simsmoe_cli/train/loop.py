@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import TrainStreams
@@ -232,8 +231,8 @@ class Trainer:
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         """A micro-batch's share of the loss, its memory, and what to log (detached)."""
         with autocast(self.device, self.precision):
-            output = self.model(x_BM, memory, context)
-        task = F.cross_entropy(output.logits.flatten(0, 1).float(), y_BM.flatten())
+            output = self.model.score(x_BM, y_BM, memory, context)
+        task = output.nats / y_BM.numel()
         total = task
         measured = {"task": task.detach()}
         for name, loss in output.losses.items():

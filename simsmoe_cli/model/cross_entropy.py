@@ -1,0 +1,114 @@
+"""Cross-entropy of an output layer without its logits: memory that does not grow with T times V.
+
+The loss of T tokens over V words needs T*V logits, and their softmax and gradient again as much: at
+24,576 tokens and 267,735 words 26 GB each in fp32. Here tokens go through the output layer in
+chunks of at most `CHUNK_LOGITS` logits, and a chunk leaves behind its loss and, where a backward
+pass will follow, its gradients: they are known as soon as its softmax is, so nothing is computed
+twice. (Adaptive softmax, Grave et al. 1609.04309, would be cheaper still, but another model.)
+Exactly one chunk: the plain loss. torch has had a `linear_cross_entropy` since 2.13; the oldest
+version this project supports has none.
+
+Shapes: T tokens, C tokens of a chunk, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+CHUNK_LOGITS = 1 << 25
+
+
+def total_cross_entropy(
+    hidden_TD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_T: Tensor
+) -> Tensor:
+    """Nats of the targets under softmax(hidden W^T + b), summed.
+
+    Args:
+        hidden_TD: what the output layer reads.
+        weight_VD, bias_V: the output layer.
+        target_T: int64; those that are -100 cost nothing.
+
+    Returns:
+        A scalar: fp32, or fp64 for such hidden states.
+    """
+    chunk = max(1, CHUNK_LOGITS // weight_VD.shape[0])
+    if hidden_TD.shape[0] <= chunk:
+        logits_TV = F.linear(hidden_TD, weight_VD, bias_V)
+        kind = torch.promote_types(logits_TV.dtype, torch.float32)
+        return F.cross_entropy(logits_TV.to(kind), target_T, ignore_index=IGNORED, reduction="sum")
+    device = hidden_TD.device.type
+    if torch.is_autocast_enabled(device):
+        # As autocast would; the casts are differentiable, what follows is not autocast's any more.
+        kind = torch.get_autocast_dtype(device)
+        hidden_TD, weight_VD = hidden_TD.to(kind), weight_VD.to(kind)
+        bias_V = None if bias_V is None else bias_V.to(kind)
+    with torch.autocast(device, enabled=False):
+        return _in_chunks(hidden_TD, weight_VD, bias_V, target_T, chunk)
+
+
+class _InChunks(torch.autograd.Function):
+    """The sum over chunks; gradients are made in the forward pass and scaled in the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        target_T: Tensor,
+        chunk: int,
+    ) -> Tensor:
+        kind = torch.promote_types(hidden_TD.dtype, torch.float32)
+        nats = hidden_TD.new_zeros((), dtype=kind)
+        learning = any(ctx.needs_input_grad)
+        if learning:
+            d_hidden_TD = torch.empty_like(hidden_TD)
+            d_weight_VD = torch.zeros_like(weight_VD, dtype=kind)
+            d_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=kind)
+        for start in range(0, hidden_TD.shape[0], chunk):
+            part = slice(start, start + chunk)
+            hidden_CD, target_C = hidden_TD[part], target_T[part]
+            scored_C1 = (target_C != IGNORED).unsqueeze(1)
+            target_C1 = target_C.clamp(min=0).unsqueeze(1)
+            logits_CV = F.linear(hidden_CD, weight_VD, bias_V).to(kind)
+            log_C1 = logits_CV.logsumexp(1, keepdim=True)
+            nats += ((log_C1 - logits_CV.gather(1, target_C1)) * scored_C1).sum()
+            if not learning:
+                continue
+            d_logits_CV = logits_CV.sub_(log_C1).exp_()
+            d_logits_CV.scatter_add_(1, target_C1, -torch.ones_like(log_C1))
+            d_logits_CV.mul_(scored_C1)
+            if d_bias_V is not None:
+                d_bias_V += d_logits_CV.sum(0)
+            d_logits_CV = d_logits_CV.to(weight_VD.dtype)
+            d_hidden_TD[part] = d_logits_CV @ weight_VD
+            if kind == weight_VD.dtype:
+                d_weight_VD.addmm_(d_logits_CV.T, hidden_CD)
+            else:
+                d_weight_VD += d_logits_CV.T @ hidden_CD
+        if learning:
+            ctx.save_for_backward(d_hidden_TD, d_weight_VD, d_bias_V)
+            ctx.kind = weight_VD.dtype
+        return nats
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        d_hidden_TD, d_weight_VD, d_bias_V = ctx.saved_tensors
+        d_bias_V = None if d_bias_V is None else (d_bias_V * grad).to(ctx.kind)
+        return (
+            (d_hidden_TD * grad).to(ctx.kind),
+            (d_weight_VD * grad).to(ctx.kind),
+            d_bias_V,
+            None,
+            None,
+        )
+
+
+_in_chunks: Callable[..., Tensor] = _InChunks.apply
