@@ -1,0 +1,349 @@
+"""Numbers of the report that need more than one look: intervals, nulls, ranks, matched weights.
+
+- `cka_with_interval`: linear CKA of all pairs (HSIC_1 of Song et al. 2012; METHODS section 4) and a
+  block bootstrap of it. Rows of a text are not independent, so runs of neighbouring rows are drawn
+  and not rows. Nothing is computed again: one pass over the Gram matrices gives HSIC_1 without each
+  block in turn; the bootstrap draws blocks, adds their influences (jackknife) to HSIC_1, then takes
+  the ratio. Drawing rows with repetition instead would pair a row with its own copy, which is the
+  bias that the debiased estimator is free of.
+- `shuffled`: the null: rows of each expert in an order of its own.
+- `effective_rank`: Roy and Vetterli 2007.
+- `matched_units`: weights compared unit by unit, whatever the order of hidden units.
+- `correlate`: Pearson and Spearman of two matrices per layer. Pairs share experts, so experts are
+  resampled and relabelled, not pairs (Snijders and Borgatti 1999; Mantel 1967).
+
+Shapes: N experts, T rows, D features, B blocks, S resamples, H hidden units, F weights of a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simsmoe_cli.similarity.rows import standardise, whole_mask
+
+Array = NDArray[np.float64]
+
+FEWEST_ROWS = 4  # HSIC_1 of three rows is 0/0
+FEWEST_BLOCKS = 4  # an interval from fewer says nothing
+CANCELLED = 1e-5  # HSIC_1(K, K) / |K|^2 below which only rounding is left, as in similarity/cka.py
+
+
+@dataclass(frozen=True)
+class PairwiseCka:
+    """Linear CKA of all pairs, [N, N] fp64; nan where undefined.
+
+    Attributes:
+        debiased, biased: the two estimators.
+        low, high: interval of the debiased; nan with fewer than 4 blocks.
+        mean: (value, low, high) of the mean over pairs of the debiased.
+    """
+
+    debiased: Tensor
+    biased: Tensor
+    low: Tensor
+    high: Tensor
+    mean: tuple[float, float, float]
+
+
+def cka_with_interval(
+    outputs_NTD: Tensor, blocks: int, resamples: int, level: float, generator: torch.Generator
+) -> PairwiseCka:
+    """Debiased and biased linear CKA of all pairs and an interval of the debiased one.
+
+    Args:
+        outputs_NTD: every expert's outputs on the same rows, neighbours in the text side by side.
+        blocks: runs of neighbouring rows to draw from; at most T / 4.
+        resamples: S.
+        level: of the percentile interval, as 0.95.
+        generator: on the CPU.
+    """
+    x_NTD, _, varies_N = standardise(outputs_NTD, whole_mask(outputs_NTD, None))
+    experts, rows, _ = x_NTD.shape
+    parts = list(torch.tensor_split(x_NTD, max(1, min(blocks, rows // FEWEST_ROWS)), dim=1))
+    own_BNN, row_BNN = _gram_products(parts)
+    frobenius_NN = row_BNN.sum(0)
+    k_NT = x_NTD.square().sum(-1).double().cpu()
+    hsic_NN = _hsic(frobenius_NN, k_NT, -k_NT)
+    varies_N = varies_N.cpu() & (rows >= FEWEST_ROWS)
+    cancelled_N = hsic_NN.diagonal() <= CANCELLED * frobenius_NN.diagonal() / rows**2
+    debiased_NN = _ratio(hsic_NN, varies_N & ~cancelled_N)
+    biased_NN = _ratio(frobenius_NN, varies_N)
+    pairs = torch.triu_indices(experts, experts, 1)
+    nothing_NN = torch.full_like(debiased_NN, torch.nan)
+    if len(parts) < FEWEST_BLOCKS:
+        value = debiased_NN[tuple(pairs)].nanmean().item()
+        return PairwiseCka(
+            debiased_NN, biased_NN, nothing_NN, nothing_NN, (value, torch.nan, torch.nan)
+        )
+    without_BNN = _hsic_without_each(k_NT, parts, own_BNN, row_BNN)
+    influence_BNN = (len(parts) - 1) * (without_BNN.mean(0) - without_BNN)
+    drawn_SB = torch.randint(len(parts), (resamples, len(parts)), generator=generator)
+    count_SB = torch.zeros(resamples, len(parts), dtype=torch.float64)
+    count_SB = count_SB.scatter_add_(1, drawn_SB, torch.ones_like(count_SB)) / len(parts)
+    hsic_SNN = hsic_NN + (count_SB @ influence_BNN.flatten(1)).view(-1, experts, experts)
+    cka_SNN = _ratio(hsic_SNN, ~debiased_NN.diagonal().isnan())
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low_NN, high_NN = torch.quantile(cka_SNN, tails, dim=0)
+    mean_S = cka_SNN[:, pairs[0], pairs[1]].nanmean(1)
+    low, high = torch.quantile(mean_S, tails).tolist()
+    value = debiased_NN[tuple(pairs)].nanmean().item()
+    return PairwiseCka(debiased_NN, biased_NN, low_NN, high_NN, (value, low, high))
+
+
+def shuffled(outputs_NTD: Tensor, generator: torch.Generator) -> Tensor:
+    """The same rows, in an order of its own for each expert: nothing is related any more."""
+    experts, rows, _ = outputs_NTD.shape
+    order_NT = torch.rand(experts, rows, generator=generator).argsort(1).to(outputs_NTD.device)
+    expert_N1 = torch.arange(experts, device=outputs_NTD.device)[:, None]
+    return outputs_NTD[expert_N1, order_NT]
+
+
+def effective_rank(outputs_NTD: Tensor) -> Tensor:
+    """exp of the entropy of the singular values of the centred rows, divided by their sum.
+
+    Returns:
+        [N] fp64 in 1 .. min(T - 1, D); nan for an expert whose output is always the same.
+    """
+    x_NTD, _, varies_N = standardise(outputs_NTD, whole_mask(outputs_NTD, None))
+    x_NTD = x_NTD.double()
+    wide = x_NTD.shape[1] < x_NTD.shape[2]
+    ranks = []
+    for x_TD in x_NTD:
+        square = torch.linalg.eigvalsh(x_TD @ x_TD.T if wide else x_TD.T @ x_TD)
+        value = square.clamp(min=0).sqrt()
+        ranks.append(torch.special.entr(value / value.sum()).sum().exp())
+    return torch.where(varies_N, torch.stack(ranks), torch.nan).cpu()
+
+
+def flat_cosine(parts_NHF: Sequence[Tensor]) -> Tensor:
+    """Cosine of experts' weights, mean over their matrices, [N, N] fp64; nan for all zeros."""
+    total: Tensor | None = None
+    for part in parts_NHF:
+        flat = part.flatten(1).float()
+        flat = flat / flat.norm(dim=1, keepdim=True)
+        product = (flat @ flat.T).double().cpu()
+        total = product if total is None else total + product
+    assert total is not None
+    return total / len(parts_NHF)
+
+
+def matched_units(
+    parts_NHF: Sequence[Tensor], budget: float, generator: torch.Generator
+) -> tuple[Tensor, float, int]:
+    """How well each hidden unit of an expert is found again among those of another.
+
+    A unit is what belongs to it in all matrices, each scaled to norm 1, so that rescaling between
+    two matrices changes nothing, nor does the order of units.
+
+    Args:
+        parts_NHF: for each matrix (and bias) its entries by hidden unit.
+        budget: multiplications allowed; with more, evenly spread units are looked up instead of
+            all of them, always among all units of the other expert.
+        generator: for the chance level, on the CPU.
+
+    Returns:
+        Mean over units of the largest cosine, over both directions, [N, N] fp64; its value for a
+        pair whose one side had its entries shuffled within each unit; units looked up.
+    """
+    scaled = [torch.nn.functional.normalize(part.float(), dim=-1) for part in parts_NHF]
+    unit_NHF = torch.cat(scaled, dim=-1) / len(scaled) ** 0.5
+    experts, hidden, width = unit_NHF.shape
+    asked = int(max(16, min(hidden, budget // (experts * experts * hidden * width))))
+    asked = min(asked, hidden)
+    some_H = torch.linspace(0, hidden - 1, asked).round().long().to(unit_NHF.device)
+    found_NN = torch.empty(experts, experts, dtype=torch.float64)
+    for i in range(experts):
+        wanted_UF = unit_NHF[i, some_H]
+        for j in range(experts):
+            found_NN[i, j] = (wanted_UF @ unit_NHF[j].T).amax(1).mean().double()
+    order_HF = torch.rand(hidden, width, generator=generator).argsort(1).to(unit_NHF.device)
+    strangers_HF = unit_NHF[-1].gather(1, order_HF)
+    chance = (unit_NHF[0, some_H] @ strangers_HF.T).amax(1).mean().item()
+    return (found_NN + found_NN.T) / 2, chance, asked
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation coefficient, its interval and its null; nan where undefined.
+
+    Attributes:
+        value, low, high: the coefficient and the percentile interval.
+        null: (mean, 2.5 % quantile, 97.5 % quantile) with the experts of one side relabelled.
+        n: pairs.
+    """
+
+    value: float
+    low: float
+    high: float
+    null: tuple[float, float, float]
+    n: int
+
+
+def correlate(
+    layers: Sequence[tuple[Array, Array]],
+    ranks: bool,
+    resamples: int,
+    level: float,
+    generator: np.random.Generator,
+) -> Correlation:
+    """Correlation over all defined pairs of all layers.
+
+    Args:
+        layers: two symmetric [N, N] matrices each; pairs that are nan in either are left out.
+        ranks: Spearman (ranks over all layers at once) instead of Pearson.
+        resamples: of the experts within each layer, and relabellings of them.
+        level: of the interval.
+        generator: for both.
+    """
+    both = [(np.array(x, dtype=float), np.array(y, dtype=float)) for x, y in layers]
+    pairs = [np.triu(np.isfinite(x) & np.isfinite(y), 1) for x, y in both]
+    count = int(sum(mask.sum() for mask in pairs))
+    if count < 3:
+        return Correlation(np.nan, np.nan, np.nan, (np.nan,) * 3, count)
+    for side in (0, 1):
+        values = np.concatenate(
+            [layer[side][mask] for layer, mask in zip(both, pairs, strict=True)]
+        )
+        values = rank(values) if ranks else values
+        # Centred and scaled: sums of squares below lose no digits.
+        spread = values.std()
+        values = (values - values.mean()) / (spread if spread > 0 else 1.0)
+        start = 0
+        for layer, mask in zip(both, pairs, strict=True):
+            layer[side][...] = 0
+            layer[side][mask] = values[start : start + mask.sum()]
+            layer[side][...] += layer[side].T
+            start += int(mask.sum())
+    drawn, relabelled = np.zeros((6, resamples)), np.zeros((6, resamples))
+    plain = np.zeros((6, 1))
+    for (x, y), mask in zip(both, pairs, strict=True):
+        experts, defined = len(x), (mask | mask.T).astype(float)
+        plain += _sums(x, y, defined, np.ones((1, experts)))
+        weight = generator.multinomial(experts, np.full(experts, 1 / experts), resamples)
+        drawn += _sums(x, y, defined, weight.astype(float))
+        for s in range(resamples):
+            order = generator.permutation(experts)
+            moved = np.ix_(order, order)
+            relabelled[:, s : s + 1] += _sums(
+                x, y[moved], defined * defined[moved], np.ones((1, experts))
+            )
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = _quantiles(_pearson(drawn), tails)
+    null = _pearson(relabelled)
+    null_low, null_high = _quantiles(null, [0.025, 0.975])
+    null_mean = float(null.mean()) if np.isfinite(null).all() else np.nan
+    value = float(_pearson(plain)[0])
+    return Correlation(value, low, high, (null_mean, null_low, null_high), count)
+
+
+def rank(values: Array) -> Array:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    means: Array = ends - (counts - 1) / 2
+    ranked: Array = means[place]
+    return ranked
+
+
+def pearson(x: Array, y: Array) -> float:
+    """Pearson correlation of two vectors; nan with fewer than 3 entries or a constant one."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _sums(x: Array, y: Array, defined: Array, weight_SN: Array) -> Array:
+    """Weighted n, sums and sums of products over pairs, [6, S]; pair ij weighs w_i w_j."""
+    matrices = (defined, x, y, x * y, x * x, y * y)
+    return np.stack(
+        [((weight_SN @ (defined * matrix)) * weight_SN).sum(1) / 2 for matrix in matrices]
+    )
+
+
+def _pearson(sums: Array) -> Array:
+    n, x, y, xy, xx, yy = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = (xx - x * x / n) * (yy - y * y / n)
+        value: Array = np.where(spread > 1e-18 * n * n, (xy - x * y / n) / np.sqrt(spread), np.nan)
+    return value
+
+
+def _quantiles(values: Array, tails: Sequence[float]) -> tuple[float, float]:
+    """Two quantiles; nan if a value is undefined."""
+    if not np.isfinite(values).all():
+        return np.nan, np.nan
+    low, high = np.quantile(values, tails)
+    return float(low), float(high)
+
+
+def _gram_products(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """<K_i, K_j> of all pairs of experts, by blocks of rows.
+
+    Returns:
+        Of rows and columns in block b, and of rows in block b and all columns, both [B, N, N] fp64.
+    """
+    experts = parts[0].shape[0]
+    shape = (len(parts), experts, experts)
+    own_BNN = torch.zeros(shape, dtype=torch.float64)
+    row_BNN = torch.zeros(shape, dtype=torch.float64)
+    for b, rows in enumerate(parts):
+        for c in range(b, len(parts)):
+            gram = (rows @ parts[c].mT).flatten(1)
+            product = (gram @ gram.T).double().cpu()
+            row_BNN[b] += product
+            if b == c:
+                own_BNN[b] = product
+            else:
+                row_BNN[c] += product
+    return own_BNN, row_BNN
+
+
+def _hsic(inner_NN: Tensor, k_NT: Tensor, others_NT: Tensor) -> Tensor:
+    """HSIC_1 of all pairs of experts, [N, N] fp64.
+
+    Args:
+        inner_NN: <K_i, K_j>, diagonals included.
+        k_NT: the diagonals.
+        others_NT: row sums without the diagonals; minus the diagonals where rows are centred.
+    """
+    n = k_NT.shape[1]
+    sum_N = others_NT.sum(1)
+    total_NN = inner_NN - k_NT @ k_NT.T - 2 / (n - 2) * others_NT @ others_NT.T
+    total_NN += sum_N.outer(sum_N) / ((n - 1) * (n - 2))
+    return total_NN / (n * (n - 3))
+
+
+def _hsic_without_each(
+    k_NT: Tensor, parts: Sequence[Tensor], own_BNN: Tensor, row_BNN: Tensor
+) -> Tensor:
+    """HSIC_1 without each block of rows in turn, [B, N, N] fp64; arguments as above."""
+    sum_NBD = torch.stack([part.sum(1) for part in parts], dim=1)
+    # Rows are centred over all blocks: outside one, their kernels sum to minus those inside.
+    inside_NTB = torch.cat([part @ sum_NBD.mT for part in parts], dim=1).double().cpu()
+    inner_NN = row_BNN.sum(0)
+    found, start = [], 0
+    for b, part in enumerate(parts):
+        end = start + part.shape[1]
+        outside_T = torch.ones(k_NT.shape[1], dtype=torch.bool)
+        outside_T[start:end] = False
+        k_outside_NT = k_NT[:, outside_T]
+        others_NT = -inside_NTB[:, outside_T, b] - k_outside_NT
+        found.append(_hsic(inner_NN - 2 * row_BNN[b] + own_BNN[b], k_outside_NT, others_NT))
+        start = end
+    return torch.stack(found)
+
+
+def _ratio(hsic_NN: Tensor, defined_N: Tensor) -> Tensor:
+    """CKA [..., N, N] from HSIC: symmetric, 1 on the diagonal, nan where undefined."""
+    own_N = hsic_NN.diagonal(0, -2, -1)
+    defined_N = defined_N & (own_N > 0)
+    root_N = torch.where(defined_N, own_N, torch.nan).sqrt()
+    cka_NN = hsic_NN / (root_N[..., :, None] * root_N[..., None, :])
+    same_NN = torch.eye(hsic_NN.shape[-1], dtype=torch.bool)
+    return torch.where(same_NN & defined_N[..., None], 1.0, cka_NN)
