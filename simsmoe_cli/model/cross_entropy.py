@@ -98,7 +98,7 @@ class _InChunks(torch.autograd.Function):
         return nats
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         d_hidden_TD, d_weight_VD, d_bias_V = ctx.saved_tensors
         d_bias_V = None if d_bias_V is None else (d_bias_V * grad).to(ctx.kind)
