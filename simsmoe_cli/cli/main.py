@@ -16,6 +16,7 @@ from simsmoe_cli import __version__
 from simsmoe_cli.cli.doctor import doctor
 from simsmoe_cli.cli.evaluate import evaluate
 from simsmoe_cli.cli.list import list_names
+from simsmoe_cli.cli.monitor import monitor
 from simsmoe_cli.cli.prepare_data import prepare_data
 from simsmoe_cli.cli.pretrain import pretrain
 from simsmoe_cli.cli.show import show
@@ -35,11 +36,13 @@ app = typer.Typer(
 )
 
 TRAIN = "Train"
+SEE = "See"
 LOOK = "Look around"
 
 app.command("prepare-data", rich_help_panel=TRAIN)(prepare_data)
 app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
 app.command("eval", rich_help_panel=TRAIN)(evaluate)
+app.command("monitor", rich_help_panel=SEE)(monitor)
 app.command("list", rich_help_panel=LOOK)(list_names)
 app.command("show", rich_help_panel=LOOK)(show)
 app.command("doctor", rich_help_panel=LOOK)(doctor)

@@ -105,6 +105,7 @@ def scatter(
     y_axis: Axis | None = None,
     x_label: str = "",
     style: str = "",
+    mark: str = "",
     highlight: Sequence[int] = (),
     highlight_style: str = "bold reverse",
     axis_style: str = "dim",
@@ -112,6 +113,7 @@ def scatter(
     """Points with axes and ticks, `height` lines of at most `width` cells; nan is left out.
 
     Args:
+        mark: a character for the cell of a point, easier to see than a dot where points are few.
         highlight: indices of points to mark.
     """
     x_axis, y_axis = x_axis or axis([x]), y_axis or axis([y])
@@ -120,7 +122,7 @@ def scatter(
     inside = frame.inside(column, row)
     dots = np.zeros((frame.rows * 4, frame.columns * 2), dtype=bool)
     dots[row[inside].astype(int), column[inside].astype(int)] = True
-    frame.draw(dots, style, "")
+    frame.draw(dots, style, mark)
     for index in highlight:
         if inside[index]:
             frame.put(int(column[index]) // 2, int(row[index]) // 4, "◆", highlight_style)

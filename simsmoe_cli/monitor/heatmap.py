@@ -142,8 +142,9 @@ def heat_map(
             if place.halves:
                 _draw_halves(text, level_RC[row : row + 2], masked[row : row + 2], scale, place)
             else:
-                values = values_RC[row] if place.numbers and line == (place.high - 1) // 2 else None
-                _draw_row(text, level_RC[row], masked[row], values, scale, place, color)
+                middle = line == (place.high - 1) // 2
+                values = values_RC[row] if place.numbers and middle else None
+                _draw_row(text, level_RC[row], masked[row], values, scale, place, middle, color)
             lines.append(text)
     if selected is not None:
         _mark(lines, place, *selected)
@@ -189,17 +190,18 @@ def _draw_row(
     value_C: Floats | None,
     scale: Scale,
     place: Layout,
+    middle: bool,
     color: bool,
 ) -> None:
     spans, parts, at = text.spans, [text.plain], len(text.plain)
     for column, level in enumerate(level_C.tolist()):
         shown = ""
         if masked_C[column]:
-            shown = MASKED.center(place.wide)
+            shown = (MASKED if middle else " ").center(place.wide)
         elif value_C is not None:
             shown = _number(float(value_C[column])).rjust(place.wide - 1)
         elif level < 0:
-            shown = UNDEFINED_TEXT.center(place.wide)
+            shown = (UNDEFINED_TEXT if middle else " ").center(place.wide)
         if color and not masked_C[column]:
             background = scale.rgb(level)
             spans.append(Span(at, at + place.wide, painted(readable_on(background), background)))

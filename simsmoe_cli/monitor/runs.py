@@ -114,6 +114,14 @@ def resolve(run: str | Path, runs_dir: Path) -> Path:
     )
 
 
+def expected(run: str | Path, runs_dir: Path) -> Path:
+    """Where a run is or will be: as `resolve`, but a run that does not exist yet is one below
+    `runs_dir`, or the path given if it has several parts."""
+    if any(path.exists() for path in (runs_dir / run, Path(run))):
+        return resolve(run, runs_dir)
+    return runs_dir / run if len(Path(run).parts) == 1 else Path(run)
+
+
 def folders(runs_dir: Path) -> list[Path]:
     """Run folders of a folder; empty where there is none."""
     try:

@@ -120,7 +120,7 @@ class Tail:
         file.seek(begin)
         pieces: list[bytes] = []
         held = 0
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := file.read(min(CHUNK_BYTES, max(1, limit_bytes))):
             cut = chunk.rfind(b"\n") + 1
             if not cut:
                 pieces.append(chunk)

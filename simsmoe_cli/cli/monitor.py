@@ -1,0 +1,174 @@
+"""`simsmoe monitor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simsmoe_cli.cli.common import JsonOption, print_json, shell
+from simsmoe_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from simsmoe_cli.monitor.alerts import Thresholds
+
+NARROWEST = 40
+PIPED_WIDTH = 100
+
+
+def monitor(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Run folders, or their names under --runs-dir; without any, choose from a list.",
+        ),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and leave.")] = False,
+    json: JsonOption = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the dashboard in a browser instead.")
+    ] = False,
+    host: Annotated[
+        str | None,
+        typer.Option(help="With --serve: the address to listen at; 127.0.0.1 if left out."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="With --serve: 8000 if left out.")
+    ] = None,
+    load_cv_above: Annotated[
+        float, typer.Option(min=0, help="Alert when a layer's load CV rises above this.")
+    ] = 1.0,
+    cka_above: Annotated[
+        float, typer.Option(min=-1, max=1, help="Alert when a layer's mean CKA rises above this.")
+    ] = 0.8,
+    silent_after: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="A run that trains is silent after so long without an event; "
+            "judged by its own pace if left out.",
+        ),
+    ] = None,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=60, help="Seconds between two looks at the files.")
+    ] = 1.0,
+    runs_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
+    ] = Path("runs"),
+) -> None:
+    """Watch runs live: scores, speed, router load and how alike the experts are.
+
+    Only reads run folders: works while another machine trains, before a run exists, and after it
+    has finished.
+    """
+    from simsmoe_cli.monitor.alerts import Thresholds
+
+    names = list(dict.fromkeys(runs or []))
+    thresholds = Thresholds(load_cv_above, cka_above, silent_after)
+    if serve and (once or json):
+        raise UserError(
+            f"--serve and {'--once' if once else '--json'} exclude each other",
+            hint="One shows the dashboard, the other prints a picture.",
+        )
+    for flag, value in (("--host", host), ("--port", port)):
+        if value is not None and not serve:
+            raise UserError(f"{flag} is for --serve", hint="Add --serve, or leave it out.")
+    if once or json:
+        _print(names, runs_dir, thresholds, json)
+    elif serve:
+        options = ["--runs-dir", runs_dir, "--interval", interval]
+        options += ["--load-cv-above", load_cv_above, "--cka-above", cka_above]
+        options += [] if silent_after is None else ["--silent-after", silent_after]
+        _serve(["monitor", *map(str, options), "--", *names], host or "127.0.0.1", port or 8000)
+    else:
+        _watch(names, runs_dir, thresholds, interval)
+
+
+def _print(names: list[str], runs_dir: Path, thresholds: Thresholds, json: bool) -> None:
+    """One picture of the runs, or of the newest."""
+    import io
+    import os
+    import sys
+
+    from rich.console import Console
+
+    from simsmoe_cli.errors import EXIT_DATA
+    from simsmoe_cli.monitor.once import picture, read, snapshot
+    from simsmoe_cli.monitor.runs import find_runs, resolve
+
+    paths = [resolve(name, runs_dir) for name in names]
+    if not paths:
+        found = find_runs(runs_dir)
+        if not found:
+            raise UserError(
+                "there are no runs here",
+                where=str(runs_dir),
+                hint="Train one by `simsmoe pretrain`, or point --runs-dir at a folder of runs.",
+                code=EXIT_DATA,
+            )
+        paths = [found[0].path]
+    seen = [read(path, thresholds) for path in paths]
+    if json:
+        print_json(snapshot(seen))
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where the encoding has no such characters
+    screen = Console(markup=False, emoji=False, highlight=False)
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen.width = PIPED_WIDTH
+    color = screen.color_system is not None and not screen.no_color
+    for line in picture(seen, max(NARROWEST, screen.width), color=color):
+        if not color:
+            line.rstrip()
+        screen.print(line, soft_wrap=True)
+
+
+def _watch(names: list[str], runs_dir: Path, thresholds: Thresholds, interval: float) -> None:
+    """The dashboard, in this terminal."""
+    import os
+    import sys
+
+    served = "TEXTUAL_DRIVER" in os.environ  # a browser is the terminal
+    if not served and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError(
+            "the dashboard needs a terminal",
+            hint="Use --once for one picture as text, or --json.",
+        )
+    from simsmoe_cli.monitor.app import Monitor
+    from simsmoe_cli.monitor.runs import expected
+
+    paths = [expected(name, runs_dir) for name in names]
+    Monitor(paths, runs_dir, thresholds, interval).run()
+
+
+def _serve(arguments: list[str], host: str, port: int) -> None:
+    """The dashboard, for browsers."""
+    import socket
+    import sys
+
+    try:
+        from textual_serve.server import Server
+    except ImportError:
+        raise UserError(
+            "--serve needs textual-serve",
+            hint="Install it: python -m pip install 'simsmoe[serve]'",
+        ) from None
+    everywhere = host in ("0.0.0.0", "::")
+    seen_as = socket.gethostname() if everywhere else f"[{host}]" if ":" in host else host
+    server = Server(
+        shell(sys.executable, "-m", "simsmoe_cli", *arguments),
+        host=host,
+        port=port,
+        title="simsmoe monitor",
+        public_url=f"http://{seen_as}:{port}",
+    )
+    try:
+        server.serve()
+    except OSError as error:
+        raise UserError(
+            f"cannot listen at {host}:{port}: {error.strerror}",
+            hint="Choose another --port or --host.",
+        ) from error
