@@ -11,11 +11,11 @@ from simsmoe_cli.cli.common import JsonOption, console, print_json
 
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="recipes, routers, experts, similarity or corpora")
+        str, typer.Argument(help="recipes, routers, experts, similarity, corpora or tasks")
     ] = "recipes",
     json: JsonOption = False,
 ) -> None:
-    """List recipes, routers, expert backends, similarity measures or corpora."""
+    """List recipes, routers, expert backends, similarity measures, corpora or tasks."""
     from simsmoe_cli import registry
     from simsmoe_cli.errors import UserError, nearest
 

@@ -1,4 +1,4 @@
-"""`simsmoe prepare-data`: text in, a token store out."""
+"""`simsmoe prepare-data`: text in, a token store out; labelled texts in, a task out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import typer
 from simsmoe_cli.cli.common import JsonOption, console, print_json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from simsmoe_cli.data.store import TokenStore
+    from simsmoe_cli.data.task_store import Task, TaskManifest
+
+MOST_LABELS_SHOWN = 12
 
 
 def prepare_data(
@@ -18,14 +23,15 @@ def prepare_data(
         str,
         typer.Argument(
             metavar="NAME|PATH",
-            help="A name from `simsmoe list corpora`, or text of your own: a file (also .gz, .bz2, "
-            ".xz), folder, quoted glob, archive (.zip, .tar) or URL.",
+            help="A name from `simsmoe list corpora` or `simsmoe list tasks`, or text of your own: "
+            "a file (also .gz, .bz2, .xz), folder, quoted glob, archive (.zip, .tar) or URL.",
         ),
     ],
     source: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|URL", help="Read a named corpus from here instead of its official host."
+            metavar="PATH|URL",
+            help="Read a named corpus or task from here instead of its official host.",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -48,8 +54,21 @@ def prepare_data(
             metavar="STORE", help="Use the tokenizer of another prepared corpus, name or folder."
         ),
     ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the texts in a task of your own [text]."),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of the labels [label]: makes a classification task of a .csv, .tsv or "
+            ".jsonl file, or of a folder with train, valid and test files.",
+        ),
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the prepared corpus. Default: that of the text.")
+        str | None,
+        typer.Option(help="Name of the prepared corpus or task. Default: that of the text."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Its folder, instead of DATA_DIR/NAME.")
@@ -62,15 +81,19 @@ def prepare_data(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Prepare text for training: fetch, check, split, tokenize, store.
+    """Prepare text for training, or a classification task for fine-tuning.
 
-    Preparing the same again changes nothing.
+    Text is fetched, checked, split, tokenized and stored; a task's texts are stored as they are,
+    since the checkpoint to be fine-tuned says how to tokenize them. Preparing the same again
+    changes nothing.
     """
     from simsmoe_cli.data.prepare import prepare
+    from simsmoe_cli.data.prepare_task import prepare_task
     from simsmoe_cli.data.sources import default_name
     from simsmoe_cli.data.store import find_store
+    from simsmoe_cli.data.task_parsers import table_kind
     from simsmoe_cli.errors import UserError
-    from simsmoe_cli.registry import CORPORA
+    from simsmoe_cli.registry import CORPORA, TASKS
 
     if name is not None and (out is not None or name != Path(name).name or name.startswith(".")):
         raise UserError(
@@ -78,6 +101,37 @@ def prepare_data(
             where="--name",
             hint="--name NAME is a folder below --data-dir, --out DIR one anywhere.",
         )
+    columns = [
+        flag
+        for flag, value in (("--text-column", text_column), ("--label-column", label_column))
+        if value is not None
+    ]
+    if columns and corpus in CORPORA:
+        raise UserError(
+            f"{corpus} is a corpus, which has no columns",
+            where=columns[0],
+            hint="Tasks: " + ", ".join(TASKS) + ", or a .csv, .tsv or .jsonl file of your own.",
+        )
+    if columns or corpus in TASKS:
+        _require_no_tokenizer(tokenizer, vocab_size, vocab, sp_model, vocab_from)
+        task_name = name or _task_name(corpus)
+        with _Progress() as show:
+            task = prepare_task(
+                corpus,
+                out or data_dir / task_name,
+                source=source,
+                text_column=text_column,
+                label_column=label_column,
+                force=force,
+                downloads=data_dir / ".downloads",
+                on_progress=show,
+            )
+        if json:
+            facts = task.manifest.model_dump(mode="json")
+            print_json({"path": str(task.path), "built": task.built, **facts})
+        else:
+            _print_task(task, data_dir)
+        return
     name = name or (corpus if corpus in CORPORA else default_name(corpus))
     with _Progress() as show:
         store = prepare(
@@ -98,6 +152,45 @@ def prepare_data(
         print_json({"path": str(store.path), "built": store.built, **facts})
     else:
         _print_summary(store, data_dir)
+        if corpus not in CORPORA and table_kind(corpus):
+            flags = "--text-column NAME --label-column NAME"
+            console().print(f"note: read as text; with {flags} it is a classification task")
+
+
+def _require_no_tokenizer(
+    tokenizer: str | None,
+    vocab_size: int | None,
+    vocab: str,
+    sp_model: str,
+    vocab_from: str | None,
+) -> None:
+    """A UserError for an option that a task would ignore."""
+    from simsmoe_cli.errors import UserError
+
+    asked = {
+        "--tokenizer": tokenizer,
+        "--vocab-size": vocab_size,
+        "--vocab": None if vocab == "corpus" else vocab,
+        "--sp-model": None if sp_model == "unigram" else sp_model,
+        "--vocab-from": vocab_from,
+    }
+    for flag, value in asked.items():
+        if value is not None:
+            raise UserError(
+                "a task is tokenized as the checkpoint it is fine-tuned from was trained",
+                where=flag,
+                hint="Leave it out.",
+            )
+
+
+def _task_name(task: str) -> str:
+    """A name for the folder of a task: its own, or that of its file without endings."""
+    from simsmoe_cli.data.sources import default_name
+    from simsmoe_cli.data.task_parsers import table_kind
+    from simsmoe_cli.registry import TASKS
+
+    name = task if task in TASKS else default_name(task)
+    return Path(name).stem if table_kind(name) else name
 
 
 class _Progress:
@@ -154,3 +247,45 @@ def _print_summary(store: TokenStore, data_dir: Path) -> None:
     if by_name and data_dir != Path("data"):
         command += f" --data-dir {data_dir}"
     screen.print(f"Next: {command}", soft_wrap=True)
+
+
+def _print_task(task: Task, data_dir: Path) -> None:
+    """What task was prepared, what to know of it, and what to do next."""
+    manifest, screen = task.manifest, console()
+    done = "Prepared" if task.built else "Already prepared, nothing changed:"
+    screen.print(f"{done} {manifest.name} in {task.path}", soft_wrap=True)
+    screen.print(_split_table(manifest))
+    many = len(manifest.labels) > MOST_LABELS_SHOWN
+    shown = manifest.labels[: MOST_LABELS_SHOWN // 2] if many else manifest.labels
+    more = ", ..." if many else ""
+    screen.print(f"{len(manifest.labels)} labels: {', '.join(shown)}{more}", soft_wrap=True)
+    for name, split in manifest.splits.items():
+        if split.also_in_train:
+            screen.print(f"note: {split.also_in_train:,} texts of {name} also occur in train")
+    for note in manifest.notes:
+        screen.print(f"note: {note}", soft_wrap=True)
+    for warning in manifest.warnings:
+        screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    by_name = task.path == data_dir / manifest.name
+    command = f"simsmoe finetune --from RUN --task {manifest.name if by_name else task.path}"
+    if by_name and data_dir != Path("data"):
+        command += f" --data-dir {data_dir}"
+    screen.print(f"Next: {command}", soft_wrap=True)
+
+
+def _split_table(manifest: TaskManifest) -> Table:
+    """Splits with their sizes and what is to be known of each."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("split")
+    for heading in ("examples", "bytes of text", "largest label"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for name, split in manifest.splits.items():
+        about = "reported" if name == manifest.reported else ""
+        if split.drawn:
+            about = ", ".join(filter(None, (about, f"drawn: {split.drawn}")))
+        share = max(split.per_label) / split.examples
+        table.add_row(name, f"{split.examples:,}", f"{split.bytes:,}", f"{share:.1%}", about)
+    return table

@@ -24,7 +24,7 @@ from simsmoe_cli.data.sources import require_exists, resolve
 from simsmoe_cli.data.store import Manifest, Settings, SourceInfo, TokenStore, is_store
 from simsmoe_cli.data.tokenizers import PIECES_VOCAB_SIZE, TOKENIZERS
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
-from simsmoe_cli.registry import CORPORA, load
+from simsmoe_cli.registry import CORPORA, TASKS, load
 
 
 def prepare(
@@ -122,8 +122,9 @@ def _known(corpus: str, source: str | None) -> Corpus | None:
     if looks_like_path:
         return None
     raise UserError(
-        f"unknown corpus '{corpus}'",
-        hint=nearest(corpus, CORPORA) + " For text of your own: prepare-data PATH --name NAME.",
+        f"unknown corpus or task '{corpus}'",
+        hint=nearest(corpus, [*CORPORA, *TASKS])
+        + " For text of your own: prepare-data PATH --name NAME.",
     )
 
 

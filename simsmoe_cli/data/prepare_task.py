@@ -84,7 +84,9 @@ def prepare_task(
     with clear_os_errors(out), locked(out, report):
         existing = _existing(out, force)
         if existing and existing.manifest.task != (facts.name if facts else ""):
-            raise _differs(existing, f"it is {existing.manifest.task or 'data of your own'}")
+            was, wanted = existing.manifest.task, facts.name if facts else ""
+            own = "data of your own"
+            raise _differs(existing, f"it is {was or own}, not {wanted or own}")
         if existing and facts and facts.downloads and not given and existing.manifest.whole:
             return existing
         with partial(out) as folder:
@@ -204,7 +206,7 @@ def _write(
 def _labels(found: Found, facts: TaskFacts | None) -> list[str]:
     """The classes in order; UserError for fewer than two, and for labels that train lacks."""
     train = {row.label for row in found.splits["train"]}
-    if len(train) < 2:
+    if len(train) == 1:
         what = f"every example of train has the label '{next(iter(train))}'"
         raise data_error(found.files["train"], 0, what, "A task needs two classes or more.")
     for split, rows in found.splits.items():
@@ -213,11 +215,12 @@ def _labels(found: Found, facts: TaskFacts | None) -> list[str]:
                 what = f"label '{row.label}' of {split} never occurs in train"
                 known = ", ".join(sorted(train)[:10]) + (", ..." if len(train) > 10 else "")
                 raise data_error(found.files[split], row.line, what, f"Labels of train: {known}.")
+    if facts and facts.classes and len(train) != facts.classes:
+        what = f"{len(train)} classes in train, but {facts.name} has {facts.classes}"
+        hint = "A part of a task has all classes; prepare others with --label-column as your own."
+        raise data_error(found.files["train"], 0, what, hint)
     if facts and facts.labels:
         return list(facts.labels)
-    if facts and found.whole and facts.classes and len(train) != facts.classes:
-        what = f"{len(train)} classes, {facts.name} has {facts.classes}"
-        raise data_error(found.files["train"], 0, what)
     numbers = all(re.fullmatch(r"-?\d+", label) for label in train)
     return sorted(train, key=lambda label: (int(label), label)) if numbers else sorted(train)
 
