@@ -1,0 +1,134 @@
+"""Follows runs in a thread of its own, so that a slow disk never holds up a key.
+
+The thread reads in small portions and holds `Following.lock` only while it takes one; whoever
+reads a history from another thread holds the lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from simsmoe_cli.monitor.alerts import Thresholds
+from simsmoe_cli.monitor.history import RunHistory
+from simsmoe_cli.monitor.tail import Tail
+from simsmoe_cli.rundir import RunDir
+
+PORTION_BYTES = 1 << 20
+TELL_EVERY_S = 0.2  # while there is much to read
+
+
+@dataclass(frozen=True)
+class News:
+    """Something to tell at once, because it happened while someone watched."""
+
+    run: str
+    severity: Literal["information", "warning", "error"]
+    text: str
+
+
+class Follower:
+    """One run that is followed.
+
+    Args:
+        path: the run folder; it need not exist yet.
+        thresholds: when to alert.
+        clock: seconds since the epoch.
+
+    Attributes:
+        path: as given.
+        history: what is known of it.
+        version: grows whenever the history changes.
+        caught_up: everything that lay there has been read.
+    """
+
+    def __init__(self, path: Path, thresholds: Thresholds, clock: Callable[[], float]):
+        self.path = path
+        self.history = RunHistory(path, thresholds)
+        self.version = 0
+        self.caught_up = False
+        self._clock = clock
+        self._tail = Tail(RunDir(path).events)
+
+    def poll(self) -> tuple[bool, list[News]]:
+        """Take a portion of what is new: whether there is more, and what to tell."""
+        batch = self._tail.poll(PORTION_BYTES)
+        live = self.caught_up and not batch.restarted
+        gone = batch.missing and not self.history.missing and self.history.total_events > 0
+        alerts = self.history.take(batch, live=live, now=self._clock())
+        if batch.events or batch.restarted or batch.notices or alerts or gone:
+            self.version += 1
+        caught_up = not batch.more
+        if caught_up != self.caught_up:
+            self.version += 1
+            self.caught_up = caught_up
+        news = [News(self.history.name, "warning", notice) for notice in batch.notices]
+        if gone:
+            news.append(News(self.history.name, "warning", "the run's events are gone; waiting"))
+        if batch.restarted:
+            news.append(News(self.history.name, "warning", "the run was cut back; read again"))
+        if live:
+            news += [
+                News(self.history.name, "information" if alert.recovered else "error", alert.text)
+                for alert in alerts
+            ]
+        return batch.more, news
+
+
+class Following:
+    """The runs of a dashboard and the thread that reads them.
+
+    Args:
+        runs: followed in this order.
+        interval_s: between two looks at their files.
+        tell: called from the thread, with what to tell, when anything has changed.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Follower],
+        interval_s: float,
+        tell: Callable[[list[News]], None],
+    ):
+        self.lock = threading.RLock()
+        self.runs = tuple(runs)
+        self._interval_s = interval_s
+        self._tell = tell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follow runs", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what it is reading now is the last it reads."""
+        self._stop.set()
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            more = self._look()
+            if not more:
+                self._stop.wait(self._interval_s)
+
+    def _look(self) -> bool:
+        """Read what is new, for a while; whether there is more."""
+        began = time.monotonic()
+        before = [follower.version for follower in self.runs]
+        news: list[News] = []
+        waiting = list(self.runs)
+        while waiting and not self._stop.is_set() and time.monotonic() - began < TELL_EVERY_S:
+            follower = waiting.pop(0)
+            with self.lock:
+                more, told = follower.poll()
+            news += told
+            if more:
+                waiting.append(follower)
+        if not self._stop.is_set() and (
+            news or before != [follower.version for follower in self.runs]
+        ):
+            self._tell(news)
+        return bool(waiting)

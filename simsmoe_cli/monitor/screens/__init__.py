@@ -1,0 +1,1 @@
+"""The screens of the monitor: the picker of runs, the dashboard, help."""

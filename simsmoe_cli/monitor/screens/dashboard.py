@@ -1,0 +1,354 @@
+"""The dashboard: the panels of one or several runs, and the keys that act on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import events
+from textual.app import ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Grid
+from textual.message import Message
+from textual.reactive import reactive
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Footer
+
+from simsmoe_cli.monitor.alerts import Thresholds
+from simsmoe_cli.monitor.follow import Follower, Following, News
+from simsmoe_cli.monitor.layout import Page, page_of, pages
+from simsmoe_cli.monitor.selection import Selection
+from simsmoe_cli.monitor.widgets.cka import Cka
+from simsmoe_cli.monitor.widgets.events import Events
+from simsmoe_cli.monitor.widgets.header import Header
+from simsmoe_cli.monitor.widgets.layers import Layers
+from simsmoe_cli.monitor.widgets.load import Load
+from simsmoe_cli.monitor.widgets.panel import Panel
+from simsmoe_cli.monitor.widgets.score import Score
+from simsmoe_cli.monitor.widgets.shared import Shared
+from simsmoe_cli.monitor.widgets.signals import Signals
+from simsmoe_cli.monitor.widgets.tabs import Tab, Tabs
+
+PLAY_EVERY_S = 0.25
+TOASTS = 3  # at once
+
+
+@dataclass
+class Changed(Message):
+    """The runs have changed; posted by the thread that follows them."""
+
+    news: list[News]
+
+
+class Dashboard(Screen[None]):
+    """All panels of some runs.
+
+    Args:
+        paths: the run folders, in order.
+        thresholds: when to alert.
+        interval: seconds between two looks at the files.
+        clock: seconds since the epoch.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "tab",
+            "panel(1)",
+            "Panel",
+            id="dashboard.next",
+            key_display="tab",
+            tooltip="Next panel",
+        ),
+        Binding(
+            "shift+tab",
+            "panel(-1)",
+            "Previous panel",
+            id="dashboard.previous",
+            show=False,
+            tooltip="Previous panel",
+        ),
+        *(
+            Binding(
+                str(number),
+                f"go({number - 1})",
+                f"Panel {number}",
+                id=f"dashboard.go{number}",
+                show=False,
+                tooltip="Panel by its number",
+            )
+            for number in range(1, 8)
+        ),
+        Binding(
+            "z,enter",
+            "zoom",
+            "Zoom",
+            id="dashboard.zoom",
+            key_display="z",
+            tooltip="This panel alone, or all again",
+        ),
+        Binding(
+            "escape",
+            "back",
+            "Back",
+            id="dashboard.back",
+            show=False,
+            tooltip="Drop the cursor, then leave the zoom, then follow the newest probe",
+        ),
+        Binding(
+            "t",
+            "toggle_time",
+            "Steps/hours",
+            id="dashboard.time",
+            show=False,
+            tooltip="Curves against steps or against hours",
+        ),
+        Binding(
+            "r",
+            "run(1)",
+            "Run",
+            id="dashboard.run",
+            show=False,
+            tooltip="Next run, where several are shown",
+        ),
+        Binding("o", "open", "Runs", id="dashboard.open", tooltip="Choose other runs"),
+    ]
+
+    selection: reactive[Selection] = reactive(Selection())
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        thresholds: Thresholds,
+        interval: float,
+        clock: Callable[[], float],
+    ):
+        super().__init__()
+        self.thresholds = thresholds
+        self.clock = clock
+        self.followers = tuple(Follower(path, thresholds, clock) for path in paths)
+        self.following = Following(self.followers, interval, self._tell)
+        self.panels: tuple[Panel, ...] = (
+            Score(),
+            Cka(),
+            Load(),
+            Signals(),
+            Layers(),
+            Shared(),
+            Events(),
+        )
+        self.header = Header(clock)
+        self.tabs = Tabs()
+        self._zoomed = False
+        self._seen_alerts = 0
+        self._player: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        yield self.header
+        yield self.tabs
+        yield Grid(*self.panels, id="panels")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self.panels[0].focus()
+        self.following.start()
+        self.set_interval(1.0, self.header.update)
+
+    def on_unmount(self) -> None:
+        self.following.stop()
+
+    def number_of(self, panel: Panel) -> int:
+        """The number by which a panel is called."""
+        return self.panels.index(panel) + 1
+
+    # Layout
+
+    def on_resize(self, event: events.Resize) -> None:
+        self._arrange(event.size.width, event.size.height)
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        self._arrange(*self.size)
+
+    def _arrange(self, width: int, height: int) -> None:
+        """Show the panels that fit, among them the one in focus."""
+        header = self.header.lines_for(len(self.followers), height)
+        focused = self._focused_index()
+        body = height - header - 1
+        found = pages(len(self.panels), width, body)
+        if len(found) > 1 or self._zoomed:
+            found = pages(len(self.panels), width, body - 1)
+        page = Page((focused,), 1, False) if self._zoomed else page_of(focused, found)
+        self.tabs.display = len(page.panels) < len(self.panels)
+        self.header.styles.height = header
+        grid = self.query_one("#panels", Grid)
+        grid.styles.grid_size_columns = page.columns
+        grid.styles.grid_size_rows = page.rows
+        low = 6 + max(0, min(6, (body - 40) // 4))
+        grid.set_class(page.low_last, "-low-last")
+        grid.styles.grid_rows = ("1fr " * (page.rows - 1) + str(low)) if page.low_last else "1fr"
+        for index, panel in enumerate(self.panels):
+            panel.display = index in page.panels
+            panel.styles.column_span = page.last_span if index == page.panels[-1] else 1
+        self._update_tabs()
+
+    def _focused_index(self) -> int:
+        return self.panels.index(self.focused) if isinstance(self.focused, Panel) else 0
+
+    def _update_tabs(self) -> None:
+        focused = self._focused_index()
+        events_index = len(self.panels) - 1
+        alerts = sum(len(run.history.alerts) for run in self.followers)
+        if self.panels[events_index].display:
+            self._seen_alerts = alerts
+        self.tabs.tabs = tuple(
+            Tab(
+                panel.SHORT,
+                bool(panel.display),
+                index == focused,
+                index == events_index and alerts > self._seen_alerts,
+            )
+            for index, panel in enumerate(self.panels)
+        )
+        self.tabs.update()
+
+    # What changes
+
+    def _tell(self, news: list[News]) -> None:
+        self.post_message(Changed(news))
+
+    def on_changed(self, message: Changed) -> None:
+        with self.following.lock:
+            self._keep_selection_valid()
+            self.header.update()
+            self.update_panels()
+            self._update_tabs()
+        for news in message.news[:TOASTS]:
+            self.notify(news.text, title=news.run, severity=news.severity, markup=False)
+        if (more := len(message.news) - TOASTS) > 0:
+            self.notify(f"and {more} more: see the events", severity="warning", markup=False)
+
+    def watch_selection(self) -> None:
+        if self.is_mounted:
+            self.header.update()
+            self.update_panels()
+
+    def update_panels(self) -> None:
+        """Draw what has changed."""
+        for panel in self.panels:
+            panel.update()
+
+    @property
+    def chosen(self) -> Follower:
+        """The run that keys act on."""
+        return self.followers[self.selection.run]
+
+    def choose(self, **fields: Any) -> None:
+        """Change the selection."""
+        self.selection = replace(self.selection, **fields)
+
+    def _keep_selection_valid(self) -> None:
+        layers = self.chosen.history.layers
+        if layers and self.selection.layer not in layers:
+            self.choose(layer=layers[0])
+
+    # Keys
+
+    def action_panel(self, by: int) -> None:
+        self.action_go((self._focused_index() + by) % len(self.panels))
+
+    def action_go(self, index: int) -> None:
+        """Bring a panel to the screen and give it the keys."""
+        panel = self.panels[index]
+        panel.display = True
+        panel.focus(scroll_visible=False)
+
+    def action_zoom(self) -> None:
+        self._zoomed = not self._zoomed
+        self._arrange(*self.size)
+
+    def action_back(self) -> None:
+        """Undo, one thing at a time."""
+        selection = self.selection
+        if self._player is not None:
+            self._stop_playing()
+        elif selection.at is not None or selection.pair or selection.expert is not None:
+            self.choose(at=None, pair=None, expert=None)
+        elif self._zoomed:
+            self.action_zoom()
+        else:
+            self.choose(step=None)
+
+    def action_toggle_time(self) -> None:
+        self.choose(by_time=not self.selection.by_time, at=None)
+
+    def action_run(self, by: int) -> None:
+        self.choose(run=(self.selection.run + by) % len(self.followers))
+        self._keep_selection_valid()
+
+    def action_open(self) -> None:
+        self.app.open_picker()  # type: ignore[attr-defined]
+
+    def action_layer(self, by: int) -> None:
+        """Walk the layers."""
+        layers = self.chosen.history.layers
+        if layers:
+            here = layers.index(self.selection.layer) if self.selection.layer in layers else 0
+            self.choose(layer=layers[max(0, min(len(layers) - 1, here + by))])
+
+    def action_probe(self, by: int) -> None:
+        """Scrub over the probes of the chosen run; past the last one, follow the newest."""
+        self._stop_playing()
+        self._scrub(by)
+
+    def _scrub(self, by: int) -> bool:
+        frames = self.chosen.history.similarities
+        if not len(frames):
+            return False
+        last = len(frames) - 1
+        here = last if self.selection.step is None else frames.at(self.selection.step)
+        there = max(0, min(last, here + by))
+        self.choose(step=None if there == last else frames[there].step)
+        return there < last
+
+    def action_play(self) -> None:
+        """Play the probes over training, from the beginning if the last one is seen."""
+        if self._player is not None:
+            self._stop_playing()
+            return
+        if self.selection.step is None and len(self.chosen.history.similarities) > 1:
+            self.choose(step=self.chosen.history.similarities[0].step)
+        self._player = self.set_interval(PLAY_EVERY_S, self._play_on)
+
+    def _play_on(self) -> None:
+        if not self._scrub(1):
+            self._stop_playing()
+
+    def _stop_playing(self) -> None:
+        if self._player is not None:
+            self._player.stop()
+            self._player = None
+
+    def on_tabs_chosen(self, message: Tabs.Chosen) -> None:
+        self.action_go(message.index)
+
+    def commands(self) -> Iterable[SystemCommand]:
+        """What the command palette offers here."""
+        for index, panel in enumerate(self.panels):
+            yield SystemCommand(
+                f"Panel: {panel.TITLE}",
+                f"Key {index + 1}",
+                lambda index=index: self.action_go(index),
+            )
+        yield SystemCommand("Zoom", "This panel alone, or all again", self.action_zoom)
+        yield SystemCommand("Steps or hours", "What curves stand against", self.action_toggle_time)
+        yield SystemCommand("Play", "Play the probes over training", self.action_play)
+        yield SystemCommand("Runs", "Choose other runs", self.action_open)
+        for layer in self.chosen.history.layers:
+            yield SystemCommand(
+                f"Layer {layer}",
+                "Compare the experts of this layer",
+                lambda layer=layer: self.choose(layer=layer),
+                discover=False,
+            )

@@ -1,0 +1,76 @@
+"""Help: what the panel in focus shows, and every key that does something now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Footer, Static
+
+from simsmoe_cli.monitor.widgets.panel import Panel
+
+
+class Help(ModalScreen[None]):
+    """A page over the screen it was called from.
+
+    Args:
+        of: that screen.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,q", "dismiss", "Close", id="help.close", tooltip="Close the help"),
+    ]
+
+    def __init__(self, of: Screen[object]):
+        super().__init__()
+        self._of = of
+
+    def compose(self) -> ComposeResult:
+        panel = self._of.focused
+        with VerticalScroll(id="help"):
+            if isinstance(panel, Panel):
+                yield Static(Text(panel.TITLE, style="bold"), classes="heading")
+                yield Static(Text(panel.ABOUT))
+            for heading, keys in self._keys().items():
+                yield Static(Text(heading, style="bold"), classes="heading")
+                yield Static(_table(keys))
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#help").border_title = "Help"
+
+    def _keys(self) -> dict[str, list[tuple[str, str]]]:
+        """Heading -> (keys, what they do), the nearest to the focus first."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for node, binding, enabled, tooltip in self._of.active_bindings.values():
+            if binding.system or not enabled or not (tooltip or binding.description):
+                continue
+            if isinstance(node, Panel):
+                heading = "Keys of this panel"
+            elif node is self.app:
+                heading = "Anywhere"
+            else:
+                heading = "Keys of this screen"
+            keys = found.setdefault(heading, {}).setdefault(tooltip or binding.description, [])
+            keys.append(self.app.get_key_display(binding))
+        order = ("Keys of this panel", "Keys of this screen", "Anywhere")
+        return {
+            heading: [(" ".join(keys), what) for what, keys in found[heading].items()]
+            for heading in order
+            if heading in found
+        }
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", style="bold", no_wrap=True)
+    table.add_column()
+    for keys, what in rows:
+        table.add_row(Text(keys), Text(what))
+    return table

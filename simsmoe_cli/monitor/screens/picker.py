@@ -1,0 +1,219 @@
+"""The picker: the runs of a folder, the newest first, with what each of them does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from rich.text import Text
+from textual import events, work
+from textual.app import ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Footer, OptionList, Static
+from textual.widgets.option_list import Option
+
+from simsmoe_cli.monitor.alerts import duration
+from simsmoe_cli.monitor.runs import RunSummary, find_runs
+
+if TYPE_CHECKING:
+    from simsmoe_cli.monitor.app import Monitor
+
+LOOK_EVERY_S = 3.0
+# Columns by importance: the last of them go first where the window is narrow.
+COLUMNS = ("state", "step", "score", "CKA", "written", "router", "similarity", "recipe")
+WIDTHS = (9, 17, 11, 6, 13, 12, 11, 18)
+
+
+class Picker(Screen[None]):
+    """A list of runs; some of them can be marked to be compared.
+
+    Args:
+        runs_dir: where they lie.
+        clock: seconds since the epoch.
+        chosen: run folders that are marked at first.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter",
+            "open",
+            "Open",
+            id="picker.open",
+            priority=True,
+            tooltip="Show the marked runs, or the one under the cursor",
+        ),
+        Binding(
+            "space",
+            "mark",
+            "Mark to compare",
+            id="picker.mark",
+            tooltip="Mark a run, to show several beside each other",
+        ),
+        Binding(
+            "escape",
+            "unmark",
+            "Unmark all",
+            id="picker.unmark",
+            show=False,
+            tooltip="Unmark all runs",
+        ),
+    ]
+
+    class Found(Message):
+        """The folder was read."""
+
+        def __init__(self, runs: list[RunSummary]):
+            super().__init__()
+            self.runs = runs
+
+    def __init__(self, runs_dir: Path, clock: Callable[[], float], chosen: Sequence[Path] = ()):
+        super().__init__()
+        self.runs_dir = runs_dir
+        self.clock = clock
+        self.runs: list[RunSummary] = []
+        self.marked: list[Path] = list(chosen) if len(chosen) > 1 else []
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="picker-title")
+        yield Static(id="picker-heading")
+        yield OptionList(id="picker-list")
+        yield Static(id="picker-empty")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._list.focus()
+        self._look()
+        self.set_interval(LOOK_EVERY_S, self._look)
+
+    @property
+    def _list(self) -> OptionList:
+        return self.query_one("#picker-list", OptionList)
+
+    @work(thread=True, exclusive=True)
+    def _look(self) -> None:
+        self.post_message(self.Found(find_runs(self.runs_dir, self.clock())))
+
+    def on_picker_found(self, message: Found) -> None:
+        if message.runs != self.runs or not self._list.option_count:
+            self.runs = message.runs
+            self._fill()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self._fill()
+
+    def _fill(self) -> None:
+        """Write the list anew; the cursor stays on its run."""
+        at = self._under_cursor()
+        title = Text("Runs in ", style="bold").append(str(self.runs_dir), "not bold")
+        if self.marked:
+            title.append(f"   {len(self.marked)} marked", self.app.current_theme.accent or "")
+        self.query_one("#picker-title", Static).update(title)
+        self._list.display = bool(self.runs)
+        self.query_one("#picker-heading").display = bool(self.runs)
+        empty = self.query_one("#picker-empty", Static)
+        empty.display = not self.runs
+        if not self.runs:
+            empty.update(
+                Text(
+                    "There are no runs here yet. This list fills as training begins:\n"
+                    "simsmoe pretrain --recipe quickstart"
+                )
+            )
+        width = self.size.width - 2
+        columns, name_width = self._columns(width)
+        heading = Text("  " + _fit("run", name_width), style="dim", no_wrap=True)
+        for index in columns:
+            heading.append("  " + _fit(COLUMNS[index], WIDTHS[index]))
+        self.query_one("#picker-heading", Static).update(heading)
+        options = [Option(self._row(run, columns, name_width)) for run in self.runs]
+        self._list.set_options(options)
+        paths = [run.path for run in self.runs]
+        self._list.highlighted = paths.index(at) if at in paths else (0 if paths else None)
+
+    def _columns(self, width: int) -> tuple[list[int], int]:
+        """Which columns fit, and the width that is left for the name."""
+        longest = max((len(run.name) for run in self.runs), default=10)
+        columns = list(range(len(COLUMNS)))
+        while columns and width - 2 - sum(WIDTHS[i] + 2 for i in columns) < min(longest, 28):
+            columns.pop()
+        room = width - 2 - sum(WIDTHS[i] + 2 for i in columns)
+        return columns, max(8, min(longest, room))
+
+    def _row(self, run: RunSummary, columns: Iterable[int], name_width: int) -> Text:
+        theme = self.app.current_theme
+        marked = run.path in self.marked
+        row = Text("● " if marked else "  ", style=theme.accent or "", no_wrap=True)
+        row.append(_fit(run.name, name_width), "bold")
+        total = f"/{run.total_steps:,}" if run.total_steps else ""
+        score = f"{run.score:.3f}" if math.isfinite(run.score) else "–"
+        cells = (
+            (run.state, _state_style(run.state, theme)),
+            (f"{run.step:,}{total}", ""),
+            (f"{score} {run.score_name}", ""),
+            (f"{run.cka:.3f}" if math.isfinite(run.cka) else "–", ""),
+            (f"{duration(max(0.0, self.clock() - run.modified))} ago", "dim"),
+            (run.router, ""),
+            (run.similarity, ""),
+            (run.recipe_name, ""),
+        )
+        for index in columns:
+            text, style = cells[index]
+            row.append("  ").append(_fit(text, WIDTHS[index]), style)
+        return row
+
+    def _under_cursor(self) -> Path | None:
+        index = self._list.highlighted
+        return self.runs[index].path if index is not None and index < len(self.runs) else None
+
+    def action_mark(self) -> None:
+        path = self._under_cursor()
+        if path is None:
+            return
+        if path in self.marked:
+            self.marked.remove(path)
+        else:
+            self.marked.append(path)
+        self._fill()
+        self._list.action_cursor_down()
+
+    def action_unmark(self) -> None:
+        self.marked = []
+        self._fill()
+
+    def action_open(self) -> None:
+        path = self._under_cursor()
+        chosen = self.marked or ([path] if path is not None else [])
+        if chosen:
+            cast("Monitor", self.app).open_runs(chosen)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.action_open()
+
+    def commands(self) -> Iterable[SystemCommand]:
+        """What the command palette offers here."""
+        for run in self.runs:
+            yield SystemCommand(
+                f"Open {run.name}",
+                f"{run.state}, {run.recipe_name} {run.router} {run.similarity}",
+                lambda path=run.path: cast("Monitor", self.app).open_runs([path]),
+                discover=False,
+            )
+
+
+def _fit(text: str, width: int) -> str:
+    return (text if len(text) <= width else text[: width - 1] + "…").ljust(width)
+
+
+def _state_style(state: str, theme: Any) -> str:
+    color = {
+        "training": theme.primary,
+        "finished": theme.success,
+        "stopped": theme.warning,
+        "stale": theme.warning,
+        "failed": theme.error,
+    }.get(state)
+    return f"bold {color}" if color else "dim"

@@ -1,0 +1,181 @@
+"""A run folder made from a formula: the same on every machine, in every year.
+
+Experts of layer 0 stay alike; those of deeper layers part. In layer 1 the experts 2 and 5 stay
+copies, in layer 2 expert 3 dies half way, in layer 3 what expert 6 does is undefined.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BEGAN = 1_700_000_000.0  # seconds since the epoch
+STEP_S = 2.0
+LAYERS, EXPERTS = 4, 8
+
+
+def write_run(
+    folder: Path,
+    *,
+    until: int = 2000,
+    total: int = 2000,
+    finished: bool = True,
+    separate: float = 1.0,
+    similarity: str = "calibrated",
+) -> Path:
+    """Write a run folder of `until` steps; gives its path.
+
+    Args:
+        folder: the run folder, made here.
+        until: last step written.
+        total: steps the recipe asks for.
+        finished: whether it says that it has ended.
+        separate: how fast experts part.
+        similarity: preset in the recipe.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = events(folder.name, until, total, finished, separate, similarity)
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in found))
+    return folder
+
+
+def events(
+    name: str, until: int, total: int, finished: bool, separate: float, similarity: str
+) -> Iterator[dict[str, Any]]:
+    """The events of the run, in order."""
+    yield event(
+        "run_started",
+        0,
+        name=name,
+        recipe={
+            "name": "quickstart",
+            "moe": {"router": "smoe", "experts": EXPERTS},
+            "similarity": {"preset": similarity},
+        },
+        parameters=3_210_000,
+        tokens_per_step=2048,
+        total_steps=total,
+        unit="byte",
+        device="cpu",
+        precision="fp32",
+    )
+    for step in range(0, until + 1, 50):
+        if step:
+            yield train_event(step, separate)
+        if step % 250 == 0:
+            if step:
+                loss = score(step, separate) * math.log(2) + 0.04
+                yield event(
+                    "eval",
+                    step,
+                    split="valid",
+                    loss_nats=round(loss, 5),
+                    bpc=round(loss / math.log(2), 5),
+                    perplexity=round(math.exp(loss), 4),
+                    tokens=40960,
+                    tokens_per_s=18000.0,
+                    best=True,
+                )
+            yield router_event(step)
+            yield similarity_event(step, separate)
+        if step and step % 1000 == 0:
+            yield event("checkpoint", step, path=f"checkpoints/step-{step:07d}")
+    if finished:
+        yield event(
+            "run_finished",
+            until,
+            status="finished",
+            reason="all steps done",
+            test_bpc=round(score(until, separate) + 0.1, 5),
+            test_loss_nats=1.0,
+            best_step=until,
+        )
+
+
+def event(kind: str, step: int, **fields: Any) -> dict[str, Any]:
+    return {"schema": 1, "kind": kind, "step": step, "time": BEGAN + STEP_S * step} | fields
+
+
+def score(step: int, separate: float) -> float:
+    return 2.2 - 0.02 * separate + 4.5 * math.exp(-step / 220) + 0.05 * math.sin(step / 37)
+
+
+def train_event(step: int, separate: float) -> dict[str, Any]:
+    bpc = score(step, separate)
+    return event(
+        "train",
+        step,
+        loss_nats=round(bpc * math.log(2), 5),
+        bpc=round(bpc, 5),
+        losses={"balance": round(1.2 + math.exp(-step / 300), 5), "z": round(0.1 + step / 1e5, 5)},
+        grad_norm=round(0.6 + 2 * math.exp(-step / 90) + 0.1 * math.cos(step), 5),
+        tokens_per_s=round(9000 + 300 * math.sin(step / 90), 1),
+        step_ms=round(220 + 6 * math.cos(step / 70), 2),
+        lr=round(1.2e-3 * min(1, step / 200) * (0.55 + 0.45 * math.cos(step / 640)), 8),
+        tokens=2048 * step,
+        similarity={"pairs_due": 4.0, "mean": round(0.7 * math.exp(-separate * step / 900), 5)},
+    )
+
+
+def router_event(step: int) -> dict[str, Any]:
+    layers = []
+    for layer in range(LAYERS):
+        raw = [1 + 0.6 * math.sin(1.7 * expert + layer) for expert in range(EXPERTS)]
+        dead = [3] if layer == 2 and step >= 1000 else []
+        for expert in dead:
+            raw[expert] = 0.0
+        load = [round(value / sum(raw), 6) for value in raw]
+        mean = sum(load) / EXPERTS
+        spread = math.sqrt(sum((value - mean) ** 2 for value in load) / EXPERTS)
+        layers.append(
+            {
+                "layer": layer,
+                "load": load,
+                "load_cv": round(spread / mean, 6),
+                "dead": dead,
+                "entropy_nats": 1.9,
+                "entropy_of_mean_nats": 2.0,
+            }
+        )
+    return event("router", step, layers=layers)
+
+
+def similarity_event(step: int, separate: float) -> dict[str, Any]:
+    layers = []
+    for layer in range(LAYERS):
+        cka = [
+            [cka_of(layer, i, j, step, separate) for j in range(EXPERTS)] for i in range(EXPERTS)
+        ]
+        shared = [
+            [
+                0.0 if i == j else round(0.1 + 0.09 * math.cos(i + j + layer), 5)
+                for j in range(EXPERTS)
+            ]
+            for i in range(EXPERTS)
+        ]
+        pairs = [value for i in range(EXPERTS) for value in cka[i][i + 1 :] if value is not None]
+        layers.append(
+            {
+                "layer": layer,
+                "cka": cka,
+                "mean": round(sum(pairs) / len(pairs), 6),
+                "shared": shared,
+            }
+        )
+    return event("similarity", step, measure="cka-linear-debiased", tokens=1024, layers=layers)
+
+
+def cka_of(layer: int, i: int, j: int, step: int, separate: float) -> float | None:
+    """Similarity of two experts; null where it is undefined."""
+    if layer == 3 and 6 in (i, j):
+        return None
+    if i == j:
+        return 1.0
+    if layer == 1 and {i, j} == {2, 5}:
+        return 0.991
+    parted = math.exp(-separate * layer * step / 1500)
+    low, high = sorted((i, j))
+    return round((0.82 - 0.05 * (high - low)) * parted + 0.03 * math.sin(3 * low + high), 5)
