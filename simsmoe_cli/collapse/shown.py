@@ -1,0 +1,78 @@
+"""Numbers and names as people see them: the same words in HTML, figures and terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simsmoe_cli.collapse.findings import Estimate, Findings, Subject
+
+UNDEFINED = "undefined"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals; "undefined" for None."""
+    if value is None:
+        return UNDEFINED
+    text = f"{value:,.{digits}f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
+
+
+def clean(text: str) -> str:
+    """The text with what no terminal or XML file should get (control and direction characters,
+    halves of characters) written as its code point."""
+    return "".join(char if char.isprintable() else f"\\u{{{ord(char):x}}}" for char in text)
+
+
+def short(text: str, length: int = 28) -> str:
+    """A name that fits a legend: its middle left out where it is longer."""
+    text = clean(text)
+    if len(text) <= length:
+        return text
+    head = (length - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+
+
+def labels(subject: Subject, against: Subject | None) -> tuple[str, str]:
+    """Short names of the two runs, told apart where they are equal."""
+    first = short(subject.name)
+    if against is None:
+        return first, ""
+    second = short(against.name)
+    return first, second if second != first else f"{second} (against)"
+
+
+def interval(estimate: Estimate, level: float, digits: int = 3) -> str:
+    """The interval in words, or that there is none."""
+    if estimate.low is None or estimate.high is None:
+        return f"no {level:.0%} interval"
+    return f"{level:.0%} interval {number(estimate.low, digits)} to {number(estimate.high, digits)}"
+
+
+def null(estimate: Estimate, digits: int = 3) -> str:
+    """What the number would be if nothing were related."""
+    if estimate.null_low is None or estimate.null_high is None:
+        return (
+            "no null"
+            if estimate.null_mean is None
+            else f"null {number(estimate.null_mean, digits)}"
+        )
+    return f"null {number(estimate.null_low, digits)} to {number(estimate.null_high, digits)}"
+
+
+def worth(estimate: Estimate, level: float, digits: int = 3) -> str:
+    """Value, interval, null and n in one phrase."""
+    return (
+        f"{number(estimate.value, digits)} (n = {estimate.n:,} {estimate.of}; "
+        f"{interval(estimate, level, digits)}; {null(estimate, digits)})"
+    )
+
+
+def named(parts: Sequence[tuple[str, str]]) -> str:
+    """Statements about each run, its name before it where there are two."""
+    return " ".join(f"{name}: {text}." if len(parts) > 1 else f"{text}." for name, text in parts)
+
+
+def of_text(findings: Findings) -> str:
+    """What similarity was measured on."""
+    text = findings.text
+    return f"{text.rows:,} {text.unit}s of {text.corpus} {text.split}"

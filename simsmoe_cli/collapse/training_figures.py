@@ -1,0 +1,203 @@
+"""Figures over the steps of training: of a report's history, and of runs that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from simsmoe_cli.collapse.compare import CURVES, Comparison
+from simsmoe_cli.collapse.findings import Findings, LossPoint, Report
+from simsmoe_cli.collapse.plots import (
+    INK,
+    SERIES,
+    Drawing,
+    from_zero,
+    legend_above,
+    new_figure,
+    style,
+)
+from simsmoe_cli.collapse.shown import labels, number, short
+
+# Of all points of a curve, at most so many are drawn.
+DRAWN = 2000
+
+
+def loss_figure(report: Report) -> Drawing | None:
+    """Loss against steps of one or two runs (Fig. 3); None where nothing was logged."""
+    runs = _runs(report)
+    if not any(findings.history.losses for findings, _, _ in runs):
+        return None
+    points = [point for findings, _, _ in runs for point in findings.history.losses]
+    in_bits = any(point.bpc is not None for point in points)
+    figure = new_figure(2.5)
+    axes = figure.add_subplot()
+    said = []
+    for findings, name, colour in runs:
+        count = 0
+        for split, form in (("train", "-"), ("valid", "o-"), ("test", "D")):
+            chosen = [point for point in findings.history.losses if point.split == split]
+            values = [_value(point, in_bits) for point in chosen]
+            _curve(
+                axes,
+                [point.step for point in chosen],
+                values,
+                form,
+                color=colour,
+                alpha=0.4 if split == "train" else 1,
+                lw=0.9 if split == "train" else 1.4,
+                ms=3.5,
+            )
+            count += sum(value is not None for value in values)
+        axes.plot([], [], "o-", color=colour, ms=3.5, label=name)
+        seed = "" if findings.subject.seed is None else f", seed {findings.subject.seed}"
+        run = f"{name}: " if len(runs) > 1 else ""
+        said.append(f"{run}n = {count:,} points, one run{seed}.")
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_ylabel("bits per character" if in_bits else "loss, nats per token")
+    _without_start(axes, [_value(point, in_bits) for point in points])
+    if len(runs) > 1:
+        legend_above(axes, 2)
+    return Drawing(
+        "loss",
+        "How well it predicts, step by step",
+        f"Thin: training; points: validation; diamond: test. {' '.join(said)} A single run has "
+        f"no interval: repeat it with other seeds to know one. No null is drawn: where nothing "
+        f"is learned the loss is that of guessing.",
+        figure,
+    )
+
+
+def training_figure(report: Report) -> Drawing | None:
+    """Similarity over training, by the probes and the checkpoints measured; None without any."""
+    runs = _runs(report)
+    if not any(findings.history.probes for findings, _, _ in runs) and len(report.findings) < 2:
+        return None
+    figure = new_figure(2.5)
+    axes = figure.add_subplot()
+    said = []
+    for place, (findings, name, colour) in enumerate(runs):
+        probes = findings.history.probes
+        steps = [probe.step for probe in probes]
+        layers = max((len(probe.cka_mean) for probe in probes), default=0)
+        for layer in range(layers):
+            values = [
+                probe.cka_mean[layer] if layer < len(probe.cka_mean) else None for probe in probes
+            ]
+            _curve(axes, steps, values, "-", color=colour, lw=0.7, alpha=0.45)
+        means = [_mean(probe.cka_mean) for probe in probes]
+        _curve(axes, steps, means, "o-", color=colour, ms=3, lw=1.8)
+        axes.plot([], [], "o-", color=colour, ms=3, label=name)
+        measured = [findings] if place else report.findings
+        for checkpoint in measured:
+            value, step = checkpoint.overall.cka_mean, checkpoint.subject.step
+            if value is not None and step is not None:
+                axes.plot(step, value, "D", color=colour, mec=INK, mew=0.7, ms=5)
+        tokens = findings.history.probe_tokens
+        run = f"{name}: " if len(runs) > 1 else ""
+        of = "" if tokens is None else f" of {tokens:,} {findings.text.unit}s each"
+        said.append(f"{run}n = {len(probes)} probes{of}, {layers} layers.")
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_ylabel("mean debiased CKA")
+    from_zero(axes)
+    if len(runs) > 1:
+        legend_above(axes, 2)
+    null = report.main.layers[0].cka_mean if report.main.layers else None
+    said_null = (
+        f"Null of a layer's mean: {number(null.null_low)} to {number(null.null_high)}."
+        if null is not None and null.null_low is not None
+        else "No null was computed."
+    )
+    return Drawing(
+        "training",
+        "When experts became alike",
+        f"Thick: mean of the layers at each probe of the training; thin: each layer; diamond: "
+        f"what this report measured. {' '.join(said)} Probes have no interval. {said_null}",
+        figure,
+    )
+
+
+def comparison_figure(comparison: Comparison) -> Drawing:
+    """Curves of several runs over each other, one panel for each kind that any run has."""
+    shown = [
+        (name, label)
+        for name, label in CURVES.items()
+        if any(value is not None for run in comparison.runs for value in run.curves[name].values)
+    ]
+    with style():
+        figure = new_figure(0.4 + 0.13 * len(comparison.runs) + 1.7 * max(1, len(shown)))
+        grid = figure.subplots(max(1, len(shown)), 1, squeeze=False, sharex=True)[:, 0]
+        for (name, label), axes in zip(shown, grid, strict=False):
+            drawn: list[float | None] = []
+            for place, run in enumerate(comparison.runs):
+                curve = run.curves[name]
+                few = len(curve.values) <= 40
+                _curve(
+                    axes,
+                    curve.steps,
+                    curve.values,
+                    ("o" if few else "") + ("-", "--", ":")[place // len(SERIES) % 3],
+                    color=SERIES[place % len(SERIES)],
+                    label=short(run.label, 48),
+                    ms=2.5,
+                    lw=1.2,
+                )
+                drawn += curve.values
+            axes.set_title(label, loc="left")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            if name.endswith("bpc"):
+                _without_start(axes, drawn)
+            else:
+                from_zero(axes)
+        grid[-1].set_xlabel("step")
+        handles, names = grid[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=1)
+    counts = ", ".join(
+        f"{short(run.label, 48)} {sum(len(curve.values) for curve in run.curves.values()):,}"
+        for run in comparison.runs
+    )
+    return Drawing(
+        "comparison",
+        "Runs compared",
+        f"What each training logged. n points: {counts}. One run each, so there is no interval; "
+        f"no null is drawn. Scores do not depend on the clock.",
+        figure,
+    )
+
+
+def _runs(report: Report) -> list[tuple[Findings, str, str]]:
+    first, second = labels(report.main.subject, report.against.subject if report.against else None)
+    found = [(report.main, first, SERIES[0])]
+    return found if report.against is None else [*found, (report.against, second, SERIES[1])]
+
+
+def _value(point: LossPoint, in_bits: bool) -> float | None:
+    return point.bpc if in_bits else point.loss_nats
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _curve(
+    axes: Axes, steps: Sequence[int], values: Sequence[float | None], form: str, **how: object
+) -> None:
+    """A line with gaps where a value is undefined, thinned to what a figure can show."""
+    every = max(1, -(-len(steps) // DRAWN))
+    drawn = np.array([np.nan if value is None else value for value in values], dtype=float)
+    axes.plot(list(steps)[::every], drawn[::every], form, **how)  # type: ignore[arg-type]
+
+
+def _without_start(axes: Axes, values: Sequence[float | None]) -> None:
+    """A vertical axis that shows where runs end, not how high they began."""
+    known = np.array([value for value in values if value is not None])
+    if len(known) < 10:
+        return
+    low, high = known.min(), np.quantile(known, 0.9)
+    if high > low:
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
