@@ -311,7 +311,7 @@ def _by_layer(history: RunHistory, width: int, color: bool) -> list[Text]:
     lines = bars(labels, values, width, high=1.0, style=COLORS[0] if color else "")
     curve = _curve(history, "cka", "", 0)
     lines += [Text(), *line_plot([curve], width, 8, legend=False, x_label="step", color=color)]
-    return _panel(f"mean CKA by layer and over training, now {_two(frame.mean)}", lines, width)
+    return _panel(f"mean CKA by layer; of all {_two(frame.mean)}", lines, width)
 
 
 def _similarity(frame: SimilarityFrame, half: int, width: int, color: bool) -> list[Text]:

@@ -1,0 +1,226 @@
+"""How long the monitor takes to open a long run, what following it costs, and its memory.
+
+    python benchmarks/monitor.py [--steps 100000] [--layers 30] [--experts 64] [--probe-every 1000]
+
+Writes a run folder of that many train events, with probes and validations, into a temporary folder
+(or --folder, which is kept), then measures what lies under the dashboard:
+
+    open      seconds until every event is in the history, and of these the processor's
+    follow    share of a core while another process appends one event every 100 ms and the run is
+              looked at every --interval seconds; a probe among them
+    memory    peak resident memory of the process, MiB
+    frames    milliseconds to read one layer of a probe for the first time
+    curves    milliseconds to draw the score at 200 x 40 cells
+    runs      milliseconds to list a folder of 300 runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simsmoe_cli.monitor.canvas import Curve, line_plot
+from simsmoe_cli.monitor.history import RunHistory
+from simsmoe_cli.monitor.runs import find_runs
+from simsmoe_cli.monitor.tail import Tail
+from simsmoe_cli.rundir import EventLog, RunDir
+
+START = 1.7e9
+STEP_S = 0.25
+
+
+def run_started(name: str, steps: int) -> dict[str, Any]:
+    """Fields of the first event."""
+    return {
+        "name": name,
+        "recipe": {
+            "name": "made-up",
+            "moe": {"router": "smoe"},
+            "similarity": {"preset": "calibrated"},
+        },
+        "parameters": 134_400_000,
+        "tokens_per_step": 8192,
+        "total_steps": steps,
+        "unit": "byte",
+        "device": "cuda",
+        "precision": "bf16",
+    }
+
+
+def train_fields(step: int, steps: int, noise: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Fields of a train event; `noise` holds six numbers."""
+    loss = 0.8 + 4 * math.exp(-8 * step / steps) + 0.05 * noise[0]
+    return {
+        "loss_nats": loss,
+        "bpc": loss / math.log(2),
+        "losses": {"balance": 4 + 0.1 * noise[1], "similarity": 1 + 0.2 * noise[2]},
+        "grad_norm": 0.5 + 0.1 * noise[3],
+        "tokens_per_s": 32000 + 500 * noise[4],
+        "step_ms": 250 + 4 * noise[5],
+        "similarity": {"pairs_due": 15.85, "mean": 0.3 + 0.05 * noise[2], "weight": 0.02},
+        "lr": 1e-3 * (1 - step / steps),
+        "tokens": step * 8192,
+    }
+
+
+def router_fields(layers: int, experts: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Fields of a router event."""
+    found = []
+    for layer in range(layers):
+        load = rng.dirichlet(np.full(experts, 8.0))
+        dead = np.flatnonzero(load < 0.01 / experts)
+        found.append(
+            {
+                "layer": layer,
+                "load": load.tolist(),
+                "load_cv": float(load.std() / load.mean()),
+                "dead": dead.tolist(),
+                "entropy_nats": 1.97,
+                "entropy_of_mean_nats": 2.03,
+            }
+        )
+    return {"layers": found}
+
+
+def similarity_fields(layers: int, experts: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Fields of a similarity event, with as many digits as a probe writes."""
+    found = []
+    for layer in range(layers):
+        cka = rng.random((experts, experts)).astype(np.float32).astype(float)
+        shared = rng.integers(0, 200, (experts, experts)) / 4096
+        found.append(
+            {
+                "layer": layer,
+                "cka": ((cka + cka.T) / 2).tolist(),
+                "mean": float(cka.mean()),
+                "shared": shared.tolist(),
+            }
+        )
+    return {"measure": "cka-linear-debiased", "tokens": 4096, "layers": found}
+
+
+def write_run(folder: Path, steps: int, layers: int, experts: int, probe_every: int) -> int:
+    """A run folder of `steps` logged steps; gives the size of its events in bytes."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(steps + 1, 6))
+    # A few probes, used in turn: making numbers into text takes the time here.
+    routers = [router_fields(layers, experts, rng) for _ in range(5)]
+    similarities = [similarity_fields(layers, experts, rng) for _ in range(5)]
+    texts = {
+        kind: [json.dumps(fields, separators=(",", ":"))[1:] for fields in found]
+        for kind, found in (("router", routers), ("similarity", similarities))
+    }
+    events = RunDir(folder).events
+    events.parent.mkdir(parents=True, exist_ok=True)
+    with open(events, "w") as file:
+
+        def emit(kind: str, step: int, rest: str) -> None:
+            time_s = START + step * STEP_S
+            file.write(f'{{"schema":1,"kind":"{kind}","step":{step},"time":{time_s!r},{rest}\n')
+
+        emit("run_started", 0, json.dumps(run_started(folder.name, steps))[1:])
+        for step in range(1, steps + 1):
+            fields = train_fields(step, steps, noise[step])
+            emit("train", step, json.dumps(fields, separators=(",", ":"))[1:])
+            if step % 1000 == 0:
+                score = {"split": "valid", "loss_nats": fields["loss_nats"], "bpc": fields["bpc"]}
+                emit("eval", step, json.dumps(score | {"best": True}, separators=(",", ":"))[1:])
+            if step % probe_every == 0:
+                for kind, found in texts.items():
+                    emit(kind, step, found[step // probe_every % len(found)])
+    return events.stat().st_size
+
+
+def append_events(
+    folder: Path, first: int, seconds: float, layers: int, experts: int, every_s: float = 0.1
+) -> None:
+    """Append a train event every `every_s` seconds, and one probe half way."""
+    rng = np.random.default_rng(1)
+    events = RunDir(folder).events
+    log = EventLog(events, keep_bytes=events.stat().st_size)
+    count = int(seconds / every_s)
+    for step in range(first, first + count):
+        log.emit("train", step, **train_fields(step, first + count, rng.normal(size=6)))
+        if step == first + count // 2:
+            log.emit("router", step, **router_fields(layers, experts, rng))
+            log.emit("similarity", step, **similarity_fields(layers, experts, rng))
+        time.sleep(every_s)
+    log.close()
+
+
+def opened(folder: Path) -> tuple[RunHistory, Tail, float, float]:
+    """The history of a run, and the seconds and processor seconds it took."""
+    start, cpu = time.perf_counter(), time.process_time()
+    history, tail = RunHistory(folder), Tail(RunDir(folder).events)
+    more = True
+    while more:
+        batch = tail.poll()
+        history.take(batch)
+        more = batch.more
+    return history, tail, time.perf_counter() - start, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--experts", type=int, default=64)
+    parser.add_argument("--probe-every", type=int, default=1000)
+    parser.add_argument("--follow-s", type=float, default=20.0)
+    parser.add_argument("--interval", type=float, default=1.0)
+    parser.add_argument("--folder", type=Path, help="where to write the run, which is then kept")
+    options = parser.parse_args()
+    base = options.folder or Path(tempfile.mkdtemp())
+    try:
+        _measure(base / "long", options)
+    finally:
+        if options.folder is None:
+            shutil.rmtree(base)
+
+
+def _measure(folder: Path, options: argparse.Namespace) -> None:
+    size = (options.steps, options.layers, options.experts)
+    writer = multiprocessing.Process(target=write_run, args=(folder, *size, options.probe_every))
+    writer.start()
+    writer.join()
+    print(f"events.jsonl  {RunDir(folder).events.stat().st_size / 2**20:8.0f} MiB")
+    history, tail, wall, cpu = opened(folder)
+    assert history.step == options.steps, history.step
+    print(f"open          {wall:8.2f} s, of these {cpu:.2f} s of the processor")
+    print(f"memory        {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB")
+    arguments = (folder, options.steps + 1, options.follow_s, options.layers, options.experts)
+    writer = multiprocessing.Process(target=append_events, args=arguments)
+    writer.start()
+    start, cpu = time.perf_counter(), time.process_time()
+    while writer.is_alive():
+        time.sleep(options.interval)
+        history.take(tail.poll(), live=True)
+    share = (time.process_time() - cpu) / (time.perf_counter() - start)
+    print(f"follow        {share:8.2%} of a core")
+    start = time.perf_counter()
+    layer = history.similarities[len(history.similarities) // 2].layer(0)
+    assert layer is not None
+    print(f"frames        {1000 * (time.perf_counter() - start):8.1f} ms")
+    start = time.perf_counter()
+    points = history.series["train"].points()
+    line_plot([Curve("train", points.step, points.mean, points.low, points.high)], 200, 40)
+    print(f"curves        {1000 * (time.perf_counter() - start):8.1f} ms, {len(points)} buckets")
+    for number in range(300):
+        write_run(folder.parent / "many" / f"run-{number}", 200, 4, 8, 100)
+    start = time.perf_counter()
+    found = find_runs(folder.parent / "many")
+    print(f"runs          {1000 * (time.perf_counter() - start):8.0f} ms for {len(found)}")
+
+
+if __name__ == "__main__":
+    main()
