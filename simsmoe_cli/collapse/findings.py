@@ -113,7 +113,7 @@ class LayerFindings(_Facts):
     cka_low: Matrix = Field(description="lower end of the block-bootstrap interval")
     cka_high: Matrix = Field(description="upper end of the block-bootstrap interval")
     cka_null: Null = Field(description="of one pair's debiased linear CKA")
-    cka_mean: Estimate = Field(description="mean over defined pairs; null of the mean")
+    cka_mean: Estimate = Field(description="mean over defined pairs; null of one pair")
     cka_biased: Matrix = Field(description="biased linear CKA of the same rows")
     cka_biased_null: Null
     cka_rbf: Matrix = Field(description="biased CKA, Gaussian kernels of median width")

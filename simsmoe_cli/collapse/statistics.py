@@ -31,6 +31,7 @@ Array = NDArray[np.float64]
 
 FEWEST_ROWS = 4  # HSIC_1 of three rows is 0/0
 FEWEST_BLOCKS = 4  # an interval from fewer says nothing
+NULL_BLOCKS = 16  # of a pass that wants no interval: they only bound the memory
 CANCELLED = 1e-5  # HSIC_1(K, K) / |K|^2 below which only rounding is left, as in similarity/cka.py
 
 
@@ -40,7 +41,7 @@ class PairwiseCka:
 
     Attributes:
         debiased, biased: the two estimators.
-        low, high: interval of the debiased; nan with fewer than 4 blocks.
+        low, high: interval of the debiased; nan without resamples, or with fewer than 4 blocks.
         mean: (value, low, high) of the mean over pairs of the debiased.
     """
 
@@ -59,7 +60,7 @@ def cka_with_interval(
     Args:
         outputs_NTD: every expert's outputs on the same rows, neighbours in the text side by side.
         blocks: runs of neighbouring rows to draw from; at most T / 4.
-        resamples: S.
+        resamples: S; 0: no interval.
         level: of the percentile interval, as 0.95.
         generator: on the CPU.
     """
@@ -76,7 +77,7 @@ def cka_with_interval(
     biased_NN = _ratio(frobenius_NN, varies_N)
     pairs = torch.triu_indices(experts, experts, 1)
     nothing_NN = torch.full_like(debiased_NN, torch.nan)
-    if len(parts) < FEWEST_BLOCKS:
+    if not resamples or len(parts) < FEWEST_BLOCKS:
         value = debiased_NN[tuple(pairs)].nanmean().item()
         return PairwiseCka(
             debiased_NN, biased_NN, nothing_NN, nothing_NN, (value, torch.nan, torch.nan)
