@@ -1,0 +1,157 @@
+"""Parts of the verdict that are about the whole model: routing, sharing, and another run.
+
+`verdict.py` decides, and says which experts are alike.
+"""
+
+from __future__ import annotations
+
+from simsmoe_cli.collapse.findings import Findings, Sentence
+
+UNEVEN_LOAD = 1.0  # coefficient of variation
+UNDECIDED, NARROW = 0.95, 0.5  # of ln N: entropy of a token's routing, and of the mean routing
+NAMED = 3
+
+
+def routing(findings: Findings) -> list[Sentence]:
+    """What is odd about load and routing."""
+    sentences = []
+    uneven = [
+        (layer.layer, layer.load_cv)
+        for layer in findings.layers
+        if layer.load_cv is not None and layer.load_cv >= UNEVEN_LOAD
+    ]
+    if uneven:
+        layer, cv = max(uneven, key=lambda found: found[1])
+        sentences.append(
+            Sentence(
+                text=f"The load is uneven in {count(len(uneven), 'layer', 'layers')}: most in "
+                f"layer {layer}, where it varies by {cv:.1f} times its mean.",
+                tone="warning",
+                evidence={"layers": len(uneven), "layer": layer, "load_cv": cv},
+            )
+        )
+    undecided = [
+        (layer.layer, layer.entropy_nats, layer.entropy_max_nats)
+        for layer in findings.layers
+        if layer.entropy_nats is not None
+        and layer.entropy_nats > UNDECIDED * layer.entropy_max_nats
+    ]
+    narrow = [
+        (layer.layer, layer.entropy_of_mean_nats, layer.entropy_max_nats)
+        for layer in findings.layers
+        if layer.entropy_of_mean_nats is not None
+        and layer.entropy_of_mean_nats < NARROW * layer.entropy_max_nats
+    ]
+    for found, words in (
+        (undecided, "The router hardly decides: a token's experts are chosen almost by chance"),
+        (narrow, "The router knows few experts: the same ones are likely for all tokens"),
+    ):
+        if found:
+            layer, value, most = found[0]
+            where = named([f"layer {number}" for number, _, _ in found])
+            sentences.append(
+                Sentence(
+                    text=f"{words} ({where}; entropy {value:.2f} of at most {most:.2f} nats in "
+                    f"layer {layer}).",
+                    tone="note",
+                    evidence={
+                        "layers": len(found),
+                        "layer": layer,
+                        "entropy_nats": value,
+                        "entropy_max_nats": most,
+                    },
+                )
+            )
+    return sentences
+
+
+def sharing(findings: Findings) -> list[Sentence]:
+    """Whether experts that share tokens are alike (Fig. 4a of the paper)."""
+    found = findings.overall.spearman
+    if found.value is None or found.null_low is None or found.null_high is None:
+        return []
+    evidence = {
+        "spearman": found.value,
+        "low": found.low,
+        "high": found.high,
+        "null_low": found.null_low,
+        "null_high": found.null_high,
+        "pairs": found.n,
+    }
+    if found.null_low <= found.value <= found.null_high:
+        words = "Whether two experts share tokens says nothing about how alike they are"
+    elif found.value > 0:
+        words = "Experts that share more tokens are more alike"
+    else:
+        words = "Experts that share more tokens are less alike"
+    text = (
+        f"{words} (Spearman {found.value:.2f} over {found.n} pairs; by chance "
+        f"{found.null_low:.2f} to {found.null_high:.2f})."
+    )
+    return [Sentence.model_validate({"text": text, "tone": "note", "evidence": evidence})]
+
+
+def compared(findings: Findings, against: Findings) -> list[Sentence]:
+    """What is different from another run; layers are compared one by one."""
+    here, there = findings.overall.cka_mean, against.overall.cka_mean
+    if here is None or there is None:
+        return []
+    ours, theirs = findings.text, against.text
+    name = against.subject.name
+    sentences = []
+    if (ours.corpus, ours.split, ours.rows) != (theirs.corpus, theirs.split, theirs.rows):
+        sentences.append(
+            Sentence(
+                text=f"{name} was measured on other text, so differences may be the text's.",
+                tone="warning",
+                evidence={"rows": ours.rows, "against_rows": theirs.rows},
+            )
+        )
+    apart = [
+        (a.cka_mean.low or 0.0) - (b.cka_mean.high or 0.0) > 0
+        or (b.cka_mean.low or 0.0) - (a.cka_mean.high or 0.0) > 0
+        for a, b in zip(findings.layers, against.layers, strict=False)
+        if None not in (a.cka_mean.low, a.cka_mean.high, b.cka_mean.low, b.cka_mean.high)
+    ]
+    if not any(apart):
+        words = f"Its experts are about as alike as those of {name}"
+    else:
+        less = "less" if here < there else "more"
+        words = f"Its experts are {less} alike than those of {name}"
+    sentences.append(
+        Sentence(
+            text=f"{words}: {here:.2f} against {there:.2f}; the intervals are apart in "
+            f"{sum(apart)} of {len(apart)} layers.",
+            tone="good" if here < there and any(apart) else "note",
+            evidence={
+                "cka_mean": here,
+                "against_cka_mean": there,
+                "layers": len(apart),
+                "layers_apart": sum(apart),
+            },
+        )
+    )
+    if ours.loss_nats is not None and theirs.loss_nats is not None and ours.unit == theirs.unit:
+        in_bits = ours.bpc is not None and theirs.bpc is not None
+        score, other = (ours.bpc, theirs.bpc) if in_bits else (ours.loss_nats, theirs.loss_nats)
+        unit = "BPC" if in_bits else f"nats per {ours.unit}"
+        sentences.append(
+            Sentence(
+                text=f"It predicts this text with {score:.3f} {unit}, {name} with {other:.3f}. One "
+                "run each proves little: seeds of one setting were seen to differ by 0.05 BPC.",
+                tone="note",
+                evidence={"score": score, "against_score": other},
+            )
+        )
+    return sentences
+
+
+def count(number: int, one: str, many: str) -> str:
+    """ "1 pair", "2 pairs"."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def named(names: list[str]) -> str:
+    """Some of the names, and how many more there are."""
+    shown = ", ".join(names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
