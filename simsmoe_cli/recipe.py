@@ -168,6 +168,37 @@ class EvalSettings(Section):
     )
 
 
+class FinetuneSettings(Section):
+    """Fine-tuning a pre-trained model on a classification task, with `simsmoe finetune`.
+
+    The model, its experts and its router are those of the checkpoint; batch, block (the longest
+    text, in tokens), optimizer and schedule are those of the train section, whose `steps` follow
+    from the epochs.
+    """
+
+    task: str = Field(
+        "",
+        description="a prepared task: its name or its folder; empty: a language model is trained",
+    )
+    epochs: int = Field(5, ge=1, description="passes over the training examples")
+    examples: int = Field(
+        0, ge=0, description="training examples used, drawn once by the seed; 0: all"
+    )
+    keep: Literal["start", "end"] = Field(
+        "start", description="what is kept of a text longer than train.block tokens"
+    )
+    pooling: Literal["last", "mean"] = Field(
+        "last",
+        description="what the classifier reads: the hidden state of the last token of a text, or "
+        "the mean over its tokens",
+    )
+    drop_last_layer: bool = Field(
+        False,
+        description="leave out the last attention sub-layer of the pre-trained model and what "
+        "follows it, as the paper does",
+    )
+
+
 class Recipe(Section):
     """One experiment."""
 
@@ -184,6 +215,7 @@ class Recipe(Section):
     data: DataSettings = Field(default_factory=DataSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
+    finetune: FinetuneSettings = Field(default_factory=FinetuneSettings)
     switch: SwitchSettings = Field(default_factory=SwitchSettings)
     gshard: GShardSettings = Field(default_factory=GShardSettings)
     xmoe: XMoESettings = Field(default_factory=XMoESettings)
@@ -203,6 +235,11 @@ class Recipe(Section):
 
     @property
     def idle_sections(self) -> set[str]:
+        """Sections of routers that are not chosen, and `finetune` in pre-training."""
+        return self.idle_routers | ({"finetune"} if not self.finetune.task else set())
+
+    @property
+    def idle_routers(self) -> set[str]:
         """Sections of routers that are not chosen."""
         routers = {
             name for name, section in sections().items() if issubclass(section, RouterSettings)

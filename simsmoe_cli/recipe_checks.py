@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from simsmoe_cli import registry
 from simsmoe_cli.errors import Problem, nearest
 from simsmoe_cli.recipe import Recipe, fields, listed, sections
-from simsmoe_cli.router_checks import router_problems
+from simsmoe_cli.router_checks import ignored_settings, router_problems
 from simsmoe_cli.schedule import Schedule
 from simsmoe_cli.similarity_checks import similarity_problems
 
@@ -156,6 +156,7 @@ def contradictions(recipe: Recipe) -> list[Problem]:
         *similarity_problems(recipe),
         *_train_problems(recipe),
         *_eval_problems(recipe),
+        *_finetune_problems(recipe),
     ]
 
 
@@ -275,6 +276,28 @@ def _eval_problems(recipe: Recipe) -> Iterator[Problem]:
             f"{overlap} leaves nothing new in a block of {block}",
             f"Use at most {block - 1}.",
         )
+
+
+def _finetune_problems(recipe: Recipe) -> Iterator[Problem]:
+    if not recipe.finetune.task:
+        yield from ignored_settings(
+            "finetune",
+            recipe.finetune,
+            "pre-training",
+            "or set finetune.task",
+            "finetune.task",
+        )
+        return
+    for name in ("order", "validate_blocks"):
+        if getattr(recipe.train, name) != _default(f"train.{name}"):
+            yield Problem(
+                (f"train.{name}", "finetune.task"),
+                "has no effect in fine-tuning, which shuffles examples and validates on all",
+                "Leave it out.",
+            )
+    yield from ignored_settings(
+        "eval", recipe.eval, "a task", "as a task is evaluated text by text", "finetune.task"
+    )
 
 
 def _closest(number: int, candidates: Iterable[int]) -> int:

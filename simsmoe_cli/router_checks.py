@@ -15,7 +15,7 @@ from simsmoe_cli.section import Section
 
 def router_problems(recipe: Recipe) -> Iterator[Problem]:
     """Sections of routers that are not chosen, and what the chosen router cannot do."""
-    for name in sorted(recipe.idle_sections):
+    for name in sorted(recipe.idle_routers):
         yield from ignored_settings(
             name,
             getattr(recipe, name),
@@ -143,7 +143,7 @@ def _smoe_dropout(recipe: Recipe) -> Iterator[Problem]:
 
 def _expert_choice(recipe: Recipe) -> Iterator[Problem]:
     yield from _without_balance_loss(recipe)
-    if not recipe.expert_choice.allow_leak:
+    if not recipe.expert_choice.allow_leak and not recipe.finetune.task:
         yield Problem(
             ("moe.router", "expert_choice.allow_leak", "model.pattern"),
             "expert-choice picks a token by what comes after it, which a language model is to "

@@ -18,7 +18,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
 
@@ -95,7 +95,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(folder: Path, state: dict[str, Any], model: LanguageModel) -> None:
+def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
     """Fill the model from a checkpoint folder or best/.
 
     Raises:

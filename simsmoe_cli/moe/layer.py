@@ -4,7 +4,11 @@ y_t = sum over the K chosen experts of w_ti * E_i(x_t). Losses are returned by n
 the model sums them and the trainer weighs them (SimSMoE's published code added the similarity to
 the gate's balance loss, which scaled it by the balance coefficient).
 
-Shapes: B batch, M block, T = B*M tokens, D model width, N experts, K experts per token.
+Padding is taken out before anything else and comes back as zeros, so that no router, loss, count
+of a load or of a pair ever sees it; `RouteContext.real_T` says where the tokens of the text are.
+
+Shapes: B batch, M block, T = B*M tokens (those of the text, where some are padding), D model
+width, N experts, K experts per token.
 """
 
 from __future__ import annotations
@@ -29,9 +33,9 @@ class MoEOutput:
     """What a MoE layer gives back.
 
     Attributes:
-        hidden: like the input.
+        hidden: like the input; zeros where it is padding.
         losses: scalars by name, without coefficients.
-        routing: where the tokens went.
+        routing: where the tokens went, padding left out.
         similarity: what similarity learning measured in this step, if it is on.
     """
 
@@ -110,6 +114,9 @@ class MoELayer(nn.Module):
 
     def forward(self, x_BMD: Tensor, context: RouteContext) -> MoEOutput:
         x_TD = x_BMD.flatten(0, -2)
+        places, real_T = x_TD.shape[0], context.real_T
+        if real_T is not None:
+            x_TD, context = x_TD.index_select(0, real_T), context.without_padding()
         routing = self.router(x_TD, replace(context, dense_experts=self.experts.dense))
         hidden = self.experts.mixture(
             x_TD, routing.index_TK, routing.weight_TK, partial=routing.partial
@@ -128,6 +135,8 @@ class MoELayer(nn.Module):
                 context.total_steps,
             )
             losses["similarity"] = similarity.loss
+        if real_T is not None:
+            hidden = hidden.new_zeros(places, hidden.shape[1]).index_copy(0, real_T, hidden)
         return MoEOutput(hidden.view_as(x_BMD), losses, routing, similarity)
 
     def _without_dropout(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:

@@ -1,11 +1,9 @@
-"""The training loop.
+"""The training loop, whatever the objective.
 
 Nothing in a step waits on the device: losses are summed there, a non-finite step is skipped there
 (optim.NonFiniteGuard), and the host reads numbers only where an event is due. Where a run stands
 follows from its step and the tensors of its checkpoint, so a resumed run equals an uninterrupted
 one bit for bit on a CPU.
-
-Shapes: B streams, M block, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,40 +12,29 @@ import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
-from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.data.streams import TrainStreams
-from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, UserError
-from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.errors import EXIT_NON_FINITE, UserError
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import EventLog, RunDir
 from simsmoe_cli.schedule import value_at
-from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.evaluate import (
-    Evaluation,
-    autocast,
-    evaluate_split,
-    resolve_precision,
-)
+from simsmoe_cli.train import checkpoint, saving
+from simsmoe_cli.train.objective import Objective, S
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
-from simsmoe_cli.train.probes import probe, probe_batch
+from simsmoe_cli.train.probes import probe
 from simsmoe_cli.train.signals import Stopped, StopSignals
 from simsmoe_cli.train.window import LogWindow
 
 
-class Trainer:
+class Trainer(Generic[S]):
     """One training run in one run folder, which the caller has locked.
 
     Args:
-        recipe: what to train.
-        store: the prepared corpus.
+        objective: what to train, with its model and data.
         run: where everything is written.
-        device: where to compute.
         resume_from: a checkpoint folder of this run to go on from.
         subscriber: called with every event.
         on_step: called with the number of steps done, after each step.
@@ -55,39 +42,25 @@ class Trainer:
 
     def __init__(
         self,
-        recipe: Recipe,
-        store: TokenStore,
+        objective: Objective[S],
         run: RunDir,
-        device: torch.device,
         *,
         resume_from: Path | None = None,
         subscriber: Callable[[dict[str, Any]], None] | None = None,
         on_step: Callable[[int], None] | None = None,
     ):
-        settings = recipe.train
-        self.recipe, self.settings = recipe, settings
-        self.store, self.run, self.device = store, run, device
+        self.objective, self.run = objective, run
+        self.recipe, self.device = objective.recipe, objective.device
+        self.model = objective.model
+        self.settings = settings = self.recipe.train
         self.on_step = on_step
-        self.unit = store.manifest.unit
-        self.precision = resolve_precision(settings.precision, device)
-        self.loss_weights = recipe.loss_weights
-        self.streams = TrainStreams(
-            store.split("train"),
-            settings.batch,
-            settings.block,
-            shuffle_seed=settings.seed if recipe.shuffles_blocks else None,
-        )
-        self.probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
-        torch.manual_seed(settings.seed)
-        self.model = LanguageModel(recipe, store.manifest.vocab_size).to(device)
+        self.loss_weights = self.recipe.loss_weights
         self.optimizer = build_optimizer(self.model, settings)
-        self.guard = NonFiniteGuard(device)
+        self.guard = NonFiniteGuard(self.device)
         compiled = settings.compile == "on" or (
-            settings.compile == "auto" and device.type == "cuda"
+            settings.compile == "auto" and self.device.type == "cuda"
         )
-        self._loss = torch.compile(self._micro_loss) if compiled else self._micro_loss
-        rows = settings.batch // settings.micro_batches
-        self.memory = [self.model.initial_memory(rows) for _ in range(settings.micro_batches)]
+        self._loss = torch.compile(objective.loss) if compiled else objective.loss
         self.window = LogWindow()
         self.signals = StopSignals()
         self.step = 0
@@ -99,7 +72,7 @@ class Trainer:
         if resume_from is not None:
             self._resumed = self._restore(resume_from)
 
-    def train(self) -> Evaluation:
+    def train(self) -> S:
         """Train to the last step and evaluate the best weights on the test split.
 
         Raises:
@@ -134,13 +107,13 @@ class Trainer:
         with contextlib.suppress(OSError):
             self._emit("run_finished", status=status, reason=reason)
 
-    def _train(self) -> Evaluation:
+    def _train(self) -> S:
         settings = self.settings
         if self._resume_from is not None:
             self._go_on(self._resume_from)
         else:
             self._announce()
-            for message in self.store.manifest.warnings:
+            for message in self.objective.warnings:
                 self._emit("warning", message=message)
             if settings.probe_every:
                 self._probe()
@@ -176,9 +149,10 @@ class Trainer:
             parameters=sum(p.numel() for p in self.model.parameters()),
             tokens_per_step=settings.batch * settings.block,
             total_steps=settings.steps,
-            unit=self.unit,
+            unit=self.objective.unit,
             device=str(self.device),
-            precision=self.precision,
+            precision=self.objective.precision,
+            **self.objective.announcement(),
         )
 
     def _go_on(self, folder: Path) -> None:
@@ -186,8 +160,9 @@ class Trainer:
         self._emit("checkpoint", path=str(folder.relative_to(self.run.path)))
         if self._resumed["recipe"] != self.recipe.model_dump(mode="json"):
             self._announce()
-        if self._resumed["precision"] != self.precision:
-            message = f"computing in {self.precision}; so far it was {self._resumed['precision']}"
+        precision, before = self.objective.precision, self._resumed["precision"]
+        if before != precision:
+            message = f"computing in {precision}; so far it was {before}"
             self._emit("warning", message=message)
         if dropped := checkpoint.discard_after(self.run, self.step):
             message = f"later checkpoints were deleted: {', '.join(map(str, dropped))}"
@@ -196,20 +171,14 @@ class Trainer:
     def _train_step(self) -> None:
         """One optimizer step over all micro-batches; never waits on the device."""
         settings = self.settings
-        inputs, targets, restart = self.streams.read(self.step)
-        rows = settings.batch // settings.micro_batches
         progress = self.step / settings.steps
         weights = {name: value_at(w, progress) for name, w in self.loss_weights.items()}
         self.model.train()
         total = torch.zeros((), device=self.device)
-        for part, memory in enumerate(self.memory):
-            if restart:
-                for tensor in memory:
-                    tensor.zero_()
-            x, y = (self._to_device(t[part * rows : (part + 1) * rows]) for t in (inputs, targets))
-            context = RouteContext(step=self.step, total_steps=settings.steps)
-            loss, self.memory[part], measured = self._loss(x, y, memory, context, weights)
+        for part, inputs in enumerate(self.objective.micro_batches(self.step)):
+            loss, memory, measured = self._loss(*inputs, self._context(self.step), weights)
             loss.backward()
+            self.objective.keep(part, memory)
             total = total + loss.detach()
             self.window.add(measured)
         grad_norm = self._clip()
@@ -221,39 +190,8 @@ class Trainer:
         self.window.end_step(grad_norm)
         self.step += 1
 
-    def _micro_loss(
-        self,
-        x_BM: Tensor,
-        y_BM: Tensor,
-        memory: list[Tensor],
-        context: RouteContext,
-        weights: dict[str, float],
-    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-        """A micro-batch's share of the loss, its memory, and what to log (detached)."""
-        with autocast(self.device, self.precision):
-            output = self.model.score(x_BM, y_BM, memory, context)
-        task = output.nats / y_BM.numel()
-        total = task
-        measured = {"task": task.detach()}
-        for name, loss in output.losses.items():
-            total = total + weights[name] * loss
-            measured[f"loss.{name}"] = loss.detach()
-        for layer in output.moe:
-            if layer.similarity is not None:
-                due = layer.similarity.pairs_due
-                for name, value in (
-                    ("pairs_due", due),
-                    ("similarity_sum", (layer.similarity.mean * due).nan_to_num()),
-                ):
-                    measured[name] = measured.get(name, 0.0) + value.detach()
-            for metric, value in layer.routing.metrics.items():
-                for name, part in (
-                    (f"metric.{metric}", value.detach()),
-                    (f"reports.{metric}", torch.ones_like(value)),
-                ):
-                    measured[name] = measured.get(name, 0.0) + part
-        share = 1 / self.settings.micro_batches
-        return total * share, output.memory, {name: v * share for name, v in measured.items()}
+    def _context(self, step: int, real_T: Tensor | None = None) -> RouteContext:
+        return RouteContext(step=step, total_steps=self.settings.steps, real_T=real_T)
 
     def _clip(self) -> Tensor:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
@@ -261,21 +199,17 @@ class Trainer:
             return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
-
     def _log(self) -> None:
         """Emit a train event; the host waits on the device here."""
         self._check_finite()
-        tokens_per_step = self.settings.batch * self.settings.block
-        fields = self.window.close(tokens_per_step, in_bits=self.unit in ("byte", "character"))
+        tokens = self.objective.tokens_read(self.step)
+        timed = tokens - self.objective.tokens_read(self.step - self.window.timed_steps)
+        fields = self.window.close(timed, in_bits=self.objective.in_bits)
         if "similarity" in fields:
             progress = (self.step - 1) / self.settings.steps
             fields["similarity"] |= self.recipe.similarity.in_force(progress)
         lr = learning_rate(self.step - 1, self.settings)
-        self._emit("train", **fields, lr=lr, tokens=self.step * tokens_per_step)
+        self._emit("train", **fields, lr=lr, tokens=tokens)
 
     def _check_finite(self) -> None:
         if self.guard.tripped():
@@ -300,114 +234,65 @@ class Trainer:
             code=EXIT_NON_FINITE,
         )
 
-    def _evaluate(self, split: str, max_blocks: int, step: int) -> Evaluation:
-        """Evaluate the model's weights, which are those of `step`."""
-        settings = self.recipe.eval
-        return evaluate_split(
-            self.model,
-            self.store.split(split),
-            block=self.settings.block,
-            streams=settings.streams,
-            overlap=settings.overlap,
-            max_blocks=max_blocks,
-            precision=self.precision,
-            context=RouteContext(step=step, total_steps=self.settings.steps),
-        )
-
     def _validate(self) -> None:
         self._check_finite()
-        result = self._evaluate("valid", self.settings.validate_blocks, self.step)
-        if not math.isfinite(result.loss_nats):
+        score = self.objective.validate(self._context(self.step))
+        if not math.isfinite(score.loss_nats):
             raise self._diverged(f"the validation loss became non-finite at step {self.step}")
-        best = result.loss_nats < self.best_loss
+        to_minimise = self.objective.to_minimise(score)
+        best = to_minimise < self.best_loss
         if best:
-            self.best_loss = result.loss_nats
-            state = self._identity() | {"loss_nats": result.loss_nats}
+            self.best_loss = to_minimise
+            state = self.objective.identity() | self.objective.best_fields(score)
             checkpoint.save_best(self.run, self.step, self.model, state)
-        self._emit("eval", **result.event_fields("valid", self.unit), best=best)
+        self._emit("eval", **self.objective.event_fields(score, "valid"), best=best)
 
     def _probe(self) -> None:
-        context = RouteContext(step=self.step, total_steps=self.settings.steps)
-        router, similarity = probe(self.model, self.probe_batch, context, self.precision)
+        tokens_BM, real_T = self.objective.probe_batch()
+        context = self._context(self.step, real_T)
+        router, similarity = probe(self.model, tokens_BM, context, self.objective.precision)
         self._emit("router", **router)
         self._emit("similarity", **similarity)
 
     def _save(self) -> None:
         self._check_finite()
-        tensors = checkpoint.optimizer_tensors(self.model, self.optimizer)
-        tensors |= {f"window.{name}": value for name, value in self.window.sums.items()}
-        for part, memory in enumerate(self.memory):
-            tensors |= {f"memory.{part}.{i}": tensor for i, tensor in enumerate(memory)}
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        state = self._identity() | {
+        tensors = saving.training_tensors(self.objective, self.optimizer, self.window)
+        state = self.objective.identity() | {
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "events_bytes": self.events.position(),
-            "precision": self.precision,
+            "precision": self.objective.precision,
         }
         path = checkpoint.save(self.run, self.step, self.model, tensors, state)
         self._emit("checkpoint", path=str(path.relative_to(self.run.path)))
         checkpoint.prune(self.run, self.settings.keep_last)
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint says about the model and the text it was trained on."""
-        return {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "vocab_size": self.model.vocab_size,
-            "unit": self.unit,
-            "corpus": self.store.manifest.fingerprint,
-            "vocabulary": self.store.manifest.vocabulary,
-            "store": str(self.store.path.resolve()),
-        }
-
     def _restore(self, folder: Path) -> dict[str, Any]:
         """Everything back as it was when the checkpoint was taken; its state."""
-        state = checkpoint.read_state(folder)
-        if state["corpus"] != self.store.manifest.fingerprint:
-            raise UserError(
-                "the prepared corpus is not the one this run was trained on",
-                where=str(self.store.path),
-                hint="Point --data-dir at the original, or start a new run with another --name.",
-                code=EXIT_DATA,
-            )
-        checkpoint.load_weights(folder, state, self.model)
-        tensors = checkpoint.load_training(folder)
-        checkpoint.restore_optimizer(self.model, self.optimizer, tensors)
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "window":
-                self.window.sums[rest] = tensor.to(self.device)
-            elif kind == "memory":
-                part, _, layer = rest.partition(".")
-                self.memory[int(part)][int(layer)] = tensor.to(self.device)
-        torch.set_rng_state(tensors["rng.cpu"])
-        if self.device.type == "cuda" and "rng.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        state = saving.restore(folder, self.objective, self.optimizer, self.window)
         self.step = self.first_watched = state["step"]
         if state["best_loss"] is not None and (self.run.best / checkpoint.STATE).is_file():
             self.best_loss = state["best_loss"]
         return state
 
-    def _finish(self) -> Evaluation:
-        """Evaluate the best weights on the test split."""
+    def _finish(self) -> S:
+        """Score the best weights on the split that is reported."""
         self.signals.leave_when_asked(self.step)
         folder = checkpoint.find(self.run, "best")
         state = checkpoint.read_state(folder)
         checkpoint.load_weights(folder, state, self.model)
-        result = self._evaluate("test", self.recipe.eval.final_blocks, state["step"])
+        score = self.objective.test(self._context(state["step"]))
         self.signals.leave_when_asked(None)
-        fields = result.event_fields("test", self.unit)
-        self._emit("eval", **fields, best=True)
+        self._emit(
+            "eval", **self.objective.event_fields(score, self.objective.test_split), best=True
+        )
         self._emit(
             "run_finished",
             status="finished",
             reason="all steps done",
-            test_bpc=fields["bpc"],
-            test_loss_nats=result.loss_nats,
+            **self.objective.result_fields(score),
             best_step=state["step"],
         )
-        return result
+        return score
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self.events.emit(kind, self.step, **fields)

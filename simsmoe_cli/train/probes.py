@@ -11,6 +11,7 @@ Shapes: B batch, M block, T = B*M tokens, N experts, K experts per token.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simsmoe_cli.data.streams import Tokens
-from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
@@ -38,14 +39,14 @@ def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
 
 @torch.no_grad()
 def probe(
-    model: LanguageModel, batch_BM: Tensor, context: RouteContext, precision: str
+    model: Backbone, batch_BM: Tensor, context: RouteContext, precision: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields of a router event and of a similarity event.
 
     Args:
         model: left in the mode it was in.
-        batch_BM: from `probe_batch`.
-        context: step and options of routing.
+        batch_BM: from `probe_batch`, or texts with padding.
+        context: step and options of routing; its `real_T` says what is no padding.
         precision: "fp32" or "bf16" autocast.
     """
     layers = model.moe_layers
@@ -54,13 +55,16 @@ def probe(
         layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for layer in layers
     ]
     device = next(model.parameters()).device
+    real_T = None if context.real_T is None else context.real_T.to(device)
+    context = replace(context, real_T=real_T)
+    tokens = batch_BM.numel() if real_T is None else real_T.numel()
     was_training = model.training
     model.eval()
     try:
         with autocast(device, precision):
-            outputs = model(batch_BM.to(device), (), context).moe
+            outputs = model.encode(batch_BM.to(device), (), context).moe
             cka = [
-                pairwise_debiased_cka(layer.experts.dense(x.flatten(0, -2)).float())
+                pairwise_debiased_cka(layer.experts.dense(_real(x, real_T)).float())
                 for layer, x in zip(layers, inputs, strict=True)
             ]
     finally:
@@ -99,8 +103,14 @@ def probe(
         )
     return (
         {"layers": routers},
-        {"measure": "cka-linear-debiased", "tokens": batch_BM.numel(), "layers": similarities},
+        {"measure": "cka-linear-debiased", "tokens": tokens, "layers": similarities},
     )
+
+
+def _real(x_BMD: Tensor, real_T: Tensor | None) -> Tensor:
+    """A layer's inputs [T, D], padding left out."""
+    x_TD = x_BMD.flatten(0, -2)
+    return x_TD if real_T is None else x_TD.index_select(0, real_T)
 
 
 def _entropy(probability: Tensor) -> Tensor:

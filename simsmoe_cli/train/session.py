@@ -29,6 +29,7 @@ from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.evaluate import Evaluation, evaluate_split, resolve_precision
+from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.planning import Plan
 
@@ -102,10 +103,8 @@ def train(
     with _clear_os_errors(run), _clear_memory_errors(device, hint), run.locked():
         try:
             trainer = Trainer(
-                recipe,
-                store,
+                LanguageModelling(recipe, store, device),
                 run,
-                device,
                 resume_from=plan.resume_from,
                 subscriber=subscriber,
                 on_step=on_step,
@@ -263,7 +262,7 @@ def evaluate_run(
         "corpus": store.manifest.name,
         "unit": store.manifest.unit,
         "top_k": top_k,
-        **result.event_fields(split, store.manifest.unit),
+        **result.event_fields(split, store.manifest),
     }
 
 

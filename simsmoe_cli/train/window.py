@@ -22,13 +22,13 @@ class LogWindow:
     "task" is the next-token loss in nats, "loss.NAME" an auxiliary loss, "grad_norm" the gradient
     norm, "pairs_due" and "similarity_sum" pairs measured and the sum of their similarity,
     "metric.NAME" and "reports.NAME" what routers report and how many layers reported it, "steps"
-    the number of steps.
+    the number of steps. `timed_steps` of them were taken since the clock was restarted.
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self._since = time.perf_counter()
-        self._timed_steps = 0
+        self.timed_steps = 0
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add to the sums; does not wait on the device."""
@@ -39,11 +39,11 @@ class LogWindow:
     def end_step(self, grad_norm: Tensor) -> None:
         """A step was done."""
         self.add({"grad_norm": grad_norm, "steps": torch.ones_like(grad_norm)})
-        self._timed_steps += 1
+        self.timed_steps += 1
 
     def restart_clock(self) -> None:
         """Time steps from now on."""
-        self._since, self._timed_steps = time.perf_counter(), 0
+        self._since, self.timed_steps = time.perf_counter(), 0
 
     @contextlib.contextmanager
     def clock_paused(self) -> Iterator[None]:
@@ -52,13 +52,13 @@ class LogWindow:
         yield
         self._since += time.perf_counter() - start
 
-    def close(self, tokens_per_step: int, *, in_bits: bool) -> dict[str, Any]:
+    def close(self, tokens: int, *, in_bits: bool) -> dict[str, Any]:
         """Fields of the train event, all sums read at once; a new window begins.
 
         The host waits on the device here.
 
         Args:
-            tokens_per_step: for the speed.
+            tokens: of the timed steps, for the speed.
             in_bits: whether the loss is also given as BPC.
         """
         names = list(self.sums)
@@ -66,7 +66,7 @@ class LogWindow:
         sums = dict(zip(names, values, strict=True))
         steps = sums["steps"]
         loss_nats = sums["task"] / steps
-        step_ms = 1000 * (time.perf_counter() - self._since) / self._timed_steps
+        seconds = time.perf_counter() - self._since
         fields: dict[str, Any] = {
             "loss_nats": loss_nats,
             "bpc": loss_nats / math.log(2) if in_bits else None,
@@ -76,8 +76,8 @@ class LogWindow:
                 if name.startswith("loss.")
             },
             "grad_norm": sums["grad_norm"] / steps,
-            "tokens_per_s": 1000 * tokens_per_step / step_ms,
-            "step_ms": step_ms,
+            "tokens_per_s": tokens / seconds,
+            "step_ms": 1000 * seconds / self.timed_steps,
         }
         if "pairs_due" in sums:
             due = sums["pairs_due"]

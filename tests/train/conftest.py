@@ -11,6 +11,7 @@ import torch
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
 from tests.train.tiny import recipe
 
@@ -20,12 +21,7 @@ def trainer(store: TokenStore, tmp_path: Path) -> Callable[..., Trainer]:
     """Makes trainers of the tiny recipe with changes, in a run folder each."""
 
     def make(name: str = "run", resume_from: Path | None = None, **changes: Any) -> Trainer:
-        return Trainer(
-            recipe(**changes),
-            store,
-            RunDir(tmp_path / name),
-            torch.device("cpu"),
-            resume_from=resume_from,
-        )
+        objective = LanguageModelling(recipe(**changes), store, torch.device("cpu"))
+        return Trainer(objective, RunDir(tmp_path / name), resume_from=resume_from)
 
     return make

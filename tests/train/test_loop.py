@@ -18,7 +18,7 @@ from simsmoe_cli.errors import EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserE
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train import checkpoint, loop
+from simsmoe_cli.train import checkpoint, language_modelling
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.optim import learning_rate
@@ -191,7 +191,7 @@ def test_memory_is_carried_and_forgotten_where_the_text_starts_over(
     trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = trainer(model=PAPER_MODEL)
-    monkeypatch.setattr(made.streams, "blocks", 3)
+    monkeypatch.setattr(made.objective.streams, "blocks", 3)
     empty: list[bool] = []
     loss = made._loss
 
@@ -405,15 +405,15 @@ def test_stopped_when_all_steps_are_done(
     if moment == "last step":
         interrupt(made, 8, signal.SIGTERM)
     else:
-        evaluate = loop.evaluate_split
+        evaluate = language_modelling.evaluate_split
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:
-            if made.step == 8 and kwargs["max_blocks"] == made.recipe.eval.final_blocks:
+            if made.step == 8 and kwargs["max_blocks"] == made.objective.recipe.eval.final_blocks:
                 os.kill(os.getpid(), signal.SIGTERM)
             return evaluate(*args, **kwargs)
 
-        monkeypatch.setattr(loop, "evaluate_split", interrupted)
-        made.recipe = recipe(eval={"final_blocks": 3})
+        monkeypatch.setattr(language_modelling, "evaluate_split", interrupted)
+        made.objective.recipe = recipe(eval={"final_blocks": 3})
     with pytest.raises(Stopped):
         made.train()
     assert "test" not in {event.get("split") for event in events(made.run)}
@@ -529,6 +529,11 @@ def test_the_summary_routes_as_at_the_step_of_the_best_weights(
     summary = run.train()
     context = RouteContext(step=4, total_steps=8)
     expected = evaluate_split(
-        run.model, run.store.split("test"), block=32, streams=4, max_blocks=2, context=context
+        run.model,
+        run.objective.store.split("test"),
+        block=32,
+        streams=4,
+        max_blocks=2,
+        context=context,
     )
     assert summary.total_nats == expected.total_nats

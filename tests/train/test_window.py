@@ -36,11 +36,11 @@ def test_speed_is_that_of_steps_alone(clock: Clock) -> None:
     with window.clock_paused():
         clock.now += 1000.0
     step(window, clock, 0.75)
-    fields = window.close(tokens_per_step=64, in_bits=False)
+    fields = window.close(tokens=128, in_bits=False)
     assert fields["step_ms"] == pytest.approx(500)
     assert fields["tokens_per_s"] == pytest.approx(128)
     step(window, clock, 0.125)
-    assert window.close(tokens_per_step=64, in_bits=False)["step_ms"] == pytest.approx(125)
+    assert window.close(tokens=64, in_bits=False)["step_ms"] == pytest.approx(125)
 
 
 def test_steps_of_before_a_restart_count_for_means_and_not_for_speed(clock: Clock) -> None:
@@ -53,7 +53,7 @@ def test_steps_of_before_a_restart_count_for_means_and_not_for_speed(clock: Cloc
     clock.now += 50.0
     window.restart_clock()
     step(window, clock, 0.5)
-    fields = window.close(tokens_per_step=64, in_bits=False)
+    fields = window.close(tokens=64, in_bits=False)
     assert fields["loss_nats"] == pytest.approx((9 + 2) / 4)
     assert fields["grad_norm"] == pytest.approx(1)
     assert fields["step_ms"] == pytest.approx(500)

@@ -6,7 +6,7 @@ Shapes: T tokens, D model width, N experts, K experts per token.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class RouteContext:
         total_steps: optimizer steps of the whole training.
         dense_experts: runs every expert on rows [T, D] and gives [N, T, D].
         top_k: overrides the layer's K (evaluation of a router at another k).
+        real_T: places of the tokens that are no padding, int64, ascending; None: there is no
+            padding. Made on the host, which knows the lengths. Routers never see padding.
     """
 
     token_ids_T: Tensor | None = None
@@ -56,6 +58,16 @@ class RouteContext:
     total_steps: int = 1
     dense_experts: Callable[[Tensor], Tensor] | None = None
     top_k: int | None = None
+    real_T: Tensor | None = None
+
+    def without_padding(self) -> RouteContext:
+        """The context of the real tokens alone."""
+        if self.real_T is None:
+            return self
+        ids_T = self.token_ids_T
+        if ids_T is not None:
+            ids_T = ids_T.index_select(0, self.real_T)
+        return replace(self, token_ids_T=ids_T, real_T=None)
 
 
 @dataclass

@@ -1,0 +1,110 @@
+"""A classifier of texts on a pre-trained backbone (SimSMoE 2406.15883, section 4: transfer).
+
+The output layer of the language model is dropped. A fresh linear layer reads the hidden state of a
+text's last real token, which has attended to all of them, or the mean over its real tokens.
+
+`finetune.drop_last_layer` also drops the backbone's last layer: its last self-attention sub-layer
+and whatever sub-layers follow that one (a whole repeat of "sg" or "sgfgfg", the last letter of
+"sgsfss"); the final norm of a pre-norm backbone stays. Layers that stay keep their place among all
+layers of the pre-trained model, which routers that draw by layer and seed look at.
+
+Texts are padded on the right. Attention is causal, so no token of a text ever sees padding, and
+the MoE layers leave it out (`RouteContext.real_T`): padding changes nothing that is computed.
+
+Shapes: B texts, M the longest of them in tokens, T places of a flattened batch, D model width,
+C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.model.language_model import Backbone, BackboneOutput
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe import Recipe
+
+
+@dataclass
+class ClassifierOutput(BackboneOutput):
+    """What a batch of texts gives; the hidden states of padding mean nothing.
+
+    Attributes:
+        logits: [B, C].
+    """
+
+    logits: Tensor
+
+
+class Classifier(Backbone):
+    """A sparse mixture-of-experts classifier; see `Backbone`.
+
+    Args:
+        recipe: whose finetune section says how texts are read and whether the last layer is kept.
+        vocab_size: of the pre-trained model.
+        classes: C.
+
+    Raises:
+        UserError: the last layer is to be dropped, and it is the only one.
+    """
+
+    def __init__(self, recipe: Recipe, vocab_size: int, classes: int):
+        super().__init__(recipe, vocab_size)
+        self.pooling = recipe.finetune.pooling
+        if recipe.finetune.drop_last_layer:
+            self.layers = self.layers[: kept_layers(recipe)]
+        self.classifier = nn.Linear(recipe.model.width, classes)
+
+    def forward(
+        self, tokens_BM: Tensor, length_B: Tensor, context: RouteContext | None = None
+    ) -> ClassifierOutput:
+        """Classify texts that are padded on the right.
+
+        Args:
+            tokens_BM: vocabulary ids, int64; any valid id in places of padding.
+            length_B: tokens of each text, at least 1, int64.
+            context: step and options of routing; its `real_T` must say what is no padding, where
+                there is any (`real_places` makes it).
+        """
+        found = self.encode(tokens_BM, (), context)
+        logits_BC = self.classifier(pool(found.hidden, length_B, self.pooling))
+        return ClassifierOutput(found.hidden, found.memory, found.losses, found.moe, logits_BC)
+
+
+def kept_layers(recipe: Recipe) -> int:
+    """How many sub-layers a backbone has before its last layer."""
+    kinds = recipe.model.pattern * recipe.model.repeats
+    kept = kinds.rfind("s") if "s" in kinds else len(kinds) - 1
+    if kept == 0:
+        raise UserError(
+            "the model has one layer, and nothing would be left of it",
+            where="finetune.drop_last_layer",
+            hint="Set it to false.",
+        )
+    return kept
+
+
+def real_places(length_B: Tensor, longest: int) -> Tensor:
+    """Places [real tokens] int64 of the tokens that are no padding among B*M flattened ones.
+
+    Args:
+        length_B: tokens of each text, on the CPU: it is made where lengths are known, so that
+            nothing waits on the device.
+        longest: M.
+    """
+    real_BM = np.arange(longest) < length_B.numpy()[:, None]
+    return torch.from_numpy(np.flatnonzero(real_BM))
+
+
+def pool(hidden_BMD: Tensor, length_B: Tensor, pooling: str) -> Tensor:
+    """One hidden state a text, [B, D]: of the last real token ("last"), or the mean ("mean")."""
+    if pooling == "last":
+        last_B11 = (length_B - 1)[:, None, None].expand(-1, -1, hidden_BMD.shape[2])
+        return hidden_BMD.gather(1, last_B11).squeeze(1)
+    place_M = torch.arange(hidden_BMD.shape[1], device=hidden_BMD.device)
+    real_BM1 = (place_M < length_B.unsqueeze(1)).unsqueeze(2)
+    return torch.where(real_BM1, hidden_BMD, 0.0).sum(1) / length_B.unsqueeze(1)
