@@ -78,31 +78,56 @@ class TrainStreams:
 def evaluation_blocks(
     tokens: Tokens, streams: int, block: int, overlap: int = 0, max_blocks: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets of `evaluation_streams` that start without a warm-up."""
+    for inputs, targets, _ in evaluation_streams(tokens, streams, block, overlap, max_blocks):
+        yield inputs, targets
+
+
+def evaluation_streams(
+    tokens: Tokens,
+    streams: int,
+    block: int,
+    overlap: int = 0,
+    max_blocks: int = 0,
+    warm_up: int = 0,
+) -> Iterator[tuple[Tensor, Tensor, NDArray[np.bool_]]]:
     """Inputs and targets, [B, M] int64 each, that cover tokens 1 .. n-1 exactly once as targets.
 
-    The split is cut into contiguous streams read side by side. Targets not to be scored (padding,
-    and the `overlap` first positions of a block, which give context only) are IGNORED.
+    The split is cut into blocks, the same whatever B is, and the blocks into contiguous streams
+    that are read side by side. Targets not to be scored (padding, warm-up, and the `overlap` first
+    positions of a block, which give context only) are IGNORED.
 
     Args:
         tokens: one split, n tokens.
-        streams: B at most; fewer for a split too short for so many.
+        streams: B at most; fewer for a split too short for so many, or for their warm-up.
         block: M.
         overlap: positions of each block that only give context.
         max_blocks: stop after so many blocks; 0 reads all.
+        warm_up: tokens each stream reads before its part without being scored, so that what it
+            carries from block to block is what it would be had it read the split from the start.
+
+    Yields:
+        Inputs, targets, and which streams [B] begin with this block: they carry nothing into it.
     """
     total = len(tokens)
     block = min(block, max(total - 1, 1))
     stride = block - min(overlap, block - 1)
-    streams = max(1, min(streams, (total - 1) // stride))
-    bounds = np.linspace(1, total, streams + 1).astype(np.int64)
-    steps = -(-int(np.diff(bounds).max()) // stride)
+    blocks = -(-(total - 1) // stride)
+    ahead = -(-warm_up // stride)
+    streams = max(1, min(streams, blocks, blocks // max(ahead, 1)))
+    bounds = np.linspace(0, blocks, streams + 1).astype(np.int64)
+    begins = np.maximum(bounds[:-1] - ahead, 0)
+    steps = ahead * (streams > 1) + int(np.diff(bounds).max())
     for step in range(min(steps, max_blocks) if max_blocks else steps):
-        first = bounds[:-1] + step * stride  # the first target each stream scores now
+        # Streams near the start of the split have less to read ahead, and wait.
+        place = bounds[:-1] - ahead * (streams > 1) + step
+        first = 1 + np.maximum(place, 0) * stride  # the first target each stream scores now
         start = np.maximum(first - 1 - (block - stride), 0)
         # Past the end of the split the last token is repeated; those targets are not scored.
         position = start[:, None] + np.arange(block + 1)
         window = tokens[np.minimum(position, total - 1)].astype(np.int64)
-        last = np.minimum(first + stride, bounds[1:])
-        scored = (position[:, 1:] >= first[:, None]) & (position[:, 1:] < last[:, None])
+        own = (place >= bounds[:-1]) & (place < bounds[1:])
+        scored = (position[:, 1:] >= first[:, None]) & (position[:, 1:] < first[:, None] + stride)
+        scored &= own[:, None] & (position[:, 1:] < total)
         targets = np.where(scored, window[:, 1:], IGNORED)
-        yield torch.from_numpy(window[:, :-1]), torch.from_numpy(targets)
+        yield torch.from_numpy(window[:, :-1]), torch.from_numpy(targets), place == begins

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simsmoe_cli.data.streams import IGNORED, TrainStreams, evaluation_blocks
+from simsmoe_cli.data.streams import IGNORED, TrainStreams, evaluation_blocks, evaluation_streams
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 
@@ -58,13 +58,14 @@ def test_a_corpus_shorter_than_a_block_is_an_error() -> None:
     streams=st.integers(1, 9),
     block=st.integers(1, 40),
     overlap=st.integers(0, 39),
+    warm_up=st.integers(0, 60),
 )
 def test_evaluation_scores_every_token_once(
-    total: int, streams: int, block: int, overlap: int
+    total: int, streams: int, block: int, overlap: int, warm_up: int
 ) -> None:
     tokens = np.arange(total, dtype=np.uint16)
     scored: list[int] = []
-    for inputs, targets in evaluation_blocks(tokens, streams, block, overlap):
+    for inputs, targets, _ in evaluation_streams(tokens, streams, block, overlap, 0, warm_up):
         kept = targets != IGNORED
         scored += targets[kept].tolist()
         # A target stands right after its input.
@@ -89,3 +90,31 @@ def test_max_blocks_reads_the_beginning_of_each_stream() -> None:
     blocks = list(evaluation_blocks(tokens, streams=4, block=10, max_blocks=2))
     assert len(blocks) == 2
     assert sum(int((targets != IGNORED).sum()) for _, targets in blocks) == 80
+
+
+@given(
+    total=st.integers(2, 300),
+    streams=st.integers(1, 9),
+    block=st.integers(1, 40),
+    warm_up=st.integers(0, 60),
+)
+def test_warm_up_reads_what_stands_before_each_stream(
+    total: int, streams: int, block: int, warm_up: int
+) -> None:
+    """Since it began, a stream has read everything before what it scores, from `warm_up` tokens
+    before its part or from the start of the split."""
+    tokens = np.arange(total, dtype=np.uint16)
+    read: list[list[int]] = []
+    parts: dict[int, int] = {}
+    for inputs, targets, begins in evaluation_streams(tokens, streams, block, warm_up=warm_up):
+        read = read or [[] for _ in inputs]
+        for row, (own, scored) in enumerate(
+            zip(inputs.tolist(), (targets != IGNORED).any(1).tolist(), strict=True)
+        ):
+            read[row] = own if begins[row] else read[row] + own
+            if scored:
+                first = parts.setdefault(row, own[0])
+                assert read[row][0] <= max(0, first - warm_up)
+                gone_on = read[row][: read[row].index(own[-1]) + 1]
+                assert gone_on == list(range(read[row][0], own[-1] + 1))
+    assert len(parts) == len(read)
