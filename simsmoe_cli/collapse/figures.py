@@ -56,10 +56,13 @@ def report_figures(report: Report) -> list[Drawing]:
             load_figure(main, against),
             entropy_figure(main, against),
             rank_figure(main, against),
-            *(_cka(main, layer, "", against is not None) for layer in main.layers),
         ]
-        if against is not None:
-            figures += [_cka(against, layer, "-against", True) for layer in against.layers]
+        for place in range(max(len(found.layers) for found, _, _ in subjects(main, against))):
+            figures += [
+                _cka(found, found.layers[place], suffix, against is not None)
+                for found, suffix in ((main, ""), (against, "-against"))
+                if found is not None and place < len(found.layers)
+            ]
         figures.append(_sheet(main, against))
     return [figure for figure in figures if figure is not None]
 

@@ -1,0 +1,330 @@
+"""A report as files: one HTML page that needs nothing else, the JSON, and figures for a paper.
+
+The page loads nothing: styles, script and figures are in it, and a content security policy forbids
+the rest. Whatever a name, a path or a recipe holds is escaped.
+
+All files are made in a folder beside the destination and moved in when the last is whole, so a
+report that fails leaves the earlier one as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from simsmoe_cli.collapse import tables
+from simsmoe_cli.collapse.compare import Comparison, table
+from simsmoe_cli.collapse.figures import report_figures
+from simsmoe_cli.collapse.findings import Findings, Report
+from simsmoe_cli.collapse.plots import Drawing, inline_svg, png_file, svg_file
+from simsmoe_cli.collapse.shown import clean, interval, labels, number, of_text
+from simsmoe_cli.collapse.training_figures import comparison_figure
+from simsmoe_cli.errors import UserError
+
+FORMATS = ("html", "json", "png", "svg")
+PAGE = "report.html"
+DATA = "report.json"
+FIGURES = "figures"
+
+TONES = {"healthy": "good", "partly alike": "warning", "collapsed": "bad", "undefined": "note"}
+SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
+
+# A figure of a layer, of an earlier report with more layers or with another run.
+_OF_A_LAYER = re.compile(r"cka-layer-\d+(-against)?\.(png|svg)")
+
+
+def write_report(report: Report, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a report into a folder, which is made if need be.
+
+    Args:
+        report: what to write.
+        out: the folder; an earlier report in it is replaced, other files stay.
+        formats: of `FORMATS`.
+
+    Returns:
+        the files written.
+
+    Raises:
+        UserError: the folder cannot be written; what was in it is untouched.
+    """
+    drawings = report_figures(report) if set(formats) & {"html", "png", "svg"} else []
+    files: dict[str, bytes] = {}
+    if "html" in formats:
+        files[PAGE] = page(report, drawings).encode()
+    if "json" in formats:
+        files[DATA] = report.to_json().encode()
+    for drawing in drawings:
+        if "svg" in formats:
+            files[f"{FIGURES}/{drawing.name}.svg"] = svg_file(drawing)
+        if "png" in formats:
+            files[f"{FIGURES}/{drawing.name}.png"] = png_file(drawing)
+    written = place(files, out)
+    if set(formats) & {"png", "svg"}:
+        for path in (out / FIGURES).iterdir():
+            if _OF_A_LAYER.fullmatch(path.name) and path not in written:
+                path.unlink()
+    return written
+
+
+def place(files: Mapping[str, bytes], out: Path) -> list[Path]:
+    """Put files into a folder, all of them or none.
+
+    Args:
+        files: content by path relative to `out`.
+        out: made if need be.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    work: Path | None = None
+    try:
+        if out.exists() and not out.is_dir():
+            raise UserError("not a folder", where=str(out), hint="Choose another --out.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".report-", dir=out.parent))
+        for name, content in files.items():
+            path = work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        for name in files:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(work / name, out / name)
+    except OSError as error:
+        raise UserError(
+            f"cannot write here: {error.strerror}", where=str(out), hint="Choose another --out."
+        ) from None
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+    return [out / name for name in files]
+
+
+def page(report: Report, drawings: Sequence[Drawing]) -> str:
+    """The HTML of a report.
+
+    Args:
+        report: what to show.
+        drawings: `report_figures` of it.
+    """
+    main, against = report.main, report.against
+    on_page = [_on_page(drawing) for drawing in drawings if not drawing.alone]
+    heat_maps = [figure for figure in on_page if str(figure["name"]).startswith("cka-layer")]
+    pairs = tables.alike_pairs(main)
+    shown = min(len(pairs), tables.PAIRS_SHOWN)
+    of_all = sum(layer.cka_mean.n for layer in main.layers)
+    return _template("report.html.j2").render(
+        subject=main.subject,
+        text=main.text,
+        about=about(report),
+        verdict={
+            "level": report.verdict.level.capitalize(),
+            "headline": report.verdict.headline,
+            "sentences": [
+                {
+                    "text": sentence.text,
+                    "tone": sentence.tone,
+                    "sign": SIGNS[sentence.tone],
+                    "evidence": "; ".join(
+                        f"{name.replace('_', ' ')}: {_evidence(value)}"
+                        for name, value in sentence.evidence.items()
+                    ),
+                }
+                for sentence in report.verdict.sentences
+            ],
+        },
+        tone=TONES[report.verdict.level],
+        tiles=[_as_tile(*tile) for tile in tiles(main, against)],
+        evidence=[figure for figure in on_page if figure not in heat_maps],
+        heat_maps=heat_maps,
+        layers=tables.layers_table(report),
+        checkpoints=tables.checkpoints_table(report),
+        pairs=tables.pairs_table(report),
+        pairs_said=f"{shown:,} of the {of_all:,} pairs, by debiased CKA.",
+        experts=tables.experts_table(report),
+        glossary=glossary(main),
+        settings=json.dumps(main.subject.settings, indent=2, ensure_ascii=False).split("\n"),
+    )
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The HTML of several runs side by side."""
+    header, *rows = table(comparison)
+    return _template("compare.html.j2").render(
+        names=[run.label for run in comparison.runs],
+        notes=comparison.notes,
+        header=header,
+        rows=rows,
+        figures=[_on_page(comparison_figure(comparison))],
+    )
+
+
+def about(report: Report) -> str:
+    """Which weights were measured, and on what."""
+    subject, text = report.main.subject, report.main.text
+    step = "" if subject.step is None else f", step {subject.step:,}"
+    checkpoint = f" Checkpoint {subject.checkpoint}{step}." if subject.checkpoint else ""
+    against = (
+        f" Compared with {labels(subject, report.against.subject)[1]}." if report.against else ""
+    )
+    return (
+        f"{subject.recipe}, router {subject.router}, similarity learning {subject.similarity}, "
+        f"{subject.parameters:,} parameters.{checkpoint} {text.tokens:,} {text.unit}s of "
+        f"{text.corpus} {text.split} were read, and all experts saw {text.rows:,} of them.{against}"
+    )
+
+
+def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | None, int, str]]:
+    """The numbers to see first: label, value, decimals, and what stands below."""
+    means = [layer.cka_mean for layer in main.layers]
+    highest = max(
+        (layer for layer in main.layers if layer.cka_mean.value is not None),
+        key=lambda layer: layer.cka_mean.value or 0,
+        default=None,
+    )
+    top = tables.alike_pairs(main)[:1]
+    dead = float(sum(len(layer.dead) for layer in main.layers))
+    experts = sum(layer.experts for layer in main.layers)
+    load_cv = tables.mean_of([layer.load_cv for layer in main.layers])
+    name = labels(main.subject, against.subject)[1] if against else ""
+
+    def other(value: float | None, digits: int) -> str:
+        return f"{name}: {number(value, digits)}" if against else ""
+
+    in_bits = main.text.bpc is not None
+    score = main.text.bpc if in_bits else main.text.perplexity
+    digits = 4 if in_bits else 2
+    return [
+        (
+            "Mean CKA of all layers",
+            main.overall.cka_mean,
+            3,
+            other(against.overall.cka_mean, 3)
+            if against
+            else f"n = {sum(mean.n for mean in means):,} pairs",
+        ),
+        (
+            "Highest layer" if highest is None else f"Highest: layer {highest.layer}",
+            highest.cka_mean.value if highest else None,
+            3,
+            interval(highest.cka_mean, main.settings.level) if highest else "",
+        ),
+        (
+            "Most alike pair",
+            top[0].cka if top else None,
+            3,
+            f"experts {top[0].name} of layer {top[0].layer.layer}" if top else "",
+        ),
+        ("Dead experts", dead, 0, f"of {experts:,}"),
+        (
+            "Load CV, mean of layers",
+            load_cv,
+            3,
+            other(tables.mean_of([layer.load_cv for layer in against.layers]), 3)
+            if against
+            else "0 is even",
+        ),
+        (
+            "Bits per character" if in_bits else "Perplexity",
+            score,
+            digits,
+            other(against.text.bpc if in_bits else against.text.perplexity, digits)
+            if against
+            else f"n = {main.text.scored:,} {main.text.unit}s",
+        ),
+    ]
+
+
+def glossary(main: Findings) -> list[tuple[str, str]]:
+    """What was measured and how, word by word."""
+    settings, text = main.settings, main.text
+    method = next((layer.cka_mean.method for layer in main.layers if layer.cka_mean.method), "")
+    correlation = main.overall.pearson.method
+    return [
+        (
+            "What went in",
+            f"{of_text(main)} went through every expert of every layer, routed or not.",
+        ),
+        (
+            "CKA",
+            "Centred kernel alignment of two experts' outputs on the same rows (Kornblith 2019), "
+            "linear, debiased (Song 2012), so that unrelated experts are at 0.",
+        ),
+        (
+            "Interval",
+            f"{settings.level:.0%}, {settings.resamples:,} resamples of {settings.blocks} blocks "
+            f"of neighbouring rows, seed {settings.seed}. {method}".strip(),
+        ),
+        ("Null", "The same measure with the rows of each expert shuffled apart."),
+        (
+            "Biased and RBF CKA",
+            f"The estimator most papers use, and one with Gaussian kernels of median width "
+            f"({settings.rbf_rows:,} rows) that no single row can dominate.",
+        ),
+        (
+            "Matched weights",
+            "Mean over hidden units of the largest cosine with any unit of the other expert: "
+            "copies are found even where units are renumbered. Chance is that of shuffled weights.",
+        ),
+        ("Correlations", correlation or "Pearson and Spearman over all pairs of all layers."),
+        (
+            "Effective rank",
+            f"exp of the entropy of the singular values divided by their sum (Roy and Vetterli "
+            f"2007), of {settings.rank_rows:,} rows.",
+        ),
+        ("Dead", f"An expert with less than {settings.dead_below:.0%} of a fair share of tokens."),
+        (
+            "Entropy",
+            f"Of the router's softmax, in nats; ln N at most. Load and entropy are of all "
+            f"{text.tokens:,} {text.unit}s.",
+        ),
+        ("Undefined", "Hatched in figures, null in the JSON, never counted as 0."),
+    ]
+
+
+def _evidence(value: object) -> str:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "undefined" if value is None else str(value)
+
+
+def _as_tile(label: str, value: float | None, digits: int, below: str) -> dict[str, Any]:
+    return {
+        "label": label,
+        "value": "" if value is None else value,
+        "text": number(value, digits),
+        "below": below,
+    }
+
+
+def _on_page(drawing: Drawing) -> dict[str, Any]:
+    return {
+        "name": drawing.name,
+        "title": drawing.title,
+        "caption": drawing.caption,
+        "svg": Markup(inline_svg(drawing)),
+    }
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("simsmoe_cli.collapse"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: (
+            clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        ),
+    )
+    return environment.get_template(name)
