@@ -30,22 +30,23 @@ from typing import Any, Literal
 from simsmoe_cli.monitor.alerts import Alert, Thresholds, Watch, patience_s
 from simsmoe_cli.monitor.frames import (
     Frames,
-    LayerCache,
     RouterFrame,
     RouterLayer,
     SimilarityFrame,
-    number,
     router_frame,
     similarity_frame,
 )
+from simsmoe_cli.monitor.gather import Gathered
+from simsmoe_cli.monitor.layers import number
 from simsmoe_cli.monitor.series import Series
+from simsmoe_cli.monitor.stored import LayerCache
 from simsmoe_cli.monitor.tail import Batch
+from simsmoe_cli.monitor.words import clean
 from simsmoe_cli.rundir import Event
 
 Status = Literal["waiting", "training", "finished", "stopped", "failed", "stale"]
 Level = Literal["info", "good", "warning", "alert"]
 
-MAX_SERIES = 1024
 MAX_LOG = 1000
 RECENT = 64  # events by which the pace is judged
 LARGEST_STEP = 1 << 53
@@ -107,7 +108,8 @@ class RunHistory:
         self.step = 0
         self.last_time = math.nan
         self.missing = False
-        self.series: dict[str, Series] = {}
+        self._gathered = Gathered()
+        self.series: dict[str, Series] = self._gathered.series
         self.routers: Frames[RouterFrame] = Frames()
         self.similarities: Frames[SimilarityFrame] = Frames()
         self.log: deque[LogLine] = deque(maxlen=MAX_LOG)
@@ -121,7 +123,6 @@ class RunHistory:
         self._heard_at = math.nan
         self._times: deque[float] = deque(maxlen=RECENT)
         self._paces: deque[tuple[float, float]] = deque(maxlen=RECENT)
-        self._columns: dict[str, tuple[list[float], list[float], list[float]]] = {}
         self._watch = Watch(self.thresholds)
         self._cache.clear()
 
@@ -191,7 +192,7 @@ class RunHistory:
                 self._say("warning", clean(event.get("message")))
             elif kind == "run_finished":
                 self._finished(event)
-        self._flush()
+        self._gathered.flush(in_bits=self.in_bits)
 
     # What panels ask for.
 
@@ -299,6 +300,7 @@ class RunHistory:
         self.parameters = _count(event.get("parameters"))
         self.tokens_per_step = _count(event.get("tokens_per_step"))
         self.total_steps = _count(event.get("total_steps"))
+        self._gathered.flush(in_bits=self.in_bits)
         self.unit = clean(event.get("unit"))
         self.device = clean(event.get("device"))
         self.precision = clean(event.get("precision"))
@@ -310,19 +312,8 @@ class RunHistory:
     def _train(self, event: Event, step: int, at: float) -> None:
         self._ended, self.reason = None, ""
         self._paces.append((at, step))
-        self._add("train", step, at, self._score(event))
-        for name in ("lr", "grad_norm", "tokens_per_s", "step_ms"):
-            if name in event:
-                self._add(name, step, at, number(event[name]))
-        for prefix, key in (("loss.", "losses"), ("metric.", "metrics")):
-            values = event.get(key)
-            if isinstance(values, dict):
-                for name, value in values.items():
-                    self._add(prefix + name, step, at, number(value))
-        pairs = event.get("similarity")
-        if isinstance(pairs, dict):
-            self._add("pairs.due", step, at, number(pairs.get("pairs_due")))
-            self._add("pairs.mean", step, at, number(pairs.get("mean")))
+        self._saw_bpc = self._saw_bpc or event.get("bpc") is not None
+        self._gathered.train(event, step, at)
         self._check_loss(event, step, at)
 
     def _eval(self, event: Event, step: int, at: float) -> None:
@@ -330,10 +321,10 @@ class RunHistory:
         split = clean(event.get("split"))
         self._check_loss(event, step, at)
         if split == "valid":
-            self._add("valid", step, at, score)
+            self._gathered.add("valid", step, at, score)
             if score < self.best_score or (math.isnan(self.best_score) and not math.isnan(score)):
                 self.best_score, self.best_step = score, step
-            self._add("best", step, at, self.best_score)
+            self._gathered.add("best", step, at, self.best_score)
         elif split == "test":
             self.test_score = score
         best = ", best so far" if split == "valid" and self.best_step == step else ""
@@ -343,17 +334,17 @@ class RunHistory:
         frame = router_frame(event)
         self.routers.append(frame)
         for layer in frame.layers:
-            self._add(f"load_cv.{layer.layer}", step, at, layer.load_cv)
+            self._gathered.add(f"load_cv.{layer.layer}", step, at, layer.load_cv)
         known = [layer.load_cv for layer in frame.layers if math.isfinite(layer.load_cv)]
-        self._add("load_cv", step, at, sum(known) / len(known) if known else math.nan)
+        self._gathered.add("load_cv", step, at, sum(known) / len(known) if known else math.nan)
         self._tell(self._watch.router(frame))
 
     def _similarity(self, event: Event, step: int, at: float) -> None:
         frame = similarity_frame(event, self._cache)
         self.similarities.append(frame)
         for layer, mean in frame.means.items():
-            self._add(f"cka.{layer}", step, at, mean)
-        self._add("cka", step, at, frame.mean)
+            self._gathered.add(f"cka.{layer}", step, at, mean)
+        self._gathered.add("cka", step, at, frame.mean)
         self._tell(self._watch.similarity(frame))
 
     def _finished(self, event: Event) -> None:
@@ -375,38 +366,17 @@ class RunHistory:
         return f"loss {score:.3f} {self.score_unit}, perplexity {math.exp(min(score, 700)):,.4g}"
 
     def _score(self, event: Event) -> float:
-        bpc = number(event.get("bpc"))
-        if not math.isnan(bpc):
-            self._saw_bpc = True
-            if self.in_bits:
-                return bpc
-        loss = number(event.get("loss_nats"))
-        return loss / math.log(2) if self.in_bits else loss
+        bpc, nats = number(event.get("bpc")), number(event.get("loss_nats"))
+        self._saw_bpc = self._saw_bpc or not math.isnan(bpc)
+        if not self.in_bits:
+            return nats
+        return nats / math.log(2) if math.isnan(bpc) else bpc
 
     def _check_loss(self, event: Event, step: int, at: float) -> None:
         if "loss_nats" in event:
             finite = not math.isnan(number(event["loss_nats"]))
-            self._tell(self._watch.loss(step, at, finite))
-
-    def _add(self, name: str, step: int, at: float, value: float) -> None:
-        column = self._columns.get(name)
-        if column is None:
-            if len(self._columns) >= MAX_SERIES:
-                return
-            column = self._columns[name] = ([], [], [])
-        column[0].append(step)
-        column[1].append(at)
-        column[2].append(value)
-
-    def _flush(self) -> None:
-        for name, (steps, times, values) in self._columns.items():
-            if not steps:
-                continue
-            if name not in self.series:
-                self.series[name] = Series()
-            self.series[name].extend(steps, times, values)
-            for column in (steps, times, values):
-                column.clear()
+            if found := self._watch.loss(step, at, finite):
+                self._tell(found)
 
     def _say(self, level: Level, text: str) -> None:
         self.log.append(LogLine(self.step, self.last_time, level, text))
@@ -416,17 +386,6 @@ class RunHistory:
             self.alerts.append(alert)
             level: Level = "good" if alert.recovered else "alert"
             self.log.append(LogLine(alert.step, alert.time, level, alert.text))
-
-
-def clean(value: Any, limit: int = 400) -> str:
-    """A text of an event as one line that is safe to print: no control characters, not endless;
-    "" for what is no text."""
-    if not isinstance(value, str):
-        return ""
-    text = value[: limit + 1]
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else " " for char in text)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _count(value: Any) -> int | None:

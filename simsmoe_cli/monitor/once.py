@@ -35,9 +35,10 @@ from rich.text import Text
 from simsmoe_cli.monitor.alerts import Thresholds, duration
 from simsmoe_cli.monitor.axes import short
 from simsmoe_cli.monitor.canvas import Curve, bars, line_plot, scatter
-from simsmoe_cli.monitor.frames import LayerSimilarity, SimilarityFrame
+from simsmoe_cli.monitor.frames import SimilarityFrame
 from simsmoe_cli.monitor.heatmap import heat_map, layout
 from simsmoe_cli.monitor.history import RunHistory
+from simsmoe_cli.monitor.layers import most_alike
 from simsmoe_cli.monitor.scales import color_bar, magnitude_scale, similarity_scale
 from simsmoe_cli.monitor.tail import Tail
 from simsmoe_cli.rundir import RunDir, finite
@@ -141,16 +142,6 @@ def _cka_facts(history: RunHistory) -> dict[str, Any] | None:
         pair = None if first is None else [first, second]
         layers.append({"layer": number, "mean": mean, "highest": value, "pair": pair})
     return {"step": frame.step, "measure": frame.measure, "mean": frame.mean, "layers": layers}
-
-
-def most_alike(layer: LayerSimilarity, count: int) -> list[tuple[int, int, float]]:
-    """The pairs with the highest similarity, (i, j, value) with i < j, highest first."""
-    first, second = np.triu_indices(layer.experts, 1)
-    values = layer.cka[first, second]
-    order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")[:count]
-    return [
-        (int(first[i]), int(second[i]), float(values[i])) for i in order if np.isfinite(values[i])
-    ]
 
 
 def picture(

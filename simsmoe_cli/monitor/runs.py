@@ -6,7 +6,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,13 +14,14 @@ from typing import BinaryIO
 from pydantic_core import from_json
 
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
-from simsmoe_cli.monitor.frames import stored_event
 from simsmoe_cli.monitor.history import RunHistory, Status
+from simsmoe_cli.monitor.stored import stored_event
 from simsmoe_cli.rundir import SCHEMA, Event, RunDir
 
-HEAD_BYTES = 16 << 10
+HEAD_BYTES = 64 << 10
 TAIL_BYTES = 64 << 10
 LARGEST_TAIL = 8 << 20
+RECENT = 24
 
 
 @dataclass(frozen=True)
@@ -136,28 +137,35 @@ def _is_run(folder: Path) -> bool:
 
 
 def _head_and_tail(file: BinaryIO) -> Iterator[Event]:
-    """The first events of a file and the last; of these as many as hold a train event."""
+    """What a file's events begin with, and the last of them: a few by which the pace is judged, and
+    of the others those that are not train events. Goes back until there is a train event."""
     size = os.fstat(file.fileno()).st_size
-    head = file.read(HEAD_BYTES)
-    yield from _events(head)
+    head = file.readline(HEAD_BYTES)
+    yield from _events([head])
     room = TAIL_BYTES
     while size > len(head):
         begin = max(len(head), size - room)
         file.seek(begin)
-        tail = file.read(size - begin)
-        if begin == len(head):
-            yield from _events(head[head.rfind(b"\n") + 1 :] + tail)
-            return
-        if b'"train"' in tail or room >= LARGEST_TAIL:
-            yield from _events(tail[tail.find(b"\n") + 1 :])
+        lines = file.read(size - begin).splitlines(keepends=True)
+        if begin > len(head):
+            lines = lines[1:]
+        if begin == len(head) or room >= LARGEST_TAIL or any(_is_train(line) for line in lines):
+            yield from _events(line for line in lines[:-RECENT] if not _is_train(line))
+            yield from _events(lines[-RECENT:])
             return
         room *= 8
 
 
-def _events(text: bytes) -> Iterator[Event]:
+def _is_train(line: bytes) -> bool:
+    return b'"kind":"train"' in line[:64]
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[Event]:
     """Events of the whole lines; others are left out."""
-    for line in text.split(b"\n")[:-1]:
-        event = stored_event(Path(), 0, line)
+    for line in lines:
+        if not line.endswith(b"\n"):
+            continue
+        event = stored_event(Path(), line, 0, len(line) - 1, 0)
         if event is None:
             try:
                 event = from_json(line)

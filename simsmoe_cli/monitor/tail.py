@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pydantic_core import from_json
 
-from simsmoe_cli.monitor.frames import stored_event
+from simsmoe_cli.monitor.stored import stored_event
 from simsmoe_cli.rundir import SCHEMA, Event
 
 CHUNK_BYTES = 4 << 20
@@ -38,7 +38,7 @@ class Batch:
 
     Attributes:
         events: new events, oldest first. ``layers`` of a long similarity event is a
-            `frames.StoredLayers`.
+            `stored.StoredLayers`.
         restarted: the file is another, or was cut back: forget all earlier events; those given
             here are from its beginning.
         missing: there is no file to read now.
@@ -143,24 +143,27 @@ class Tail:
         self._offset += held
 
     def _events(self, block: bytes, batch: Batch) -> Iterator[Event]:
-        """Events of whole lines that begin at the offset, which moves behind them."""
-        lines = block.split(b"\n")
-        lines.pop()
-        end = self._offset + len(block)
-        last = end - len(lines[-1]) - 1
+        """Events of the whole lines of a block that begins at the offset, which moves behind it."""
+        begin = self._offset
+        self._offset += len(block)
+        last = block.rfind(b"\n", 0, -1) + 1
+        tail = max(last, len(block) - MARK_BYTES)
         self._marks = [
-            self._marks[0] if self._marks else (self._offset, lines[0][:MARK_BYTES]),
-            (last, lines[-1][:MARK_BYTES]),
-            (max(last, end - MARK_BYTES), block[max(last, end - MARK_BYTES) - end :]),
+            self._marks[0] if self._marks else (begin, block[: min(MARK_BYTES, block.find(b"\n"))]),
+            (begin + last, block[last : last + MARK_BYTES]),
+            (begin + tail, block[tail:]),
         ]
-        for line in lines:
-            begin = self._offset
-            self._offset += len(line) + 1
+        end = -1
+        while end < len(block) - 1:
+            first, end = end + 1, block.find(b"\n", end + 1)
             if self._in_long_line:
                 self._in_long_line = False
                 continue
-            event = stored_event(self.path, begin, line) if len(line) >= STORED_FROM else None
+            event = None
+            if end - first >= STORED_FROM:
+                event = stored_event(self.path, block, first, end, begin)
             if event is None:
+                line = block[first:end]
                 try:
                     event = from_json(line, cache_strings="keys")
                 except ValueError:
