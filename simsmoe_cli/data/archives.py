@@ -82,7 +82,7 @@ def extract(archive: Path, into: Path, limit: int | None = None) -> None:
         into: an empty folder.
         limit: most bytes written in all; None: a hundred times the archive's size, at least 1 GiB.
     """
-    budget = limit or max(LEAST_LIMIT, LARGEST_RATIO * archive.stat().st_size)
+    budget = limit or _budget(archive)
     with clear_damage(archive):
         for name, file in _members(archive):
             target = into / _safe_name(name, archive)
@@ -91,13 +91,43 @@ def extract(archive: Path, into: Path, limit: int | None = None) -> None:
                 while chunk := file.read(CHUNK):
                     budget -= len(chunk)
                     if budget < 0:
-                        raise UserError(
-                            "holds far more than a corpus of its size would",
-                            where=str(archive),
-                            hint="Unpack it yourself if you trust it, and name the folder.",
-                            code=EXIT_DATA,
-                        )
+                        raise _too_much(archive)
                     out.write(chunk)
+
+
+def read_members(
+    archive: Path, wanted: Callable[[str], bool], limit: int | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the files of an archive that are wanted, without writing any.
+
+    Args:
+        archive: as for `extract`, and refused for the same reasons.
+        wanted: told a name.
+        limit: as for `extract`.
+    """
+    budget = limit or _budget(archive)
+    with clear_damage(archive):
+        for name, file in _members(archive):
+            if wanted(name):
+                with file:
+                    content = file.read(budget + 1)
+                budget -= len(content)
+                if budget < 0:
+                    raise _too_much(archive)
+                yield name, content
+
+
+def _budget(archive: Path) -> int:
+    return max(LEAST_LIMIT, LARGEST_RATIO * archive.stat().st_size)
+
+
+def _too_much(archive: Path) -> UserError:
+    return UserError(
+        "holds far more than a corpus of its size would",
+        where=str(archive),
+        hint="Unpack it yourself if you trust it, and name the folder.",
+        code=EXIT_DATA,
+    )
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -6,6 +6,8 @@
 * Where no test labels are published, the published validation split is reported, as `dev`, and a
   validation split of our own is drawn from train: what is reported chooses nothing. One file
   alone gives a test split first, in the same way, and then validation.
+* Examples are stored in the order of such a hash: the same for all layouts of a task, and the first
+  part of a split is a fair sample of it.
 * Texts of a reported split that also occur in train are counted and left as they are published.
 
 Like a corpus, a task is built beside its place under a lock and renamed when whole; preparing it
@@ -26,7 +28,7 @@ from simsmoe_cli.data.placing import clear_os_errors, install, locked, partial
 from simsmoe_cli.data.sources import require_exists
 from simsmoe_cli.data.task_parsers import Columns, Row, data_error
 from simsmoe_cli.data.task_snippets import read_packages
-from simsmoe_cli.data.task_sources import Found, read_known, read_tables
+from simsmoe_cli.data.task_sources import Found, read_known
 from simsmoe_cli.data.task_store import (
     MANIFEST,
     Example,
@@ -36,6 +38,7 @@ from simsmoe_cli.data.task_store import (
     is_task,
     write_split,
 )
+from simsmoe_cli.data.task_tables import read_tables
 from simsmoe_cli.data.tasks import TaskFacts
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.registry import TASKS, load
@@ -182,6 +185,7 @@ def _write(
     for split, rows in splits.items():
         texts = left if split in drawn else known
         shared = 0 if split == "train" else sum(row.text.strip() in texts for row in rows)
+        rows = sorted(rows, key=lambda row: (_rank(row.text, "order"), row.text, row.label))
         examples = [Example(row.text, position[row.label]) for row in rows]
         written[split] = write_split(
             folder, split, examples, len(labels), drawn=drawn.get(split, ""), shared=shared

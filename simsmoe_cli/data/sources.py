@@ -94,7 +94,7 @@ def _resolve(
     elif _is_glob(given):
         return _from_files(corpus, given, *_glob(given))
     else:
-        path = reach(given, scratch, report)
+        path = unpacked(reach(given, scratch, report), scratch)
     if path.is_file():
         if corpus and len(corpus.members) > 1:
             path = path.parent
@@ -119,7 +119,7 @@ def official(
     if not holds(kept, known_hash):
         hint = (
             f"If you have the file, use: simsmoe prepare-data {name} --source PATH. "
-            "pystdlib needs no network."
+            "pystdlib and pystdlib-packages need no network."
         )
         fresh = fetch(urls, scratch, report, known_hash=known_hash, hint=hint)
         downloads.mkdir(parents=True, exist_ok=True)
@@ -128,11 +128,11 @@ def official(
 
 
 def reach(given: str, scratch: Path, report: Progress) -> Path:
-    """The file or folder behind a path or a URL, downloaded and unpacked if need be."""
+    """The file or folder behind a path or a URL, downloaded if need be."""
     if is_url(given):
         hint = "Check the address and the network, or download it and name the file."
-        return unpacked(fetch([given], scratch, report, hint=hint), scratch)
-    return unpacked(require_exists(given), scratch)
+        return fetch([given], scratch, report, hint=hint)
+    return require_exists(given)
 
 
 def unpacked(path: Path, scratch: Path) -> Path:

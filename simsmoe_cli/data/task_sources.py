@@ -1,47 +1,26 @@
-"""From what a user names to labelled rows: a known task in one of its layouts, or one's own tables.
+"""The labelled rows of a known task, in whichever layout they lie where a user says.
 
 * A folder or archive may hold a task at any depth. Of several places that hold all files of a
   layout, the one with the published train file is taken, else the highest.
 * Fewer rows than published are taken for a part of the task, with a warning, if the file begins as
   the published one does. Anything else that differs is an error.
-* Tables of one's own: one file, cut later, or a folder with one of each split, known by their
-  names: train; valid, validation, val or dev; test.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from simsmoe_cli.data.archives import COMPRESSED, read_chunks
+from simsmoe_cli.data.archives import COMPRESSED, is_archive, read_chunks
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.sources import official, reach, unpacked, walk
-from simsmoe_cli.data.task_parsers import (
-    Columns,
-    Row,
-    data_error,
-    decoded,
-    parse_table,
-    parse_trees,
-    table_kind,
-)
+from simsmoe_cli.data.task_folders import Texts, archived_texts, folder_rows, texts_on_disk
+from simsmoe_cli.data.task_parsers import Columns, Row, data_error, parse_table, parse_trees
 from simsmoe_cli.data.task_store import SourceFile
 from simsmoe_cli.data.tasks import Layout, TaskFacts, TaskFile
 from simsmoe_cli.errors import EXIT_DATA, UserError
-
-SPLIT_NAMES = {
-    "train": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "test": "test",
-}
-ID_RATING = re.compile(r"(\d+)_(\d+)\.txt")
-FORMATS = ".csv, .tsv or .jsonl"
 
 
 @dataclass
@@ -70,7 +49,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """Where a source lies, and what a user calls it."""
 
     given: str
@@ -104,32 +83,46 @@ def read_known(
     Returns:
         Splits train, test where labels are published, and valid where there is one.
     """
-    if given:
-        reading = _Reading(given, reach(given, scratch, report), scratch)
-    else:
-        path = _official(facts, scratch, downloads, report)
-        reading = _Reading(facts.downloads[0].urls[0], path, scratch)
+    name = given or facts.downloads[0].urls[0]
+    path = reach(given, scratch, report) if given else _official(facts, scratch, downloads, report)
+    for layout in facts.layouts:
+        if layout.kind == "folders" and is_archive(path):
+            report("read", 0, None)
+            texts = archived_texts(path, layout)
+            if len(texts) == len(layout.files):
+                return _from_texts(facts, layout, name, texts)
+    return _from_files(facts, Reading(name, unpacked(path, scratch), scratch), report)
+
+
+def _from_texts(
+    facts: TaskFacts, layout: Layout, given: str, texts: dict[str, tuple[str, Texts]]
+) -> Found:
+    """The rows of an archive of a file for each text."""
+    found = Found(given, layout.name)
+    for split in layout.files:
+        folder, contents = texts[split]
+        where = f"{given} ({folder})"
+        rows, digest = folder_rows(contents, where)
+        _take(found, facts, layout, split, rows, (folder, digest), b"", where)
+    return found
+
+
+def _from_files(facts: TaskFacts, reading: Reading, report: Progress) -> Found:
+    """The rows of files or folders on the disk."""
     layout, files = _find(facts, reading)
     found = Found(reading.given, layout.name)
     for split, file in layout.files.items():
         report(f"read {split}", 0, None)
-        path = files[split]
+        where = reading.where(files[split])
         if layout.kind == "folders":
-            rows, digest, content = *_read_folders(path, layout, reading), b""
+            content = b""
+            rows, digest = folder_rows(texts_on_disk(files[split], layout), where)
         else:
-            content = b"".join(read_chunks(path))
+            content = b"".join(read_chunks(files[split]))
             digest = hashlib.sha256(content).hexdigest()
-            rows = _parse(content, layout, file, reading.where(path))
-        warning = _check(rows, digest, content, file, facts, reading.where(path))
-        if warning:
-            found.whole = False
-            found.warnings.append(warning)
-        note = "" if file.labelled else "its labels are withheld, so it is not kept"
-        name = reading.name(path)
-        found.sources.append(SourceFile(file=name, sha256=digest, rows=len(rows), note=note))
-        if file.labelled:
-            found.splits[split] = _named(rows, layout, facts, reading.where(path))
-            found.files[split] = reading.where(path)
+            rows = _parse(content, layout, file, where)
+        source = (reading.name(files[split]), digest)
+        _take(found, facts, layout, split, rows, source, content, where)
     if not layout.official:
         found.notes.append(
             f"read as '{layout.name}', which is not how {facts.name} is published: "
@@ -138,30 +131,58 @@ def read_known(
     return found
 
 
+def _take(
+    found: Found,
+    facts: TaskFacts,
+    layout: Layout,
+    split: str,
+    rows: list[Row],
+    source: tuple[str, str],
+    content: bytes,
+    where: str,
+) -> None:
+    """Check the rows of a split against the facts, and add them to what was found.
+
+    Args:
+        source: name and sha256.
+        content: of the file; nothing for a folder.
+        where: the file or folder as a user knows it.
+    """
+    file = layout.files[split]
+    name, digest = source
+    if warning := _check(rows, digest, content, file, facts, where):
+        found.whole = False
+        found.warnings.append(warning)
+    note = "" if file.labelled else "its labels are withheld, so it is not kept"
+    found.sources.append(SourceFile(file=name, sha256=digest, rows=len(rows), note=note))
+    if file.labelled:
+        found.splits[split] = _named(rows, layout, facts, where)
+        found.files[split] = where
+
+
 def _official(facts: TaskFacts, scratch: Path, downloads: Path, report: Progress) -> Path:
-    """The folder or archive content of the official files."""
+    """The official archive, or the folder of the official files."""
     if len(facts.downloads) == 1:
         only = facts.downloads[0]
-        path = official(facts.name, only.urls, only.known_hash, scratch, downloads, report)
-        return unpacked(path, scratch)
+        return official(facts.name, only.urls, only.known_hash, scratch, downloads, report)
     folder = downloads / facts.name
     for file in facts.downloads:
         official(facts.name, file.urls, file.known_hash, scratch, folder, report)
     return folder
 
 
-def _plain_name(path: Path) -> str:
+def plain_name(path: Path) -> str:
     """A file's name without the ending of a compressed one."""
     return path.stem if path.suffix in COMPRESSED else path.name
 
 
-def _find(facts: TaskFacts, reading: _Reading) -> tuple[Layout, dict[str, Path]]:
+def _find(facts: TaskFacts, reading: Reading) -> tuple[Layout, dict[str, Path]]:
     """The first layout of which all files are there, and these files."""
     named = reading.path.is_file()
     missing: list[str] = []
     for layout in facts.layouts:
         if named and layout.kind != "folders":
-            only = _plain_name(reading.path)
+            only = plain_name(reading.path)
             if only not in {file.name for file in layout.files.values()}:
                 continue
         places = _places(layout, reading.path.parent if named else reading.path, deep=not named)
@@ -195,7 +216,7 @@ def _places(layout: Layout, base: Path, *, deep: bool) -> list[dict[str, Path]]:
         split_of = {file.name: split for split, file in layout.files.items()}
         paths = walk(base) if deep else (path for path in sorted(base.iterdir()) if path.is_file())
         for path in paths:
-            if split := split_of.get(_plain_name(path)):
+            if split := split_of.get(plain_name(path)):
                 places.setdefault(path.parent, {}).setdefault(split, path)
     return [places[top] for top in sorted(places, key=lambda top: (len(top.parts), top))]
 
@@ -217,28 +238,6 @@ def _parse(content: bytes, layout: Layout, file: TaskFile, where: str) -> list[R
         return parse_trees(content, where)
     columns = layout.columns if file.labelled else Columns(layout.columns.text, None)
     return parse_table(content, layout.kind, columns, where)
-
-
-def _read_folders(folder: Path, layout: Layout, reading: _Reading) -> tuple[list[Row], str]:
-    """The texts of SPLIT/LABEL/ID_RATING.txt in the order of label and ID, and a hash of all."""
-    rows: list[Row] = []
-    digest = hashlib.sha256()
-    for label in sorted(layout.labels):
-        numbered = [
-            (int(match[1]), path)
-            for path in (folder / label).iterdir()
-            if (match := ID_RATING.fullmatch(path.name))
-        ]
-        for _, path in sorted(numbered):
-            content = path.read_bytes()
-            digest.update(f"{label}/{path.name} {len(content)}\n".encode() + content)
-            text = decoded(content, reading.where(path))
-            if not text.strip():
-                raise data_error(reading.where(path), 0, "the text is empty")
-            rows.append(Row(text, label, 0))
-    if not rows:
-        raise data_error(reading.where(folder), 0, "holds no ID_RATING.txt")
-    return rows, digest.hexdigest()
 
 
 def _check(
@@ -279,51 +278,3 @@ def _named(rows: list[Row], layout: Layout, facts: TaskFacts, where: str) -> lis
             raise data_error(where, row.line, what, f"Its labels are written {known}.")
     named = (Row(row.text, layout.labels[row.label], row.line) for row in rows)
     return [row for row in named if row.label]
-
-
-def read_tables(given: str, columns: Columns, scratch: Path, report: Progress) -> Found:
-    """The rows of a file or folder of one's own: split `train` alone for a file.
-
-    UserError (EXIT_DATA) for what is no table, a folder without a train file, two files of a split.
-    """
-    reading = _Reading(given, reach(given, scratch, report), scratch)
-    found = Found(given, "tables")
-    for split, path in _tables(reading).items():
-        report(f"read {split}", 0, None)
-        where = reading.where(path)
-        content = b"".join(read_chunks(path))
-        rows = parse_table(content, table_kind(path.name), columns, where)
-        digest = hashlib.sha256(content).hexdigest()
-        found.sources.append(SourceFile(file=reading.name(path), sha256=digest, rows=len(rows)))
-        found.splits[split] = rows
-        found.files[split] = where
-    return found
-
-
-def _tables(reading: _Reading) -> dict[str, Path]:
-    """Split to file."""
-    if reading.path.is_file():
-        if not table_kind(reading.path.name):
-            raise UserError(
-                "is no table by its name",
-                where=reading.given,
-                hint=f"A classification task is read from {FORMATS} files.",
-                code=EXIT_DATA,
-            )
-        return {"train": reading.path}
-    places: dict[Path, dict[str, list[Path]]] = {}
-    for path in walk(reading.path):
-        stem = PurePath(_plain_name(path)).stem.lower()
-        if stem in SPLIT_NAMES and table_kind(path.name):
-            place = places.setdefault(path.parent, {})
-            place.setdefault(SPLIT_NAMES[stem], []).append(path)
-    with_train = [top for top in places if "train" in places[top]]
-    if not with_train:
-        hint = f"A folder of a task holds a train file, and may hold valid and test: {FORMATS}."
-        raise UserError("no train file there", where=reading.given, hint=hint, code=EXIT_DATA)
-    place = places[min(with_train, key=lambda top: (len(top.parts), top))]
-    for split, paths in place.items():
-        if len(paths) > 1:
-            what = f"both {paths[0].name} and {paths[1].name} could be the {split} split"
-            raise UserError(what, where=reading.given, hint="Leave one.", code=EXIT_DATA)
-    return {split: place[split][0] for split in ("train", "valid", "test") if split in place}
