@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shlex
+import stat
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,7 +39,8 @@ class RunSummary:
         score: newest train or validation score among the last events; nan where there is none.
         score_name: "BPC" or "loss".
         cka: newest mean pairwise similarity over layers among the last events; nan likewise.
-        modified: seconds since the epoch of the last write to its events, or to the folder.
+        modified: seconds since the epoch of the last write to its events, or to the folder; 0 where
+            neither can be seen.
         recipe_name, router, similarity: "" where unknown.
     """
 
@@ -62,21 +66,35 @@ def find_runs(runs_dir: Path, now: float | None = None) -> list[RunSummary]:
 
 
 def summarise(folder: Path, now: float) -> RunSummary:
-    """What the head and the tail of a run's events say."""
-    history = RunHistory(folder)
-    modified = math.nan
+    """What the head and the tail of a run's events say; read again only when they have changed."""
     try:
-        modified = folder.stat().st_mtime
-        with open(RunDir(folder).events, "rb") as file:
-            modified = os.fstat(file.fileno()).st_mtime
-            history.apply(_head_and_tail(file))
+        info = os.stat(RunDir(folder).events)
     except OSError:
-        pass  # a run that has no events yet, or may not be read: it is listed as waiting
+        info = None
+    if info is None or not stat.S_ISREG(info.st_mode):
+        return _summary.__wrapped__(folder, 0, 0)[0]
+    summary, last_time, patience_s = _summary(folder, info.st_size, info.st_mtime_ns)
+    if summary.state == "training" and not now - last_time <= patience_s:
+        return replace(summary, state="stale")
+    return summary
+
+
+@lru_cache(maxsize=4096)
+def _summary(folder: Path, size: int, mtime_ns: int) -> tuple[RunSummary, float, float]:
+    """The run as it was when its newest event was written, that time, and how long to wait for
+    another."""
+    history = RunHistory(folder)
+    modified = mtime_ns / 1e9
+    with contextlib.suppress(OSError):  # what cannot be read is listed as waiting
+        modified = modified or folder.stat().st_mtime
+        if size:
+            with open(RunDir(folder).events, "rb") as file:
+                history.apply(_head_and_tail(file))
     valid, train = history.last("valid"), history.last("train")
-    return RunSummary(
+    summary = RunSummary(
         path=folder,
         name=history.name,
-        state=history.status_at(now),
+        state=history.status_at(history.last_time),
         step=history.step,
         total_steps=history.total_steps,
         score=train if math.isnan(valid) else valid,
@@ -87,6 +105,7 @@ def summarise(folder: Path, now: float) -> RunSummary:
         router=history.router,
         similarity=history.similarity,
     )
+    return summary, history.last_time, history.patience_s
 
 
 def resolve(run: str | Path, runs_dir: Path) -> Path:
