@@ -226,6 +226,15 @@ class TaskBatches:
         """The batch of a step, counted from 0 through all passes; any step may be read at once."""
         return collate(self.split, self._pass(step // len(self))[step % len(self)])
 
+    def tokens_read(self, steps: int) -> int:
+        """Tokens of the first steps, padding left out."""
+        passes, batches = divmod(steps, len(self))
+        tokens = passes * len(self.split.ids)
+        if batches:
+            lengths = self.split.lengths
+            tokens += sum(int(lengths[index].sum()) for index in self._pass(passes)[:batches])
+        return tokens
+
     def _pass(self, number: int) -> list[NDArray[np.int64]]:
         if self._order is None or self._order[0] != number:
             generator = np.random.default_rng([self.seed, number])
