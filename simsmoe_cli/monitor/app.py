@@ -38,12 +38,29 @@ class Monitor(App[None]):
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "f1,question_mark",
+            "f1",
             "help",
             "Help",
             id="app.help",
             key_display="F1",
             tooltip="Explain the panel in focus and every key",
+        ),
+        Binding(
+            "question_mark",
+            "help",
+            "Help",
+            id="app.help2",
+            show=False,
+            tooltip="Explain the panel in focus and every key",
+        ),
+        Binding(
+            "ctrl+p",
+            "command_palette",
+            "palette",
+            id="app.palette",
+            show=False,
+            priority=True,
+            tooltip="Everything that can be done, by name",
         ),
         Binding(
             "d", "toggle_theme", "Theme", id="app.theme", show=False, tooltip="Dark or light theme"

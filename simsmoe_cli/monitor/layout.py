@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PANEL_WIDTH = 46
-PANEL_HEIGHT = 12
+PANEL_HEIGHT = 14
 LAST_HEIGHT = 7  # of the last panel, the events, where it has a row of its own under all others
 
 

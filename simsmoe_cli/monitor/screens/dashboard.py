@@ -82,11 +82,18 @@ class Dashboard(Screen[None]):
             for number in range(1, 8)
         ),
         Binding(
-            "z,enter",
+            "z",
             "zoom",
             "Zoom",
             id="dashboard.zoom",
-            key_display="z",
+            tooltip="This panel alone, or all again",
+        ),
+        Binding(
+            "enter",
+            "zoom",
+            "Zoom",
+            id="dashboard.zoom2",
+            show=False,
             tooltip="This panel alone, or all again",
         ),
         Binding(
@@ -110,7 +117,6 @@ class Dashboard(Screen[None]):
             "run(1)",
             "Run",
             id="dashboard.run",
-            show=False,
             tooltip="Next run, where several are shown",
         ),
         Binding("o", "open", "Runs", id="dashboard.open", tooltip="Choose other runs"),
@@ -149,7 +155,7 @@ class Dashboard(Screen[None]):
         yield self.header
         yield self.tabs
         yield Grid(*self.panels, id="panels")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         self.panels[0].focus()
@@ -173,7 +179,7 @@ class Dashboard(Screen[None]):
 
     def _arrange(self, width: int, height: int) -> None:
         """Show the panels that fit, among them the one in focus."""
-        header = self.header.lines_for(len(self.followers), height)
+        header = self.header.lines_for(len(self.followers), width, height)
         focused = self._focused_index()
         body = height - header - 1
         found = pages(len(self.panels), width, body)
@@ -192,6 +198,8 @@ class Dashboard(Screen[None]):
             panel.display = index in page.panels
             panel.styles.column_span = page.last_span if index == page.panels[-1] else 1
         self._update_tabs()
+        self.query_one(Footer).show_command_palette = width >= 100
+        self.refresh_bindings()
 
     def _focused_index(self) -> int:
         return self.panels.index(self.focused) if isinstance(self.focused, Panel) else 0
@@ -254,6 +262,14 @@ class Dashboard(Screen[None]):
             self.choose(layer=layers[0])
 
     # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that would do nothing here are not offered."""
+        if action == "zoom":
+            return self._zoomed or sum(bool(panel.display) for panel in self.panels) > 1
+        if action == "run":
+            return len(self.followers) > 1
+        return True
 
     def action_panel(self, by: int) -> None:
         self.action_go((self._focused_index() + by) % len(self.panels))
@@ -332,6 +348,27 @@ class Dashboard(Screen[None]):
 
     def on_tabs_chosen(self, message: Tabs.Chosen) -> None:
         self.action_go(message.index)
+
+    def facts(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """What is known of each run beside its numbers: a heading, and names and values."""
+        found = []
+        for run in self.followers:
+            history = run.history
+            rows = [
+                ("folder", str(run.path)),
+                ("recipe", history.recipe_name),
+                ("router", history.router),
+                ("similarity", history.similarity),
+                ("parameters", "" if history.parameters is None else f"{history.parameters:,}"),
+                (
+                    "tokens a step",
+                    f"{history.tokens_per_step:,}" if history.tokens_per_step else "",
+                ),
+                ("device", f"{history.device} {history.precision}".strip()),
+                ("ended", history.reason),
+            ]
+            found.append((f"Run {history.name}", [(name, value or "–") for name, value in rows]))
+        return found
 
     def commands(self) -> Iterable[SystemCommand]:
         """What the command palette offers here."""

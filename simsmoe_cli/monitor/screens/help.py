@@ -1,4 +1,4 @@
-"""Help: what the panel in focus shows, and every key that does something now."""
+"""Help: what the panel in focus shows, every key that does something now, and facts of the runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Static
 
+from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.widgets.panel import Panel
 
 
@@ -33,6 +34,7 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         panel = self._of.focused
+        facts = self._of.facts() if isinstance(self._of, Dashboard) else []
         with VerticalScroll(id="help"):
             if isinstance(panel, Panel):
                 yield Static(Text(panel.TITLE, style="bold"), classes="heading")
@@ -40,6 +42,9 @@ class Help(ModalScreen[None]):
             for heading, keys in self._keys().items():
                 yield Static(Text(heading, style="bold"), classes="heading")
                 yield Static(_table(keys))
+            for heading, rows in facts:
+                yield Static(Text(heading, style="bold"), classes="heading")
+                yield Static(_table(rows))
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -49,7 +54,7 @@ class Help(ModalScreen[None]):
         """Heading -> (keys, what they do), the nearest to the focus first."""
         found: dict[str, dict[str, list[str]]] = {}
         for node, binding, enabled, tooltip in self._of.active_bindings.values():
-            if binding.system or not enabled or not (tooltip or binding.description):
+            if not binding.id or not enabled:
                 continue
             if isinstance(node, Panel):
                 heading = "Keys of this panel"
@@ -69,7 +74,7 @@ class Help(ModalScreen[None]):
 
 def _table(rows: Iterable[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right", style="bold", no_wrap=True)
+    table.add_column(justify="right", style="bold", no_wrap=True, min_width=13)
     table.add_column()
     for keys, what in rows:
         table.add_row(Text(keys), Text(what))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 3.0
 # Columns by importance: the last of them go first where the window is narrow.
-COLUMNS = ("state", "step", "score", "CKA", "written", "router", "similarity", "recipe")
-WIDTHS = (9, 17, 11, 6, 13, 12, 11, 18)
+COLUMNS = ("run", "state", "step", "score", "CKA", "written", "router", "similarity", "recipe")
+NAME_WIDTH = 28  # of a long name, where there are other columns to show
 
 
 class Picker(Screen[None]):
@@ -123,35 +123,43 @@ class Picker(Screen[None]):
                     "simsmoe pretrain --recipe quickstart"
                 )
             )
-        width = self.size.width - 2
-        columns, name_width = self._columns(width)
-        heading = Text("  " + _fit("run", name_width), style="dim", no_wrap=True)
-        for index in columns:
-            heading.append("  " + _fit(COLUMNS[index], WIDTHS[index]))
+        cells = [self._cells(run) for run in self.runs]
+        columns, widths = self._columns([[text for text, _ in row] for row in cells])
+        heading = Text("  ", style="dim", no_wrap=True)
+        heading.append("  ".join(_fit(COLUMNS[i], widths[i]) for i in columns))
         self.query_one("#picker-heading", Static).update(heading)
-        options = [Option(self._row(run, columns, name_width)) for run in self.runs]
+        options = []
+        for run, row in zip(self.runs, cells, strict=True):
+            line = Text(no_wrap=True)
+            line.append("● " if run.path in self.marked else "  ", self.app.current_theme.accent)
+            for index in columns:
+                text, style = row[index]
+                line.append(_fit(text, widths[index]), style).append("  ")
+            options.append(Option(line))
         self._list.set_options(options)
         paths = [run.path for run in self.runs]
         self._list.highlighted = paths.index(at) if at in paths else (0 if paths else None)
 
-    def _columns(self, width: int) -> tuple[list[int], int]:
-        """Which columns fit, and the width that is left for the name."""
-        longest = max((len(run.name) for run in self.runs), default=10)
+    def _columns(self, rows: Sequence[Sequence[str]]) -> tuple[list[int], list[int]]:
+        """Which columns fit, and the width of every one."""
+        widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+        room = self.size.width - 5
         columns = list(range(len(COLUMNS)))
-        while columns and width - 2 - sum(WIDTHS[i] + 2 for i in columns) < min(longest, 28):
+        while len(columns) > 2:
+            others = sum(widths[i] + 2 for i in columns[1:])
+            if min(widths[0], NAME_WIDTH) + others <= room:
+                break
             columns.pop()
-        room = width - 2 - sum(WIDTHS[i] + 2 for i in columns)
-        return columns, max(8, min(longest, room))
+        widths[0] = max(8, min(widths[0], room - sum(widths[i] + 2 for i in columns[1:])))
+        return columns, widths
 
-    def _row(self, run: RunSummary, columns: Iterable[int], name_width: int) -> Text:
-        theme = self.app.current_theme
-        marked = run.path in self.marked
-        row = Text("● " if marked else "  ", style=theme.accent or "", no_wrap=True)
-        row.append(_fit(run.name, name_width), "bold")
+    def _cells(self, run: RunSummary) -> list[tuple[str, str]]:
+        """What stands in each column, and its style."""
         total = f"/{run.total_steps:,}" if run.total_steps else ""
         score = f"{run.score:.3f}" if math.isfinite(run.score) else "–"
-        cells = (
-            (run.state, _state_style(run.state, theme)),
+        return [
+            (run.name, "bold"),
+            (run.state, _state_style(run.state, self.app.current_theme)),
             (f"{run.step:,}{total}", ""),
             (f"{score} {run.score_name}", ""),
             (f"{run.cka:.3f}" if math.isfinite(run.cka) else "–", ""),
@@ -159,11 +167,7 @@ class Picker(Screen[None]):
             (run.router, ""),
             (run.similarity, ""),
             (run.recipe_name, ""),
-        )
-        for index in columns:
-            text, style = cells[index]
-            row.append("  ").append(_fit(text, WIDTHS[index]), style)
-        return row
+        ]
 
     def _under_cursor(self) -> Path | None:
         index = self._list.highlighted

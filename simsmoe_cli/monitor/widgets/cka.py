@@ -14,7 +14,7 @@ from simsmoe_cli.monitor.scales import Scale, color_bar, similarity_scale
 from simsmoe_cli.monitor.widgets.beside import GAP, beside, filled, fitting
 from simsmoe_cli.monitor.widgets.pairs import PairPanel, most_alike, share_text, value_text
 
-LEAST_WIDTH = 28
+LEAST_WIDTH = 26
 
 
 class Cka(PairPanel):
@@ -62,7 +62,7 @@ class Cka(PairPanel):
 
     def _heading(self, run: int) -> Text:
         step = probe[0] if (probe := self.shown(run)) else 0
-        name = Text("● ", style=self.color_of(run))
+        name = Text().append("● ", self.color_of(run))
         chosen = "bold" if run == self.selection.run else "not bold"
         return name.append(self.runs[run].history.name, chosen).append(f"  step {step:,}", "dim")
 
@@ -88,7 +88,7 @@ class Cka(PairPanel):
         line = Text(no_wrap=True)
         pair = self.selection.pair
         if pair is not None:
-            line.append(f"experts {pair[0]} and {pair[1]}: ", "bold")
+            line.append(f"experts {pair[0]} and {pair[1]}: ", "bold").append("CKA ")
         for run in range(len(self.runs)):
             probe = self.shown(run)
             if probe is None:
@@ -101,8 +101,9 @@ class Cka(PairPanel):
             if len(self.runs) > 1:
                 line.append("● ", self.color_of(run))
             if pair is None:
-                line.append(f"most alike {here[0]} and {here[1]}: ", "dim")
-            line.append(f"CKA {value_text(float(layer.cka[here]))}")
+                line.append("most alike " if not line.plain.strip("● ") else "", "dim")
+                line.append(f"{here[0]} and {here[1]}: ", "dim")
+            line.append(value_text(float(layer.cka[here])))
             if len(self.runs) == 1 and pair is not None:
                 line.append(f", {share_text(float(layer.shared[here]))}", "dim")
         line.truncate(width, overflow="ellipsis")
@@ -126,13 +127,11 @@ class Cka(PairPanel):
     def _tell_where(self) -> None:
         probe = self.shown(self.selection.run)
         if probe is None:
-            self.border_subtitle = f"layer {self.selection.layer}"
+            self.below = f"layer {self.selection.layer}"
             return
         step, layer = probe
         newest = " newest" if self.selection.step is None else ""
-        self.border_subtitle = (
-            f"layer {layer.layer} · step {step:,}{newest} · mean {value_text(layer.mean)}"
-        )
+        self.below = f"layer {layer.layer} · step {step:,}{newest} · mean {value_text(layer.mean)}"
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)

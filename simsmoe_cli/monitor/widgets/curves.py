@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from simsmoe_cli.monitor.axes import Axis, axis
-from simsmoe_cli.monitor.canvas import Curve
+from simsmoe_cli.monitor.canvas import Curve, line_plot
 from simsmoe_cli.monitor.history import RunHistory
 from simsmoe_cli.monitor.series import Points
 from simsmoe_cli.monitor.widgets.panel import Panel
@@ -122,6 +123,43 @@ class CurvePanel(Panel):
         """An axis on which all runs fit."""
         return axis(
             [self.x_of(run.history, self.points(run.history, "train")) for run in self.runs]
+        )
+
+    def course(
+        self, prefix: str, title: str, width: int, height: int, y_axis: Axis | None = None
+    ) -> list[Text]:
+        """A number of each layer over training, that of the chosen layer bright.
+
+        Args:
+            prefix: of the names of its series, before the layer's number.
+            title: in the legend.
+            width, height: cells to fill.
+            y_axis: None fits it to the curves.
+        """
+        others, chosen = [], []
+        layer = self.selection.layer
+        for index, run in enumerate(self.runs):
+            color = self.color_of(index)
+            if len(self.runs) == 1:
+                others += [
+                    self.curve(run.history, prefix + name, "", f"dim {color}")
+                    for name in run.history.named(prefix)
+                    if name != str(layer)
+                ]
+            label = f"layer {layer}" if index == 0 else ""
+            chosen.append(self.curve(run.history, f"{prefix}{layer}", label, f"bold {color}"))
+        curves = [curve for curve in (*others, *chosen) if curve is not None]
+        if not curves:
+            return []
+        at = self.selection.step
+        return line_plot(
+            curves,
+            width,
+            height,
+            y_axis=y_axis,
+            title=title,
+            x_label=self.x_label,
+            cursor=None if at is None or self.selection.by_time else float(at),
         )
 
     def cursor_x(self) -> float | None:

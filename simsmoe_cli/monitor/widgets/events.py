@@ -82,12 +82,12 @@ class Events(Panel):
         ]
         entries = list(heapq.merge(*(reversed(log) for log in logs), key=lambda entry: entry[:3]))
         if not entries:
-            self.border_subtitle = ""
+            self.below = ""
             return self.message("Nothing has happened yet.", width, height)
         self._first = max(0, min(self._first, len(entries) - 1))
         alerts = sum(len(run.history.alerts) for run in self.runs)
         counted = f"{len(entries)} events, {alerts} alerts" if alerts else f"{len(entries)} events"
-        self.border_subtitle = counted
+        self.below = counted
         digits = max(len(f"{entry[3].step:,}") for entry in entries)
         lines: list[Text] = []
         for _, _, index, line in entries[self._first :]:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from simsmoe_cli.monitor.screens.dashboard import Dashboard
 
 BAR = 12
+WIDE = 112  # from here on what a run is stands beside its name
 
 
 class Header(Drawing):
-    """Two lines for a single run; for several a line each, and one more for the run chosen.
+    """A line for each run, and one or two more for the run chosen.
 
     Args:
         clock: seconds since the epoch.
@@ -35,9 +36,9 @@ class Header(Drawing):
     def dashboard(self) -> Dashboard:
         return cast("Dashboard", self.screen)
 
-    def lines_for(self, runs: int, height: int) -> int:
-        """Lines it wants for so many runs in a window of that height."""
-        return 2 if runs == 1 else min(runs + 1, max(3, height // 5))
+    def lines_for(self, runs: int, width: int, height: int) -> int:
+        """Lines it wants for so many runs in a window of that size."""
+        return min(runs + 1 + (width < WIDE), max(3, height // 5))
 
     def fingerprint(self) -> Hashable:
         now = self._clock()
@@ -52,27 +53,35 @@ class Header(Drawing):
     def draw(self, width: int, height: int) -> Sequence[Text]:
         runs = self.dashboard.followers
         chosen = self.dashboard.selection.run
-        if len(runs) == 1:
-            return [self._who(runs[0], 0, width), self._where(runs[0].history, width)]
-        first = max(0, min(chosen - (height - 2) // 2, len(runs) - (height - 1)))
+        narrow = width < WIDE - 2
+        room = max(1, height - 1 - narrow)
+        first = max(0, min(chosen - room // 2, len(runs) - room))
         lines = []
-        for index in range(first, min(len(runs), first + height - 1)):
+        for index in range(first, min(len(runs), first + room)):
             line = self._who(runs[index], index, width)
-            if index == chosen:
+            if not narrow:
+                facts = self._facts(runs[index].history, width - line.cell_len - 2)
+                line.append(" " * (width - line.cell_len - facts.cell_len)).append_text(facts)
+            if index == chosen and len(runs) > 1:
                 line.stylize("reverse", 0, 1)
             lines.append(line)
+        if narrow:
+            lines.append(self._facts(runs[chosen].history, width))
         lines.append(self._where(runs[chosen].history, width))
         return lines
 
     def _who(self, run: Follower, index: int, width: int) -> Text:
-        """Name and state on the left, what it is on the right."""
-        theme = self.app.current_theme
-        colors = curve_colors(theme.dark)
-        history = run.history
-        left = Text("● ", style=colors[index % len(colors)])
-        left.append(history.name, "bold")
-        status = history.status_at(self._clock())
-        left.append(f"  {status_words(run, status)}", self._status_style(status))
+        """Name and state."""
+        colors = curve_colors(self.app.current_theme.dark)
+        status = run.history.status_at(self._clock())
+        words = f"  {status_words(run, status)}"
+        line = Text(no_wrap=True).append("● ", colors[index % len(colors)])
+        name = Text(run.history.name, style="bold")
+        name.truncate(max(8, width - 2 - len(words)), overflow="ellipsis")
+        return line.append_text(name).append(words, self._status_style(status))
+
+    def _facts(self, history: RunHistory, width: int) -> Text:
+        """What the run is."""
         facts = [
             history.recipe_name,
             history.router,
@@ -80,45 +89,37 @@ class Header(Drawing):
             f"{millions(history.parameters)} parameters" if history.parameters else "",
             " ".join(part for part in (history.device, history.precision) if part),
         ]
-        facts = [fact for fact in facts if fact]
-        right = Text(" · ".join(facts), style="dim")
-        if left.cell_len + 2 + right.cell_len > width:
-            facts = [fact for fact in facts if not fact.endswith("parameters")]
-            right = Text(" · ".join(facts), style="dim")
-        if left.cell_len + 2 + right.cell_len > width:
-            left.truncate(max(width - right.cell_len - 2, width // 3), overflow="ellipsis")
-            right.truncate(width - left.cell_len - 2, overflow="ellipsis")
-        gap = " " * (width - left.cell_len - right.cell_len)
-        return Text.assemble(left, gap, right, no_wrap=True)
+        line = Text(" · ".join(fact for fact in facts if fact), style="dim", no_wrap=True)
+        line.truncate(max(0, width), overflow="ellipsis")
+        return line
 
     def _where(self, history: RunHistory, width: int) -> Text:
-        """Progress, speed and score."""
+        """Progress, speed and score; without the bar where it would take their place."""
         theme = self.app.current_theme
-        line = Text(no_wrap=True)
         progress = history.progress
+        parts = [Text()]
         if not math.isnan(progress):
             done = round(BAR * progress)
-            line.append("━" * done, theme.primary or "")
-            line.append("━" * (BAR - done), "dim")
-            line.append(f" {progress:4.0%}  ")
+            parts[0].append("━" * done, theme.primary or "").append("━" * (BAR - done), "dim")
+            parts[0].append(f" {progress:.0%}")
         of = f"/{history.total_steps:,}" if history.total_steps else ""
         eta = history.eta_seconds(self._clock())
         rate = history.last("tokens_per_s")
-        parts = [
+        told = [
             ("step ", f"{history.step:,}{of}"),
             ("ETA ", "–" if eta is None else duration(eta)),
             ("", f"{rate:,.0f} tokens/s" if math.isfinite(rate) else "– tokens/s"),
         ]
         if math.isfinite(history.best_score):
-            best = f"{history.best_score:.3f} at {history.best_step:,}"
-            parts.append((f"best {history.score_name} ", best))
+            told.append(("best ", f"{history.best_score:.3f} at {history.best_step:,}"))
         if math.isfinite(history.test_score):
-            parts.append(("test ", f"{history.test_score:.3f}"))
-        for index, (label, value) in enumerate(parts):
-            more = Text.assemble(("  · " if index else "", "dim"), (label, "dim"), value)
-            if line.cell_len + more.cell_len > width:
-                break
-            line.append_text(more)
+            told.append(("test ", f"{history.test_score:.3f}"))
+        parts += [Text.assemble((label, "dim"), value) for label, value in told]
+        between = Text(" · ", style="dim")
+        line = between.join([part for part in parts if part])
+        if line.cell_len > width:
+            line = between.join(parts[1:])
+        line.truncate(width, overflow="ellipsis")
         return line
 
     def _status_style(self, status: Status) -> str:

@@ -13,13 +13,15 @@ from textual.binding import BindingType
 from simsmoe_cli.monitor.axes import Axis
 from simsmoe_cli.monitor.canvas import Curve, line_plot, sparkline
 from simsmoe_cli.monitor.frames import SimilarityFrame
+from simsmoe_cli.monitor.widgets.curves import CurvePanel
 from simsmoe_cli.monitor.widgets.pairs import value_text
-from simsmoe_cli.monitor.widgets.panel import PROBE_BINDINGS, Panel
+from simsmoe_cli.monitor.widgets.panel import PROBE_BINDINGS
 
 SPARK = 16
+LEAST_COURSE = 7  # lines
 
 
-class Layers(Panel):
+class Layers(CurvePanel):
     """A bar and its course for each layer; a curve over layers where there are too many."""
 
     TITLE = "Similarity by layer"
@@ -60,12 +62,11 @@ class Layers(Panel):
         width: int,
         height: int,
     ) -> list[Text]:
-        label = len(str(layers[-1])) + 7
+        label = len(str(layers[-1])) + 8
         spark = SPARK if width >= 52 else 8
         room = width - label - 6 - spark - 2
         head = "layer".ljust(label) + "mean CKA".ljust(room + 8) + "over training"[:spark]
         lines = [Text(head, style="dim")]
-        apart = len(self.runs) == 1 and 2 * len(layers) + 1 <= height
         for layer in layers:
             for index, frame in enumerate(frames):
                 mean = frame.means.get(layer, math.nan) if frame is not None else math.nan
@@ -77,8 +78,9 @@ class Layers(Panel):
                 line.append(f" {mean:5.2f}  " if math.isfinite(mean) else "     –  ")
                 line.append(self._course(index, layer, spark), self.color_of(index))
                 lines.append(line)
-            if apart:
-                lines.append(Text())
+        left = height - len(lines) - 1
+        if left >= LEAST_COURSE:
+            lines += [Text(), *self.course("cka.", "mean CKA over training", width, left)]
         return lines
 
     def _bar(self, mean: float, room: int, run: int) -> Text:
@@ -121,12 +123,12 @@ class Layers(Panel):
 
     def _tell_where(self, frame: SimilarityFrame | None) -> None:
         if frame is None:
-            self.border_subtitle = ""
+            self.below = ""
             return
         layer = self.selection.layer
         mean = value_text(frame.means.get(layer, math.nan))
         newest = " newest" if self.selection.step is None else ""
-        self.border_subtitle = f"step {frame.step:,}{newest} · layer {layer}: {mean}"
+        self.below = f"step {frame.step:,}{newest} · layer {layer}: {mean}"
 
 
 def _curve(frame: SimilarityFrame, label: str, style: str) -> Curve:

@@ -15,14 +15,16 @@ from simsmoe_cli.monitor.frames import RouterFrame, RouterLayer
 from simsmoe_cli.monitor.heatmap import Layout, heat_map, layout
 from simsmoe_cli.monitor.scales import Scale, color_bar, magnitude_scale
 from simsmoe_cli.monitor.widgets.beside import GAP, beside, filled, fitting
-from simsmoe_cli.monitor.widgets.panel import PROBE_BINDINGS, Panel
+from simsmoe_cli.monitor.widgets.curves import CurvePanel
+from simsmoe_cli.monitor.widgets.panel import PROBE_BINDINGS
 
-LEAST_WIDTH = 34
+LEAST_WIDTH = 26
 CV_WIDTH = 6
 DEAD_WIDTH = 10
+LEAST_COURSE = 7  # lines
 
 
-class Load(Panel):
+class Load(CurvePanel):
     """A heat map of loads for each run, 1 being a fair share."""
 
     TITLE = "Router load"
@@ -86,7 +88,7 @@ class Load(Panel):
             block = []
             if several:
                 chosen = "bold" if run == self.selection.run else "not bold"
-                name = Text("● ", style=self.color_of(run))
+                name = Text().append("● ", self.color_of(run))
                 block.append(name.append(self.runs[run].history.name, chosen))
             frame = found[run]
             if frame is None:
@@ -94,7 +96,11 @@ class Load(Panel):
             else:
                 block += self._map(run, frame, scale, place * (room + GAP), several, room, high)
             blocks.append(block)
-        lines = filled(beside(blocks, room), height - 2)
+        lines = beside(blocks, room)
+        left = height - len(lines) - 3
+        if left >= LEAST_COURSE:
+            lines += [Text(), *self.course("load_cv.", "load CV over training", width, left)]
+        lines = filled(lines, height - 2)
         lines.append(self._detail(width))
         bar = color_bar(scale, min(30, width // 2), digits=1)
         lines.append(Text("share ", style="dim").append_text(bar).append(" of a fair one", "dim"))
@@ -199,11 +205,11 @@ class Load(Panel):
     def _tell_where(self) -> None:
         frame = self.shown(self.selection.run)
         if frame is None:
-            self.border_subtitle = ""
+            self.below = ""
             return
         dead = sum(len(layer.dead) for layer in frame.layers)
         newest = " newest" if self.selection.step is None else ""
-        self.border_subtitle = f"step {frame.step:,}{newest} · {dead or 'none'} dead"
+        self.below = f"step {frame.step:,}{newest} · {dead or 'none'} dead"
 
     def action_expert(self, by: int) -> None:
         frame = self.shown(self.selection.run)

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 from textual.binding import Binding, BindingType
 
-from simsmoe_cli.monitor.axes import short
 from simsmoe_cli.monitor.frames import LayerSimilarity, Matrix
 from simsmoe_cli.monitor.widgets.panel import PROBE_BINDINGS, Panel
 
@@ -53,7 +52,7 @@ class PairPanel(Panel):
         Binding(
             "m",
             "most_alike",
-            "Most alike",
+            "Alike",
             id="pairs.most",
             tooltip="The most alike pair; again: the next one",
         ),
@@ -128,8 +127,8 @@ def value_text(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "undefined"
 
 
-def share_text(value: float) -> str:
+def share_text(value: float, short: bool = False) -> str:
     """A fraction of tokens in words."""
     if not math.isfinite(value):
         return "shared tokens unknown"
-    return f"{short(100 * value)}% of tokens shared"
+    return f"{100 * value:.2f}% " + ("shared" if short else "of tokens shared")

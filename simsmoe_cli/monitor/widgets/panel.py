@@ -80,11 +80,20 @@ class Panel(Drawing, can_focus=True):
         TITLE: on its frame.
         SHORT: in the row of tabs.
         ABOUT: what it shows and how to read it, for the help.
+
+    Attributes:
+        above, below: on the frame; a drawing sets them.
     """
 
     TITLE: ClassVar[str]
     SHORT: ClassVar[str]
     ABOUT: ClassVar[str]
+
+    def __init__(self, *, id: str):
+        super().__init__(id=id)
+        self.above = self.TITLE
+        self.below = ""
+        self._on_frame = ("", "")
 
     @property
     def dashboard(self) -> Dashboard:
@@ -111,15 +120,24 @@ class Panel(Drawing, can_focus=True):
         return (tuple(run.version for run in self.runs), self.selection)
 
     def on_mount(self) -> None:
-        self.border_title = f"{self.dashboard.number_of(self)} {self.TITLE}"
+        self.label_frame()
 
     def redraw(self) -> None:
         with self.dashboard.following.lock:
             super().redraw()
+        # Not at once: the frame may be being painted just now.
+        self.call_next(self.label_frame)
+
+    def label_frame(self) -> None:
+        """Write what the drawing says about itself on its frame."""
+        above = f"{self.dashboard.number_of(self)} {self.above}"
+        if self._on_frame != (above, self.below):
+            self._on_frame = (above, self.below)
+            self.border_title, self.border_subtitle = Text(above), Text(self.below)
 
     def message(self, text: str, width: int, height: int) -> list[Text]:
         """A few words in the middle, where there is nothing to draw yet."""
-        self.border_subtitle = ""
+        self.below = ""
         words = Text(text, style="dim").wrap(self.app.console, max(1, min(width - 2, 60)))
         lines = [Text() for _ in range(max(0, (height - len(words)) // 2))]
         for line in words:

@@ -15,7 +15,8 @@ from simsmoe_cli.monitor.canvas import Curve, line_plot
 from simsmoe_cli.monitor.widgets.curves import CURSOR_BINDINGS, CurvePanel, value_at
 
 RANGES = ("all", "later half", "logarithmic")
-PARTS = (("train", "train"), ("valid", "validation"), ("best", "best"))
+# In the order in which they are drawn: what is best lies under the validation it comes from.
+PARTS = (("best", "best", 2), ("train", "train", 0), ("valid", "validation", 1))
 
 
 class Score(CurvePanel):
@@ -54,11 +55,11 @@ class Score(CurvePanel):
         units = {run.history.score_unit for run in self.runs if run.history.total_events}
         title = " and ".join(sorted(names)) or "BPC"
         title = "Loss" if title == "loss" else title
-        self.border_title = f"{self.dashboard.number_of(self)} {title}"
+        self.above = title
         curves = self._one() if len(self.runs) == 1 else self._several()
         if not curves:
             return self.waiting("training step", width, height)
-        self.border_subtitle = self._reading() or " and ".join(sorted(units))
+        self.below = self._reading() or " and ".join(sorted(units))
         return line_plot(
             curves,
             width,
@@ -73,8 +74,8 @@ class Score(CurvePanel):
     def _one(self) -> list[Curve]:
         history = self.runs[0].history
         found = [
-            self.curve(history, name, label, self.curve_colors[number])
-            for number, (name, label) in enumerate(PARTS)
+            self.curve(history, name, label, self.curve_colors[color])
+            for name, label, color in PARTS
         ]
         return [curve for curve in found if curve is not None]
 
@@ -109,7 +110,7 @@ class Score(CurvePanel):
             history = run.history
             values = [
                 f"{label} {value:.3f}"
-                for name, label in PARTS
+                for name, label, _ in PARTS
                 if math.isfinite(value := value_at(self.points(history, name), at))
                 and (len(self.runs) == 1 or name == "valid")
             ]

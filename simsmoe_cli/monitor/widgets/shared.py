@@ -14,7 +14,8 @@ from simsmoe_cli.monitor.frames import LayerSimilarity
 from simsmoe_cli.monitor.widgets.beside import beside, filled, fitting
 from simsmoe_cli.monitor.widgets.pairs import PairPanel, share_text, value_text
 
-LEAST_WIDTH = 30
+LEAST_WIDTH = 26
+FEW = 500  # pairs that are drawn as points, not as dots
 Array = NDArray[np.float64]
 
 
@@ -48,7 +49,7 @@ class Shared(PairPanel):
             block = []
             if several:
                 chosen = "bold" if run == self.selection.run else "not bold"
-                name = Text("● ", style=self.color_of(run))
+                name = Text().append("● ", self.color_of(run))
                 block.append(name.append(self.runs[run].history.name, chosen))
             probe = found[run]
             if probe is None:
@@ -77,6 +78,7 @@ class Shared(PairPanel):
             y_axis=y_axis,
             x_label="% shared",
             style=self.color_of(run),
+            mark="•" if len(cka) <= FEW else "",
             highlight=marked,
             highlight_style=f"bold {self.app.current_theme.accent}",
         )
@@ -96,7 +98,7 @@ class Shared(PairPanel):
             if pair is not None and here is not None:
                 name = f"{here[0]} and {here[1]}: " if len(self.runs) == 1 else ""
                 line.append(name, "bold").append(f"CKA {value_text(float(layer.cka[here]))}, ")
-                line.append(share_text(float(layer.shared[here])))
+                line.append(share_text(float(layer.shared[here]), short=len(self.runs) > 1))
             else:
                 share, cka = cloud(layer)
                 pearson, spearman = correlation(share, cka), correlation(ranks(share), ranks(cka))
@@ -113,7 +115,7 @@ class Shared(PairPanel):
         if probe is not None:
             newest = " newest" if self.selection.step is None else ""
             where += f" · step {probe[0]:,}{newest}"
-        self.border_subtitle = where
+        self.below = where
 
 
 def cloud(layer: LayerSimilarity) -> tuple[Array, Array]:

@@ -80,9 +80,7 @@ class Signals(CurvePanel):
             part = shown[row * columns : (row + 1) * columns]
             plots = [self._plot(name, title, cell, high, x_axis) for name, title in part]
             lines += beside(plots, cell)
-        self.border_subtitle = (
-            f"{first + 1}–{first + len(shown)} of {len(names)}" if rows > seen else ""
-        )
+        self.below = f"{first + 1}–{first + len(shown)} of {len(names)}" if rows > seen else ""
         return lines
 
     def _names(self) -> dict[str, str]:
@@ -103,13 +101,15 @@ class Signals(CurvePanel):
             curve = self.curve(run.history, name, "", self.color_of(index))
             if curve is None:
                 continue
+            color = self.color_of(index)
             curves.append(curve)
             at = self.selection.at
             last = run.history.last(name)
-            values.append(last if at is None else value_at(self.points(run.history, name), at))
+            value = last if at is None else value_at(self.points(run.history, name), at)
+            values.append((value, f"not bold {color}" if len(self.runs) > 1 else "not bold"))
         head = Text(title, style="bold", no_wrap=True)
-        for value in values:
-            head.append(f"  {_exact(value)}", "not bold")
+        for value, style in values:
+            head.append(f"  {_exact(value)}", style)
         head.truncate(width, overflow="ellipsis")
         plot = line_plot(
             curves, width, height - 1, x_axis=x_axis, legend=False, cursor=self.cursor_x()
