@@ -100,7 +100,7 @@ def train(
         f"or model.width (now {recipe.model.width}); --dry-run estimates the memory."
     )
     new = not run.path.exists()
-    with _clear_os_errors(run), _clear_memory_errors(device, hint), run.locked():
+    with _clear_os_errors(run), clear_memory_errors(device, hint), run.locked():
         try:
             trainer = Trainer(
                 LanguageModelling(recipe, store, device),
@@ -119,7 +119,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _clear_memory_errors(device: torch.device, hint: str) -> Iterator[None]:
+def clear_memory_errors(device: torch.device, hint: str) -> Iterator[None]:
     """Turn running out of memory, however it shows, into one UserError."""
     try:
         yield
@@ -243,7 +243,7 @@ def evaluate_run(
         raise UserError(
             f"no split '{split}'", where="--split", hint=nearest(split, store.manifest.splits)
         )
-    with _clear_memory_errors(device, "Use --device cpu, or a machine with more memory."):
+    with clear_memory_errors(device, "Use --device cpu, or a machine with more memory."):
         model = LanguageModel(portable(recipe, device), state["vocab_size"]).to(device)
         checkpoint.load_weights(folder, state, model)
         result = evaluate_split(
