@@ -1,25 +1,21 @@
 """Relative attention against a straightforward version of it.
 
-    python -m benchmarks.attention [--runs 5] [--dropout 0.1]
-
 Forward and backward pass of one attention sub-layer of brainformer-tiny (span 2048, batch 4 x 512),
-projections included, fp32, runs alternating in one process: median seconds, the ratio, and the peak
-memory each adds.
+projections included, fp32.
 
 Shapes: G batch times heads, M block, L span, W head width, S = L + M - 1 keys.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.timing import Case
 from simsmoe_cli.model import attention
 from simsmoe_cli.model.attention import RelativeAttention
 
@@ -44,8 +40,8 @@ def straightforward(
     return weight.view(groups, block, block + span)[..., :-1] @ value_GSW
 
 
-def step(compute: Callable[..., Tensor], dropout: float) -> float:
-    """Seconds of one forward and backward pass of the sub-layer."""
+def step(compute: Callable[..., Tensor], dropout: float) -> None:
+    """One forward and backward pass of the sub-layer."""
     torch.manual_seed(0)
     layer = RelativeAttention(WIDTH, HEADS, dropout)
     x = torch.randn(BATCH, BLOCK, WIDTH, requires_grad=True)
@@ -54,47 +50,15 @@ def step(compute: Callable[..., Tensor], dropout: float) -> float:
     original = attention.relative_attention
     attention.relative_attention = compute
     try:
-        start = time.perf_counter()
         layer(x, memory, position).square().mean().backward()
-        return time.perf_counter() - start
     finally:
         attention.relative_attention = original
 
 
-def peak_bytes(compute: Callable[..., Tensor], dropout: float) -> int:
-    """Most bytes of tensors alive at once beyond what there was before."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        step(compute, dropout)
-    alive = peak = 0
-    assert profile.profiler is not None
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            alive += event.nbytes()
-            peak = max(peak, alive)
-    return peak
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    arguments = parser.parse_args()
+def cases(dropout: float) -> list[Case]:
+    """Both versions, each one forward and backward pass of the sub-layer."""
     paths = {"straightforward": straightforward, "simsmoe": attention.relative_attention}
-    seconds: dict[str, list[float]] = {name: [] for name in paths}
-    for compute in paths.values():
-        step(compute, arguments.dropout)
-    for _ in range(arguments.runs):
-        for name, compute in paths.items():
-            seconds[name].append(step(compute, arguments.dropout))
-    slow, fast = (statistics.median(seconds[name]) for name in paths)
-    for name, compute in paths.items():
-        median, best, worst = (f(seconds[name]) for f in (statistics.median, min, max))
-        memory = peak_bytes(compute, arguments.dropout) / 2**20
-        print(f"{name:16} {median:.3f} s ({best:.3f} to {worst:.3f})  {memory:,.0f} MiB")
-    print(f"ratio            {slow / fast:.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    return [
+        Case(name, functools.partial(step, compute, dropout), BATCH * BLOCK, "tokens")
+        for name, compute in paths.items()
+    ]

@@ -1,0 +1,125 @@
+"""What surrounds training: preparing data, starting up, checkpoints, evaluation and generation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.step import VOCABULARY, modern
+from benchmarks.timing import Case, alternate, report
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train import checkpoint
+from simsmoe_cli.train.evaluate import evaluate_split
+from simsmoe_cli.train.optim import build_optimizer
+from simsmoe_cli.train.probes import probe, probe_batch
+
+Tables = list[dict[str, Any]]
+MEGABYTES = 100
+
+
+def command(*words: str | Path) -> None:
+    """Run a command line, quietly."""
+    subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
+
+
+def simsmoe(*words: str | Path) -> None:
+    command(sys.executable, "-m", "simsmoe_cli", *words)
+
+
+def prepare(runs: int) -> Tables:
+    """prepare-data of 100 MB of text with tokenizer bytes, against reading and hashing it."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "text.txt"
+        draw = random.Random(0)
+        words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(1, 9))) for _ in range(5000)]
+        line = " ".join(draw.choices(words, k=200_000)) + "\n"
+        text.write_text((line * (MEGABYTES * 10**6 // len(line) + 1))[: MEGABYTES * 10**6])
+
+        def bytes_tokens() -> None:
+            simsmoe("prepare-data", text, "--name", "x", "--force", "--data-dir", folder)
+
+        cases = [
+            Case("prepare-data", bytes_tokens, MEGABYTES, "MB"),
+            Case("sha256sum", lambda: command("sha256sum", text), MEGABYTES, "MB"),
+            Case("cat", lambda: command("cat", text), MEGABYTES, "MB"),
+        ]
+        return [report("100 MB of text, tokenizer bytes", alternate(cases, runs), "sha256sum")]
+
+
+def startup(runs: int) -> Tables:
+    """How soon commands answer, against importing typer."""
+    cases = [
+        Case("import typer", lambda: command(sys.executable, "-c", "import typer")),
+        Case("simsmoe --help", lambda: simsmoe("--help")),
+        Case("simsmoe list routers", lambda: simsmoe("list", "routers")),
+        Case("simsmoe show quickstart", lambda: simsmoe("show", "quickstart")),
+    ]
+    return [report("start-up", alternate(cases, runs), "import typer")]
+
+
+def checkpoints(runs: int) -> Tables:
+    """Writing and reading a checkpoint of mistral-modern, against a plain write of its bytes."""
+    recipe = modern("model.repeats=14")
+    model = LanguageModel(recipe, VOCABULARY)
+    optimizer = build_optimizer(model, recipe.train)
+    model(torch.zeros(1, 8, dtype=torch.int64)).logits.sum().backward()
+    optimizer.step()
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDir(Path(folder) / "run")
+        tensors = checkpoint.optimizer_tensors(model, optimizer)
+        count = iter(range(10**6))
+        size = sum(t.nbytes for t in [*model.state_dict().values(), *tensors.values()])
+        state = {"recipe": recipe.model_dump(mode="json")}
+        payload = os.urandom(size)
+
+        def save() -> None:
+            checkpoint.save(run, next(count), model, tensors, state)
+            checkpoint.prune(run, 1)
+
+        def plain() -> None:
+            with open(Path(folder) / "plain", "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+
+        cases = [
+            Case("checkpoint", save, size / 1e6, "MB"),
+            Case("plain write", plain, size / 1e6, "MB"),
+            Case("sha256", lambda: hashlib.sha256(payload).digest(), size / 1e6, "MB"),
+        ]
+        return [report("checkpoint of mistral-modern", alternate(cases, runs), "plain write")]
+
+
+def reading(runs: int) -> Tables:
+    """Evaluation, a probe and a training step's forward pass, per token."""
+    recipe = modern()
+    model = LanguageModel(recipe, VOCABULARY)
+    tokens = torch.randint(VOCABULARY, (32_768,)).to(torch.uint8).numpy()
+    batch = probe_batch(tokens, 1024, 2048)
+    context = RouteContext(step=1, total_steps=2)
+
+    def evaluate() -> None:
+        evaluate_split(model, tokens, block=1024, streams=8, precision="fp32")
+
+    def forward() -> None:
+        with torch.no_grad():
+            for start in range(0, len(tokens), 8192):
+                part = torch.from_numpy(tokens[start : start + 8192]).long()
+                model(part.view(8, 1024), (), context)
+
+    cases = [
+        Case("forward", forward, len(tokens), "tokens"),
+        Case("eval", evaluate, len(tokens), "tokens"),
+        Case("probe", lambda: probe(model, batch, context, "fp32"), batch.numel(), "tokens"),
+    ]
+    return [report("reading text, mistral-modern, 4 layers", alternate(cases, runs), "forward")]
