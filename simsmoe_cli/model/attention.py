@@ -8,7 +8,7 @@ and are attended to. relative.py computes it.
 RopeAttention: rotary positions (Su et al. 2104.09864, half-rotation layout as Hugging Face has
 it), causal, with a sliding window that includes the query itself.
 
-Shapes: B batch, M block, L span, D model width, A heads, W head width.
+Shapes: B batch, M block, L span, S positions seen, D model width, A heads, W head width.
 """
 
 from __future__ import annotations
@@ -92,23 +92,46 @@ class RopeAttention(nn.Module):
 
     def forward(self, x_BMD: Tensor) -> Tensor:
         """[B, M, D] -> [B, M, D]."""
-        block = x_BMD.shape[1]
+        return self._attend(self.query(x_BMD), self.key(x_BMD), self.value(x_BMD))
+
+    def extend(self, x_BMD: Tensor, cache_BSE: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend to what stands before the block as well.
+
+        Keys are cached as they are and turned when they are used, by their places in the cache:
+        only distances matter, so a text may go on for ever and its angles lose no precision.
+
+        Args:
+            x_BMD: the block.
+            cache_BSE: keys and values side by side, E = 2D, of the S positions before it.
+
+        Returns:
+            [B, M, D], and the cache for the next block: at most a window less one position.
+        """
+        own_BME = torch.cat([self.key(x_BMD), self.value(x_BMD)], dim=-1)
+        seen_BSE = torch.cat([cache_BSE, own_BME], dim=1)
+        out = self._attend(self.query(x_BMD), *seen_BSE.chunk(2, dim=-1))
+        return out, seen_BSE[:, max(0, seen_BSE.shape[1] - self.window + 1) :]
+
+    def _attend(self, query_BMD: Tensor, key_BSD: Tensor, value_BSD: Tensor) -> Tensor:
+        """The queries are those of the last M of S positions."""
+        block, seen = query_BMD.shape[1], key_BSD.shape[1]
         query, key, value = (
-            layer(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x in (query_BMD, key_BSD, value_BSD)
         )
-        position = torch.arange(block, device=x_BMD.device)
+        position = torch.arange(seen, device=query.device)
         cos, sin = rotary(position, query.shape[-1], self.base, query.dtype)
+        causal = block == seen <= self.window
         mask = None
-        if block > self.window:
-            distance = position[:, None] - position[None, :]
+        if not causal:
+            distance = position[-block:, None] - position[None, :]
             mask = (distance >= 0) & (distance < self.window)
         heads_BAMW = F.scaled_dot_product_attention(
-            rotate(query, cos, sin),
+            rotate(query, cos[-block:], sin[-block:]),
             rotate(key, cos, sin),
             value,
             attn_mask=mask,
-            is_causal=mask is None,
+            is_causal=causal,
             dropout_p=self.dropout if self.training else 0.0,
         )
         out: Tensor = self.out(heads_BAMW.transpose(1, 2).flatten(2))

@@ -90,10 +90,16 @@ class SubLayer(nn.Module):
     def attend(
         self, hidden: Tensor, memory_BLD: Tensor | None, position_WL: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """A self-attention sub-layer: the hidden states and the memory for the next block."""
+        """A self-attention sub-layer: the hidden states and the memory for the next block.
+
+        With rotary positions the memory is a cache of keys and values, if there is one.
+        """
         x = self._enter(hidden)
-        if memory_BLD is None or position_WL is None:
+        if memory_BLD is None:
             return self._leave(hidden, self.attention(x)), None
+        if isinstance(self.attention, RopeAttention):
+            out, cache = self.attention.extend(x, memory_BLD)
+            return self._leave(hidden, out), cache
         span = memory_BLD.shape[1]
         remembered = torch.cat([memory_BLD[:, x.shape[1] :], x[:, -span:]], dim=1).detach()
         out = self.attention(x, memory_BLD, position_WL)

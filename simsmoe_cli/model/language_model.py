@@ -92,6 +92,17 @@ class Backbone(nn.Module):
         attentions = (settings.pattern * settings.repeats).count("s")
         return [torch.zeros(shape, device=self.position.device) for _ in range(attentions)]
 
+    def initial_cache(self, batch: int) -> list[Tensor]:
+        """What `encode` takes as memory to read a text bit by bit as if it read it whole.
+
+        Carried memory, or for rotary positions caches of keys and values, empty, [B, 0, 2D].
+        """
+        settings = self.recipe.model
+        if settings.attention == "relative":
+            return self.initial_memory(batch)
+        attentions = (settings.pattern * settings.repeats).count("s")
+        return [self.embedding.weight.new_empty(batch, 0, 2 * settings.width)] * attentions
+
     def encode(
         self,
         tokens_BM: Tensor,
