@@ -220,7 +220,7 @@ def _layer(
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
     bootstrap = (options.blocks, options.resamples, options.level, generator)
     cka = statistics.cka_with_interval(outputs_NTD, *bootstrap)
-    rbf_NTD = outputs_NTD[:, _spread(rows, options.rbf_rows)]
+    rbf_NTD = statistics.median_scaled(outputs_NTD[:, _spread(rows, options.rbf_rows)])
     null, biased_null, rbf_null = _nulls(outputs_NTD, rbf_NTD, generator)
     parts = source.weights(number)
     matched_NN, chance, _ = statistics.matched_units(parts, options.matching, generator)
@@ -255,7 +255,7 @@ def _layer(
         ),
         cka_biased=_matrix(cka.biased),
         cka_biased_null=biased_null,
-        cka_rbf=_matrix(pairwise_rbf_cka(rbf_NTD, "median")),
+        cka_rbf=_matrix(pairwise_rbf_cka(rbf_NTD, 1.0)),
         cka_rbf_null=rbf_null,
         cosine=_matrix(pairwise_cosine(outputs_NTD)),
         weight_cosine=_matrix(statistics.flat_cosine(parts)),
@@ -286,7 +286,7 @@ def _nulls(
         cka = statistics.cka_with_interval(
             statistics.shuffled(outputs_NTD, generator), statistics.NULL_BLOCKS, 0, 0, generator
         )
-        rbf_NN = pairwise_rbf_cka(statistics.shuffled(rbf_NTD, generator), "median").cpu()
+        rbf_NN = pairwise_rbf_cka(statistics.shuffled(rbf_NTD, generator), 1.0).cpu()
         for values, matrix in zip(found, (cka.debiased, cka.biased, rbf_NN), strict=True):
             values.append(matrix[rows, columns].double())
     debiased, biased, rbf = (_null(torch.cat(values)) for values in found)

@@ -37,7 +37,8 @@ from simsmoe_cli.moe.routers.base import RouteContext, Routing
 from simsmoe_cli.rundir import RunDir
 
 STREAMS = 8  # with carried memory: more streams are more of the text, fewer are more memory
-TOGETHER = 8192  # tokens that go through a model at once, about
+TOGETHER = 8192  # tokens that go through a model at once, at most
+LOGITS = 2**27  # and how many logits, about
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,10 @@ class RunSource(Source):
         carries = self.model.position is not None
         device = next(self.model.parameters()).device
         memory: list[Tensor] = []
-        for inputs, targets, measured in windows(self.tokens, self.block, tokens, rows, carries):
+        together = tokens_together(self.model.vocab_size)
+        for inputs, targets, measured in windows(
+            self.tokens, self.block, tokens, rows, carries, together
+        ):
             with torch.no_grad():
                 batch, memory = self._run(inputs.to(device), targets.to(device), memory)
             batch.rows = measured
@@ -194,8 +198,13 @@ class RunSource(Source):
         return [self.store.tokenizer.decode([token]) for token in ids]
 
 
+def tokens_together(vocab_size: int) -> int:
+    """How many tokens go through a model at once, so that their logits fit into memory."""
+    return min(TOGETHER, LOGITS // max(1, vocab_size))
+
+
 def windows(
-    tokens: Tokens, block: int, count: int, rows: int, carries_memory: bool
+    tokens: Tokens, block: int, count: int, rows: int, carries_memory: bool, together: int
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Inputs and targets [B, M] of about `count` tokens of a split, and which are to be measured.
 
@@ -206,9 +215,10 @@ def windows(
         rows: tokens to measure similarity on.
         carries_memory: batches are the blocks of the same streams, one after the other, and the
             last are measured; else each window stands alone, and those measured are spread evenly.
+        together: tokens of a batch, about; at least one block.
     """
     if carries_memory:
-        streams = max(1, min(STREAMS, rows // block))
+        streams = max(1, min(STREAMS, rows // block, together // block))
         steps = max(1, count // (streams * block))
         batches = list(evaluation_blocks(tokens, streams, block, max_blocks=steps))
         measured = max(1, round(rows / (streams * block)))
@@ -219,11 +229,11 @@ def windows(
     wanted = max(1, min(len(inputs), rows // inputs.shape[1]))
     chosen = torch.zeros(len(inputs), dtype=torch.bool)
     chosen[torch.linspace(0, len(inputs) - 1, wanted).round().long()] = True
-    together = max(1, TOGETHER // block)
+    step = max(1, together // block)
     for measured in (True, False):
         some = chosen == measured
-        for start in range(0, int(some.sum()), together):
-            part = slice(start, start + together)
+        for start in range(0, int(some.sum()), step):
+            part = slice(start, start + step)
             yield inputs[some][part], targets[some][part], measured
 
 

@@ -105,6 +105,16 @@ def shuffled(outputs_NTD: Tensor, generator: torch.Generator) -> Tensor:
     return outputs_NTD[expert_N1, order_NT]
 
 
+def median_scaled(outputs_NTD: Tensor) -> Tensor:
+    """Rows divided by the median distance between rows of the same expert; zeros where it is 0.
+
+    An RBF CKA of sigma 1 on them is that of sigma "median", and shuffling them needs no new median.
+    """
+    median_N = torch.stack([torch.pdist(x_TD.float()).median() for x_TD in outputs_NTD])
+    scale_N11 = torch.where(median_N > 0, 1 / median_N, 0.0)[:, None, None]
+    return outputs_NTD.float() * scale_N11
+
+
 def effective_rank(outputs_NTD: Tensor) -> Tensor:
     """exp of the entropy of the singular values of the centred rows, divided by their sum.
 
