@@ -13,6 +13,7 @@ from typing import Annotated, cast
 import typer
 
 from simsmoe_cli import __version__
+from simsmoe_cli.cli.collapse_report import collapse_report
 from simsmoe_cli.cli.doctor import doctor
 from simsmoe_cli.cli.evaluate import evaluate
 from simsmoe_cli.cli.list import list_names
@@ -43,6 +44,7 @@ app.command("prepare-data", rich_help_panel=TRAIN)(prepare_data)
 app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
 app.command("eval", rich_help_panel=TRAIN)(evaluate)
 app.command("monitor", rich_help_panel=SEE)(monitor)
+app.command("collapse-report", rich_help_panel=SEE)(collapse_report)
 app.command("list", rich_help_panel=LOOK)(list_names)
 app.command("show", rich_help_panel=LOOK)(show)
 app.command("doctor", rich_help_panel=LOOK)(doctor)

@@ -28,7 +28,7 @@ from simsmoe_cli.collapse.findings import Findings, Report
 from simsmoe_cli.collapse.plots import Drawing, inline_svg, png_file, svg_file
 from simsmoe_cli.collapse.shown import clean, interval, labels, number, of_text
 from simsmoe_cli.collapse.training_figures import comparison_figure
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import UserError, nearest
 
 FORMATS = ("html", "json", "png", "svg")
 PAGE = "report.html"
@@ -40,6 +40,23 @@ SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
 
 # A figure of a layer, of an earlier report with more layers or with another run.
 _OF_A_LAYER = re.compile(r"cka-layer-\d+(-against)?\.(png|svg)")
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """The formats of a list with commas.
+
+    Raises:
+        UserError: there is none, or an unknown one.
+    """
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError("no format given", where="--format", hint=nearest("", FORMATS))
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(
+                f"unknown format '{name}'", where="--format", hint=nearest(name, FORMATS)
+            )
+    return tuple(name for name in FORMATS if name in names)
 
 
 def write_report(report: Report, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:

@@ -1,0 +1,109 @@
+"""`simsmoe collapse-report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simsmoe_cli.cli.common import JsonOption, console
+from simsmoe_cli.errors import UserError
+
+
+def collapse_report(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Run folder, its name under --runs-dir, or the folder of a Hugging Face model."
+        ),
+    ],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="best|last|all|STEP",
+            help="Which weights, best if left out; all: each that was saved, judged by the last.",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Another run to compare with.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="valid|test", help="Of the corpus; valid if left out.")
+    ] = None,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Tokens all experts see; four times as many for load, routing and loss."
+        ),
+    ] = 4096,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Held-out text for a Hugging Face model.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; RUN/report if left out.")
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Any of html, json, png and svg, with commas.")
+    ] = "html,json,png,svg",
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser when it is written.")
+    ] = False,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            "--fail-above",
+            metavar="CKA",
+            help="Exit with 6 if the mean CKA of a layer is above this, or undefined.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
+    ] = Path("data"),
+    runs_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
+    ] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how alike a run's experts are on held-out text, and write a report."""
+    from simsmoe_cli.collapse.gate import check_limit, fail_above
+    from simsmoe_cli.collapse.report import PAGE, parse_formats, write_report
+    from simsmoe_cli.collapse.reporting import Request, make_report
+    from simsmoe_cli.collapse.terminal import show
+    from simsmoe_cli.monitor.runs import resolve
+    from simsmoe_cli.train.session import choose_device, clear_memory_errors
+
+    wanted = parse_formats(formats)
+    if open_page and "html" not in wanted:
+        raise UserError("there is no page to open", where="--open", hint="Add html to --format.")
+    if limit is not None:
+        check_limit(limit)
+    path = resolve(run, runs_dir)
+    request = Request(
+        path=path,
+        against=None if against is None else resolve(against, runs_dir),
+        checkpoint=checkpoint,
+        split=split,
+        text=text,
+        tokens=tokens,
+        device=choose_device(device),
+        data_dir=data_dir,
+    )
+    folder = out or path / "report"
+    hint = "Use fewer --tokens, --device cpu, or a machine with more memory."
+    with (
+        clear_memory_errors(request.device, hint),
+        console(stderr=True).status("opening the run") as status,
+    ):
+        report = make_report(request, status.update)
+        status.update("drawing figures")
+        written = write_report(report, folder, wanted)
+    if as_json:
+        typer.echo(report.to_json(), nl=False)
+    else:
+        show(report, console(), folder, written)
+    if open_page:
+        typer.launch(str(folder / PAGE))
+    if limit is not None:
+        fail_above(report.main, limit)

@@ -1,0 +1,65 @@
+"""`--fail-above`: whether a report may pass where a pipeline is guarded by it."""
+
+from __future__ import annotations
+
+from simsmoe_cli.collapse.findings import Findings, LayerFindings
+from simsmoe_cli.collapse.shown import number
+from simsmoe_cli.errors import EXIT_COLLAPSE, UserError
+
+
+def check_limit(limit: float) -> None:
+    """Refuse a limit no mean of CKA can be held against.
+
+    Raises:
+        UserError: it is not in [0, 1], or no number.
+    """
+    if not 0 <= limit <= 1:
+        raise UserError(
+            f"{limit:g} is no limit for a CKA", where="--fail-above", hint="Use 0 to 1, like 0.8."
+        )
+
+
+def fail_above(findings: Findings, limit: float) -> None:
+    """Fail if the mean debiased CKA of any layer is above the limit, or cannot be known.
+
+    Raises:
+        UserError: with exit code 6; names the highest layer and every undefined one.
+    """
+    means = {layer.layer: layer.cka_mean.value for layer in findings.layers}
+    above = {layer: mean for layer, mean in means.items() if mean is not None and mean > limit}
+    undefined = [str(layer) for layer, mean in means.items() if mean is None]
+    if not above and not undefined:
+        return
+    said = []
+    if above:
+        layer, mean = max(above.items(), key=lambda item: item[1])
+        others = f" ({len(above)} of {len(means)} layers are above)" if len(above) > 1 else ""
+        # As many decimals as tell the mean from the limit.
+        digits = next((n for n in range(3, 17) if number(mean, n) != number(limit, n)), 17)
+        said.append(
+            f"the mean debiased CKA of layer {layer} is {number(mean, digits)}, "
+            f"above {limit:g}{others}"
+        )
+    if undefined:
+        layers = f"layer{'s' if len(undefined) > 1 else ''} {', '.join(undefined)}"
+        said.append(f"that of {layers} is undefined, so it is not known to be below {limit:g}")
+    text = "; ".join(said)
+    raise UserError(
+        text if above else text.replace("that of", "the mean debiased CKA of", 1),
+        where=findings.subject.name,
+        code=EXIT_COLLAPSE,
+    )
+
+
+def partly_undefined(findings: Findings) -> list[str]:
+    """What to say of layers whose mean leaves pairs out, as they are undefined."""
+    return [
+        f"layer {layer.layer}: {missing} of {_pairs(layer)} pairs are undefined and not in its mean"
+        for layer in findings.layers
+        if layer.cka_mean.value is not None
+        and (missing := sum(layer.cka[i][j] is None for i, j in layer.pairs()))
+    ]
+
+
+def _pairs(layer: LayerFindings) -> int:
+    return layer.experts * (layer.experts - 1) // 2
