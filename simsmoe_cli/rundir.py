@@ -18,7 +18,8 @@ their further fields (L layers with experts, N experts, E evaluations):
                    similarity {pairs_due, mean, and what is in force of weight,
                    threshold, check_every, sigma}, metrics {name: what routers report, mean over
                    layers and steps}, tokens_per_s, step_ms
-    eval           split, loss_nats, bpc, perplexity, tokens, best, tokens_per_s
+    eval           split, loss_nats, bpc, bits_per_byte, perplexity, word_perplexity, tokens, best,
+                   tokens_per_s
     router         layers [{layer, load [N], load_cv, dead [ids], entropy_nats,
                    entropy_of_mean_nats}]
     similarity     tokens, measure, layers [{layer, cka [N][N] (null: undefined), mean,

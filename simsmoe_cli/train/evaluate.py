@@ -1,10 +1,21 @@
-"""Loss of a model over a split, every token once.
+"""Loss of a model over a split, every token once, and what follows from it.
 
-BPC is loss in nats / ln 2 per character (per byte for byte corpora). The first token of a split
-has no context; a whole evaluation charges it log V nats, so that the total is a code length of
-all tokens.
+Bits per character (BPC) are the loss in nats / ln 2 per token, where tokens are characters or
+bytes. Models of other tokens are compared by what they need for the same text, whatever it is cut
+into: bits per byte = total nats / ln 2 / bytes, perplexity per word = exp(total nats / words),
+with words and line ends counted as word-level work on WikiText does (Merity et al. 1609.07843).
+The first token of a split has no context; a whole evaluation charges it log V nats, so that the
+total is a code length of all tokens.
 
-Shapes: B streams, M block, V vocabulary.
+What a token is predicted from does not depend on how many streams a split is read in. A model with
+rotary positions sees at most one block of the recipe, whose first `overlap` positions are not
+scored; the blocks are the same for every number of streams. A model with carried memory sees what
+it would see reading the split from its start: each stream first reads as many tokens ahead of its
+part as its layers can look back together (the span times the attention layers). SimSMoE's
+published code starts each of 8 streams with an empty memory, which costs it a little. A part of a
+split (`max_blocks`), as validation in training reads, is an estimate and starts like that too.
+
+Shapes: B streams, M block, L span, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,7 +26,8 @@ from dataclasses import dataclass
 
 import torch
 
-from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_blocks
+from simsmoe_cli.data.store import Manifest, SplitInfo
+from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_streams
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
@@ -46,22 +58,42 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.loss_nats, 700.0))
+        return perplexity(self.loss_nats)
 
     @property
     def tokens_per_s(self) -> float:
         return self.tokens / self.seconds
 
-    def event_fields(self, split: str, unit: str) -> dict[str, float | int | str | None]:
-        """The fields of an eval event."""
+    def per(self, split: SplitInfo, units: int) -> float:
+        """Nats per unit of text, of which the whole split has so many.
+
+        For a part of a split an estimate: tokens are taken to be as long as in all of it.
+        """
+        return self.loss_nats * split.tokens / units
+
+    def event_fields(self, split: str, manifest: Manifest) -> dict[str, float | int | str | None]:
+        """The fields of an eval event.
+
+        Args:
+            split: its name.
+            manifest: of the store it is in.
+        """
+        text = manifest.splits[split]
         return {
             "split": split,
             "loss_nats": self.loss_nats,
-            "bpc": self.bpc if unit in ("byte", "character") else None,
+            "bpc": self.bpc if manifest.unit in ("byte", "character") else None,
+            "bits_per_byte": self.per(text, text.bytes) / math.log(2),
             "perplexity": self.perplexity,
+            "word_perplexity": perplexity(self.per(text, text.words)),
             "tokens": self.tokens,
             "tokens_per_s": self.tokens_per_s,
         }
+
+
+def perplexity(nats: float) -> float:
+    """exp of a mean loss, below overflow."""
+    return math.exp(min(nats, 700.0))
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -93,7 +125,7 @@ def evaluate_split(
 
     Args:
         tokens: one split.
-        block, streams, overlap, max_blocks: see `evaluation_blocks`.
+        block, streams, overlap, max_blocks: see `evaluation_streams`.
         precision: "fp32" or "bf16" autocast.
         context: options of routing.
 
@@ -113,7 +145,12 @@ def evaluate_split(
     nats = torch.zeros((), dtype=torch.float64, device=device)
     scored = 0
     memory: list[torch.Tensor] = []
-    for inputs, targets in evaluation_blocks(tokens, streams, block, overlap, max_blocks):
+    warm_up = 0 if max_blocks else look_back(model)
+    blocks = evaluation_streams(tokens, streams, block, overlap, max_blocks, warm_up)
+    for inputs, targets, begins in blocks:
+        if memory and begins.any():
+            goes_on_B11 = torch.from_numpy(~begins).to(device)[:, None, None]
+            memory = [part_BLD * goes_on_B11 for part_BLD in memory]
         with autocast(device, precision):
             output = model.score(inputs.to(device), targets.to(device), memory, context)
         memory = output.memory
@@ -125,3 +162,11 @@ def evaluate_split(
         total += math.log(model.vocab_size)
         scored += 1
     return Evaluation(total, scored, time.perf_counter() - start)
+
+
+def look_back(model: LanguageModel) -> int:
+    """Tokens before a block that the memory carried into it depends on."""
+    settings = model.recipe.model
+    if settings.attention != "relative":
+        return 0
+    return settings.span * (settings.pattern * settings.repeats).count("s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import Tokens
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
@@ -159,16 +162,102 @@ def test_a_split_with_nothing_to_predict_is_refused() -> None:
     assert caught.value.code == EXIT_DATA
 
 
-def test_fields_by_their_definitions() -> None:
-    result = Evaluation(total_nats=20.0, tokens=10, seconds=4.0)
-    fields = result.event_fields("valid", "byte")
-    assert fields == {
+# The same text whatever it is cut into
+
+
+@pytest.mark.parametrize("streams", [2, 3, 7])
+@pytest.mark.parametrize("block", [4, 7, 30])
+def test_streams_change_nothing_for_carried_memory(streams: int, block: int) -> None:
+    """Two layers that look 5 tokens back: no stream starts with an empty memory."""
+    lm, tokens = model(**{**PAPER_MODEL, "span": 5}), text(203)
+    alone = evaluate_split(lm, tokens, block=block, streams=1)
+    together = evaluate_split(lm, tokens, block=block, streams=streams)
+    assert together.tokens == alone.tokens == 203
+    assert together.total_nats == pytest.approx(alone.total_nats, rel=1e-6)
+
+
+@pytest.mark.parametrize(("block", "overlap"), [(16, 0), (16, 5), (7, 6)])
+def test_streams_change_nothing_for_blocks(block: int, overlap: int) -> None:
+    lm, tokens = model(**ROPE), text(203)
+    nats = [
+        evaluate_split(lm, tokens, block=block, overlap=overlap, streams=streams).total_nats
+        for streams in (1, 2, 3, 8, 50)
+    ]
+    assert nats == pytest.approx([nats[0]] * 5, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def stores(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TokenStore]:
+    """One text as bytes, words and pieces."""
+    folder = tmp_path_factory.mktemp("pieces")
+    pieces = prepare(
+        str(corpus_dir / "sources.txt"), folder / "store", tokenizer="sentencepiece", vocab_size=400
+    )
+    found = {name: TokenStore.open(corpus_dir / name) for name in ("sources", "words")}
+    return {"bytes": found["sources"], "words": found["words"], "pieces": pieces}
+
+
+def fields(store: TokenStore, probability_V: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """What is reported of a model that predicts the same distribution everywhere."""
+    vocabulary = store.manifest.vocab_size
+    lm = LanguageModel(recipe(model={"bias": True, "pattern": "f", "repeats": 1}), vocabulary)
+    torch.nn.init.zeros_(lm.output.weight)
+    lm.output.bias.data = torch.from_numpy(probability_V).log().float()
+    result = evaluate_split(lm, store.split("test"), block=64, streams=8)
+    return result.event_fields("test", store.manifest)
+
+
+def test_a_uniform_model_needs_log2_of_the_vocabulary(stores: dict[str, TokenStore]) -> None:
+    texts = {name: store.manifest.splits["test"] for name, store in stores.items()}
+    assert len({(text.bytes, text.words) for text in texts.values()}) == 1
+    for name, store in stores.items():
+        vocabulary, text = store.manifest.vocab_size, texts[name]
+        found = fields(store, np.full(vocabulary, 1 / vocabulary))
+        bits = text.tokens * math.log2(vocabulary)
+        assert found["loss_nats"] == pytest.approx(math.log(vocabulary), rel=1e-6)
+        assert found["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
+        assert found["bits_per_byte"] == pytest.approx(bits / text.bytes, rel=1e-6)
+        assert math.log2(found["word_perplexity"]) == pytest.approx(bits / text.words, rel=1e-6)
+        if name == "bytes":
+            assert found["bits_per_byte"] == pytest.approx(math.log2(vocabulary), rel=1e-6)
+            assert found["bpc"] == found["bits_per_byte"]
+        else:
+            assert found["bpc"] is None
+        if name == "words":
+            assert found["word_perplexity"] == found["perplexity"]
+
+
+def test_bits_per_byte_of_known_distributions(stores: dict[str, TokenStore]) -> None:
+    """Models that know how often each token occurs, and nothing else: the entropy of the tokens.
+    Longer tokens say more, and bits per byte show it."""
+    found = {}
+    for name, store in stores.items():
+        ids, text = store.split("test"), store.manifest.splits["test"]
+        count_V = np.bincount(ids, minlength=store.manifest.vocab_size) + 1e-3
+        share_V = count_V / count_V.sum()
+        bits = -np.log2(share_V[ids[1:]]).sum() + math.log2(store.manifest.vocab_size)
+        found[name] = fields(store, share_V)
+        assert found[name]["bits_per_byte"] == pytest.approx(bits / text.bytes, rel=1e-5)
+        per_word = math.log2(found[name]["word_perplexity"]) * text.words
+        assert per_word == pytest.approx(bits, rel=1e-5)
+    ordered = [found[name]["bits_per_byte"] for name in ("words", "pieces", "bytes")]
+    assert ordered == sorted(ordered)
+
+
+def test_fields_by_their_definitions(store: TokenStore) -> None:
+    text = store.manifest.splits["valid"]
+    result = Evaluation(total_nats=2.0 * text.tokens, tokens=text.tokens, seconds=4.0)
+    assert result.event_fields("valid", store.manifest) == {
         "split": "valid",
         "loss_nats": 2.0,
         "bpc": pytest.approx(2 / math.log(2)),
+        "bits_per_byte": pytest.approx(2 / math.log(2)),
         "perplexity": pytest.approx(math.exp(2)),
-        "tokens": 10,
-        "tokens_per_s": 2.5,
+        "word_perplexity": pytest.approx(math.exp(2 * text.tokens / text.words)),
+        "tokens": text.tokens,
+        "tokens_per_s": text.tokens / 4,
     }
-    for unit in ("word", "piece"):
-        assert result.event_fields("valid", unit)["bpc"] is None
+    half = Evaluation(result.total_nats / 2, text.tokens // 2, 4.0)
+    assert half.event_fields("valid", store.manifest)["bits_per_byte"] == pytest.approx(
+        2 / math.log(2), rel=1e-3
+    )
