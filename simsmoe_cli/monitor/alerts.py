@@ -152,7 +152,9 @@ def _experts(ids: frozenset[int]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it: 42 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """A time as a person says it: 42 s, 12 min, 3 h 20 min, 2 d 4 h; inf is a long time."""
+    if not math.isfinite(seconds):
+        return "a long time"
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

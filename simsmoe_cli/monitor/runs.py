@@ -176,7 +176,7 @@ def _head_and_tail(file: BinaryIO) -> Iterator[Event]:
 
 
 def _is_train(line: bytes) -> bool:
-    return b'"kind":"train"' in line[:64]
+    return b'"train"' in line[:64]
 
 
 def _events(lines: Iterable[bytes]) -> Iterator[Event]:
