@@ -86,7 +86,7 @@ def test_the_test_split_as_in_the_summary_of_the_training(capsys: Capture) -> No
     assert report["tokens"] == TokenStore.open(Path("data/sources")).manifest.splits["test"].tokens
     assert set(report) == {
         "run", "checkpoint", "step", "corpus", "unit", "top_k", "split", "loss_nats", "bpc",
-        "perplexity", "tokens", "tokens_per_s",
+        "bits_per_byte", "perplexity", "word_perplexity", "tokens", "tokens_per_s",
     }  # fmt: skip
     assert (report["run"], report["corpus"], report["unit"]) == ("bytes", "sources", "byte")
     assert report["tokens_per_s"] > 0
