@@ -41,7 +41,8 @@ class PairwiseCka:
 
     Attributes:
         debiased, biased: the two estimators.
-        low, high: interval of the debiased; nan without resamples, or with fewer than 4 blocks.
+        low, high: interval of the debiased; nan without resamples, with fewer than 4 blocks, or
+            where one block holds all the variance of an expert: resamples without it have none.
         mean: (value, low, high) of the mean over pairs of the debiased.
     """
 
