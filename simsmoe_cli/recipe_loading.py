@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ def list_recipes() -> list[tuple[str, Path]]:
     return sorted((path.stem, path) for path in recipes_dir().glob("*.yaml"))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> Recipe:
     """Find, read, override and validate a recipe.
 
     Args:
@@ -100,12 +102,18 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         overrides: what `--set` got, each "a.b=value" with the value in YAML; later ones win.
             One that sets similarity.preset drops the file's whole similarity section, so that
             the preset's own defaults hold; other overrides of the section stay.
+        base: what holds where the file says nothing, instead of the schema's defaults; a file that
+            sets similarity.preset drops its whole similarity section.
 
     Raises:
         UserError: listing everything that is wrong with the recipe, or that it isn't there.
     """
     path = _find(name_or_path)
     data, problems = _read(path)
+    if base is not None:
+        similarity = data.get("similarity")
+        preset = isinstance(similarity, dict) and "preset" in similarity
+        data = _merged({**base, "similarity": {}} if preset else base, data)
     changes: list[tuple[str, Any]] = []
     for text in overrides:
         change = _parse_override(text)

@@ -5,7 +5,8 @@
       environment.json   versions, machine and command of every session that trained here
       events.jsonl       what happened, one JSON object a line
       checkpoints/step-NNNNNNN/
-      best/              weights with the lowest validation loss
+      best/              weights with the lowest validation loss, or highest accuracy
+      tokenizer.json | sentencepiece.model   of a fine-tuned run, whose texts it encodes
       report/
       .lock              held while a process trains here
 
@@ -28,6 +29,11 @@ their further fields (L layers with experts, N experts, E evaluations):
     warning        message
     run_finished   status (finished | stopped | failed), reason, and for a finished run test_bpc
                    (null where a token is no character), test_loss_nats, best_step
+
+Fine-tuning adds to run_started task, labels and steps_per_epoch; to train accuracy; to eval
+accuracy, macro_f1 and examples; to run_finished test_accuracy. Its bpc and perplexity are null, its
+split is the task's, its tokens are those of texts without padding, and tokens_per_step is the most
+there can be. best says that no earlier validation was better: in loss, in fine-tuning in accuracy.
 
 Readers skip kinds and fields they do not know, and a torn last line. A resumed run first cuts the
 file back to where its checkpoint was taken, so whoever follows it must expect it to shrink. Values

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from simsmoe_cli.cli.common import console
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LARGEST_SHOWN = 12  # classes whose confusion matrix fits a terminal
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder, or its name under --runs-dir.")],
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, valid or test; the one that is reported if left out."),
+    ] = None,
     which: Annotated[
         str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights.")
     ] = "best",
     data: Annotated[
         Path | None, typer.Option(help="Another prepared corpus: its folder.", metavar="STORE")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Another prepared task, for a fine-tuned run: its name or folder."),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a fine-tuned run's predictions: CSV, or JSON lines (.jsonl).",
+        ),
     ] = None,
     top_k: Annotated[
         int | None,
@@ -25,40 +44,86 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
+        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora and tasks lie.")
     ] = Path("data"),
     runs_dir: Annotated[
         Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
     ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Evaluate a run's weights on a whole split: every token once."""
+    """Evaluate a run's weights on a whole split: every token, or every text, once."""
     import json
 
     from simsmoe_cli.rundir import finite
     from simsmoe_cli.train import session
+    from simsmoe_cli.train.evaluate_run import evaluate_run
     from simsmoe_cli.train.planning import find_run
 
-    report = session.evaluate_run(
+    report = evaluate_run(
         find_run(run, runs_dir),
         split=split,
         which=which,
-        store_path=data,
         data_dir=data_dir,
         device=session.choose_device(device),
+        store_path=data,
+        task=task,
+        predictions=predictions,
         top_k=top_k,
     )
     if as_json:
         print(json.dumps(finite(report), allow_nan=False))
+        return
+    where = f"{report['run']}  step {report['step']}  "
+    at_k = "" if top_k is None else f" at top-k {top_k}"
+    speed = f"{report['tokens_per_s']:,.0f} tokens/s"
+    screen = console()
+    if "task" in report:
+        for message in report["warnings"]:
+            screen.print(f"warning: {message}", style="yellow", soft_wrap=True)
+        screen.print(
+            f"{where}{report['task']} {report['split']}{at_k}: accuracy {report['accuracy']:.2%}  "
+            f"({report['examples']:,} examples, {speed})",
+            soft_wrap=True,
+        )
+        _print_task(screen, report)
         return
     score = (
         f"perplexity {report['perplexity']:,.2f}"
         if report["bpc"] is None
         else f"{report['bpc']:.4f} BPC"
     )
-    at_k = "" if top_k is None else f" at top-k {top_k}"
-    console().print(
-        f"{report['run']}  step {report['step']}  {report['corpus']} {split}{at_k}: {score}  "
-        f"({report['tokens']:,} {report['unit']}s, {report['tokens_per_s']:,.0f} tokens/s)",
+    screen.print(
+        f"{where}{report['corpus']} {report['split']}{at_k}: {score}  "
+        f"({report['tokens']:,} {report['unit']}s, {speed})",
         soft_wrap=True,
     )
+
+
+def _print_task(screen: Console, report: dict[str, Any]) -> None:
+    """Intervals, baseline, a table of the classes, and the confusion matrix if it fits."""
+    from rich.table import Table
+
+    coverage = f"{report['bootstrap']['coverage']:.0%} interval"
+    for name, label in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+        low, high = report["interval"][name]
+        screen.print(f"{label:<9} {report[name]:.4f}  {coverage} {low:.4f} to {high:.4f}")
+    majority = report["majority"]
+    screen.print(f"majority  {majority['accuracy']:.4f}  always '{majority['label']}'\n")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("class", no_wrap=True)
+    for heading in ("precision", "recall", "F1", "support"):
+        table.add_column(heading, justify="right")
+    for row in report["classes"]:
+        shares = (f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))
+        table.add_row(row["label"], *shares, f"{row['support']:,}")
+    screen.print(table)
+    if len(report["labels"]) > LARGEST_SHOWN:
+        return
+    confusion = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    confusion.add_column("is, taken for", no_wrap=True)
+    for label in report["labels"]:
+        confusion.add_column(label, justify="right")
+    for label, counts in zip(report["labels"], report["confusion"], strict=True):
+        confusion.add_row(label, *(f"{count:,}" for count in counts))
+    screen.print()
+    screen.print(confusion)

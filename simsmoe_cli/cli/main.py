@@ -14,8 +14,10 @@ import typer
 
 from simsmoe_cli import __version__
 from simsmoe_cli.cli.collapse_report import collapse_report
+from simsmoe_cli.cli.compare import compare
 from simsmoe_cli.cli.doctor import doctor
 from simsmoe_cli.cli.evaluate import evaluate
+from simsmoe_cli.cli.finetune import finetune
 from simsmoe_cli.cli.list import list_names
 from simsmoe_cli.cli.monitor import monitor
 from simsmoe_cli.cli.prepare_data import prepare_data
@@ -42,9 +44,11 @@ LOOK = "Look around"
 
 app.command("prepare-data", rich_help_panel=TRAIN)(prepare_data)
 app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
+app.command("finetune", rich_help_panel=TRAIN)(finetune)
 app.command("eval", rich_help_panel=TRAIN)(evaluate)
 app.command("monitor", rich_help_panel=SEE)(monitor)
 app.command("collapse-report", rich_help_panel=SEE)(collapse_report)
+app.command("compare", rich_help_panel=SEE)(compare)
 app.command("list", rich_help_panel=LOOK)(list_names)
 app.command("show", rich_help_panel=LOOK)(show)
 app.command("doctor", rich_help_panel=LOOK)(doctor)

@@ -78,6 +78,8 @@ class TrainingView:
 
 
 def _score(event: dict[str, Any]) -> str:
+    if event.get("accuracy") is not None:
+        return f"accuracy {event['accuracy']:.1%}"
     if event.get("bpc") is not None:
         return f"{event['bpc']:.3f} BPC"
     if event.get("perplexity") is not None:

@@ -6,6 +6,7 @@ Nothing is written here; what a caller got wrong is said before anything is.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ FREE_ON_RESUME = (
     "train.compile",
     "moe.backend",
     "eval",
+    "finetune.epochs",
 )
 
 
@@ -68,40 +70,54 @@ def plan_training(
         resume: None, "auto" (this name's newest run, if it has a checkpoint), or the path of a
             run or checkpoint folder.
     """
-    _require_one_process()
-    if name is not None and (not name or name != Path(name).name or name.startswith(".")):
-        raise UserError(
-            f"'{name}' is no plain name",
-            where="--name",
-            hint="It names a folder below --runs-dir.",
-        )
+    require_one_process()
+    require_plain(name)
     if resume is not None and resume != "auto":
-        if name is not None:
-            raise UserError(
-                "a run that is resumed by its path has its name",
-                where="--name",
-                hint="Leave it out, or use --resume auto.",
-            )
-        run, start = _resumed(Path(resume))
-        return Plan(_resumed_recipe(run, start, recipe_name, overrides), run, start)
+        run, start = resumed(Path(resume), name)
+        return Plan(resumed_recipe(run, start, recipe_name, overrides), run, start)
     if resume == "auto" and name is not None and recipe_name is None:
         run = RunDir(runs_dir / name)
         if run.recipe.is_file():
             recipe_name = str(run.recipe)
     recipe = load_recipe(recipe_name or "quickstart", overrides)
+    if recipe.finetune.task:
+        raise UserError(
+            f"recipe {recipe.name} fine-tunes a pre-trained model",
+            where="finetune.task",
+            hint=f"Use simsmoe finetune --from RUN --task {shlex.quote(recipe.finetune.task)}.",
+        )
     base = name or f"{recipe.name}-{recipe.moe.router}-{recipe.similarity.preset}"
+    place, last = find_place(runs_dir, base, name, resume)
+    if last is not None:
+        return Plan(resumed_recipe(place, last, recipe_name, overrides), place, last)
+    return Plan(recipe, place, None)
+
+
+def find_place(
+    runs_dir: Path, base: str, name: str | None, resume: str | None
+) -> tuple[RunDir, Path | None]:
+    """The folder of a run, and its newest checkpoint if it is one to go on with.
+
+    Args:
+        runs_dir: where run folders lie.
+        base: of the run's name; a number follows where it is taken.
+        name: the run's own, of which there is one; None numbers.
+        resume: None, or "auto".
+
+    Raises:
+        UserError: the name is taken, and the run is not to be resumed.
+    """
     if resume == "auto":
         existing = [RunDir(runs_dir / base)] if name else _numbered(runs_dir, base)
         for run in reversed(existing):
             saved = checkpoint.list_checkpoints(run)
             if saved:
-                start = saved[-1][1]
-                return Plan(_resumed_recipe(run, start, recipe_name, overrides), run, start)
+                return run, saved[-1][1]
             if run.path.exists():
-                return Plan(recipe, run, None)
-        return Plan(recipe, RunDir(runs_dir / base), None)
+                return run, None
+        return RunDir(runs_dir / base), None
     if name is None:
-        return Plan(recipe, _fresh(runs_dir, base), None)
+        return _fresh(runs_dir, base), None
     run = RunDir(runs_dir / name)
     if run.recipe.exists() or run.events.exists():
         raise UserError(
@@ -109,7 +125,17 @@ def plan_training(
             where=str(run.path),
             hint="Go on with it by --resume auto, or choose another --name.",
         )
-    return Plan(recipe, run, None)
+    return run, None
+
+
+def require_plain(name: str | None) -> None:
+    """Raise a UserError for a run's name that is no name of a folder."""
+    if name is not None and (not name or name != Path(name).name or name.startswith(".")):
+        raise UserError(
+            f"'{name}' is no plain name",
+            where="--name",
+            hint="It names a folder below --runs-dir.",
+        )
 
 
 def find_run(run: Path, runs_dir: Path) -> RunDir:
@@ -127,7 +153,7 @@ def find_run(run: Path, runs_dir: Path) -> RunDir:
     )
 
 
-def _require_one_process() -> None:
+def require_one_process() -> None:
     """Refuse to train the same thing once per process."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes not in ("", "1"):
@@ -156,8 +182,14 @@ def _fresh(runs_dir: Path, base: str) -> RunDir:
     return RunDir(path)
 
 
-def _resumed(folder: Path) -> tuple[RunDir, Path]:
-    """The run and the checkpoint of the folder of either."""
+def resumed(folder: Path, name: str | None) -> tuple[RunDir, Path]:
+    """The run and the checkpoint of the folder of either; a name beside it is a UserError."""
+    if name is not None:
+        raise UserError(
+            "a run that is resumed by its path has its name",
+            where="--name",
+            hint="Leave it out, or use --resume auto.",
+        )
     folder = Path(os.path.abspath(folder))
     if folder.parent.name == "checkpoints":
         return RunDir(folder.parent.parent), folder
@@ -165,16 +197,38 @@ def _resumed(folder: Path) -> tuple[RunDir, Path]:
     return run, checkpoint.find(run, "last")
 
 
-def _resumed_recipe(
+def resumed_recipe(
     run: RunDir, start: Path, recipe_name: str | None, overrides: Sequence[str]
 ) -> Recipe:
-    """The recipe to go on with; what is computed must be what was computed."""
+    """The recipe to go on with in pre-training.
+
+    Raises:
+        UserError: the checkpoint is of a fine-tuned run, or see `require_same_course`.
+    """
     state = checkpoint.read_state(start)
-    before = checkpoint.recipe_of(start, state)
+    if "task" in state:
+        raise UserError(
+            "this run fine-tunes a model",
+            where=str(run.path),
+            hint=f"Go on with it by simsmoe finetune --resume {shlex.quote(str(run.path))}.",
+        )
     recipe = load_recipe(recipe_name or str(run.recipe), overrides)
+    require_same_course(run, checkpoint.recipe_of(start, state), recipe, state["step"])
+    return recipe
+
+
+def require_same_course(run: RunDir, before: Recipe, recipe: Recipe, step: int) -> None:
+    """Raise a UserError unless what a resumed run computes is what it computed.
+
+    Args:
+        run: to go on with.
+        before: the recipe of its checkpoint.
+        recipe: the one to go on with.
+        step: of the checkpoint.
+    """
     changed = [
         f"{path} ({old!r} -> {new!r})"
-        for path, old, new in _differences(before.model_dump(), recipe.model_dump())
+        for path, old, new in differences(before.model_dump(), recipe.model_dump())
         if not any(path == free or path.startswith(f"{free}.") for free in FREE_ON_RESUME)
     ]
     if changed:
@@ -183,22 +237,22 @@ def _resumed_recipe(
             where=str(run.path),
             hint="Start a new run with another --name, or resume with the settings of the run.",
         )
-    if recipe.train.steps < state["step"]:
+    if recipe.train.steps < step:
         raise UserError(
-            f"the checkpoint is of step {state['step']}, past the {recipe.train.steps} of training",
-            where="train.steps",
+            f"the checkpoint is of step {step}, past the {recipe.train.steps} of training",
+            where="finetune.epochs" if recipe.finetune.task else "train.steps",
             hint="Use more, or resume from an older checkpoint.",
         )
-    return recipe
 
 
-def _differences(
+def differences(
     old: dict[str, Any], new: dict[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
+    """Fields of two dumped recipes that differ: dotted path, old value, new value."""
     found: list[tuple[str, Any, Any]] = []
     for key, value in old.items():
         if isinstance(value, dict):
-            found += _differences(value, new[key], f"{prefix}{key}.")
+            found += differences(value, new[key], f"{prefix}{key}.")
         elif value != new[key]:
             found.append((prefix + key, value, new[key]))
     return found

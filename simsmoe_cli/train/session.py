@@ -1,4 +1,4 @@
-"""Training and evaluating as the command line does: device, corpus, run folder, clear errors."""
+"""Training as the command line does: device, corpus, run folder, clear errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import platform
-import shlex
 import shutil
 import sys
 import time
@@ -19,18 +18,17 @@ import torch
 
 from simsmoe_cli import __version__
 from simsmoe_cli.data.prepare import prepare
-from simsmoe_cli.data.store import TokenStore, find_store, is_store
-from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, UserError, nearest
-from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.layer import portable
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.data.store import TokenStore, find_store
+from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.evaluate import Evaluation, evaluate_split, resolve_precision
+from simsmoe_cli.train.classification import Classification, TaskEvaluation
+from simsmoe_cli.train.evaluate import Evaluation
+from simsmoe_cli.train.finetune_planning import FinetunePlan
 from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.objective import S
 from simsmoe_cli.train.planning import Plan
 
 
@@ -86,29 +84,74 @@ def train(
     subscriber: Callable[[dict[str, Any]], None] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Train as planned, in the locked run folder.
+    """Pre-train as planned, in the locked run folder.
 
     Raises:
         UserError: see the exit codes in errors.py.
         signals.Stopped: stopped by a signal after saving.
     """
+
+    def trainer() -> Trainer[Evaluation]:
+        return Trainer(
+            LanguageModelling(plan.recipe, store, device),
+            plan.run,
+            resume_from=plan.resume_from,
+            subscriber=subscriber,
+            on_step=on_step,
+        )
+
+    return _run(plan, device, trainer)
+
+
+def finetune(
+    plan: FinetunePlan,
+    device: torch.device,
+    *,
+    subscriber: Callable[[dict[str, Any]], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> TaskEvaluation:
+    """Fine-tune as planned, in the locked run folder.
+
+    Raises:
+        UserError: see the exit codes in errors.py.
+        signals.Stopped: stopped by a signal after saving.
+    """
+
+    def trainer() -> Trainer[TaskEvaluation]:
+        objective = Classification(plan.recipe, plan.task, plan.vocabulary, device, plan.origin)
+        if plan.pretrained is not None:
+            plan.pretrained.load_into(objective.model)
+        plan.vocabulary.save(plan.run)
+        return Trainer(
+            objective,
+            plan.run,
+            resume_from=plan.resume_from,
+            subscriber=subscriber,
+            on_step=on_step,
+        )
+
+    return _run(plan, device, trainer)
+
+
+def _run(plan: Plan | FinetunePlan, device: torch.device, make: Callable[[], Trainer[S]]) -> S:
+    """Make a trainer and let it train; a run that cannot start leaves nothing behind."""
     run, recipe = plan.run, plan.recipe
     train = recipe.train
     hint = (
         f"Raise train.micro_batches (now {train.micro_batches}), or lower train.batch (now "
-        f"{train.batch}), train.block (now {train.block}), model.span (now {recipe.model.span}) "
-        f"or model.width (now {recipe.model.width}); --dry-run estimates the memory."
+        f"{train.batch})"
     )
+    if recipe.finetune.task:
+        hint += f" or train.block (now {train.block})."
+    else:
+        hint += (
+            f", train.block (now {train.block}), model.span (now {recipe.model.span}) or "
+            f"model.width (now {recipe.model.width}); --dry-run estimates the memory."
+        )
     new = not run.path.exists()
     with _clear_os_errors(run), clear_memory_errors(device, hint), run.locked():
         try:
-            trainer = Trainer(
-                LanguageModelling(recipe, store, device),
-                run,
-                resume_from=plan.resume_from,
-                subscriber=subscriber,
-                on_step=on_step,
-            )
+            trainer = make()
             _write(run.recipe, dump_recipe(recipe))
             _record_session(run, device, plan.resume_from)
         except BaseException:
@@ -189,92 +232,3 @@ def be_deterministic() -> None:
     """Only algorithms that repeat bit for bit; an operation without one raises."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-
-
-def evaluate_run(
-    run: RunDir,
-    *,
-    split: str,
-    which: str,
-    store_path: Path | None,
-    data_dir: Path,
-    device: torch.device,
-    top_k: int | None = None,
-) -> dict[str, Any]:
-    """Evaluate a run's weights on a whole split.
-
-    Args:
-        run, which: the run and its checkpoint: "best", "last" or a step.
-        split: of the run's corpus.
-        store_path: another prepared corpus; its tokenizer must be the run's.
-        data_dir: where the run's corpus is looked for by name, before the place it had in training.
-        device: where to compute.
-        top_k: experts per token; None takes the router's own.
-
-    Returns:
-        run, checkpoint, step, corpus, unit, top_k, and the fields of an eval event.
-    """
-    folder = checkpoint.find(run, which)
-    state = checkpoint.read_state(folder)
-    recipe = checkpoint.recipe_of(folder, state)
-    _check_top_k(top_k, recipe)
-    if store_path is not None:
-        store = TokenStore.open(find_store(str(store_path), data_dir))
-    else:
-        trained_on = Path(state["store"])
-        by_name = is_store(data_dir / recipe.data.corpus) or not is_store(trained_on)
-        store = open_store(recipe, data_dir) if by_name else TokenStore.open(trained_on)
-        if store.manifest.fingerprint != state["corpus"]:
-            raise UserError(
-                "the prepared corpus is not the one this run was trained on",
-                where=str(store.path),
-                hint=f"To evaluate on it all the same: --data {shlex.quote(str(store.path))}",
-                code=EXIT_DATA,
-            )
-    if store.manifest.vocabulary != state["vocabulary"]:
-        raise UserError(
-            "the corpus was prepared with another tokenizer or vocabulary than the run's",
-            where=str(store.path),
-            hint="Prepare it with the run's: simsmoe prepare-data PATH --vocab-from "
-            f"{shlex.quote(state['store'])}",
-            code=EXIT_DATA,
-        )
-    if split not in store.manifest.splits:
-        raise UserError(
-            f"no split '{split}'", where="--split", hint=nearest(split, store.manifest.splits)
-        )
-    with clear_memory_errors(device, "Use --device cpu, or a machine with more memory."):
-        model = LanguageModel(portable(recipe, device), state["vocab_size"]).to(device)
-        checkpoint.load_weights(folder, state, model)
-        result = evaluate_split(
-            model,
-            store.split(split),
-            block=recipe.train.block,
-            streams=recipe.eval.streams,
-            overlap=recipe.eval.overlap,
-            precision=resolve_precision(recipe.train.precision, device),
-            context=RouteContext(step=state["step"], total_steps=recipe.train.steps, top_k=top_k),
-        )
-    return {
-        "run": run.name,
-        "checkpoint": which,
-        "step": state["step"],
-        "corpus": store.manifest.name,
-        "unit": store.manifest.unit,
-        "top_k": top_k,
-        **result.event_fields(split, store.manifest),
-    }
-
-
-def _check_top_k(top_k: int | None, recipe: Recipe) -> None:
-    """Raise a UserError unless a token of this model can go to so many experts."""
-    if top_k is None:
-        return
-    if "g" not in recipe.model.pattern:
-        raise UserError("this model has no experts", where="--top-k", hint="Leave it out.")
-    if not 1 <= top_k <= recipe.moe.experts:
-        raise UserError(
-            f"a token cannot go to {top_k} of {recipe.moe.experts} experts",
-            where="--top-k",
-            hint=f"Use 1 to {recipe.moe.experts}.",
-        )

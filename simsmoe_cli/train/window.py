@@ -19,10 +19,11 @@ from torch import Tensor
 class LogWindow:
     """Sums of the steps since the last train event, fp32, by name.
 
-    "task" is the next-token loss in nats, "loss.NAME" an auxiliary loss, "grad_norm" the gradient
-    norm, "pairs_due" and "similarity_sum" pairs measured and the sum of their similarity,
-    "metric.NAME" and "reports.NAME" what routers report and how many layers reported it, "steps"
-    the number of steps. `timed_steps` of them were taken since the clock was restarted.
+    "task" is the task's loss in nats, "accuracy" the share of examples a classifier has right,
+    "loss.NAME" an auxiliary loss, "grad_norm" the gradient norm, "pairs_due" and "similarity_sum"
+    pairs measured and the sum of their similarity, "metric.NAME" and "reports.NAME" what routers
+    report and how many layers reported it, "steps" the number of steps. `timed_steps` of them were
+    taken since the clock was restarted.
     """
 
     def __init__(self) -> None:
@@ -79,6 +80,8 @@ class LogWindow:
             "tokens_per_s": tokens / seconds,
             "step_ms": 1000 * seconds / self.timed_steps,
         }
+        if "accuracy" in sums:
+            fields["accuracy"] = sums["accuracy"] / steps
         if "pairs_due" in sums:
             due = sums["pairs_due"]
             fields["similarity"] = {

@@ -1,0 +1,162 @@
+"""A pre-trained run, as what fine-tuning starts from.
+
+The embedding, position table and sub-layers are taken over with everything routers keep: tables,
+biases, coefficients, the stage of StableMoE. The output layer is left behind, and so are the
+sub-layers that the classifier does without. Heads and pair counts of similarity learning are taken
+over where the new settings have the same, and start fresh otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from simsmoe_cli.data.store import TokenStore, find_store, is_store
+from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.model.classifier import Classifier
+from simsmoe_cli.moe.routers.base import RouterSpec
+from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
+from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train import checkpoint
+from simsmoe_cli.train.vocabulary import Vocabulary
+
+HEAD, SIMILARITY = "classifier.", ".similarity."
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint of a language model.
+
+    Attributes:
+        run: it belongs to.
+        folder: of the checkpoint, or best/.
+        state: its state.
+        recipe: it was trained with.
+    """
+
+    run: RunDir
+    folder: Path
+    state: Mapping[str, Any]
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, run: RunDir, which: str) -> Pretrained:
+        """The checkpoint "best", "last" or of a step.
+
+        Raises:
+            UserError: there is none, it is damaged, or it is of a classifier.
+        """
+        folder = checkpoint.find(run, which)
+        state = checkpoint.read_state(folder)
+        if "task" in state:
+            raise UserError(
+                f"this run is fine-tuned already, on {state['task']['name']}",
+                where=str(run.path),
+                hint=f"Start from the run it came from: {state['pretrained']['run']}.",
+            )
+        return cls(run, folder, state, checkpoint.recipe_of(folder, state))
+
+    @property
+    def weights(self) -> str:
+        """Name of the file with the weights."""
+        files: dict[str, str] = self.state["sha256"]
+        return next(name for name in files if name != checkpoint.TRAINING)
+
+    def identity(self) -> dict[str, Any]:
+        """What a fine-tuned run remembers of it."""
+        return {
+            "run": self.run.name,
+            "step": self.state["step"],
+            "sha256": self.state["sha256"][self.weights],
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """The sections of a recipe that fine-tuning starts from."""
+        idle = self.recipe.idle_sections | {"name", "description", "source"}
+        settings = self.recipe.model_dump(exclude={*idle, "train", "eval", "finetune"})
+        if self.recipe.moe.router == "smoe-dropout":
+            # Experts per token go on growing from where they were, not from the start.
+            settings["moe"]["top_k"] = self._experts_per_token()
+            settings["smoe_dropout"]["k_start"] = 0
+        return settings
+
+    def _experts_per_token(self) -> int:
+        moe = self.recipe.moe
+        spec = RouterSpec(
+            width=1, experts=moe.experts, top_k=moe.top_k, settings=self.recipe.router_settings
+        )
+        router = SMoEDropoutRouter(spec)
+        return router.k_at(self.state["step"], self.recipe.train.steps)
+
+    def vocabulary(self, data_dir: Path) -> Vocabulary:
+        """The tokenizer of the corpus it was trained on.
+
+        Args:
+            data_dir: where the corpus is looked for by name, before the place it had in training.
+
+        Raises:
+            UserError: it is not there, or has another vocabulary now.
+        """
+        name, trained_on = self.recipe.data.corpus, Path(self.state["store"])
+        by_name = is_store(data_dir / name) or not is_store(trained_on)
+        store = TokenStore.open(find_store(name, data_dir) if by_name else trained_on)
+        if store.manifest.vocabulary != self.state["vocabulary"]:
+            raise UserError(
+                "the corpus was prepared with another tokenizer or vocabulary than the run's",
+                where=str(store.path),
+                hint="Point --data-dir at the one it was trained on.",
+                code=EXIT_DATA,
+            )
+        return Vocabulary.of_store(store)
+
+    def load_into(self, model: Classifier) -> None:
+        """Fill a classifier's backbone.
+
+        Raises:
+            UserError: the recipe asks for other shapes than the checkpoint has.
+        """
+        own = model.state_dict()
+        found = load_file(self.folder / self.weights, device=str(model.classifier.weight.device))
+        dropped = _dropped(self.recipe, len(model.layers))
+        taken = {
+            name: tensor
+            for name, tensor in found.items()
+            if not name.startswith(("output.", *dropped))
+        }
+        if _shapes(own, SIMILARITY) != _shapes(taken, SIMILARITY):
+            taken = {name: tensor for name, tensor in taken.items() if SIMILARITY not in name}
+            own = {name: tensor for name, tensor in own.items() if SIMILARITY not in name}
+        wanted = {name: tuple(t.shape) for name, t in own.items() if not name.startswith(HEAD)}
+        given = {name: tuple(tensor.shape) for name, tensor in taken.items()}
+        differ = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
+        if differ:
+            name = differ[0]
+            raise UserError(
+                f"{len(differ)} tensors of the checkpoint do not fit the recipe, among them "
+                f"{name}: {_words(given.get(name))} in the checkpoint, {_words(wanted.get(name))} "
+                "in the model",
+                where=str(self.folder),
+                hint="Leave the settings of the router as they were in pre-training.",
+                code=EXIT_DATA,
+            )
+        model.load_state_dict(taken, strict=False)
+
+
+def _dropped(recipe: Recipe, kept: int) -> tuple[str, ...]:
+    """How the names of sub-layers begin that the classifier does without."""
+    layers = len(recipe.model.pattern) * recipe.model.repeats
+    return tuple(f"layers.{number}." for number in range(kept, layers))
+
+
+def _shapes(tensors: Mapping[str, Tensor], part: str) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if part in name}
+
+
+def _words(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else " x ".join(map(str, shape)) or "a number"

@@ -1,0 +1,86 @@
+"""The tokenizer a model was pre-trained with, as a file that a fine-tuned run takes along.
+
+A fine-tuned run holds everything its evaluation on other texts needs: its folder has the tokenizer
+beside the checkpoints, whose state names the file and its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.data.tokenizers import Tokenizer, tokenizer_class
+from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer and the file it is loaded from.
+
+    Attributes:
+        kind: its name on the command line.
+        file: name of the file.
+        content: of the file.
+    """
+
+    kind: str
+    file: str
+    content: bytes
+
+    @classmethod
+    def of_store(cls, store: TokenStore) -> Vocabulary:
+        """The one a corpus was prepared with."""
+        file = store.manifest.tokenizer_file.file
+        return cls(store.manifest.tokenizer, file, (store.path / file).read_bytes())
+
+    @classmethod
+    def of_run(cls, run: RunDir, state: Mapping[str, Any]) -> Vocabulary:
+        """The one a fine-tuned run took along.
+
+        Raises:
+            UserError: missing, or not the one the checkpoint names.
+        """
+        path = run.path / state["tokenizer"]["file"]
+        try:
+            found = cls(state["tokenizer"]["kind"], path.name, path.read_bytes())
+        except OSError as error:
+            raise _damaged(path, f"{error.strerror}") from None
+        if found.sha256 != state["vocabulary"]:
+            raise _damaged(path, "its checksum does not match")
+        return found
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back."""
+        return tokenizer_class(self.kind).load(self.content)
+
+    @property
+    def size(self) -> int:
+        """V."""
+        return self.tokenizer.vocab_size
+
+    @cached_property
+    def sha256(self) -> str:
+        """What two vocabularies share whose ids mean the same."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def save(self, run: RunDir) -> None:
+        """Write the file into a run folder, whole or not at all."""
+        partial = run.path / f".{self.file}.partial"
+        partial.write_bytes(self.content)
+        partial.replace(run.path / self.file)
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        f"damaged tokenizer: {why}",
+        where=str(path),
+        hint="Copy it from the corpus the model was pre-trained on.",
+        code=EXIT_DATA,
+    )
