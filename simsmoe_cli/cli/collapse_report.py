@@ -102,7 +102,7 @@ def collapse_report(
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
-        show(report, console(), folder, written)
+        show(report, console(), written)
     if open_page:
         typer.launch(str(folder / PAGE))
     if limit is not None:

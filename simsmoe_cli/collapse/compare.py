@@ -11,15 +11,17 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.recipe_loading import load_recipe
 from simsmoe_cli.rundir import Event, RunDir, read_events
 
 # Fields of a recipe that describe it and set nothing.
 NOT_SETTINGS = ("name", "description", "source")
 ABSENT = "–"
+SUFFIXES = (".html", ".png", ".svg")
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,18 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
         and any(run.settings.get(path) != summaries[0].settings.get(path) for run in summaries)
     )
     return Comparison(summaries, differing, tuple(_notes(summaries, differing)))
+
+
+def check_suffix(out: Path) -> None:
+    """Refuse a file that is no page and no figure.
+
+    Raises:
+        UserError: its name ends otherwise.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"unknown suffix '{out.suffix}'", where="--out", hint=nearest(out.suffix, SUFFIXES)
+        )
 
 
 def table(comparison: Comparison) -> list[list[str]]:

@@ -34,7 +34,7 @@ from simsmoe_cli.collapse.plots import (
     subjects,
 )
 from simsmoe_cli.collapse.routing_figures import entropy_figure, load_figure, rank_figure
-from simsmoe_cli.collapse.shown import labels, named, number, of_text, worth
+from simsmoe_cli.collapse.shown import interval, labels, named, number, of_text, worth
 from simsmoe_cli.collapse.training_figures import loss_figure, training_figure
 
 CKA_COLOURS = matplotlib.colormaps["magma_r"]
@@ -181,11 +181,13 @@ def _cka(findings: Findings, layer: LayerFindings, suffix: str, with_name: bool)
     axes.set_ylabel("expert")
     colour_bar(figure, CKA_COLOURS, scale, axes, shrink=0.86, pad=0.03)
     missing = int(np.isnan(_pairs(layer.cka)).sum())
+    mean = layer.cka_mean
     of_run = f"{labels(findings.subject, None)[0]}, " if with_name else ""
     return Drawing(
         f"cka-layer-{layer.layer}{suffix}",
         f"{of_run}layer {layer.layer}: debiased CKA of each pair",
-        f"Mean {worth(layer.cka_mean, findings.settings.level)}; null of one pair: mean "
+        f"Mean {number(mean.value)} (n = {mean.n:,} {mean.of}; "
+        f"{interval(mean, findings.settings.level)}). Null of one pair: mean "
         f"{number(layer.cka_null.mean)}, 95% below {number(layer.cka_null.quantile_95)}. "
         f"{missing or 'No'} {'pair is' if missing == 1 else 'pairs are'} undefined (hatched). "
         f"{of_text(findings)}.",
@@ -245,8 +247,7 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
     ]
     if not shown:
         return None
-    top = max(float(np.quantile(difference.values, 0.99)) for difference, _, _ in shown)
-    scale = Normalize(0, max(1.5, top))
+    scale = Normalize(0, 2)
     figure = new_figure(0.3 + 1.7 * len(shown))
     grid = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     said = []
@@ -274,7 +275,7 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
         "difference",
         "How far the two most alike experts are apart",
         f"|E_i(x) - E_j(x)| in units of the outputs' root mean square: 0 is the same (dark), 1.4 "
-        f"what two unrelated experts would give (the null). {named(said)} Shown are "
-        f"{len(shown[0][0].rows)} of them; single outputs, so there is no interval.",
+        f"what two unrelated experts would give (the null), 2 and more yellow. {named(said)} "
+        f"Shown are {len(shown[0][0].rows)} of them; single outputs, so there is no interval.",
         figure,
     )

@@ -24,9 +24,10 @@ from markupsafe import Markup
 from simsmoe_cli.collapse import tables
 from simsmoe_cli.collapse.compare import Comparison, table
 from simsmoe_cli.collapse.figures import report_figures
-from simsmoe_cli.collapse.findings import Findings, Report
+from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.collapse.plots import Drawing, inline_svg, png_file, svg_file
-from simsmoe_cli.collapse.shown import clean, interval, labels, number, of_text
+from simsmoe_cli.collapse.shown import clean, number
+from simsmoe_cli.collapse.summary import SIGNS, TONES, about, glossary, tiles
 from simsmoe_cli.collapse.training_figures import comparison_figure
 from simsmoe_cli.errors import UserError, nearest
 
@@ -35,8 +36,6 @@ PAGE = "report.html"
 DATA = "report.json"
 FIGURES = "figures"
 
-TONES = {"healthy": "good", "partly alike": "warning", "collapsed": "bad", "undefined": "note"}
-SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
 
 # A figure of a layer, of an earlier report with more layers or with another run.
 _OF_A_LAYER = re.compile(r"cka-layer-\d+(-against)?\.(png|svg)")
@@ -143,7 +142,6 @@ def page(report: Report, drawings: Sequence[Drawing]) -> str:
         text=main.text,
         about=about(report),
         verdict={
-            "level": report.verdict.level.capitalize(),
             "headline": report.verdict.headline,
             "sentences": [
                 {
@@ -184,127 +182,24 @@ def comparison_page(comparison: Comparison) -> str:
     )
 
 
-def about(report: Report) -> str:
-    """Which weights were measured, and on what."""
-    subject, text = report.main.subject, report.main.text
-    step = "" if subject.step is None else f", step {subject.step:,}"
-    checkpoint = f" Checkpoint {subject.checkpoint}{step}." if subject.checkpoint else ""
-    against = (
-        f" Compared with {labels(subject, report.against.subject)[1]}." if report.against else ""
-    )
-    return (
-        f"{subject.recipe}, router {subject.router}, similarity learning {subject.similarity}, "
-        f"{subject.parameters:,} parameters.{checkpoint} {text.tokens:,} {text.unit}s of "
-        f"{text.corpus} {text.split} were read, and all experts saw {text.rows:,} of them.{against}"
-    )
+def write_comparison(comparison: Comparison, out: Path) -> None:
+    """Write several runs side by side into one file.
 
+    Args:
+        comparison: what to show.
+        out: a page (.html), or the curves alone (.svg, .png).
 
-def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | None, int, str]]:
-    """The numbers to see first: label, value, decimals, and what stands below."""
-    means = [layer.cka_mean for layer in main.layers]
-    highest = max(
-        (layer for layer in main.layers if layer.cka_mean.value is not None),
-        key=lambda layer: layer.cka_mean.value or 0,
-        default=None,
-    )
-    top = tables.alike_pairs(main)[:1]
-    dead = float(sum(len(layer.dead) for layer in main.layers))
-    experts = sum(layer.experts for layer in main.layers)
-    load_cv = tables.mean_of([layer.load_cv for layer in main.layers])
-    name = labels(main.subject, against.subject)[1] if against else ""
-
-    def other(value: float | None, digits: int) -> str:
-        return f"{name}: {number(value, digits)}" if against else ""
-
-    in_bits = main.text.bpc is not None
-    score = main.text.bpc if in_bits else main.text.perplexity
-    digits = 4 if in_bits else 2
-    return [
-        (
-            "Mean CKA of all layers",
-            main.overall.cka_mean,
-            3,
-            other(against.overall.cka_mean, 3)
-            if against
-            else f"n = {sum(mean.n for mean in means):,} pairs",
-        ),
-        (
-            "Highest layer" if highest is None else f"Highest: layer {highest.layer}",
-            highest.cka_mean.value if highest else None,
-            3,
-            interval(highest.cka_mean, main.settings.level) if highest else "",
-        ),
-        (
-            "Most alike pair",
-            top[0].cka if top else None,
-            3,
-            f"experts {top[0].name} of layer {top[0].layer.layer}" if top else "",
-        ),
-        ("Dead experts", dead, 0, f"of {experts:,}"),
-        (
-            "Load CV, mean of layers",
-            load_cv,
-            3,
-            other(tables.mean_of([layer.load_cv for layer in against.layers]), 3)
-            if against
-            else "0 is even",
-        ),
-        (
-            "Bits per character" if in_bits else "Perplexity",
-            score,
-            digits,
-            other(against.text.bpc if in_bits else against.text.perplexity, digits)
-            if against
-            else f"n = {main.text.scored:,} {main.text.unit}s",
-        ),
-    ]
-
-
-def glossary(main: Findings) -> list[tuple[str, str]]:
-    """What was measured and how, word by word."""
-    settings, text = main.settings, main.text
-    method = next((layer.cka_mean.method for layer in main.layers if layer.cka_mean.method), "")
-    correlation = main.overall.pearson.method
-    return [
-        (
-            "What went in",
-            f"{of_text(main)} went through every expert of every layer, routed or not.",
-        ),
-        (
-            "CKA",
-            "Centred kernel alignment of two experts' outputs on the same rows (Kornblith 2019), "
-            "linear, debiased (Song 2012), so that unrelated experts are at 0.",
-        ),
-        (
-            "Interval",
-            f"{settings.level:.0%}, {settings.resamples:,} resamples of {settings.blocks} blocks "
-            f"of neighbouring rows, seed {settings.seed}. {method}".strip(),
-        ),
-        ("Null", "The same measure with the rows of each expert shuffled apart."),
-        (
-            "Biased and RBF CKA",
-            f"The estimator most papers use, and one with Gaussian kernels of median width "
-            f"({settings.rbf_rows:,} rows) that no single row can dominate.",
-        ),
-        (
-            "Matched weights",
-            "Mean over hidden units of the largest cosine with any unit of the other expert: "
-            "copies are found even where units are renumbered. Chance is that of shuffled weights.",
-        ),
-        ("Correlations", correlation or "Pearson and Spearman over all pairs of all layers."),
-        (
-            "Effective rank",
-            f"exp of the entropy of the singular values divided by their sum (Roy and Vetterli "
-            f"2007), of {settings.rank_rows:,} rows.",
-        ),
-        ("Dead", f"An expert with less than {settings.dead_below:.0%} of a fair share of tokens."),
-        (
-            "Entropy",
-            f"Of the router's softmax, in nats; ln N at most. Load and entropy are of all "
-            f"{text.tokens:,} {text.unit}s.",
-        ),
-        ("Undefined", "Hatched in figures, null in the JSON, never counted as 0."),
-    ]
+    Raises:
+        UserError: it cannot be written.
+    """
+    match out.suffix.lower():
+        case ".html":
+            content = comparison_page(comparison).encode()
+        case ".svg":
+            content = svg_file(comparison_figure(comparison))
+        case _:
+            content = png_file(comparison_figure(comparison))
+    place({out.name: content}, out.parent)
 
 
 def _evidence(value: object) -> str:

@@ -50,13 +50,11 @@ def interval(estimate: Estimate, level: float, digits: int = 3) -> str:
 
 def null(estimate: Estimate, digits: int = 3) -> str:
     """What the number would be if nothing were related."""
-    if estimate.null_low is None or estimate.null_high is None:
-        return (
-            "no null"
-            if estimate.null_mean is None
-            else f"null {number(estimate.null_mean, digits)}"
-        )
-    return f"null {number(estimate.null_low, digits)} to {number(estimate.null_high, digits)}"
+    if estimate.null_low is not None and estimate.null_high is not None:
+        return f"null {number(estimate.null_low, digits)} to {number(estimate.null_high, digits)}"
+    if estimate.null_high is not None:
+        return f"null below {number(estimate.null_high, digits)}"
+    return "no null" if estimate.null_mean is None else f"null {number(estimate.null_mean, digits)}"
 
 
 def worth(estimate: Estimate, level: float, digits: int = 3) -> str:

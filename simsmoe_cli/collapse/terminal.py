@@ -11,31 +11,27 @@ from rich.table import Table
 from rich.text import Text
 
 from simsmoe_cli.collapse import tables
-from simsmoe_cli.collapse.compare import Comparison, table
 from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.collapse.gate import partly_undefined
-from simsmoe_cli.collapse.report import DATA, FIGURES, PAGE, SIGNS, TONES, about, tiles
 from simsmoe_cli.collapse.shown import clean, number
+from simsmoe_cli.collapse.summary import SIGNS, TONES, about, tiles
 
 PAIRS_SHOWN = 5
 STYLES = {"good": "green", "note": "", "warning": "yellow", "bad": "red"}
 
 
-def show(report: Report, console: Console, out: Path, written: Sequence[Path]) -> None:
+def show(report: Report, console: Console, written: Sequence[Path]) -> None:
     """Print the summary of a report.
 
     Args:
         report: what to show.
         console: takes text as it is, as `cli.common.console` gives.
-        out: the report's folder.
         written: its files.
     """
     verdict = report.verdict
     style = f"bold {STYLES[TONES[verdict.level]]}"
     console.print(Text(clean(report.main.subject.name), "bold"))
     console.print(Text(clean(about(report)), "dim"))
-    for note in report.main.text.notes:
-        console.print(Text(f"Note: {clean(note)}.", "dim"))
     console.print()
     console.print(Text(clean(verdict.headline), style))
     grid = Table.grid(padding=(0, 1))
@@ -57,23 +53,7 @@ def show(report: Report, console: Console, out: Path, written: Sequence[Path]) -
     if checkpoints is not None:
         _print_table(console, checkpoints)
     _print_table(console, tables.pairs_table(report, PAIRS_SHOWN).brief())
-    _print_files(console, out, written)
-
-
-def show_comparison(comparison: Comparison, console: Console) -> None:
-    """Print several runs side by side: a column for each run, or a row where they are many."""
-    cells = table(comparison)
-    if len(comparison.runs) > 4:
-        cells = [list(column) for column in zip(*cells, strict=True)]
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(cells[0]):
-        drawn.add_column(Text(clean(name)), justify="right" if place else "left", overflow="fold")
-    for row in cells[1:]:
-        drawn.add_row(*(Text(clean(cell)) for cell in row))
-    console.print(drawn)
-    console.print(Text("* the best of the runs", "dim"))
-    for note in comparison.notes:
-        console.print(Text(f"Note: {clean(note)}.", "dim"))
+    _print_files(console, written)
 
 
 def _print_table(console: Console, shown: tables.Table) -> None:
@@ -85,11 +65,12 @@ def _print_table(console: Console, shown: tables.Table) -> None:
     console.print(drawn)
 
 
-def _print_files(console: Console, out: Path, written: Sequence[Path]) -> None:
-    """Where the report is."""
-    figures = sum(path.parent == out / FIGURES for path in written)
-    for path in (out / PAGE, out / DATA):
-        if path in written:
+def _print_files(console: Console, written: Sequence[Path]) -> None:
+    """Where the report is; figures by their folder."""
+    figures = [path for path in written if path.suffix in (".png", ".svg")]
+    for path in written:
+        if path not in figures:
             console.print(Text(clean(str(path))), soft_wrap=True)
     if figures:
-        console.print(Text(f"{clean(str(out / FIGURES))} ({figures} files)"), soft_wrap=True)
+        where = clean(str(figures[0].parent))
+        console.print(Text(f"{where} ({len(figures)} files)"), soft_wrap=True)

@@ -106,17 +106,14 @@ def training_figure(report: Report) -> Drawing | None:
     from_zero(axes)
     if len(runs) > 1:
         legend_above(axes, 2)
-    null = report.main.layers[0].cka_mean if report.main.layers else None
-    said_null = (
-        f"Null of a layer's mean: {number(null.null_low)} to {number(null.null_high)}."
-        if null is not None and null.null_low is not None
-        else "No null was computed."
-    )
+    nulls = [layer.cka_null.quantile_95 for layer in report.main.layers]
+    known = [value for value in nulls if value is not None]
     return Drawing(
         "training",
         "When experts became alike",
         f"Thick: mean of the layers at each probe of the training; thin: each layer; diamond: "
-        f"what this report measured. {' '.join(said)} Probes have no interval. {said_null}",
+        f"what this report measured. {' '.join(said)} Probes have no interval. Null of one pair: "
+        f"95% below {number(max(known) if known else None)}.",
         figure,
     )
 

@@ -1,0 +1,98 @@
+"""`simsmoe compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simsmoe_cli.cli.common import JsonOption, console, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simsmoe_cli.collapse.compare import Comparison
+
+MANY_RUNS = 4
+PLOT_WIDTH, PLOT_HEIGHT = 100, 12
+PLOT_STYLES = ("blue", "dark_orange", "green", "magenta", "yellow", "cyan")
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Run folders, or their names under --runs-dir."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write it too: a page (.html), or the curves (.svg, .png)."
+        ),
+    ] = None,
+    runs_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
+    ] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Set runs side by side: settings that differ, scores, similarity, load, speed and curves."""
+    from simsmoe_cli.collapse import compare as comparing
+    from simsmoe_cli.monitor.runs import resolve
+    from simsmoe_cli.rundir import RunDir
+
+    if out is not None:
+        comparing.check_suffix(out)
+    comparison = comparing.compare([RunDir(resolve(run, runs_dir)) for run in runs])
+    if out is not None:
+        from simsmoe_cli.collapse.report import write_comparison
+
+        write_comparison(comparison, out)
+    if as_json:
+        print_json(comparison.to_json())
+        return
+    _show(comparison, console())
+    if out is not None:
+        typer.echo(str(out))
+
+
+def _show(comparison: Comparison, console: Console) -> None:
+    """Print several runs side by side: a column for each, or a row where they are many; curves."""
+    import numpy as np
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from simsmoe_cli.collapse.compare import CURVES, table
+    from simsmoe_cli.collapse.shown import clean, short
+    from simsmoe_cli.monitor.canvas import Curve, line_plot
+
+    cells = table(comparison)
+    if len(comparison.runs) > MANY_RUNS:
+        cells = [list(column) for column in zip(*cells, strict=True)]
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(cells[0]):
+        drawn.add_column(Text(clean(name)), justify="right" if place else "left", overflow="fold")
+    for row in cells[1:]:
+        drawn.add_row(*(Text(clean(cell)) for cell in row))
+    console.print(drawn)
+    console.print(Text("* the best of the runs", "dim"))
+    for note in comparison.notes:
+        console.print(Text(f"Note: {clean(note)}.", "dim"))
+    width = min(console.width, PLOT_WIDTH)
+    for name, label in CURVES.items():
+        curves = [
+            Curve(
+                short(run.label),
+                np.array(run.curves[name].steps, dtype=float),
+                np.array(run.curves[name].values, dtype=float),
+                style=PLOT_STYLES[place % len(PLOT_STYLES)],
+            )
+            for place, run in enumerate(comparison.runs)
+        ]
+        if not any(np.isfinite(curve.y).any() for curve in curves):
+            continue
+        console.print()
+        for line in line_plot(
+            curves, width, PLOT_HEIGHT, title=label, x_label="step", color=console.is_terminal
+        ):
+            console.print(line)
