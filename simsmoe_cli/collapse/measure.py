@@ -10,12 +10,10 @@ Shapes: T tokens or rows, D model width, N experts, K experts per token, L layer
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,13 +24,11 @@ from simsmoe_cli.collapse.findings import (
     Estimate,
     Findings,
     LayerFindings,
-    Matrix,
     Null,
-    Number,
-    Overall,
     Settings,
     Text,
 )
+from simsmoe_cli.collapse.overall import defined, difference_of, matrix, most_alike, overall, spread
 from simsmoe_cli.collapse.sources import Batch, Source
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.similarity.agreement import pairwise_cosine
@@ -40,11 +36,10 @@ from simsmoe_cli.similarity.cka import pairwise_rbf_cka
 
 DEAD_BELOW = 0.01  # of a fair share of the load, as in the probes of training
 NULL_DRAWS = 100  # pairs of shuffled experts, at least, as far as NULL_PASSES allow
+RBF_NULL_DRAWS = 40  # a pass costs more
 NULL_PASSES = 20
 DENSE_ROWS = 512  # rows all experts see at once
-SHOWN_ROWS, SHOWN_FEATURES = 48, 64  # of the difference of two experts
 BOOTSTRAP = "percentile bootstrap of {blocks} blocks of rows, {resamples} times"
-NODES = "experts of each layer resampled, {resamples} times; null: relabelled as often"
 
 
 @dataclass(frozen=True)
@@ -122,16 +117,16 @@ def measure(
     counts, rows, text = _read(source, tokens, options.rows)
     layers: list[LayerFindings] = []
     difference: Difference | None = None
-    for number, count in enumerate(counts):
-        outputs_NTD = _outputs(source, number, rows.inputs_TD[number])
-        found = _layer(source, number, count, text.tokens, outputs_NTD, options)
+    for place, count in enumerate(counts):
+        outputs_NTD = _outputs(source, place, rows.inputs_TD[place])
+        found = _layer(source, place, count, text.tokens, outputs_NTD, options)
         layers.append(found)
-        pair = _most_alike(found)
+        pair = most_alike(found)
         if pair is not None and (difference is None or pair[2] > difference.cka):
-            difference = _difference(source, found, pair, outputs_NTD, rows.ids)
+            difference = difference_of(source, found, pair, outputs_NTD, rows.ids)
         del outputs_NTD
         if on_layer is not None:
-            on_layer(number + 1, len(counts))
+            on_layer(place + 1, len(counts))
     return Findings(
         subject=source.subject,
         text=text,
@@ -145,7 +140,7 @@ def measure(
             seed=options.seed,
         ),
         layers=layers,
-        overall=_overall(layers, options),
+        overall=overall(layers, options.resamples, options.level, options.seed),
         difference=difference,
         history=source.history,
     )
@@ -192,11 +187,11 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
         rows=len(ids),
         block=source.block,
         scored=scored,
-        loss_nats=_number(loss),
-        bpc=_number(loss / math.log(2))
+        loss_nats=defined(loss),
+        bpc=defined(loss / math.log(2))
         if loss is not None and source.unit in ("byte", "character")
         else None,
-        perplexity=None if loss is None else _number(math.exp(min(loss, 700.0))),
+        perplexity=None if loss is None else defined(math.exp(min(loss, 700.0))),
     )
     return counts, _Rows(ids, inputs), text
 
@@ -220,30 +215,30 @@ def _layer(
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
     bootstrap = (options.blocks, options.resamples, options.level, generator)
     cka = statistics.cka_with_interval(outputs_NTD, *bootstrap)
-    rbf_NTD = statistics.median_scaled(outputs_NTD[:, _spread(rows, options.rbf_rows)])
+    rbf_NTD = statistics.median_scaled(outputs_NTD[:, spread(rows, options.rbf_rows)])
     null, biased_null, rbf_null = _nulls(outputs_NTD, rbf_NTD, generator)
     parts = source.weights(number)
     matched_NN, chance, _ = statistics.matched_units(parts, options.matching, generator)
     load_N = count.chosen_N / count.chosen_N.sum().clamp(min=1)
     mean_load = load_N.mean().item()
     probability_N = count.probability_N / tokens
-    rank_NTD = outputs_NTD[:, _spread(rows, options.rank_rows)]
-    defined = int(torch.triu(~cka.debiased.isnan(), 1).sum())
+    rank_NTD = outputs_NTD[:, spread(rows, options.rank_rows)]
+    pairs = int(torch.triu(~cka.debiased.isnan(), 1).sum())
     value, low, high = cka.mean
     return LayerFindings(
         layer=number,
         name=spec.name,
         experts=experts,
         top_k=count.top_k,
-        cka=_matrix(cka.debiased),
-        cka_low=_matrix(cka.low),
-        cka_high=_matrix(cka.high),
+        cka=matrix(cka.debiased),
+        cka_low=matrix(cka.low),
+        cka_high=matrix(cka.high),
         cka_null=null,
         cka_mean=Estimate(
-            value=_number(value),
-            low=_number(low),
-            high=_number(high),
-            n=defined,
+            value=defined(value),
+            low=defined(low),
+            high=defined(high),
+            n=pairs,
             of="pairs",
             null_mean=null.mean,
             null_high=null.quantile_95,
@@ -253,23 +248,23 @@ def _layer(
             )
             + "; null: of one pair",
         ),
-        cka_biased=_matrix(cka.biased),
+        cka_biased=matrix(cka.biased),
         cka_biased_null=biased_null,
-        cka_rbf=_matrix(pairwise_rbf_cka(rbf_NTD, 1.0)),
+        cka_rbf=matrix(pairwise_rbf_cka(rbf_NTD, 1.0)),
         cka_rbf_null=rbf_null,
-        cosine=_matrix(pairwise_cosine(outputs_NTD)),
-        weight_cosine=_matrix(statistics.flat_cosine(parts)),
-        weight_matched=_matrix(matched_NN),
-        weight_matched_chance=_number(chance),
-        shared=_matrix((count.shared_NN / tokens).fill_diagonal_(0)),
+        cosine=matrix(pairwise_cosine(outputs_NTD)),
+        weight_cosine=matrix(statistics.flat_cosine(parts)),
+        weight_matched=matrix(matched_NN),
+        weight_matched_chance=defined(chance),
+        shared=matrix((count.shared_NN / tokens).fill_diagonal_(0)),
         load=load_N.tolist(),
-        load_cv=_number(load_N.std(correction=0).item() / mean_load if mean_load else math.nan),
-        load_max_over_mean=_number(load_N.max().item() / mean_load if mean_load else math.nan),
+        load_cv=defined(load_N.std(correction=0).item() / mean_load if mean_load else math.nan),
+        load_max_over_mean=defined(load_N.max().item() / mean_load if mean_load else math.nan),
         dead=torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist(),
-        entropy_nats=_number(count.entropy / tokens),
-        entropy_of_mean_nats=_number(torch.special.entr(probability_N).sum().item()),
+        entropy_nats=defined(count.entropy / tokens),
+        entropy_of_mean_nats=defined(torch.special.entr(probability_N).sum().item()),
         entropy_max_nats=math.log(experts),
-        effective_rank=[_number(rank) for rank in statistics.effective_rank(rank_NTD).tolist()],
+        effective_rank=[defined(rank) for rank in statistics.effective_rank(rank_NTD).tolist()],
         effective_rank_max=min(rank_NTD.shape[1] - 1, rank_NTD.shape[2]),
     )
 
@@ -280,20 +275,25 @@ def _nulls(
     """Debiased, biased and RBF CKA of shuffled rows."""
     experts = outputs_NTD.shape[0]
     rows, columns = torch.triu_indices(experts, experts, 1)
-    passes = max(1, min(NULL_PASSES, math.ceil(NULL_DRAWS / max(1, len(rows)))))
-    found: tuple[list[Tensor], ...] = ([], [], [])
-    for _ in range(passes):
-        cka = statistics.cka_with_interval(
-            statistics.shuffled(outputs_NTD, generator), statistics.NULL_BLOCKS, 0, 0, generator
-        )
+    debiased, biased, rbf = [], [], []
+    for _ in range(_passes(NULL_DRAWS, len(rows))):
+        shuffled_NTD = statistics.shuffled(outputs_NTD, generator)
+        cka = statistics.cka_with_interval(shuffled_NTD, statistics.NULL_BLOCKS, 0, 0, generator)
+        debiased.append(cka.debiased[rows, columns])
+        biased.append(cka.biased[rows, columns])
+    for _ in range(_passes(RBF_NULL_DRAWS, len(rows))):
         rbf_NN = pairwise_rbf_cka(statistics.shuffled(rbf_NTD, generator), 1.0).cpu()
-        for values, matrix in zip(found, (cka.debiased, cka.biased, rbf_NN), strict=True):
-            values.append(matrix[rows, columns].double())
-    debiased, biased, rbf = (_null(torch.cat(values)) for values in found)
-    return debiased, biased, rbf
+        rbf.append(rbf_NN[rows, columns].double())
+    return _null(debiased), _null(biased), _null(rbf)
 
 
-def _null(values: Tensor) -> Null:
+def _passes(draws: int, pairs: int) -> int:
+    """How often all pairs of a layer are shuffled and measured for so many draws."""
+    return max(1, min(NULL_PASSES, math.ceil(draws / max(1, pairs))))
+
+
+def _null(draws: list[Tensor]) -> Null:
+    values = torch.cat(draws)
     values = values[~values.isnan()]
     if not len(values):
         return Null(mean=None, quantile_95=None, draws=0)
@@ -302,110 +302,3 @@ def _null(values: Tensor) -> Null:
         quantile_95=torch.quantile(values, 0.95).item(),
         draws=len(values),
     )
-
-
-def _overall(layers: list[LayerFindings], options: Options) -> Overall:
-    """Shared tokens against similarity (Fig. 4a), similarity by depth (Fig. 4b)."""
-    matrices = [(_array(layer.shared), _array(layer.cka)) for layer in layers]
-    correlations = []
-    for ranks in (False, True):
-        generator = np.random.default_rng([options.seed, int(ranks)])
-        found = statistics.correlate(matrices, ranks, options.resamples, options.level, generator)
-        correlations.append(
-            Estimate(
-                value=_number(found.value),
-                low=_number(found.low),
-                high=_number(found.high),
-                n=found.n,
-                of="pairs",
-                null_mean=_number(found.null[0]),
-                null_low=_number(found.null[1]),
-                null_high=_number(found.null[2]),
-                method=NODES.format(resamples=options.resamples),
-            )
-        )
-    means = [
-        (layer.layer, layer.cka_mean.value) for layer in layers if layer.cka_mean.value is not None
-    ]
-    return Overall(
-        cka_mean=sum(value for _, value in means) / len(means) if means else None,
-        pearson=correlations[0],
-        spearman=correlations[1],
-        depth=_depth(means, options),
-    )
-
-
-def _depth(means: list[tuple[int, float]], options: Options) -> Estimate:
-    """Rank correlation of a layer's place and its mean similarity."""
-    place = statistics.rank(np.array([layer for layer, _ in means], dtype=float))
-    alike = statistics.rank(np.array([value for _, value in means], dtype=float))
-    generator = np.random.default_rng([options.seed, 2])
-    null = np.array(
-        [statistics.pearson(place, generator.permutation(alike)) for _ in range(options.resamples)]
-    )
-    low, high = np.quantile(null, [0.025, 0.975])
-    return Estimate(
-        value=_number(statistics.pearson(place, alike)),
-        n=len(means),
-        of="layers",
-        null_mean=_number(null.mean()),
-        null_low=_number(low),
-        null_high=_number(high),
-        method=f"null: layers in another order, {options.resamples} times; too few for an interval",
-    )
-
-
-def _most_alike(layer: LayerFindings) -> tuple[int, int, float] | None:
-    """The live pair with the largest debiased CKA, or any defined pair if none is live."""
-    found = [(i, j, value) for i, j in layer.pairs() if (value := layer.cka[i][j]) is not None]
-    live = [pair for pair in found if not {pair[0], pair[1]} & set(layer.dead)]
-    return max(live or found, key=lambda pair: pair[2], default=None)
-
-
-def _difference(
-    source: Source,
-    layer: LayerFindings,
-    pair: tuple[int, int, float],
-    outputs_NTD: Tensor,
-    ids: list[int],
-) -> Difference:
-    """How far apart the two outputs of a pair are, token by token (Fig. 5)."""
-    i, j, cka = pair
-    first_TD, second_TD = outputs_NTD[i].double(), outputs_NTD[j].double()
-    size = ((first_TD.square() + second_TD.square()).mean() / 2).sqrt()
-    apart_TD = ((first_TD - second_TD) / size).square().cpu()
-    rows = _spread(len(ids), SHOWN_ROWS).tolist()
-    width = apart_TD.shape[1]
-    ends = np.linspace(0, width, min(SHOWN_FEATURES, width) + 1).round().astype(int).tolist()
-    features = list(itertools.pairwise(ends))
-    return Difference(
-        layer=layer.layer,
-        experts=(i, j),
-        cka=cka,
-        rows=rows,
-        labels=source.text_of([ids[row] for row in rows]),
-        features=features,
-        values=[
-            [apart_TD[row, start:end].mean().sqrt().item() for start, end in features]
-            for row in rows
-        ],
-        mean=apart_TD.mean().sqrt().item(),
-    )
-
-
-def _spread(rows: int, wanted: int) -> Tensor:
-    """Numbers of at most so many rows, evenly spread."""
-    return torch.linspace(0, rows - 1, min(rows, wanted)).round().long()
-
-
-def _number(value: float | None) -> Number:
-    """A plain float; None for what is undefined."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _matrix(values_NN: Tensor) -> Matrix:
-    return [[_number(value) for value in row] for row in values_NN.double().tolist()]
-
-
-def _array(matrix: Matrix) -> statistics.Array:
-    return np.array([[np.nan if value is None else value for value in row] for row in matrix])

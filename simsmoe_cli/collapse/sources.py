@@ -278,6 +278,13 @@ def open_run(
     folder = saved.find(run, checkpoint)
     state = saved.read_state(folder)
     recipe = saved.recipe_of(folder, state)
+    if "task" in state:
+        raise UserError(
+            f"this run was fine-tuned on {state['task']['name']}, and a report needs running text",
+            where=str(run.path),
+            hint="Report on the run it was fine-tuned from.",
+            code=EXIT_DATA,
+        )
     if "g" not in recipe.model.pattern:
         raise UserError(
             "this model has no experts, so none can be alike",
