@@ -88,6 +88,11 @@ class PiecesTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | Ids) -> str:
         return str(self._processor.decode(self._checked(ids).tolist()))
 
+    def token_bytes(self, token: int) -> bytes:
+        if self._processor.is_byte(token):
+            return bytes([int(self._processor.id_to_piece(token)[3:-1], 16)])
+        return self.decode([token]).encode()
+
     @staticmethod
     def safe_cut(block: bytes) -> int:
         if line_end := block.rfind(b"\n") + 1:

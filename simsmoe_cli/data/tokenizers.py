@@ -87,6 +87,14 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of some ids; ValueError for an id outside the vocabulary."""
 
+    @abstractmethod
+    def token_bytes(self, token: int) -> bytes:
+        """What one id stands for, by itself; a part of a character, it may be."""
+
+    def missing(self, text: str) -> list[str]:
+        """Characters (words: words) of a text that are not in the vocabulary, each once."""
+        return []
+
     @staticmethod
     @abstractmethod
     def safe_cut(block: bytes) -> int:
@@ -149,6 +157,13 @@ class BytesTokenizer(Tokenizer):
         """The text; bytes that are no UTF-8 come out as U+FFFD."""
         return self._bytes[self._checked(ids)].tobytes().decode("utf-8", errors="replace")
 
+    def token_bytes(self, token: int) -> bytes:
+        return self._bytes[token].tobytes()
+
+    def missing(self, text: str) -> list[str]:
+        known = self._bytes.tobytes()
+        return [char for char in dict.fromkeys(text) if char.encode().translate(None, known)]
+
     @staticmethod
     def safe_cut(block: bytes) -> int:
         return len(block)
@@ -196,6 +211,12 @@ class CharsTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         return _text(self._points[self._checked(ids)])
+
+    def token_bytes(self, token: int) -> bytes:
+        return _text(self._points[[token]]).encode()
+
+    def missing(self, text: str) -> list[str]:
+        return [char for char in dict.fromkeys(text) if self._id[ord(char)] < 0]
 
     @staticmethod
     def safe_cut(block: bytes) -> int:
@@ -269,6 +290,14 @@ class WordsTokenizer(Tokenizer):
         words = (self._words[index] for index in self._checked(ids))
         text = " ".join("\n" if word == EOS else word for word in words)
         return text.replace(" \n", "\n").replace("\n ", "\n")
+
+    def token_bytes(self, token: int) -> bytes:
+        word = self._words[token]
+        return b"\n" if word == EOS else word.encode()
+
+    def missing(self, text: str) -> list[str]:
+        words = dict.fromkeys(text.encode().split())
+        return [word.decode() for word in words if word not in self._id]
 
     @staticmethod
     def safe_cut(block: bytes) -> int:
