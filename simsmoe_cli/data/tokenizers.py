@@ -158,7 +158,7 @@ class BytesTokenizer(Tokenizer):
         return self._bytes[self._checked(ids)].tobytes().decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        return self._bytes[token].tobytes()
+        return bytes(self._bytes[[token]])
 
     def missing(self, text: str) -> list[str]:
         known = self._bytes.tobytes()

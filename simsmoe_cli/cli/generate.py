@@ -1,0 +1,148 @@
+"""`simsmoe generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simsmoe_cli.cli.common import console
+from simsmoe_cli.errors import EXIT_DATA, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simsmoe_cli.completion import Piece
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its name under --runs-dir.")],
+    prompt: Annotated[str | None, typer.Option(help="Text to go on from.")] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File with the text, - for stdin.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add.")] = 200,
+    temperature: Annotated[
+        float, typer.Option(help="0: the most likely token; 1: the model's own distribution.")
+    ] = 0.8,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the most likely tokens that hold so much probability.")
+    ] = 1.0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="The same text again.")
+    ] = None,
+    which: Annotated[
+        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights.")
+    ] = "best",
+    show_experts: Annotated[
+        bool,
+        typer.Option(
+            "--show-experts",
+            help="Colour each token by its expert; piped: one token|expert a line.",
+        ),
+    ] = False,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="MoE layer whose experts are shown, 0 the first; the last if left out."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
+    ] = Path("data"),
+    runs_dir: Annotated[
+        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
+    ] = Path("runs"),
+) -> None:
+    """Let a trained model go on with a prompt; the text appears as it is written."""
+    text, where = _prompt(prompt, prompt_file)
+    if layer is not None and not show_experts:
+        raise UserError("says whose experts to show", where="--layer", hint="Add --show-experts.")
+
+    from simsmoe_cli.completion import complete, encode_prompt
+    from simsmoe_cli.model.generate import Reader, Sampling, generating
+    from simsmoe_cli.train.planning import find_run
+    from simsmoe_cli.train.session import choose_device
+    from simsmoe_cli.trained import open_trained
+
+    sampling = Sampling(temperature, top_p, seed)
+    trained = open_trained(find_run(run, runs_dir), which, data_dir)
+    tokenizer = trained.store.tokenizer
+    ids, unknown = encode_prompt(tokenizer, text, where)
+    model = trained.model(choose_device(device), generating)
+    if show_experts:
+        layer = _layer(layer, len(model.moe_layers))
+    if unknown:
+        words = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+        console(stderr=True).print(f"read as <unk>: {words}", style="dim")
+    pieces = complete(Reader(model, trained.context), tokenizer, ids, tokens, sampling)
+    out = console()
+    if layer is None:
+        _write(out, pieces)
+    elif out.is_terminal and out.color_system and not out.no_color:
+        _paint(out, pieces, layer, trained.recipe.moe.experts)
+    else:
+        for piece in pieces:
+            if piece.token:
+                expert = piece.experts[layer]
+                typer.echo(f"{piece.token}|{'-' if expert is None else expert}")
+
+
+def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
+    """The text to go on from, and the flag it was given by."""
+    if (prompt is None) == (file is None):
+        what = "nothing to go on from" if prompt is None else "a prompt is given twice"
+        raise UserError(what, where="--prompt", hint="Give --prompt TEXT or --prompt-file FILE.")
+    if prompt is not None:
+        return prompt, "--prompt"
+    assert file is not None
+    try:
+        content = (
+            typer.get_binary_stream("stdin").read() if file == "-" else Path(file).read_bytes()
+        )
+        return content.decode(), "--prompt-file"
+    except OSError as error:
+        raise UserError(f"{error.strerror}", where=file, code=EXIT_DATA) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"byte 0x{error.object[error.start]:02x} at offset {error.start} is not UTF-8",
+            where=file,
+            code=EXIT_DATA,
+        ) from None
+
+
+def _layer(layer: int | None, layers: int) -> int:
+    """The MoE layer that is shown."""
+    if not layers:
+        raise UserError("this model has no experts", where="--show-experts", hint="Leave it out.")
+    if layer is None:
+        return layers - 1
+    if not 0 <= layer < layers:
+        raise UserError(
+            f"no MoE layer {layer}", where="--layer", hint=f"They are 0 to {layers - 1}."
+        )
+    return layer
+
+
+def _write(out: Console, pieces: Iterable[Piece]) -> None:
+    """The text as it is; on a terminal without what would control it."""
+    for piece in pieces:
+        typer.echo(_harmless(piece.text) if out.is_terminal else piece.text, nl=False)
+    typer.echo()
+
+
+def _paint(out: Console, pieces: Iterable[Piece], layer: int, experts: int) -> None:
+    """The text on the colours of its experts, a legend first."""
+    from simsmoe_cli.cli.painting import Painter
+
+    painter = Painter(experts)
+    out.print(f"experts of MoE layer {layer}: ", painter.legend(), sep="", soft_wrap=True)
+    for piece in pieces:
+        expert = piece.experts[layer] if piece.experts else None
+        out.print(painter.paint(_harmless(piece.text), expert), end="", soft_wrap=True)
+    out.print()
+
+
+def _harmless(text: str) -> str:
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
