@@ -87,6 +87,13 @@ class SimilarityLearning(nn.Module):
         if settings.head_frozen:
             self.head.requires_grad_(False)
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether anything but the loss's weight changes over training."""
+        settings = self.settings
+        values = [settings.check_every, settings.threshold, *self.options.values()]
+        return any(isinstance(value, list) for value in values)
+
     def forward(
         self,
         x_TD: Tensor,

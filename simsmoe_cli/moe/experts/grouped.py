@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from simsmoe_cli.moe.experts.base import Experts
+from simsmoe_cli.moe.experts.product import grouped_product
 
 ALIGNMENT = 8
 
@@ -34,7 +34,7 @@ class GroupedExperts(Experts):
             expert_R = torch.searchsorted(end_N, row_R, right=True).clamp(max=self.experts - 1)
 
         def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            out = F.grouped_mm(rows, weight.to(dtype).transpose(-2, -1), offs=offset_N)
+            out = grouped_product(rows, weight.to(dtype), offset_N)
             if bias is not None and expert_R is not None:
                 out = out + bias.to(dtype).index_select(0, expert_R)
             return out if empty_R1 is None else out.masked_fill(empty_R1, 0)

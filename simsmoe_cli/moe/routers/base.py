@@ -39,26 +39,59 @@ class RouterSpec:
     settings: RouterSettings = field(default_factory=RouterSettings)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Clock:
+    """Where a training stands: optimizer steps taken, and of how many."""
+
+    step: int
+    total_steps: int
+
+
+@dataclass(init=False)
 class RouteContext:
     """What a router may want to know besides the tokens' hidden states.
 
     Attributes:
         token_ids_T: vocabulary ids of the tokens, for routers that look at them.
-        step: optimizer steps taken so far.
-        total_steps: optimizer steps of the whole training.
+        clock: steps; an object of its own, so that a compiled graph depends on the step only
+            where somebody reads it.
         dense_experts: runs every expert on rows [T, D] and gives [N, T, D].
         top_k: overrides the layer's K (evaluation of a router at another k).
         real_T: places of the tokens that are no padding, int64, ascending; None: there is no
             padding. Made on the host, which knows the lengths. Routers never see padding.
     """
 
-    token_ids_T: Tensor | None = None
-    step: int = 0
-    total_steps: int = 1
-    dense_experts: Callable[[Tensor], Tensor] | None = None
-    top_k: int | None = None
-    real_T: Tensor | None = None
+    token_ids_T: Tensor | None
+    clock: Clock
+    dense_experts: Callable[[Tensor], Tensor] | None
+    top_k: int | None
+    real_T: Tensor | None
+
+    def __init__(
+        self,
+        token_ids_T: Tensor | None = None,
+        step: int = 0,
+        total_steps: int = 1,
+        dense_experts: Callable[[Tensor], Tensor] | None = None,
+        top_k: int | None = None,
+        real_T: Tensor | None = None,
+        clock: Clock | None = None,
+    ):
+        self.token_ids_T = token_ids_T
+        self.clock = Clock(step, total_steps) if clock is None else clock
+        self.dense_experts = dense_experts
+        self.top_k = top_k
+        self.real_T = real_T
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.clock.step
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.clock.total_steps
 
     def without_padding(self) -> RouteContext:
         """The context of the real tokens alone."""
