@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.monitor.made_run import write_run
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "numpy", "textual", "sentencepiece", "pooch"}
 
@@ -34,7 +36,9 @@ def test_the_first_answer_imports_nothing_heavy(arguments: list[str]) -> None:
     assert imported(command(*arguments)) & {*HEAVY, "pydantic", "yaml"} == set()
 
 
-@pytest.mark.parametrize("name", ["prepare-data", "pretrain", "eval", "list", "show", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["prepare-data", "pretrain", "eval", "monitor", "list", "show", "doctor"]
+)
 def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
     assert imported(command(name, "--help")) & HEAVY == set()
 
@@ -53,6 +57,21 @@ def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
 )
 def test_looking_and_validating_import_no_torch(program: str) -> None:
     assert imported(program) & {"torch", "numpy"} == set()
+
+
+@pytest.mark.parametrize("form", ["--once", "--json"])
+def test_a_picture_of_a_run_imports_no_torch_and_no_dashboard(form: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", until=500)
+    program = command("monitor", "run", form, "--runs-dir", str(tmp_path))
+    found = imported(program)
+    assert "numpy" in found
+    assert found & {"torch", "textual"} == set()
+
+
+def test_the_dashboard_imports_no_torch() -> None:
+    found = imported("import simsmoe_cli.monitor.app")
+    assert "textual" in found
+    assert "torch" not in found
 
 
 def test_the_probe_sees_what_is_imported() -> None:

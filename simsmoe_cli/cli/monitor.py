@@ -96,8 +96,9 @@ def _print(names: list[str], runs_dir: Path, thresholds: Thresholds, json: bool)
     from rich.console import Console
 
     from simsmoe_cli.errors import EXIT_DATA
-    from simsmoe_cli.monitor.once import picture, read, snapshot
+    from simsmoe_cli.monitor.once import picture
     from simsmoe_cli.monitor.runs import find_runs, resolve
+    from simsmoe_cli.monitor.snapshot import read, snapshot
 
     paths = [resolve(name, runs_dir) for name in names]
     if not paths:

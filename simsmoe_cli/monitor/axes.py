@@ -36,7 +36,7 @@ class Axis:
         return np.asarray((values - low) / (high - low))
 
     def ticks(self, most: int) -> list[float]:
-        """Round values, at most `most` of them."""
+        """Round values, not more than `most` + 1."""
         if self.log and self.high / self.low >= 10:
             return _log_ticks(self.low, self.high, most)
         if most < 1:
@@ -45,8 +45,7 @@ class Axis:
         unit = 10.0 ** math.floor(math.log10(width / most))
         step = next(m * unit for m in (1, 2, 5, 10, 20, 50) if width / (m * unit) <= most)
         first, last = math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6)
-        found = [i * step for i in range(first, last + 1)]
-        return found[:: -(-len(found) // most)] if found else []
+        return [i * step for i in range(first, last + 1)]
 
 
 def axis(values: Sequence[Floats], log: bool = False) -> Axis:

@@ -334,7 +334,14 @@ def _curve_dots(curve: Curve, frame: _Frame, x_axis: Axis, y_axis: Axis) -> Dots
         slope = ((to_y - from_y) / np.maximum(to_x - from_x, 1))[line]
         left = from_y[line] + slope * (np.maximum(x - 0.5, from_x[line]) - from_x[line])
         right = from_y[line] + slope * (np.minimum(x + 0.5, to_x[line]) - from_x[line])
-        _fill(edges, x, np.rint(np.minimum(left, right)), np.rint(np.maximum(left, right)))
+        top, bottom = np.minimum(left, right), np.maximum(left, right)
+        middle = np.rint((top + bottom) / 2)
+        steep = np.ceil(top) <= np.floor(bottom)
+        top, bottom = (
+            np.where(steep, np.ceil(top), middle),
+            np.where(steep, np.floor(bottom), middle),
+        )
+        _fill(edges, x, top, bottom)
     return np.asarray(np.cumsum(edges, axis=0)[:-1] > 0)
 
 

@@ -1,38 +1,18 @@
-"""One static picture of runs, as text for a terminal, a log or a pipeline, and as JSON.
-
-The picture has the panels of the dashboard. The JSON is one object:
-
-    schema        1; grows when a field changes its meaning, not when one is added
-    time          seconds since the epoch when it was made
-    runs          in the order asked for; null stands for what is unknown or undefined
-      name, path, status (waiting | training | finished | stopped | failed | stale), reason
-      step, total_steps, eta_s, last_event_time
-      recipe, router, similarity (preset), parameters, tokens_per_step, unit, device, precision
-      score_name, score_unit: of train, valid, best, test
-      train, valid, best, best_step, test
-      lr, grad_norm, tokens_per_s, step_ms, losses {name: nats}, metrics {name: value}
-      load          newest router event: step, layers [{layer, load_cv, dead [ids], load [N],
-                    entropy_nats, entropy_of_mean_nats}]; null before the first
-      cka           newest similarity event: step, measure, mean, layers [{layer, mean,
-                    highest, pair [i, j]}]; null before the first
-      alerts        [{kind, step, time, layer, experts [ids], recovered, text}], oldest first
-      events        [{step, time, level (info | good | warning | alert), text}], oldest first
-      skipped       lines of events.jsonl that could not be used, by why
+"""One static picture of runs, as text for a terminal, a log or a pipeline: the panels of the
+dashboard.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich.text import Text
 
-from simsmoe_cli.monitor.alerts import Thresholds, duration
+from simsmoe_cli.monitor.alerts import duration
 from simsmoe_cli.monitor.axes import short
 from simsmoe_cli.monitor.canvas import Curve, bars, line_plot, scatter
 from simsmoe_cli.monitor.frames import SimilarityFrame
@@ -40,108 +20,15 @@ from simsmoe_cli.monitor.heatmap import heat_map, layout
 from simsmoe_cli.monitor.history import RunHistory
 from simsmoe_cli.monitor.layers import most_alike
 from simsmoe_cli.monitor.scales import color_bar, magnitude_scale, similarity_scale
-from simsmoe_cli.monitor.tail import Tail
-from simsmoe_cli.rundir import RunDir, finite
+from simsmoe_cli.monitor.snapshot import Seen
 
-SNAPSHOT_SCHEMA = 1
 COLORS = ("#3b8fd4", "#d08700", "#1f9e77", "#c06a9b", "#a08c00", "#d9593d", "#7c86d6", "#909090")
 BESIDE_FROM = 96  # cells of width from which panels stand beside each other
 GAP = 3
 LOG_LINES = 12
+PAIRS_LISTED = 5
 MARKS = {"info": " ", "good": "✓", "warning": "!", "alert": "▲"}
 STYLES = {"info": "", "good": "green", "warning": "yellow", "alert": "bold red"}
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A run, read to its end.
-
-    Attributes:
-        history: what is known of it.
-        skipped: lines of its events that could not be used, by why.
-    """
-
-    history: RunHistory
-    skipped: dict[str, int]
-
-
-def read(path: Path, thresholds: Thresholds | None = None) -> Seen:
-    """Read a run folder to the end of its events."""
-    history, tail = RunHistory(path, thresholds), Tail(RunDir(path).events)
-    more = True
-    while more:
-        batch = tail.poll()
-        history.take(batch)
-        more = batch.more
-    return Seen(history, dict(tail.skipped))
-
-
-def snapshot(runs: Iterable[Seen], now: float | None = None) -> dict[str, Any]:
-    """The JSON of the runs; see the module."""
-    now = time.time() if now is None else now
-    found: dict[str, Any] = finite(
-        {"schema": SNAPSHOT_SCHEMA, "time": now, "runs": [_facts(run, now) for run in runs]}
-    )
-    return found
-
-
-def _facts(run: Seen, now: float) -> dict[str, Any]:
-    history = run.history
-    return {
-        "name": history.name,
-        "path": str(history.path),
-        "status": history.status_at(now),
-        "reason": history.reason or None,
-        "step": history.step,
-        "total_steps": history.total_steps,
-        "eta_s": history.eta_seconds(now),
-        "last_event_time": history.last_time,
-        "recipe": history.recipe_name or None,
-        "router": history.router or None,
-        "similarity": history.similarity or None,
-        "parameters": history.parameters,
-        "tokens_per_step": history.tokens_per_step,
-        "unit": history.unit or None,
-        "device": history.device or None,
-        "precision": history.precision or None,
-        "score_name": history.score_name,
-        "score_unit": history.score_unit,
-        "train": history.last("train"),
-        "valid": history.last("valid"),
-        "best": history.best_score,
-        "best_step": history.best_step,
-        "test": history.test_score,
-        **{name: history.last(name) for name in ("lr", "grad_norm", "tokens_per_s", "step_ms")},
-        "losses": {name: series.last for name, series in history.named("loss.").items()},
-        "metrics": {name: series.last for name, series in history.named("metric.").items()},
-        "load": _load_facts(history),
-        "cka": _cka_facts(history),
-        "alerts": [asdict(alert) for alert in history.alerts],
-        "events": [asdict(line) for line in history.log],
-        "skipped": run.skipped,
-    }
-
-
-def _load_facts(history: RunHistory) -> dict[str, Any] | None:
-    if not len(history.routers):
-        return None
-    frame = history.routers[-1]
-    layers = [{**vars(layer), "load": layer.load.tolist()} for layer in frame.layers]
-    return {"step": frame.step, "layers": layers}
-
-
-def _cka_facts(history: RunHistory) -> dict[str, Any] | None:
-    if not len(history.similarities):
-        return None
-    frame = history.similarities[-1]
-    layers = []
-    for number, mean in frame.means.items():
-        layer = frame.layer(number)
-        pairs = most_alike(layer, 1) if layer is not None else []
-        first, second, value = pairs[0] if pairs else (None, None, None)
-        pair = None if first is None else [first, second]
-        layers.append({"layer": number, "mean": mean, "highest": value, "pair": pair})
-    return {"step": frame.step, "measure": frame.measure, "mean": frame.mean, "layers": layers}
 
 
 def picture(
@@ -253,7 +140,7 @@ def _together(runs: Sequence[Seen], width: int, color: bool) -> list[Text]:
         history = run.history
         for name in ("train", "valid"):
             if name in history.series:
-                value = f"{history.last(name):.3f}"
+                value = _digits(history.last(name), 3)
                 label = f"{name} {value}" if len(runs) == 1 else f"{history.name} {name} {value}"
                 curves.append(_curve(history, name, label, len(curves)))
     return line_plot(curves, width, 14, x_label="step", color=color)
@@ -287,7 +174,7 @@ def _load(history: RunHistory, width: int, color: bool) -> list[Text]:
     for layer in layers:
         dead = ", ".join(map(str, layer.dead))
         words = f"; dead: {dead}" if dead else ""
-        lines.append(Text(f"layer {layer.layer}: CV {_two(layer.load_cv)}{words}"))
+        lines.append(Text(f"layer {layer.layer}: CV {_digits(layer.load_cv)}{words}"))
     title = f"load by layer and expert, step {history.routers[-1].step:,}"
     return _panel(title, lines, width)
 
@@ -302,7 +189,7 @@ def _by_layer(history: RunHistory, width: int, color: bool) -> list[Text]:
     lines = bars(labels, values, width, high=1.0, style=COLORS[0] if color else "")
     curve = _curve(history, "cka", "", 0)
     lines += [Text(), *line_plot([curve], width, 8, legend=False, x_label="step", color=color)]
-    return _panel(f"mean CKA by layer; of all {_two(frame.mean)}", lines, width)
+    return _panel(f"mean CKA by layer; of all {_digits(frame.mean)}", lines, width)
 
 
 def _similarity(frame: SimilarityFrame, half: int, width: int, color: bool) -> list[Text]:
@@ -327,15 +214,29 @@ def _similarity(frame: SimilarityFrame, half: int, width: int, color: bool) -> l
         color=color,
     )
     matrix.append(color_bar(scale, half, color=color))
-    for first, second, value in most_alike(layer, 3):
-        matrix.append(Text(f"experts {first} and {second}: CKA {value:.2f}"))
+    matrix += _pairs(frame)
     title = f"layer {layer.layer}, the most alike: CKA, step {frame.step:,}"
     upper = np.triu_indices(layer.experts, 1)
     shared, cka = layer.shared[upper], layer.cka[upper]
     mark = "•" if len(cka) < 200 else ""
     points = scatter(shared, cka, half, max(8, min(18, len(matrix))), x_label="shared", mark=mark)
-    told = f"CKA against shared tokens, r {_two(pearson(shared, cka))}, n {len(cka)}"
+    told = f"CKA against shared tokens, r {_digits(pearson(shared, cka))}, n {len(cka)}"
     return _beside([_panel(title, matrix, half), _panel(told, points, half)], width)
+
+
+def _pairs(frame: SimilarityFrame) -> list[Text]:
+    """The most alike pairs of all layers."""
+    found = [
+        (value, number, first, second)
+        for number in frame.means
+        if (layer := frame.layer(number)) is not None
+        for first, second, value in most_alike(layer, PAIRS_LISTED)
+    ]
+    found.sort(key=lambda pair: -pair[0])
+    return [
+        Text(f"layer {number}, experts {first} and {second}: CKA {value:.2f}")
+        for value, number, first, second in found[:PAIRS_LISTED]
+    ]
 
 
 def pearson(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
@@ -385,6 +286,6 @@ def _beside(blocks: Sequence[list[Text]], width: int) -> list[Text]:
     return lines
 
 
-def _two(value: float) -> str:
-    """Two digits, or a dash where undefined."""
-    return f"{value:.2f}" if math.isfinite(value) else "–"
+def _digits(value: float, count: int = 2) -> str:
+    """So many digits, or a dash where undefined."""
+    return f"{value:.{count}f}" if math.isfinite(value) else "–"

@@ -51,11 +51,8 @@ class Scale:
         width = self.high - self.low
         with np.errstate(invalid="ignore", over="ignore"):
             part = (np.asarray(values, dtype=np.float64) - self.low) / (width if width > 0 else 1.0)
-        level: NDArray[np.int64] = np.rint(
-            np.nan_to_num(part, nan=0.0).clip(0, 1) * (LEVELS - 1)
-        ).astype(np.int64)
-        level[np.isnan(part)] = -1
-        return level
+        level = np.rint(np.nan_to_num(part, nan=0.0).clip(0, 1) * (LEVELS - 1))
+        return np.where(np.isnan(part), -1, level).astype(np.int64)
 
     def rgb(self, level: int) -> RGB:
         """The colour of a level; -1 is undefined."""

@@ -1,0 +1,167 @@
+"""The static picture and its JSON say what the events say, and the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simsmoe_cli.monitor.alerts import Thresholds
+from simsmoe_cli.monitor.layers import LayerSimilarity, most_alike
+from simsmoe_cli.monitor.once import pearson, picture
+from simsmoe_cli.monitor.snapshot import SNAPSHOT_SCHEMA, read, snapshot
+from simsmoe_cli.rundir import finite, read_events
+from tests.monitor.made_run import BEGAN, STEP_S, event, write_run
+
+NOW = BEGAN + STEP_S * 2000
+
+
+def text(path: Path, width: int = 100, *more: Path, now: float = NOW) -> str:
+    lines = picture([read(p, now=now) for p in (path, *more)], width, color=False, now=now)
+    return "\n".join(line.plain for line in lines)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "made")
+
+
+def test_the_picture_has_every_panel(made: Path) -> None:
+    seen = text(made)
+    for words in (
+        "made  finished  step 2,000 of 2,000 (100%)",
+        "recipe quickstart  router smoe  similarity calibrated  3.21M parameters  cpu fp32",
+        "BPC, bits per byte",
+        "tokens/s",
+        "learning rate",
+        "gradient norm",
+        "auxiliary losses",
+        "load by layer and expert, step 2,000",
+        "; dead: 3",
+        "mean CKA by layer",
+        "CKA against shared tokens, r ",
+        "layer 1, experts 2 and 5: CKA 0.99",
+        "finished: all steps done",
+    ):
+        assert words in seen, words
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_no_line_is_wider_than_asked_for(made: Path, width: int) -> None:
+    for color in (True, False):
+        lines = picture([read(made)], width, color=color, now=NOW)
+        assert max(line.cell_len for line in lines) <= width
+
+
+def test_the_layer_shown_is_the_one_whose_experts_are_most_alike(made: Path) -> None:
+    assert "layer 0, the most alike" in text(made)
+
+
+def test_undefined_values_are_shown_as_undefined(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    layers = [{"layer": 0, "cka": [[1, None], [None, 1]], "mean": None, "shared": [[0, 0], [0, 0]]}]
+    events = [event("train", 1, loss_nats=None), event("similarity", 1, layers=layers)]
+    (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    seen = text(folder)
+    assert "nan" not in seen
+    assert "of all –" in seen
+    assert "r –" in seen
+    assert "the loss is not finite" in seen
+
+
+def test_several_runs_share_the_curves(made: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", until=1000, finished=False, separate=0.1)
+    seen = text(made, 120, other, now=NOW + 3600)
+    assert seen.count("BPC, bits per byte") == 1
+    assert "made train" in seen
+    assert "other train" in seen
+    assert "other  stale, no event for 1 h 33 min  step 1,000 of 2,000 (50%)" in seen
+
+
+def test_a_run_without_events_says_so(tmp_path: Path) -> None:
+    (tmp_path / "soon").mkdir()
+    assert "soon  waiting" in text(tmp_path / "soon")
+    assert "No event yet." in text(tmp_path / "soon")
+
+
+def test_the_snapshot_agrees_with_the_events(made: Path) -> None:
+    found = snapshot([read(made)], now=NOW)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert (found["schema"], found["time"]) == (SNAPSHOT_SCHEMA, NOW)
+    (run,) = found["runs"]
+    by_kind: dict[str, list[dict[str, object]]] = {}
+    for e in read_events(made / "events.jsonl"):
+        by_kind.setdefault(e["kind"], []).append(e)
+    train = by_kind["train"][-1]
+    for name in ("lr", "grad_norm", "tokens_per_s", "step_ms", "losses"):
+        assert run[name] == train[name]
+    assert run["train"] == train["bpc"]
+    assert run["valid"] == by_kind["eval"][-1]["bpc"]
+    assert (run["status"], run["step"], run["total_steps"]) == ("finished", 2000, 2000)
+    assert run["best"] == min(e["bpc"] for e in by_kind["eval"])
+    assert run["eta_s"] is None
+    load = by_kind["router"][-1]["layers"]
+    assert [layer["dead"] for layer in run["load"]["layers"]] == [[], [], [3], []]
+    for mine, theirs in zip(run["load"]["layers"], load, strict=True):
+        assert mine["load"] == pytest.approx(theirs["load"], rel=1e-6)
+    for mine, theirs in zip(run["cka"]["layers"], by_kind["similarity"][-1]["layers"], strict=True):
+        assert mine["mean"] == theirs["mean"]
+        i, j = mine["pair"]
+        values = [v for row in range(8) for v in theirs["cka"][row][row + 1 :] if v is not None]
+        assert mine["highest"] == pytest.approx(max(values), rel=1e-6)
+        assert theirs["cka"][i][j] == max(values)
+    assert run["alerts"][-1]["kind"] == "dead"
+    assert run["skipped"] == {}
+
+
+def test_the_snapshot_of_a_run_that_has_not_begun_is_full_of_nulls(tmp_path: Path) -> None:
+    (run,) = snapshot([read(tmp_path / "soon")])["runs"]
+    assert (run["status"], run["step"], run["load"], run["cka"]) == ("waiting", 0, None, None)
+    assert run["train"] is run["recipe"] is run["last_event_time"] is None
+
+
+def test_every_field_of_the_snapshot_is_documented(made: Path) -> None:
+    from simsmoe_cli.monitor import snapshot as module
+
+    assert module.__doc__ is not None
+    (run,) = snapshot([read(made)])["runs"]
+    for name in run:
+        assert name in module.__doc__, name
+
+
+def test_thresholds_decide_what_is_an_alert(made: Path) -> None:
+    calm = read(made, Thresholds(load_cv_above=9, cka_above=1)).history
+    strict = read(made, Thresholds(load_cv_above=0.1, cka_above=0.1)).history
+    assert {alert.kind for alert in calm.alerts} == {"dead"}
+    assert {alert.kind for alert in strict.alerts} == {"dead", "load_cv", "cka"}
+
+
+def test_skipped_lines_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('junk\n{"schema":9,"kind":"train","step":1}\n')
+    (run,) = snapshot([read(tmp_path)])["runs"]
+    assert run["skipped"] == {"broken": 1, "newer": 1}
+
+
+def test_the_most_alike_pairs_come_first_and_undefined_ones_not_at_all() -> None:
+    cka = np.array([[1, 0.2, np.nan], [0.2, 1, 0.7], [np.nan, 0.7, 1]], dtype=np.float32)
+    found = most_alike(LayerSimilarity(0, 0.45, cka, cka), 5)
+    assert [(i, j) for i, j, _ in found] == [(1, 2), (0, 1)]
+
+
+def test_pearson_is_numpys_and_undefined_where_it_has_no_meaning() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 50))
+    assert pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    y[3] = np.nan
+    assert pearson(x, y) == pytest.approx(np.corrcoef(np.delete(x, 3), np.delete(y, 3))[0, 1])
+    assert math.isnan(pearson(np.ones(9), x[:9]))
+    assert math.isnan(pearson(x[:2], y[:2]))
+
+
+def test_nothing_in_a_snapshot_is_what_json_cannot_hold(made: Path) -> None:
+    found = snapshot([read(made)])
+    assert finite(found) == found

@@ -1,0 +1,110 @@
+"""A long run in bounded memory: nothing held grows with its length, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.monitor import append_events, opened, write_run
+from simsmoe_cli.monitor.history import RunHistory
+from simsmoe_cli.monitor.tail import Tail
+
+STEPS, LAYERS, EXPERTS, PROBE_EVERY = 12_000, 6, 40, 2000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "long"
+    size = write_run(folder, STEPS, LAYERS, EXPERTS, PROBE_EVERY)
+    assert size > 6_000_000
+    return folder
+
+
+@pytest.fixture(scope="module")
+def history(run: Path) -> RunHistory:
+    return opened(run)[0]
+
+
+def test_what_is_held_is_bounded(history: RunHistory) -> None:
+    assert history.total_events == 1 + STEPS + STEPS // 1000 + 2 * (STEPS // PROBE_EVERY)
+    assert all(len(series) <= 4096 for series in history.series.values())
+    # Matrices stay in the file until someone looks at them.
+    assert all(frame.nbytes == 0 for frame in history.similarities)
+    assert len(history.similarities) == STEPS // PROBE_EVERY
+
+
+def test_the_curve_holds_every_extreme(run: Path, history: RunHistory) -> None:
+    lines = (run / "events.jsonl").read_text().splitlines()
+    train = [event for line in lines if (event := json.loads(line))["kind"] == "train"]
+    for name in ("bpc", "grad_norm"):
+        values = [event[name] for event in train]
+        points = history.series["train" if name == "bpc" else name].points()
+        assert points.low.min() == min(values)
+        assert points.high.max() == max(values)
+        assert points.step[-1] == STEPS
+
+
+def test_every_layer_of_every_probe_can_be_looked_at(run: Path, history: RunHistory) -> None:
+    probes = [
+        event
+        for line in (run / "events.jsonl").read_text().splitlines()
+        if (event := json.loads(line))["kind"] == "similarity"
+    ]
+    assert [frame.step for frame in history.similarities] == [event["step"] for event in probes]
+    for frame, event in zip(history.similarities, probes, strict=True):
+        for expected in event["layers"]:
+            layer = frame.layer(expected["layer"])
+            assert layer is not None
+            np.testing.assert_allclose(layer.cka, expected["cka"], rtol=1e-6)
+            np.testing.assert_allclose(layer.shared, expected["shared"], rtol=1e-6)
+            assert frame.means[expected["layer"]] == expected["mean"]
+
+
+def test_matrices_looked_at_are_forgotten_before_they_fill_the_memory(run: Path) -> None:
+    found, *_ = opened(run)
+    cache = found._cache
+    cache.limit_bytes = 5 * 2 * EXPERTS * EXPERTS * 4
+    for _ in range(2):
+        for frame in found.similarities:
+            for number in frame.means:
+                assert frame.layer(number) is not None
+                assert cache.bytes <= cache.limit_bytes
+
+
+def test_a_probe_is_followed_while_it_is_written(run: Path, tmp_path: Path) -> None:
+    text = (run / "events.jsonl").read_bytes()
+    path = tmp_path / "events.jsonl"
+    begin = text.index(b'"similarity"')
+    path.write_bytes(text[:begin])
+    found, tail, *_ = opened(tmp_path)
+    for end in range(begin, text.index(b"\n", begin), 100_000):
+        path.write_bytes(text[:end])
+        assert found.take(tail.poll(), live=True) == []
+        assert len(found.similarities) == 0
+    path.write_bytes(text)
+    found.take(tail.poll(), live=True)
+    assert found.similarities[0].layer(LAYERS - 1) is not None
+
+
+def test_what_a_writer_appends_is_followed(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_bytes((run / "events.jsonl").read_bytes())
+    found, tail, *_ = opened(tmp_path)
+    append_events(tmp_path, STEPS + 1, 0.1, LAYERS, EXPERTS, every_s=0.01)
+    found.take(tail.poll(), live=True)
+    assert found.step == STEPS + 10
+    assert found.similarities[-1].step == STEPS + 6
+
+
+def test_a_frame_of_a_file_that_was_cut_back_is_no_longer_there(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes((run / "events.jsonl").read_bytes())
+    found, tail = RunHistory(tmp_path), Tail(path)
+    while (batch := tail.poll()).more:
+        found.take(batch)
+    found.take(batch)
+    frame = found.similarities[-1]
+    path.write_bytes(path.read_bytes()[:50_000])
+    assert frame.layer(0) is None
