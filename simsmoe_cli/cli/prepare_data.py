@@ -251,14 +251,16 @@ def _print_summary(store: TokenStore, data_dir: Path) -> None:
 
 def _print_task(task: Task, data_dir: Path) -> None:
     """What task was prepared, what to know of it, and what to do next."""
+    from simsmoe_cli.data.task_parsers import shown
+
     manifest, screen = task.manifest, console()
     done = "Prepared" if task.built else "Already prepared, nothing changed:"
     screen.print(f"{done} {manifest.name} in {task.path}", soft_wrap=True)
     screen.print(_split_table(manifest))
     many = len(manifest.labels) > MOST_LABELS_SHOWN
-    shown = manifest.labels[: MOST_LABELS_SHOWN // 2] if many else manifest.labels
-    more = ", ..." if many else ""
-    screen.print(f"{len(manifest.labels)} labels: {', '.join(shown)}{more}", soft_wrap=True)
+    labels = manifest.labels[: MOST_LABELS_SHOWN // 2] if many else manifest.labels
+    some = ", ".join(map(shown, labels)) + (", ..." if many else "")
+    screen.print(f"{len(manifest.labels)} labels: {some}", soft_wrap=True)
     for name, split in manifest.splits.items():
         if split.also_in_train:
             screen.print(f"note: {split.also_in_train:,} texts of {name} also occur in train")

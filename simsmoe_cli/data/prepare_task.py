@@ -26,7 +26,7 @@ from typing import cast
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.placing import clear_os_errors, install, locked, partial
 from simsmoe_cli.data.sources import require_exists
-from simsmoe_cli.data.task_parsers import Columns, Row, data_error
+from simsmoe_cli.data.task_parsers import Columns, Row, data_error, shown
 from simsmoe_cli.data.task_snippets import read_packages
 from simsmoe_cli.data.task_sources import Found, read_known
 from simsmoe_cli.data.task_store import (
@@ -40,7 +40,7 @@ from simsmoe_cli.data.task_store import (
 )
 from simsmoe_cli.data.task_tables import read_tables
 from simsmoe_cli.data.tasks import TaskFacts
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.registry import TASKS, load
 
 DRAWN = 0.10
@@ -211,14 +211,14 @@ def _labels(found: Found, facts: TaskFacts | None) -> list[str]:
     """The classes in order; UserError for fewer than two, and for labels that train lacks."""
     train = {row.label for row in found.splits["train"]}
     if len(train) == 1:
-        what = f"every example of train has the label '{next(iter(train))}'"
+        what = f"every example of train has the label '{shown(next(iter(train)))}'"
         raise data_error(found.files["train"], 0, what, "A task needs two classes or more.")
     for split, rows in found.splits.items():
         for row in rows:
             if row.label not in train:
-                what = f"label '{row.label}' of {split} never occurs in train"
-                known = ", ".join(sorted(train)[:10]) + (", ..." if len(train) > 10 else "")
-                raise data_error(found.files[split], row.line, what, f"Labels of train: {known}.")
+                what = f"label '{shown(row.label)}' of {split} never occurs in train"
+                hint = nearest(shown(row.label), map(shown, train))
+                raise data_error(found.files[split], row.line, what, hint)
     if facts and facts.classes and len(train) != facts.classes:
         what = f"{len(train)} classes in train, but {facts.name} has {facts.classes}"
         hint = "A part of a task has all classes; prepare others with --label-column as your own."

@@ -25,6 +25,7 @@ from simsmoe_cli.data.archives import COMPRESSED
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 
 LONGEST_FIELD = 1 << 30
+LONGEST_SHOWN = 60
 TREE = re.compile(r"\(([0-4]) .+\)")
 LEAF = re.compile(r"\([0-4] ([^ ()]+)\)")
 SPACES = re.compile(r"[ ()]+")
@@ -53,6 +54,12 @@ def data_error(where: str, line: int, what: str, hint: str = "") -> UserError:
     """The error for something wrong in a file; line 0: not in one line."""
     place = f"{where}, line {line}" if line else where
     return UserError(what, where=place, hint=hint, code=EXIT_DATA)
+
+
+def shown(name: str) -> str:
+    """A name from a file as it may stand in a message: one line, nothing a terminal obeys."""
+    short = name if len(name) <= LONGEST_SHOWN else name[:LONGEST_SHOWN] + "..."
+    return short if short.isprintable() else ascii(short)[1:-1]
 
 
 def table_kind(name: str) -> str:
@@ -154,7 +161,7 @@ def _table_rows(
     header = [name.strip() for name in header]
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
-        raise data_error(where, first, f"two columns are called '{twice[0]}'", "Rename one.")
+        raise data_error(where, first, f"two columns are called '{shown(twice[0])}'", "Rename one.")
     text_at = _position(columns.text, header, where, first)
     label_at = None if columns.label is None else _position(columns.label, header, where, first)
     for line, fields in records:
@@ -177,7 +184,7 @@ def missing_column(column: str, known: Iterable[str], where: str, line: int) -> 
         where,
         line,
         f"no column '{column}'",
-        f"{nearest(column, known)} See --text-column and --label-column.",
+        f"{nearest(column, map(shown, known))} See --text-column and --label-column.",
     )
 
 
@@ -237,7 +244,7 @@ def _tree_rows(text: str, where: str) -> Iterator[Row]:
             or tree.count("(") != tree.count(")")
             or re.sub("[0-4]", "", rest)
         ):
-            what = f"is no tree: {tree[:40]!r}"
+            what = f"is no tree: '{shown(tree)}'"
             raise data_error(where, number, what, "One tree a line: (3 (2 It) (4 works)).")
         words = (ESCAPED.sub(lambda found: ESCAPES[found[0]], leaf) for leaf in leaves)
         yield Row(" ".join(words), match[1], number)

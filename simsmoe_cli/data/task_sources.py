@@ -17,7 +17,14 @@ from simsmoe_cli.data.archives import COMPRESSED, is_archive, read_chunks
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.sources import official, reach, unpacked, walk
 from simsmoe_cli.data.task_folders import Texts, archived_texts, folder_rows, texts_on_disk
-from simsmoe_cli.data.task_parsers import Columns, Row, data_error, parse_table, parse_trees
+from simsmoe_cli.data.task_parsers import (
+    Columns,
+    Row,
+    data_error,
+    parse_table,
+    parse_trees,
+    shown,
+)
 from simsmoe_cli.data.task_store import SourceFile
 from simsmoe_cli.data.tasks import Layout, TaskFacts, TaskFile
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -274,7 +281,7 @@ def _named(rows: list[Row], layout: Layout, facts: TaskFacts, where: str) -> lis
     for row in rows:
         if row.label not in layout.labels:
             known = ", ".join(layout.labels)
-            what = f"'{row.label}' is no label of {facts.name}"
+            what = f"'{shown(row.label)}' is no label of {facts.name}"
             raise data_error(where, row.line, what, f"Its labels are written {known}.")
     named = (Row(row.text, layout.labels[row.label], row.line) for row in rows)
     return [row for row in named if row.label]

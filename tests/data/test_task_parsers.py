@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simsmoe_cli.data.task_parsers import Columns, parse_table, parse_trees, table_kind
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -94,6 +98,29 @@ def test_a_missing_key_of_json_names_the_line_and_the_nearest() -> None:
 def test_two_columns_of_one_name_are_an_error() -> None:
     error = failure("text,label,text\nx,a,y\n", "csv")
     assert (error.where, error.what) == ("data, line 1", "two columns are called 'text'")
+
+
+def test_what_a_file_says_cannot_break_a_message() -> None:
+    error = failure('"te\nxt\x1b[2J","label"\nx,a\n', "csv")
+    assert r"Available: label, te\nxt\x1b[2J." in error.hint
+    error = failure("x" * 5000 + "\n", "tsv")
+    assert len(str(error)) < 250
+
+
+FIELD = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+@given(st.lists(st.tuples(FIELD, FIELD), min_size=1))
+def test_what_the_csv_module_writes_is_read_back(written: list[tuple[str, str]]) -> None:
+    out = io.StringIO(newline="")
+    csv.writer(out).writerows([("text", "label"), *written])
+    assert rows(out.getvalue(), "csv") == [(text, label.strip()) for text, label in written]
+
+
+@given(st.lists(st.tuples(FIELD, FIELD), min_size=1))
+def test_json_lines_are_read_back(written: list[tuple[str, str]]) -> None:
+    lines = [json.dumps({"text": text, "label": label}) for text, label in written]
+    assert rows("\n".join(lines), "json") == [(text, label.strip()) for text, label in written]
 
 
 def test_empty_texts_are_counted_and_the_first_is_named() -> None:
@@ -191,4 +218,4 @@ def test_what_is_no_tree_is_an_error_in_its_line(tree: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_trees(f"(2 (2 a) (2 b))\n{tree}\n".encode(), "trees")
     assert caught.value.where == "trees, line 2"
-    assert caught.value.what == f"is no tree: {tree!r}"
+    assert caught.value.what == f"is no tree: '{tree}'"
