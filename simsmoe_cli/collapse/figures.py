@@ -85,7 +85,7 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
         for layer in findings.layers:
             pairs = _pairs(layer.cka)
             undefined += int(np.isnan(pairs).sum())
-            spread = np.linspace(-0.07, 0.07, len(pairs)) if len(pairs) > 1 else np.zeros(1)
+            spread = np.linspace(-0.07, 0.07, len(pairs)) if len(pairs) != 1 else np.zeros(1)
             axes.plot(
                 layer.layer + shift + spread, pairs, ".", color=colour, alpha=0.3, ms=3, mew=0
             )

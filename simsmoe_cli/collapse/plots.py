@@ -28,6 +28,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
@@ -99,13 +100,6 @@ class Drawing:
     figure: Figure
     alone: bool = False
 
-    def __post_init__(self) -> None:
-        """Lay the figure out once, and not again for every file of it."""
-        engine = self.figure.get_layout_engine()
-        assert engine is not None
-        engine.execute(self.figure)
-        self.figure.set_layout_engine("none")
-
 
 @contextlib.contextmanager
 def style(**more: Any) -> Iterator[None]:
@@ -128,6 +122,7 @@ def inline_svg(drawing: Drawing) -> str:
     page's, with a label for those who do not see it."""
     with style(**{"svg.fonttype": "none"}):
         FigureCanvasSVG(drawing.figure)
+        _lay_out(drawing.figure)
         buffer = io.StringIO()
         drawing.figure.savefig(buffer, format="svg", transparent=True, metadata=_no_metadata())
     text = buffer.getvalue()
@@ -167,6 +162,14 @@ def png_file(drawing: Drawing) -> bytes:
     return buffer.getvalue()
 
 
+def _lay_out(figure: Figure) -> None:
+    """Once, and not again for every file of a figure."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
 def _no_metadata() -> dict[str, None]:
     return dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
@@ -175,6 +178,7 @@ def _no_metadata() -> dict[str, None]:
 def _words(drawing: Drawing) -> Iterator[Bbox]:
     """Title above and caption below the figure, for a file that stands alone; the box of all."""
     figure = drawing.figure
+    _lay_out(figure)
     width, height = figure.get_size_inches()
     title = textwrap.fill(drawing.title, round(width * 12.5))
     caption = textwrap.fill(drawing.caption, round(width * 21))

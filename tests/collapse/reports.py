@@ -127,6 +127,7 @@ def findings(name: str, layers: int, experts: int, seed: int, alike: float) -> d
 def _layer(random: np.random.Generator, number: int, experts: int, alike: float) -> dict[str, Any]:
     cka = _matrix(random, experts, alike)
     pairs = np.array(cka)[np.triu_indices(experts, 1)]
+    mean = float(pairs.mean()) if len(pairs) else None
     load = random.dirichlet(np.full(experts, 20.0))
     null = {"mean": 0.0004, "quantile_95": 0.0123, "draws": 200}
     return {
@@ -139,9 +140,9 @@ def _layer(random: np.random.Generator, number: int, experts: int, alike: float)
         "cka_high": [[value if value == 1 else value + 0.02 for value in row] for row in cka],
         "cka_null": null,
         "cka_mean": {
-            **_estimate(float(pairs.mean()), len(pairs), "pairs"),
-            "low": float(pairs.mean()) - 0.02,
-            "high": float(pairs.mean()) + 0.02,
+            **_estimate(mean, len(pairs), "pairs"),
+            "low": None if mean is None else mean - 0.02,
+            "high": None if mean is None else mean + 0.02,
         },
         "cka_biased": _matrix(random, experts, alike),
         "cka_biased_null": null,
