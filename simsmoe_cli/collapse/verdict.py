@@ -168,7 +168,7 @@ def _same(same: list[_Pair]) -> list[Sentence]:
     if len(same) > NAMED:
         sentences.append(
             Sentence(
-                text=f"So do {count(len(same) - NAMED, 'more pair', 'more pairs')}.",
+                text=f"{count(len(same) - NAMED, 'more pair does', 'more pairs do')} so.",
                 tone="bad",
                 evidence={"pairs": len(same)},
             )

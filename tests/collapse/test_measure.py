@@ -1,0 +1,207 @@
+"""The measurement of a real model on real text: the probe's numbers, and those beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from simsmoe_cli.collapse.findings import Findings
+from simsmoe_cli.collapse.measure import Options, measure
+from simsmoe_cli.collapse.sources import Batch, RunSource, windows
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.train.probes import probe
+from tests.collapse.planted import EXPERTS, QUICK, Planted
+from tests.collapse.runs import RELATIVE, opened, write_run
+from tests.train.tiny import recipe
+
+SMALL = Options(rows=512, tokens=512, blocks=8, resamples=50, rbf_rows=128)
+
+
+@pytest.fixture(scope="module")
+def source(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> RunSource:
+    return opened(write_run(tmp_path_factory.mktemp("runs") / "run", store), store)
+
+
+@pytest.fixture(scope="module")
+def found(source: RunSource) -> Findings:
+    return measure(source, SMALL)
+
+
+def batch(source: RunSource, count: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of what is read."""
+    parts = list(windows(source.tokens, source.block, count, count, False, 8192))
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def test_the_numbers_are_those_of_a_probe_on_the_same_tokens(
+    source: RunSource, found: Findings
+) -> None:
+    inputs, _ = batch(source)
+    router, similarity = probe(source.model, inputs, source.context, "fp32")
+    for layer, routing, alike in zip(
+        found.layers, router["layers"], similarity["layers"], strict=True
+    ):
+        assert layer.layer == routing["layer"]
+        assert layer.load == pytest.approx(routing["load"], abs=1e-6)
+        assert layer.load_cv == pytest.approx(routing["load_cv"], abs=1e-5)
+        assert layer.dead == routing["dead"]
+        assert layer.entropy_nats == pytest.approx(routing["entropy_nats"], abs=1e-5)
+        assert layer.entropy_of_mean_nats == pytest.approx(
+            routing["entropy_of_mean_nats"], abs=1e-5
+        )
+        assert np.array(layer.cka) == pytest.approx(np.array(alike["cka"]), abs=1e-5)
+        assert layer.cka_mean.value == pytest.approx(alike["mean"], abs=1e-5)
+        assert np.array(layer.shared) == pytest.approx(np.array(alike["shared"]), abs=1e-6)
+    assert similarity["tokens"] == found.text.rows == found.text.tokens == 512
+
+
+def test_the_loss_is_that_of_the_text_read(source: RunSource, found: Findings) -> None:
+    inputs, targets = batch(source)
+    with torch.no_grad():
+        logits = source.model(inputs, (), RouteContext()).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+    assert found.text.loss_nats == pytest.approx(loss, rel=1e-5)
+    assert found.text.bpc == pytest.approx(loss / math.log(2), rel=1e-5)
+    assert found.text.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
+    assert found.text.scored == 512
+
+
+def test_what_was_measured_is_said(source: RunSource, found: Findings) -> None:
+    subject = found.subject
+    assert (subject.kind, subject.name, subject.recipe) == ("run", "run", recipe().name)
+    assert (subject.router, subject.similarity, subject.checkpoint) == ("smoe", "none", "best")
+    assert (subject.step, subject.seed, subject.torch) == (4, 0, torch.__version__)
+    assert subject.parameters == sum(p.numel() for p in source.model.parameters())
+    assert subject.settings == source.model.recipe.model_dump(mode="json")
+    text = found.text
+    assert (text.corpus, text.split, text.unit, text.block) == ("sources", "valid", "byte", 32)
+    settings = found.settings
+    assert (settings.level, settings.resamples, settings.blocks) == (0.95, 50, 8)
+    assert (settings.rbf_rows, settings.rank_rows) == (128, 512)
+    assert [layer.name for layer in found.layers] == ["layers.1.moe", "layers.3.moe"]
+    assert [layer.top_k for layer in found.layers] == [2, 2]
+    assert all(layer.effective_rank_max == 32 for layer in found.layers)
+    assert all(layer.entropy_max_nats == pytest.approx(math.log(4)) for layer in found.layers)
+
+
+def test_load_is_counted_on_more_tokens_than_experts_see(source: RunSource) -> None:
+    more = measure(source, replace(SMALL, tokens=2048))
+    assert more.text.rows == 512
+    assert more.text.tokens == 2048
+    inputs, _ = batch(source, 2048)
+    router, _ = probe(source.model, inputs, source.context, "fp32")
+    for layer, routing in zip(more.layers, router["layers"], strict=True):
+        assert layer.load == pytest.approx(routing["load"], abs=1e-6)
+
+
+def test_measuring_twice_gives_the_same(source: RunSource, found: Findings) -> None:
+    assert measure(source, SMALL) == found
+
+
+def test_measuring_changes_nothing(source: RunSource) -> None:
+    before = {name: tensor.clone() for name, tensor in source.model.state_dict().items()}
+    state = torch.get_rng_state()
+    measure(source, SMALL)
+    after = source.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(not module._forward_pre_hooks for module in source.model.modules())
+
+
+def test_carried_memory_is_warm_where_similarity_is_measured(
+    store: TokenStore, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", store, recipe=recipe(model=RELATIVE))
+    source = opened(run, store)
+    batches = list(source.read(1024, 256))
+    assert [part.rows for part in batches] == [False, False, False, True]
+    parts = list(windows(source.tokens, 32, 1024, 256, True, 8192))
+    memory: list[torch.Tensor] = []
+    with torch.no_grad():
+        for inputs, _, _ in parts:
+            output = source.model(inputs, memory, source.context)
+            memory = output.memory
+    warm = output.moe[-1].routing.logits_TN
+    assert torch.allclose(batches[-1].layers[-1].logits_TN, warm, atol=1e-5)
+    with torch.no_grad():
+        cold = source.model(parts[-1][0], (), source.context).moe[-1].routing.logits_TN
+    assert not torch.allclose(warm, cold, atol=1e-3)
+    assert measure(source, replace(SMALL, rows=256, tokens=1024)).text.rows == 256
+
+
+def test_the_difference_is_that_of_the_two_outputs() -> None:
+    planted = Planted()
+    planted.copy(0, 0, 1)
+    planted.experts[0].w_out.data[1] *= 2
+    shown = measure(planted, QUICK).difference
+    assert shown is not None
+    assert shown.experts == (0, 1)
+    inputs = torch.cat([part.layers[0].input_TD for part in planted.read(1024, 1024)])
+    first, second = planted.dense(0, inputs)[:2].double()
+    size = ((first.square() + second.square()).mean() / 2).sqrt()
+    apart = (first - second).abs() / size
+    assert shown.features == [(place, place + 1) for place in range(40)]
+    assert np.array(shown.values) == pytest.approx(apart[shown.rows].numpy(), abs=1e-5)
+    assert shown.mean == pytest.approx(apart.square().mean().sqrt().item(), rel=1e-5)
+    assert shown.labels == [f"t{row}" for row in shown.rows]
+
+
+def test_a_pair_of_dead_experts_is_not_the_one_to_show() -> None:
+    planted = Planted()
+    planted.copy(0, 0, 1)
+    planted.bias_LN[0, 1] = -100.0
+    shown = measure(planted, QUICK).difference
+    assert shown is not None
+    assert 1 not in shown.experts
+
+
+def test_sharing_and_depth_are_over_all_layers() -> None:
+    planted = Planted(layers=4)
+    for layer in range(1, 4):
+        for expert in range(1, layer + 2):
+            planted.copy(layer, 0, expert)
+    overall = measure(planted, QUICK).overall
+    assert overall.spearman.n == overall.pearson.n == 4 * EXPERTS * (EXPERTS - 1) // 2
+    assert overall.depth.value == pytest.approx(1)
+    assert overall.depth.n == 4
+    assert overall.depth.null_low is not None
+    assert overall.depth.null_low < -0.7
+    assert overall.pearson.low is not None
+    assert overall.pearson.high is not None
+    assert -1 <= overall.pearson.low <= overall.pearson.high <= 1
+
+
+def test_two_experts_and_one_layer_are_enough(store: TokenStore, tmp_path: Path) -> None:
+    small = recipe(model={"repeats": 1}, moe={"experts": 2, "top_k": 1})
+    found = measure(opened(write_run(tmp_path / "run", store, recipe=small), store), SMALL)
+    assert found.layers[0].cka_mean.n == 1
+    assert found.layers[0].cka_null.draws == 20
+    assert found.overall.pearson.value is None
+    assert found.overall.depth.value is None
+    assert found.layers[0].shared == [[0, 0], [0, 0]]
+
+
+def test_too_few_rows_are_refused() -> None:
+    class Short(Planted):
+        def read(self, tokens: int, rows: int) -> Iterator[Batch]:
+            part = next(super().read(tokens, rows))
+            part.ids_T = part.ids_T[:3]
+            yield part
+
+    with pytest.raises(UserError, match="3 rows are too few"):
+        measure(Short(), QUICK)
+
+
+def test_progress_is_told_layer_by_layer() -> None:
+    told: list[tuple[int, int]] = []
+    measure(Planted(2), QUICK, lambda done, of: told.append((done, of)))
+    assert told == [(1, 2), (2, 2)]
