@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simsmoe_cli.data.task_store import Example
-from simsmoe_cli.data.tokenizers import UNK, Tokenizer, WordsTokenizer
+from simsmoe_cli.data.tokenizers import UNK, Tokenizer
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 POOL = 64
@@ -112,7 +112,11 @@ def encode(
     Returns:
         The ids; UserError (EXIT_DATA) when a text has no token at all.
     """
-    texts, unknown = _encodable([example.text for example in examples], tokenizer)
+    texts = [example.text for example in examples]
+    if tokenizer.unit == "word":
+        unknown = _unknown_words(texts, tokenizer)
+    else:
+        texts, unknown = _encodable(texts, tokenizer)
     rows: list[NDArray[Any]] = []
     cut = 0
     for number, text in enumerate(texts):
@@ -128,8 +132,6 @@ def encode(
             cut += 1
             ids = ids[:max_tokens] if keep == "start" else ids[-max_tokens:]
         rows.append(ids)
-    if isinstance(tokenizer, WordsTokenizer):
-        unknown = _unknown_words(texts, tokenizer)
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(ids) for ids in rows], out=offsets[1:])
     labels = np.array([example.label for example in examples], dtype=np.int64)
@@ -138,15 +140,13 @@ def encode(
 
 def _encodable(texts: list[str], tokenizer: Tokenizer) -> tuple[list[str], Unknown | None]:
     """The texts without characters that the tokenizer has no ids for, and a count of these."""
-    unknown = sorted(
-        character for character in set().union(*texts) if not _has_ids(character, tokenizer)
-    )
-    if not unknown:
+    missing = tokenizer.missing("".join(sorted(set().union(*texts))))
+    if not missing:
         return texts, None
-    instead = " " if _has_ids(" ", tokenizer) else ""
-    table = str.maketrans(dict.fromkeys(unknown, instead))
-    affected = [text for text in texts if not set(unknown).isdisjoint(text)]
-    counts = {character: sum(text.count(character) for text in affected) for character in unknown}
+    instead = "" if tokenizer.missing(" ") else " "
+    table = str.maketrans(dict.fromkeys(missing, instead))
+    affected = [text for text in texts if not set(missing).isdisjoint(text)]
+    counts = {character: sum(text.count(character) for text in affected) for character in missing}
     report = Unknown(
         unit="character",
         became="a space" if instead else "nothing",
@@ -157,32 +157,21 @@ def _encodable(texts: list[str], tokenizer: Tokenizer) -> tuple[list[str], Unkno
     return [text.translate(table) for text in texts], report
 
 
-def _has_ids(character: str, tokenizer: Tokenizer) -> bool:
-    try:
-        tokenizer.encode(character)
-    except UserError:
-        return False
-    return True
-
-
-def _unknown_words(texts: Iterable[str], tokenizer: WordsTokenizer) -> Unknown | None:
-    """The words that became `<unk>` and were not so written."""
-    everything = [text.encode().split() for text in texts]
-    distinct = list(set().union(*everything))
-    ids = tokenizer.encode(b" ".join(distinct))
-    unknown_id = tokenizer.encode(UNK)[0]
-    missing = {word for word, id in zip(distinct, ids, strict=True) if id == unknown_id}
-    missing.discard(UNK.encode())
+def _unknown_words(texts: Iterable[str], tokenizer: Tokenizer) -> Unknown | None:
+    """The words that will be `<unk>` and are not so written."""
+    words = [text.encode().split() for text in texts]
+    distinct = b" ".join(set().union(*words)).decode()
+    missing = {word.encode() for word in tokenizer.missing(distinct)}
     if not missing:
         return None
-    counts = Counter(word for words in everything for word in words if word in missing)
+    counts = Counter(word for text in words for word in text if word in missing)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return Unknown(
         unit="word",
         became=UNK,
         counts={word.decode(): count for word, count in ranked},
-        examples=sum(not missing.isdisjoint(words) for words in everything),
-        of=sum(map(len, everything)),
+        examples=sum(not missing.isdisjoint(text) for text in words),
+        of=sum(map(len, words)),
     )
 
 
