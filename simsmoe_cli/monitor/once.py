@@ -18,7 +18,7 @@ from simsmoe_cli.monitor.canvas import Curve, bars, line_plot, scatter
 from simsmoe_cli.monitor.frames import SimilarityFrame
 from simsmoe_cli.monitor.heatmap import heat_map, layout
 from simsmoe_cli.monitor.history import RunHistory
-from simsmoe_cli.monitor.layers import most_alike
+from simsmoe_cli.monitor.layers import RouterLayer, most_alike
 from simsmoe_cli.monitor.scales import color_bar, magnitude_scale, similarity_scale
 from simsmoe_cli.monitor.snapshot import Seen
 
@@ -27,6 +27,7 @@ BESIDE_FROM = 96  # cells of width from which panels stand beside each other
 GAP = 3
 LOG_LINES = 12
 PAIRS_LISTED = 5
+LAYERS_LISTED = 8
 MARKS = {"info": " ", "good": "✓", "warning": "!", "alert": "▲"}
 STYLES = {"info": "", "good": "green", "warning": "yellow", "alert": "bold red"}
 
@@ -171,12 +172,27 @@ def _load(history: RunHistory, width: int, color: bool) -> list[Text]:
     columns = [str(expert) for expert in range(experts)]
     lines = heat_map(load, scale, place, row_labels=labels, column_labels=columns, color=color)
     lines.append(color_bar(scale, width, color=color))
-    for layer in layers:
-        dead = ", ".join(map(str, layer.dead))
-        words = f"; dead: {dead}" if dead else ""
-        lines.append(Text(f"layer {layer.layer}: CV {_digits(layer.load_cv)}{words}"))
+    lines += _load_words(layers)
     title = f"load by layer and expert, step {history.routers[-1].step:,}"
     return _panel(title, lines, width)
+
+
+def _load_words(layers: Sequence[RouterLayer]) -> list[Text]:
+    """CV and dead experts of each layer; of many layers only what stands out."""
+    many = len(layers) > LAYERS_LISTED
+    lines = []
+    if many:
+        known = [layer for layer in layers if math.isfinite(layer.load_cv)] or list(layers)
+        low, high = (pick(known, key=lambda layer: layer.load_cv) for pick in (min, max))
+        span = f"CV {_digits(low.load_cv)} to {_digits(high.load_cv)}"
+        lines.append(Text(f"{span}, highest in layer {high.layer}"))
+    told = [layer for layer in layers if layer.dead or not many]
+    for layer in told[:LAYERS_LISTED]:
+        dead = f"; dead: {', '.join(map(str, layer.dead))}" if layer.dead else ""
+        lines.append(Text(f"layer {layer.layer}: CV {_digits(layer.load_cv)}{dead}"))
+    if rest := len(told[LAYERS_LISTED:]):
+        lines.append(Text(f"and {rest} more layers with dead experts"))
+    return lines
 
 
 def _by_layer(history: RunHistory, width: int, color: bool) -> list[Text]:
