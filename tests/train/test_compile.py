@@ -1,0 +1,84 @@
+"""The whole step compiles to one graph, and changing loads compile nothing again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from simsmoe_cli.train.loop import Trainer
+from tests.train.test_resume import PAPER_MODEL
+
+# torch.compile's own tracing of autograd functions does what torch warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+BUSY = {"check_every": 0.0, "tokens": 16, "min_tokens": 4}
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
+    """Counts the graphs torch.compile makes; a graph break is an error."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function: compiled(function, backend=counter, fullgraph=True)
+    )
+    return counter
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("model", "similarity"),
+    [
+        (PAPER_MODEL, {"preset": "published", **BUSY}),
+        ({}, {"preset": "calibrated", **BUSY}),
+        ({}, {}),
+    ],
+    ids=["paper", "modern", "plain"],
+)
+def test_one_graph_for_a_hundred_steps(
+    trainer: Callable[..., Trainer],
+    graphs: CompileCounter,
+    precision: str,
+    model: dict[str, Any],
+    similarity: dict[str, Any],
+) -> None:
+    settings = {"compile": "on", "precision": precision, "steps": 100}
+    run = trainer(model=model, similarity=similarity, train=settings)
+    gates = set()
+    for _ in range(100):
+        run._train_step()
+        gates.add(run.model.moe_layers[0].router.gate.weight.sum().item())
+    assert len(gates) == 100
+    assert graphs.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("router", "most"), [("xmoe", 1), ("loss-free", 1), ("hyperrouter", 1), ("stablemoe", 3)]
+)
+def test_graphs_of_other_routers(
+    trainer: Callable[..., Trainer], graphs: CompileCounter, router: str, most: int
+) -> None:
+    """One each; one more per stage, and one for step 0, where a router has stages."""
+    run = trainer(moe={"router": router}, train={"compile": "on", "precision": "bf16", "steps": 30})
+    for _ in range(30):
+        run._train_step()
+    assert graphs.frame_count <= most
+
+
+def test_compiled_steps_learn_the_same(
+    trainer: Callable[..., Trainer], graphs: CompileCounter
+) -> None:
+    """In fp32, where compiled experts go through an operator with gradients of its own."""
+    weights = []
+    for compiled in ("off", "on"):
+        run = trainer(train={"compile": compiled, "precision": "fp32"})
+        for _ in range(3):
+            run._train_step()
+        weights.append([p.detach().clone() for p in run.model.parameters()])
+    for plain, other in zip(*weights, strict=True):
+        torch.testing.assert_close(plain, other, atol=1e-5, rtol=1e-4)
