@@ -77,16 +77,11 @@ def generate(
         words = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
         console(stderr=True).print(f"read as <unk>: {words}", style="dim")
     pieces = complete(Reader(model, trained.context), tokenizer, ids, tokens, sampling)
-    out = console()
-    if layer is None:
-        _write(out, pieces)
-    elif out.is_terminal and out.color_system and not out.no_color:
-        _paint(out, pieces, layer, trained.recipe.moe.experts)
-    else:
-        for piece in pieces:
-            if piece.token:
-                expert = piece.experts[layer]
-                typer.echo(f"{piece.token}|{'-' if expert is None else expert}")
+    try:
+        _show(pieces, layer, trained.recipe.moe.experts)
+    except KeyboardInterrupt:
+        typer.echo(err=True)  # what comes next begins on a line of its own
+        raise
 
 
 def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
@@ -123,6 +118,20 @@ def _layer(layer: int | None, layers: int) -> int:
             f"no MoE layer {layer}", where="--layer", hint=f"They are 0 to {layers - 1}."
         )
     return layer
+
+
+def _show(pieces: Iterable[Piece], layer: int | None, experts: int) -> None:
+    """The pieces as they come; with the experts of a layer, if one is given."""
+    out = console()
+    if layer is None:
+        _write(out, pieces)
+    elif out.is_terminal and out.color_system and not out.no_color:
+        _paint(out, pieces, layer, experts)
+    else:
+        for piece in pieces:
+            if piece.token:
+                expert = piece.experts[layer]
+                typer.echo(f"{piece.token}|{'-' if expert is None else expert}")
 
 
 def _write(out: Console, pieces: Iterable[Piece]) -> None:
