@@ -63,7 +63,7 @@ class Options:
     level: float = 0.95
     rbf_rows: int = 512
     rank_rows: int = 1024
-    matching: float = 5e11
+    matching: float = 1e11
     seed: int = 0
 
 
