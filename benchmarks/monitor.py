@@ -9,9 +9,9 @@ Writes a run folder of that many train events, with probes and validations, into
     follow    share of a core while another process appends one event every 100 ms and the run is
               looked at every --interval seconds; a probe among them
     memory    peak resident memory of the process, MiB
-    frames    milliseconds to read one layer of a probe for the first time
-    curves    milliseconds to draw the score at 200 x 40 cells
-    runs      milliseconds to list a folder of 300 runs
+    frames    milliseconds of the processor to read one layer of a probe for the first time
+    curves    milliseconds of the processor to draw the score at 200 x 40 cells
+    runs      milliseconds of the processor to list a folder of 300 runs for the first time
 """
 
 from __future__ import annotations
@@ -207,19 +207,19 @@ def _measure(folder: Path, options: argparse.Namespace) -> None:
         history.take(tail.poll(), live=True)
     share = (time.process_time() - cpu) / (time.perf_counter() - start)
     print(f"follow        {share:8.2%} of a core")
-    start = time.perf_counter()
+    start = time.process_time()
     layer = history.similarities[len(history.similarities) // 2].layer(0)
     assert layer is not None
-    print(f"frames        {1000 * (time.perf_counter() - start):8.1f} ms")
-    start = time.perf_counter()
+    print(f"frames        {1000 * (time.process_time() - start):8.1f} ms")
+    start = time.process_time()
     points = history.series["train"].points()
     line_plot([Curve("train", points.step, points.mean, points.low, points.high)], 200, 40)
-    print(f"curves        {1000 * (time.perf_counter() - start):8.1f} ms, {len(points)} buckets")
+    print(f"curves        {1000 * (time.process_time() - start):8.1f} ms, {len(points)} buckets")
     for number in range(300):
         write_run(folder.parent / "many" / f"run-{number}", 200, 4, 8, 100)
-    start = time.perf_counter()
+    start = time.process_time()
     found = find_runs(folder.parent / "many")
-    print(f"runs          {1000 * (time.perf_counter() - start):8.0f} ms for {len(found)}")
+    print(f"runs          {1000 * (time.process_time() - start):8.0f} ms for {len(found)}")
 
 
 if __name__ == "__main__":

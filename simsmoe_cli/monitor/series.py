@@ -125,6 +125,8 @@ class Series:
 
 def _joined(rows: Array, size: int) -> Array:
     """Every `size` buckets made one; the last may be of fewer."""
+    if size == 1:
+        return rows
     starts = np.arange(0, rows.shape[1], size)
     ends = np.minimum(starts + size, rows.shape[1]) - 1
     return np.stack(
