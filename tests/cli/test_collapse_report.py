@@ -1,0 +1,205 @@
+"""`simsmoe collapse-report`: a report on a trained run, a guard for pipelines, or a refusal."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from simsmoe_cli.cli import main
+from simsmoe_cli.collapse import reporting
+from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.errors import EXIT_COLLAPSE, EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
+from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train import session
+from simsmoe_cli.train.planning import Plan
+from tests.train.tiny import recipe
+
+Capture = pytest.CaptureFixture[str]
+FEW = ["--tokens", "128", "--format", "json"]
+
+
+@pytest.fixture(scope="module")
+def trained(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs "plain" and "similar" of 8 steps, and "dense", which has no experts."""
+    folder = tmp_path_factory.mktemp("reported") / "runs"
+    for name, changes in (
+        ("plain", {}),
+        ("similar", {"similarity": {"preset": "calibrated", "tokens": 16, "min_tokens": 4}}),
+        ("dense", {"model": {"pattern": "sf"}}),
+    ):
+        made = recipe(**changes)
+        store = session.open_store(made, corpus_dir)
+        session.train(Plan(made, RunDir(folder / name), None), store, torch.device("cpu"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_dir: Path, trained: Path
+) -> None:
+    """A folder with data/ and runs/, as a user has; reports go elsewhere by --out."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(corpus_dir)
+    Path("runs").symlink_to(trained)
+
+
+def command(*arguments: str) -> int:
+    return main.run(["collapse-report", *arguments, "--out", "out"])
+
+
+def reported(*arguments: str) -> Report:
+    """The JSON a command writes."""
+    assert command(*arguments, *FEW) == 0
+    return Report.read(Path("out/report.json"))
+
+
+def refusal(capsys: Capture, code: int, *arguments: str) -> str:
+    """The one line on stderr of a command that fails; nothing is written."""
+    assert command(*arguments) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert not Path("out").exists()
+    assert not list(Path().glob(".report-*"))
+    return printed.err
+
+
+def test_page_json_and_figures(capsys: Capture) -> None:
+    assert command("plain", "--tokens", "128") == 0
+    found = {str(path.relative_to("out")) for path in Path("out").rglob("*.*")}
+    names = {"report.html", "report.json"}
+    for stem in (
+        "by-layer", "shared-tokens", "training", "loss", "difference", "load", "entropy",
+        "effective-rank", "cka-layer-0", "cka-layer-1", "cka-all-layers",
+    ):  # fmt: skip
+        names |= {f"figures/{stem}.png", f"figures/{stem}.svg"}
+    assert found == names
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    report = Report.read(Path("out/report.json"))
+    assert report.main.text.rows == 128
+    assert report.verdict.headline in printed.out
+    for layer in report.main.layers:
+        mean = layer.cka_mean.value
+        assert re.search(rf"\n +{layer.layer} +{mean:.3f} ", printed.out)
+        assert f"layer {layer.layer}: " in Path("out/report.html").read_text()
+    assert "out/report.html\nout/report.json\nout/figures (22 files)\n" in printed.out
+
+
+def test_a_report_lies_in_its_run_unless_told_otherwise(tmp_path: Path, trained: Path) -> None:
+    Path("runs").unlink()
+    (tmp_path / "runs" / "plain").mkdir(parents=True)
+    for path in (trained / "plain").iterdir():
+        (tmp_path / "runs" / "plain" / path.name).symlink_to(path)
+    assert main.run(["collapse-report", "plain", *FEW]) == 0
+    assert [p.name for p in Path("runs/plain/report").iterdir()] == ["report.json"]
+
+
+def test_against_another_run(capsys: Capture) -> None:
+    report = reported("plain", "--against", "runs/similar")
+    assert report.against is not None
+    assert (report.main.subject.name, report.against.subject.name) == ("plain", "similar")
+    assert report.against.subject.similarity == "calibrated"
+    assert report.main.layers[0].cka != report.against.layers[0].cka
+    assert "mean CKA, similar" in capsys.readouterr().out
+
+
+def test_all_checkpoints() -> None:
+    report = reported("plain", "--checkpoint", "all", "--against", "similar")
+    assert [found.subject.step for found in report.findings] == [4, 8]
+    assert report.against is not None
+    assert report.against.subject.checkpoint == "best"
+
+
+def test_the_checkpoint_and_the_split_asked_for() -> None:
+    report = reported("plain", "--checkpoint", "4", "--split", "test")
+    assert (report.main.subject.step, report.main.text.split) == (4, "test")
+    assert reported("plain").main.text.split == "valid"
+
+
+def test_json_on_stdout_is_the_file(capsys: Capture) -> None:
+    assert command("plain", *FEW, "--json") == 0
+    printed = capsys.readouterr().out
+    assert printed == Path("out/report.json").read_text()
+    assert json.loads(printed)["schema_version"] == 1
+
+
+def test_a_guard_for_pipelines(capsys: Capture) -> None:
+    """The report is written whether it passes or not."""
+    assert command("plain", *FEW, "--fail-above", "1") == 0
+    means = [layer.cka_mean.value for layer in Report.read(Path("out/report.json")).main.layers]
+    highest = max(mean for mean in means if mean is not None)
+    capsys.readouterr()
+    assert command("plain", *FEW, "--fail-above", "0.01") == EXIT_COLLAPSE
+    assert (
+        f"simsmoe: error: plain: the mean debiased CKA of layer {means.index(highest)} is "
+        f"{highest:.3f}, above 0.01" in capsys.readouterr().err
+    )
+
+
+def test_the_page_is_opened_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(typer, "launch", opened.append)
+    assert command("plain", "--tokens", "64", "--format", "html", "--open") == 0
+    assert opened == ["out/report.html"]
+    assert Path(opened[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--fail-above", "80"], "--fail-above: 80 is no limit for a CKA. Use 0 to 1, like 0.8."),
+        (["--fail-above", "nan"], "--fail-above: nan is no limit for a CKA"),
+        (["--format", "htm"], "--format: unknown format 'htm'. Did you mean 'html'?"),
+        (["--format", ""], "--format: no format given"),
+        (["--format", "json", "--open"], "--open: there is no page to open"),
+        (["--split", "train"], "--split: no held-out split 'train'"),
+        (["--split", "tset"], "Did you mean 'test'?"),
+        (["--against", "plain"], "--against: a run cannot be compared with itself"),
+        (["--text", "text.txt"], "--text: a run is measured on its own corpus"),
+        (["--device", "gpu"], "--device: unknown device 'gpu'"),
+        (["--tokens", "0"], "'--tokens'"),
+    ],
+)
+def test_contradictions_and_unknown_settings(
+    capsys: Capture, arguments: list[str], said: str
+) -> None:
+    assert said in refusal(capsys, EXIT_USAGE, "plain", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plian"], "runs: no run 'plian'. Did you mean 'plain'?"),
+        (["plain", "--against", "similr"], "Did you mean 'similar'?"),
+        (["plain", "--checkpoint", "7"], "no checkpoint '7' in this run. Available: 4, 8"),
+        (["dense"], "this model has no experts"),
+    ],
+)
+def test_what_cannot_be_measured(capsys: Capture, arguments: list[str], said: str) -> None:
+    assert said in refusal(capsys, EXIT_DATA, *arguments)
+
+
+def test_options_of_runs_are_none_of_a_hugging_face_model(capsys: Capture) -> None:
+    Path("model").mkdir()
+    Path("model/config.json").write_text("{}")
+    for option in (["--checkpoint", "best"], ["--split", "test"]):
+        assert f"{option[0]}: a Hugging Face model has none" in refusal(
+            capsys, EXIT_USAGE, "model", *option
+        )
+
+
+def test_out_of_memory(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*args: Any, **settings: Any) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr(reporting, "measure", greedy)
+    assert "out of memory on cpu. Use fewer --tokens" in refusal(
+        capsys, EXIT_OUT_OF_MEMORY, "plain"
+    )
