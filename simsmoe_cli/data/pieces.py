@@ -93,6 +93,24 @@ class PiecesTokenizer(Tokenizer):
             return bytes([int(self._processor.id_to_piece(token)[3:-1], 16)])
         return self.decode([token]).encode()
 
+    def scored_pieces(self) -> list[tuple[str, float, bool]]:
+        """Each piece as it is written, its score, and whether it is ever found in a text: the
+        unknown piece and those that stand for bytes are not."""
+        model = self._processor
+        return [
+            (
+                str(model.id_to_piece(token)),
+                float(model.get_score(token)),
+                not (model.is_byte(token) or model.is_unknown(token)),
+            )
+            for token in range(self.vocab_size)
+        ]
+
+    @property
+    def is_unigram(self) -> bool:
+        """Scores of a unigram model are log-probabilities, those of BPE ranks: 0, -1, -2, ..."""
+        return any(score % 1 for _, score, found in self.scored_pieces() if found)
+
     @staticmethod
     def safe_cut(block: bytes) -> int:
         if line_end := block.rfind(b"\n") + 1:
