@@ -16,7 +16,7 @@ from simsmoe_cli.monitor.alerts import Thresholds
 from simsmoe_cli.monitor.history import RunHistory
 from simsmoe_cli.monitor.tail import Batch, Tail
 from simsmoe_cli.rundir import EventLog, read_events
-from tests.monitor.made_run import BEGAN, STEP_S, cka_of, event, events, score, write_run
+from tests.monitor.made_run import BEGAN, STEP_S, cka_of, event, score, write_run
 
 LATER = BEGAN + STEP_S * 2000 + 1
 
@@ -341,6 +341,39 @@ def test_strange_events_come_through_a_file_as_they_are(
     assert history.total_events <= len(strange)
 
 
-def test_the_made_run_is_what_the_trainer_writes(made: RunHistory) -> None:
-    kinds = {e["kind"] for e in events("x", 100, 100, True, 1.0, "none")}
-    assert kinds >= {"run_started", "train", "router", "similarity", "run_finished"}
+@pytest.mark.parametrize("corpus", ["sources", "words"])
+def test_a_real_training_is_known_to_its_last_number(
+    corpus: str, corpus_dir: Path, tmp_path: Path
+) -> None:
+    """The trainer and the monitor meet only in the run folder; here they do."""
+    import torch
+
+    from simsmoe_cli.rundir import RunDir
+    from simsmoe_cli.train import session
+    from simsmoe_cli.train.planning import Plan
+    from tests.train.tiny import recipe
+
+    tokenizer = "bytes" if corpus == "sources" else "words"
+    made = recipe(
+        data={"corpus": corpus, "tokenizer": tokenizer}, similarity={"preset": "calibrated"}
+    )
+    run = RunDir(tmp_path / "run")
+    session.train(Plan(made, run, None), session.open_store(made, corpus_dir), torch.device("cpu"))
+    history, tail = RunHistory(run.path), Tail(run.events)
+    history.take(tail.poll())
+    assert not tail.skipped
+    assert (history.status, history.step, history.total_steps) == ("finished", 8, 8)
+    assert (history.router, history.similarity) == (made.moe.router, "calibrated")
+    assert {"loss.balance", "loss.similarity", "pairs.due", "cka.1", "load_cv.1"} <= set(
+        history.series
+    )
+    assert history.score_name == ("BPC" if corpus == "sources" else "loss")
+    for name in ("train", "valid", "best", "lr", "grad_norm", "tokens_per_s", "step_ms", "cka"):
+        assert math.isfinite(history.last(name)), name
+    (end,) = (e for e in read_events(run.events) if e["kind"] == "run_finished")
+    assert history.test_score == end["test_bpc" if corpus == "sources" else "test_loss_nats"]
+    assert history.best_step == end["best_step"]
+    assert [frame.step for frame in history.similarities] == [0, 4, 8]
+    layer = history.similarities[-1].layer(1)
+    assert layer is not None
+    assert layer.cka.shape == layer.shared.shape == (4, 4)

@@ -30,14 +30,14 @@ def test_few_values_are_kept_as_they_are() -> None:
 
 def test_a_spike_of_one_step_survives_any_length() -> None:
     series = Series(capacity=64)
-    for step in range(50_000):
-        series.append(step, step, 1000.0 if step == 31_234 else math.sin(step))
+    for step in range(9_000):
+        series.append(step, step, 1000.0 if step == 5_234 else math.sin(step))
     points = series.points()
     assert len(points) <= 64
     (spike,) = np.flatnonzero(points.high > 2)
     assert points.high[spike] == 1000
     before = points.step[spike - 1]
-    assert before < 31_234 <= points.step[spike]
+    assert before < 5_234 <= points.step[spike]
 
 
 @given(VALUES, st.integers(1, 40))
