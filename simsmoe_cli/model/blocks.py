@@ -18,11 +18,13 @@ from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import ModelSettings, Recipe
 
+NORM_EPS = 1e-5
+
 
 def make_norm(settings: ModelSettings) -> nn.Module:
     """The normalisation of a sub-layer, over the model width."""
     if settings.norm == "rmsnorm":
-        return nn.RMSNorm(settings.width, eps=1e-5)
+        return nn.RMSNorm(settings.width, eps=NORM_EPS)
     return nn.LayerNorm(settings.width)
 
 
