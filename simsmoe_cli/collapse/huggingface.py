@@ -25,14 +25,8 @@ from torch.nn import functional as F
 from simsmoe_cli import __version__
 from simsmoe_cli.collapse.expert_layers import ExpertLayer, find_layers, hidden_units, no_experts
 from simsmoe_cli.collapse.findings import Subject
-from simsmoe_cli.collapse.sources import (
-    Batch,
-    LayerSpec,
-    Routed,
-    Source,
-    tokens_together,
-    windows,
-)
+from simsmoe_cli.collapse.sources import Batch, LayerSpec, Routed, Source
+from simsmoe_cli.collapse.windows import tokens_together, windows
 from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse import statistics
+from simsmoe_cli.collapse.correlation import Array, correlate, pearson, rank
 from simsmoe_cli.collapse.findings import (
     Difference,
     Estimate,
@@ -35,7 +35,7 @@ def overall(layers: list[LayerFindings], resamples: int, level: float, seed: int
     correlations = []
     for ranks in (False, True):
         generator = np.random.default_rng([seed, int(ranks)])
-        found = statistics.correlate(matrices, ranks, resamples, level, generator)
+        found = correlate(matrices, ranks, resamples, level, generator)
         correlations.append(
             Estimate(
                 value=defined(found.value),
@@ -62,15 +62,13 @@ def overall(layers: list[LayerFindings], resamples: int, level: float, seed: int
 
 def _depth(means: list[tuple[int, float]], resamples: int, seed: int) -> Estimate:
     """Rank correlation of a layer's place and its mean similarity."""
-    place = statistics.rank(np.array([layer for layer, _ in means], dtype=float))
-    alike = statistics.rank(np.array([value for _, value in means], dtype=float))
+    place = rank(np.array([layer for layer, _ in means], dtype=float))
+    alike = rank(np.array([value for _, value in means], dtype=float))
     generator = np.random.default_rng([seed, 2])
-    null = np.array(
-        [statistics.pearson(place, generator.permutation(alike)) for _ in range(resamples)]
-    )
+    null = np.array([pearson(place, generator.permutation(alike)) for _ in range(resamples)])
     low, high = np.quantile(null, [0.025, 0.975])
     return Estimate(
-        value=defined(statistics.pearson(place, alike)),
+        value=defined(pearson(place, alike)),
         n=len(means),
         of="layers",
         null_mean=defined(null.mean()),
@@ -132,5 +130,5 @@ def matrix(values_NN: Tensor) -> Matrix:
     return [[defined(value) for value in row] for row in values_NN.double().tolist()]
 
 
-def array(matrix: Matrix) -> statistics.Array:
+def array(matrix: Matrix) -> Array:
     return np.array([[np.nan if value is None else value for value in row] for row in matrix])

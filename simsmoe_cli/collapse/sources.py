@@ -4,10 +4,6 @@
 `huggingface.py` has the other. A run's checkpoint is opened without the trainer. It computes in
 fp32 whatever it was trained in, so that rounding is no part of what is measured.
 
-Text is held out: windows spread evenly over a split, or, for attention that carries memory, as
-many streams of several blocks, the last of which see memory as full as there is time for; those
-are the rows that similarity is measured on.
-
 Shapes: B streams, M block, T = B*M tokens, D model width, H expert hidden width, N experts,
 K experts per token.
 """
@@ -28,17 +24,14 @@ from torch.nn import functional as F
 from simsmoe_cli import __version__, saved
 from simsmoe_cli.collapse.findings import History, Subject
 from simsmoe_cli.collapse.history import read_history
+from simsmoe_cli.collapse.windows import tokens_together, windows
 from simsmoe_cli.data.store import TokenStore, find_store, is_store
-from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_blocks
+from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import RouteContext, Routing
 from simsmoe_cli.rundir import RunDir
-
-STREAMS = 8  # with carried memory: more streams are more of the text, fewer are more memory
-TOGETHER = 8192  # tokens that go through a model at once, at most
-LOGITS = 2**27  # and how many logits, about
 
 
 @dataclass(frozen=True)
@@ -196,45 +189,6 @@ class RunSource(Source):
 
     def text_of(self, ids: list[int]) -> list[str]:
         return [self.store.tokenizer.decode([token]) for token in ids]
-
-
-def tokens_together(vocab_size: int) -> int:
-    """How many tokens go through a model at once, so that their logits fit into memory."""
-    return min(TOGETHER, LOGITS // max(1, vocab_size))
-
-
-def windows(
-    tokens: Tokens, block: int, count: int, rows: int, carries_memory: bool, together: int
-) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Inputs and targets [B, M] of about `count` tokens of a split, and which are to be measured.
-
-    Args:
-        tokens: one split.
-        block: M.
-        count: tokens to read.
-        rows: tokens to measure similarity on.
-        carries_memory: batches are the blocks of the same streams, one after the other, and the
-            last are measured; else each window stands alone, and those measured are spread evenly.
-        together: tokens of a batch, about; at least one block.
-    """
-    if carries_memory:
-        streams = max(1, min(STREAMS, rows // block, together // block))
-        steps = max(1, count // (streams * block))
-        batches = list(evaluation_blocks(tokens, streams, block, max_blocks=steps))
-        measured = max(1, round(rows / (streams * block)))
-        for number, (inputs, targets) in enumerate(batches):
-            yield inputs, targets, number >= len(batches) - measured
-        return
-    ((inputs, targets),) = evaluation_blocks(tokens, max(1, count // block), block, max_blocks=1)
-    wanted = max(1, min(len(inputs), rows // inputs.shape[1]))
-    chosen = torch.zeros(len(inputs), dtype=torch.bool)
-    chosen[torch.linspace(0, len(inputs) - 1, wanted).round().long()] = True
-    step = max(1, together // block)
-    for measured in (True, False):
-        some = chosen == measured
-        for start in range(0, int(some.sum()), step):
-            part = slice(start, start + step)
-            yield inputs[some][part], targets[some][part], measured
 
 
 def checkpoints(run: RunDir, which: str) -> list[str]:

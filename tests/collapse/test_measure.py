@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure import Options, measure
-from simsmoe_cli.collapse.sources import Batch, RunSource, windows
+from simsmoe_cli.collapse.sources import Batch, RunSource
+from simsmoe_cli.collapse.windows import windows
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.routers.base import RouteContext

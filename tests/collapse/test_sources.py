@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from simsmoe_cli.collapse.history import LOSSES_KEPT, read_history
-from simsmoe_cli.collapse.sources import checkpoints, open_run, tokens_together, windows
+from simsmoe_cli.collapse.sources import checkpoints, open_run
+from simsmoe_cli.collapse.windows import tokens_together, windows
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel

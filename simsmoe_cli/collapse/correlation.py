@@ -1,0 +1,131 @@
+"""Pearson and Spearman over pairs of experts.
+
+Pairs share experts and are not independent, so experts are resampled and relabelled, not pairs
+(Snijders and Borgatti 1999 for the interval, Mantel 1967 for the null).
+
+Shapes: N experts, S resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation coefficient, its interval and its null; nan where undefined.
+
+    Attributes:
+        value, low, high: the coefficient and the percentile interval.
+        null: (mean, 2.5 % quantile, 97.5 % quantile) with the experts of one side relabelled.
+        n: pairs.
+    """
+
+    value: float
+    low: float
+    high: float
+    null: tuple[float, float, float]
+    n: int
+
+
+def correlate(
+    layers: Sequence[tuple[Array, Array]],
+    ranks: bool,
+    resamples: int,
+    level: float,
+    generator: np.random.Generator,
+) -> Correlation:
+    """Correlation over all defined pairs of all layers.
+
+    Args:
+        layers: two symmetric [N, N] matrices each; pairs that are nan in either are left out.
+        ranks: Spearman (ranks over all layers at once) instead of Pearson.
+        resamples: of the experts within each layer, and relabellings of them.
+        level: of the interval.
+        generator: for both.
+    """
+    both = [(np.array(x, dtype=float), np.array(y, dtype=float)) for x, y in layers]
+    pairs = [np.triu(np.isfinite(x) & np.isfinite(y), 1) for x, y in both]
+    count = int(sum(mask.sum() for mask in pairs))
+    if count < 3:
+        return Correlation(np.nan, np.nan, np.nan, (np.nan,) * 3, count)
+    for side in (0, 1):
+        values = np.concatenate(
+            [layer[side][mask] for layer, mask in zip(both, pairs, strict=True)]
+        )
+        values = rank(values) if ranks else values
+        # Centred and scaled: sums of squares below lose no digits.
+        spread = values.std()
+        values = (values - values.mean()) / (spread if spread > 0 else 1.0)
+        start = 0
+        for layer, mask in zip(both, pairs, strict=True):
+            layer[side][...] = 0
+            layer[side][mask] = values[start : start + mask.sum()]
+            layer[side][...] += layer[side].T
+            start += int(mask.sum())
+    drawn, relabelled = np.zeros((6, resamples)), np.zeros((6, resamples))
+    plain = np.zeros((6, 1))
+    for (x, y), mask in zip(both, pairs, strict=True):
+        experts, defined = len(x), (mask | mask.T).astype(float)
+        plain += _sums(x, y, defined, np.ones((1, experts)))
+        weight = generator.multinomial(experts, np.full(experts, 1 / experts), resamples)
+        drawn += _sums(x, y, defined, weight.astype(float))
+        for s in range(resamples):
+            order = generator.permutation(experts)
+            moved = np.ix_(order, order)
+            relabelled[:, s : s + 1] += _sums(
+                x, y[moved], defined * defined[moved], np.ones((1, experts))
+            )
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = _quantiles(_pearson(drawn), tails)
+    null = _pearson(relabelled)
+    null_low, null_high = _quantiles(null, [0.025, 0.975])
+    null_mean = float(null.mean()) if np.isfinite(null).all() else np.nan
+    value = float(_pearson(plain)[0])
+    return Correlation(value, low, high, (null_mean, null_low, null_high), count)
+
+
+def rank(values: Array) -> Array:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    means: Array = ends - (counts - 1) / 2
+    ranked: Array = means[place]
+    return ranked
+
+
+def pearson(x: Array, y: Array) -> float:
+    """Pearson correlation of two vectors; nan with fewer than 3 entries or a constant one."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _sums(x: Array, y: Array, defined: Array, weight_SN: Array) -> Array:
+    """Weighted n, sums and sums of products over pairs, [6, S]; pair ij weighs w_i w_j."""
+    matrices = (defined, x, y, x * y, x * x, y * y)
+    return np.stack(
+        [((weight_SN @ (defined * matrix)) * weight_SN).sum(1) / 2 for matrix in matrices]
+    )
+
+
+def _pearson(sums: Array) -> Array:
+    n, x, y, xy, xx, yy = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = (xx - x * x / n) * (yy - y * y / n)
+        value: Array = np.where(spread > 1e-18 * n * n, (xy - x * y / n) / np.sqrt(spread), np.nan)
+    return value
+
+
+def _quantiles(values: Array, tails: Sequence[float]) -> tuple[float, float]:
+    """Two quantiles; nan if a value is undefined."""
+    if not np.isfinite(values).all():
+        return np.nan, np.nan
+    low, high = np.quantile(values, tails)
+    return float(low), float(high)

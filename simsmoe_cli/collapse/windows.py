@@ -1,0 +1,59 @@
+"""Which held-out text is read, in what order, and on which of it similarity is measured.
+
+Windows spread evenly over a split; or, for attention that carries memory, a few streams of several
+blocks, the last of which see memory as full as there is time for, and are what is measured.
+
+Shapes: B windows or streams, M block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from simsmoe_cli.data.streams import Tokens, evaluation_blocks
+
+STREAMS = 8  # with carried memory: more streams are more of the text, fewer are more memory
+TOGETHER = 8192  # tokens that go through a model at once, at most
+LOGITS = 2**27  # and how many logits, about
+
+
+def tokens_together(vocab_size: int) -> int:
+    """How many tokens go through a model at once, so that their logits fit into memory."""
+    return min(TOGETHER, LOGITS // max(1, vocab_size))
+
+
+def windows(
+    tokens: Tokens, block: int, count: int, rows: int, carries_memory: bool, together: int
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Inputs and targets [B, M] of about `count` tokens of a split, and which are to be measured.
+
+    Args:
+        tokens: one split.
+        block: M.
+        count: tokens to read.
+        rows: tokens to measure similarity on.
+        carries_memory: batches are the blocks of the same streams, one after the other, and the
+            last are measured; else each window stands alone, and those measured are spread evenly.
+        together: tokens of a batch, about; at least one block.
+    """
+    if carries_memory:
+        streams = max(1, min(STREAMS, rows // block, together // block))
+        steps = max(1, count // (streams * block))
+        batches = list(evaluation_blocks(tokens, streams, block, max_blocks=steps))
+        measured = max(1, round(rows / (streams * block)))
+        for number, (inputs, targets) in enumerate(batches):
+            yield inputs, targets, number >= len(batches) - measured
+        return
+    ((inputs, targets),) = evaluation_blocks(tokens, max(1, count // block), block, max_blocks=1)
+    wanted = max(1, min(len(inputs), rows // inputs.shape[1]))
+    chosen = torch.zeros(len(inputs), dtype=torch.bool)
+    chosen[torch.linspace(0, len(inputs) - 1, wanted).round().long()] = True
+    step = max(1, together // block)
+    for measured in (True, False):
+        some = chosen == measured
+        for start in range(0, int(some.sum()), step):
+            part = slice(start, start + step)
+            yield inputs[some][part], targets[some][part], measured
