@@ -17,6 +17,7 @@ from simsmoe_cli.cli.collapse_report import collapse_report
 from simsmoe_cli.cli.compare import compare
 from simsmoe_cli.cli.doctor import doctor
 from simsmoe_cli.cli.evaluate import evaluate
+from simsmoe_cli.cli.export import export
 from simsmoe_cli.cli.finetune import finetune
 from simsmoe_cli.cli.generate import generate
 from simsmoe_cli.cli.list import list_names
@@ -48,6 +49,7 @@ app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
 app.command("finetune", rich_help_panel=TRAIN)(finetune)
 app.command("eval", rich_help_panel=TRAIN)(evaluate)
 app.command("generate", rich_help_panel=TRAIN)(generate)
+app.command("export", rich_help_panel=TRAIN)(export)
 app.command("monitor", rich_help_panel=SEE)(monitor)
 app.command("collapse-report", rich_help_panel=SEE)(collapse_report)
 app.command("compare", rich_help_panel=SEE)(compare)

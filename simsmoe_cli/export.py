@@ -1,0 +1,220 @@
+"""A trained model as one folder that others can use: weights, configuration, tokenizer, a readme.
+
+Two formats. `simsmoe` holds any model of this project and is read back by `load_export`. `mixtral`
+is the layout of Hugging Face's Mixtral, for models that are one (`model/mixtral.py`). The folder is
+built beside its place and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_file, save_model
+
+from simsmoe_cli import __version__
+from simsmoe_cli.data.fast_tokenizer import fast_tokenizer
+from simsmoe_cli.data.tokenizers import Tokenizer, tokenizer_class
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.mixtral import mixtral_config, mixtral_tensors, require_mixtral
+from simsmoe_cli.moe.layer import portable
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.trained import Trained
+
+FORMATS = ("simsmoe", "mixtral")
+SCHEMA = 1
+WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+CPU = torch.device("cpu")
+BODIES = {
+    "simsmoe": """
+| file | what |
+|---|---|
+| model.safetensors | parameters and buffers, what routers remember among them |
+| config.json | the resolved recipe, the size of the vocabulary, the step of the weights |
+| TOKENIZER | the vocabulary |
+
+```python
+from pathlib import Path
+
+import torch
+from simsmoe_cli.export import load_export
+
+model, tokenizer, context = load_export(Path("."))
+tokens = torch.tensor([tokenizer.encode("a text").tolist()])
+logits = model(tokens, context=context).logits
+```
+""",
+    "mixtral": """
+The layout is that of Mixtral in Hugging Face transformers.
+
+| file | what |
+|---|---|
+| model.safetensors | parameters in fp32 |
+| config.json | the configuration |
+| tokenizer.json, tokenizer_config.json | the vocabulary |
+
+```python
+from transformers import AutoTokenizer, MixtralForCausalLM
+
+model = MixtralForCausalLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+logits = model(**tokenizer("a text", return_tensors="pt")).logits
+```
+
+There are no special tokens: no text begins or ends with one, so say how much to generate.
+""",
+}
+LEFT_OUT = "\nWhat the vocabulary lacks is left out of a text without a word.\n"
+TOKENIZER_NOTES = {
+    "bytes": LEFT_OUT,
+    "chars": LEFT_OUT,
+    "words": "\nA line end is read as `<eos>`, and `<eos>` is not written as a line end.\n",
+}
+
+
+def export(trained: Trained, out: Path, kind: str) -> list[str]:
+    """Write the folder.
+
+    Args:
+        trained: the checkpoint.
+        out: a folder that does not exist yet, or is empty.
+        kind: "simsmoe" or "mixtral".
+
+    Returns:
+        The names of its files.
+
+    Raises:
+        UserError: an unknown format, a model that has not its layout, or a folder that is in use.
+    """
+    if kind not in FORMATS:
+        raise UserError(f"unknown format '{kind}'", where="--format", hint=nearest(kind, FORMATS))
+    if kind == "mixtral":
+        require_mixtral(trained.recipe)
+    partial = out.absolute().parent / f".{out.absolute().name}.partial-{os.getpid()}"
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                "something is there already", where=str(out), hint="Name a folder that is not."
+            )
+        partial.mkdir(parents=True)
+        try:
+            _fill(trained, partial, kind)
+            files = sorted(path.name for path in partial.iterdir())
+            os.replace(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"cannot write the export: {reason}", where=str(out), code=EXIT_DATA
+        ) from None
+    return files
+
+
+def load_export(
+    folder: Path, device: torch.device = CPU
+) -> tuple[LanguageModel, Tokenizer, RouteContext]:
+    """An exported model of format simsmoe, in evaluation mode, its tokenizer, and the context its
+    routers expect in every forward pass.
+
+    Raises:
+        UserError: the folder holds none, or one that is damaged or of another version.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+        if (config.get("format"), config.get("schema")) != ("simsmoe", SCHEMA):
+            raise _unreadable(folder / CONFIG, "it is of another format or version")
+        recipe = Recipe.model_validate(config["recipe"])
+        model = LanguageModel(portable(recipe, device), config["vocab_size"]).to(device)
+        load_model(model, folder / WEIGHTS, strict=True, device=str(device))
+        content = (folder / config["tokenizer"]["file"]).read_bytes()
+        tokenizer = tokenizer_class(config["tokenizer"]["kind"]).load(content)
+    except OSError as error:
+        raise _unreadable(Path(error.filename or folder), f"{error.strerror}") from None
+    except ValidationError:
+        raise _unreadable(folder / CONFIG, "its recipe is not one of this version") from None
+    except (ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+        raise _unreadable(folder, f"{error}".splitlines()[0]) from None
+    context = RouteContext(step=config["step"], total_steps=recipe.train.steps)
+    return model.eval(), tokenizer, context
+
+
+def _fill(trained: Trained, folder: Path, kind: str) -> None:
+    model, state = trained.model(CPU), trained.state
+    tokenizer = trained.store.tokenizer
+    if kind == "mixtral":
+        save_file(mixtral_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
+        _write_json(folder / CONFIG, mixtral_config(trained.recipe, state["vocab_size"]))
+        _write_json(folder / "tokenizer.json", fast_tokenizer(tokenizer))
+        _write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "clean_up_tokenization_spaces": False,
+                "model_max_length": trained.recipe.train.block,
+            },
+        )
+    else:
+        save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+        (folder / tokenizer.file_name).write_bytes(tokenizer.dump())
+        manifest = trained.store.manifest
+        config = {
+            "format": "simsmoe",
+            "schema": SCHEMA,
+            "simsmoe": __version__,
+            "run": trained.run.name,
+            "step": state["step"],
+            "corpus": manifest.name,
+            "corpus_warnings": manifest.warnings,
+            "tokenizer": {"kind": tokenizer.kind, "file": tokenizer.file_name},
+            "vocab_size": state["vocab_size"],
+            "recipe": trained.recipe.model_dump(mode="json"),
+        }
+        _write_json(folder / CONFIG, config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    (folder / README).write_text(_readme(trained, kind, parameters))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _readme(trained: Trained, kind: str, parameters: int) -> str:
+    recipe, manifest = trained.recipe, trained.store.manifest
+    moe = recipe.moe
+    experts = (
+        f"{moe.experts} experts a layer, {moe.top_k} a token, router {moe.router}, similarity "
+        f"learning {recipe.similarity.preset}"
+        if "g" in recipe.model.pattern
+        else "no experts"
+    )
+    facts = [
+        f"Recipe {recipe.name}: {experts}; {parameters:,} parameters.",
+        f"Weights of step {trained.state['step']:,} of {recipe.train.steps:,} (checkpoint "
+        f"{trained.checkpoint}), trained on blocks of {recipe.train.block} tokens.",
+        f"Corpus {manifest.name}; tokenizer {manifest.tokenizer}, {manifest.vocab_size:,} "
+        f"{manifest.unit}s.",
+        *manifest.warnings,
+    ]
+    body = BODIES[kind].replace("TOKENIZER", manifest.tokenizer_file.file)
+    if kind == "mixtral":
+        body += TOKENIZER_NOTES.get(manifest.tokenizer, "")
+    title = f"# {trained.run.name}\n\nA language model exported with simsmoe {__version__}.\n\n"
+    return title + "".join(f"- {fact}\n" for fact in facts) + body
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(
+        f"no export that can be read: {why}",
+        where=str(path),
+        hint="Export the run again, with --format simsmoe.",
+        code=EXIT_DATA,
+    )
