@@ -28,8 +28,8 @@ from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.collapse.plots import Drawing, inline_svg, png_file, svg_file
 from simsmoe_cli.collapse.shown import clean, number
 from simsmoe_cli.collapse.summary import SIGNS, TONES, about, glossary, tiles
-from simsmoe_cli.collapse.training_figures import comparison_figure
-from simsmoe_cli.errors import UserError, nearest
+from simsmoe_cli.collapse.training_figures import comparison_figure, comparison_kinds
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 
 FORMATS = ("html", "json", "png", "svg")
 PAGE = "report.html"
@@ -178,7 +178,9 @@ def comparison_page(comparison: Comparison) -> str:
         notes=comparison.notes,
         header=header,
         rows=rows,
-        figures=[_on_page(comparison_figure(comparison))],
+        figures=[
+            _on_page(comparison_figure(comparison, [kind])) for kind in comparison_kinds(comparison)
+        ],
     )
 
 
@@ -190,15 +192,20 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         out: a page (.html), or the curves alone (.svg, .png).
 
     Raises:
-        UserError: it cannot be written.
+        UserError: there is no curve to draw, or the file cannot be written.
     """
-    match out.suffix.lower():
-        case ".html":
-            content = comparison_page(comparison).encode()
-        case ".svg":
-            content = svg_file(comparison_figure(comparison))
-        case _:
-            content = png_file(comparison_figure(comparison))
+    if out.suffix.lower() == ".html":
+        content = comparison_page(comparison).encode()
+    elif kinds := comparison_kinds(comparison):
+        as_file = svg_file if out.suffix.lower() == ".svg" else png_file
+        content = as_file(comparison_figure(comparison, kinds))
+    else:
+        raise UserError(
+            "these runs have no curves yet",
+            where=str(out),
+            hint="Compare them when they have trained for some steps.",
+            code=EXIT_DATA,
+        )
     place({out.name: content}, out.parent)
 
 

@@ -118,33 +118,39 @@ def training_figure(report: Report) -> Drawing | None:
     )
 
 
-def comparison_figure(comparison: Comparison) -> Drawing:
-    """Curves of several runs over each other, one panel for each kind that any run has."""
-    shown = [
-        (name, label)
-        for name, label in CURVES.items()
+def comparison_kinds(comparison: Comparison) -> list[str]:
+    """The curves, of `CURVES`, that any run has."""
+    return [
+        name
+        for name in CURVES
         if any(value is not None for run in comparison.runs for value in run.curves[name].values)
     ]
+
+
+def comparison_figure(comparison: Comparison, kinds: Sequence[str]) -> Drawing:
+    """Curves of several runs over each other, one panel for each of `kinds`."""
+    count = len(comparison.runs)
     with style():
-        figure = new_figure(0.4 + 0.13 * len(comparison.runs) + 1.7 * max(1, len(shown)))
-        grid = figure.subplots(max(1, len(shown)), 1, squeeze=False, sharex=True)[:, 0]
-        for (name, label), axes in zip(shown, grid, strict=False):
+        figure = new_figure(0.4 + 0.13 * count + (1.7 if len(kinds) > 1 else 2.1) * len(kinds))
+        grid = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
+        for name, axes in zip(kinds, grid, strict=True):
             drawn: list[float | None] = []
             for place, run in enumerate(comparison.runs):
                 curve = run.curves[name]
-                few = len(curve.values) <= 40
+                dots = "o" if len(curve.values) <= 40 else ""
                 _curve(
                     axes,
                     curve.steps,
                     curve.values,
-                    ("o" if few else "") + ("-", "--", ":")[place // len(SERIES) % 3],
+                    dots + ("-", "--", ":")[place // len(SERIES) % 3],
                     color=SERIES[place % len(SERIES)],
                     label=short(run.label, 48),
                     ms=2.5,
                     lw=1.2,
                 )
                 drawn += curve.values
-            axes.set_title(label, loc="left")
+            if len(kinds) > 1:
+                axes.set_title(CURVES[name], loc="left")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             if name.endswith("bpc"):
                 _without_start(axes, drawn)
@@ -153,15 +159,13 @@ def comparison_figure(comparison: Comparison) -> Drawing:
         grid[-1].set_xlabel("step")
         handles, names = grid[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=1)
-    counts = ", ".join(
-        f"{short(run.label, 48)} {sum(len(curve.values) for curve in run.curves.values()):,}"
-        for run in comparison.runs
-    )
+    points = sum(len(run.curves[name].values) for run in comparison.runs for name in kinds)
+    title = CURVES[kinds[0]] if len(kinds) == 1 else "Runs compared"
     return Drawing(
-        "comparison",
-        "Runs compared",
-        f"What each training logged. n points: {counts}. One run each, so there is no interval; "
-        f"no null is drawn. Scores do not depend on the clock.",
+        f"comparison-{'-'.join(kinds)}",
+        title[:1].upper() + title[1:],
+        f"What each training logged: n = {points:,} points of {count} runs. One run each, so "
+        f"there is no interval; no null is drawn.",
         figure,
     )
 

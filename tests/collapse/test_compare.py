@@ -186,3 +186,15 @@ def test_as_a_page_and_as_curves(two: Comparison, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".report-*"))
     with pytest.raises(UserError, match=r"unknown suffix '.htm'. Did you mean '.html'"):
         check_suffix(Path("page.htm"))
+
+
+def test_runs_without_curves_have_a_page_all_the_same(tmp_path: Path) -> None:
+    runs = [made_run(tmp_path / name) for name in "ab"]
+    for run in runs:
+        run.events.write_text("")
+    nothing = compare(runs)
+    assert rows(nothing)["status"] == ["in training, step 0"] * 2
+    write_comparison(nothing, tmp_path / "page.html")
+    assert "<svg" not in (tmp_path / "page.html").read_text()
+    with pytest.raises(UserError, match="no curves yet"):
+        write_comparison(nothing, tmp_path / "curves.svg")
