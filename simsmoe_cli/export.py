@@ -159,7 +159,6 @@ def _fill(trained: Trained, folder: Path, kind: str) -> None:
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False,
-                "model_max_length": trained.recipe.train.block,
             },
         )
     else:

@@ -1,0 +1,34 @@
+"""A run folder with weights that were drawn, not trained, for tests of what is done with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train import checkpoint
+from simsmoe_cli.trained import Trained, open_trained
+
+
+def drawn_run(path: Path, recipe: Recipe, store: TokenStore) -> Trained:
+    """A run whose best weights are large enough that every part of the model matters."""
+    torch.manual_seed(0)
+    model = LanguageModel(recipe, store.manifest.vocab_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.3)
+    state = {
+        "recipe": recipe.model_dump(mode="json"),
+        "vocab_size": store.manifest.vocab_size,
+        "unit": store.manifest.unit,
+        "corpus": store.manifest.fingerprint,
+        "vocabulary": store.manifest.vocabulary,
+        "store": str(store.path.resolve()),
+    }
+    run = RunDir(path)
+    checkpoint.save_best(run, 3, model, state)
+    return open_trained(run, "best", path.parent)
