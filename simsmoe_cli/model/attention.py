@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 from simsmoe_cli.model.relative import relative_attention
 
+QUERY_CHUNK = 256
+
 
 class RelativeAttention(nn.Module):
     """Attention to the `span` positions before each query, with learned relative positions.
@@ -121,19 +123,32 @@ class RopeAttention(nn.Module):
         )
         position = torch.arange(seen, device=query.device)
         cos, sin = rotary(position, query.shape[-1], self.base, query.dtype)
-        causal = block == seen <= self.window
-        mask = None
-        if not causal:
-            distance = position[-block:, None] - position[None, :]
-            mask = (distance >= 0) & (distance < self.window)
-        heads_BAMW = F.scaled_dot_product_attention(
-            rotate(query, cos[-block:], sin[-block:]),
-            rotate(key, cos, sin),
-            value,
-            attn_mask=mask,
-            is_causal=causal,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        query = rotate(query, cos[-block:], sin[-block:])
+        key = rotate(key, cos, sin)
+        dropout = self.dropout if self.training else 0.0
+        # A window that cuts something off is worth less work: each chunk of queries is given the
+        # keys one of its queries sees, and no others.
+        step = block if block == seen <= self.window else QUERY_CHUNK
+        chunks = []
+        for start in range(seen - block, seen, step):
+            stop = min(start + step, seen)
+            first = max(0, start - self.window + 1)
+            causal = start == first and stop - first <= self.window
+            mask = None
+            if not causal:
+                distance = position[start:stop, None] - position[None, first:stop]
+                mask = (distance >= 0) & (distance < self.window)
+            chunks.append(
+                F.scaled_dot_product_attention(
+                    query[:, :, start - seen + block : stop - seen + block],
+                    key[:, :, first:stop],
+                    value[:, :, first:stop],
+                    attn_mask=mask,
+                    is_causal=causal,
+                    dropout_p=dropout,
+                )
+            )
+        heads_BAMW = torch.cat(chunks, dim=2)
         out: Tensor = self.out(heads_BAMW.transpose(1, 2).flatten(2))
         return out
 

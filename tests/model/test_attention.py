@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simsmoe_cli.model import relative
+from simsmoe_cli.model import attention, relative
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
 
 BATCH, BLOCK, SPAN, WIDTH, HEADS = 2, 13, 7, 24, 3
@@ -102,7 +102,11 @@ def rope_by_definition(layer: RopeAttention, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("window", [1, 4, 13, 100])
-def test_rope_attention_by_definition(window: int) -> None:
+@pytest.mark.parametrize("chunk", [1, 3, 5, 100])
+def test_rope_attention_by_definition(
+    window: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "QUERY_CHUNK", chunk)
     torch.manual_seed(0)
     layer = RopeAttention(WIDTH, HEADS, window, base=10000.0, dropout=0.0)
     x = torch.randn(BATCH, BLOCK, WIDTH)
