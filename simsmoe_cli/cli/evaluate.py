@@ -87,16 +87,26 @@ def evaluate(
         )
         _print_task(screen, report)
         return
-    score = (
-        f"perplexity {report['perplexity']:,.2f}"
-        if report["bpc"] is None
-        else f"{report['bpc']:.4f} BPC"
-    )
     screen.print(
-        f"{where}{report['corpus']} {report['split']}{at_k}: {score}  "
+        f"{where}{report['corpus']} {report['split']}{at_k}: {_scores(report)}  "
         f"({report['tokens']:,} {report['unit']}s, {speed})",
         soft_wrap=True,
     )
+
+
+def _scores(report: dict[str, Any]) -> str:
+    """What a token of this tokenizer costs, and what the text does, for comparison with others."""
+    unit, bpc = report["unit"], report["bpc"]
+    found = [_perplexity(report["perplexity"]) if bpc is None else f"{bpc:.4f} BPC"]
+    if unit != "word":
+        found.append(f"{_perplexity(report['word_perplexity'])} per word")
+    if unit != "byte":
+        found.append(f"{report['bits_per_byte']:.4f} bits per byte")
+    return ", ".join(found)
+
+
+def _perplexity(value: float) -> str:
+    return f"perplexity {value:,.2f}" if value < 1e6 else f"perplexity {value:.2e}"
 
 
 def _print_task(screen: Console, report: dict[str, Any]) -> None:

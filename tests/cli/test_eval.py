@@ -95,12 +95,14 @@ def test_the_test_split_as_in_the_summary_of_the_training(capsys: Capture) -> No
 def test_one_line_for_people(capsys: Capture) -> None:
     assert main.run(["eval", "runs/bytes", "--split", "valid"]) == 0
     assert re.fullmatch(
-        r"bytes  step 8  sources valid: \d\.\d{4} BPC  \(11,013 bytes, [\d,]+ tokens/s\)\n",
+        r"bytes  step 8  sources valid: \d\.\d{4} BPC, perplexity \d\.\d\de\+\d\d per word  "
+        r"\(11,013 bytes, [\d,]+ tokens/s\)\n",
         capsys.readouterr().out,
     )
     assert main.run(["eval", "words"]) == 0
     assert re.fullmatch(
-        r"words  step 8  words test: perplexity [\d,]+\.\d\d  \([\d,]+ words, [\d,]+ tokens/s\)\n",
+        r"words  step 8  words test: perplexity [\d,]+\.\d\d, \d\.\d{4} bits per byte  "
+        r"\([\d,]+ words, [\d,]+ tokens/s\)\n",
         capsys.readouterr().out,
     )
 
