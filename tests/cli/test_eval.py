@@ -18,7 +18,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train import session
+from simsmoe_cli.train import evaluate_run, session
 from simsmoe_cli.train.planning import Plan
 from tests.train.tiny import events, recipe
 
@@ -273,13 +273,13 @@ def test_damage_is_never_evaluated(capsys: Capture) -> None:
 def test_weights_that_give_no_number_are_still_json(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = session.checkpoint.load_weights
+    load = evaluate_run.checkpoint.load_weights
 
     def ruined(folder: Path, state: dict[str, Any], model: Any) -> None:
         load(folder, state, model)
         model.output.weight.data[:] = torch.nan
 
-    monkeypatch.setattr(session.checkpoint, "load_weights", ruined)
+    monkeypatch.setattr(evaluate_run.checkpoint, "load_weights", ruined)
     report = evaluate(capsys, "bytes")
     assert (report["loss_nats"], report["bpc"]) == (None, None)
 
@@ -288,7 +288,7 @@ def test_out_of_memory(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None
     def greedy(*args: Any, **settings: Any) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
-    monkeypatch.setattr(session, "evaluate_split", greedy)
+    monkeypatch.setattr(evaluate_run, "evaluate_split", greedy)
     assert refusal(capsys, EXIT_OUT_OF_MEMORY, "bytes") == (
         "simsmoe: error: out of memory on cpu. Use --device cpu, or a machine with more memory.\n"
     )
