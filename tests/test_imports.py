@@ -37,7 +37,20 @@ def test_the_first_answer_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["prepare-data", "pretrain", "eval", "monitor", "list", "show", "doctor"]
+    "name",
+    [
+        "prepare-data",
+        "pretrain",
+        "eval",
+        "monitor",
+        "collapse-report",
+        "compare",
+        "generate",
+        "export",
+        "list",
+        "show",
+        "doctor",
+    ],
 )
 def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
     assert imported(command(name, "--help")) & HEAVY == set()

@@ -63,25 +63,27 @@ def generate(
     from simsmoe_cli.completion import complete, encode_prompt
     from simsmoe_cli.model.generate import Reader, Sampling, generating
     from simsmoe_cli.train.planning import find_run
-    from simsmoe_cli.train.session import choose_device
+    from simsmoe_cli.train.session import choose_device, clear_memory_errors
     from simsmoe_cli.trained import open_trained
 
     sampling = Sampling(temperature, top_p, seed)
     trained = open_trained(find_run(run, runs_dir), which, data_dir)
     tokenizer = trained.store.tokenizer
     ids, unknown = encode_prompt(tokenizer, text, where)
-    model = trained.model(choose_device(device), generating)
-    if show_experts:
-        layer = _layer(layer, len(model.moe_layers))
-    if unknown:
-        words = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
-        console(stderr=True).print(f"read as <unk>: {words}", style="dim")
-    pieces = complete(Reader(model, trained.context), tokenizer, ids, tokens, sampling)
-    try:
-        _show(pieces, layer, trained.recipe.moe.experts)
-    except KeyboardInterrupt:
-        typer.echo(err=True)  # what comes next begins on a line of its own
-        raise
+    on = choose_device(device)
+    with clear_memory_errors(on, "Use --device cpu, or a machine with more memory."):
+        model = trained.model(on, generating)
+        if show_experts:
+            layer = _layer(layer, len(model.moe_layers))
+        if unknown:
+            words = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+            console(stderr=True).print(f"read as <unk>: {words}", style="dim")
+        pieces = complete(Reader(model, trained.context), tokenizer, ids, tokens, sampling)
+        try:
+            _show(pieces, layer, trained.recipe.moe.experts)
+        except KeyboardInterrupt:
+            typer.echo(err=True)  # what comes next begins on a line of its own
+            raise
 
 
 def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
