@@ -94,8 +94,9 @@ class Monitor(App[None]):
         self.register_theme(LIGHT)
         self.theme = DARK.name
 
-    def get_default_screen(self) -> Screen[Any]:
-        return self.dashboard(self.paths) if self.paths else Picker(self.runs_dir, self.clock)
+    def on_mount(self) -> None:
+        first = self.dashboard(self.paths) if self.paths else Picker(self.runs_dir, self.clock)
+        self.push_screen(first)
 
     def dashboard(self, paths: Sequence[Path]) -> Dashboard:
         """A dashboard of these runs."""
@@ -118,7 +119,7 @@ class Monitor(App[None]):
         self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
 
     def action_picture(self) -> None:
-        self.deliver_screenshot()
+        self.deliver_screenshot(path=".")
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         yield SystemCommand("Help", "Explain the panel in focus and every key", self.action_help)

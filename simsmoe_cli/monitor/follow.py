@@ -19,7 +19,8 @@ from simsmoe_cli.monitor.tail import Tail
 from simsmoe_cli.rundir import RunDir
 
 PORTION_BYTES = 1 << 20
-TELL_EVERY_S = 0.2  # while there is much to read
+TELL_EVERY_S = 0.5  # while there is much to read
+YIELD_S = 0.001  # between portions, for whoever waits for the lock
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Following:
             news += told
             if more:
                 waiting.append(follower)
+                self._stop.wait(YIELD_S)
         if not self._stop.is_set() and (
             news or before != [follower.version for follower in self.runs]
         ):

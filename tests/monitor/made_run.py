@@ -84,12 +84,14 @@ def events(
         if step and step % 1000 == 0:
             yield event("checkpoint", step, path=f"checkpoints/step-{step:07d}")
     if finished:
+        test = round(score(until, separate) + 0.1, 5)
+        yield event("eval", until, split="test", loss_nats=1.0, bpc=test, tokens=40960, best=False)
         yield event(
             "run_finished",
             until,
             status="finished",
             reason="all steps done",
-            test_bpc=round(score(until, separate) + 0.1, 5),
+            test_bpc=test,
             test_loss_nats=1.0,
             best_step=until,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from simsmoe_cli.monitor.widgets.signals import Signals
 from simsmoe_cli.monitor.widgets.tabs import Tab, Tabs
 
 PLAY_EVERY_S = 0.25
+DRAW_WHILE_READING_S = 2.0
 TOASTS = 3  # at once
 
 
@@ -148,6 +150,7 @@ class Dashboard(Screen[None]):
         self.header = Header(clock)
         self.tabs = Tabs()
         self._zoomed = False
+        self._drawn_at = time.monotonic()
         self._seen_alerts = 0
         self._player: Timer | None = None
 
@@ -230,8 +233,12 @@ class Dashboard(Screen[None]):
         with self.following.lock:
             self._keep_selection_valid()
             self.header.update()
-            self.update_panels()
-            self._update_tabs()
+            # Drawing what is still being read would only make the reading take longer.
+            reading = not all(run.caught_up for run in self.followers)
+            if not reading or time.monotonic() - self._drawn_at > DRAW_WHILE_READING_S:
+                self._drawn_at = time.monotonic()
+                self.update_panels()
+                self._update_tabs()
         for news in message.news[:TOASTS]:
             self.notify(news.text, title=news.run, severity=news.severity, markup=False)
         if (more := len(message.news) - TOASTS) > 0:
@@ -336,6 +343,16 @@ class Dashboard(Screen[None]):
         if self.selection.step is None and len(self.chosen.history.similarities) > 1:
             self.choose(step=self.chosen.history.similarities[0].step)
         self._player = self.set_interval(PLAY_EVERY_S, self._play_on)
+
+    @property
+    def playing(self) -> bool:
+        """Whether the probes are being played."""
+        return self._player is not None
+
+    @property
+    def zoomed(self) -> bool:
+        """Whether one panel is seen alone because it was asked for."""
+        return self._zoomed
 
     def _play_on(self) -> None:
         if not self._scrub(1):

@@ -70,7 +70,12 @@ class Events(Panel):
         self._first = 0  # index of the line on top
 
     def fingerprint(self) -> Hashable:
-        return (tuple(run.version for run in self.runs), self._first)
+        newest = tuple(
+            (len(run.history.log), run.history.log[-1] if run.history.log else None)
+            for run in self.runs
+        )
+        began = tuple(run.history.total_events > 0 for run in self.runs)
+        return (newest, began, self._first)
 
     def draw(self, width: int, height: int) -> Sequence[Text]:
         logs = [

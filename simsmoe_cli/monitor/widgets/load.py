@@ -166,8 +166,9 @@ class Load(CurvePanel):
             if place.block[1] == 1:
                 for expert in layer.dead:
                     if expert < place.columns:
-                        at = place.place_of(row, expert)[0] + (place.wide - 1) // 2
-                        line.plain = line.plain[:at] + "×" + line.plain[at + 1 :]
+                        at = place.place_of(row, expert)[0]
+                        cross = "×".center(place.wide)
+                        line.plain = line.plain[:at] + cross + line.plain[at + place.wide :]
             over = layer.load_cv > limit
             cv = f" {layer.load_cv:.2f}" if math.isfinite(layer.load_cv) else "    –"
             line.append(cv, f"bold {theme.error}" if over else "")

@@ -117,7 +117,14 @@ class Panel(Drawing, can_focus=True):
         return self.curve_colors[run % len(self.curve_colors)]
 
     def fingerprint(self) -> Hashable:
-        return (tuple(run.version for run in self.runs), self.selection)
+        """For the panels of probes: these do not change with every training step."""
+        probes = tuple(
+            (frames, len(frames), frames[-1].step if len(frames) else None)
+            for run in self.runs
+            for frames in (run.history.routers, run.history.similarities)
+        )
+        began = tuple(run.history.total_events > 0 for run in self.runs)
+        return (probes, began, self.selection)
 
     def on_mount(self) -> None:
         self.label_frame()

@@ -1,0 +1,360 @@
+"""Every key of the monitor is pressed and does what its help says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.binding import Binding
+from textual.dom import DOMNode
+from textual.pilot import Pilot
+
+from simsmoe_cli.monitor.app import Monitor
+from simsmoe_cli.monitor.screens.dashboard import Dashboard
+from simsmoe_cli.monitor.screens.help import Help
+from simsmoe_cli.monitor.screens.picker import Picker
+from simsmoe_cli.monitor.widgets.cka import Cka
+from simsmoe_cli.monitor.widgets.events import Events
+from simsmoe_cli.monitor.widgets.layers import Layers
+from simsmoe_cli.monitor.widgets.load import Load
+from simsmoe_cli.monitor.widgets.panel import Panel
+from simsmoe_cli.monitor.widgets.score import Score
+from simsmoe_cli.monitor.widgets.shared import Shared
+from simsmoe_cli.monitor.widgets.signals import Signals
+from tests.monitor.driving import dashboard, drive, monitor, seen, text_of, until
+from tests.monitor.made_run import write_run
+
+Step = tuple[str, Callable[[Dashboard], Any], Any]
+
+
+def layer(screen: Dashboard) -> int:
+    return screen.selection.layer
+
+
+def step(screen: Dashboard) -> int | None:
+    return screen.selection.step
+
+
+def pair(screen: Dashboard) -> tuple[int, int] | None:
+    return screen.selection.pair
+
+
+def at(screen: Dashboard) -> float | None:
+    return screen.selection.at
+
+
+def expert(screen: Dashboard) -> int | None:
+    return screen.selection.expert
+
+
+def playing(screen: Dashboard) -> bool:
+    return screen.playing
+
+
+def top_line(screen: Dashboard) -> str:
+    """First line of the events."""
+    return text_of(screen.panels[6]).split("\n")[0].strip()
+
+
+def first_plot(screen: Dashboard) -> str:
+    """Name of the first small plot."""
+    return text_of(screen.panels[3]).split("  ")[0].strip()
+
+
+def ticks(screen: Dashboard) -> str:
+    """Numbers beside the score's curves, with the lines they stand in."""
+    lines = enumerate(text_of(screen.panels[0]).split("\n"))
+    return " ".join(f"{y}:{line.split('┤')[0].strip()}" for y, line in lines if "┤" in line)
+
+
+# What each panel does with its keys: key, what is looked at after it, and its value. Probes lie at
+# steps 0, 250 ... 2000, logged steps at 50, 100 ... 2000.
+PROBES: list[Step] = [
+    ("down", layer, 1),
+    ("down", layer, 2),
+    ("up", layer, 1),
+    ("left", step, 1750),
+    ("left", step, 1500),
+    ("right", step, 1750),
+    ("right", step, None),
+    ("home", step, 0),
+    ("end", step, None),
+    ("space", playing, True),
+    ("space", playing, False),
+    ("end", step, None),
+]
+# In layer 1 experts 2 and 5 stay copies.
+PAIRS: list[Step] = [
+    *PROBES,
+    ("m", pair, (2, 5)),
+    ("l", pair, (2, 6)),
+    ("h", pair, (2, 5)),
+    ("j", pair, (3, 5)),
+    ("k", pair, (2, 5)),
+    ("shift+right", pair, (2, 6)),
+    ("shift+left", pair, (2, 5)),
+    ("shift+down", pair, (3, 5)),
+    ("shift+down", pair, (4, 5)),
+    ("shift+down", pair, (6, 5)),  # over the diagonal
+    ("shift+up", pair, (4, 5)),
+]
+CURSOR: list[Step] = [
+    ("right", at, 50.0),
+    ("right", at, 100.0),
+    ("left", at, 50.0),
+    ("shift+right", at, 550.0),
+    ("shift+left", at, 50.0),
+    ("end", at, 2000.0),
+    ("home", at, 50.0),
+]
+OF_PANEL: dict[type[Panel], list[Step]] = {
+    Score: [
+        *CURSOR,
+        ("y", ticks, "4:2.25 8:2.20 13:2.15"),
+        ("y", ticks, "3:5 6:4 10:3"),
+        ("y", ticks, "4:5 7:4 11:3"),
+    ],
+    Cka: PAIRS,
+    Load: [
+        *PROBES,
+        ("l", expert, 0),
+        ("l", expert, 1),
+        ("h", expert, 0),
+        ("shift+right", expert, 1),
+        ("shift+left", expert, 0),
+    ],
+    Signals: [
+        *CURSOR,
+        ("down", first_plot, "gradient norm"),
+        ("up", first_plot, "tokens/s"),
+    ],
+    Layers: PROBES,
+    Shared: PAIRS,
+    Events: [
+        ("down", top_line, "2,000   test 2.250 BPC"),
+        ("up", top_line, "2,000 ✓ finished: all steps done"),
+        ("j", top_line, "2,000   test 2.250 BPC"),
+        ("k", top_line, "2,000 ✓ finished: all steps done"),
+        ("end", top_line, "0   training begins, 2,000 steps in all"),
+        ("pageup", top_line, ""),
+        ("home", top_line, "2,000 ✓ finished: all steps done"),
+        ("pagedown", top_line, ""),
+    ],
+}
+DASHBOARD = {
+    "tab", "shift+tab", *"1234567", "z", "enter", "escape", "t", "r", "o",
+}  # fmt: skip
+PICKER = {"enter", "space", "escape"}
+HELP = {"escape", "f1", "q"}
+APP = {"f1", "question_mark", "ctrl+p", "d", "s", "q"}
+
+
+def keys_of(node: type[DOMNode]) -> set[str]:
+    """Keys a class and its parents bind, but for what Textual binds itself."""
+    found: set[str] = set()
+    for parent in node.__mro__:
+        ours = parent.__module__.startswith("simsmoe_cli")
+        bindings = parent.__dict__.get("BINDINGS", []) if ours else []
+        for binding in Binding.make_bindings(bindings):
+            assert binding.id, f"{parent.__name__}: {binding.key} has no id"
+            assert binding.tooltip, f"{binding.id} says nothing about itself"
+            found.add(binding.key)
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "first")
+    write_run(folder / "second", similarity="none", separate=0.2)
+    return folder
+
+
+@pytest.mark.parametrize("panel", OF_PANEL, ids=lambda panel: panel.__name__)
+def test_the_keys_of_a_panel(panel: type[Panel], runs: Path) -> None:
+    steps = OF_PANEL[panel]
+    assert {key for key, _, _ in steps} == keys_of(panel)
+
+    async def scenario(pilot: Pilot[None]) -> None:
+        screen = dashboard(pilot)
+        number = next(i for i, other in enumerate(screen.panels) if type(other) is panel)
+        await pilot.press(str(number + 1))
+        assert screen.focused is screen.panels[number]
+        for position, (key, look, expected) in enumerate(steps):
+            await pilot.press(key)
+            await pilot.pause()
+            if expected != "":
+                assert look(screen) == expected, f"key {position}, {key}"
+
+    drive(monitor([runs / "first"], runs), scenario)
+
+
+def test_events_scroll_by_ten_lines(runs: Path) -> None:
+    async def scenario(pilot: Pilot[None]) -> None:
+        screen = dashboard(pilot)
+        await pilot.press("7")
+        lines = text_of(screen.panels[6]).split("\n")
+        await pilot.press("pagedown")
+        await pilot.pause()
+        assert top_line(screen) == lines[10].strip()
+        await pilot.press("pageup")
+        await pilot.pause()
+        assert top_line(screen) == lines[0].strip()
+
+    drive(monitor([runs / "first"], runs), scenario)
+
+
+def test_the_keys_of_the_dashboard(runs: Path) -> None:
+    pressed: set[str] = set()
+
+    async def scenario(pilot: Pilot[None]) -> None:
+        screen = dashboard(pilot)
+
+        async def press(key: str) -> None:
+            pressed.add(key)
+            await pilot.press(key)
+            await pilot.pause()
+
+        for number in "7654321":
+            await press(number)
+            assert screen.focused is screen.panels[int(number) - 1]
+            assert screen.focused.display
+        await press("tab")
+        assert screen.focused is screen.panels[1]
+        await press("shift+tab")
+        await press("shift+tab")
+        assert screen.focused is screen.panels[6]
+        await press("2")
+        for key in ("z", "enter"):
+            await press(key)
+            assert [panel for panel in screen.panels if panel.display] == [screen.panels[1]]
+            await press(key)
+            assert sum(bool(panel.display) for panel in screen.panels) > 1
+        assert not screen.selection.by_time
+        await press("t")
+        assert screen.selection.by_time
+        assert "minutes" in text_of(screen.panels[0])
+        await press("r")
+        assert screen.selection.run == 1
+        await press("r")
+        assert screen.selection.run == 0
+        # escape undoes, one thing at a time
+        await pilot.press("left", "m", "z")
+        assert screen.selection.pair
+        assert screen.selection.step == 1750
+        assert screen.zoomed
+        await press("escape")
+        assert screen.selection.pair is None
+        assert screen.selection.step == 1750
+        assert screen.zoomed
+        await press("escape")
+        assert not screen.zoomed
+        assert screen.selection.step == 1750
+        await press("escape")
+        assert screen.selection.step is None
+        await press("o")
+        assert isinstance(pilot.app.screen, Picker)
+
+    drive(monitor([runs / "first", runs / "second"], runs), scenario, size=(120, 40))
+    assert pressed == DASHBOARD == keys_of(Dashboard)
+
+
+def test_escape_stops_playing(runs: Path) -> None:
+    async def scenario(pilot: Pilot[None]) -> None:
+        await pilot.press("2", "space")
+        assert dashboard(pilot).playing
+        await pilot.press("escape")
+        assert not dashboard(pilot).playing
+
+    drive(monitor([runs / "first"], runs), scenario)
+
+
+def test_playing_walks_all_probes_and_ends(runs: Path) -> None:
+    async def scenario(pilot: Pilot[None]) -> None:
+        screen = dashboard(pilot)
+        await pilot.press("2", "space")
+        assert screen.selection.step == 0
+        shown = {0}
+        while screen.playing:
+            shown.add(screen.selection.step if screen.selection.step is not None else 2000)
+            await pilot.pause(0.05)
+        assert shown >= set(range(0, 1751, 250))
+        assert screen.selection.step is None
+
+    drive(monitor([runs / "first"], runs), scenario)
+
+
+def test_the_keys_of_the_picker(runs: Path) -> None:
+    pressed: set[str] = set()
+
+    async def scenario(pilot: Pilot[None]) -> None:
+        picker = pilot.app.screen
+        assert isinstance(picker, Picker)
+        await until(pilot, lambda: len(picker.runs) == 2)
+
+        async def press(key: str) -> None:
+            pressed.add(key)
+            await pilot.press(key)
+            await pilot.pause()
+
+        await press("space")
+        assert picker.marked == [picker.runs[0].path]
+        await press("space")
+        assert len(picker.marked) == 2
+        await press("escape")
+        assert picker.marked == []
+        await pilot.press("up", "space", "space")
+        await press("enter")
+        assert len(dashboard(pilot).followers) == 2
+
+    drive(monitor([], runs), scenario)
+    assert pressed == PICKER == keys_of(Picker)
+
+
+@pytest.mark.parametrize("key", sorted(HELP))
+def test_the_keys_of_the_help(runs: Path, key: str) -> None:
+    async def scenario(pilot: Pilot[None]) -> None:
+        await pilot.press("f1")
+        assert isinstance(pilot.app.screen, Help)
+        await pilot.press(key)
+        assert isinstance(pilot.app.screen, Dashboard)
+
+    drive(monitor([runs / "first"], runs), scenario)
+    assert keys_of(Help) == HELP
+
+
+def test_the_keys_of_the_app(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from textual.command import CommandPalette
+
+    pressed: set[str] = set()
+    monkeypatch.chdir(tmp_path)
+
+    async def scenario(pilot: Pilot[None]) -> None:
+        async def press(key: str) -> None:
+            pressed.add(key)
+            await pilot.press(key)
+            await pilot.pause()
+
+        for key in ("f1", "question_mark"):
+            await press(key)
+            assert isinstance(pilot.app.screen, Help)
+            assert "Cursor on the curves" in seen(pilot)
+            await pilot.press("escape")
+        await press("ctrl+p")
+        assert isinstance(pilot.app.screen, CommandPalette)
+        await pilot.press("escape")
+        assert pilot.app.current_theme.dark
+        await press("d")
+        assert not pilot.app.current_theme.dark
+        await press("s")
+        await until(pilot, lambda: list(tmp_path.glob("*.svg")))
+        await press("q")
+
+    app = monitor([runs / "first"], runs)
+    drive(app, scenario)
+    assert not app.is_running
+    (picture,) = tmp_path.glob("*.svg")
+    assert "first" in picture.read_text()
+    assert pressed == APP == keys_of(Monitor)
