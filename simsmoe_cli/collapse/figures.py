@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from simsmoe_cli.collapse.findings import Findings, LayerFindings, Report
 from simsmoe_cli.collapse.plots import (
     INK,
+    MANY_POINTS,
     MUTED,
     WIDTH,
     Drawing,
@@ -43,8 +44,13 @@ WRITTEN_UP_TO = 8  # experts: more of them, and numbers do not fit their cells
 LAYERS_ACROSS = 4  # of the sheet of all layers
 
 
-def report_figures(report: Report) -> list[Drawing]:
-    """All figures of a report, in the order in which they are shown."""
+def report_figures(report: Report, *, alone: bool = True) -> list[Drawing]:
+    """All figures of a report, in the order in which they are shown.
+
+    Args:
+        report: what to draw.
+        alone: also those that are not for its page.
+    """
     main, against = report.main, report.against
     with style():
         figures = [
@@ -63,7 +69,8 @@ def report_figures(report: Report) -> list[Drawing]:
                 for found, suffix in ((main, ""), (against, "-against"))
                 if found is not None and place < len(found.layers)
             ]
-        figures.append(_sheet(main, against))
+        if alone:
+            figures.append(_sheet(main, against))
     return [figure for figure in figures if figure is not None]
 
 
@@ -87,7 +94,14 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
             undefined += int(np.isnan(pairs).sum())
             spread = np.linspace(-0.07, 0.07, len(pairs)) if len(pairs) != 1 else np.zeros(1)
             axes.plot(
-                layer.layer + shift + spread, pairs, ".", color=colour, alpha=0.3, ms=3, mew=0
+                layer.layer + shift + spread,
+                pairs,
+                ".",
+                color=colour,
+                alpha=0.3,
+                ms=3,
+                mew=0,
+                rasterized=len(pairs) * len(findings.layers) > MANY_POINTS,
             )
             mean = layer.cka_mean
             if mean.value is None:
@@ -144,6 +158,7 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
             alpha=0.6 if len(shared) < 400 else 0.35,
             mew=0,
             label=name,
+            rasterized=len(shared) > MANY_POINTS,
         )
         overall, level = findings.overall, findings.settings.level
         said.append(

@@ -37,6 +37,8 @@ from simsmoe_cli.collapse.shown import labels, number
 
 WIDTH = 3.5  # inches: one column of a paper
 PNG_DPI = 200
+# Points of one run beyond which an SVG holds them as one image, for its size.
+MANY_POINTS = 2000
 
 INK = "#1b2430"
 MUTED = "#5d6875"
@@ -124,7 +126,9 @@ def inline_svg(drawing: Drawing) -> str:
         FigureCanvasSVG(drawing.figure)
         _lay_out(drawing.figure)
         buffer = io.StringIO()
-        drawing.figure.savefig(buffer, format="svg", transparent=True, metadata=_no_metadata())
+        drawing.figure.savefig(
+            buffer, format="svg", dpi=PNG_DPI, transparent=True, metadata=_no_metadata()
+        )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # Identifiers are of the whole page.
@@ -141,7 +145,12 @@ def svg_file(drawing: Drawing) -> bytes:
         FigureCanvasSVG(drawing.figure)
         buffer = io.BytesIO()
         drawing.figure.savefig(
-            buffer, format="svg", bbox_inches=box, facecolor="white", metadata=_no_metadata()
+            buffer,
+            format="svg",
+            dpi=PNG_DPI,
+            bbox_inches=box,
+            facecolor="white",
+            metadata=_no_metadata(),
         )
     return buffer.getvalue()
 
@@ -262,8 +271,7 @@ def heat_map(
 
 def expert_ticks(axes: Axes, experts: int) -> None:
     """Numbers of experts along both sides, as many as can be read."""
-    every = max(1, -(-experts // 16))
-    ticks = range(0, experts, every)
+    ticks = range(0, experts, 1 if experts <= 16 else -(-experts // 8))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
 

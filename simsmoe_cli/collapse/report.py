@@ -72,7 +72,8 @@ def write_report(report: Report, out: Path, formats: Sequence[str] = FORMATS) ->
     Raises:
         UserError: the folder cannot be written; what was in it is untouched.
     """
-    drawings = report_figures(report) if set(formats) & {"html", "png", "svg"} else []
+    as_files = bool(set(formats) & {"png", "svg"})
+    drawings = report_figures(report, alone=as_files) if as_files or "html" in formats else []
     files: dict[str, bytes] = {}
     if "html" in formats:
         files[PAGE] = page(report, drawings).encode()
@@ -84,7 +85,7 @@ def write_report(report: Report, out: Path, formats: Sequence[str] = FORMATS) ->
         if "png" in formats:
             files[f"{FIGURES}/{drawing.name}.png"] = png_file(drawing)
     written = place(files, out)
-    if set(formats) & {"png", "svg"}:
+    if as_files:
         for path in (out / FIGURES).iterdir():
             if _OF_A_LAYER.fullmatch(path.name) and path not in written:
                 path.unlink()
@@ -134,8 +135,7 @@ def page(report: Report, drawings: Sequence[Drawing]) -> str:
     main, against = report.main, report.against
     on_page = [_on_page(drawing) for drawing in drawings if not drawing.alone]
     heat_maps = [figure for figure in on_page if str(figure["name"]).startswith("cka-layer")]
-    pairs = tables.alike_pairs(main)
-    shown = min(len(pairs), tables.PAIRS_SHOWN)
+    pairs = tables.pairs_table(report)
     of_all = sum(layer.cka_mean.n for layer in main.layers)
     return _template("report.html.j2").render(
         subject=main.subject,
@@ -162,8 +162,8 @@ def page(report: Report, drawings: Sequence[Drawing]) -> str:
         heat_maps=heat_maps,
         layers=tables.layers_table(report),
         checkpoints=tables.checkpoints_table(report),
-        pairs=tables.pairs_table(report),
-        pairs_said=f"{shown:,} of the {of_all:,} pairs, by debiased CKA.",
+        pairs=pairs,
+        pairs_said=f"{len(pairs.rows):,} of the {of_all:,} pairs, by debiased CKA.",
         experts=tables.experts_table(report),
         glossary=glossary(main),
         settings=json.dumps(main.subject.settings, indent=2, ensure_ascii=False).split("\n"),

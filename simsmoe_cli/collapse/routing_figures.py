@@ -18,7 +18,7 @@ from simsmoe_cli.collapse.plots import (
     new_figure,
     subjects,
 )
-from simsmoe_cli.collapse.shown import named, number
+from simsmoe_cli.collapse.shown import named, number, origin
 
 LOAD_COLOURS = matplotlib.colormaps["PuOr_r"]
 WRITTEN_UP_TO = 10  # experts: more of them, and numbers do not fit their cells
@@ -73,7 +73,7 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         "Who gets the tokens",
         f"Load of each expert in units of a fair share, the null being 1; a cross marks a dead "
         f"expert (below {main.settings.dead_below:.0%} of it). {named(said)} A count over n = "
-        f"{main.text.tokens:,} {main.text.unit}s of {main.text.corpus} {main.text.split}, so there "
+        f"{main.text.tokens:,} {main.text.unit}s of {origin(main.text)}, so there "
         f"is no interval.",
         figure,
     )
@@ -105,7 +105,7 @@ def entropy_figure(main: Findings, against: Findings | None) -> Drawing:
         f"Circles: of one token, low where the router is sure of it. Squares: of the mean over "
         f"tokens, high where all experts are used. Null: a router that knows nothing has "
         f"ln N = {number(max(most), 2)} for both (dotted). n = {main.text.tokens:,} "
-        f"{main.text.unit}s of {main.text.corpus} {main.text.split}; plain means, no interval.",
+        f"{main.text.unit}s of {origin(main.text)}; plain means, no interval.",
         figure,
     )
 
@@ -142,7 +142,7 @@ def rank_figure(main: Findings, against: Findings | None) -> Drawing:
         "How many directions an expert's outputs use",
         f"One point for each expert, a line at the layer's mean; the most it can be is {most:,}, "
         f"and outputs that collapsed onto one direction have 1. n = "
-        f"{main.settings.rank_rows:,} {main.text.unit}s of {main.text.corpus} {main.text.split}; "
+        f"{main.settings.rank_rows:,} {main.text.unit}s of {origin(main.text)}; "
         f"no interval and no null were computed. {undefined} undefined.",
         figure,
     )

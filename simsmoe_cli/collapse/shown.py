@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simsmoe_cli.collapse.findings import Estimate, Findings, Subject
+from simsmoe_cli.collapse.findings import Estimate, Findings, Subject, Text
 
 UNDEFINED = "undefined"
 
@@ -67,10 +67,17 @@ def worth(estimate: Estimate, level: float, digits: int = 3) -> str:
 
 def named(parts: Sequence[tuple[str, str]]) -> str:
     """Statements about each run, its name before it where there are two."""
-    return " ".join(f"{name}: {text}." if len(parts) > 1 else f"{text}." for name, text in parts)
+    if len(parts) == 1:
+        return f"{parts[0][1][:1].upper()}{parts[0][1][1:]}."
+    return " ".join(f"{name}: {text}." for name, text in parts)
+
+
+def origin(text: Text) -> str:
+    """Which text it is; a file has no splits."""
+    return text.corpus if text.split == "text" else f"{text.corpus} {text.split}"
 
 
 def of_text(findings: Findings) -> str:
     """What similarity was measured on."""
     text = findings.text
-    return f"{text.rows:,} {text.unit}s of {text.corpus} {text.split}"
+    return f"{text.rows:,} {text.unit}s of {origin(text)}"

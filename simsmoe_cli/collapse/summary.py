@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simsmoe_cli.collapse import tables
 from simsmoe_cli.collapse.findings import Findings, Report
-from simsmoe_cli.collapse.shown import interval, labels, number, of_text
+from simsmoe_cli.collapse.shown import interval, labels, number, of_text, origin
 
 TONES = {"healthy": "good", "partly alike": "warning", "collapsed": "bad", "undefined": "note"}
 SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
@@ -21,7 +21,7 @@ def about(report: Report) -> str:
     return (
         f"{subject.recipe}, router {subject.router}, similarity learning {subject.similarity}, "
         f"{subject.parameters:,} parameters.{checkpoint} {text.tokens:,} {text.unit}s of "
-        f"{text.corpus} {text.split} were read, and all experts saw {text.rows:,} of them.{against}"
+        f"{origin(text)} were read, and all experts saw {text.rows:,} of them.{against}"
     )
 
 
@@ -33,7 +33,7 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
         key=lambda layer: layer.cka_mean.value or 0,
         default=None,
     )
-    top = tables.alike_pairs(main)[:1]
+    top = tables.alike_pairs(main.layers, 1)
     dead = float(sum(len(layer.dead) for layer in main.layers))
     experts = sum(layer.experts for layer in main.layers)
     load_cv = tables.mean_of([layer.load_cv for layer in main.layers])

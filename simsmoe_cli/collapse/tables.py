@@ -5,11 +5,12 @@ HTML and terminal show the same tables, so their numbers cannot differ.
 
 from __future__ import annotations
 
+import heapq
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simsmoe_cli.collapse.findings import Findings, LayerFindings, Matrix, Report
+from simsmoe_cli.collapse.findings import LayerFindings, Matrix, Report
 from simsmoe_cli.collapse.shown import UNDEFINED, labels, number
 
 PAIRS_SHOWN = 20
@@ -71,15 +72,15 @@ class Pair:
         return f"{self.first} and {self.second}"
 
 
-def alike_pairs(findings: Findings) -> list[Pair]:
-    """All pairs whose CKA is defined, the most alike first."""
-    found = [
+def alike_pairs(layers: Sequence[LayerFindings], count: int) -> list[Pair]:
+    """The `count` most alike pairs of these layers, of those whose CKA is defined."""
+    found = (
         Pair(layer, first, second, cka)
-        for layer in findings.layers
+        for layer in layers
         for first, second in layer.pairs()
         if (cka := layer.cka[first][second]) is not None
-    ]
-    return sorted(found, key=lambda pair: -pair.cka)
+    )
+    return heapq.nlargest(count, found, key=lambda pair: pair.cka)
 
 
 def layers_table(report: Report) -> Table:
@@ -106,7 +107,7 @@ def layers_table(report: Report) -> Table:
     ]
     rows = []
     for layer in main.layers:
-        top = next((pair for pair in alike_pairs(main) if pair.layer is layer), None)
+        top = next(iter(alike_pairs([layer], 1)), None)
         mean = layer.cka_mean
         other = others.get(layer.layer)
         rows.append(
@@ -150,7 +151,7 @@ def pairs_table(report: Report, count: int = PAIRS_SHOWN) -> Table:
         Column("shared tokens", brief=True),
     )
     rows = []
-    for pair in alike_pairs(report.main)[:count]:
+    for pair in alike_pairs(report.main.layers, count):
         layer, i, j = pair.layer, pair.first, pair.second
         shared = layer.shared[i][j]
         rows.append(
@@ -261,11 +262,3 @@ def _range(low: float | None, high: float | None) -> Cell:
     if low is None or high is None:
         return Cell(UNDEFINED, "")
     return Cell(f"{number(low)} to {number(high)}", low)
-
-
-def shown_values(table: Table) -> Iterator[tuple[str, float]]:
-    """Every number of a table as it is shown, with the value behind it."""
-    for row in table.rows:
-        for cell in row:
-            if isinstance(cell.value, float):
-                yield cell.text, cell.value
