@@ -20,6 +20,8 @@ NUMBER_WIDTH = 5  # "0.12" or "-.12" and a blank
 WIDEST, HIGHEST = 8, 3
 HALF = "▀"
 MASKED = "·"
+PINK = "#ff87d7"  # in none of the scales
+SELECTED = Style(color="#000000", bgcolor=PINK, bold=True)
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,10 @@ def heat_map(
                 _draw_row(text, level_RC[row], masked[row], values, scale, place, middle, color)
             lines.append(text)
     if selected is not None:
-        _mark(lines, place, *selected)
+        style = SELECTED if color else Style(reverse=True, bold=True)
+        if place.halves:
+            style = Style(color=PINK, bgcolor=PINK)
+        _mark(lines, place, *selected, style)
     return lines
 
 
@@ -238,11 +243,10 @@ def _draw_halves(
     text.plain, text.spans = "".join(parts), spans
 
 
-def _mark(lines: list[Text], place: Layout, row: int, column: int) -> None:
-    """Frame a cell by turning its colours round."""
+def _mark(lines: list[Text], place: Layout, row: int, column: int, style: Style) -> None:
     x, y = place.place_of(row, column)
     for line in lines[y : y + place.high]:
-        line.stylize(Style(reverse=True, bold=True), x, x + place.wide)
+        line.stylize(style, x, x + place.wide)
 
 
 def _number(value: float) -> str:

@@ -271,17 +271,20 @@ def test_escape_stops_playing(runs: Path) -> None:
     drive(monitor([runs / "first"], runs), scenario)
 
 
-def test_playing_walks_all_probes_and_ends(runs: Path) -> None:
+def test_playing_walks_all_probes_and_ends(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(pilot: Pilot[None]) -> None:
         screen = dashboard(pilot)
+        shown = []
+        choose = screen.choose
+
+        def record(**fields: Any) -> None:
+            choose(**fields)
+            shown.append(screen.selection.step)
+
+        monkeypatch.setattr(screen, "choose", record)
         await pilot.press("2", "space")
-        assert screen.selection.step == 0
-        shown = {0}
-        while screen.playing:
-            shown.add(screen.selection.step if screen.selection.step is not None else 2000)
-            await pilot.pause(0.05)
-        assert shown >= set(range(0, 1751, 250))
-        assert screen.selection.step is None
+        await until(pilot, lambda: not screen.playing)
+        assert shown == [*range(0, 1751, 250), None]
 
     drive(monitor([runs / "first"], runs), scenario)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.style import Style
 from rich.text import Text
 
-from simsmoe_cli.monitor.heatmap import Layout, heat_map, layout
+from simsmoe_cli.monitor.heatmap import SELECTED, Layout, heat_map, layout
 from simsmoe_cli.monitor.scales import (
     LEVELS,
     UNDEFINED,
@@ -147,8 +147,8 @@ def test_what_means_nothing_is_left_empty_and_what_is_chosen_is_marked() -> None
     x, y = place.place_of(1, 1)
     assert style_at(lines[y], x).bgcolor is None
     x, y = place.place_of(1, 2)
-    assert style_at(lines[y], x).reverse
-    assert not style_at(lines[y], x - place.wide).reverse
+    assert style_at(lines[y], x).bgcolor == SELECTED.bgcolor
+    assert style_at(lines[y], x - place.wide).bgcolor != SELECTED.bgcolor
 
 
 def test_scales_grow_lighter_and_have_a_middle() -> None:

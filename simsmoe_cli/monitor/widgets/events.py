@@ -91,7 +91,7 @@ class Events(Panel):
             return self.message("Nothing has happened yet.", width, height)
         self._first = max(0, min(self._first, len(entries) - 1))
         alerts = sum(len(run.history.alerts) for run in self.runs)
-        counted = f"{len(entries)} events, {alerts} alerts" if alerts else f"{len(entries)} events"
+        counted = f"{len(entries)} events" + (f", alerts: {alerts}" if alerts else "")
         self.below = counted
         digits = max(len(f"{entry[3].step:,}") for entry in entries)
         lines: list[Text] = []

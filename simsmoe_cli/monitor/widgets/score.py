@@ -14,7 +14,7 @@ from simsmoe_cli.monitor.axes import Axis, axis
 from simsmoe_cli.monitor.canvas import Curve, line_plot
 from simsmoe_cli.monitor.widgets.curves import CURSOR_BINDINGS, CurvePanel, value_at
 
-RANGES = ("all", "later half", "logarithmic")
+RANGES = ("", ", values of the later half", ", logarithmic")
 # In the order in which they are drawn: what is best lies under the validation it comes from.
 PARTS = (("best", "best", 2), ("train", "train", 0), ("valid", "validation", 1))
 
@@ -55,7 +55,7 @@ class Score(CurvePanel):
         units = {run.history.score_unit for run in self.runs if run.history.total_events}
         title = " and ".join(sorted(names)) or "BPC"
         title = "Loss" if title == "loss" else title
-        self.above = title
+        self.above = title + RANGES[self._range]
         curves = self._one() if len(self.runs) == 1 else self._several()
         if not curves:
             return self.waiting("training step", width, height)
@@ -120,5 +120,4 @@ class Score(CurvePanel):
 
     def action_range(self) -> None:
         self._range = (self._range + 1) % len(RANGES)
-        self.notify(f"Range of y: {RANGES[self._range]}", timeout=1.5)
         self.update()

@@ -109,7 +109,7 @@ class Signals(CurvePanel):
             values.append((value, f"not bold {color}" if len(self.runs) > 1 else "not bold"))
         head = Text(title, style="bold", no_wrap=True)
         for value, style in values:
-            head.append(f"  {_exact(value)}", style)
+            head.append(f"  {_exact(value, 1000 if len(self.runs) == 1 else 100)}", style)
         head.truncate(width, overflow="ellipsis")
         plot = line_plot(
             curves, width, height - 1, x_axis=x_axis, legend=False, cursor=self.cursor_x()
@@ -121,7 +121,8 @@ class Signals(CurvePanel):
         self.update()
 
 
-def _exact(value: float) -> str:
+def _exact(value: float, parts: int) -> str:
+    """A number, exact to about that part of it."""
     if not math.isfinite(value):
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else short(value, abs(value) / 1000)
+    return f"{value:,.0f}" if abs(value) >= 1000 else short(value, abs(value) / parts)
