@@ -91,6 +91,7 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
         undefined = 0
         for layer in findings.layers:
             pairs = _pairs(layer.cka)
+            many = len(pairs) * len(findings.layers) > MANY_POINTS
             undefined += int(np.isnan(pairs).sum())
             spread = np.linspace(-0.07, 0.07, len(pairs)) if len(pairs) != 1 else np.zeros(1)
             axes.plot(
@@ -98,10 +99,10 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
                 pairs,
                 ".",
                 color=colour,
-                alpha=0.3,
-                ms=3,
+                alpha=0.1 if many else 0.3,
+                ms=1.5 if many else 3,
                 mew=0,
-                rasterized=len(pairs) * len(findings.layers) > MANY_POINTS,
+                rasterized=many,
             )
             mean = layer.cka_mean
             if mean.value is None:
@@ -154,12 +155,12 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
             similar,
             "os"[place],
             color=colour,
-            ms=3.5 if len(shared) < 400 else 2,
-            alpha=0.6 if len(shared) < 400 else 0.35,
+            ms=3.5 if len(shared) < 400 else 2 if len(shared) < MANY_POINTS else 1,
+            alpha=0.6 if len(shared) < 400 else 0.3 if len(shared) < MANY_POINTS else 0.1,
             mew=0,
-            label=name,
             rasterized=len(shared) > MANY_POINTS,
         )
+        axes.plot([], [], "os"[place], color=colour, ms=3.5, mew=0, label=name)
         overall, level = findings.overall, findings.settings.level
         said.append(
             (

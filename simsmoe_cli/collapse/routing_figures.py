@@ -29,7 +29,7 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
     runs = subjects(main, against)
     scale = Normalize(-2, 2)
     rows = max(len(findings.layers) for findings, _, _ in runs)
-    panel = 0.75 + min(max(0.2 * rows, 0.5), 4)
+    panel = 0.75 + min(max(0.2 * rows, 0.5), 2.2)
     figure = new_figure(panel * len(runs))
     grid = figure.subplots(len(runs), 1, squeeze=False)[:, 0]
     said = []
