@@ -162,18 +162,20 @@ def _bf16(device: torch.device) -> Finding:
             "training in fp32: slower, and activations take twice the memory",
             "A GPU of compute capability 8.0 or newer.",
         )
-    capabilities = torch.cpu.get_capabilities()
-    known = ("avx512_bf16", "amx_bf16", "bf16")
-    flags = [name for name in known if capabilities.get(name)]
-    if flags:
+    from simsmoe_cli.train.precision import choose_precision, cpu_bf16
+
+    if flags := cpu_bf16():
+        choice = choose_precision(device)
         return Finding(
-            "bf16", "ok", f"the CPU has {', '.join(flags)}; --set train.precision=bf16 uses it"
+            "bf16",
+            "ok",
+            f"the CPU has {', '.join(flags)}; train.precision auto is {choice.name}: {choice.why}",
         )
     return Finding(
         "bf16",
         "missing",
         "the CPU has no instructions for it",
-        "nothing by default: train.precision auto is fp32 on a CPU, and bf16 would be slower",
+        "nothing by default: train.precision auto is fp32 here, and bf16 would be slower",
         "A CPU with AVX512-BF16 or AMX, or a GPU.",
     )
 
@@ -261,7 +263,8 @@ def _trouble(backend: str, device: torch.device) -> str:
     """
     import torch
 
-    from simsmoe_cli.train.evaluate import autocast, resolve_precision
+    from simsmoe_cli.train.evaluate import autocast
+    from simsmoe_cli.train.precision import resolve_precision
 
     try:
         with torch.random.fork_rng(devices=[]):

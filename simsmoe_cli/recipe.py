@@ -139,7 +139,7 @@ class TrainSettings(Section):
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
     seed: int = Field(0, ge=0, description="seed of weights, dropout and sampling")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 autocast on CUDA, fp32 on a CPU"
+        "auto", description="auto: bf16 autocast where it is computed and faster, else fp32"
     )
     compile: Literal["auto", "on", "off"] = Field("auto", description="auto: on for CUDA")
     log_every: int = Field(10, ge=1, description="steps between train events")

@@ -74,6 +74,7 @@ def finetune(
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
     from simsmoe_cli.train.finetune_planning import plan_finetuning
+    from simsmoe_cli.train.precision import device_in_words
     from simsmoe_cli.train.signals import Stopped
 
     screen = console(stderr=as_json)
@@ -96,10 +97,14 @@ def finetune(
     if deterministic:
         session.be_deterministic()
     run = plan.run.path
-    start = f", from {plan.resume_from.name}" if plan.resume_from else ""
+    start = (
+        f"{torch_device}, from {plan.resume_from.name}"
+        if plan.resume_from
+        else device_in_words(plan.recipe.train.precision, torch_device)
+    )
     screen.print(
         f"fine-tuning {plan.origin['run']} (step {plan.origin['step']}) on {plan.task.name} in "
-        f"{run} on {torch_device}{start}",
+        f"{run} on {start}",
         soft_wrap=True,
     )
     elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)

@@ -70,6 +70,7 @@ def pretrain(
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
     from simsmoe_cli.train.planning import plan_training
+    from simsmoe_cli.train.precision import device_in_words
     from simsmoe_cli.train.signals import Stopped
 
     screen = console(stderr=as_json)
@@ -82,8 +83,12 @@ def pretrain(
         plan.recipe, data_dir, lambda text: screen.print(text, soft_wrap=True)
     )
     run = plan.run.path
-    start = f", from {plan.resume_from.name}" if plan.resume_from else ""
-    screen.print(f"training {plan.recipe.name} in {run} on {torch_device}{start}", soft_wrap=True)
+    start = (
+        f"{torch_device}, from {plan.resume_from.name}"
+        if plan.resume_from
+        else device_in_words(plan.recipe.train.precision, torch_device)
+    )
+    screen.print(f"training {plan.recipe.name} in {run} on {start}", soft_wrap=True)
     elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)
     go_on = ("simsmoe", "pretrain", *elsewhere, "--resume", run)
     view = TrainingView(screen, plan.recipe.train.steps, as_json=as_json)

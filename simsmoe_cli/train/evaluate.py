@@ -96,14 +96,6 @@ def perplexity(nats: float) -> float:
     return math.exp(min(nats, 700.0))
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision with "auto" decided: bf16 on a CUDA device that computes it, fp32 elsewhere."""
-    if precision != "auto":
-        return precision
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if bf16 else "fp32"
-
-
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of a precision, "fp32" or "bf16"."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

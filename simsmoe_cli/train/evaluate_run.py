@@ -25,8 +25,9 @@ from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.classification import TaskEvaluation, classify, encode_split, remarks
-from simsmoe_cli.train.evaluate import evaluate_split, resolve_precision
+from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.finetune_planning import open_task_of
+from simsmoe_cli.train.precision import resolve_precision
 from simsmoe_cli.train.scores import COVERAGE, RESAMPLES, bootstrap, by_class
 from simsmoe_cli.train.session import clear_memory_errors, open_store
 from simsmoe_cli.train.vocabulary import Vocabulary

@@ -24,6 +24,7 @@ from simsmoe_cli.schedule import value_at
 from simsmoe_cli.train import checkpoint, saving
 from simsmoe_cli.train.objective import Objective, S
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
+from simsmoe_cli.train.precision import cpu_bf16
 from simsmoe_cli.train.probes import probe
 from simsmoe_cli.train.signals import Stopped, StopSignals
 from simsmoe_cli.train.window import LogWindow
@@ -270,6 +271,9 @@ class Trainer(Generic[S]):
         """Everything back as it was when the checkpoint was taken; its state."""
         state = saving.restore(folder, self.objective, self.optimizer, self.window)
         self.step = self.first_watched = state["step"]
+        # A probe's choice holds for the whole training: it goes on bit for bit.
+        if self.settings.precision == "auto" and self.device.type == "cpu" and cpu_bf16():
+            self.objective.precision = state["precision"]
         if state["best_loss"] is not None and (self.run.best / checkpoint.STATE).is_file():
             self.best_loss = state["best_loss"]
         return state

@@ -19,7 +19,7 @@ from torch import Tensor
 from simsmoe_cli.model.language_model import Backbone, BackboneOutput
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.train.evaluate import resolve_precision
+from simsmoe_cli.train.precision import resolve_precision
 
 
 class Score(Protocol):

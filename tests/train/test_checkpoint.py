@@ -23,6 +23,7 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
+from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
 from tests.train.test_resume import assert_same_run
 from tests.train.tiny import events, recipe
@@ -32,7 +33,7 @@ from tests.train.tiny import events, recipe
 def finished(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run with checkpoints of steps 4 and 8; not to be changed."""
     run = RunDir(tmp_path_factory.mktemp("runs") / "finished")
-    Trainer(recipe(), store, run, torch.device("cpu")).train()
+    Trainer(LanguageModelling(recipe(), store, torch.device("cpu")), run).train()
     run.recipe.write_text(dump_recipe(recipe()))
     return run
 

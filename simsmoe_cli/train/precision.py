@@ -1,0 +1,85 @@
+"""What a training or an evaluation computes in, when it may choose.
+
+A GPU that computes bf16 is far faster in it. A CPU may have instructions for bf16 and still be
+slower with them than in fp32, so there a quick probe decides: the matrix product a layer is made
+of, timed in both.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+
+import torch
+
+# bf16 casts weights and activations in every layer, so it has to be worth it.
+WORTH_IT = 1.5
+ROWS, INNER, COLUMNS, RUNS = 1024, 256, 1024, 7
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A choice.
+
+    Attributes:
+        name: "fp32" or "bf16".
+        why: what decided, in words.
+    """
+
+    name: str
+    why: str
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision of a recipe, with "auto" decided."""
+    return choose_precision(device).name if precision == "auto" else precision
+
+
+def choose_precision(device: torch.device) -> Precision:
+    """What "auto" means on a device."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision("bf16", "the GPU computes it")
+        return Precision("fp32", "the GPU does not compute bf16")
+    if device.type == "cpu" and cpu_bf16():
+        gain = bf16_gain()
+        name = "bf16" if gain >= WORTH_IT else "fp32"
+        return Precision(name, f"matrix products in bf16 are {gain:.1f} times as fast here")
+    return Precision("fp32", "bf16 is not computed here")
+
+
+def cpu_bf16() -> list[str]:
+    """The instructions for bf16 this CPU has."""
+    capabilities = torch.cpu.get_capabilities()
+    known = ("avx512_bf16", "amx_bf16", "bf16")
+    return [name for name in known if capabilities.get(name)]
+
+
+@functools.cache
+def bf16_gain() -> float:
+    """How many times as fast as in fp32 a matrix product is in bf16 on this CPU.
+
+    The fastest of a few short runs each, taking turns, so that other work on the machine matters
+    little; some 50 ms, once per process.
+    """
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    operands = {
+        kind: (torch.ones(ROWS, INNER, dtype=kind), torch.ones(INNER, COLUMNS, dtype=kind))
+        for kind in best
+    }
+    for _ in range(RUNS):
+        for kind, (left, right) in operands.items():
+            start = time.perf_counter()
+            torch.mm(left, right)
+            best[kind] = min(best[kind], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def device_in_words(precision: str, device: torch.device) -> str:
+    """Where and in what a new training computes, for its first line: "cpu, in fp32 (...)"."""
+    if precision != "auto":
+        return f"{device}, in {precision}"
+    choice = choose_precision(device)
+    probed = device.type == "cpu" and cpu_bf16()
+    return f"{device}, in {choice.name}" + (f" ({choice.why})" if probed else "")
