@@ -127,7 +127,7 @@ OF_PANEL: dict[type[Panel], list[Step]] = {
     ],
     Signals: [
         *CURSOR,
-        ("down", first_plot, "gradient norm"),
+        ("down", first_plot, "balance loss"),
         ("up", first_plot, "tokens/s"),
     ],
     Layers: PROBES,

@@ -14,7 +14,7 @@ from simsmoe_cli.monitor.scales import Scale, color_bar, similarity_scale
 from simsmoe_cli.monitor.widgets.beside import GAP, beside, filled, fitting
 from simsmoe_cli.monitor.widgets.pairs import PairPanel, most_alike, share_text, value_text
 
-LEAST_WIDTH = 26
+LEAST_WIDTH = 22
 
 
 class Cka(PairPanel):
@@ -46,8 +46,9 @@ class Cka(PairPanel):
         high = max(1, height - several - 2)
         blocks = []
         for place, run in enumerate(shown):
-            block = [self._heading(run)] if several else []
             probe = found[run]
+            told = f"step {probe[0]:,}" if probe is not None else ""
+            block = [self.run_heading(run, room, told)] if several else []
             if probe is None:
                 block.append(Text("no probe of this layer", style="dim"))
             else:
@@ -59,12 +60,6 @@ class Cka(PairPanel):
         lines.append(self._scale_and_time(scale, width))
         self._tell_where()
         return lines
-
-    def _heading(self, run: int) -> Text:
-        step = probe[0] if (probe := self.shown(run)) else 0
-        name = Text().append("● ", self.color_of(run))
-        chosen = "bold" if run == self.selection.run else "not bold"
-        return name.append(self.runs[run].history.name, chosen).append(f"  step {step:,}", "dim")
 
     def _map(
         self, run: int, cka: Matrix, scale: Scale, x: int, several: bool, width: int, height: int

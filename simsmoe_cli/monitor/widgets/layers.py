@@ -65,7 +65,8 @@ class Layers(CurvePanel):
         label = len(str(layers[-1])) + 8
         spark = SPARK if width >= 52 else 8
         room = width - label - 6 - spark - 2
-        head = "layer".ljust(label) + "mean CKA".ljust(room + 8) + "over training"[:spark]
+        course = "over training" if spark == SPARK else "course"
+        head = "layer".ljust(label) + "mean CKA".ljust(room + 8) + course
         lines = [Text(head, style="dim")]
         for layer in layers:
             for index, frame in enumerate(frames):

@@ -18,7 +18,7 @@ from simsmoe_cli.monitor.widgets.beside import GAP, beside, filled, fitting
 from simsmoe_cli.monitor.widgets.curves import CurvePanel
 from simsmoe_cli.monitor.widgets.panel import PROBE_BINDINGS
 
-LEAST_WIDTH = 26
+LEAST_WIDTH = 22
 CV_WIDTH = 6
 DEAD_WIDTH = 10
 LEAST_COURSE = 7  # lines
@@ -87,9 +87,7 @@ class Load(CurvePanel):
         for place, run in enumerate(shown):
             block = []
             if several:
-                chosen = "bold" if run == self.selection.run else "not bold"
-                name = Text().append("● ", self.color_of(run))
-                block.append(name.append(self.runs[run].history.name, chosen))
+                block.append(self.run_heading(run, room))
             frame = found[run]
             if frame is None:
                 block.append(Text("no probe", style="dim"))

@@ -142,6 +142,16 @@ class Panel(Drawing, can_focus=True):
             self._on_frame = (above, self.below)
             self.border_title, self.border_subtitle = Text(above), Text(self.below)
 
+    def run_heading(self, run: int, width: int, told: str = "") -> Text:
+        """The name of a run above its picture, and something more where there is room."""
+        line = Text(no_wrap=True).append("● ", self.color_of(run))
+        name = self.runs[run].history.name
+        line.append(name, "bold" if run == self.selection.run else "not bold")
+        line.truncate(width, overflow="ellipsis")
+        if told and line.cell_len + 2 + len(told) <= width:
+            line.append(f"  {told}", "dim")
+        return line
+
     def message(self, text: str, width: int, height: int) -> list[Text]:
         """A few words in the middle, where there is nothing to draw yet."""
         self.below = ""

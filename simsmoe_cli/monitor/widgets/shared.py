@@ -14,7 +14,7 @@ from simsmoe_cli.monitor.frames import LayerSimilarity
 from simsmoe_cli.monitor.widgets.beside import beside, filled, fitting
 from simsmoe_cli.monitor.widgets.pairs import PairPanel, share_text, value_text
 
-LEAST_WIDTH = 26
+LEAST_WIDTH = 22
 FEW = 500  # pairs that are drawn as points, not as dots
 Array = NDArray[np.float64]
 
@@ -48,9 +48,7 @@ class Shared(PairPanel):
         for run in shown:
             block = []
             if several:
-                chosen = "bold" if run == self.selection.run else "not bold"
-                name = Text().append("● ", self.color_of(run))
-                block.append(name.append(self.runs[run].history.name, chosen))
+                block.append(self.run_heading(run, room))
             probe = found[run]
             if probe is None:
                 block.append(Text("no probe of this layer", style="dim"))

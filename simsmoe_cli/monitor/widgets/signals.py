@@ -14,7 +14,7 @@ from simsmoe_cli.monitor.canvas import line_plot
 from simsmoe_cli.monitor.widgets.beside import GAP, beside
 from simsmoe_cli.monitor.widgets.curves import CURSOR_BINDINGS, CurvePanel, value_at
 
-LEAST_WIDTH, LEAST_HEIGHT = 26, 6
+LEAST_WIDTH, LEAST_HEIGHT = 22, 6
 _SCROLL = Binding.Group("Scroll", compact=True)
 
 # Series in their order, and what they are called.
@@ -108,8 +108,9 @@ class Signals(CurvePanel):
             value = last if at is None else value_at(self.points(run.history, name), at)
             values.append((value, f"not bold {color}" if len(self.runs) > 1 else "not bold"))
         head = Text(title, style="bold", no_wrap=True)
+        gap = "  " if len(values) == 1 else " "
         for value, style in values:
-            head.append(f"  {_exact(value, 1000 if len(self.runs) == 1 else 100)}", style)
+            head.append(f"{gap}{_exact(value, 1000 if len(self.runs) == 1 else 100)}", style)
         head.truncate(width, overflow="ellipsis")
         plot = line_plot(
             curves, width, height - 1, x_axis=x_axis, legend=False, cursor=self.cursor_x()
