@@ -141,7 +141,9 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where it is computed and faster, else fp32"
     )
-    compile: Literal["auto", "on", "off"] = Field("auto", description="auto: on for CUDA")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="auto: on for CUDA, off in fine-tuning, whose batches differ in shape"
+    )
     log_every: int = Field(10, ge=1, description="steps between train events")
     validate_every: int = Field(250, ge=0, description="steps between validations")
     validate_blocks: int = Field(

@@ -104,7 +104,9 @@ class Classification(Objective[TaskEvaluation]):
         UserError: a text has no token in the vocabulary.
     """
 
+    unit = "text"
     in_bits = False
+    static_shapes = False
     model: Classifier
 
     def __init__(
@@ -118,7 +120,6 @@ class Classification(Objective[TaskEvaluation]):
         super().__init__(recipe, device)
         settings = recipe.train
         self.task, self.vocabulary, self.pretrained = task, vocabulary, dict(pretrained)
-        self.unit = vocabulary.tokenizer.unit
         self.warnings = list(task.manifest.warnings)
         train = some(task.split("train"), recipe.finetune.examples, settings.seed)
         self.batches = TaskBatches(self._encode("train", train), settings.batch, settings.seed)
@@ -217,7 +218,7 @@ class Classification(Objective[TaskEvaluation]):
         return {
             "recipe": self.recipe.model_dump(mode="json"),
             "vocab_size": self.vocabulary.size,
-            "unit": self.unit,
+            "unit": self.vocabulary.tokenizer.unit,
             "vocabulary": self.vocabulary.sha256,
             "tokenizer": {"kind": self.vocabulary.kind, "file": self.vocabulary.file},
             "task": {

@@ -31,6 +31,7 @@ class LanguageModelling(Objective[Evaluation]):
         device: where to compute.
     """
 
+    static_shapes = True
     model: LanguageModel
 
     def __init__(self, recipe: Recipe, store: TokenStore, device: torch.device):

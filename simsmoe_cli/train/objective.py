@@ -40,14 +40,17 @@ class Objective(ABC, Generic[S]):
         recipe, device: what and where.
         precision: "fp32" or "bf16".
         model: trained in place.
-        unit: what one token is called.
+        unit: what the loss is the mean over: what one token is called, or a text.
         in_bits: whether the loss is that of characters or bytes, and worth giving in bits.
+        static_shapes: whether every step reads tensors of the same shapes, so that compiling it
+            once is enough.
         warnings: what to say at the start of a run.
     """
 
     model: Backbone
     unit: str
     in_bits: bool
+    static_shapes: bool
     warnings: list[str]
 
     def __init__(self, recipe: Recipe, device: torch.device):

@@ -269,6 +269,7 @@ def test_the_documented_events(finetune: Make) -> None:
         "letters", 6, 12,
     )  # fmt: skip
     assert started["labels"] == ["down", "even", "up"]
+    assert started["unit"] == "text"
     assert [event["split"] for event in events(run.run, "eval")] == ["valid", "valid", "test"]
     for event in events(run.run, "eval"):
         assert 0 <= event["accuracy"] <= 1
