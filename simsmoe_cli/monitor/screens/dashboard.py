@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from textual import events
 from textual.app import ComposeResult, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Grid
 from textual.message import Message
 from textual.reactive import reactive
@@ -21,6 +21,7 @@ from textual.widgets import Footer
 from simsmoe_cli.monitor.alerts import Thresholds
 from simsmoe_cli.monitor.follow import Follower, Following, News
 from simsmoe_cli.monitor.layout import Page, page_of, pages
+from simsmoe_cli.monitor.screens.keys import DASHBOARD_BINDINGS
 from simsmoe_cli.monitor.selection import Selection
 from simsmoe_cli.monitor.widgets.cka import Cka
 from simsmoe_cli.monitor.widgets.events import Events
@@ -55,74 +56,7 @@ class Dashboard(Screen[None]):
         clock: seconds since the epoch.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "tab",
-            "panel(1)",
-            "Panel",
-            id="dashboard.next",
-            key_display="tab",
-            tooltip="Next panel",
-        ),
-        Binding(
-            "shift+tab",
-            "panel(-1)",
-            "Previous panel",
-            id="dashboard.previous",
-            show=False,
-            tooltip="Previous panel",
-        ),
-        *(
-            Binding(
-                str(number),
-                f"go({number - 1})",
-                f"Panel {number}",
-                id=f"dashboard.go{number}",
-                show=False,
-                tooltip="Panel by its number",
-            )
-            for number in range(1, 8)
-        ),
-        Binding(
-            "z",
-            "zoom",
-            "Zoom",
-            id="dashboard.zoom",
-            tooltip="This panel alone, or all again",
-        ),
-        Binding(
-            "enter",
-            "zoom",
-            "Zoom",
-            id="dashboard.zoom2",
-            show=False,
-            tooltip="This panel alone, or all again",
-        ),
-        Binding(
-            "escape",
-            "back",
-            "Back",
-            id="dashboard.back",
-            show=False,
-            tooltip="Drop the cursor, then leave the zoom, then follow the newest probe",
-        ),
-        Binding(
-            "t",
-            "toggle_time",
-            "Steps/hours",
-            id="dashboard.time",
-            show=False,
-            tooltip="Curves against steps or against hours",
-        ),
-        Binding(
-            "r",
-            "run(1)",
-            "Run",
-            id="dashboard.run",
-            tooltip="Next run, where several are shown",
-        ),
-        Binding("o", "open", "Runs", id="dashboard.open", tooltip="Choose other runs"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = DASHBOARD_BINDINGS
 
     selection: reactive[Selection] = reactive(Selection())
 
@@ -365,27 +299,6 @@ class Dashboard(Screen[None]):
 
     def on_tabs_chosen(self, message: Tabs.Chosen) -> None:
         self.action_go(message.index)
-
-    def facts(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """What is known of each run beside its numbers: a heading, and names and values."""
-        found = []
-        for run in self.followers:
-            history = run.history
-            rows = [
-                ("folder", str(run.path)),
-                ("recipe", history.recipe_name),
-                ("router", history.router),
-                ("similarity", history.similarity),
-                ("parameters", "" if history.parameters is None else f"{history.parameters:,}"),
-                (
-                    "tokens a step",
-                    f"{history.tokens_per_step:,}" if history.tokens_per_step else "",
-                ),
-                ("device", f"{history.device} {history.precision}".strip()),
-                ("ended", history.reason),
-            ]
-            found.append((f"Run {history.name}", [(name, value or "–") for name, value in rows]))
-        return found
 
     def commands(self) -> Iterable[SystemCommand]:
         """What the command palette offers here."""

@@ -13,6 +13,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Static
 
+from simsmoe_cli.monitor.follow import Follower
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.widgets.panel import Panel
 
@@ -34,7 +35,7 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         panel = self._of.focused
-        facts = self._of.facts() if isinstance(self._of, Dashboard) else []
+        facts = _facts(self._of.followers) if isinstance(self._of, Dashboard) else []
         with VerticalScroll(id="help"):
             if isinstance(panel, Panel):
                 yield Static(Text(panel.TITLE, style="bold"), classes="heading")
@@ -79,3 +80,25 @@ def _table(rows: Iterable[tuple[str, str]]) -> Table:
     for keys, what in rows:
         table.add_row(Text(keys), Text(what))
     return table
+
+
+def _facts(runs: Iterable[Follower]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What is known of each run beside its numbers: a heading, and names and values."""
+    found = []
+    for run in runs:
+        history = run.history
+        rows = [
+            ("folder", str(run.path)),
+            ("recipe", history.recipe_name),
+            ("router", history.router),
+            ("similarity", history.similarity),
+            ("parameters", "" if history.parameters is None else f"{history.parameters:,}"),
+            (
+                "tokens a step",
+                f"{history.tokens_per_step:,}" if history.tokens_per_step else "",
+            ),
+            ("device", f"{history.device} {history.precision}".strip()),
+            ("ended", history.reason),
+        ]
+        found.append((f"Run {history.name}", [(name, value or "–") for name, value in rows]))
+    return found
