@@ -25,15 +25,16 @@ their further fields (L layers with experts, N experts, E evaluations):
                    entropy_of_mean_nats}]
     similarity     tokens, measure, layers [{layer, cka [N][N] (null: undefined), mean,
                    shared [N][N]}]
-    checkpoint     path
+    checkpoint     path; taken now, written meanwhile: its folder has this name once it is whole
     warning        message
     run_finished   status (finished | stopped | failed), reason, and for a finished run test_bpc
                    (null where a token is no character), test_loss_nats, best_step
 
 Fine-tuning adds to run_started task, labels and steps_per_epoch; to train accuracy; to eval
-accuracy, macro_f1 and examples; to run_finished test_accuracy. Its bpc and perplexity are null, its
-split is the task's, its tokens are those of texts without padding, and tokens_per_step is the most
-there can be. best says that no earlier validation was better: in loss, in fine-tuning in accuracy.
+accuracy, macro_f1 and examples; to run_finished test_accuracy. Its unit is "text", its bpc and
+perplexity are null, its split is the task's, its tokens are those of texts without padding, and
+tokens_per_step is the most there can be. best says that no earlier validation was as good: in loss,
+in fine-tuning in accuracy.
 
 Readers skip kinds and fields they do not know, and a torn last line. A resumed run first cuts the
 file back to where its checkpoint was taken, so whoever follows it must expect it to shrink. Values
@@ -139,10 +140,13 @@ class EventLog:
             callback(event)
 
     def position(self) -> int:
-        """Bytes written so far, all of them on the disk when this returns."""
+        """Bytes written so far."""
         self._file.flush()
-        os.fsync(self._file.fileno())
         return self._file.tell()
+
+    def sync(self) -> None:
+        """Return when everything written so far is on the disk. Another thread may call it."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -61,8 +61,14 @@ __all__ = [
 ]
 
 
+class HasState(Protocol):
+    """A module, or a copy of what it holds."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
 def save(
-    run: RunDir, step: int, model: nn.Module, training: dict[str, Tensor], state: dict[str, Any]
+    run: RunDir, step: int, model: HasState, training: dict[str, Tensor], state: dict[str, Any]
 ) -> Path:
     """Write a checkpoint, whole or not at all.
 
@@ -80,7 +86,7 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_model(model, str(partial / MODEL))
+        save_model(model, str(partial / MODEL))  # type: ignore[arg-type]
         save_file(training, partial / TRAINING)
         checksums = {name: sha256(partial / name) for name in (MODEL, TRAINING)}
         _write_state(partial / STATE, state | {"step": step, "sha256": checksums})
@@ -94,12 +100,12 @@ def save(
     return final
 
 
-def save_best(run: RunDir, step: int, model: nn.Module, state: dict[str, Any]) -> None:
+def save_best(run: RunDir, step: int, model: HasState, state: dict[str, Any]) -> None:
     """Replace the best weights: the new file first, then the pointer to it, atomically."""
     run.best.mkdir(parents=True, exist_ok=True)
     partial = [run.best / ".weights.partial", run.best / ".state.partial"]
     try:
-        save_model(model, str(partial[0]))
+        save_model(model, str(partial[0]))  # type: ignore[arg-type]
         _sync(partial[0])
         checksum = sha256(partial[0])
         # Other contents have another name: what the pointer names now is never written to.

@@ -59,11 +59,12 @@ class Trainer(Generic[S]):
         self.optimizer = build_optimizer(self.model, settings)
         self.guard = NonFiniteGuard(self.device)
         compiled = settings.compile == "on" or (
-            settings.compile == "auto" and self.device.type == "cuda"
+            settings.compile == "auto" and self.device.type == "cuda" and objective.static_shapes
         )
         self._loss = torch.compile(objective.loss) if compiled else objective.loss
         self.window = LogWindow()
         self.signals = StopSignals()
+        self.writer = saving.Writer()
         self.step = 0
         self.first_watched = 0
         self.best_loss = math.inf
@@ -99,6 +100,7 @@ class Trainer(Generic[S]):
             self._leave("failed", str(error) or repr(error))
             raise
         finally:
+            self.writer.close()
             with contextlib.suppress(OSError):
                 self.events.close()
 
@@ -135,6 +137,7 @@ class Trainer(Generic[S]):
                 if self._is_due(settings.checkpoint_every) or last or stopping:
                     self._save()
             if stopping:
+                self.writer.wait()
                 self.signals.leave_if_asked(self.step)
         return self._finish()
 
@@ -219,6 +222,7 @@ class Trainer(Generic[S]):
 
     def _diverged(self, message: str) -> UserError:
         self._emit("warning", message=message)
+        self.writer.wait()
         settings = self.settings
         saved = checkpoint.list_checkpoints(self.run)
         where = (
@@ -245,7 +249,8 @@ class Trainer(Generic[S]):
         if best:
             self.best_loss = to_minimise
             state = self.objective.identity() | self.objective.best_fields(score)
-            checkpoint.save_best(self.run, self.step, self.model, state)
+            step, model = self.step, saving.Snapshot(self.model)
+            self.writer.submit(lambda: checkpoint.save_best(self.run, step, model, state))
         self._emit("eval", **self.objective.event_fields(score, "valid"), best=best)
 
     def _probe(self) -> None:
@@ -263,16 +268,24 @@ class Trainer(Generic[S]):
             "events_bytes": self.events.position(),
             "precision": self.objective.precision,
         }
-        path = checkpoint.save(self.run, self.step, self.model, tensors, state)
+        step, model = self.step, saving.Snapshot(self.model)
+
+        def write() -> None:
+            self.events.sync()
+            checkpoint.save(self.run, step, model, tensors, state)
+            checkpoint.prune(self.run, self.settings.keep_last)
+
+        self.writer.submit(write)
+        path = self.run.checkpoints / checkpoint.step_name(step)
         self._emit("checkpoint", path=str(path.relative_to(self.run.path)))
-        checkpoint.prune(self.run, self.settings.keep_last)
 
     def _restore(self, folder: Path) -> dict[str, Any]:
         """Everything back as it was when the checkpoint was taken; its state."""
         state = saving.restore(folder, self.objective, self.optimizer, self.window)
         self.step = self.first_watched = state["step"]
         # A probe's choice holds for the whole training: it goes on bit for bit.
-        if self.settings.precision == "auto" and self.device.type == "cpu" and cpu_bf16():
+        asked = {self.settings.precision, state["recipe"]["train"]["precision"]}
+        if asked == {"auto"} and self.device.type == "cpu" and cpu_bf16():
             self.objective.precision = state["precision"]
         if state["best_loss"] is not None and (self.run.best / checkpoint.STATE).is_file():
             self.best_loss = state["best_loss"]
@@ -280,6 +293,7 @@ class Trainer(Generic[S]):
 
     def _finish(self) -> S:
         """Score the best weights on the split that is reported."""
+        self.writer.wait()
         self.signals.leave_when_asked(self.step)
         folder = checkpoint.find(self.run, "best")
         state = checkpoint.read_state(folder)

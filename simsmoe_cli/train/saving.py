@@ -1,28 +1,99 @@
 """Between a training and its checkpoints: everything a resumed run goes on from.
 
 With these tensors, and the step, a resumed run equals an uninterrupted one bit for bit on a CPU.
+
+Training waits for a copy of its tensors and not for the disk: copies are written by a thread, one
+after the other in the order they were taken.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.objective import Objective
 from simsmoe_cli.train.window import LogWindow
 
 
+class Snapshot:
+    """A model's parameters and buffers as they are now, in host memory.
+
+    Tensors that share memory share it in the copy, so that they are written once.
+    """
+
+    def __init__(self, model: nn.Module):
+        copies: dict[int, Tensor] = {}
+        self._state = {}
+        for name, tensor in model.state_dict().items():
+            place = tensor.data_ptr() if tensor.numel() else id(tensor)
+            copy = copies.get(place)
+            if copy is None or copy.shape != tensor.shape:
+                copies[place] = copy = _copy(tensor)
+            self._state[name] = copy
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As of a module."""
+        return self._state
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+class Writer:
+    """Writes in a thread, in order; what fails there is raised at the next `submit` or `wait`.
+
+    After a failure nothing more is written.
+    """
+
+    AHEAD = 2
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: deque[Future[None]] = deque()
+        self._failed = False
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Write later; waits while as many writes as are allowed ahead are still open."""
+        while len(self._pending) >= self.AHEAD or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(self._write, write))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            write()
+        except BaseException:
+            self._failed = True
+            raise
+
+    def wait(self) -> None:
+        """Until everything is written."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def close(self) -> None:
+        """Let open writes end; what fails now is not raised."""
+        self._thread.shutdown()
+
+
 def training_tensors(
     objective: Objective[Any], optimizer: torch.optim.Optimizer, window: LogWindow
 ) -> dict[str, Tensor]:
-    """Optimizer moments, the open log window, what the objective carries, and random states."""
+    """Copies of optimizer moments, the open log window, what the objective carries, and random
+    states."""
     tensors = checkpoint.optimizer_tensors(objective.model, optimizer)
     tensors |= {f"window.{name}": value for name, value in window.sums.items()}
     tensors |= objective.carried()
+    tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if objective.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(objective.device)
