@@ -19,9 +19,11 @@ def show_dry_run(
     from simsmoe_cli.data.store import is_store
     from simsmoe_cli.model.size import BASIS, measure
     from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
+    from simsmoe_cli.train.planning import require_pretraining
     from simsmoe_cli.train.session import open_store
 
     recipe = load_recipe(recipe_name, overrides)
+    require_pretraining(recipe)
     corpus, train_tokens = recipe.data.corpus, None
     if is_store(data_dir / corpus) or is_store(Path(corpus)):
         store = open_store(recipe, data_dir)

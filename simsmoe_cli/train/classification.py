@@ -278,6 +278,9 @@ def classify(
 ) -> TaskEvaluation:
     """Classify every text of a split, leaving the model in the mode it was in.
 
+    A text's result does not depend on the others, but where the router is expert-choice, which
+    spreads the tokens of a whole batch.
+
     Args:
         split: E examples.
         batch: texts at once; those of like length, so that little is padded.

@@ -80,17 +80,22 @@ def plan_training(
         if run.recipe.is_file():
             recipe_name = str(run.recipe)
     recipe = load_recipe(recipe_name or "quickstart", overrides)
+    require_pretraining(recipe)
+    base = name or f"{recipe.name}-{recipe.moe.router}-{recipe.similarity.preset}"
+    place, last = find_place(runs_dir, base, name, resume)
+    if last is not None:
+        return Plan(resumed_recipe(place, last, recipe_name, overrides), place, last)
+    return Plan(recipe, place, None)
+
+
+def require_pretraining(recipe: Recipe) -> None:
+    """Raise a UserError for a recipe that fine-tunes."""
     if recipe.finetune.task:
         raise UserError(
             f"recipe {recipe.name} fine-tunes a pre-trained model",
             where="finetune.task",
             hint=f"Use simsmoe finetune --from RUN --task {shlex.quote(recipe.finetune.task)}.",
         )
-    base = name or f"{recipe.name}-{recipe.moe.router}-{recipe.similarity.preset}"
-    place, last = find_place(runs_dir, base, name, resume)
-    if last is not None:
-        return Plan(resumed_recipe(place, last, recipe_name, overrides), place, last)
-    return Plan(recipe, place, None)
 
 
 def find_place(

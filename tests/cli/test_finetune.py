@@ -168,8 +168,9 @@ def test_a_corpus_that_changed_leaves_nothing_behind(capsys: Capture) -> None:
 
 
 def test_pre_training_refuses_a_run_and_a_recipe_of_fine_tuning(capsys: Capture) -> None:
-    said = refusal(capsys, EXIT_USAGE, "pretrain", "--recipe", "finetune-sst2")
-    assert "Use simsmoe finetune --from RUN --task sst2" in said
+    for more in ([], ["--dry-run"]):
+        said = refusal(capsys, EXIT_USAGE, "pretrain", "--recipe", "finetune-sst2", *more)
+        assert "Use simsmoe finetune --from RUN --task sst2" in said
     said = refusal(capsys, EXIT_USAGE, "pretrain", "--resume", "runs/tuned")
     assert re.search(r"Go on with it by simsmoe finetune --resume \S+/runs/tuned\.", said)
 
