@@ -67,13 +67,12 @@ class _InChunks(torch.autograd.Function):
         kind = torch.promote_types(hidden_TD.dtype, torch.float32)
         nats = hidden_TD.new_zeros((), dtype=kind)
         learning = any(ctx.needs_input_grad)
+        d_hidden_TD = torch.empty_like(hidden_TD) if learning else hidden_TD
         if learning:
-            d_hidden_TD = torch.empty_like(hidden_TD)
             d_weight_VD = torch.zeros_like(weight_VD, dtype=kind)
             d_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=kind)
-        for start in range(0, hidden_TD.shape[0], chunk):
-            part = slice(start, start + chunk)
-            hidden_CD, target_C = hidden_TD[part], target_T[part]
+        parts = (tensor.split(chunk) for tensor in (hidden_TD, d_hidden_TD, target_T))
+        for hidden_CD, d_hidden_CD, target_C in zip(*parts, strict=True):
             scored_C1 = (target_C != IGNORED).unsqueeze(1)
             target_C1 = target_C.clamp(min=0).unsqueeze(1)
             logits_CV = F.linear(hidden_CD, weight_VD, bias_V).to(kind)
@@ -87,7 +86,7 @@ class _InChunks(torch.autograd.Function):
             if d_bias_V is not None:
                 d_bias_V += d_logits_CV.sum(0)
             d_logits_CV = d_logits_CV.to(weight_VD.dtype)
-            d_hidden_TD[part] = d_logits_CV @ weight_VD
+            torch.mm(d_logits_CV, weight_VD, out=d_hidden_CD)
             if kind == weight_VD.dtype:
                 d_weight_VD.addmm_(d_logits_CV.T, hidden_CD)
             else:

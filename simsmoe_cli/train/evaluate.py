@@ -4,6 +4,8 @@ Bits per character (BPC) are the loss in nats / ln 2 per token, where tokens are
 bytes. Models of other tokens are compared by what they need for the same text, whatever it is cut
 into: bits per byte = total nats / ln 2 / bytes, perplexity per word = exp(total nats / words),
 with words and line ends counted as word-level work on WikiText does (Merity et al. 1609.07843).
+Words that are not in the vocabulary cost what `<unk>` costs, not what they are: figures of word
+models compare with others where no word of the text is unknown.
 The first token of a split has no context; a whole evaluation charges it log V nats, so that the
 total is a code length of all tokens.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from simsmoe_cli.model import cross_entropy
 from simsmoe_cli.model.language_model import LanguageModel, ModelOutput
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe_loading import list_recipes, load_recipe
@@ -145,3 +147,21 @@ def test_contrast_across_experts_stays_on_the_device() -> None:
 def test_a_value_read_by_the_host_is_caught() -> None:
     with pytest.raises(DataDependentOutputException):
         run_on_fake_cuda("quickstart", "moe.backend=loop")
+
+
+def test_the_loss_in_chunks_stays_on_the_device() -> None:
+    """With its gradients, which are made in the forward pass."""
+    made: list[torch.Tensor] = []
+    context = SimpleNamespace(
+        needs_input_grad=(True, True, True), save_for_backward=lambda *tensors: made.extend(tensors)
+    )
+    with FakeTensorMode(), torch.no_grad():
+        hidden, weight, bias = (
+            torch.empty(shape, dtype=torch.bfloat16, device="cuda")
+            for shape in ((10, 8), (VOCABULARY, 8), (VOCABULARY,))
+        )
+        target = torch.empty(10, dtype=torch.int64, device="cuda")
+        nats = cross_entropy._InChunks.forward(context, hidden, weight, bias, target, 3)
+    assert [tensor.shape for tensor in made] == [hidden.shape, weight.shape, bias.shape]
+    assert {tensor.device.type for tensor in (nats, *made)} == {"cuda"}
+    assert nats.dtype == torch.float32
