@@ -41,6 +41,7 @@ def test_the_first_answer_imports_nothing_heavy(arguments: list[str]) -> None:
     [
         "prepare-data",
         "pretrain",
+        "finetune",
         "eval",
         "monitor",
         "collapse-report",
