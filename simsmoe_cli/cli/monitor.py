@@ -133,9 +133,10 @@ def _watch(names: list[str], runs_dir: Path, thresholds: Thresholds, interval: f
     import sys
 
     served = "TEXTUAL_DRIVER" in os.environ  # a browser is the terminal
-    if not served and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    # Textual draws on the error stream.
+    if not served and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UserError(
-            "the dashboard needs a terminal",
+            "the dashboard needs a terminal, and input, output or errors go elsewhere",
             hint="Use --once for one picture as text, or --json.",
         )
     from simsmoe_cli.monitor.app import Monitor

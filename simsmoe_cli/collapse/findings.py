@@ -43,8 +43,13 @@ class Estimate(_Facts):
     n: int = Field(description="how many things it was computed from; `of` says which")
     of: str = Field(description="what n counts: 'pairs', 'layers'")
     null_mean: Number = Field(None, description="its mean where nothing is related")
-    null_low: Number = Field(None, description="2.5 % quantile where nothing is related")
-    null_high: Number = Field(None, description="97.5 % quantile where nothing is related")
+    null_low: Number = Field(
+        None, description="2.5 % quantile where nothing is related; None: the null has one end"
+    )
+    null_high: Number = Field(
+        None,
+        description="97.5 % quantile where nothing is related; 95 % where null_low is None",
+    )
     method: str = Field("", description="how interval and null were made, in words")
 
 

@@ -246,7 +246,7 @@ def _layer(
                 blocks=min(options.blocks, rows // statistics.FEWEST_ROWS),
                 resamples=options.resamples,
             )
-            + "; null: of one pair",
+            + "; null: of one pair, its 95 % quantile",
         ),
         cka_biased=matrix(cka.biased),
         cka_biased_null=biased_null,

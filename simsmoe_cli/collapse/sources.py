@@ -284,9 +284,15 @@ def open_run(
         split=split,
         unit=store.manifest.unit,
         block=recipe.train.block,
-        notes=list(store.manifest.warnings),
+        notes=[_without_folder(note) for note in store.manifest.warnings],
         history=read_history(run.events),
     )
+
+
+def _without_folder(note: str) -> str:
+    """A corpus's warning with its source's name alone: where it lay is nobody else's business."""
+    source, verb, rest = note.partition(" holds ")
+    return f"{Path(source).name}{verb}{rest}" if verb else note
 
 
 def _corpus(name: str, state: dict[str, Any], data_dir: Path) -> TokenStore:
