@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "head": "none",
         "check_every": 0.0,
         "threshold": 0.0,
-        "weight": 0.003,
+        "weight": 0.006,
         "tokens": 128,
     },
 }
