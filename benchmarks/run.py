@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import attention, machinery
+from benchmarks import attention, cross_entropy, machinery
 from benchmarks.step import (
     Shape,
     dense_peer,
@@ -144,6 +144,12 @@ def blocks(runs: int) -> Tables:
     ]
 
 
+def vocabulary(runs: int) -> Tables:
+    """The loss of 267,735 words, in chunks and with whole logits."""
+    timed = alternate(cross_entropy.cases(), runs)
+    return [report("output layer and loss of 267,735 words", timed, "whole logits")]
+
+
 BENCHMARKS: dict[str, Callable[[int], Tables]] = {
     "peers": peers,
     "attention": relative,
@@ -151,6 +157,7 @@ BENCHMARKS: dict[str, Callable[[int], Tables]] = {
     "routers": routers,
     "experts": experts,
     "blocks": blocks,
+    "vocabulary": vocabulary,
     "prepare": machinery.prepare,
     "startup": machinery.startup,
     "checkpoints": machinery.checkpoints,
