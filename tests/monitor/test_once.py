@@ -100,9 +100,10 @@ def test_the_snapshot_agrees_with_the_events(made: Path) -> None:
     for name in ("lr", "grad_norm", "tokens_per_s", "step_ms", "losses"):
         assert run[name] == train[name]
     assert run["train"] == train["bpc"]
-    assert run["valid"] == by_kind["eval"][-1]["bpc"]
+    splits = {e["split"]: e["bpc"] for e in by_kind["eval"]}
+    assert (run["valid"], run["test"]) == (splits["valid"], splits["test"])
     assert (run["status"], run["step"], run["total_steps"]) == ("finished", 2000, 2000)
-    assert run["best"] == min(e["bpc"] for e in by_kind["eval"])
+    assert run["best"] == min(e["bpc"] for e in by_kind["eval"] if e["split"] == "valid")
     assert run["eta_s"] is None
     load = by_kind["router"][-1]["layers"]
     assert [layer["dead"] for layer in run["load"]["layers"]] == [[], [], [3], []]
