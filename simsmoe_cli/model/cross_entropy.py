@@ -76,12 +76,15 @@ class _InChunks(torch.autograd.Function):
             scored_C1 = (target_C != IGNORED).unsqueeze(1)
             target_C1 = target_C.clamp(min=0).unsqueeze(1)
             logits_CV = F.linear(hidden_CD, weight_VD, bias_V).to(kind)
-            log_C1 = logits_CV.logsumexp(1, keepdim=True)
-            nats += ((log_C1 - logits_CV.gather(1, target_C1)) * scored_C1).sum()
+            # In place from here on, so that a chunk takes its memory once.
+            logits_CV.sub_(logits_CV.amax(1, keepdim=True))
+            own_C1 = logits_CV.gather(1, target_C1)
+            total_C1 = logits_CV.exp_().sum(1, keepdim=True)
+            nats += ((total_C1.log() - own_C1) * scored_C1).sum()
             if not learning:
                 continue
-            d_logits_CV = logits_CV.sub_(log_C1).exp_()
-            d_logits_CV.scatter_add_(1, target_C1, -torch.ones_like(log_C1))
+            d_logits_CV = logits_CV.div_(total_C1)
+            d_logits_CV.scatter_add_(1, target_C1, -torch.ones_like(total_C1))
             d_logits_CV.mul_(scored_C1)
             if d_bias_V is not None:
                 d_bias_V += d_logits_CV.sum(0)
