@@ -44,6 +44,7 @@ class Measure:
 MEASURES = (
     Measure("test_bpc", "test BPC", ".4f", min),
     Measure("test_perplexity", "test perplexity", ",.2f", min),
+    Measure("test_accuracy", "test accuracy", ".4f", max),
     Measure("valid_bpc", "best validation BPC", ".4f", min),
     Measure("valid_perplexity", "best validation perplexity", ",.2f", min),
     Measure("valid_accuracy", "best validation accuracy", ".4f", max),
@@ -58,6 +59,8 @@ MEASURES = (
 CURVES = {
     "train_bpc": "training BPC",
     "valid_bpc": "validation BPC",
+    "train_accuracy": "training accuracy",
+    "valid_accuracy": "validation accuracy",
     "cka": "mean debiased CKA of all pairs",
     "load_cv": "load CV",
 }
@@ -231,10 +234,12 @@ def _read(run: RunDir, label: str) -> RunSummary:
                     status, total_steps = "in training", event.get("total_steps")
                 case "train":
                     curves["train_bpc"].add(step, event.get("bpc"))
+                    curves["train_accuracy"].add(step, event.get("accuracy"))
                     if (speed := _number(event.get("tokens_per_s"))) is not None:
                         speeds.append(speed)
                 case "eval" if event.get("split") == "valid":
                     curves["valid_bpc"].add(step, event.get("bpc"))
+                    curves["valid_accuracy"].add(step, event.get("accuracy"))
                     for name, best in (("bpc", min), ("perplexity", min), ("accuracy", max)):
                         seen = (measures[f"valid_{name}"], _number(event.get(name)))
                         known = [value for value in seen if value is not None]
@@ -251,6 +256,7 @@ def _read(run: RunDir, label: str) -> RunSummary:
                 case "run_finished":
                     status = str(event.get("status"))
                     measures["test_bpc"] = _number(event.get("test_bpc"))
+                    measures["test_accuracy"] = _number(event.get("test_accuracy"))
                     loss = _number(event.get("test_loss_nats"))
                     measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
     except OSError as error:
@@ -258,7 +264,8 @@ def _read(run: RunDir, label: str) -> RunSummary:
             f"cannot be read: {error.strerror}", where=str(run.events), code=EXIT_DATA
         ) from None
     measures["tokens_per_s"] = statistics.median(speeds) if speeds else None
-    if measures["test_bpc"] is not None or measures["valid_bpc"] is not None:
+    better = ("test_bpc", "valid_bpc", "test_accuracy", "valid_accuracy")
+    if any(measures[name] is not None for name in better):
         measures["test_perplexity"] = measures["valid_perplexity"] = None
     settings = _flat(recipe.model_dump(exclude=recipe.idle_sections))
     return RunSummary(
@@ -277,6 +284,8 @@ def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
     notes = []
     if {"data.corpus", "data.tokenizer"} & set(differing):
         notes.append("the runs have other corpora or tokenizers: their losses do not compare")
+    if "finetune.task" in differing:
+        notes.append("the runs have other tasks: their accuracies do not compare")
     if len({run.step for run in runs}) > 1:
         notes.append("the runs are of different lengths: compare the curves step by step")
     if all(run.settings.get("train.seed") == runs[0].settings.get("train.seed") for run in runs):

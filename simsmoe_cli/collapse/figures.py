@@ -280,10 +280,21 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
         said.append(
             (
                 name,
-                f"the most alike pair, CKA {number(difference.cka)}, differs by "
+                f"CKA {number(difference.cka)}, differs by "
                 f"{number(difference.mean)} (root mean square over n = {findings.text.rows:,} "
                 f"{findings.text.unit}s)",
             )
+        )
+    of_main = f"the most alike pair of {shown[0][1]}"
+    pairs = {(difference.layer, difference.experts) for difference, _, _ in shown}
+    if len(shown) == 1:
+        which = "Shown is the most alike pair."
+    elif len(pairs) == 1:
+        which = f"Both panels show {of_main}."
+    else:
+        which = (
+            f"Above {of_main}; it is missing or undefined in {shown[1][1]}, whose own most alike "
+            "pair is below."
         )
     grid[-1].set_xlabel("dimension of the output")
     colour_bar(figure, DIFFERENCE_COLOURS, scale, list(grid))
@@ -291,7 +302,7 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
         "difference",
         "How far the two most alike experts are apart",
         f"|E_i(x) - E_j(x)| in units of the outputs' root mean square: 0 is the same (dark), 1.4 "
-        f"what two unrelated experts would give (the null), 2 and more yellow. {named(said)} "
-        f"Shown are {len(shown[0][0].rows)} of them; single outputs, so there is no interval.",
+        f"what two unrelated experts would give (the null), 2 and more yellow. {which} "
+        f"{named(said)} Shown are {len(shown[0][0].rows)} of them; single outputs, so there is no interval.",
         figure,
     )

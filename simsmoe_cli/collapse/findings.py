@@ -88,10 +88,15 @@ class Text(_Facts):
     tokens: int = Field(description="tokens read: routing, load and loss are of all of them")
     rows: int = Field(description="tokens among them that all experts saw: similarity is of them")
     block: int = Field(description="tokens a model sees at once")
-    scored: int = Field(description="tokens predicted")
-    loss_nats: Number = Field(description="mean cross-entropy per predicted token")
-    bpc: Number = Field(description="bits per token where a token is a byte or a character")
-    perplexity: Number
+    scored: int = Field(description="tokens predicted; of a classifier, texts classified")
+    loss_nats: Number = Field(description="mean cross-entropy of a prediction")
+    bpc: Number = Field(
+        description="bits per token where a token is a byte or a character; None of a classifier"
+    )
+    perplexity: Number = Field(description="None of a classifier")
+    accuracy: Number = Field(
+        None, description="share of texts classified right; None where tokens are predicted"
+    )
 
 
 class Settings(_Facts):
@@ -165,7 +170,11 @@ class Overall(_Facts):
 
 
 class Difference(_Facts):
-    """|E_i(x) - E_j(x)| of the most alike pair of live experts, on some tokens x (Fig. 5)."""
+    """|E_i(x) - E_j(x)| of two experts on some tokens x (Fig. 5).
+
+    The most alike pair of live experts of the run the report is about. Of the run it is compared
+    with the same pair, or its own most alike where that one is missing or undefined.
+    """
 
     layer: int
     experts: tuple[int, int]
@@ -189,6 +198,7 @@ class LossPoint(_Facts):
     split: str = Field(description="train, valid or test")
     loss_nats: Number
     bpc: Number
+    accuracy: Number = Field(None, description="of a classifier")
     best: bool = Field(False, description="the best validation so far")
 
 

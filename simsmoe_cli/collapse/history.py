@@ -61,6 +61,7 @@ def _loss(event: Event, step: int) -> LossPoint:
         split=str(event.get("split", "train")),
         loss_nats=_number(event, "loss_nats"),
         bpc=_number(event, "bpc"),
+        accuracy=_number(event, "accuracy"),
         best=event.get("best") is True,
     )
 

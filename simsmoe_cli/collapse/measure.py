@@ -28,7 +28,15 @@ from simsmoe_cli.collapse.findings import (
     Settings,
     Text,
 )
-from simsmoe_cli.collapse.overall import defined, difference_of, matrix, most_alike, overall, spread
+from simsmoe_cli.collapse.overall import (
+    defined,
+    difference_of,
+    matrix,
+    most_alike,
+    overall,
+    pair_of,
+    spread,
+)
 from simsmoe_cli.collapse.sources import Batch, Source
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.similarity.agreement import pairwise_cosine
@@ -101,6 +109,7 @@ def measure(
     source: Source,
     options: Options | None = None,
     on_layer: Callable[[int, int], None] | None = None,
+    pair: tuple[int, int, int] | None = None,
 ) -> Findings:
     """Measure everything.
 
@@ -108,6 +117,8 @@ def measure(
         source: a model and its text.
         options: how much; the defaults if None.
         on_layer: told how many layers are done, of how many.
+        pair: layer and experts whose difference is shown, that of another run; None: the most alike
+            pair, which also stands in for one that is missing or undefined here.
 
     Raises:
         UserError: the text has too few tokens.
@@ -117,13 +128,19 @@ def measure(
     counts, rows, text = _read(source, tokens, options.rows)
     layers: list[LayerFindings] = []
     difference: Difference | None = None
+    asked_for = False
     for place, count in enumerate(counts):
         outputs_NTD = _outputs(source, place, rows.inputs_TD[place])
         found = _layer(source, place, count, text.tokens, outputs_NTD, options)
         layers.append(found)
-        pair = most_alike(found)
-        if pair is not None and (difference is None or pair[2] > difference.cka):
-            difference = difference_of(source, found, pair, outputs_NTD, rows.ids)
+        wanted = pair_of(found, pair) if pair is not None else None
+        shown = wanted or most_alike(found)
+        if shown is not None and (
+            wanted is not None
+            or (not asked_for and (difference is None or shown[2] > difference.cka))
+        ):
+            difference = difference_of(source, found, shown, outputs_NTD, rows.ids)
+            asked_for = wanted is not None
         del outputs_NTD
         if on_layer is not None:
             on_layer(place + 1, len(counts))
@@ -158,10 +175,13 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
     ]
     kept: list[Batch] = []
     total, scored, nats = 0, 0, 0.0
+    right: int | None = None
     for batch in source.read(tokens, rows):
         total += len(batch.ids_T)
         scored += batch.scored
         nats += batch.nats
+        if batch.right is not None:
+            right = (right or 0) + batch.right
         for count, routed in zip(counts, batch.layers, strict=True):
             count.add(routed.index_TK, routed.logits_TN)
         if batch.rows:
@@ -178,6 +198,7 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
         torch.cat([batch.layers[layer].input_TD for batch in kept]) for layer in range(len(counts))
     ]
     loss = nats / scored if scored else None
+    of_token = loss if right is None else None
     text = Text(
         corpus=source.corpus,
         split=source.split,
@@ -188,10 +209,11 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
         block=source.block,
         scored=scored,
         loss_nats=defined(loss),
-        bpc=defined(loss / math.log(2))
-        if loss is not None and source.unit in ("byte", "character")
+        bpc=defined(of_token / math.log(2))
+        if of_token is not None and source.unit in ("byte", "character")
         else None,
-        perplexity=None if loss is None else defined(math.exp(min(loss, 700.0))),
+        perplexity=None if of_token is None else defined(math.exp(min(of_token, 700.0))),
+        accuracy=None if right is None else right / scored,
     )
     return counts, _Rows(ids, inputs), text
 

@@ -26,7 +26,9 @@ from simsmoe_cli.collapse.findings import (
 from simsmoe_cli.collapse.sources import Source
 
 SHOWN_ROWS, SHOWN_FEATURES = 48, 64  # of the difference of two experts
-NODES = "experts of each layer resampled, {resamples} times; null: relabelled as often"
+NODES = (
+    "experts of each layer resampled, {resamples} times; null: relabelled as often, 2.5 % to 97.5 %"
+)
 
 
 def overall(layers: list[LayerFindings], resamples: int, level: float, seed: int) -> Overall:
@@ -74,7 +76,8 @@ def _depth(means: list[tuple[int, float]], resamples: int, seed: int) -> Estimat
         null_mean=defined(null.mean()),
         null_low=defined(low),
         null_high=defined(high),
-        method=f"null: layers in another order, {resamples} times; too few for an interval",
+        method=f"null: layers in another order, {resamples} times, 2.5 % to 97.5 %; too few for "
+        "an interval",
     )
 
 
@@ -83,6 +86,16 @@ def most_alike(layer: LayerFindings) -> tuple[int, int, float] | None:
     found = [(i, j, value) for i, j in layer.pairs() if (value := layer.cka[i][j]) is not None]
     live = [pair for pair in found if not {pair[0], pair[1]} & set(layer.dead)]
     return max(live or found, key=lambda pair: pair[2], default=None)
+
+
+def pair_of(layer: LayerFindings, wanted: tuple[int, int, int]) -> tuple[int, int, float] | None:
+    """The wanted pair (layer, i, j) with its debiased CKA; None where it is not of this layer, or
+    undefined."""
+    number, i, j = wanted
+    if number != layer.layer or max(i, j) >= layer.experts:
+        return None
+    value = layer.cka[i][j]
+    return None if value is None else (i, j, value)
 
 
 def difference_of(

@@ -131,7 +131,21 @@ def compared(findings: Findings, against: Findings) -> list[Sentence]:
             },
         )
     )
-    if ours.loss_nats is not None and theirs.loss_nats is not None and ours.unit == theirs.unit:
+    if ours.accuracy is not None and theirs.accuracy is not None:
+        sentences.append(
+            Sentence(
+                text=f"It classifies {ours.accuracy:.2%} of these texts right, {name} "
+                f"{theirs.accuracy:.2%} (n = {ours.scored:,} texts). One run each proves little.",
+                tone="note",
+                evidence={"accuracy": ours.accuracy, "against_accuracy": theirs.accuracy},
+            )
+        )
+    elif (
+        ours.loss_nats is not None
+        and theirs.loss_nats is not None
+        and ours.unit == theirs.unit
+        and ours.accuracy is theirs.accuracy is None
+    ):
         in_bits = ours.bpc is not None and theirs.bpc is not None
         score, other = (ours.bpc, theirs.bpc) if in_bits else (ours.loss_nats, theirs.loss_nats)
         unit = "BPC" if in_bits else f"nats per {ours.unit}"

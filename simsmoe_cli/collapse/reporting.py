@@ -11,7 +11,8 @@ import torch
 from simsmoe_cli.collapse.findings import Findings, Report
 from simsmoe_cli.collapse.huggingface import open_huggingface
 from simsmoe_cli.collapse.measure import Options, measure
-from simsmoe_cli.collapse.sources import Source, checkpoints, open_run
+from simsmoe_cli.collapse.opening import checkpoints, open_run
+from simsmoe_cli.collapse.sources import Source
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError, nearest
 from simsmoe_cli.rundir import RunDir
@@ -66,7 +67,9 @@ def make_report(request: Request, on_progress: Callable[[str], None]) -> Report:
         _measure(source, request, on_progress)
         for source in _sources(request.path, request, last_only=False)
     ]
-    against = _measure(others[0], request, on_progress) if others else None
+    shown = found[-1].difference
+    pair = None if shown is None else (shown.layer, *shown.experts)
+    against = _measure(others[0], request, on_progress, pair) if others else None
     return Report(findings=found, against=against, verdict=judge(found[-1], against))
 
 
@@ -117,7 +120,12 @@ def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[Sourc
         )
 
 
-def _measure(source: Source, request: Request, on_progress: Callable[[str], None]) -> Findings:
+def _measure(
+    source: Source,
+    request: Request,
+    on_progress: Callable[[str], None],
+    pair: tuple[int, int, int] | None = None,
+) -> Findings:
     step = source.subject.step
     name = source.subject.name + ("" if step is None else f", step {step:,}")
     on_progress(f"{name}: reading text")
@@ -125,4 +133,5 @@ def _measure(source: Source, request: Request, on_progress: Callable[[str], None
         source,
         Options(rows=request.tokens),
         lambda done, of: on_progress(f"{name}: {done} of {of} layers measured"),
+        pair,
     )

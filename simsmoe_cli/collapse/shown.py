@@ -51,9 +51,10 @@ def interval(estimate: Estimate, level: float, digits: int = 3) -> str:
 def null(estimate: Estimate, digits: int = 3) -> str:
     """What the number would be if nothing were related."""
     if estimate.null_low is not None and estimate.null_high is not None:
-        return f"null {number(estimate.null_low, digits)} to {number(estimate.null_high, digits)}"
+        low, high = number(estimate.null_low, digits), number(estimate.null_high, digits)
+        return f"null, 95% within {low} to {high}"
     if estimate.null_high is not None:
-        return f"null below {number(estimate.null_high, digits)}"
+        return f"null, 95% below {number(estimate.null_high, digits)}"
     return "no null" if estimate.null_mean is None else f"null {number(estimate.null_mean, digits)}"
 
 
@@ -70,6 +71,20 @@ def named(parts: Sequence[tuple[str, str]]) -> str:
     if len(parts) == 1:
         return f"{parts[0][1][:1].upper()}{parts[0][1][1:]}."
     return " ".join(f"{name}: {text}." for name, text in parts)
+
+
+def score_of(text: Text) -> tuple[str, str, int]:
+    """How well the model did: the score's name, its field, and decimals to show."""
+    if text.accuracy is not None:
+        return "Accuracy", "accuracy", 4
+    if text.bpc is not None:
+        return "Bits per character", "bpc", 4
+    return "Perplexity", "perplexity", 2
+
+
+def scored_unit(text: Text) -> str:
+    """What was predicted, one by one."""
+    return text.unit if text.accuracy is None else "text"
 
 
 def origin(text: Text) -> str:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from simsmoe_cli.collapse import tables
 from simsmoe_cli.collapse.findings import Findings, Report
-from simsmoe_cli.collapse.shown import interval, labels, number, of_text, origin
+from simsmoe_cli.collapse.shown import (
+    interval,
+    labels,
+    number,
+    of_text,
+    origin,
+    score_of,
+    scored_unit,
+)
 
 TONES = {"healthy": "good", "partly alike": "warning", "collapsed": "bad", "undefined": "note"}
 SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
@@ -42,9 +50,7 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
     def other(value: float | None, digits: int) -> str:
         return f"{name}: {number(value, digits)}" if against else ""
 
-    in_bits = main.text.bpc is not None
-    score = main.text.bpc if in_bits else main.text.perplexity
-    digits = 4 if in_bits else 2
+    score_name, field, digits = score_of(main.text)
     return [
         (
             "Mean CKA of all layers",
@@ -76,12 +82,12 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
             else "0 is even",
         ),
         (
-            "Bits per character" if in_bits else "Perplexity",
-            score,
+            score_name,
+            getattr(main.text, field),
             digits,
-            other(against.text.bpc if in_bits else against.text.perplexity, digits)
+            other(getattr(against.text, field), digits)
             if against
-            else f"n = {main.text.scored:,} {main.text.unit}s",
+            else f"n = {main.text.scored:,} {scored_unit(main.text)}s",
         ),
     ]
 

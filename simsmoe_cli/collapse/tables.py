@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simsmoe_cli.collapse.findings import LayerFindings, Matrix, Report
-from simsmoe_cli.collapse.shown import UNDEFINED, labels, number
+from simsmoe_cli.collapse.shown import UNDEFINED, labels, number, score_of
 
 PAIRS_SHOWN = 20
 
@@ -217,9 +217,10 @@ def checkpoints_table(report: Report) -> Table | None:
     """One row for each checkpoint, where there is more than one."""
     if len(report.findings) < 2:
         return None
+    name, field, digits = score_of(report.main.text)
     columns = tuple(
         Column(label, brief=True)
-        for label in ("step", "mean CKA", "highest layer mean", "load CV", "dead", "BPC")
+        for label in ("step", "mean CKA", "highest layer mean", "load CV", "dead", name)
     )
     rows = []
     for found in report.findings:
@@ -233,7 +234,7 @@ def checkpoints_table(report: Report) -> Table | None:
                 _cell(max(means, default=None)),
                 _cell(mean_of([layer.load_cv for layer in found.layers])),
                 Cell(str(dead), dead, "dead" if dead else ""),
-                _cell(found.text.bpc, 4),
+                _cell(getattr(found.text, field), digits),
             )
         )
     return Table("checkpoints", "Checkpoints", columns, rows)

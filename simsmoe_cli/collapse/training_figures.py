@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from simsmoe_cli.collapse.compare import CURVES, Comparison
-from simsmoe_cli.collapse.findings import Findings, LossPoint, Report
+from simsmoe_cli.collapse.findings import Findings, Report
 from simsmoe_cli.collapse.plots import (
     INK,
     SERIES,
@@ -23,6 +23,11 @@ from simsmoe_cli.collapse.shown import labels, number, short
 
 # Of all points of a curve, at most so many are drawn.
 DRAWN = 2000
+LOSS_LABELS = {
+    "loss_nats": "loss, nats per token",
+    "bpc": "bits per character",
+    "accuracy": "accuracy",
+}
 
 
 def loss_figure(report: Report) -> Drawing | None:
@@ -31,7 +36,10 @@ def loss_figure(report: Report) -> Drawing | None:
     if not any(findings.history.losses for findings, _, _ in runs):
         return None
     points = [point for findings, _, _ in runs for point in findings.history.losses]
-    in_bits = any(point.bpc is not None for point in points)
+    score = "loss_nats"
+    for better in ("bpc", "accuracy"):
+        if any(getattr(point, better) is not None for point in points):
+            score = better
     figure = new_figure(2.5)
     axes = figure.add_subplot()
     said = []
@@ -39,7 +47,7 @@ def loss_figure(report: Report) -> Drawing | None:
         count = 0
         for split, form in (("train", "-"), ("valid", "o-"), ("test", "D")):
             chosen = [point for point in findings.history.losses if point.split == split]
-            values = [_value(point, in_bits) for point in chosen]
+            values = [getattr(point, score) for point in chosen]
             _curve(
                 axes,
                 [point.step for point in chosen],
@@ -57,8 +65,9 @@ def loss_figure(report: Report) -> Drawing | None:
         said.append(f"{run}n = {count:,} points, one run{seed}.")
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_ylabel("bits per character" if in_bits else "loss, nats per token")
-    _without_start(axes, [_value(point, in_bits) for point in points])
+    axes.set_ylabel(LOSS_LABELS[score])
+    if score != "accuracy":
+        _without_start(axes, [getattr(point, score) for point in points])
     if len(runs) > 1:
         legend_above(axes, 2)
     return Drawing(
@@ -66,7 +75,7 @@ def loss_figure(report: Report) -> Drawing | None:
         "How well it predicts, step by step",
         f"Thin: training; points: validation; diamond: test. {' '.join(said)} A single run has "
         f"no interval: repeat it with other seeds to know one. No null is drawn: where nothing "
-        f"is learned the loss is that of guessing.",
+        f"is learned it is that of guessing.",
         figure,
     )
 
@@ -154,7 +163,7 @@ def comparison_figure(comparison: Comparison, kinds: Sequence[str]) -> Drawing:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             if name.endswith("bpc"):
                 _without_start(axes, drawn)
-            else:
+            elif not name.endswith("accuracy"):
                 from_zero(axes)
         grid[-1].set_xlabel("step")
         handles, names = grid[0].get_legend_handles_labels()
@@ -174,10 +183,6 @@ def _runs(report: Report) -> list[tuple[Findings, str, str]]:
     first, second = labels(report.main.subject, report.against.subject if report.against else None)
     found = [(report.main, first, SERIES[0])]
     return found if report.against is None else [*found, (report.against, second, SERIES[1])]
-
-
-def _value(point: LossPoint, in_bits: bool) -> float | None:
-    return point.bpc if in_bits else point.loss_nats
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli.collapse.sources import RunSource, open_run
+from simsmoe_cli.collapse.opening import open_run
+from simsmoe_cli.collapse.run_sources import CorpusSource
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe import Recipe
@@ -49,6 +50,8 @@ def write_run(
     return run
 
 
-def opened(run: RunDir, store: TokenStore, which: str = "best", **options: Any) -> RunSource:
+def opened(run: RunDir, store: TokenStore, which: str = "best", **options: Any) -> CorpusSource:
     """The run as `open_run` opens it, with its corpus in place."""
-    return open_run(run, which, data_dir=store.path.parent, device=torch.device("cpu"), **options)
+    source = open_run(run, which, data_dir=store.path.parent, device=torch.device("cpu"), **options)
+    assert isinstance(source, CorpusSource)
+    return source

@@ -52,7 +52,10 @@ def test_every_caption_says_n_the_interval_and_the_null(drawings: dict[str, Draw
 def test_the_caption_has_the_numbers_of_the_findings(drawings: dict[str, Drawing]) -> None:
     """Pearson and Spearman of Fig. 4a with their intervals, as in `reports.py`."""
     caption = drawings["shared-tokens"].caption
-    assert "Pearson 0.31 (n = 12 pairs; 95% interval 0.21 to 0.41; null -0.20 to 0.20)" in caption
+    assert (
+        "Pearson 0.31 (n = 12 pairs; 95% interval 0.21 to 0.41; null, 95% within -0.20 to 0.20)"
+        in caption
+    )
     assert "Spearman 0.27 (n = 12 pairs; 95% interval 0.17 to 0.37" in caption
     assert "plain: " in caption
     assert "other: " in caption
@@ -148,6 +151,28 @@ def test_names_are_text_and_nothing_else(name: str) -> None:
         assert not list(root.iter(f"{SVG}script"))
     shown = texts(inline_svg(found["by-layer"]))
     assert name.replace("\x1b", "\\u{1b}") in shown
+
+
+def test_both_panels_of_the_difference_show_one_pair_or_say_why_not() -> None:
+    alone = named(report("plain", layers=1))["difference"]
+    assert "Shown is the most alike pair. " in alone.caption
+    made = report("plain", "other", layers=1).model_dump()
+    both = named(Report.model_validate(made))["difference"]
+    assert "Both panels show the most alike pair of plain. " in both.caption
+    made["against"]["difference"]["experts"] = [1, 2]
+    apart = named(Report.model_validate(made))["difference"]
+    assert "Above the most alike pair of plain; it is missing or undefined in other" in (
+        apart.caption
+    )
+
+
+def test_the_scores_of_a_classifier_are_accuracies() -> None:
+    made = report(layers=1).model_dump()
+    for point in made["findings"][0]["history"]["losses"]:
+        point |= {"bpc": None, "accuracy": 0.8}
+    shown = texts(inline_svg(named(Report.model_validate(made))["loss"]))
+    assert "accuracy" in shown
+    assert "loss, nats per token" not in shown
 
 
 def test_runs_of_one_name_are_told_apart() -> None:

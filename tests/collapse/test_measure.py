@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure import Options, measure
-from simsmoe_cli.collapse.sources import Batch, RunSource
+from simsmoe_cli.collapse.run_sources import CorpusSource
+from simsmoe_cli.collapse.sources import Batch
 from simsmoe_cli.collapse.windows import windows
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
@@ -28,23 +29,23 @@ SMALL = Options(rows=512, tokens=512, blocks=8, resamples=50, rbf_rows=128)
 
 
 @pytest.fixture(scope="module")
-def source(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> RunSource:
+def source(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> CorpusSource:
     return opened(write_run(tmp_path_factory.mktemp("runs") / "run", store), store)
 
 
 @pytest.fixture(scope="module")
-def found(source: RunSource) -> Findings:
+def found(source: CorpusSource) -> Findings:
     return measure(source, SMALL)
 
 
-def batch(source: RunSource, count: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(source: CorpusSource, count: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets of what is read."""
     parts = list(windows(source.tokens, source.block, count, count, False, 8192))
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 def test_the_numbers_are_those_of_a_probe_on_the_same_tokens(
-    source: RunSource, found: Findings
+    source: CorpusSource, found: Findings
 ) -> None:
     inputs, _ = batch(source)
     router, similarity = probe(source.model, inputs, source.context, "fp32")
@@ -65,7 +66,7 @@ def test_the_numbers_are_those_of_a_probe_on_the_same_tokens(
     assert similarity["tokens"] == found.text.rows == found.text.tokens == 512
 
 
-def test_the_loss_is_that_of_the_text_read(source: RunSource, found: Findings) -> None:
+def test_the_loss_is_that_of_the_text_read(source: CorpusSource, found: Findings) -> None:
     inputs, targets = batch(source)
     with torch.no_grad():
         logits = source.model(inputs, (), RouteContext()).logits
@@ -76,7 +77,7 @@ def test_the_loss_is_that_of_the_text_read(source: RunSource, found: Findings) -
     assert found.text.scored == 512
 
 
-def test_what_was_measured_is_said(source: RunSource, found: Findings) -> None:
+def test_what_was_measured_is_said(source: CorpusSource, found: Findings) -> None:
     subject = found.subject
     assert (subject.kind, subject.name, subject.recipe) == ("run", "run", recipe().name)
     assert (subject.router, subject.similarity, subject.checkpoint) == ("smoe", "none", "best")
@@ -94,7 +95,7 @@ def test_what_was_measured_is_said(source: RunSource, found: Findings) -> None:
     assert all(layer.entropy_max_nats == pytest.approx(math.log(4)) for layer in found.layers)
 
 
-def test_load_is_counted_on_more_tokens_than_experts_see(source: RunSource) -> None:
+def test_load_is_counted_on_more_tokens_than_experts_see(source: CorpusSource) -> None:
     more = measure(source, replace(SMALL, tokens=2048))
     assert more.text.rows == 512
     assert more.text.tokens == 2048
@@ -104,11 +105,11 @@ def test_load_is_counted_on_more_tokens_than_experts_see(source: RunSource) -> N
         assert layer.load == pytest.approx(routing["load"], abs=1e-6)
 
 
-def test_measuring_twice_gives_the_same(source: RunSource, found: Findings) -> None:
+def test_measuring_twice_gives_the_same(source: CorpusSource, found: Findings) -> None:
     assert measure(source, SMALL) == found
 
 
-def test_measuring_changes_nothing(source: RunSource) -> None:
+def test_measuring_changes_nothing(source: CorpusSource) -> None:
     before = {name: tensor.clone() for name, tensor in source.model.state_dict().items()}
     state = torch.get_rng_state()
     measure(source, SMALL)
@@ -163,6 +164,28 @@ def test_a_pair_of_dead_experts_is_not_the_one_to_show() -> None:
     shown = measure(planted, QUICK).difference
     assert shown is not None
     assert 1 not in shown.experts
+
+
+def test_the_difference_of_a_pair_that_is_asked_for() -> None:
+    planted = Planted(layers=2)
+    planted.copy(0, 0, 1)
+    planted.copy(1, 2, 3)
+    planted.experts[1].w_out.data[0] = 0
+    shown = measure(planted, QUICK, pair=(1, 2, 4)).difference
+    assert shown is not None
+    assert (shown.layer, shown.experts) == (1, (2, 4))
+    assert shown.cka == measure(planted, QUICK).layers[1].cka[2][4]
+    for missing in ((2, 0, 1), (0, 1, EXPERTS), (1, 0, 1)):  # the last is undefined
+        shown = measure(planted, QUICK, pair=missing).difference
+        assert shown is not None
+        assert shown.experts in ((0, 1), (2, 3))
+
+
+def test_the_null_of_a_mean_is_the_95_percent_quantile_of_one_pair(found: Findings) -> None:
+    for layer in found.layers:
+        assert layer.cka_mean.null_low is None
+        assert layer.cka_mean.null_high == layer.cka_null.quantile_95
+        assert "95 %" in layer.cka_mean.method
 
 
 def test_sharing_and_depth_are_over_all_layers() -> None:

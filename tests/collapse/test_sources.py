@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from simsmoe_cli.collapse.history import LOSSES_KEPT, read_history
-from simsmoe_cli.collapse.sources import checkpoints, open_run
+from simsmoe_cli.collapse.opening import checkpoints, open_run
+from simsmoe_cli.collapse.run_sources import CorpusSource
 from simsmoe_cli.collapse.windows import tokens_together, windows
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -61,6 +62,7 @@ def test_a_corpus_that_moved_is_found_where_training_had_it(
 ) -> None:
     run = write_run(tmp_path / "run", store)
     source = open_run(run, data_dir=tmp_path / "elsewhere", device=torch.device("cpu"))
+    assert isinstance(source, CorpusSource)
     assert source.store.path == store.path
 
 
@@ -93,12 +95,6 @@ def test_another_corpus_under_the_same_name_is_refused(
 def test_a_model_without_experts_is_refused(store: TokenStore, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", store, recipe=recipe(model={"pattern": "sf"}))
     with pytest.raises(UserError, match="no experts"):
-        opened(run, store)
-
-
-def test_a_fine_tuned_run_is_refused(store: TokenStore, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", store, task={"name": "sst2"})
-    with pytest.raises(UserError, match="fine-tuned on sst2"):
         opened(run, store)
 
 
