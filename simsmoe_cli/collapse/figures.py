@@ -303,6 +303,7 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
         "How far the two most alike experts are apart",
         f"|E_i(x) - E_j(x)| in units of the outputs' root mean square: 0 is the same (dark), 1.4 "
         f"what two unrelated experts would give (the null), 2 and more yellow. {which} "
-        f"{named(said)} Shown are {len(shown[0][0].rows)} of them; single outputs, so there is no interval.",
+        f"{named(said)} Shown are {len(shown[0][0].rows)} of them; "
+        "single outputs, so there is no interval.",
         figure,
     )

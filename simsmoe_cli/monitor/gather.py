@@ -4,14 +4,10 @@ in which a long run opens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from simsmoe_cli.monitor.layers import number
+from simsmoe_cli.monitor.scoring import Scoring, numbers
 from simsmoe_cli.monitor.series import Series
 from simsmoe_cli.monitor.words import clean
 from simsmoe_cli.rundir import Event
@@ -21,8 +17,6 @@ SCALARS = ("lr", "grad_norm", "tokens_per_s", "step_ms")
 GROUPS = {"losses": "loss.", "metrics": "metric."}
 PAIRS = {"pairs_due": "pairs.due", "mean": "pairs.mean"}
 _ABSENT = object()
-
-Column = NDArray[np.float64]
 
 
 class Gathered:
@@ -48,15 +42,12 @@ class Gathered:
         self._steps.append(step)
         self._times.append(at)
 
-    def flush(self, *, in_bits: bool) -> None:
-        """Add the train events; their score is bits or nats per token."""
+    def flush(self, scoring: Scoring) -> None:
+        """Add the train events, whose scores are read so."""
         if not self._train:
             return
         events = self._train
-        bits = _column([event.get("bpc") for event in events])
-        nats = _column([event.get("loss_nats") for event in events])
-        score = np.where(np.isnan(bits), nats / math.log(2), bits) if in_bits else nats
-        self._extend("train", self._steps, self._times, score)
+        self._extend("train", self._steps, self._times, scoring.column(events))
         for name in SCALARS:
             self._add_column(name, [event.get(name, _ABSENT) for event in events])
         for key, prefix in GROUPS.items():
@@ -86,7 +77,7 @@ class Gathered:
                 return
             values = [values[i] for i in present]
             steps, times = [steps[i] for i in present], [times[i] for i in present]
-        self._extend(name, steps, times, _column(values))
+        self._extend(name, steps, times, numbers(values))
 
     def _extend(
         self, name: str, steps: Sequence[float], times: Sequence[float], values: Any
@@ -96,15 +87,3 @@ class Gathered:
                 return
             self.series[name] = Series()
         self.series[name].extend(steps, times, values)
-
-
-def _column(values: list[Any]) -> Column:
-    """Numbers; nan for null and whatever is none."""
-    try:
-        column = np.array(values, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        column = np.empty(0)
-    if column.shape != (len(values),):
-        column = np.array([number(value) for value in values], dtype=np.float64)
-    column[~np.isfinite(column)] = np.nan
-    return column

@@ -7,7 +7,7 @@ it should be, so that no event can stop a monitor.
 
 Series by name:
 
-    train, valid, best       score, in `score_unit`
+    train, valid, best       score, as `RunHistory.scoring` reads it
     loss.NAME                auxiliary losses, nats
     lr, grad_norm, tokens_per_s, step_ms
     pairs.due, pairs.mean    similarity learning in training: pairs measured a step, their mean
@@ -20,14 +20,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from simsmoe_cli.monitor.alerts import Alert, Thresholds, Watch, patience_s
+from simsmoe_cli.monitor.alerts import Alert, Thresholds, Watch
 from simsmoe_cli.monitor.frames import (
     Frames,
     RouterFrame,
@@ -37,7 +34,10 @@ from simsmoe_cli.monitor.frames import (
     similarity_frame,
 )
 from simsmoe_cli.monitor.gather import Gathered
+from simsmoe_cli.monitor.journal import Journal, Level, LogLine
 from simsmoe_cli.monitor.layers import number
+from simsmoe_cli.monitor.pace import Pace
+from simsmoe_cli.monitor.scoring import Scoring
 from simsmoe_cli.monitor.series import Series
 from simsmoe_cli.monitor.stored import LayerCache
 from simsmoe_cli.monitor.tail import Batch
@@ -45,21 +45,7 @@ from simsmoe_cli.monitor.words import clean
 from simsmoe_cli.rundir import Event
 
 Status = Literal["waiting", "training", "finished", "stopped", "failed", "stale"]
-Level = Literal["info", "good", "warning", "alert"]
-
-MAX_LOG = 1000
-RECENT = 64  # events by which the pace is judged
 LARGEST_STEP = 1 << 53
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """Something that happened, in words."""
-
-    step: int
-    time: float
-    level: Level
-    text: str
 
 
 class RunHistory:
@@ -77,14 +63,13 @@ class RunHistory:
         parameters, tokens_per_step, total_steps: None where unknown.
         unit: of a token ("byte", "character", "word" ...); device, precision: "" where unknown.
         step: steps done.
-        last_time: seconds since the epoch of the newest event; nan before.
         missing: whether there is no file now.
         series: see the module.
         routers: router events, `RouterFrame`, thinned.
         similarities: similarity events, `SimilarityFrame`, thinned.
         log: what happened, in words, oldest first; alerts and warnings too.
         alerts: oldest first.
-        best_score, best_step: lowest validation score; nan and None before.
+        best_score, best_step: that of the best validation; nan and None before.
         test_score: of the best weights, of a finished run; nan before.
         reason: why the run ended; "" while it has not.
         total_events: events taken.
@@ -106,23 +91,21 @@ class RunHistory:
         self.total_steps: int | None = None
         self.unit = self.device = self.precision = ""
         self.step = 0
-        self.last_time = math.nan
         self.missing = False
         self._gathered = Gathered()
         self.series: dict[str, Series] = self._gathered.series
         self.routers: Frames[RouterFrame] = Frames()
         self.similarities: Frames[SimilarityFrame] = Frames()
-        self.log: deque[LogLine] = deque(maxlen=MAX_LOG)
-        self.alerts: deque[Alert] = deque(maxlen=MAX_LOG)
+        self._journal = Journal()
+        self.log = self._journal.lines
+        self.alerts = self._journal.alerts
         self.best_score = self.test_score = math.nan
         self.best_step: int | None = None
         self.reason = ""
         self.total_events = 0
         self._ended: Status | None = None
         self._saw_bpc = False
-        self._heard_at = math.nan
-        self._times: deque[float] = deque(maxlen=RECENT)
-        self._paces: deque[tuple[float, float]] = deque(maxlen=RECENT)
+        self._pace = Pace()
         self._watch = Watch(self.thresholds)
         self._cache.clear()
 
@@ -136,7 +119,7 @@ class RunHistory:
             now: seconds since the epoch; None asks the clock.
         """
         now = time.time() if now is None else now
-        before = self.last_alert
+        before = self.alerts[-1] if self.alerts else None
         if batch.restarted:
             self.reset()
             self._say("warning", "the events file began anew or was cut back; read again")
@@ -148,14 +131,7 @@ class RunHistory:
         self.apply(batch.events, heard_at=now if live and batch.events else None)
         if not batch.more:
             self.check_silence(now)
-        recent = list(self.alerts)
-        if before is not None and any(alert is before for alert in recent):
-            return recent[[alert is before for alert in recent].index(True) + 1 :]
-        return recent
-
-    @property
-    def last_alert(self) -> Alert | None:
-        return self.alerts[-1] if self.alerts else None
+        return self._journal.alerts_after(before)
 
     def apply(self, events: Iterable[Event], heard_at: float | None = None) -> None:
         """Add events, oldest first.
@@ -166,15 +142,14 @@ class RunHistory:
                 there before.
         """
         if heard_at is not None:
-            self._heard_at = heard_at
+            self._pace.heard_at = heard_at
         for event in events:
             step, at = event.get("step"), number(event.get("time"))
             if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < LARGEST_STEP:
                 continue
             self.total_events += 1
             self.step = step
-            self.last_time = at
-            self._times.append(at)
+            self._pace.event(at)
             kind = event.get("kind")
             if kind == "train":
                 self._train(event, step, at)
@@ -192,25 +167,19 @@ class RunHistory:
                 self._say("warning", clean(event.get("message")))
             elif kind == "run_finished":
                 self._finished(event)
-        self._gathered.flush(in_bits=self.in_bits)
+        self._gathered.flush(self.scoring)
 
     # What panels ask for.
 
     @property
-    def score_name(self) -> str:
-        """What the score is called: "BPC", or "loss" where a token is no character."""
-        return "BPC" if self.in_bits else "loss"
+    def scoring(self) -> Scoring:
+        """What the run is scored by."""
+        return Scoring.of_run(self.unit, self._saw_bpc)
 
     @property
-    def score_unit(self) -> str:
-        """What the score is measured in: bits per character or byte, or nats per word ..."""
-        if self.in_bits:
-            return f"bits per {self.unit or 'character'}"
-        return f"nats per {self.unit or 'token'}"
-
-    @property
-    def in_bits(self) -> bool:
-        return self.unit in ("byte", "character") if self.unit else self._saw_bpc
+    def last_time(self) -> float:
+        """Seconds since the epoch of the newest event; nan before."""
+        return self._pace.last_time
 
     @property
     def status(self) -> Status:
@@ -228,14 +197,12 @@ class RunHistory:
 
     def quiet_s(self, now: float) -> float:
         """Seconds since the newest event; inf where no event has a time."""
-        known = [at for at in (self.last_time, self._heard_at) if math.isfinite(at)]
-        return max(0.0, now - max(known)) if known else math.inf
+        return self._pace.quiet_s(now)
 
     @property
     def patience_s(self) -> float:
         """Seconds of silence after which the run counts as stale."""
-        gaps = [after - before for before, after in pairwise(self._times)]
-        return patience_s(gaps, self.thresholds.silent_after_s)
+        return self._pace.patience_s(self.thresholds.silent_after_s)
 
     @property
     def progress(self) -> float:
@@ -247,15 +214,7 @@ class RunHistory:
         now = time.time() if now is None else now
         if self.total_steps is None or self.status_at(now) != "training":
             return None
-        paces = sorted(
-            (after[0] - before[0]) / (after[1] - before[1])
-            for before, after in pairwise(self._paces)
-            if after[1] > before[1] and after[0] >= before[0]
-        )
-        if not paces:
-            return None
-        left = paces[len(paces) // 2] * max(0, self.total_steps - self.step)
-        return max(0.0, left - min(left, self.quiet_s(now)))
+        return self._pace.left_s(self.total_steps - self.step, now)
 
     def last(self, name: str) -> float:
         """Newest value of a series; nan where there is none."""
@@ -286,7 +245,7 @@ class RunHistory:
         """The alert of a live run that fell silent, or is heard again."""
         status = self.status_at(now)
         found = self._watch.silence(self.step, now, self.quiet_s(now), status == "stale")
-        self._tell(found)
+        self._journal.alert(found)
         return found
 
     # Events by kind.
@@ -300,7 +259,7 @@ class RunHistory:
         self.parameters = _count(event.get("parameters"))
         self.tokens_per_step = _count(event.get("tokens_per_step"))
         self.total_steps = _count(event.get("total_steps"))
-        self._gathered.flush(in_bits=self.in_bits)
+        self._gathered.flush(self.scoring)
         self.unit = clean(event.get("unit"))
         self.device = clean(event.get("device"))
         self.precision = clean(event.get("precision"))
@@ -311,24 +270,26 @@ class RunHistory:
 
     def _train(self, event: Event, step: int, at: float) -> None:
         self._ended, self.reason = None, ""
-        self._paces.append((at, step))
+        self._pace.trained(step, at)
         self._saw_bpc = self._saw_bpc or event.get("bpc") is not None
         self._gathered.train(event, step, at)
         self._check_loss(event, step, at)
 
     def _eval(self, event: Event, step: int, at: float) -> None:
-        score = self._score(event)
+        self._saw_bpc = self._saw_bpc or not math.isnan(number(event.get("bpc")))
+        scoring = self.scoring
+        score = scoring.of(event)
         split = clean(event.get("split"))
         self._check_loss(event, step, at)
         if split == "valid":
             self._gathered.add("valid", step, at, score)
-            if score < self.best_score or (math.isnan(self.best_score) and not math.isnan(score)):
+            if scoring.better(score, self.best_score):
                 self.best_score, self.best_step = score, step
             self._gathered.add("best", step, at, self.best_score)
         elif split == "test":
             self.test_score = score
         best = ", best so far" if split == "valid" and self.best_step == step else ""
-        self._say("info", f"{split} {self.score_text(score)}{best}")
+        self._say("info", f"{split} {scoring.text(score)}{best}")
 
     def _router(self, event: Event, step: int, at: float) -> None:
         frame = router_frame(event)
@@ -337,7 +298,7 @@ class RunHistory:
             self._gathered.add(f"load_cv.{layer.layer}", step, at, layer.load_cv)
         known = [layer.load_cv for layer in frame.layers if math.isfinite(layer.load_cv)]
         self._gathered.add("load_cv", step, at, sum(known) / len(known) if known else math.nan)
-        self._tell(self._watch.router(frame))
+        self._journal.alert(self._watch.router(frame))
 
     def _similarity(self, event: Event, step: int, at: float) -> None:
         frame = similarity_frame(event, self._cache)
@@ -345,7 +306,7 @@ class RunHistory:
         for layer, mean in frame.means.items():
             self._gathered.add(f"cka.{layer}", step, at, mean)
         self._gathered.add("cka", step, at, frame.mean)
-        self._tell(self._watch.similarity(frame))
+        self._journal.alert(self._watch.similarity(frame))
 
     def _finished(self, event: Event) -> None:
         status = event.get("status")
@@ -357,35 +318,14 @@ class RunHistory:
 
     # How they are kept.
 
-    def score_text(self, score: float) -> str:
-        """A score with its name: "3.000 BPC", or "loss 5.123 nats per word, perplexity 168"."""
-        if math.isnan(score):
-            return f"{self.score_name} –"
-        if self.in_bits:
-            return f"{score:.3f} BPC"
-        return f"loss {score:.3f} {self.score_unit}, perplexity {math.exp(min(score, 700)):,.4g}"
-
-    def _score(self, event: Event) -> float:
-        bpc, nats = number(event.get("bpc")), number(event.get("loss_nats"))
-        self._saw_bpc = self._saw_bpc or not math.isnan(bpc)
-        if not self.in_bits:
-            return nats
-        return nats / math.log(2) if math.isnan(bpc) else bpc
-
     def _check_loss(self, event: Event, step: int, at: float) -> None:
         if "loss_nats" in event:
             finite = not math.isnan(number(event["loss_nats"]))
             if found := self._watch.loss(step, at, finite):
-                self._tell(found)
+                self._journal.alert(found)
 
     def _say(self, level: Level, text: str) -> None:
         self.log.append(LogLine(self.step, self.last_time, level, text))
-
-    def _tell(self, alerts: list[Alert]) -> None:
-        for alert in alerts:
-            self.alerts.append(alert)
-            level: Level = "good" if alert.recovered else "alert"
-            self.log.append(LogLine(alert.step, alert.time, level, alert.text))
 
 
 def _count(value: Any) -> int | None:

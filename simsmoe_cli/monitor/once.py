@@ -113,7 +113,7 @@ def _about(history: RunHistory, width: int) -> list[Text]:
     ]
     best = f" at step {history.best_step:,}" if history.best_step is not None else ""
     numbers = [
-        (f"train {history.score_name}", history.last("train"), ""),
+        (f"train {history.scoring.name}", history.last("train"), ""),
         ("valid", history.last("valid"), ""),
         ("best", history.best_score, best),
         ("test", history.test_score, ""),
@@ -127,7 +127,7 @@ def _about(history: RunHistory, width: int) -> list[Text]:
 
 def _title_of_scores(runs: Sequence[Seen]) -> str:
     units = dict.fromkeys(
-        f"{run.history.score_name}, {run.history.score_unit}"
+        f"{run.history.scoring.name}, {run.history.scoring.in_words}"
         for run in runs
         if run.history.total_events
     )

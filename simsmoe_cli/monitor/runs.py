@@ -37,7 +37,7 @@ class RunSummary:
         state: see `RunHistory.status_at`.
         step, total_steps: total_steps is None where unknown.
         score: newest train or validation score among the last events; nan where there is none.
-        score_name: "BPC" or "loss".
+        score_name: "BPC", "accuracy" or "loss".
         cka: newest mean pairwise similarity over layers among the last events; nan likewise.
         modified: seconds since the epoch of the last write to its events, or to the folder; 0 where
             neither can be seen.
@@ -98,7 +98,7 @@ def _summary(folder: Path, size: int, mtime_ns: int) -> tuple[RunSummary, float,
         step=history.step,
         total_steps=history.total_steps,
         score=train if math.isnan(valid) else valid,
-        score_name=history.score_name,
+        score_name=history.scoring.name,
         cka=history.last("cka"),
         modified=modified,
         recipe_name=history.recipe_name,

@@ -52,7 +52,7 @@ def test_who_the_run_is(made: RunHistory) -> None:
     assert (made.similarity, made.unit, made.device) == ("calibrated", "byte", "cpu")
     assert (made.parameters, made.tokens_per_step, made.total_steps) == (3_210_000, 2048, 2000)
     assert (made.step, made.progress, made.status) == (2000, 1.0, "finished")
-    assert (made.score_name, made.score_unit) == ("BPC", "bits per byte")
+    assert (made.scoring.name, made.scoring.in_words) == ("BPC", "bits per byte")
     assert made.reason == "all steps done"
 
 
@@ -172,6 +172,27 @@ def test_the_time_left_follows_the_pace() -> None:
     assert left <= 400 * STEP_S
 
 
+def test_a_classifier_has_an_accuracy_and_the_highest_is_the_best() -> None:
+    valid = [
+        event("eval", step, split="valid", loss_nats=0.1, bpc=None, accuracy=accuracy, best=True)
+        for step, accuracy in ((1, 0.5), (2, 0.75), (3, 0.625))
+    ]
+    history = applied(
+        event("run_started", 0, unit="text", task="letters", total_steps=10),
+        event("train", 1, loss_nats=1.0, bpc=None, accuracy=0.25),
+        *valid,
+        event("eval", 3, split="test", loss_nats=0.1, bpc=None, accuracy=0.7),
+    )
+    assert (history.scoring.name, history.best_step) == ("accuracy", 2)
+    assert (history.last("train"), history.best_score, history.test_score) == (0.25, 0.75, 0.7)
+    assert history.series["best"].points().mean.tolist() == [0.5, 0.75, 0.75]
+    assert [line.text for line in history.log][-2:] == [
+        "valid accuracy 62.50%",
+        "test accuracy 70.00%",
+    ]
+    assert "loss" not in " ".join(line.text for line in history.log)
+
+
 def test_tokens_that_are_no_characters_have_a_loss_and_a_perplexity() -> None:
     history = applied(
         event("run_started", 0, unit="word", total_steps=10),
@@ -179,7 +200,7 @@ def test_tokens_that_are_no_characters_have_a_loss_and_a_perplexity() -> None:
         event("eval", 1, split="valid", loss_nats=5.0, bpc=None, perplexity=148.4, best=True),
         event("eval", 1, split="test", loss_nats=5.5, bpc=None, perplexity=244.7, best=True),
     )
-    assert (history.score_name, history.score_unit) == ("loss", "nats per word")
+    assert (history.scoring.name, history.scoring.in_words) == ("loss", "nats per word")
     assert (history.last("train"), history.best_score, history.test_score) == (6.0, 5.0, 5.5)
     assert "perplexity 148.4" in history.log[1].text
     assert list(history.alerts) == []
@@ -326,7 +347,7 @@ def test_no_event_can_stop_it(strange: list[dict[str, Any]]) -> None:
             assert frame.layer(number) is not None
     for series in history.series.values():
         series.points()
-    assert history.score_text(history.last("train"))
+    assert history.scoring.text(history.last("train"))
     history.eta_seconds()
 
 
@@ -368,7 +389,7 @@ def test_a_real_training_is_known_to_its_last_number(
     assert {"loss.balance", "loss.similarity", "pairs.due", "cka.1", "load_cv.1"} <= set(
         history.series
     )
-    assert history.score_name == ("BPC" if corpus == "sources" else "loss")
+    assert history.scoring.name == ("BPC" if corpus == "sources" else "loss")
     for name in ("train", "valid", "best", "lr", "grad_norm", "tokens_per_s", "step_ms", "cka"):
         assert math.isfinite(history.last(name)), name
     (end,) = (e for e in read_events(run.events) if e["kind"] == "run_finished")

@@ -10,7 +10,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from simsmoe_cli.monitor.history import LogLine
+from simsmoe_cli.monitor.journal import LogLine
 from simsmoe_cli.monitor.widgets.panel import Panel
 
 MARKS = {"info": " ", "good": "✓", "warning": "!", "alert": "▲"}

@@ -20,15 +20,16 @@ PARTS = (("best", "best", 2), ("train", "train", 0), ("valid", "validation", 1))
 
 
 class Score(CurvePanel):
-    """The score the run is judged by: bits per character, or loss where a token is none."""
+    """The score a run is judged by: bits per character, loss where a token is none, accuracy."""
 
     TITLE = "BPC"
     SHORT = "BPC"
     ABOUT = (
         "Bits per character (lower is better) against steps or time: of training batches, of the "
         "validation split, and the best validation so far. Where a token is no character, the "
-        "loss in nats per token. Of several runs, validation is drawn in the run's colour and "
-        "training dim. y changes the range, so that a late difference is seen."
+        "loss in nats per token; of a classifier, its accuracy (higher is better). Of several "
+        "runs, validation is drawn in the run's colour and training dim. y changes the range, so "
+        "that a late difference is seen."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         *CURSOR_BINDINGS,
@@ -51,10 +52,10 @@ class Score(CurvePanel):
         return (tuple(run.version for run in self.runs), looked_at, self._range)
 
     def draw(self, width: int, height: int) -> Sequence[Text]:
-        names = {run.history.score_name for run in self.runs if run.history.total_events}
-        units = {run.history.score_unit for run in self.runs if run.history.total_events}
+        names = {run.history.scoring.name for run in self.runs if run.history.total_events}
+        units = {run.history.scoring.in_words for run in self.runs if run.history.total_events}
         title = " and ".join(sorted(names)) or "BPC"
-        title = "Loss" if title == "loss" else title
+        title = title[:1].upper() + title[1:]
         self.above = title + RANGES[self._range]
         curves = self._one() if len(self.runs) == 1 else self._several()
         if not curves:
