@@ -32,7 +32,10 @@ def monitor(
     ] = False,
     host: Annotated[
         str | None,
-        typer.Option(help="With --serve: the address to listen at; 127.0.0.1 if left out."),
+        typer.Option(
+            help="With --serve: the address to listen at; 127.0.0.1 if left out. Whoever reaches "
+            "another one sees the runs: there is no password."
+        ),
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="With --serve: 8000 if left out.")
@@ -134,11 +137,17 @@ def _watch(names: list[str], runs_dir: Path, thresholds: Thresholds, interval: f
 
     served = "TEXTUAL_DRIVER" in os.environ  # a browser is the terminal
     # Textual draws on the error stream.
-    if not served and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
-        raise UserError(
-            "the dashboard needs a terminal, and input, output or errors go elsewhere",
-            hint="Use --once for one picture as text, or --json.",
+    streams = {"input": sys.stdin, "output": sys.stdout, "error output": sys.stderr}
+    elsewhere = [name for name, stream in streams.items() if not stream.isatty()]
+    if elsewhere and not served:
+        typer.echo(
+            f"simsmoe: the dashboard needs a terminal, and {', '.join(elsewhere)} "
+            f"{'is' if len(elsewhere) == 1 else 'are'} redirected: one picture instead, as with "
+            "--once.",
+            err="error output" not in elsewhere or "output" in elsewhere,
         )
+        _print(names, runs_dir, thresholds, json=False)
+        return
     from simsmoe_cli.monitor.app import Monitor
     from simsmoe_cli.monitor.runs import expected
 
@@ -148,25 +157,16 @@ def _watch(names: list[str], runs_dir: Path, thresholds: Thresholds, interval: f
 
 def _serve(arguments: list[str], host: str, port: int) -> None:
     """The dashboard, for browsers."""
-    import socket
     import sys
 
     try:
-        from textual_serve.server import Server
+        from simsmoe_cli.monitor.serving import MonitorServer
     except ImportError:
         raise UserError(
             "--serve needs textual-serve",
             hint="Install it: python -m pip install 'simsmoe[serve]'",
         ) from None
-    everywhere = host in ("0.0.0.0", "::")
-    seen_as = socket.gethostname() if everywhere else f"[{host}]" if ":" in host else host
-    server = Server(
-        shell(sys.executable, "-m", "simsmoe_cli", *arguments),
-        host=host,
-        port=port,
-        title="simsmoe monitor",
-        public_url=f"http://{seen_as}:{port}",
-    )
+    server = MonitorServer(shell(sys.executable, "-m", "simsmoe_cli", *arguments), host, port)
     try:
         server.serve()
     except OSError as error:

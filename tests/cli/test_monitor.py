@@ -13,6 +13,7 @@ import pytest
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
+from simsmoe_cli.monitor.serving import MonitorServer
 from tests.monitor.made_run import write_run
 
 Capture = pytest.CaptureFixture[str]
@@ -81,13 +82,12 @@ def test_a_picture_of_nothing_says_how_to_get_a_run(tmp_path: Path, capsys: Capt
     assert "simsmoe pretrain" in message
 
 
-def test_the_dashboard_without_a_terminal_says_what_to_use(
-    simsmoe: Command, runs_dir: Path
-) -> None:
+def test_the_dashboard_without_a_terminal_is_one_picture(simsmoe: Command, runs_dir: Path) -> None:
     done = simsmoe("monitor", "one", "--runs-dir", str(runs_dir))
-    assert done.returncode == EXIT_USAGE
-    assert "needs a terminal" in done.stderr
-    assert "--once" in done.stderr
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "input, output, error output are redirected: one picture instead" in done.stderr
+    assert done.stdout == simsmoe("monitor", "one", "--once", "--runs-dir", str(runs_dir)).stdout
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,22 @@ def test_the_dashboard_opens_runs_that_are_yet_to_come(
     assert thresholds.silent_after_s == 7
 
 
+def test_errors_that_go_elsewhere_leave_no_blank_screen(
+    capsys: Capture,
+    opened: list[tuple[Any, ...]],
+    runs_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Textual draws on the error stream, so `2>file` would hide the dashboard."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert main.run(["monitor", "one", "--runs-dir", str(runs_dir)]) == 0
+    assert opened == []
+    printed = capsys.readouterr().out
+    assert "error output is redirected: one picture instead" in printed.splitlines()[0]
+    assert "learning rate" in printed
+
+
 def test_the_dashboard_without_a_name_opens_the_list(
     opened: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
@@ -159,19 +175,14 @@ def test_the_dashboard_without_a_name_opens_the_list(
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the server was made with, instead of serving."""
-    from textual_serve import server
-
     calls: list[dict[str, Any]] = []
 
-    class Server:
-        def __init__(self, command: str, **options: Any):
-            calls.append({"command": command, **options})
+    def serve(server: MonitorServer) -> None:
+        calls.append(vars(server))
+        if server.port == 81:
+            raise OSError(98, "Address already in use")
 
-        def serve(self) -> None:
-            if calls[-1]["port"] == 81:
-                raise OSError(98, "Address already in use")
-
-    monkeypatch.setattr(server, "Server", Server)
+    monkeypatch.setattr(MonitorServer, "serve", serve)
     return calls
 
 
@@ -200,6 +211,7 @@ def test_a_port_in_use_is_said(
 def test_serving_without_its_extra_says_what_to_install(
     runs_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(sys.modules, "simsmoe_cli.monitor.serving")
     monkeypatch.setitem(sys.modules, "textual_serve.server", None)
     code, message = refused(capsys, "one", "--serve", "--runs-dir", str(runs_dir))
     assert code == EXIT_USAGE

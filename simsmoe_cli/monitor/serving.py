@@ -1,0 +1,56 @@
+"""The dashboard in a browser, by textual-serve, with two departures from its own server.
+
+Its page asks the network for a font; ours has everything from this server. And it lets any web page
+open its websocket, so a page of somebody else, seen in the same browser, could look at the runs and
+press keys: here the page must come from this server, and this server must have been called by a
+name that no stranger's domain can take (an address, or this machine's own name).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from textual_serve.server import Server
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class MonitorServer(Server):
+    """Serves the dashboard.
+
+    Args:
+        command: a shell command that runs it.
+        host: the address to listen at.
+        port: likewise.
+    """
+
+    def __init__(self, command: str, host: str, port: int):
+        everywhere = host in ("0.0.0.0", "::")
+        seen_as = socket.gethostname() if everywhere else f"[{host}]" if ":" in host else host
+        super().__init__(
+            command,
+            host=host,
+            port=port,
+            title="simsmoe monitor",
+            public_url=f"http://{seen_as}:{port}",
+            templates_path=TEMPLATES,
+        )
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        origin = urlsplit(request.headers.get("Origin", ""))
+        if origin.netloc != request.host or not self.is_own_name(origin.hostname or ""):
+            raise web.HTTPForbidden(text="This monitor is shown on its own page only.")
+        return await super().handle_websocket(request)
+
+    def is_own_name(self, name: str) -> bool:
+        """Whether a host name in an address means this server, whatever name servers say."""
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            own = {"localhost", socket.gethostname(), socket.getfqdn(), self.host}
+            return name.lower() in {known.lower() for known in own}
+        return True
