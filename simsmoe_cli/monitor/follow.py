@@ -1,11 +1,13 @@
 """Follows runs in a thread of its own, so that a slow disk never holds up a key.
 
 The thread reads in small portions and holds `Following.lock` only while it takes one; whoever
-reads a history from another thread holds the lock meanwhile.
+reads a history from another thread holds the lock meanwhile. Until a long run has been read, its
+first and last events stand in for it, so that there is a picture at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,11 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from simsmoe_cli.monitor.alerts import Thresholds
+from simsmoe_cli.monitor.ends import head_and_tail
 from simsmoe_cli.monitor.history import RunHistory
 from simsmoe_cli.monitor.tail import Tail
 from simsmoe_cli.rundir import RunDir
 
-PORTION_BYTES = 1 << 20
+PORTION_BYTES = 4 << 20
+PREVIEW_FROM = 8 << 20  # bytes of a run that is worth a preview
+PREVIEW_KINDS = ("train", "router", "similarity")
 TELL_EVERY_S = 0.5  # while there is much to read
 YIELD_S = 0.001  # between portions, for whoever waits for the lock
 
@@ -42,7 +47,8 @@ class Follower:
 
     Attributes:
         path: as given.
-        history: what is known of it.
+        history: what is known of it; of a long run that is still being read, what its head and
+            tail say.
         version: grows whenever the history changes.
         caught_up: everything that lay there has been read.
     """
@@ -54,27 +60,41 @@ class Follower:
         self.caught_up = False
         self._clock = clock
         self._tail = Tail(RunDir(path).events)
+        self._read = self.history
+
+    def preview(self) -> None:
+        """Show the first and last events of a long run, until all have been read."""
+        events = RunDir(self.path).events
+        with contextlib.suppress(OSError):  # polls say what is wrong
+            if events.stat().st_size >= PREVIEW_FROM:
+                shown = RunHistory(self.path, self.history.thresholds)
+                shown.apply(head_and_tail(events, PREVIEW_KINDS))
+                self.history = shown
+                self.version += 1
 
     def poll(self) -> tuple[bool, list[News]]:
         """Take a portion of what is new: whether there is more, and what to tell."""
         batch = self._tail.poll(PORTION_BYTES)
         live = self.caught_up and not batch.restarted
-        gone = batch.missing and not self.history.missing and self.history.total_events > 0
-        alerts = self.history.take(batch, live=live, now=self._clock())
+        history = self._read
+        gone = batch.missing and not history.missing and history.total_events > 0
+        alerts = history.take(batch, live=live, now=self._clock())
         if batch.events or batch.restarted or batch.notices or alerts or gone:
             self.version += 1
         caught_up = not batch.more
+        if caught_up or batch.restarted:
+            self.history = history
         if caught_up != self.caught_up:
             self.version += 1
             self.caught_up = caught_up
-        news = [News(self.history.name, "warning", notice) for notice in batch.notices]
+        news = [News(history.name, "warning", notice) for notice in batch.notices]
         if gone:
-            news.append(News(self.history.name, "warning", "the run's events are gone; waiting"))
+            news.append(News(history.name, "warning", "the run's events are gone; waiting"))
         if batch.restarted:
-            news.append(News(self.history.name, "warning", "the run was cut back; read again"))
+            news.append(News(history.name, "warning", "the run was cut back; read again"))
         if live:
             news += [
-                News(self.history.name, "information" if alert.recovered else "error", alert.text)
+                News(history.name, "information" if alert.recovered else "error", alert.text)
                 for alert in alerts
             ]
         return batch.more, news
@@ -110,6 +130,10 @@ class Following:
         self._stop.set()
 
     def _follow(self) -> None:
+        with self.lock:
+            for follower in self.runs:
+                follower.preview()
+        self._tell([])
         while not self._stop.is_set():
             more = self._look()
             if not more:

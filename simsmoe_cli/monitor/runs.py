@@ -8,23 +8,14 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
-
-from pydantic_core import from_json
 
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.monitor.ends import head_and_tail
 from simsmoe_cli.monitor.history import RunHistory, Status
-from simsmoe_cli.monitor.stored import stored_event
-from simsmoe_cli.rundir import SCHEMA, Event, RunDir
-
-HEAD_BYTES = 64 << 10
-TAIL_BYTES = 64 << 10
-LARGEST_TAIL = 8 << 20
-RECENT = 24
+from simsmoe_cli.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -88,8 +79,7 @@ def _summary(folder: Path, size: int, mtime_ns: int) -> tuple[RunSummary, float,
     with contextlib.suppress(OSError):  # what cannot be read is listed as waiting
         modified = modified or folder.stat().st_mtime
         if size:
-            with open(RunDir(folder).events, "rb") as file:
-                history.apply(_head_and_tail(file))
+            history.apply(head_and_tail(RunDir(folder).events))
     valid, train = history.last("valid"), history.last("train")
     summary = RunSummary(
         path=folder,
@@ -153,42 +143,3 @@ def folders(runs_dir: Path) -> list[Path]:
 def _is_run(folder: Path) -> bool:
     run = RunDir(folder)
     return run.events.exists() or run.recipe.exists()
-
-
-def _head_and_tail(file: BinaryIO) -> Iterator[Event]:
-    """What a file's events begin with, and the last of them: a few by which the pace is judged, and
-    of the others those that are not train events. Goes back until there is a train event."""
-    size = os.fstat(file.fileno()).st_size
-    head = file.readline(HEAD_BYTES)
-    yield from _events([head])
-    room = TAIL_BYTES
-    while size > len(head):
-        begin = max(len(head), size - room)
-        file.seek(begin)
-        lines = file.read(size - begin).splitlines(keepends=True)
-        if begin > len(head):
-            lines = lines[1:]
-        if begin == len(head) or room >= LARGEST_TAIL or any(_is_train(line) for line in lines):
-            yield from _events(line for line in lines[:-RECENT] if not _is_train(line))
-            yield from _events(lines[-RECENT:])
-            return
-        room *= 8
-
-
-def _is_train(line: bytes) -> bool:
-    return b'"train"' in line[:64]
-
-
-def _events(lines: Iterable[bytes]) -> Iterator[Event]:
-    """Events of the whole lines; others are left out."""
-    for line in lines:
-        if not line.endswith(b"\n"):
-            continue
-        event = stored_event(Path(), line, 0, len(line) - 1, 0)
-        if event is None:
-            try:
-                event = from_json(line)
-            except ValueError:
-                continue
-        if isinstance(event, dict) and event.get("schema", SCHEMA) == SCHEMA:
-            yield event

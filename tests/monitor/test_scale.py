@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.monitor import append_events, opened, write_run
+from simsmoe_cli.monitor import follow
+from simsmoe_cli.monitor.alerts import Thresholds
+from simsmoe_cli.monitor.follow import Follower
 from simsmoe_cli.monitor.history import RunHistory
 from simsmoe_cli.monitor.tail import Tail
 
@@ -108,3 +111,56 @@ def test_a_frame_of_a_file_that_was_cut_back_is_no_longer_there(run: Path, tmp_p
     frame = found.similarities[-1]
     path.write_bytes(path.read_bytes()[:50_000])
     assert frame.layer(0) is None
+
+
+def test_a_long_run_is_seen_before_it_has_been_read(
+    run: Path, history: RunHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head and tail stand in for it, matrices included; then it is what all events make it."""
+    monkeypatch.setattr(follow, "PREVIEW_FROM", 1 << 20)
+    monkeypatch.setattr(follow, "PORTION_BYTES", 1 << 20)
+    follower = Follower(run, Thresholds(), lambda: 0.0)
+    follower.preview()
+    shown = follower.history
+    assert follower.version == 1
+    assert (shown.step, shown.total_steps, shown.unit) == (STEPS, STEPS, "byte")
+    assert shown.total_events < history.total_events / 10
+    for name in ("train", "tokens_per_s", "cka", "load_cv"):
+        assert shown.last(name) == history.last(name)
+    layer, expected = (found.similarities[-1].layer(LAYERS - 1) for found in (shown, history))
+    assert layer is not None
+    assert expected is not None
+    np.testing.assert_array_equal(layer.cka, expected.cka)
+    polls = 1
+    while follower.poll()[0]:
+        assert follower.history is shown
+        polls += 1
+    assert polls > 3
+    assert follower.history.total_events == history.total_events
+    np.testing.assert_array_equal(
+        follower.history.series["train"].points().mean, history.series["train"].points().mean
+    )
+
+
+def test_a_run_that_goes_away_while_it_is_read_leaves_no_preview(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "PREVIEW_FROM", 1 << 20)
+    monkeypatch.setattr(follow, "PORTION_BYTES", 1 << 20)
+    path = tmp_path / "events.jsonl"
+    path.write_bytes((run / "events.jsonl").read_bytes())
+    follower = Follower(tmp_path, Thresholds(), lambda: 0.0)
+    follower.preview()
+    assert follower.poll()[0]
+    path.unlink()
+    assert not follower.poll()[0]
+    assert follower.history.missing
+    assert follower.history.step < STEPS
+
+
+def test_a_short_run_needs_no_preview(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text("")
+    follower = Follower(tmp_path, Thresholds(), lambda: 0.0)
+    follower.preview()
+    assert follower.version == 0
+    Follower(tmp_path / "none", Thresholds(), lambda: 0.0).preview()

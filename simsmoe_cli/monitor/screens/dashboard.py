@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -84,7 +85,7 @@ class Dashboard(Screen[None]):
         self.header = Header(clock)
         self.tabs = Tabs()
         self._zoomed = False
-        self._drawn_at = time.monotonic()
+        self._drawn_at = -math.inf
         self._seen_alerts = 0
         self._player: Timer | None = None
 

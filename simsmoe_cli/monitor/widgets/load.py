@@ -120,10 +120,6 @@ class Load(CurvePanel):
         share_RC = np.full((len(layers), experts), np.nan, dtype=np.float32)
         for row, layer in enumerate(layers):
             share_RC[row, : len(layer.load)] = layer.load * len(layer.load)
-        labels = [
-            f"›{layer.layer}" if layer.layer == self.selection.layer else str(layer.layer)
-            for layer in layers
-        ]
         beside_map = CV_WIDTH + (DEAD_WIDTH if width >= 60 else 0)
         place = layout(
             len(layers),
@@ -134,6 +130,11 @@ class Load(CurvePanel):
         )
         self._maps.append((run, x, int(several), place))
         rows = [layer.layer for layer in layers]
+        on_line = _on_lines(place)
+        labels = [str(row) for row in rows]
+        for first, last in on_line.values():
+            if self.selection.layer in rows[first:last]:  # the label of a line is its first row's
+                labels[first] = f"›{self.selection.layer}"
         selected = None
         if self.selection.expert is not None and self.selection.layer in rows:
             selected = (rows.index(self.selection.layer), min(self.selection.expert, experts - 1))
@@ -145,37 +146,40 @@ class Load(CurvePanel):
             column_labels=[str(expert) for expert in range(experts)],
             selected=selected,
         )
-        if not place.halves and place.block[0] == 1:
-            self._annotate(lines, layers, place, width - place.width)
+        for y, (first, last) in on_line.items():
+            self._annotate(lines[y], layers[first:last], place, width - place.width)
+        if place.top:
+            head = "max CV" if any(b - a > 1 for a, b in on_line.values()) else "  CV"
+            lines[0].pad_right(place.width - lines[0].cell_len)
+            lines[0].append(head if width - place.width < CV_WIDTH + 6 else f"{head}  dead", "dim")
         return lines
 
     def _annotate(
-        self, lines: list[Text], layers: Sequence[RouterLayer], place: Layout, room: int
+        self, line: Text, layers: Sequence[RouterLayer], place: Layout, room: int
     ) -> None:
-        """CV and dead experts at the right of each row, and a cross on the dead."""
+        """CV and dead experts at the right of a line, and a cross on the dead.
+
+        Of several layers on a line it is the highest CV, and how many experts are dead.
+        """
         theme = self.app.current_theme
-        if place.top:
-            lines[0].pad_right(place.width - lines[0].cell_len)
-            lines[0].append("  CV" if room < CV_WIDTH + 6 else "  CV  dead", "dim")
-        limit = self.dashboard.thresholds.load_cv_above
-        for row, layer in enumerate(layers):
-            y = place.place_of(row, 0)[1] + (place.high - 1) // 2
-            line = lines[y]
-            if place.block[1] == 1:
-                for expert in layer.dead:
-                    if expert < place.columns:
-                        at = place.place_of(row, expert)[0]
-                        cross = "×".center(place.wide)
-                        line.plain = line.plain[:at] + cross + line.plain[at + place.wide :]
-            over = layer.load_cv > limit
-            cv = f" {layer.load_cv:.2f}" if math.isfinite(layer.load_cv) else "    –"
-            line.append(cv, f"bold {theme.error}" if over else "")
-            if layer.dead:
-                left = room - CV_WIDTH
-                dead = " " + ",".join(map(str, layer.dead))
-                if len(dead) > left:
-                    dead = f" {len(layer.dead)}×"
-                line.append(dead[: max(0, left)], f"bold {theme.error}")
+        dead = layers[0].dead if len(layers) == 1 else ()
+        if place.block[1] == 1:
+            for expert in dead:
+                if expert < place.columns:
+                    at = place.place_of(0, expert)[0]
+                    cross = "×".center(place.wide)
+                    line.plain = line.plain[:at] + cross + line.plain[at + place.wide :]
+        line.pad_right(place.width - line.cell_len)
+        known = [layer.load_cv for layer in layers if math.isfinite(layer.load_cv)]
+        over = max(known, default=0.0) > self.dashboard.thresholds.load_cv_above
+        cv = f" {max(known):.2f}" if known else "    –"
+        line.append(cv, f"bold {theme.error}" if over else "")
+        number = sum(len(layer.dead) for layer in layers)
+        if number:
+            left = max(0, room - CV_WIDTH)
+            named = " " + ",".join(map(str, dead))
+            told = named if dead and len(named) <= left else f" {number}×"
+            line.append(told[:left], f"bold {theme.error}")
 
     def _detail(self, width: int) -> Text:
         frame = self.shown(self.selection.run)
@@ -194,7 +198,7 @@ class Load(CurvePanel):
                 "not bold",
             )
         else:
-            dead = f"{len(layer.dead)} dead" if layer.dead else "none dead"
+            dead = f"dead {','.join(map(str, layer.dead))}" if layer.dead else "none dead"
             entropy = f"{layer.entropy_nats:.2f}" if math.isfinite(layer.entropy_nats) else "–"
             cv = f"{layer.load_cv:.3f}" if math.isfinite(layer.load_cv) else "–"
             line.append(f"CV {cv}, {dead}, routing entropy {entropy} nats", "not bold")
@@ -228,3 +232,12 @@ class Load(CurvePanel):
             if cell is not None and frame is not None:
                 layer = frame.layers[cell[0]].layer
                 self.dashboard.choose(run=run, layer=layer, expert=cell[1])
+
+
+def _on_lines(place: Layout) -> dict[int, tuple[int, int]]:
+    """Of each line of a heat map that has a label: its first row, and the one after its last."""
+    found: dict[int, tuple[int, int]] = {}
+    for row in range(place.rows):
+        y = place.place_of(row, 0)[1] + (place.high - 1) // 2
+        found[y] = (found[y][0] if y in found else row, row + 1)
+    return found

@@ -1,0 +1,69 @@
+"""The head and the tail of an events file: what a run is and where it stands, without the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic_core import from_json
+
+from simsmoe_cli.monitor.stored import stored_event
+from simsmoe_cli.rundir import SCHEMA, Event
+
+HEAD_BYTES = 64 << 10
+TAIL_BYTES = 64 << 10
+LARGEST_TAIL = 8 << 20
+RECENT = 24
+
+
+def head_and_tail(path: Path, kinds: tuple[str, ...] = ("train",)) -> Iterator[Event]:
+    """What a file's events begin with, and the last of them: a few by which the pace is judged, and
+    of the others those that are not train events.
+
+    Args:
+        path: the events.jsonl.
+        kinds: goes back, as far as 8 MiB, until there is an event of each.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.readline(HEAD_BYTES)
+        yield from _events(path, [(0, head)])
+        room = TAIL_BYTES
+        while size > len(head):
+            begin = max(len(head), size - room)
+            file.seek(begin)
+            lines = []
+            for line in file.read(size - begin).splitlines(keepends=True):
+                lines.append((begin, line))
+                begin += len(line)
+            if size - room > len(head):
+                lines = lines[1:]
+            found = all(any(_is(kind, line) for _, line in lines) for kind in kinds)
+            if size - room <= len(head) or room >= LARGEST_TAIL or found:
+                others = [part for part in lines[:-RECENT] if not _is("train", part[1])]
+                yield from _events(path, [*others, *lines[-RECENT:]])
+                return
+            room *= 8
+
+
+def _is(kind: str, line: bytes) -> bool:
+    return f'"{kind}"'.encode() in line[:64]
+
+
+def _events(path: Path, lines: list[tuple[int, bytes]]) -> Iterator[Event]:
+    """Events of the whole lines, which begin at these places of the file; others are left out."""
+    for begin, line in lines:
+        if not line.endswith(b"\n"):
+            continue
+        event = stored_event(path, line, 0, len(line) - 1, begin)
+        if event is None:
+            try:
+                event = from_json(line)
+            except ValueError:
+                continue
+        if isinstance(event, dict) and event.get("schema", SCHEMA) == SCHEMA:
+            yield event
