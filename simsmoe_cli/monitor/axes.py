@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from simsmoe_cli.monitor.scales import Floats
 
+SMALLEST = 1e-300  # whatever is nearer to 0 has no digits left to tell values apart
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -49,13 +51,13 @@ class Axis:
 
 
 def axis(values: Sequence[Floats], log: bool = False) -> Axis:
-    """An axis on which all finite values fit (log: all above 0)."""
-    finite = [v[np.isfinite(v) & ((v > 0) if log else True)] for v in values]
+    """An axis on which all finite values fit (log: all above 0, but for those next to it)."""
+    finite = [v[np.isfinite(v) & ((v > SMALLEST) if log else True)] for v in values]
     low = min((float(v.min()) for v in finite if v.size), default=1.0 if log else 0.0)
     high = max((float(v.max()) for v in finite if v.size), default=1.0)
     # A span that floats of this size can still tell apart.
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        room = abs(high) / 10 or 0.5
+    if high - low <= max(SMALLEST, 1e-9 * max(abs(low), abs(high))):
+        room = abs(high) / 10 if abs(high) > SMALLEST else 0.5
         low, high = (low / 1.1, high * 1.1) if log else (low - room, high + room)
     return Axis(low, high, log)
 

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from simsmoe_cli.monitor.alerts import duration
 from simsmoe_cli.monitor.axes import short
-from simsmoe_cli.monitor.canvas import Curve, bars, line_plot, scatter
+from simsmoe_cli.monitor.bars import bars
+from simsmoe_cli.monitor.canvas import Curve, line_plot, scatter
 from simsmoe_cli.monitor.frames import SimilarityFrame
 from simsmoe_cli.monitor.heatmap import heat_map, layout
 from simsmoe_cli.monitor.history import RunHistory

@@ -261,34 +261,6 @@ def test_the_keys_of_the_dashboard(runs: Path) -> None:
     assert pressed == DASHBOARD == keys_of(Dashboard)
 
 
-def test_escape_stops_playing(runs: Path) -> None:
-    async def scenario(pilot: Pilot[None]) -> None:
-        await pilot.press("2", "space")
-        assert dashboard(pilot).playing
-        await pilot.press("escape")
-        assert not dashboard(pilot).playing
-
-    drive(monitor([runs / "first"], runs), scenario)
-
-
-def test_playing_walks_all_probes_and_ends(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(pilot: Pilot[None]) -> None:
-        screen = dashboard(pilot)
-        shown = []
-        choose = screen.choose
-
-        def record(**fields: Any) -> None:
-            choose(**fields)
-            shown.append(screen.selection.step)
-
-        monkeypatch.setattr(screen, "choose", record)
-        await pilot.press("2", "space")
-        await until(pilot, lambda: not screen.playing)
-        assert shown == [*range(0, 1751, 250), None]
-
-    drive(monitor([runs / "first"], runs), scenario)
-
-
 def test_the_keys_of_the_picker(runs: Path) -> None:
     pressed: set[str] = set()
 

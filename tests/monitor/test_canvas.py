@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.text import Text
 
 from simsmoe_cli.monitor.axes import Axis, axis, short
-from simsmoe_cli.monitor.canvas import Curve, bars, line_plot, scatter, sparkline
+from simsmoe_cli.monitor.bars import bars, sparkline
+from simsmoe_cli.monitor.canvas import Curve, line_plot, scatter
 
 FLOATS = st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0])
 BITS = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]]
@@ -178,6 +179,10 @@ def test_ticks_are_round() -> None:
 def test_an_axis_holds_all_that_is_finite() -> None:
     assert axis([np.array([1.0, math.nan, 5.0]), np.array([-2.0, math.inf])]) == Axis(-2, 5)
     assert axis([]).low < axis([]).high
+    for log in (False, True):
+        tiny = axis([np.array([0.0, 5e-324])], log)
+        assert tiny.low < tiny.high
+        assert tiny.ticks(1)
     same = axis([np.array([3.0, 3.0])])
     assert same.low < 3 < same.high
     assert axis([np.array([0.0, -1.0, 10.0, 1000.0])], log=True) == Axis(10, 1000, log=True)

@@ -11,7 +11,8 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from simsmoe_cli.monitor.axes import Axis
-from simsmoe_cli.monitor.canvas import Curve, line_plot, sparkline
+from simsmoe_cli.monitor.bars import sparkline
+from simsmoe_cli.monitor.canvas import Curve, line_plot
 from simsmoe_cli.monitor.frames import SimilarityFrame
 from simsmoe_cli.monitor.widgets.curves import CurvePanel
 from simsmoe_cli.monitor.widgets.pairs import value_text
