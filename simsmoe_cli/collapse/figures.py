@@ -285,16 +285,18 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
                 f"{findings.text.unit}s)",
             )
         )
-    of_main = f"the most alike pair of {shown[0][1]}"
-    pairs = {(difference.layer, difference.experts) for difference, _, _ in shown}
+    of_whom = max(shown, key=lambda found: found[0].cka)[1]
     if len(shown) == 1:
         which = "Shown is the most alike pair."
-    elif len(pairs) == 1:
-        which = f"Both panels show {of_main}."
+    elif len({(difference.layer, difference.experts) for difference, _, _ in shown}) == 1:
+        which = (
+            f"Both panels show the most alike pair of {of_whom}, so by its choice it is less alike "
+            "in the other run."
+        )
     else:
         which = (
-            f"Above {of_main}; it is missing or undefined in {shown[1][1]}, whose own most alike "
-            "pair is below."
+            f"Each panel shows the most alike pair of its run: that of {of_whom} is missing or "
+            "undefined in the other."
         )
     grid[-1].set_xlabel("dimension of the output")
     colour_bar(figure, DIFFERENCE_COLOURS, scale, list(grid))

@@ -172,8 +172,8 @@ class Overall(_Facts):
 class Difference(_Facts):
     """|E_i(x) - E_j(x)| of two experts on some tokens x (Fig. 5).
 
-    The most alike pair of live experts of the run the report is about. Of the run it is compared
-    with the same pair, or its own most alike where that one is missing or undefined.
+    The most alike pair of live experts. Where two runs are compared it is one pair in both, that of
+    the run where it is more alike, unless it is missing or undefined in the other.
     """
 
     layer: int

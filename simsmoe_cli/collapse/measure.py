@@ -34,7 +34,6 @@ from simsmoe_cli.collapse.overall import (
     matrix,
     most_alike,
     overall,
-    pair_of,
     spread,
 )
 from simsmoe_cli.collapse.sources import Batch, Source
@@ -74,6 +73,11 @@ class Options:
     matching: float = 1e11
     seed: int = 0
 
+    @property
+    def all_tokens(self) -> int:
+        """How many tokens are read."""
+        return max(self.tokens or 4 * self.rows, self.rows)
+
 
 @dataclass
 class _Counts:
@@ -109,7 +113,6 @@ def measure(
     source: Source,
     options: Options | None = None,
     on_layer: Callable[[int, int], None] | None = None,
-    pair: tuple[int, int, int] | None = None,
 ) -> Findings:
     """Measure everything.
 
@@ -117,30 +120,21 @@ def measure(
         source: a model and its text.
         options: how much; the defaults if None.
         on_layer: told how many layers are done, of how many.
-        pair: layer and experts whose difference is shown, that of another run; None: the most alike
-            pair, which also stands in for one that is missing or undefined here.
 
     Raises:
         UserError: the text has too few tokens.
     """
     options = options or Options()
-    tokens = max(options.tokens or 4 * options.rows, options.rows)
-    counts, rows, text = _read(source, tokens, options.rows)
+    counts, rows, text = _read(source, options.all_tokens, options.rows)
     layers: list[LayerFindings] = []
     difference: Difference | None = None
-    asked_for = False
     for place, count in enumerate(counts):
         outputs_NTD = _outputs(source, place, rows.inputs_TD[place])
         found = _layer(source, place, count, text.tokens, outputs_NTD, options)
         layers.append(found)
-        wanted = pair_of(found, pair) if pair is not None else None
-        shown = wanted or most_alike(found)
-        if shown is not None and (
-            wanted is not None
-            or (not asked_for and (difference is None or shown[2] > difference.cka))
-        ):
-            difference = difference_of(source, found, shown, outputs_NTD, rows.ids)
-            asked_for = wanted is not None
+        pair = most_alike(found)
+        if pair is not None and (difference is None or pair[2] > difference.cka):
+            difference = difference_of(source, found, pair, outputs_NTD, rows.ids)
         del outputs_NTD
         if on_layer is not None:
             on_layer(place + 1, len(counts))
@@ -161,6 +155,29 @@ def measure(
         difference=difference,
         history=source.history,
     )
+
+
+def with_pair_of(findings: Findings, source: Source, options: Options, other: Findings) -> Findings:
+    """The findings with the difference of the pair of experts that another run's is of.
+
+    Unchanged where that pair is missing or undefined here.
+
+    Args:
+        findings: measured from `source` with `options`; the text is read again.
+        other: findings of the other run.
+    """
+    shown = other.difference
+    if shown is None or shown.layer >= len(findings.layers):
+        return findings
+    layer = findings.layers[shown.layer]
+    i, j = shown.experts
+    cka = layer.cka[i][j] if max(i, j) < layer.experts else None
+    if cka is None:
+        return findings
+    _, rows, _ = _read(source, options.all_tokens, options.rows)
+    outputs_NTD = _outputs(source, shown.layer, rows.inputs_TD[shown.layer])
+    difference = difference_of(source, layer, (i, j, cka), outputs_NTD, rows.ids)
+    return findings.model_copy(update={"difference": difference})
 
 
 def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows, Text]:

@@ -88,16 +88,6 @@ def most_alike(layer: LayerFindings) -> tuple[int, int, float] | None:
     return max(live or found, key=lambda pair: pair[2], default=None)
 
 
-def pair_of(layer: LayerFindings, wanted: tuple[int, int, int]) -> tuple[int, int, float] | None:
-    """The wanted pair (layer, i, j) with its debiased CKA; None where it is not of this layer, or
-    undefined."""
-    number, i, j = wanted
-    if number != layer.layer or max(i, j) >= layer.experts:
-        return None
-    value = layer.cka[i][j]
-    return None if value is None else (i, j, value)
-
-
 def difference_of(
     source: Source,
     layer: LayerFindings,

@@ -10,7 +10,7 @@ import torch
 
 from simsmoe_cli.collapse.findings import Findings, Report
 from simsmoe_cli.collapse.huggingface import open_huggingface
-from simsmoe_cli.collapse.measure import Options, measure
+from simsmoe_cli.collapse.measure import Options, measure, with_pair_of
 from simsmoe_cli.collapse.opening import checkpoints, open_run
 from simsmoe_cli.collapse.sources import Source
 from simsmoe_cli.collapse.verdict import judge
@@ -63,13 +63,13 @@ def make_report(request: Request, on_progress: Callable[[str], None]) -> Report:
         if path is not None
         for source in _sources(path, request, last_only=True)
     ]
-    found = [
-        _measure(source, request, on_progress)
-        for source in _sources(request.path, request, last_only=False)
-    ]
-    shown = found[-1].difference
-    pair = None if shown is None else (shown.layer, *shown.experts)
-    against = _measure(others[0], request, on_progress, pair) if others else None
+    found: list[Findings] = []
+    for source in _sources(request.path, request, last_only=False):
+        found.append(_measure(source, request, on_progress))
+    against = None
+    if others:
+        against = _measure(others[0], request, on_progress)
+        found[-1], against = _one_pair((found[-1], source), (against, others[0]), request)
     return Report(findings=found, against=against, verdict=judge(found[-1], against))
 
 
@@ -124,14 +124,28 @@ def _measure(
     source: Source,
     request: Request,
     on_progress: Callable[[str], None],
-    pair: tuple[int, int, int] | None = None,
 ) -> Findings:
     step = source.subject.step
     name = source.subject.name + ("" if step is None else f", step {step:,}")
     on_progress(f"{name}: reading text")
     return measure(
         source,
-        Options(rows=request.tokens),
+        _options(request),
         lambda done, of: on_progress(f"{name}: {done} of {of} layers measured"),
-        pair,
     )
+
+
+def _options(request: Request) -> Options:
+    return Options(rows=request.tokens)
+
+
+def _one_pair(
+    main: tuple[Findings, Source], against: tuple[Findings, Source], request: Request
+) -> tuple[Findings, Findings]:
+    """Both runs with the difference of one pair: the most alike of the run where it is more so."""
+    (here, source), (there, other) = main, against
+    if here.difference is None or there.difference is None:
+        return here, there
+    if here.difference.cka >= there.difference.cka:
+        return here, with_pair_of(there, other, _options(request), here)
+    return with_pair_of(here, source, _options(request), there), there

@@ -110,6 +110,27 @@ def test_against_another_run(capsys: Capture) -> None:
     assert "mean CKA, similar" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("names", [("plain", "similar"), ("similar", "plain")])
+def test_both_runs_show_the_pair_that_is_most_alike_in_one(names: tuple[str, str]) -> None:
+    report = reported(names[0], "--against", names[1])
+    assert report.against is not None
+    here, there = report.main.difference, report.against.difference
+    assert here is not None
+    assert there is not None
+    assert (here.layer, here.experts) == (there.layer, there.experts)
+    first, second = here.experts
+    for found, shown in ((report.main, here), (report.against, there)):
+        assert shown.cka == found.layers[shown.layer].cka[first][second]
+    values = [
+        value
+        for found in (report.main, report.against)
+        for layer in found.layers
+        for i, j in layer.pairs()
+        if (value := layer.cka[i][j]) is not None and not {i, j} & set(layer.dead)
+    ]
+    assert max(here.cka, there.cka) == max(values)
+
+
 def test_all_checkpoints() -> None:
     report = reported("plain", "--checkpoint", "all", "--against", "similar")
     assert [found.subject.step for found in report.findings] == [4, 8]

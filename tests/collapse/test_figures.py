@@ -158,10 +158,10 @@ def test_both_panels_of_the_difference_show_one_pair_or_say_why_not() -> None:
     assert "Shown is the most alike pair. " in alone.caption
     made = report("plain", "other", layers=1).model_dump()
     both = named(Report.model_validate(made))["difference"]
-    assert "Both panels show the most alike pair of plain. " in both.caption
+    assert "Both panels show the most alike pair of plain, so by its choice" in both.caption
     made["against"]["difference"]["experts"] = [1, 2]
     apart = named(Report.model_validate(made))["difference"]
-    assert "Above the most alike pair of plain; it is missing or undefined in other" in (
+    assert "Each panel shows the most alike pair of its run: that of plain is missing" in (
         apart.caption
     )
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from simsmoe_cli.collapse.findings import Findings
-from simsmoe_cli.collapse.measure import Options, measure
+from simsmoe_cli.collapse.measure import Options, measure, with_pair_of
 from simsmoe_cli.collapse.run_sources import CorpusSource
 from simsmoe_cli.collapse.sources import Batch
 from simsmoe_cli.collapse.windows import windows
@@ -166,19 +166,36 @@ def test_a_pair_of_dead_experts_is_not_the_one_to_show() -> None:
     assert 1 not in shown.experts
 
 
-def test_the_difference_of_a_pair_that_is_asked_for() -> None:
-    planted = Planted(layers=2)
+def test_the_difference_of_the_pair_that_another_run_shows() -> None:
+    planted, other = Planted(layers=2), Planted(layers=2, seed=5)
     planted.copy(0, 0, 1)
-    planted.copy(1, 2, 3)
-    planted.experts[1].w_out.data[0] = 0
-    shown = measure(planted, QUICK, pair=(1, 2, 4)).difference
-    assert shown is not None
-    assert (shown.layer, shown.experts) == (1, (2, 4))
-    assert shown.cka == measure(planted, QUICK).layers[1].cka[2][4]
-    for missing in ((2, 0, 1), (0, 1, EXPERTS), (1, 0, 1)):  # the last is undefined
-        shown = measure(planted, QUICK, pair=missing).difference
-        assert shown is not None
-        assert shown.experts in ((0, 1), (2, 3))
+    other.copy(1, 2, 4)
+    found, theirs = measure(planted, QUICK), measure(other, QUICK)
+    made = with_pair_of(found, planted, QUICK, theirs)
+    assert made.difference is not None
+    assert (made.difference.layer, made.difference.experts) == (1, (2, 4))
+    assert made.difference.cka == found.layers[1].cka[2][4]
+    assert made.difference.rows == (theirs.difference.rows if theirs.difference else [])
+    inputs = torch.cat([part.layers[1].input_TD for part in planted.read(1024, 1024)])
+    first, second = planted.dense(1, inputs)[[2, 4]].double()
+    size = ((first.square() + second.square()).mean() / 2).sqrt()
+    apart = ((first - second) / size).square().mean().sqrt().item()
+    assert made.difference.mean == pytest.approx(apart, rel=1e-5)
+    assert made.model_copy(update={"difference": found.difference}) == found
+
+
+def test_a_pair_that_is_missing_or_undefined_is_not_shown() -> None:
+    planted, deeper = Planted(), Planted(layers=2)
+    deeper.copy(1, 2, 4)
+    found = measure(planted, QUICK)
+    assert with_pair_of(found, planted, QUICK, measure(deeper, QUICK)) is found
+    deeper.experts[1].w_out.data[4] = 0
+    silent = measure(deeper, QUICK)
+    alike = measure(Planted(layers=2), QUICK)
+    assert alike.difference is not None
+    shown = alike.difference.model_copy(update={"layer": 1, "experts": (2, 4)})
+    asking = alike.model_copy(update={"difference": shown})
+    assert with_pair_of(silent, deeper, QUICK, asking) is silent
 
 
 def test_the_null_of_a_mean_is_the_95_percent_quantile_of_one_pair(found: Findings) -> None:
