@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 QUERY_CHUNK = 128
+_tiles_on_cpu = True
+
+
+@contextmanager
+def as_on_accelerators() -> Iterator[None]:
+    """Take the path in chunks on a CPU as well: what it keeps is what a GPU must hold."""
+    global _tiles_on_cpu
+    _tiles_on_cpu = False
+    try:
+        yield
+    finally:
+        _tiles_on_cpu = True
 
 
 def relative_attention(
@@ -40,7 +53,8 @@ def relative_attention(
     Returns:
         [G, M, W].
     """
-    if query_GMW.device.type == "cpu" and not torch.compiler.is_compiling():
+    on_cpu = query_GMW.device.type == "cpu"
+    if on_cpu and not torch.compiler.is_compiling() and _tiles_on_cpu:
         kind = torch.promote_types(query_GMW.dtype, torch.float32)
         parts = (query_GMW, key_GSW, value_GSW, position_WL)
         with torch.autocast("cpu", enabled=False):

@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.relative import as_on_accelerators
 from simsmoe_cli.recipe import Recipe
 
 BASIS = {
@@ -27,8 +28,9 @@ BASIS = {
     "the mean number of positions seen; three times that in training. Probes and similarity "
     "learning are left out.",
     "memory": "Memory: weights, gradients and Adam's two moments in fp32, the carried memory of "
-    "all streams, and what autograd keeps of one micro-batch (in bf16 if train.precision says so). "
-    "Temporary tensors and the framework's own memory are left out.",
+    "all streams, and what autograd keeps of one micro-batch on a GPU (in bf16 if train.precision "
+    "says so; a CPU keeps less of relative attention). Temporary tensors and the framework's own "
+    "memory are left out.",
 }
 
 
@@ -154,6 +156,7 @@ def _saved_bytes(model: LanguageModel, recipe: Recipe) -> int:
 
     tokens_BM = torch.zeros(train.batch // train.micro_batches, train.block, dtype=torch.int64)
     with (
+        as_on_accelerators(),
         _GroupedProductShapes(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):

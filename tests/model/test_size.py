@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.relative import as_on_accelerators
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe_loading import load_recipe
 
@@ -87,7 +88,9 @@ def test_similarity_heads_cost_training_and_not_the_model(head: str) -> None:
 
 
 @pytest.mark.parametrize("overrides", [(), RELATIVE, ("similarity.preset=calibrated",)])
-def test_activations_are_what_a_real_forward_pass_keeps(overrides: tuple[str, ...]) -> None:
+def test_activations_are_what_a_real_forward_pass_keeps_on_a_gpu(
+    overrides: tuple[str, ...],
+) -> None:
     settings = recipe(*overrides)
     model = LanguageModel(settings, VOCAB)
     own = {t.data_ptr() for t in [*model.parameters(), *model.buffers()]}
@@ -100,7 +103,8 @@ def test_activations_are_what_a_real_forward_pass_keeps(overrides: tuple[str, ..
         return tensor
 
     tokens = torch.randint(VOCAB, (2, 32))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with as_on_accelerators(), hooks:
         output = model(tokens, model.initial_memory(2))
         loss = F.cross_entropy(output.logits.flatten(0, 1), tokens.flatten())
         loss = loss + sum(output.losses.values())
