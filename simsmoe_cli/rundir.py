@@ -8,6 +8,7 @@
       best/              weights with the lowest validation loss, or highest accuracy
       tokenizer.json | sentencepiece.model   of a fine-tuned run, whose texts it encodes
       report/
+      profile/           trace and summary of the last profile
       .lock              held while a process trains here
 
 Every event has ``schema``, ``kind``, ``step`` and ``time`` (seconds since the epoch). Kinds and
@@ -26,6 +27,7 @@ their further fields (L layers with experts, N experts, E evaluations):
     similarity     tokens, measure, layers [{layer, cka [N][N] (null: undefined), mean,
                    shared [N][N]}]
     checkpoint     path; taken now, written meanwhile: its folder has this name once it is whole
+    profile        path of its folder, and there trace and summary
     warning        message
     run_finished   status (finished | stopped | failed), reason, and for a finished run test_bpc
                    (null where a token is no character), test_loss_nats, best_step
@@ -72,6 +74,7 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         self.report = path / "report"
+        self.profile = path / "profile"
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,17 @@ SimilarityOption = Annotated[
     str | None,
     typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
 ]
+ProfileOption = Annotated[
+    int,
+    typer.Option(
+        "--profile",
+        min=0,
+        metavar="N",
+        show_default=False,
+        help="Record N steps after the first three with torch's profiler: a trace and a table of "
+        "where time and memory went, in the run's folder profile.",
+    ),
+]
 
 # What published work trains on: the distinct bytes of enwik8.
 ASSUMED_VOCABULARY = 205
@@ -39,6 +51,12 @@ def all_overrides(
     if similarity is not None:
         overrides.append(f"similarity.preset={similarity}")
     return overrides
+
+
+def quieten_profiler() -> None:
+    """Keep what torch's profiler tells its own developers off the terminal; before torch comes."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def print_json(value: Any) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simsmoe_cli.cli.common import (
+    ProfileOption,
     SetOption,
     SimilarityOption,
     all_overrides,
     console,
     print_json,
+    quieten_profiler,
     shell,
 )
 
@@ -59,6 +61,7 @@ def finetune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe and sizes; train nothing.")
     ] = False,
+    profile: ProfileOption = 0,
     data_dir: Annotated[
         Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora and tasks lie.")
     ] = Path("data"),
@@ -70,6 +73,8 @@ def finetune(
     ] = False,
 ) -> None:
     """Fine-tune a pre-trained run on a classification task."""
+    if profile:
+        quieten_profiler()
     from simsmoe_cli.cli.progress import TrainingView
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
@@ -109,11 +114,15 @@ def finetune(
     )
     elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)
     go_on = ("simsmoe", "finetune", *elsewhere, "--resume", run)
-    view = TrainingView(screen, plan.recipe.train.steps, as_json=as_json)
+    view = TrainingView(screen, plan.recipe.train.steps, run=plan.run, as_json=as_json)
     try:
         with view:
             result = session.finetune(
-                plan, torch_device, subscriber=view.on_event, on_step=view.on_step
+                plan,
+                torch_device,
+                subscriber=view.on_event,
+                on_step=view.on_step,
+                profile=profile,
             )
     except Stopped as stop:
         screen.print(

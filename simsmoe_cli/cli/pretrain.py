@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from simsmoe_cli.cli.common import (
+    ProfileOption,
     RouterOption,
     SetOption,
     SimilarityOption,
     all_overrides,
     console,
+    quieten_profiler,
     shell,
 )
 
@@ -46,6 +48,7 @@ def pretrain(
         bool,
         typer.Option("--dry-run", help="Show the resolved recipe, sizes and costs; train nothing."),
     ] = False,
+    profile: ProfileOption = 0,
     data_dir: Annotated[
         Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
     ] = Path("data"),
@@ -66,6 +69,8 @@ def pretrain(
         show_dry_run(recipe or "quickstart", overrides, data_dir, as_json=as_json)
         return
 
+    if profile:
+        quieten_profiler()
     from simsmoe_cli.cli.progress import TrainingView
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
@@ -91,11 +96,16 @@ def pretrain(
     screen.print(f"training {plan.recipe.name} in {run} on {start}", soft_wrap=True)
     elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)
     go_on = ("simsmoe", "pretrain", *elsewhere, "--resume", run)
-    view = TrainingView(screen, plan.recipe.train.steps, as_json=as_json)
+    view = TrainingView(screen, plan.recipe.train.steps, run=plan.run, as_json=as_json)
     try:
         with view:
             result = session.train(
-                plan, store, torch_device, subscriber=view.on_event, on_step=view.on_step
+                plan,
+                store,
+                torch_device,
+                subscriber=view.on_event,
+                on_step=view.on_step,
+                profile=profile,
             )
     except Stopped as stop:
         screen.print(

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from simsmoe_cli.rundir import RunDir
+
 
 class TrainingView:
     """Shows the events of a run; use as a context manager.
@@ -24,11 +26,13 @@ class TrainingView:
     Args:
         console: where to print, of `common.console`; a bar is drawn only on a terminal.
         total_steps: steps of the whole training.
+        run: the folder of the run.
         as_json: print every event as a line of JSON on stdout instead.
     """
 
-    def __init__(self, console: Console, total_steps: int, *, as_json: bool = False):
+    def __init__(self, console: Console, total_steps: int, *, run: RunDir, as_json: bool = False):
         self.console = console
+        self.run = run
         self.total_steps = total_steps
         self.as_json = as_json
         self._progress: Progress | None = None
@@ -68,6 +72,9 @@ class TrainingView:
         if self.as_json:
             print(json.dumps(event), file=sys.stdout, flush=True)
             return
+        if event["kind"] == "profile":
+            self._show_profile(event)
+            return
         line = _line(event, self.total_steps)
         if event["kind"] == "train" and self._progress is not None:
             numbers = f"{_score(event)}  {event['tokens_per_s']:,.0f} tokens/s"
@@ -75,6 +82,15 @@ class TrainingView:
         elif line:
             style = "yellow" if event["kind"] == "warning" else None
             self.console.print(line, style=style, soft_wrap=True)
+
+    def _show_profile(self, event: dict[str, Any]) -> None:
+        folder = self.run.path / event["path"]
+        text = (folder / event["summary"]).read_text()
+        self.console.print(f"\n{text}", soft_wrap=True)
+        where = folder / event["trace"]
+        self.console.print(
+            f"trace in {where}; open it at ui.perfetto.dev or chrome://tracing\n", soft_wrap=True
+        )
 
 
 def _score(event: dict[str, Any]) -> str:

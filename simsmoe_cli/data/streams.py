@@ -64,8 +64,9 @@ class TrainStreams:
             places = self._order(step // self.blocks)[index * self.batch : (index + 1) * self.batch]
             rows, starts = places % self.batch, places // self.batch * self.block
             window = self.tokens_BL[rows[:, None], starts[:, None] + np.arange(self.block + 1)]
-        tokens = torch.from_numpy(window.astype(np.int64))
-        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), index == 0
+        inputs = torch.from_numpy(window[:, :-1].astype(np.int64))
+        targets = torch.from_numpy(window[:, 1:].astype(np.int64))
+        return inputs, targets, index == 0
 
     def _order(self, number: int) -> NDArray[np.int64]:
         """All blocks of a pass, shuffled: block * batch + stream."""

@@ -225,15 +225,17 @@ class TaskBatches:
         return tokens
 
     def _pass(self, number: int) -> list[NDArray[np.int64]]:
-        if self._order is None or self._order[0] != number:
+        known = self._order  # taken once: another thread may be a pass ahead
+        if known is None or known[0] != number:
             generator = np.random.default_rng([self.seed, number])
             shuffled = generator.permutation(len(self.split))
             lengths = self.split.lengths
             for pool in _cut(shuffled, POOL * self.batch):
                 pool[:] = pool[np.argsort(lengths[pool], kind="stable")]
             batches = _cut(shuffled, self.batch)
-            self._order = number, [batches[i] for i in generator.permutation(len(batches))]
-        return self._order[1]
+            known = number, [batches[i] for i in generator.permutation(len(batches))]
+            self._order = known
+        return known[1]
 
 
 def evaluation_batches(split: EncodedSplit, batch: int) -> Iterator[Batch]:

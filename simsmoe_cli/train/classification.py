@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from simsmoe_cli.data.read_ahead import ReadAhead
 from simsmoe_cli.data.task_encode import (
     Batch,
     EncodedSplit,
@@ -123,6 +124,7 @@ class Classification(Objective[TaskEvaluation]):
         self.warnings = list(task.manifest.warnings)
         train = some(task.split("train"), recipe.finetune.examples, settings.seed)
         self.batches = TaskBatches(self._encode("train", train), settings.batch, settings.seed)
+        self._read = ReadAhead(self.batches.read)
         self._valid = self._encode("valid", task.split("valid"))
         self._test = self._encode(task.reported, task.split(task.reported))
         self._probe = _first_texts(self._valid, settings.probe_tokens)
@@ -136,7 +138,7 @@ class Classification(Objective[TaskEvaluation]):
         return encoded
 
     def micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
-        batch = self.batches.read(step)
+        batch = self._read(step)
         examples = len(batch.labels)
         parts = min(self.recipe.train.micro_batches, examples)
         length_E = batch.mask.numpy().sum(1)  # by NumPy: the host never asks a tensor

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simsmoe_cli.data.read_ahead import ReadAhead
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import TrainStreams
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -47,6 +48,7 @@ class LanguageModelling(Objective[Evaluation]):
             settings.block,
             shuffle_seed=settings.seed if recipe.shuffles_blocks else None,
         )
+        self._read = ReadAhead(self.streams.read)
         self._probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
         torch.manual_seed(settings.seed)
         self.model = LanguageModel(recipe, store.manifest.vocab_size).to(device)
@@ -54,7 +56,7 @@ class LanguageModelling(Objective[Evaluation]):
         self.memory = [self.model.initial_memory(rows) for _ in range(settings.micro_batches)]
 
     def micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-        inputs, targets, restart = self.streams.read(step)
+        inputs, targets, restart = self._read(step)
         rows = self.recipe.train.batch // self.recipe.train.micro_batches
         for part, memory in enumerate(self.memory):
             if restart:

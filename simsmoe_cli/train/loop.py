@@ -26,6 +26,16 @@ from simsmoe_cli.train.objective import Objective, S
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
 from simsmoe_cli.train.precision import cpu_bf16
 from simsmoe_cli.train.probes import probe
+from simsmoe_cli.train.profiling import (
+    ASIDE,
+    BACKWARD,
+    FORWARD,
+    SUMMARY,
+    TRACE,
+    UPDATE,
+    Profiler,
+    Unprofiled,
+)
 from simsmoe_cli.train.signals import Stopped, StopSignals
 from simsmoe_cli.train.window import LogWindow
 
@@ -39,6 +49,7 @@ class Trainer(Generic[S]):
         resume_from: a checkpoint folder of this run to go on from.
         subscriber: called with every event.
         on_step: called with the number of steps done, after each step.
+        profile: how many steps to record in the folder `profile`; 0 for none.
     """
 
     def __init__(
@@ -49,6 +60,7 @@ class Trainer(Generic[S]):
         resume_from: Path | None = None,
         subscriber: Callable[[dict[str, Any]], None] | None = None,
         on_step: Callable[[int], None] | None = None,
+        profile: int = 0,
     ):
         self.objective, self.run = objective, run
         self.recipe, self.device = objective.recipe, objective.device
@@ -73,6 +85,16 @@ class Trainer(Generic[S]):
         self._resumed: dict[str, Any] = {}
         if resume_from is not None:
             self._resumed = self._restore(resume_from)
+        self.profiler = Unprofiled()
+        if profile:
+            self.profiler = Profiler(
+                run.profile,
+                profile,
+                settings.steps - self.step,
+                self.model,
+                compiled=compiled,
+                tokens=settings.batch * settings.block,
+            )
 
     def train(self) -> S:
         """Train to the last step and evaluate the best weights on the test split.
@@ -100,6 +122,7 @@ class Trainer(Generic[S]):
             self._leave("failed", str(error) or repr(error))
             raise
         finally:
+            self.profiler.close()
             self.writer.close()
             with contextlib.suppress(OSError):
                 self.events.close()
@@ -126,7 +149,7 @@ class Trainer(Generic[S]):
             last = self.step == settings.steps
             if self._is_due(settings.log_every) or last:
                 self._log()
-            with self.window.clock_paused():
+            with self.window.clock_paused(), self.profiler.part(ASIDE):
                 if self._is_due(settings.validate_every) or last:
                     self._validate()
                 if self._is_due(settings.probe_every) or (last and settings.probe_every):
@@ -136,6 +159,9 @@ class Trainer(Generic[S]):
                 stopping = self.signals.asked
                 if self._is_due(settings.checkpoint_every) or last or stopping:
                     self._save()
+            with self.window.clock_paused():
+                if self.profiler.step_done():
+                    self._emit("profile", path=self.run.profile.name, trace=TRACE, summary=SUMMARY)
             if stopping:
                 self.writer.wait()
                 self.signals.leave_if_asked(self.step)
@@ -179,18 +205,23 @@ class Trainer(Generic[S]):
         weights = {name: value_at(w, progress) for name, w in self.loss_weights.items()}
         self.model.train()
         total = torch.zeros((), device=self.device)
-        for part, inputs in enumerate(self.objective.micro_batches(self.step)):
-            loss, memory, measured = self._loss(*inputs, self._context(self.step), weights)
-            loss.backward()
+        profiler = self.profiler
+        batches = profiler.reading(self.objective.micro_batches(self.step))
+        for part, inputs in enumerate(batches):
+            with profiler.part(FORWARD):
+                loss, memory, measured = self._loss(*inputs, self._context(self.step), weights)
+            with profiler.part(BACKWARD):
+                loss.backward()
             self.objective.keep(part, memory)
             total = total + loss.detach()
             self.window.add(measured)
-        grad_norm = self._clip()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, settings)
-        self.guard.watch(self.optimizer, total, grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with profiler.part(UPDATE):
+            grad_norm = self._clip()
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, settings)
+            self.guard.watch(self.optimizer, total, grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         self.window.end_step(grad_norm)
         self.step += 1
 

@@ -83,6 +83,7 @@ def train(
     *,
     subscriber: Callable[[dict[str, Any]], None] | None = None,
     on_step: Callable[[int], None] | None = None,
+    profile: int = 0,
 ) -> Evaluation:
     """Pre-train as planned, in the locked run folder.
 
@@ -98,6 +99,7 @@ def train(
             resume_from=plan.resume_from,
             subscriber=subscriber,
             on_step=on_step,
+            profile=profile,
         )
 
     return _run(plan, device, trainer)
@@ -109,6 +111,7 @@ def finetune(
     *,
     subscriber: Callable[[dict[str, Any]], None] | None = None,
     on_step: Callable[[int], None] | None = None,
+    profile: int = 0,
 ) -> TaskEvaluation:
     """Fine-tune as planned, in the locked run folder.
 
@@ -128,6 +131,7 @@ def finetune(
             resume_from=plan.resume_from,
             subscriber=subscriber,
             on_step=on_step,
+            profile=profile,
         )
 
     return _run(plan, device, trainer)

@@ -158,7 +158,7 @@ def view() -> tuple[TrainingView, io.StringIO]:
     console = Console(
         file=shown, force_terminal=True, width=100, markup=False, emoji=False, highlight=False
     )
-    return TrainingView(console, 20), shown
+    return TrainingView(console, 20, run=RunDir(Path())), shown
 
 
 def test_a_terminal_shows_a_bar_and_the_lines_that_matter() -> None:
@@ -187,7 +187,7 @@ def test_undefined_similarity_is_said_to_be() -> None:
 
 
 def test_long_runs_say_how_many_hours_are_left(capsys: Capture) -> None:
-    plain = TrainingView(Console(width=1000, highlight=False), 50_000)
+    plain = TrainingView(Console(width=1000, highlight=False), 50_000, run=RunDir(Path()))
     event = {"kind": "train", "step": 10, "bpc": 2.0, "tokens_per_s": 1e6, "step_ms": 1000.0}
     plain.on_event(event)
     assert capsys.readouterr().out == (

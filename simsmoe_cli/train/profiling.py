@@ -1,0 +1,333 @@
+"""Where the time and memory of some training steps went, for whoever wants a run to be faster.
+
+A few steps are let go by, then N are recorded by torch's profiler: a trace to look at, and a
+summary by part of the model and by operation. Modules are only watched meanwhile; a run that is not
+profiled calls nothing here but `Unprofiled`, and a compiled step is left as it is, so that its
+forward pass is one part.
+
+The backward pass is told apart like the forward pass: autograd gives each of its nodes the sequence
+number of the operation that made it, and that operation lies in some part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
+from simsmoe_cli.model.blocks import DenseFFN
+from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.moe.experts.base import Experts
+from simsmoe_cli.moe.layer import MoELayer
+from simsmoe_cli.moe.routers.base import Router
+from simsmoe_cli.similarity.learning import SimilarityLearning
+
+SKIPPED = 3
+SHOWN = 15
+TRACE, SUMMARY = "trace.json.gz", "summary.txt"
+_MARK = "simsmoe: "
+_ENGINE = "autograd::engine::evaluate_function"
+_BACKWARD_SCOPE = 1  # of at::RecordScope: a node of autograd
+
+# Modules and what their forward pass is called; what lies in similarity learning belongs to it.
+PARTS: dict[type[nn.Module], str] = {
+    nn.Embedding: "embedding",
+    RelativeAttention: "attention",
+    RopeAttention: "attention",
+    DenseFFN: "dense feed-forward",
+    MoELayer: "dispatch and combine",
+    Router: "router",
+    Experts: "experts",
+    SimilarityLearning: "similarity learning",
+}
+INSIDE = "norms and residuals"
+FORWARD, BACKWARD = "output layer and loss", "gradients that are added up"
+READING, UPDATE, ASIDE = "reading", "clipping and optimizer", "validation, probes, checkpoints"
+
+T = TypeVar("T")
+
+
+class Unprofiled:
+    """What a run without a profile calls in its place."""
+
+    def part(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        """Around a part of a step."""
+        return contextlib.nullcontext()
+
+    def reading(self, batches: Iterable[T]) -> Iterable[T]:
+        """Around what a step reads."""
+        return batches
+
+    def step_done(self) -> bool:
+        """After each step, with what came after it; whether a profile was written just now."""
+        return False
+
+    def close(self) -> None:
+        """At the end of a training, however it ends."""
+
+
+class Profiler(Unprofiled):
+    """Records N steps of a training after the first SKIPPED.
+
+    Args:
+        folder: where trace and summary go; made when they are there.
+        steps: N.
+        left: steps the training still has.
+        model: whose parts are told apart.
+        compiled: whether the step is compiled.
+        tokens: places of a batch, for the summary.
+
+    Raises:
+        UserError: the training has too few steps left.
+    """
+
+    def __init__(
+        self, folder: Path, steps: int, left: int, model: Backbone, *, compiled: bool, tokens: int
+    ):
+        if steps + SKIPPED > left:
+            raise UserError(
+                f"{left:,} steps are left, and a profile of {steps:,} needs {steps + SKIPPED:,} "
+                f"(the first {SKIPPED} warm up)",
+                where="--profile",
+                hint=f"Use --profile {left - SKIPPED}." if left > SKIPPED else "Train longer.",
+            )
+        self.folder, self.steps, self.model, self.tokens = folder, steps, model, tokens
+        self.compiled = compiled
+        self._done = 0
+        self._open: list[Any] = []
+        self._undo = contextlib.ExitStack()
+        self._profile: profile | None = None
+
+    def part(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        if self._profile is None:
+            return contextlib.nullcontext()
+        return record_function(_MARK + name)
+
+    def reading(self, batches: Iterable[T]) -> Iterator[T]:
+        left = iter(batches)
+        while True:
+            with self.part(READING):
+                try:
+                    batch = next(left)
+                except StopIteration:
+                    return
+            yield batch
+
+    def step_done(self) -> bool:
+        self._done += 1
+        if self._done == SKIPPED:
+            self._start()
+        if self._profile is None or self._done < SKIPPED + self.steps:
+            return False
+        self._profile.stop()
+        self._undo.close()
+        recorded, self._profile = self._profile, None
+        self.folder.mkdir(exist_ok=True)
+        recorded.export_chrome_trace(str(self.folder / TRACE))
+        text = summary(recorded, self.steps, self.tokens, compiled=self.compiled)
+        (self.folder / SUMMARY).write_text(text)
+        return True
+
+    def close(self) -> None:
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile = None
+        self._undo.close()
+
+    def _start(self) -> None:
+        activities = [ProfilerActivity.CPU]
+        if next(self.model.parameters()).device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        if not self.compiled:
+            self._watch()
+        self._profile = profile(activities=activities, profile_memory=True, acc_events=True)
+        self._profile.start()
+
+    def _watch(self) -> None:
+        """Mark the parts of the model, until the end of the recording."""
+
+        def enter(name: str) -> None:
+            mark = record_function(_MARK + name)
+            mark.__enter__()
+            self._open.append(mark)
+
+        def leave() -> None:
+            self._open.pop().__exit__(None, None, None)
+
+        for module in self.model.modules():
+            name = next((name for kind, name in PARTS.items() if isinstance(module, kind)), None)
+            if name is not None:
+                before = module.register_forward_pre_hook(lambda *_, name=name: enter(name))
+                after = module.register_forward_hook(lambda *_: leave())
+                self._undo.callback(before.remove)
+                self._undo.callback(after.remove)
+
+        encode = self.model.encode
+
+        def marked(*arguments: Any, **options: Any) -> Any:
+            with record_function(_MARK + INSIDE):
+                return encode(*arguments, **options)
+
+        self.model.encode = marked  # type: ignore[method-assign]
+        self._undo.callback(delattr, self.model, "encode")
+
+
+@dataclass
+class PartCost:
+    """What one part cost in all recorded steps.
+
+    Attributes:
+        forward, backward: seconds; all there is stands in forward where the two are not told apart.
+        kept: bytes that were allocated in its forward passes and not freed there.
+    """
+
+    forward: float = 0.0
+    backward: float = 0.0
+    kept: int = 0
+
+
+def part_costs(events: Iterable[FunctionEvent], *, on_device: bool) -> dict[str, PartCost]:
+    """What each part cost itself, without parts inside it.
+
+    Args:
+        events: of a profile, parts marked.
+        on_device: count the time of kernels instead of the host's.
+    """
+    host = [event for event in events if event.device_type.name == "CPU"]
+    costs: defaultdict[str, PartCost] = defaultdict(PartCost)
+    part_of_sequence: dict[int, str] = {}
+    for event in sorted(host, key=lambda event: event.time_range.start):
+        part = _part(event)
+        if part is None:
+            continue
+        if event.name.startswith(_MARK):
+            costs[part].forward += _seconds(event, on_device)
+            costs[part].kept += _memory(event, on_device)
+            outer = _part(event.cpu_parent) if event.cpu_parent is not None else None
+            if outer is not None:
+                costs[outer].forward -= _seconds(event, on_device)
+                costs[outer].kept -= _memory(event, on_device)
+        elif event.sequence_nr >= 0 and event.scope != _BACKWARD_SCOPE and part != BACKWARD:
+            part_of_sequence[event.sequence_nr] = part
+    for event in host:
+        if not event.name.startswith(_ENGINE):
+            continue
+        nodes = [child for child in event.cpu_children if child.scope == _BACKWARD_SCOPE]
+        numbers = [node.sequence_nr for node in nodes if node.sequence_nr >= 0]
+        part = part_of_sequence.get(numbers[0]) if numbers else None
+        if part is not None:
+            seconds = _seconds(event, on_device)
+            costs[part].backward += seconds
+            costs[BACKWARD].forward -= seconds
+    return dict(costs)
+
+
+def _part(event: FunctionEvent | None) -> str | None:
+    """The part an event lies in; of several the innermost, but all of similarity learning."""
+    found = None
+    similarity = PARTS[SimilarityLearning]
+    while event is not None:
+        if event.name.startswith(_MARK):
+            name = event.name.removeprefix(_MARK)
+            if name == similarity:
+                return name
+            found = found or name
+        event = event.cpu_parent
+    return found
+
+
+def _seconds(event: FunctionEvent, on_device: bool) -> float:
+    return float(event.device_time_total if on_device else event.cpu_time_total) / 1e6
+
+
+def _memory(event: FunctionEvent, on_device: bool) -> int:
+    return int(event.device_memory_usage if on_device else event.cpu_memory_usage)
+
+
+def summary(recorded: profile, steps: int, tokens: int, *, compiled: bool) -> str:
+    """The tables of a profile, as text."""
+    events = recorded.events()
+    assert events is not None
+    on_device = ProfilerActivity.CUDA in recorded.activities
+    costs = part_costs(events, on_device=on_device)
+    aside = costs.pop(ASIDE, PartCost())
+    total = sum(cost.forward + cost.backward for cost in costs.values())
+    where = "on the GPU" if on_device else "on the CPU"
+    lines = [
+        f"{steps} training steps of {tokens:,} tokens: {_ms(total / steps)} each {where}, slowed "
+        "down by being watched.",
+    ]
+    if compiled:
+        lines.append("The step is compiled, so its forward pass is one part.")
+    if aside.forward:
+        seconds = aside.forward + aside.backward
+        lines.append(f"Between them {seconds:.2f} s of {ASIDE}, not counted.")
+    lines += ["", f"{'part':<32}{'share':>8}{'forward':>12}{'backward':>12}{'kept':>12}"]
+    ranked = sorted(costs.items(), key=lambda item: -(item[1].forward + item[1].backward))
+    for name, cost in ranked:
+        both = cost.forward + cost.backward
+        kept = "" if name in (READING, BACKWARD, UPDATE) else _size(cost.kept / steps)
+        lines.append(
+            f"{name:<32}{both / total:>8.1%}{_ms(cost.forward / steps):>12}"
+            f"{_ms(cost.backward / steps):>12}{kept:>12}"
+        )
+    lines += [
+        "",
+        "Times are those of one step; kept is what a forward pass leaves in memory for its "
+        "backward pass, below zero where it frees what others left.",
+        "",
+        f"{'operation':<48}{'share':>8}{'time':>12}{'calls':>8}{'memory':>12}",
+    ]
+    operations = [
+        (
+            one.key,
+            one.self_device_time_total if on_device else one.self_cpu_time_total,
+            one.count,
+            one.self_device_memory_usage if on_device else one.self_cpu_memory_usage,
+        )
+        for one in recorded.key_averages()
+        if not one.key.startswith(_MARK)
+    ]
+    operations.sort(key=lambda row: -row[1])
+    everything = sum(row[1] for row in operations) or 1.0
+    for key, microseconds, calls, memory in operations[:SHOWN]:
+        lines.append(
+            f"{key[:46]:<48}{microseconds / everything:>8.1%}{_ms(microseconds / 1e6 / steps):>12}"
+            f"{calls / steps:>8.0f}{_size(memory / steps):>12}"
+        )
+    lines += [
+        "",
+        "Time and memory are an operation's own, in one step, without operations it calls.",
+        f"Peak memory: {_peak(on_device)}.",
+    ]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.2f} ms"
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _peak(on_device: bool) -> str:
+    if on_device:
+        return f"{_size(torch.cuda.max_memory_allocated())} of the GPU"
+    try:
+        import resource
+    except ImportError:
+        return "not known here"
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{_size(used * (1 if sys.platform == 'darwin' else 1024))} of the process"

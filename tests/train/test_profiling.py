@@ -1,0 +1,177 @@
+"""A profile says where steps went and changes nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train import profiling
+from simsmoe_cli.train.language_modelling import LanguageModelling
+from simsmoe_cli.train.loop import Trainer
+from tests.train.test_resume import PAPER_MODEL
+from tests.train.tiny import events, recipe, without_times
+
+Make = Callable[..., Trainer]
+
+
+@pytest.fixture
+def profiled(store: TokenStore, tmp_path: Path) -> Make:
+    def make(name: str = "profiled", steps: int = 3, **changes: Any) -> Trainer:
+        objective = LanguageModelling(recipe(**changes), store, torch.device("cpu"))
+        return Trainer(objective, RunDir(tmp_path / name), profile=steps)
+
+    return make
+
+
+def table(run: RunDir, first: str) -> dict[str, list[float]]:
+    """Rows of one of the summary's tables: name to numbers, blanks left out."""
+    lines = (run.profile / "summary.txt").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(first)) + 1
+    stop = lines.index("", start)
+    rows = (re.split(r" {2,}", line.strip()) for line in lines[start:stop])
+    return {name: [float(re.sub(r"[^\d.-]", "", n)) for n in rest] for name, *rest in rows}
+
+
+@pytest.mark.parametrize("model", [PAPER_MODEL, {}], ids=["paper", "modern"])
+def test_every_part_of_the_model_has_its_share(profiled: Make, model: dict[str, Any]) -> None:
+    trainer = profiled(
+        model=model,
+        similarity={"preset": "calibrated", "tokens": 16, "min_tokens": 4},
+        train={"micro_batches": 2},
+    )
+    trainer.train()
+    parts = table(trainer.run, "part")
+    expected = {
+        "embedding", "attention", "dispatch and combine", "router", "experts",
+        "similarity learning", "norms and residuals", "output layer and loss",
+        "gradients that are added up", "reading", "clipping and optimizer",
+    }  # fmt: skip
+    assert set(parts) - {"dense feed-forward"} == expected
+    assert sum(row[0] for row in parts.values()) == pytest.approx(100, abs=1)
+    assert all(number >= 0 for row in parts.values() for number in row[:3])
+    for name in ("attention", "experts", "router", "dispatch and combine", "similarity learning"):
+        _, forward, backward, kept = parts[name]
+        assert min(forward, backward) > 0, name
+        assert kept >= 0
+    assert parts["reading"][2] == parts["clipping and optimizer"][2] == 0
+
+
+def test_time_goes_to_the_part_that_spends_it(
+    profiled: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = profiled(train={"steps": 6})
+    experts = [m for m in trainer.model.modules() if type(m).__name__ == "GroupedExperts"]
+    experts = experts or [m for m in trainer.model.modules() if type(m).__name__ == "LoopExperts"]
+    assert experts
+    square = torch.randn(400, 400, requires_grad=True)
+    for one in experts:
+        forward = one.forward
+
+        def slow(*arguments: Any, forward: Any = forward, **options: Any) -> Any:
+            out = forward(*arguments, **options)
+            burnt = square
+            for _ in range(6):
+                burnt = torch.tanh(burnt @ square)
+            return out + 0 * burnt.sum()
+
+        monkeypatch.setattr(one, "forward", slow)
+    trainer.train()
+    parts = table(trainer.run, "part")
+    assert max(parts, key=lambda name: parts[name][1]) == "experts"
+    assert max(parts, key=lambda name: parts[name][2]) == "experts"
+
+
+def test_operations_are_ranked_by_their_own_time(profiled: Make) -> None:
+    trainer = profiled()
+    trainer.train()
+    operations = table(trainer.run, "operation")
+    shares = [row[0] for row in operations.values()]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 100.5
+    assert len(operations) == profiling.SHOWN
+    assert "aten::mm" in operations
+    assert not any("simsmoe" in name for name in operations)
+    text = (trainer.run.profile / "summary.txt").read_text()
+    assert text.startswith("3 training steps of 128 tokens: ")
+    assert re.search(r"^Peak memory: [\d,]+\.\d MiB", text, re.MULTILINE)
+    # Steps 4 to 6 hold the validation and the probe of step 4.
+    assert re.search(r"^Between them \d+\.\d\d s of validation, probes", text, re.MULTILINE)
+
+
+def test_the_trace_opens_as_one_and_holds_only_the_recorded_steps(profiled: Make) -> None:
+    trainer = profiled(steps=2)
+    trainer.train()
+    with gzip.open(trainer.run.profile / "trace.json.gz") as file:
+        trace = json.load(file)
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert names.count("simsmoe: clipping and optimizer") == 2
+    assert "simsmoe: experts" in names
+
+
+def test_a_profiled_run_learns_the_same(trainer: Make, profiled: Make) -> None:
+    plain, watched = trainer("plain/run"), profiled("watched/run")
+    assert plain.train().loss_nats == watched.train().loss_nats
+    ours = [without_times(e) for e in events(plain.run)]
+    theirs = [without_times(e) for e in events(watched.run)]
+    (profile,) = (e for e in theirs if e["kind"] == "profile")
+    assert profile["step"] == profiling.SKIPPED + 3
+    folder = watched.run.path / profile["path"]
+    assert (folder / profile["trace"]).is_file()
+    assert (folder / profile["summary"]).is_file()
+    assert [e for e in theirs if e["kind"] != "profile"] == ours
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_nothing_is_watched_before_and_after(profiled: Make) -> None:
+    trainer = profiled(steps=1)
+    before = hooks(trainer.model)
+    seen = []
+    trainer.on_step = lambda step: seen.append(hooks(trainer.model) - before)
+    trainer.train()
+    recorded = profiling.SKIPPED + 1
+    assert all(seen[profiling.SKIPPED : recorded])
+    assert not any(seen[: profiling.SKIPPED - 1] + seen[recorded:])
+    assert hooks(trainer.model) == before
+    assert "encode" not in vars(trainer.model)
+
+
+def test_a_training_that_fails_while_recorded_leaves_no_half_profile(profiled: Make) -> None:
+    trainer = profiled(steps=4)
+
+    def fail(step: int) -> None:
+        if step == 5:
+            raise RuntimeError("the machine room is on fire")
+
+    trainer.on_step = fail
+    with pytest.raises(RuntimeError, match="on fire"):
+        trainer.train()
+    assert not trainer.run.profile.exists()
+    assert "encode" not in vars(trainer.model)
+    # The next profile of this process records.
+    again = profiled("again")
+    again.train()
+    assert (again.run.profile / "summary.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("left", "hint"), [(4, "Use --profile 1."), (3, "Train longer."), (1, "Train longer.")]
+)
+def test_more_steps_than_are_left_are_refused(profiled: Make, left: int, hint: str) -> None:
+    with pytest.raises(UserError, match=f"{left} steps are left, and a profile of 2") as error:
+        profiled(steps=2, train={"steps": left})
+    assert error.value.where == "--profile"
+    assert error.value.hint == hint
