@@ -119,7 +119,7 @@ class Reader:
         self.device = model.embedding.weight.device
         self.memory = model.initial_cache(1)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def read(self, tokens: Sequence[int]) -> tuple[Tensor, list[Step]]:
         """Read on.
 

@@ -274,7 +274,7 @@ def _first_texts(split: EncodedSplit, tokens: int) -> Batch:
     return collate(split, np.arange(min(max(count, 1), len(split))))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def classify(
     model: Classifier, split: EncodedSplit, batch: int, precision: str, context: RouteContext
 ) -> TaskEvaluation:

@@ -103,7 +103,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate_split(
     model: LanguageModel,
     tokens: Tokens,
