@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -15,6 +16,7 @@ import torch
 
 from benchmarks.step import VOCABULARY, modern
 from benchmarks.timing import Case, alternate, report
+from simsmoe_cli.model.generate import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.rundir import RunDir
@@ -101,7 +103,7 @@ def checkpoints(runs: int) -> Tables:
 
 
 def reading(runs: int) -> Tables:
-    """Evaluation, a probe and a training step's forward pass, per token."""
+    """Evaluation and a probe against a plain forward pass, per token."""
     recipe = modern()
     model = LanguageModel(recipe, VOCABULARY)
     tokens = torch.randint(VOCABULARY, (32_768,)).to(torch.uint8).numpy()
@@ -123,3 +125,60 @@ def reading(runs: int) -> Tables:
         Case("probe", lambda: probe(model, batch, context, "fp32"), batch.numel(), "tokens"),
     ]
     return [report("reading text, mistral-modern, 4 layers", alternate(cases, runs), "forward")]
+
+
+def generating(runs: int) -> Tables:
+    """Generated tokens after a prompt of 64 and of 1,024, with and without what was read kept."""
+    recipe = modern()
+    model = LanguageModel(recipe, VOCABULARY).eval()
+    context = RouteContext(step=1, total_steps=2)
+    greedy, count = Sampling(temperature=0.0), 64
+    tables = []
+    for length in (64, 1024):
+        prompt = torch.randint(VOCABULARY, (length,)).tolist()
+
+        def kept(prompt: list[int] = prompt) -> None:
+            for _ in generate(Reader(model, context), prompt, count, greedy):
+                pass
+
+        def anew(prompt: list[int] = prompt) -> None:
+            text = list(prompt)
+            for _ in range(count):
+                logits_V, _ = Reader(model, context).read(text)
+                text.append(int(logits_V.argmax()))
+
+        cases = [Case("generate", kept, count, "tokens"), Case("read anew", anew, count, "tokens")]
+        title = f"{count} tokens after a prompt of {length:,}, mistral-modern, 4 layers"
+        tables.append(report(title, alternate(cases, min(runs, 3), warm=0), "read anew"))
+    return tables
+
+
+def reporting(runs: int) -> Tables:
+    """`simsmoe collapse-report` and `simsmoe eval` of a short run, start-up included, per token."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = ("--data-dir", Path(folder) / "data")
+        run = Path(folder) / "run"
+        modules = sorted(Path(os.__file__).parent.glob("*.py"))
+        text = Path(folder) / "modules.txt"
+        text.write_bytes(b"".join(module.read_bytes() for module in modules)[:2_000_000])
+        simsmoe("prepare-data", text, "--name", "modules", *here)
+        short = ("data.corpus=modules", "train.steps=5", "train.warmup_steps=0")
+        settings = [word for change in short for word in ("--set", change)]
+        simsmoe("pretrain", *settings, *here, "--runs-dir", folder, "--name", run.name)
+
+        def case(name: str, *words: str | Path) -> Case:
+            # A first run says how many tokens one reads.
+            done = subprocess.run(
+                [sys.executable, "-m", "simsmoe_cli", *map(str, words), "--json"],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            shown = json.loads(done.stdout)
+            tokens = (shown["findings"][-1]["text"] if "findings" in shown else shown)["tokens"]
+            return Case(name, lambda: simsmoe(*words), tokens, "tokens")
+
+        cases = [
+            case("eval", "eval", run, *here),
+            case("collapse-report", "collapse-report", run, *here),
+        ]
+        timed = alternate(cases, min(runs, 3), warm=0)
+        return [report("collapse-report and eval of quickstart", timed, "eval")]

@@ -162,6 +162,8 @@ BENCHMARKS: dict[str, Callable[[int], Tables]] = {
     "startup": machinery.startup,
     "checkpoints": machinery.checkpoints,
     "reading": machinery.reading,
+    "generating": machinery.generating,
+    "reporting": machinery.reporting,
 }
 
 
