@@ -30,6 +30,7 @@ from benchmarks.step import (
 )
 from benchmarks.timing import alternate, machine, report
 from simsmoe_cli import registry
+from simsmoe_cli.train.allocator import keep_freed_memory
 
 Tables = list[dict[str, Any]]
 
@@ -181,6 +182,7 @@ def main() -> None:
         return
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    keep_freed_memory(torch.device("cpu"))  # as training does; peers gain by it too
     facts = machine()
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     results = {}

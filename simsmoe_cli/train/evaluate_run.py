@@ -24,6 +24,7 @@ from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
+from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.classification import TaskEvaluation, classify, encode_split, remarks
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.finetune_planning import open_task_of
@@ -69,6 +70,7 @@ def evaluate_run(
     recipe = checkpoint.recipe_of(folder, state)
     _check_top_k(top_k, recipe)
     context = RouteContext(step=state["step"], total_steps=recipe.train.steps, top_k=top_k)
+    keep_freed_memory(device)
     known = {
         "run": run.name,
         "checkpoint": which,

@@ -23,6 +23,7 @@ from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.classification import Classification, TaskEvaluation
 from simsmoe_cli.train.evaluate import Evaluation
 from simsmoe_cli.train.finetune_planning import FinetunePlan
@@ -153,6 +154,7 @@ def _run(plan: Plan | FinetunePlan, device: torch.device, make: Callable[[], Tra
             f"model.width (now {recipe.model.width}); --dry-run estimates the memory."
         )
     new = not run.path.exists()
+    keep_freed_memory(device)
     with _clear_os_errors(run), clear_memory_errors(device, hint), run.locked():
         try:
             trainer = make()
