@@ -93,7 +93,7 @@ class Trainer(Generic[S]):
                 settings.steps - self.step,
                 self.model,
                 compiled=compiled,
-                tokens=settings.batch * settings.block,
+                tokens=0 if self.recipe.finetune.task else settings.batch * settings.block,
             )
 
     def train(self) -> S:

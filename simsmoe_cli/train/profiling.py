@@ -86,7 +86,7 @@ class Profiler(Unprofiled):
         left: steps the training still has.
         model: whose parts are told apart.
         compiled: whether the step is compiled.
-        tokens: places of a batch, for the summary.
+        tokens: of a batch, for the summary; 0 where batches differ.
 
     Raises:
         UserError: the training has too few steps left.
@@ -264,8 +264,9 @@ def summary(recorded: profile, steps: int, tokens: int, *, compiled: bool) -> st
     aside = costs.pop(ASIDE, PartCost())
     total = sum(cost.forward + cost.backward for cost in costs.values())
     where = "on the GPU" if on_device else "on the CPU"
+    size = f" of {tokens:,} tokens" if tokens else ""
     lines = [
-        f"{steps} training steps of {tokens:,} tokens: {_ms(total / steps)} each {where}, slowed "
+        f"{steps} training steps{size}: {_ms(total / steps)} each {where}, slowed "
         "down by being watched.",
     ]
     if compiled:

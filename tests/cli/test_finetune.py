@@ -93,6 +93,14 @@ def test_json_output_is_the_events_and_nothing_else(capsys: Capture) -> None:
     assert shown == events(RunDir(Path("runs/base-letters")))
 
 
+def test_a_profile_of_its_steps(capsys: Capture) -> None:
+    assert finetune("--task", "letters", "--profile", "2") == 0
+    summary = Path("runs/base-letters/profile/summary.txt").read_text()
+    assert summary in capsys.readouterr().out
+    assert summary.startswith("2 training steps: ")
+    assert "\nexperts " in summary
+
+
 def test_a_dry_run_writes_nothing(capsys: Capture) -> None:
     assert finetune("--task", "letters", "--dry-run", "--json") == 0
     report = json.loads(capsys.readouterr().out)
