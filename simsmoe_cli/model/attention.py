@@ -14,6 +14,8 @@ Shapes: B batch, M block, L span, S positions seen, D model width, A heads, W he
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,14 +158,43 @@ class RopeAttention(nn.Module):
 def rotary(
     position_M: Tensor, width: int, base: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles, each [M, W]."""
+    """Cosines and sines of the rotary angles, each [M, W / 2]."""
     exponent = torch.arange(0, width, 2, device=position_M.device).float() / width
     angle = position_M[:, None].float() * base**-exponent
-    angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 def rotate(x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor) -> Tensor:
-    """Turn each pair (w, w + W/2) of features by its position's angle."""
+    """Turn each pair (w, w + W/2) of features by its position's angle; cos and sin of w < W/2."""
+    if torch.compiler.is_compiling():
+        left, right = x_BAMW.chunk(2, dim=-1)
+        turned = left * cos_MW - right * sin_MW, right * cos_MW + left * sin_MW
+        return torch.cat(turned, dim=-1)
+    return _rotate(x_BAMW, cos_MW, sin_MW)
+
+
+class _Rotate(torch.autograd.Function):
+    """In one pass over memory; the gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_MW, sin_MW)
+        return _turned(x_BAMW, cos_MW, sin_MW, 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_BAMW: Tensor) -> tuple[Tensor, None, None]:
+        cos_MW, sin_MW = ctx.saved_tensors
+        return _turned(grad_BAMW, cos_MW, sin_MW, -1), None, None
+
+
+_rotate: Callable[..., Tensor] = _Rotate.apply
+
+
+def _turned(x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor, way: int) -> Tensor:
+    out = torch.empty_like(x_BAMW)
     left, right = x_BAMW.chunk(2, dim=-1)
-    return x_BAMW * cos_MW + torch.cat([-right, left], dim=-1) * sin_MW
+    to_left, to_right = out.chunk(2, dim=-1)
+    torch.mul(left, cos_MW, out=to_left).addcmul_(right, sin_MW, value=-way)
+    torch.mul(right, cos_MW, out=to_right).addcmul_(left, sin_MW, value=way)
+    return out

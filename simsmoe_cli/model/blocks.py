@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
+from simsmoe_cli.model.norm import RMSNorm
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import ModelSettings, Recipe
@@ -24,7 +25,7 @@ NORM_EPS = 1e-5
 def make_norm(settings: ModelSettings) -> nn.Module:
     """The normalisation of a sub-layer, over the model width."""
     if settings.norm == "rmsnorm":
-        return nn.RMSNorm(settings.width, eps=NORM_EPS)
+        return RMSNorm(settings.width, eps=NORM_EPS)
     return nn.LayerNorm(settings.width)
 
 

@@ -111,3 +111,17 @@ def test_rope_attention_by_definition(
     layer = RopeAttention(WIDTH, HEADS, window, base=10000.0, dropout=0.0)
     x = torch.randn(BATCH, BLOCK, WIDTH)
     torch.testing.assert_close(layer(x), rope_by_definition(layer, x), atol=1e-5, rtol=1e-4)
+
+
+def test_rotation_is_that_of_complex_numbers() -> None:
+    x = torch.randn(2, HEADS, BLOCK, 8, dtype=torch.float64, requires_grad=True)
+    cos, sin = attention.rotary(torch.arange(BLOCK), 8, 100.0, torch.float64)
+    numbers = torch.complex(x[..., :4], x[..., 4:]) * torch.complex(cos, sin)
+    expected = torch.cat([numbers.real, numbers.imag], dim=-1)
+    # As attention has it: heads taken out of the width.
+    split = x.transpose(1, 2).contiguous().transpose(1, 2)
+    for layout in (x, split):
+        torch.testing.assert_close(attention.rotate(layout, cos, sin), expected)
+    assert torch.autograd.gradcheck(lambda x: attention.rotate(x, cos, sin), x)
+    compiled = torch.compile(attention.rotate, backend="eager")
+    torch.testing.assert_close(compiled(x, cos, sin), expected)
