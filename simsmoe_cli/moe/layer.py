@@ -126,7 +126,7 @@ class MoELayer(nn.Module):
             losses["z"] = z_loss(routing.logits_TN)
         similarity = None
         if self.similarity is not None and self.training:
-            when = (context.step, context.total_steps) if self.similarity.scheduled else ()
+            when = (context.step, context.total_steps) if self.similarity.timed else ()
             similarity = self.similarity(
                 x_TD, routing.index_TK, routing.logits_TN, self._without_dropout, *when
             )

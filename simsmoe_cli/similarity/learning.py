@@ -17,7 +17,8 @@ the head alone. T*, f* and sigma may be schedules: values of the host, from the 
 
 Departures from published code (METHODS.md section 4): the loss carries no coefficient here and is
 never mixed into the balance loss; at most P pairs and n tokens of each are measured, all in one
-batched call with static shapes; pairs with fewer than `min_tokens` shared tokens wait; K = 1 works.
+batched call with static shapes; pairs with fewer than `min_tokens` shared tokens wait; K = 1 works;
+where f* is large, most steps only count (`pairs.steps_between_checks`).
 
 Shapes: T tokens, D width, N experts, K experts per token, P pairs, n sampled tokens, R rows.
 """
@@ -35,7 +36,12 @@ from simsmoe_cli import registry
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.schedule import value_at
 from simsmoe_cli.similarity.contrastive import expert_confusion
-from simsmoe_cli.similarity.pairs import PairTracker, sample_shared, selection_mask
+from simsmoe_cli.similarity.pairs import (
+    PairTracker,
+    sample_shared,
+    selection_mask,
+    steps_between_checks,
+)
 from simsmoe_cli.similarity_settings import SimilaritySettings
 
 Backend = Callable[[Tensor, Tensor], Tensor]
@@ -88,11 +94,14 @@ class SimilarityLearning(nn.Module):
             self.head.requires_grad_(False)
 
     @property
-    def scheduled(self) -> bool:
-        """Whether anything but the loss's weight changes over training."""
+    def timed(self) -> bool:
+        """Whether what a step does, but for the loss's weight, depends on which step it is."""
         settings = self.settings
-        values = [settings.check_every, settings.threshold, *self.options.values()]
-        return any(isinstance(value, list) for value in values)
+        f_star = settings.check_every
+        values = [f_star, settings.threshold, *self.options.values()]
+        if any(isinstance(value, list) for value in values):
+            return True
+        return settings.scope == "pairs" and steps_between_checks(f_star, 2) > 1
 
     def forward(
         self,
@@ -121,9 +130,16 @@ class SimilarityLearning(nn.Module):
         options = {name: now(value) for name, value in self.options.items()}
         x_TD = x_TD.detach()
         if settings.scope == "pairs":
-            similarity, measured = self._pairs(
-                x_TD, index_TK, logits_TN, experts, now(settings.check_every), options
-            )
+            f_star = now(settings.check_every)
+            selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
+            count_NN = self.tracker.observe(selected_TN)
+            if step % steps_between_checks(f_star, index_TK.shape[1]):
+                similarity = x_TD.new_empty(0, dtype=torch.float32)
+                measured = similarity.bool()
+            else:
+                similarity, measured = self._pairs(
+                    x_TD, selected_TN, count_NN, experts, f_star, options
+                )
         else:
             outputs_NnD = self._every_expert(x_TD, experts)
             compare = self._layer if settings.scope == "layer" else expert_confusion
@@ -144,8 +160,8 @@ class SimilarityLearning(nn.Module):
     def _pairs(
         self,
         x_TD: Tensor,
-        index_TK: Tensor,
-        logits_TN: Tensor,
+        selected_TN: Tensor,
+        count_NN: Tensor,
         experts: Backend,
         check_every: float,
         options: dict[str, Any],
@@ -153,8 +169,6 @@ class SimilarityLearning(nn.Module):
         """T of the P pairs most overdue, and which of them are due and were measured."""
         settings = self.settings
         with torch.no_grad():
-            selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
-            count_NN = self.tracker.observe(selected_TN)
             enough_NN = count_NN >= settings.min_tokens
             due = self.tracker.due(settings.pairs, check_every, enough_NN)
             index_Pn, mask_Pn = sample_shared(

