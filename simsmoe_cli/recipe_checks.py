@@ -102,9 +102,16 @@ def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Prob
         close = difflib.get_close_matches(str(given), _choices(detail), n=1)
         hint = f"Did you mean '{close[0]}'?" if close else ""
     elif kind == "string_pattern_mismatch":
-        about = next(field.help for field in fields() if field.path == paths[0])
+        about = _about(paths[0])
         hint = f"{about[0].upper()}{about[1:]}."
+    elif kind in LIMITS:
+        hint = f"Meaning: {_about(paths[0])}."
     return Problem(paths, _complaint(detail), hint)
+
+
+def _about(path: str) -> str:
+    """What a field is, in the words of the recipe."""
+    return next(field.help for field in fields() if field.path == path)
 
 
 def _complaint(detail: ErrorDetails) -> str:
@@ -129,8 +136,8 @@ def _expected(detail: ErrorDetails) -> str:
 
 
 def _choices(detail: ErrorDetails) -> list[str]:
-    """The alternatives in pydantic's phrase: "'a', 'b' or 'c'" -> [a, b, c]."""
-    return re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+    """The alternatives in pydantic's phrase: "'a', 'b' or 2" -> [a, b, 2]."""
+    return [each.strip("'") for each in re.split(", | or ", detail["ctx"]["expected"])]
 
 
 def _nearest_key(place: tuple[str, ...]) -> str:

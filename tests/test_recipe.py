@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simsmoe_cli import registry
 from simsmoe_cli.errors import EXIT_USAGE, UserError
 from simsmoe_cli.recipe import Recipe, fields
 from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
@@ -170,7 +171,12 @@ def test_comments_document_every_field() -> None:
         ("train.lr=-1", "train.lr: expected a number above 0"),
         ("train.lr=.nan", "train.lr: expected a finite number, got nan"),
         ("model.dropout=1.0", "model.dropout: expected a number below 1"),
-        ("similarity.threshold=2", "similarity.threshold: expected a number of at most 1"),
+        (
+            "similarity.threshold=2",
+            "similarity.threshold: expected a number of at most 1, got 2. Meaning: T*: what is "
+            "less alike than this adds no loss; 0 is chance, 1 the same.",
+        ),
+        ("competesmoe.version=2", "competesmoe.version: expected one of 1, 2025, got 2"),
         ("model.bias=1", "model.bias: expected true or false, got 1"),
         ("train.betas=0.9", "train.betas: expected a list, got 0.9"),
         ("train.betas=[0.9]", "train.betas: expected 2 values, got [0.9]"),
@@ -226,6 +232,21 @@ def test_each_mistake_is_named_with_its_value_and_what_would_do(
     override: str, expected: str
 ) -> None:
     assert expected in problem("quickstart", override)
+
+
+@pytest.mark.parametrize("value", ["-1", "2", "1e9", ".inf", "true", "x", "[1, x]", "{a: 1}", ""])
+def test_no_value_of_any_field_ends_in_a_traceback(value: str) -> None:
+    """Routers' sections too, each with its router chosen."""
+    codes = []
+    for field in fields():
+        section = field.path.partition(".")[0].replace("_", "-")
+        router = [f"moe.router={section}"] if section in registry.ROUTERS else []
+        try:
+            load_recipe("quickstart", [f"{field.path}={value}", *router])
+        except UserError as error:
+            codes.append(error.code)
+    assert len(codes) > 20
+    assert set(codes) == {EXIT_USAGE}
 
 
 @pytest.mark.parametrize(
