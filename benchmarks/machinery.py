@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ from simsmoe_cli.model.generate import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.train import checkpoint, saving
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.optim import build_optimizer
 from simsmoe_cli.train.probes import probe, probe_batch
+from simsmoe_cli.train.window import LogWindow
 
 Tables = list[dict[str, Any]]
 MEGABYTES = 100
@@ -70,7 +72,7 @@ def startup(runs: int) -> Tables:
 
 
 def checkpoints(runs: int) -> Tables:
-    """Writing and reading a checkpoint of mistral-modern, against a plain write of its bytes."""
+    """A checkpoint of mistral-modern, and what training waits for, against a plain write."""
     recipe = modern("model.repeats=14")
     model = LanguageModel(recipe, VOCABULARY)
     optimizer = build_optimizer(model, recipe.train)
@@ -79,6 +81,8 @@ def checkpoints(runs: int) -> Tables:
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder) / "run")
         tensors = checkpoint.optimizer_tensors(model, optimizer)
+        objective: Any = SimpleNamespace(model=model, device=torch.device("cpu"), carried=dict)
+        window = LogWindow()
         count = iter(range(10**6))
         size = sum(t.nbytes for t in [*model.state_dict().values(), *tensors.values()])
         state = {"recipe": recipe.model_dump(mode="json")}
@@ -88,6 +92,11 @@ def checkpoints(runs: int) -> Tables:
             checkpoint.save(run, next(count), model, tensors, state)
             checkpoint.prune(run, 1)
 
+        def copies() -> None:
+            # All that stands between two steps; the rest is done by a thread (train/loop.py).
+            saving.training_tensors(objective, optimizer, window)
+            saving.Snapshot(model)
+
         def plain() -> None:
             with open(Path(folder) / "plain", "wb") as file:
                 file.write(payload)
@@ -96,6 +105,7 @@ def checkpoints(runs: int) -> Tables:
 
         cases = [
             Case("checkpoint", save, size / 1e6, "MB"),
+            Case("of it, training waits", copies, size / 1e6, "MB"),
             Case("plain write", plain, size / 1e6, "MB"),
             Case("sha256", lambda: hashlib.sha256(payload).digest(), size / 1e6, "MB"),
         ]
