@@ -123,7 +123,8 @@ class MoELayer(nn.Module):
         )
         losses = dict(routing.losses)
         if self.z_loss:
-            losses["z"] = z_loss(routing.logits_TN)
+            learned_TN = routing.logits_TN if routing.learned_TN is None else routing.learned_TN
+            losses["z"] = z_loss(learned_TN)
         similarity = None
         if self.similarity is not None and self.training:
             when = (context.step, context.total_steps) if self.similarity.timed else ()

@@ -115,6 +115,8 @@ class Routing:
         losses: auxiliary losses by name, each a scalar without its coefficient.
         partial: whether slots may be empty.
         metrics: what else is worth logging, by name, each a scalar; no loss.
+        learned_TN: the router's own logits, fp32, where the choice was made from other scores;
+            the z-loss is theirs.
     """
 
     index_TK: Tensor
@@ -123,6 +125,7 @@ class Routing:
     losses: dict[str, Tensor] = field(default_factory=dict)
     partial: bool = False
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    learned_TN: Tensor | None = None
 
 
 class Router(nn.Module):

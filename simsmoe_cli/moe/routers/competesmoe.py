@@ -10,8 +10,9 @@ the outcome:
 
 with a detached. Its gradient reaches the router; the task's reaches the winning experts, through
 their outputs and their weights, and not the router. In all other steps, and in evaluation, the
-router routes, as in SMoE, and `compete` is 0. The balance loss is the router's own in every step.
-The metric `agreement`, of competitions, is the share of winners the router would have chosen too.
+router routes, as in SMoE, and `compete` is 0. The balance loss and the z-loss are those of the
+router's logits in every step. The metric `agreement`, of competitions, is the share of winners the
+router would have chosen too.
 
 Which layers compete in a step follows from the seed and the step alone, so it repeats on resume and
 is the same on all ranks: after the warm-up each layer competes with probability `rate`; where more
@@ -86,6 +87,7 @@ class CompeteSMoERouter(Router):
             logits_TN=affinity_TN,
             losses=routing.losses | {"compete": compete},
             metrics={"agreement": foreseen_TK.float().mean()},
+            learned_TN=routing.logits_TN,
         )
 
     def affinity(self, outputs_NTD: Tensor) -> Tensor:

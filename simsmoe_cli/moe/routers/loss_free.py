@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
 from simsmoe_cli.router_settings import LossFreeSettings
@@ -37,13 +38,13 @@ class LossFreeRouter(Router):
 
     def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
-        score_TN = logits_TN.sigmoid()
-        chosen_by_TN = score_TN.detach() + self.bias_N
+        chosen_by_TN = logits_TN.detach().sigmoid() + self.bias_N
         index_TK = chosen_by_TN.topk(context.top_k or self.top_k, dim=-1).indices
-        score_TK = score_TN.gather(1, index_TK)
         if self.training:
             self._learn(index_TK)
-        return Routing(index_TK, score_TK / score_TK.sum(-1, keepdim=True), logits_TN)
+        # Scores over their sum, by their logarithms: where all scores are tiny, 0 / 0 else.
+        weight_TK = F.logsigmoid(logits_TN.gather(1, index_TK)).softmax(-1)
+        return Routing(index_TK, weight_TK, logits_TN)
 
     def _learn(self, index_TK: Tensor) -> None:
         """Move the bias one step towards even load."""

@@ -79,6 +79,20 @@ def test_the_router_s_loss_reaches_the_router_alone(version: int) -> None:
 
 
 @versions
+def test_the_z_loss_is_of_the_router_s_logits(version: int) -> None:
+    """Also in a competition, where the experts' responses route: it must not make those small."""
+    layer = make(version=version)
+    layer.z_loss = True
+    x = torch.randn(1, 64, WIDTH)
+    z = layer(x, context()).losses["z"]
+    logits_TN = layer.router.gate(x[0])
+    torch.testing.assert_close(z, logits_TN.exp().sum(1).log().square().mean())
+    z.backward()
+    reached = {name for name, p in layer.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == {"router.gate.weight", "router.gate.bias"}
+
+
+@versions
 def test_the_task_s_gradient_reaches_the_winners_alone(version: int) -> None:
     layer = make(version=version)
     x = torch.randn(1, 4, WIDTH)

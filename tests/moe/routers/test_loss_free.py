@@ -39,6 +39,16 @@ def test_the_bias_decides_who_is_chosen_and_not_with_what_weight() -> None:
     torch.testing.assert_close(routing.logits_TN, x_TD[:, :4])
 
 
+def test_weights_of_tokens_that_no_expert_wants_are_numbers() -> None:
+    """Sigmoids of logits below -104 are 0 in fp32."""
+    x_TD = tokens([[-200.0] * 4, [-1e4] * 4]).requires_grad_()
+    routing = make().eval()(x_TD, RouteContext())
+    torch.testing.assert_close(routing.weight_TK, torch.full((2, 2), 0.5))
+    routing.weight_TK[:, 0].sum().backward()
+    assert x_TD.grad is not None
+    assert x_TD.grad.isfinite().all()
+
+
 def test_the_bias_takes_one_step_towards_even_load_in_training_alone() -> None:
     router = make(experts=3, top_k=1, gamma=0.125)
     # Loads 3, 2, 1 of a mean of 2.
