@@ -98,8 +98,8 @@ class SimilarityLearning(nn.Module):
         """Whether what a step does, but for the loss's weight, depends on which step it is."""
         settings = self.settings
         f_star = settings.check_every
-        values = [f_star, settings.threshold, *self.options.values()]
-        if any(isinstance(value, list) for value in values):
+        values = [settings.threshold, *self.options.values()]
+        if isinstance(f_star, list) or any(isinstance(value, list) for value in values):
             return True
         return settings.scope == "pairs" and steps_between_checks(f_star, 2) > 1
 
