@@ -56,7 +56,7 @@ ROUTERS: dict[str, Entry] = {
     ),
     "stablemoe": Entry(
         "simsmoe_cli.moe.routers.stablemoe:router",
-        "learns to route, distils it into a router by token id, and freezes that",
+        "learns to route, distils it into a router by token id, freezes that",
         "Dai et al. 2204.08396",
     ),
     "smoe-dropout": Entry(
@@ -71,8 +71,8 @@ ROUTERS: dict[str, Entry] = {
     ),
     "competesmoe": Entry(
         "simsmoe_cli.moe.routers.competesmoe:CompeteSMoERouter",
-        "now and then all experts run and the strongest response routes; the router learns it",
-        "Pham et al. 2402.02526; Nguyen et al. 2505.13380",
+        "at times all experts compete for tokens; the router learns who wins",
+        "Pham et al. 2402.02526; 2505.13380",
     ),
     "hash": Entry(
         "simsmoe_cli.moe.routers.hash_:HashRouter",
@@ -95,7 +95,7 @@ ROUTERS: dict[str, Entry] = {
     ),
     "expert-choice": Entry(
         "simsmoe_cli.moe.routers.expert_choice:ExpertChoiceRouter",
-        "each expert takes the tokens it scores highest; sees the future, not for causal models",
+        "each expert takes its best tokens; sees the future: not if causal",
         "Zhou et al. 2202.09368",
     ),
 }
@@ -126,8 +126,8 @@ MEASURES: dict[str, Entry] = {
     ),
     "cka-linear-debiased": Entry(
         "simsmoe_cli.similarity.cka:debiased_linear_cka",
-        "linear CKA, debiased estimator: near 0 for unrelated experts at any n",
-        "Song et al. 2012; Nguyen et al. 2010.15327",
+        "linear CKA, debiased estimator: near 0 for unrelated experts",
+        "Nguyen et al. 2010.15327",
         all_pairs="simsmoe_cli.similarity.cka:pairwise_debiased_cka",
     ),
     "cka-rbf": Entry(
@@ -151,7 +151,7 @@ MEASURES: dict[str, Entry] = {
     ),
     "infonce": Entry(
         "simsmoe_cli.similarity.contrastive:infonce",
-        "is an output recognised among the other expert's by its token: 0 by chance, 1 always",
+        "is an output recognised among the other expert's by its token?",
         "van den Oord et al. 1807.03748",
         options=("temperature",),
     ),
@@ -181,7 +181,7 @@ MEASURES: dict[str, Entry] = {
     ),
     "dcl": Entry(
         "simsmoe_cli.similarity.contrastive:dcl",
-        "decoupled contrast: cosine on the same token less the soft maximum over others",
+        "cosine on the same token less the soft maximum over others",
         "Yeh et al. 2110.06848",
         options=("temperature",),
     ),
@@ -207,13 +207,13 @@ MEASURES: dict[str, Entry] = {
     ),
     "barlow-twins": Entry(
         "simsmoe_cli.similarity.agreement:barlow_twins",
-        "correlation of each feature with itself in the other expert, and with no other",
+        "each feature correlates with itself in the other expert alone",
         "Zbontar et al. 2103.03230",
         options=("spread_weight",),
     ),
     "byol": Entry(
         "simsmoe_cli.similarity.agreement:byol",
-        "cosine with one expert at a time the fixed target: half the gradient",
+        "cosine, one expert at a time the fixed target: half the gradient",
         "Grill et al. 2006.07733",
         all_pairs="simsmoe_cli.similarity.agreement:pairwise_byol",
     ),
@@ -222,7 +222,7 @@ MEASURES: dict[str, Entry] = {
 CORPORA: dict[str, Entry] = {
     "pystdlib": Entry(
         "simsmoe_cli.data.corpora:PYSTDLIB",
-        "source code of Python's standard library; on every machine, needs no network",
+        "Python's standard library: on every machine, needs no network",
     ),
     "enwik8": Entry(
         "simsmoe_cli.data.corpora:ENWIK8",
@@ -249,23 +249,23 @@ CORPORA: dict[str, Entry] = {
 TASKS: dict[str, Entry] = {
     "sst2": Entry(
         "simsmoe_cli.data.tasks:SST2",
-        "sentiment of phrases and sentences of film reviews, 2 classes; GLUE's, dev is reported",
-        "Socher et al., EMNLP 2013; Wang et al. 1804.07461",
+        "phrases and sentences of film reviews, 2 classes; GLUE's",
+        "Socher et al. 2013; Wang et al. 1804.07461",
     ),
     "sst2-trees": Entry(
         "simsmoe_cli.data.tasks:SST2_TREES",
-        "sentiment of sentences of film reviews, 2 classes; from the trees, without neutral",
-        "Socher et al., EMNLP 2013",
+        "sentences of film reviews, 2 classes, without neutral",
+        "Socher et al. 2013",
     ),
     "sst5": Entry(
         "simsmoe_cli.data.tasks:SST5",
-        "sentiment of sentences of film reviews, 5 classes; from the trees",
-        "Socher et al., EMNLP 2013",
+        "sentences of film reviews, 5 classes; from the trees",
+        "Socher et al. 2013",
     ),
     "imdb": Entry(
         "simsmoe_cli.data.tasks:IMDB",
-        "sentiment of whole film reviews, 2 classes",
-        "Maas et al., ACL 2011",
+        "whole film reviews, 2 classes",
+        "Maas et al. 2011",
     ),
     "banking77": Entry(
         "simsmoe_cli.data.tasks:BANKING77",
@@ -274,7 +274,7 @@ TASKS: dict[str, Entry] = {
     ),
     "pystdlib-packages": Entry(
         "simsmoe_cli.data.tasks:PYSTDLIB_PACKAGES",
-        "which package of Python's standard library a snippet is from; needs no network",
+        "which package of Python a snippet is from; no network",
     ),
 }
 

@@ -7,8 +7,10 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
 from simsmoe_cli import registry
+from simsmoe_cli.cli.list import list_names
 from simsmoe_cli.recipe_loading import list_recipes, load_recipe
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -41,6 +43,18 @@ def test_tables_of_the_registry(simsmoe: Command, kind: str) -> None:
         {"name": name, "help": entry.help, "source": entry.source}
         for name, entry in registry.TABLES[kind].items()
     ]
+
+
+@pytest.mark.parametrize("kind", sorted(registry.TABLES))
+def test_a_name_is_one_line_in_a_terminal_of_120_columns(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = Console(width=120)
+    monkeypatch.setattr("simsmoe_cli.cli.list.console", lambda: screen)
+    list_names(kind)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = registry.TABLES[kind].items()
+    assert lines[1:] == [[name, *e.help.split(), *e.source.split()] for name, e in rows]
 
 
 def test_an_unknown_kind_names_the_nearest(simsmoe: Command) -> None:
