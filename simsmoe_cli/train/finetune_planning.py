@@ -1,9 +1,10 @@
 """From a `simsmoe finetune` command line to a plan: which weights, which task, which recipe.
 
 What is trained is put together from two sides. The checkpoint says what the model, its router and
-its similarity learning are; the recipe says how it is trained, and may change what is no shape:
-similarity learning, settings of the router, dropout. Steps follow from epochs, and what happens
-every so many steps happens once an epoch unless the recipe says otherwise.
+its similarity learning are; the recipe says how it is trained, and may change what is no shape of
+backbone or experts: similarity learning, dropout, settings of the router, or the router itself,
+which then starts fresh. Steps follow from epochs, and what happens every so many steps happens
+once an epoch unless the recipe says otherwise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from simsmoe_cli.data.task_store import Task, open_task
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.model.classifier import kept_layers
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import list_recipes, load_recipe
 from simsmoe_cli.rundir import RunDir
@@ -34,8 +36,16 @@ from simsmoe_cli.train.vocabulary import Vocabulary
 
 FALLBACK = "finetune-sst2"
 # Fields of these sections that the weights do not fix.
-FREE = ("model.dropout", "moe.top_k", "moe.backend", "moe.balance_weight", "moe.z_weight")
+FREE = (
+    "model.dropout",
+    "moe.router",
+    "moe.top_k",
+    "moe.backend",
+    "moe.balance_weight",
+    "moe.z_weight",
+)
 EVERY_EPOCH = ("validate_every", "checkpoint_every", "probe_every")
+TASK = "finetune.task="
 # More steps than any warm-up, until the task says how many there are.
 UNKNOWN_STEPS = 1_000_000_000
 
@@ -96,7 +106,7 @@ def plan_finetuning(
         run = RunDir(runs_dir / (name or ""))
         if resume == "auto" and name and (saved := checkpoint.list_checkpoints(run)):
             return _go_on(run, saved[-1][1], None, overrides, data_dir)
-        raise UserError("which pre-trained run?", where="--from", hint="Name one: --from RUN.")
+        raise UserError("no pre-trained run is named", where="--from", hint="Name one: --from RUN.")
     pretrained = Pretrained.open(find_run(source, runs_dir), which)
     recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
     base = name or f"{pretrained.run.name}-{task.name}"
@@ -119,16 +129,22 @@ def _recipe(
     if task_name is not None:
         changes.append(f"finetune.task={task_name}")
     if recipe_name is None:
-        recipe_name = f"finetune-{task_name}"
+        named = [change.partition("=")[2] for change in changes if change.startswith(TASK)]
+        if not named:
+            raise _no_task()
+        recipe_name = f"finetune-{named[-1]}"
         if recipe_name not in dict(list_recipes()):
             recipe_name = FALLBACK
             changes[:0] = ["name=finetune", f"description=the settings of {FALLBACK}", "source="]
-    settings = pretrained.settings()
+    keep_router = _keeps_router(pretrained, recipe_name, changes)
+    settings = pretrained.settings(keep_router=keep_router)
     base = {**settings, "train": {"steps": UNKNOWN_STEPS}}
     recipe = load_recipe(recipe_name, changes, base)
     if not recipe.finetune.task:
-        raise UserError("which task?", where="--task", hint="Name one: --task NAME.")
+        raise _no_task()
     _require_fit(pretrained.recipe, recipe)
+    if recipe.finetune.drop_last_layer:
+        kept_layers(recipe)
     task = open_task(recipe.finetune.task, data_dir)
     epoch, steps = _steps(recipe, task)
     if recipe.train.steps != UNKNOWN_STEPS:
@@ -139,6 +155,19 @@ def _recipe(
         )
     train = {"steps": steps, **dict.fromkeys(EVERY_EPOCH, epoch)}
     return load_recipe(recipe_name, changes, {**settings, "train": train}), task
+
+
+def _keeps_router(pretrained: Pretrained, recipe_name: str, changes: Sequence[str]) -> bool:
+    """Whether a recipe leaves the checkpoint's router in its place."""
+    base = {**pretrained.settings(keep_router=False), "train": {"steps": UNKNOWN_STEPS}}
+    try:
+        return load_recipe(recipe_name, changes, base).moe.router == pretrained.recipe.moe.router
+    except UserError:
+        return True  # whatever is wrong is said when it is loaded for use
+
+
+def _no_task() -> UserError:
+    return UserError("no task is named", where="--task", hint="Name one: --task NAME.")
 
 
 def _go_on(

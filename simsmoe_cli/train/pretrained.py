@@ -1,9 +1,10 @@
 """A pre-trained run, as what fine-tuning starts from.
 
 The embedding, position table and sub-layers are taken over with everything routers keep: tables,
-biases, coefficients, the stage of StableMoE. The output layer is left behind, and so are the
-sub-layers that the classifier does without. Heads and pair counts of similarity learning are taken
-over where the new settings have the same, and start fresh otherwise.
+biases, coefficients, the stage of StableMoE; a router that the recipe puts in its place starts
+fresh. The output layer is left behind, and so are the sub-layers that the classifier does without.
+Heads and pair counts of similarity learning are taken over where the new settings have the same,
+and start fresh otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.vocabulary import Vocabulary
 
-HEAD, SIMILARITY = "classifier.", ".similarity."
+HEAD, SIMILARITY, ROUTER = "classifier.", ".similarity.", ".moe.router."
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,21 @@ class Pretrained:
             "sha256": self.state["sha256"][self.weights],
         }
 
-    def settings(self) -> dict[str, Any]:
-        """The sections of a recipe that fine-tuning starts from."""
+    def settings(self, *, keep_router: bool = True) -> dict[str, Any]:
+        """The sections of a recipe that fine-tuning starts from.
+
+        Args:
+            keep_router: with the settings of the router; without, where it gives way to another.
+        """
         idle = self.recipe.idle_sections | {"name", "description", "source"}
         settings = self.recipe.model_dump(exclude={*idle, "train", "eval", "finetune"})
-        if self.recipe.moe.router == "smoe-dropout":
+        router = self.recipe.moe.router
+        if router == "smoe-dropout":
             # Experts per token go on growing from where they were, not from the start.
             settings["moe"]["top_k"] = self._experts_per_token()
             settings["smoe_dropout"]["k_start"] = 0
+        if not keep_router:
+            settings.pop(router.replace("-", "_"), None)
         return settings
 
     def _experts_per_token(self) -> int:
@@ -115,8 +123,11 @@ class Pretrained:
             )
         return Vocabulary.of_store(store)
 
-    def load_into(self, model: Classifier) -> None:
+    def load_into(self, model: Classifier) -> list[str]:
         """Fill a classifier's backbone.
+
+        Returns:
+            What a user is to know of it.
 
         Raises:
             UserError: the recipe asks for other shapes than the checkpoint has.
@@ -129,9 +140,13 @@ class Pretrained:
             for name, tensor in found.items()
             if not name.startswith(("output.", *dropped))
         }
+        router, before = model.recipe.moe.router, self.recipe.moe.router
+        fresh = [ROUTER] if router != before else []
         if _shapes(own, SIMILARITY) != _shapes(taken, SIMILARITY):
-            taken = {name: tensor for name, tensor in taken.items() if SIMILARITY not in name}
-            own = {name: tensor for name, tensor in own.items() if SIMILARITY not in name}
+            fresh.append(SIMILARITY)
+        for part in fresh:
+            taken = {name: tensor for name, tensor in taken.items() if part not in name}
+            own = {name: tensor for name, tensor in own.items() if part not in name}
         wanted = {name: tuple(t.shape) for name, t in own.items() if not name.startswith(HEAD)}
         given = {name: tuple(tensor.shape) for name, tensor in taken.items()}
         differ = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
@@ -146,6 +161,7 @@ class Pretrained:
                 code=EXIT_DATA,
             )
         model.load_state_dict(taken, strict=False)
+        return [f"router {router} starts fresh in the place of {before}"] if ROUTER in fresh else []
 
 
 def _dropped(recipe: Recipe, kept: int) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def finetune(
     def trainer() -> Trainer[TaskEvaluation]:
         objective = Classification(plan.recipe, plan.task, plan.vocabulary, device, plan.origin)
         if plan.pretrained is not None:
-            plan.pretrained.load_into(objective.model)
+            objective.warnings += plan.pretrained.load_into(objective.model)
         plan.vocabulary.save(plan.run)
         return Trainer(
             objective,

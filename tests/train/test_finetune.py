@@ -77,7 +77,7 @@ def planned(base: RunDir, data_dir: Path, *overrides: str, **options: Any) -> Fi
 def objective_of(plan: FinetunePlan) -> Classification:
     made = Classification(plan.recipe, plan.task, plan.vocabulary, CPU, plan.origin)
     if plan.pretrained is not None:
-        plan.pretrained.load_into(made.model)
+        made.warnings += plan.pretrained.load_into(made.model)
     return made
 
 
@@ -383,7 +383,9 @@ def test_model_router_and_similarity_are_those_of_the_run(data_dir: Path, tmp_pa
     ("change", "said"),
     [
         ("model.width=64", r"cannot be changed: model\.width \(32 -> 64\)"),
-        ("moe.router=hash", r"moe\.router \('smoe' -> 'hash'\)"),
+        ("moe.router=hsh", r"'hsh'.*Did you mean 'hash'"),
+        ("moe.router=switch", r"router switch sends a token to 1 expert, not 2"),
+        ("xmoe.tau=0.1", r"xmoe\.tau: has no effect with router smoe"),
         ("moe.experts=8", r"moe\.experts \(4 -> 8\)"),
         ("data.corpus=words", r"data\.corpus"),
         ("train.steps=100", r"train\.steps: 30 steps follow from 5 epochs of 6"),
@@ -398,6 +400,48 @@ def test_what_contradicts_the_checkpoint_or_the_task_is_said(
     with pytest.raises(UserError, match=said) as caught:
         planned(base, data_dir, change)
     assert caught.value.code == EXIT_USAGE
+
+
+@pytest.mark.parametrize("router", ["smoe", "hash", "expert-choice"])
+def test_a_recipe_may_put_another_router_in_the_place_of_the_checkpoints(
+    router: str, data_dir: Path, tmp_path: Path
+) -> None:
+    """Experts and all else are taken over; the settings of the router that left are not."""
+    pretraining = {"moe": {"router": "xmoe"}, "xmoe": {"tau": 0.4}}
+    start = pretrain(data_dir, RunDir(tmp_path / "start"), **pretraining)
+    kept = objective_of(planned(start, data_dir, "xmoe.tau=0.2"))
+    assert not any("starts fresh" in warning for warning in kept.warnings)
+    plan = planned(start, data_dir, f"moe.router={router}", "finetune.epochs=1")
+    assert (plan.recipe.moe.router, plan.recipe.xmoe.tau) == (router, 0.3)
+    made = objective_of(plan)
+    assert f"router {router} starts fresh in the place of xmoe" in made.warnings
+    found = load_file(next(start.best.glob("*.safetensors")))
+    own = made.model.state_dict()
+    same = [name for name in own if name in found and torch.equal(own[name], found[name])]
+    other = {name for name in own if not name.startswith("classifier.")} - set(same)
+    assert all(".router." in name for name in other)
+    assert any("experts.w_in" in name for name in same)
+    Trainer(made, RunDir(tmp_path / "tuned")).train()
+
+
+def test_the_only_layer_is_not_dropped_from_a_plan(data_dir: Path, tmp_path: Path) -> None:
+    """Before anything is read or written."""
+    start = pretrain(data_dir, RunDir(tmp_path / "start"), model={"repeats": 1})
+    with pytest.raises(UserError, match="nothing would be left of it") as caught:
+        planned(start, data_dir, "finetune.drop_last_layer=true")
+    assert (caught.value.code, caught.value.where) == (EXIT_USAGE, "finetune.drop_last_layer")
+
+
+def test_settings_without_a_task_name_take_the_tasks_recipe(
+    base: RunDir, data_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "banking77").symlink_to(data_dir / "letters")
+    (tmp_path / "sources").symlink_to(data_dir / "sources")
+    plan = plan_finetuning(
+        base.path, "best", None, None, ["finetune.task=banking77"],
+        data_dir=tmp_path, runs_dir=tmp_path / "runs",
+    )  # fmt: skip
+    assert (plan.recipe.name, plan.recipe.finetune.epochs) == ("finetune-banking77", 50)
 
 
 def test_router_settings_that_do_not_fit_are_said(data_dir: Path, tmp_path: Path) -> None:
