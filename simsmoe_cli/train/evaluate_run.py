@@ -7,15 +7,18 @@ of a task. Both know what they were trained on.
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from simsmoe_cli.data.store import TokenStore, find_store, is_store
-from simsmoe_cli.data.task_store import Task, open_task
+from simsmoe_cli.data.task_store import Example, Task, open_task
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import LanguageModel
@@ -98,9 +101,11 @@ def evaluate_run(
         )
     on = open_task(task, data_dir) if task else open_task_of(state, recipe.finetune.task, data_dir)
     split = split or on.reported
+    if predictions is not None:
+        require_writable(predictions)
     result, notes = _on_task(run, folder, state, recipe, on, split, device, context)
     if predictions is not None:
-        write_predictions(predictions, result, on.labels)
+        write_predictions(predictions, result, on.split(split), on.labels)
     report = task_report(result, on)
     return known | {"task": on.name, "warnings": notes} | result.event_fields(split) | report
 
@@ -225,18 +230,36 @@ def task_report(result: TaskEvaluation, task: Task) -> dict[str, Any]:
     }
 
 
-def write_predictions(path: Path, result: TaskEvaluation, labels: list[str]) -> None:
+def require_writable(path: Path) -> None:
+    """Raise a UserError where predictions cannot be written, before they cost anything."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists():
+            with tempfile.TemporaryFile(dir=path.parent):
+                return
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def write_predictions(
+    path: Path, result: TaskEvaluation, examples: list[Example], labels: list[str]
+) -> None:
     """One row an example, in the order of the split: index, label, predicted, probability (of the
-    predicted class), as CSV, or as JSON lines where the file's name ends with .jsonl or .json."""
+    predicted class) and text, as CSV, or as JSON lines where the file's name ends with .jsonl or
+    .json."""
     rows = [
         {
             "index": index,
             "label": labels[label],
             "predicted": labels[predicted],
             "probability": round(float(probability[predicted]), 6),
+            "text": example.text,
         }
-        for index, (label, predicted, probability) in enumerate(
-            zip(result.label_E, result.predicted_E, result.probability_EC, strict=True)
+        for index, (label, predicted, probability, example) in enumerate(
+            zip(result.label_E, result.predicted_E, result.probability_EC, examples, strict=True)
         )
     ]
     try:
@@ -248,9 +271,16 @@ def write_predictions(path: Path, result: TaskEvaluation, labels: list[str]) -> 
                 table.writeheader()
                 table.writerows(rows)
     except OSError as error:
-        raise UserError(
-            f"cannot write the predictions: {error.strerror}", where=str(path), code=EXIT_DATA
-        ) from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write the predictions: {error.strerror}",
+        where=str(path),
+        hint="Name a file in a folder that can be written to.",
+        code=EXIT_DATA,
+    )
 
 
 def _shown(labels: list[str]) -> str:

@@ -14,9 +14,9 @@ import pytest
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.prepare import prepare as prepare_corpus
-from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
+from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
 from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.train import checkpoint, evaluate_run
 from tests.train.tiny import events
 from tests.train.transfer import QUICK, prepare, pretrain
 
@@ -142,13 +142,18 @@ def test_what_is_computed_cannot_change(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--task", "letters"], EXIT_USAGE, "--from: which pre-trained run?"),
+        (["--task", "letters"], EXIT_USAGE, "--from: no pre-trained run is named. Name one"),
         (["--from", "bse", "--task", "letters"], EXIT_DATA, "no run 'bse'. Did you mean 'base'?"),
         (["--from", "tuned", "--task", "letters"], EXIT_USAGE, "fine-tuned already, on letters"),
         (["--from", "base", "--task", "leters"], EXIT_DATA, "Did you mean 'letters'?"),
+        (["--from", "base"], EXIT_USAGE, "--task: no task is named. Name one"),
         (["--from", "base", "--checkpoint", "3", "--task", "letters"], EXIT_DATA, "'3'"),
         (["--resume", "runs/base"], EXIT_USAGE, "this run pre-trains a language model"),
-        (["--resume", "auto", "--name", "none"], EXIT_USAGE, "--from: which pre-trained run?"),
+        (
+            ["--resume", "auto", "--name", "none"],
+            EXIT_USAGE,
+            "--from: no pre-trained run is named. Name one",
+        ),
         (["--from", "base", "--task", "letters", "--name", "tuned"], EXIT_USAGE, "holds a run"),
     ],
 )
@@ -239,11 +244,41 @@ def test_predictions_are_written(capsys: Capture, name: str) -> None:
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert right / 18 == pytest.approx(report["accuracy"])
     assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+    assert [row["text"] for row in rows] == [row["text"] for row in stored]
 
 
-def test_predictions_that_cannot_be_written(capsys: Capture) -> None:
-    said = refusal(capsys, EXIT_DATA, "eval", "tuned", "--predictions", "no/such/p.csv")
-    assert "no/such/p.csv: cannot write the predictions" in said
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("no/such/p.csv", "No such file or directory"),
+        ("runs", "Is a directory"),
+        ("mine.yaml/p.csv", "Not a directory"),
+    ],
+)
+def test_a_place_predictions_cannot_be_written_to_is_said_before_any_work(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, place: str, why: str
+) -> None:
+    Path("mine.yaml").touch()
+    monkeypatch.setattr(evaluate_run, "classify", lambda *_: pytest.fail("was evaluated"))
+    said = refusal(capsys, EXIT_DATA, "eval", "tuned", "--predictions", place)
+    assert f"{place}: cannot write the predictions: {why}. Name a file" in said
+
+
+def test_predictions_there_are_stay_until_there_are_others(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("p.csv").write_text("before")
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_run, "classify", out_of_memory)
+        refusal(capsys, EXIT_OUT_OF_MEMORY, "eval", "tuned", "--predictions", "p.csv")
+    assert Path("p.csv").read_text() == "before"
+    evaluate(capsys, "tuned", "--predictions", "p.csv")
+    header = Path("p.csv").read_text().splitlines()[0]
+    assert header == "index,label,predicted,probability,text"
 
 
 def test_another_task_of_the_same_labels(capsys: Capture) -> None:
