@@ -56,14 +56,17 @@ def prepare_data(
     ] = None,
     text_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Column of the texts in a task of your own [text]."),
+        typer.Option(
+            metavar="NAME", help="Column of the texts in a task of your own; text if left out."
+        ),
     ] = None,
     label_column: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Column of the labels [label]: makes a classification task of a .csv, .tsv or "
-            ".jsonl file, or of a folder with train, valid and test files.",
+            help="Column of the labels; label if left out. Either option makes a classification "
+            "task of a .csv, .tsv or .jsonl file, or of a folder with train, valid and test "
+            "files.",
         ),
     ] = None,
     name: Annotated[
@@ -152,7 +155,8 @@ def prepare_data(
         print_json({"path": str(store.path), "built": store.built, **facts})
     else:
         _print_summary(store, data_dir)
-        if corpus not in CORPORA and table_kind(corpus):
+        files = Path(corpus).iterdir() if Path(corpus).is_dir() else [Path(corpus)]
+        if corpus not in CORPORA and any(table_kind(file.name) for file in files):
             flags = "--text-column NAME --label-column NAME"
             console().print(f"note: read as text; with {flags} it is a classification task")
 

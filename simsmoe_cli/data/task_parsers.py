@@ -99,6 +99,8 @@ def parse_table(content: bytes, kind: str, columns: Columns, where: str) -> list
         At least one row; UserError (EXIT_DATA) with the line for whatever is wrong.
     """
     text = decoded(content, where)
+    if not text.strip():
+        raise data_error(where, 0, "the file is empty")
     read: dict[str, Callable[[str, Columns, str], Iterator[Row]]] = {
         "csv": _csv_rows,
         "tsv": _tsv_rows,
@@ -115,7 +117,7 @@ def parse_trees(content: bytes, where: str) -> list[Row]:
 def _checked(rows: Iterable[Row], labelled: bool, where: str) -> list[Row]:
     found = list(rows)
     if not found:
-        raise data_error(where, 0, "holds no examples")
+        raise data_error(where, 0, "holds no examples", "It takes one example a row.")
     empty = [row.line for row in found if not row.text.strip()]
     if empty:
         what = f"{len(empty):,} of {len(found):,} texts are empty, the first here"
@@ -166,8 +168,9 @@ def _table_rows(
     label_at = None if columns.label is None else _position(columns.label, header, where, first)
     for line, fields in records:
         if len(fields) != len(header):
-            what = f"{len(fields)} fields, but the header has {len(header)}"
-            raise data_error(where, line, what, hint)
+            what = f"{len(fields)} field{'s' * (len(fields) > 1)}, but the header has {len(header)}"
+            few = "Complete the row, or leave it out."
+            raise data_error(where, line, what, hint if len(fields) > len(header) else few)
         label = "" if label_at is None else fields[label_at].strip()
         yield Row(fields[text_at], label, line)
 
@@ -203,7 +206,9 @@ def _json_rows(text: str, columns: Columns, where: str) -> Iterator[Row]:
         label = "" if columns.label is None else _label(item, columns.label, where, number)
         content = _field(item, columns.text, where, number)
         if not isinstance(content, str):
-            raise data_error(where, number, f"'{columns.text}' is no text")
+            raise data_error(
+                where, number, f"'{columns.text}' is no text", "Put it in quotes, or leave it out."
+            )
         for part in (content, label):
             if lone := re.search("[\ud800-\udfff]", part):
                 what = f"U+{ord(lone[0]):04X} is no character (a lone surrogate)"

@@ -96,10 +96,13 @@ def test_the_place_can_be_chosen(
     assert last == f"Next: simsmoe finetune --from RUN {next_words}"
 
 
+@pytest.mark.parametrize("given", ["own.csv", "folder"])
 def test_a_table_read_as_text_says_how_to_make_it_a_task(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], given: str
 ) -> None:
-    assert main.run(["prepare-data", "own.csv", "--name", "text"]) == 0
+    (here / "folder").mkdir()
+    (here / "folder/train.csv").write_bytes((here / "own.csv").read_bytes())
+    assert main.run(["prepare-data", given, "--name", "text"]) == 0
     assert "note: read as text; with --text-column NAME --label-column NAME it is a" in (
         capsys.readouterr().out
     )

@@ -175,13 +175,21 @@ def test_what_is_no_table_is_an_error_in_its_line(
     assert error.what.startswith(what)
 
 
-@pytest.mark.parametrize(("kind", "content"), [("csv", "text,label\n"), ("json", "\n\n")])
+def test_a_row_with_too_few_fields_is_not_told_to_quote() -> None:
+    error = failure("text,label\nx,a\nx\n", "csv")
+    assert error.what == "1 field, but the header has 2"
+    assert error.hint == "Complete the row, or leave it out."
+
+
+@pytest.mark.parametrize(("kind", "content"), [("csv", "text,label\n"), ("tsv", "text\tlabel")])
 def test_a_table_without_rows_is_an_error(kind: str, content: str) -> None:
     assert failure(content, kind).what == "holds no examples"
 
 
-def test_an_empty_file_lacks_its_columns() -> None:
-    assert failure("", "csv").what == "no column 'text'"
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json"])
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
+def test_an_empty_file_is_said_to_be_empty(kind: str, content: str) -> None:
+    assert failure(content, kind).what == "the file is empty"
 
 
 @pytest.mark.parametrize(
