@@ -100,7 +100,9 @@ def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
         )
         return content.decode(), "--prompt-file"
     except OSError as error:
-        raise UserError(f"{error.strerror}", where=file, code=EXIT_DATA) from None
+        raise UserError(
+            f"cannot be read: {error.strerror}", where=file, hint="Check the path.", code=EXIT_DATA
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"byte 0x{error.object[error.start]:02x} at offset {error.start} is not UTF-8",

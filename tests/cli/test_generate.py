@@ -197,7 +197,7 @@ def test_a_prompt_the_vocabulary_lacks(capsys: Capture) -> None:
 
 
 def test_prompt_files_that_cannot_be_read(capsys: Capture) -> None:
-    assert "nowhere: No such file" in refusal(
+    assert "nowhere: cannot be read: No such file or directory. Check the path." in refusal(
         capsys, EXIT_DATA, "bytes", "--prompt-file", "nowhere"
     )
     Path("latin").write_bytes("café".encode("latin-1"))
