@@ -3,12 +3,19 @@
     python benchmarks/monitor.py [--steps 100000] [--layers 30] [--experts 64] [--probe-every 1000]
 
 Writes a run folder of that many train events, with probes and validations, into a temporary folder
-(or --folder, which is kept), then measures what lies under the dashboard:
+(or --folder, which is kept), then opens the dashboard on 200 x 60 cells without a terminal:
 
-    open      seconds until every event is in the history, and of these the processor's
+    machine   milliseconds of the processor for a million additions in Python: about 40 on a core
+              of one's own, more where neighbours take their part of it
+    seen      seconds until there is a picture of its head and tail, and of these the processor's
+    open      seconds until every event has been read and drawn
     follow    share of a core while another process appends one event every 100 ms and the run is
               looked at every --interval seconds; a probe among them
     memory    peak resident memory of the process, MiB
+
+and of what lies under it:
+
+    history   seconds to read every event, and of these the processor's
     frames    milliseconds of the processor to read one layer of a probe for the first time
     curves    milliseconds of the processor to draw the score at 200 x 40 cells
     runs      milliseconds of the processor to list a folder of 300 runs for the first time
@@ -17,6 +24,7 @@ Writes a run folder of that many train events, with probes and validations, into
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import math
 import multiprocessing
@@ -24,14 +32,17 @@ import resource
 import shutil
 import tempfile
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from simsmoe_cli.monitor.app import Monitor
 from simsmoe_cli.monitor.canvas import Curve, line_plot
 from simsmoe_cli.monitor.history import RunHistory
 from simsmoe_cli.monitor.runs import find_runs
+from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.tail import Tail
 from simsmoe_cli.rundir import EventLog, RunDir
 
@@ -170,6 +181,54 @@ def opened(folder: Path) -> tuple[RunHistory, Tail, float, float]:
     return history, tail, time.perf_counter() - start, time.process_time() - cpu
 
 
+class Watch:
+    """Seconds and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.began, self.began_cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def share(self) -> float:
+        """Of a core."""
+        return (time.process_time() - self.began_cpu) / (time.perf_counter() - self.began)
+
+    def __str__(self) -> str:
+        wall, cpu = time.perf_counter() - self.began, time.process_time() - self.began_cpu
+        return f"{wall:8.2f} s, of these {cpu:.2f} s of the processor"
+
+
+def _append_after(opened: Event, *arguments: Any) -> None:
+    opened.wait()
+    append_events(*arguments)
+
+
+async def watch_dashboard(folder: Path, options: argparse.Namespace) -> None:
+    """Open the dashboard, then follow a writer."""
+    arguments = (folder, options.steps + 1, options.follow_s, options.layers, options.experts)
+    opened = multiprocessing.Event()
+    writer = multiprocessing.Process(target=_append_after, args=(opened, *arguments))
+    writer.start()  # before there are threads
+    watch = Watch()
+    app = Monitor([folder], folder.parent, interval=options.interval)
+    async with app.run_test(size=(200, 60)):
+        screen = app.screen
+        assert isinstance(screen, Dashboard)
+        run = screen.followers[0]
+        while not run.history.total_events:
+            await asyncio.sleep(0.01)
+        print(f"seen          {watch}")
+        while not (run.caught_up and screen.drawn):
+            await asyncio.sleep(0.01)
+        print(f"open          {watch}")
+        assert run.history.step == options.steps, run.history.step
+        opened.set()
+        watch = Watch()
+        while writer.is_alive():
+            await asyncio.sleep(options.interval)
+        print(f"follow        {watch.share:8.2%} of a core")
+        print(f"memory        {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=100_000)
@@ -194,19 +253,13 @@ def _measure(folder: Path, options: argparse.Namespace) -> None:
     writer.start()
     writer.join()
     print(f"events.jsonl  {RunDir(folder).events.stat().st_size / 2**20:8.0f} MiB")
-    history, tail, wall, cpu = opened(folder)
-    assert history.step == options.steps, history.step
-    print(f"open          {wall:8.2f} s, of these {cpu:.2f} s of the processor")
-    print(f"memory        {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB")
-    arguments = (folder, options.steps + 1, options.follow_s, options.layers, options.experts)
-    writer = multiprocessing.Process(target=append_events, args=arguments)
-    writer.start()
-    start, cpu = time.perf_counter(), time.process_time()
-    while writer.is_alive():
-        time.sleep(options.interval)
-        history.take(tail.poll(), live=True)
-    share = (time.process_time() - cpu) / (time.perf_counter() - start)
-    print(f"follow        {share:8.2%} of a core")
+    start, total = time.process_time(), 0
+    for number in range(1_000_000):
+        total += number
+    print(f"machine       {1000 * (time.process_time() - start):8.0f} ms")
+    asyncio.run(watch_dashboard(folder, options))
+    history, _, wall, cpu = opened(folder)
+    print(f"history       {wall:8.2f} s, of these {cpu:.2f} s of the processor")
     start = time.process_time()
     layer = history.similarities[len(history.similarities) // 2].layer(0)
     assert layer is not None

@@ -21,11 +21,13 @@ class Axis:
     Attributes:
         low, high: values at the ends.
         log: whether equal distances are equal ratios.
+        whole: whether what stands here is counted, as steps are: there is no half of one.
     """
 
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def part(self, values: Floats) -> NDArray[np.float64]:
         """0 at the low end, 1 at the high one."""
@@ -46,6 +48,7 @@ class Axis:
         width = self.high - self.low
         unit = 10.0 ** math.floor(math.log10(width / most))
         step = next(m * unit for m in (1, 2, 5, 10, 20, 50) if width / (m * unit) <= most)
+        step = max(1.0, step) if self.whole else step
         first, last = math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6)
         return [i * step for i in range(first, last + 1)]
 
@@ -55,11 +58,12 @@ def axis(values: Sequence[Floats], log: bool = False) -> Axis:
     finite = [v[np.isfinite(v) & ((v > SMALLEST) if log else True)] for v in values]
     low = min((float(v.min()) for v in finite if v.size), default=1.0 if log else 0.0)
     high = max((float(v.max()) for v in finite if v.size), default=1.0)
+    whole = not log and all(bool((v == np.rint(v)).all()) for v in finite)
     # A span that floats of this size can still tell apart.
     if high - low <= max(SMALLEST, 1e-9 * max(abs(low), abs(high))):
-        room = abs(high) / 10 if abs(high) > SMALLEST else 0.5
+        room = abs(high) / 10 if abs(high) > SMALLEST and not (whole and abs(high) < 1e8) else 0.5
         low, high = (low / 1.1, high * 1.1) if log else (low - room, high + room)
-    return Axis(low, high, log)
+    return Axis(low, high, log, whole)
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:

@@ -2,7 +2,7 @@
 
 The thread reads in small portions and holds `Following.lock` only while it takes one; whoever
 reads a history from another thread holds the lock meanwhile. Until a long run has been read, its
-first and last events stand in for it, so that there is a picture at once.
+first and last events and a few in between stand in for it, so that there is a picture at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from simsmoe_cli.rundir import RunDir
 PORTION_BYTES = 4 << 20
 PREVIEW_FROM = 8 << 20  # bytes of a run that is worth a preview
 PREVIEW_KINDS = ("train", "router", "similarity")
+PREVIEW_PLACES = 512  # in which the course of a run is seen; most may fall into long events
 TELL_EVERY_S = 0.5  # while there is much to read
 YIELD_S = 0.001  # between portions, for whoever waits for the lock
 
@@ -47,8 +48,8 @@ class Follower:
 
     Attributes:
         path: as given.
-        history: what is known of it; of a long run that is still being read, what its head and
-            tail say.
+        history: what is known of it; of a long run that is still being read, what its head, its
+            tail and a few places in between say.
         version: grows whenever the history changes.
         caught_up: everything that lay there has been read.
     """
@@ -63,12 +64,13 @@ class Follower:
         self._read = self.history
 
     def preview(self) -> None:
-        """Show the first and last events of a long run, until all have been read."""
+        """Show the first and last events of a long run, and a few in between, until all have been
+        read."""
         events = RunDir(self.path).events
         with contextlib.suppress(OSError):  # polls say what is wrong
             if events.stat().st_size >= PREVIEW_FROM:
                 shown = RunHistory(self.path, self.history.thresholds)
-                shown.apply(head_and_tail(events, PREVIEW_KINDS))
+                shown.apply(head_and_tail(events, PREVIEW_KINDS, PREVIEW_PLACES))
                 self.history = shown
                 self.version += 1
 

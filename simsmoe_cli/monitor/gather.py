@@ -4,7 +4,9 @@ in which a long run opens.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from simsmoe_cli.monitor.scoring import Scoring, numbers
@@ -31,10 +33,11 @@ class Gathered:
         self._train: list[Event] = []
         self._steps: list[float] = []
         self._times: list[float] = []
+        self._single: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
 
     def add(self, name: str, step: int, at: float, value: float) -> None:
-        """Add one value at once."""
-        self._extend(name, [step], [at], [value])
+        """Add one value with the next flush."""
+        self._single[name].append((step, at, value))
 
     def train(self, event: Event, step: int, at: float) -> None:
         """Add a train event with the next flush."""
@@ -43,9 +46,14 @@ class Gathered:
         self._times.append(at)
 
     def flush(self, scoring: Scoring) -> None:
-        """Add the train events, whose scores are read so."""
-        if not self._train:
-            return
+        """Add what waits; the scores of train events are read so."""
+        for name, values in self._single.items():
+            self._extend(name, *zip(*values, strict=True))
+        self._single.clear()
+        if self._train:
+            self._flush_train(scoring)
+
+    def _flush_train(self, scoring: Scoring) -> None:
         events = self._train
         self._extend("train", self._steps, self._times, scoring.column(events))
         for name in SCALARS:
@@ -62,10 +70,7 @@ class Gathered:
         """Every field of an object inside the train events, with its values."""
         found = [event.get(key) for event in self._train]
         groups: list[dict[str, Any]] = [group if isinstance(group, dict) else {} for group in found]
-        names: dict[str, Any] = {}
-        for group in groups:
-            names.update(group)
-        for name in names:
+        for name in dict.fromkeys(chain.from_iterable(groups)):
             yield name, [group.get(name, _ABSENT) for group in groups]
 
     def _add_column(self, name: str, values: list[Any]) -> None:

@@ -79,7 +79,9 @@ class LayerCache:
         self.bytes = 0
 
 
-def stored_event(path: Path, block: bytes, first: int, end: int, offset: int) -> Event | None:
+def stored_event(
+    path: Path, block: bytes | bytearray, first: int, end: int, offset: int
+) -> Event | None:
     """The similarity event of a line, with its layers left in the file as `StoredLayers`; None for
     any line that does not look like one as `rundir.EventLog` writes it, which must then be parsed.
 
@@ -126,7 +128,7 @@ def stored_event(path: Path, block: bytes, first: int, end: int, offset: int) ->
     return {**event, "layers": stored}
 
 
-def _found(block: bytes, rare: bytes, key: bytes, first: int, end: int) -> list[int]:
+def _found(block: bytes | bytearray, rare: bytes, key: bytes, first: int, end: int) -> list[int]:
     """Where the key stands, looked for by its first byte, which takes a quarter of the time."""
     places = []
     at = block.find(rare, first, end)
@@ -137,6 +139,6 @@ def _found(block: bytes, rare: bytes, key: bytes, first: int, end: int) -> list[
     return places
 
 
-def _value_at(block: bytes, begin: int) -> Any:
+def _value_at(block: bytes | bytearray, begin: int) -> Any:
     """The number or null that begins there."""
     return from_json(re.split(rb"[,}\]]", block[begin : begin + 64], maxsplit=1)[0])

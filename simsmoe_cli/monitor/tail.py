@@ -70,6 +70,9 @@ class Tail:
         self.skipped: Counter[str] = Counter()
         self._told: set[str] = set()
         self._gone = False
+        # Used again and again while there is much to read: new memory for every piece of the file
+        # would take longer to be cleared than to be read into.
+        self._buffer = bytearray()
         self._forget()
 
     def _forget(self) -> None:
@@ -118,43 +121,54 @@ class Tail:
             return
         begin = self._offset
         file.seek(begin)
-        pieces: list[bytes] = []
-        held = 0
-        while chunk := file.read(min(CHUNK_BYTES, max(1, limit_bytes))):
-            cut = chunk.rfind(b"\n") + 1
-            if not cut:
-                pieces.append(chunk)
-                held += len(chunk)
-                if held > LONGEST_LINE:
-                    self._skip_into_long_line(file, held, batch)
-                    pieces, held = [], 0
-                continue
-            batch.events += self._events(b"".join([*pieces, chunk[:cut]]), batch)
-            pieces, held = [chunk[cut:]], len(chunk) - cut
-            if self._offset - begin >= limit_bytes:
+        buffer = self._buffer
+        held = 0  # bytes in the buffer that are no whole line yet
+        while (there := size - self._offset - held) > 0:
+            wanted = min(CHUNK_BYTES, max(1, limit_bytes), there)
+            if len(buffer) < held + wanted:
+                buffer.extend(bytes(held + wanted - len(buffer)))
+            with memoryview(buffer) as view:
+                count = file.readinto(view[held : held + wanted])
+                if not count:
+                    break
+                end = held + count
+                cut = buffer.rfind(b"\n", held, end) + 1
+                if cut:
+                    batch.events += self._events(buffer, cut, batch)
+                    view[: end - cut] = view[cut:end]
+            held = end - cut
+            if held > LONGEST_LINE:
+                self._skip_into_long_line(held, batch)
+                held = 0
+            if cut and self._offset - begin >= limit_bytes:
                 break
         batch.more = self._offset + held < size
+        if not batch.more:
+            buffer.clear()
 
-    def _skip_into_long_line(self, file: FileIO, held: int, batch: Batch) -> None:
+    def _skip_into_long_line(self, held: int, batch: Batch) -> None:
         if not self._in_long_line:
             self.skipped["long"] += 1
             self._tell(batch, "long", f"a line of over {LONGEST_LINE >> 20} MiB was skipped")
         self._in_long_line = True
         self._offset += held
 
-    def _events(self, block: bytes, batch: Batch) -> Iterator[Event]:
-        """Events of the whole lines of a block that begins at the offset, which moves behind it."""
+    def _events(self, block: bytearray, size: int, batch: Batch) -> Iterator[Event]:
+        """Events of the whole lines in the first `size` bytes of a block that begins at the offset,
+        which moves behind them."""
         begin = self._offset
-        self._offset += len(block)
-        last = block.rfind(b"\n", 0, -1) + 1
-        tail = max(last, len(block) - MARK_BYTES)
+        self._offset += size
+        last = block.rfind(b"\n", 0, size - 1) + 1
+        tail = max(last, size - MARK_BYTES)
         self._marks = [
-            self._marks[0] if self._marks else (begin, block[: min(MARK_BYTES, block.find(b"\n"))]),
-            (begin + last, block[last : last + MARK_BYTES]),
-            (begin + tail, block[tail:]),
+            self._marks[0]
+            if self._marks
+            else (begin, bytes(block[: min(MARK_BYTES, block.find(b"\n"))])),
+            (begin + last, bytes(block[last : min(size, last + MARK_BYTES)])),
+            (begin + tail, bytes(block[tail:size])),
         ]
         end = -1
-        while end < len(block) - 1:
+        while end < size - 1:
             first, end = end + 1, block.find(b"\n", end + 1)
             if self._in_long_line:
                 self._in_long_line = False

@@ -42,16 +42,19 @@ async def ready(pilot: Pilot[None]) -> None:
     """Wait until everything that lies there has been read and drawn."""
     screen = pilot.app.screen
     if isinstance(screen, Dashboard):
-        await until(pilot, lambda: all(run.caught_up for run in screen.followers))
+        await until(pilot, lambda: all(run.caught_up for run in screen.followers) and screen.drawn)
     await pilot.pause()
     await pilot.pause()
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait for something to become true."""
+    """Wait for something to become true, and to be drawn."""
     for _ in range(int(seconds / 0.02)):
         if condition():
             await pilot.pause()
+            screen = pilot.app.screen
+            while isinstance(screen, Dashboard) and not screen.drawn:
+                await pilot.pause(0.02)
             return
         await pilot.pause(0.02)
     raise AssertionError("it did not become true")

@@ -176,8 +176,18 @@ def test_ticks_are_round() -> None:
     assert Axis(1e-5, 1e-2, log=True).ticks(4) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])
 
 
+def test_what_is_counted_has_no_parts() -> None:
+    """A run of one probe, or of few steps, has no step 0.2."""
+    assert axis([np.array([0.0])]).ticks(6) == [0]
+    assert axis([np.array([500.0])]).ticks(6) == [500]
+    assert axis([np.array([1.0, 2.0, 3.0])]).ticks(9) == [1, 2, 3]
+    assert axis([np.array([1.0, 2.5])]).ticks(3) == [1, 1.5, 2, 2.5]
+    (_, row) = line_plot([Curve("", np.array([0.0]), np.array([0.9]))], 60, 8)[-2:]
+    assert row.plain.split() == ["0"]
+
+
 def test_an_axis_holds_all_that_is_finite() -> None:
-    assert axis([np.array([1.0, math.nan, 5.0]), np.array([-2.0, math.inf])]) == Axis(-2, 5)
+    assert axis([np.array([1.5, math.nan, 5.0]), np.array([-2.0, math.inf])]) == Axis(-2, 5)
     assert axis([]).low < axis([]).high
     for log in (False, True):
         tiny = axis([np.array([0.0, 5e-324])], log)

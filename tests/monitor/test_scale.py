@@ -124,7 +124,14 @@ def test_a_long_run_is_seen_before_it_has_been_read(
     shown = follower.history
     assert follower.version == 1
     assert (shown.step, shown.total_steps, shown.unit) == (STEPS, STEPS, "byte")
-    assert shown.total_events < history.total_events / 10
+    assert shown.total_events < history.total_events / 5
+    begun = shown.series["train"].points()
+    assert (np.diff(begun.step) > 0).all()
+    assert np.diff(begun.step).max() < STEPS / 20  # the whole course, not only where it ends
+    lines = (run / "events.jsonl").read_text().splitlines()
+    train = [event for line in lines if (event := json.loads(line))["kind"] == "train"]
+    scores = {event["step"]: event["bpc"] for event in train}
+    assert begun.mean.tolist() == [scores[step] for step in begun.step]
     for name in ("train", "tokens_per_s", "cka", "load_cv"):
         assert shown.last(name) == history.last(name)
     layer, expected = (found.similarities[-1].layer(LAYERS - 1) for found in (shown, history))

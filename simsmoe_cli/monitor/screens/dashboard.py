@@ -37,6 +37,7 @@ from simsmoe_cli.monitor.widgets.tabs import Tab, Tabs
 
 PLAY_EVERY_S = 0.25
 DRAW_WHILE_READING_S = 2.0
+REST = 50  # between two pictures of a live run, times what the last took of the processor
 TOASTS = 3  # at once
 
 
@@ -86,6 +87,8 @@ class Dashboard(Screen[None]):
         self.tabs = Tabs()
         self._zoomed = False
         self._drawn_at = -math.inf
+        self._draw_s = 0.0
+        self._to_draw: Timer | None = None
         self._seen_alerts = 0
         self._player: Timer | None = None
 
@@ -168,16 +171,38 @@ class Dashboard(Screen[None]):
         with self.following.lock:
             self._keep_selection_valid()
             self.header.update()
-            # Drawing what is still being read would only make the reading take longer.
-            reading = not all(run.caught_up for run in self.followers)
-            if not reading or time.monotonic() - self._drawn_at > DRAW_WHILE_READING_S:
-                self._drawn_at = time.monotonic()
-                self.update_panels()
-                self._update_tabs()
+        self._draw_soon()
         for news in message.news[:TOASTS]:
             self.notify(news.text, title=news.run, severity=news.severity, markup=False)
         if (more := len(message.news) - TOASTS) > 0:
             self.notify(f"and {more} more: see the events", severity="warning", markup=False)
+
+    def _draw_soon(self) -> None:
+        """Draw what has changed once the last picture was seen for long enough: a share of the
+        processor, however fast the events come and however slow the machine."""
+        reading = not all(run.caught_up for run in self.followers)
+        # Drawing what is still being read would only make the reading take longer.
+        rest_s = DRAW_WHILE_READING_S if reading else REST * self._draw_s
+        left_s = self._drawn_at + rest_s - time.monotonic()
+        if self._to_draw is not None:
+            self._to_draw.stop()
+            self._to_draw = None
+        if left_s > 0:
+            self._to_draw = self.set_timer(left_s, self._draw)
+        else:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._to_draw = None
+        began = time.thread_time()
+        self.update_panels()
+        self._update_tabs()
+        self._draw_s, self._drawn_at = time.thread_time() - began, time.monotonic()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the panels show all that is known."""
+        return self._to_draw is None
 
     def watch_selection(self) -> None:
         if self.is_mounted:
@@ -186,8 +211,9 @@ class Dashboard(Screen[None]):
 
     def update_panels(self) -> None:
         """Draw what has changed."""
-        for panel in self.panels:
-            panel.update()
+        with self.following.lock:
+            for panel in self.panels:
+                panel.update()
 
     @property
     def chosen(self) -> Follower:
