@@ -208,6 +208,25 @@ def fields(store: TokenStore, probability_V: np.ndarray[Any, Any]) -> dict[str, 
     return result.event_fields("test", store.manifest)
 
 
+@pytest.mark.parametrize("settings", [PAPER_MODEL, ROPE], ids=["relative", "rope"])
+@pytest.mark.parametrize("kind", ["bytes", "words", "pieces"])
+def test_what_a_word_costs_does_not_depend_on_how_its_text_is_batched(
+    kind: str, settings: dict[str, Any], stores: dict[str, TokenStore]
+) -> None:
+    store = stores[kind]
+    lm = LanguageModel(recipe(model=settings), store.manifest.vocab_size)
+    found = [
+        evaluate_split(lm, store.split("test"), block=32, streams=streams).event_fields(
+            "test", store.manifest
+        )
+        for streams in (1, 3, 8)
+    ]
+    first = found[0]
+    assert first["word_perplexity"] > 1  # of whole words, whatever they are cut into
+    for name in ("word_perplexity", "perplexity", "bits_per_byte"):
+        assert [each[name] for each in found] == pytest.approx([first[name]] * 3, rel=1e-3)
+
+
 def test_a_uniform_model_needs_log2_of_the_vocabulary(stores: dict[str, TokenStore]) -> None:
     texts = {name: store.manifest.splits["test"] for name, store in stores.items()}
     assert len({(text.bytes, text.words) for text in texts.values()}) == 1
