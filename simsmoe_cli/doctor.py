@@ -37,6 +37,8 @@ PACKAGES = {
     "sentencepiece": (False, "no tokenizer sentencepiece; bytes, chars and words work"),
     "pooch": (False, "corpora cannot be downloaded; prepare-data --source takes files"),
     "textual": (False, "no live dashboard; training prints its progress all the same"),
+    "transformers": (False, "no collapse-report of Hugging Face models (extra hf)"),
+    "textual-serve": (False, "no dashboard in a browser, monitor --serve (extra serve)"),
 }
 
 BUILD_FASTMOE = """\
@@ -312,7 +314,7 @@ def _processor() -> Finding:
 def _package(name: str) -> Finding:
     required, cost = PACKAGES[name]
     try:
-        importlib.import_module(name)
+        importlib.import_module(name.replace("-", "_"))
         return Finding(name, "ok", importlib.metadata.version(name))
     except (ImportError, OSError) as error:
         status: Literal["broken", "missing"] = "broken" if required else "missing"

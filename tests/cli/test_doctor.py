@@ -82,6 +82,22 @@ def test_torch_needed_is_what_the_project_asks_for() -> None:
     assert f"torch>={major}.{minor}" in project["dependencies"]
 
 
+def test_what_the_extras_bring_is_looked_at_and_can_be_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought = project["optional-dependencies"]
+    names = [name.partition(">=")[0] for extra in ("hf", "serve") for name in brought[extra]]
+    assert names
+    for name in names:
+        assert doctor._package(name).status == "ok"
+        monkeypatch.setitem(sys.modules, name.replace("-", "_"), None)
+        found = doctor._package(name)
+        assert found.status == "missing"
+        assert "extra" in found.cost
+        assert found.remedy == f"python3 -m pip install --upgrade {name}"
+
+
 def test_a_driver_that_does_not_fit_is_told_from_a_cpu_build(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
