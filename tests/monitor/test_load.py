@@ -61,3 +61,20 @@ def test_loads_of_many_layers_keep_their_cv_and_dead(tmp_path: Path) -> None:
             await pilot.press("down")
 
     drive(monitor([folder], tmp_path), scenario, size=(80, 30))
+
+
+def test_a_heading_stands_apart_from_the_number_of_the_last_expert(tmp_path: Path) -> None:
+    layers = [{"layer": n, "load": [1 / 64] * 64, "load_cv": 0.4, "dead": []} for n in range(30)]
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    event = {"schema": 1, "kind": "router", "step": 5, "time": 1.0, "layers": layers}
+    (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
+
+    async def scenario(pilot: Pilot[None]) -> None:
+        await pilot.press("3")
+        await pilot.pause()
+        head, first, *_ = text_of(dashboard(pilot).panels[2]).split("\n")
+        assert head.split()[-4:] == ["60", "max", "CV", "dead"]
+        assert head.index("CV") + len("CV") == first.index("0.40") + len("0.40")
+
+    drive(monitor([folder], tmp_path), scenario, size=(80, 24))

@@ -146,18 +146,22 @@ class Load(CurvePanel):
             column_labels=[str(expert) for expert in range(experts)],
             selected=selected,
         )
+        room = width - place.width
+        head = "  CV"
+        if any(last - first > 1 for first, last in on_line.values()):
+            head = " max CV" if room > CV_WIDTH else " max"
         for y, (first, last) in on_line.items():
-            self._annotate(lines[y], layers[first:last], place, width - place.width)
+            self._annotate(lines[y], layers[first:last], place, room, len(head))
         if place.top:
-            head = "max CV" if any(b - a > 1 for a, b in on_line.values()) else "  CV"
             lines[0].pad_right(place.width - lines[0].cell_len)
-            lines[0].append(head if width - place.width < CV_WIDTH + 6 else f"{head}  dead", "dim")
+            lines[0].append(head if room < len(head) + 8 else f"{head}  dead", "dim")
         return lines
 
     def _annotate(
-        self, line: Text, layers: Sequence[RouterLayer], place: Layout, room: int
+        self, line: Text, layers: Sequence[RouterLayer], place: Layout, room: int, cv_width: int
     ) -> None:
-        """CV and dead experts at the right of a line, and a cross on the dead.
+        """CV, under a heading of that width, and dead experts at the right of a line, and a cross
+        on the dead.
 
         Of several layers on a line it is the highest CV, and how many experts are dead.
         """
@@ -173,10 +177,10 @@ class Load(CurvePanel):
         known = [layer.load_cv for layer in layers if math.isfinite(layer.load_cv)]
         over = max(known, default=0.0) > self.dashboard.thresholds.load_cv_above
         cv = f" {max(known):.2f}" if known else "    –"
-        line.append(cv, f"bold {theme.error}" if over else "")
+        line.append(cv.rjust(cv_width), f"bold {theme.error}" if over else "")
         number = sum(len(layer.dead) for layer in layers)
         if number:
-            left = max(0, room - CV_WIDTH)
+            left = max(0, room - max(CV_WIDTH, cv_width))
             named = " " + ",".join(map(str, dead))
             told = named if dead and len(named) <= left else f" {number}×"
             line.append(told[:left], f"bold {theme.error}")
