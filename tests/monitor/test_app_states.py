@@ -174,3 +174,20 @@ def test_a_live_run_that_falls_silent_is_told(tmp_path: Path) -> None:
         await until(pilot, lambda: "silent  stale" in seen(pilot))
 
     drive(monitor([path], tmp_path, now=lambda: now[0]), scenario, SIZE)
+
+
+def test_how_far_each_of_several_live_runs_is(tmp_path: Path) -> None:
+    """Also of those that are not chosen; a finished run has nothing to tell."""
+    paths = [
+        write_run(tmp_path / "half", until=1000, finished=False),
+        write_run(tmp_path / "quarter", until=500, finished=False),
+        write_run(tmp_path / "done"),
+    ]
+
+    async def scenario(pilot: Pilot[None]) -> None:
+        text = seen(pilot)
+        assert "half  training 50%" in text
+        assert "quarter  training 25%" in text
+        assert "done  finished " in text
+
+    drive(monitor(paths, tmp_path, now=lambda: NOW - 2700), scenario, SIZE)

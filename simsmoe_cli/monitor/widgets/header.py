@@ -75,6 +75,9 @@ class Header(Drawing):
         colors = curve_colors(self.app.current_theme.dark)
         status = run.history.status_at(self._clock())
         words = f"  {status_words(run, status)}"
+        progress = run.history.progress
+        if status == "training" and math.isfinite(progress) and len(self.dashboard.followers) > 1:
+            words += f" {progress:.0%}"  # the line below tells it of the chosen run alone
         line = Text(no_wrap=True).append("● ", colors[index % len(colors)])
         name = Text(run.history.name, style="bold")
         name.truncate(max(8, width - 2 - len(words)), overflow="ellipsis")
