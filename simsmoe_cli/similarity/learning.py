@@ -101,7 +101,7 @@ class SimilarityLearning(nn.Module):
         values = [settings.threshold, *self.options.values()]
         if isinstance(f_star, list) or any(isinstance(value, list) for value in values):
             return True
-        return settings.scope == "pairs" and steps_between_checks(f_star, 2) > 1
+        return settings.scope == "pairs" and steps_between_checks(f_star, self.experts, 2) > 1
 
     def forward(
         self,
@@ -133,7 +133,7 @@ class SimilarityLearning(nn.Module):
             f_star = now(settings.check_every)
             selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
             count_NN = self.tracker.observe(selected_TN)
-            if step % steps_between_checks(f_star, index_TK.shape[1]):
+            if step % steps_between_checks(f_star, self.experts, index_TK.shape[1]):
                 similarity = x_TD.new_empty(0, dtype=torch.float32)
                 measured = similarity.bool()
             else:

@@ -97,16 +97,22 @@ class PairTracker(nn.Module):
         self.shared_NN[second_P, first_P] = left_P
 
 
-def steps_between_checks(check_every: float, top_k: int) -> int:
-    """Every how many steps pairs are looked at: as many as make one pair due on average.
+def steps_between_checks(check_every: float, experts: int, top_k: int) -> int:
+    """Every how many steps pairs are looked at.
 
     A token routed to K experts is shared by K(K-1)/2 pairs, so all S together grow by that much a
-    step, and f* / (K(K-1)/2) steps pass from one pair that becomes due to the next. With P places a
-    check bursts are caught up with; a pair is due for so much longer than a check is away (f* times
-    the number of pairs) that it makes no difference when it is measured.
+    step, and f* / (K(K-1)/2) steps pass from one pair that becomes due to the next. As many may
+    pass from one look to the next: with P places a look, bursts are caught up with. Where there are
+    few pairs, it is at most an eighth of the time it takes one of them to become due, so that none
+    waits long.
+
+    Args:
+        check_every: f*.
+        experts, top_k: N and K.
     """
     pairs_of_a_token = max(top_k * (top_k - 1) // 2, 1)
-    return max(1, int(check_every // pairs_of_a_token))
+    pairs = experts * (experts - 1) // 2
+    return max(1, int(check_every / pairs_of_a_token * min(1.0, pairs / 8)))
 
 
 @torch.no_grad()

@@ -177,7 +177,8 @@ def test_nothing_due_is_zero_loss_and_no_mean(tokens: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("experts", "top_k", "f_star", "every"), [(4, 2, 8.0, 8), (4, 1, 8.0, 8), (6, 3, 8.0, 2)]
+    ("experts", "top_k", "f_star", "every"),
+    [(5, 2, 8.0, 8), (5, 1, 8.0, 8), (6, 3, 8.0, 2), (4, 2, 16.0, 12), (2, 2, 16.0, 2)],
 )
 def test_a_large_f_star_lets_most_steps_count_and_measures_as_many_pairs(
     experts: int, top_k: int, f_star: float, every: int
