@@ -162,7 +162,7 @@ class Classification(Objective[TaskEvaluation]):
         label_B: Tensor,
         share: float,
         context: RouteContext,
-        weights: dict[str, float],
+        weights: Mapping[str, float | Tensor],
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         context = replace(context, real_T=real_T)
         with autocast(self.device, self.precision):

@@ -71,7 +71,7 @@ class LanguageModelling(Objective[Evaluation]):
         y_BM: Tensor,
         memory: list[Tensor],
         context: RouteContext,
-        weights: dict[str, float],
+        weights: Mapping[str, float | Tensor],
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         with autocast(self.device, self.precision):
             output = self.model.score(x_BM, y_BM, memory, context)

@@ -20,9 +20,8 @@ from torch import Tensor
 from simsmoe_cli.errors import EXIT_NON_FINITE, UserError
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.rundir import EventLog, RunDir
-from simsmoe_cli.schedule import value_at
 from simsmoe_cli.train import checkpoint, saving
-from simsmoe_cli.train.objective import Objective, S
+from simsmoe_cli.train.objective import LossWeights, Objective, S
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
 from simsmoe_cli.train.precision import cpu_bf16
 from simsmoe_cli.train.probes import probe
@@ -67,7 +66,7 @@ class Trainer(Generic[S]):
         self.model = objective.model
         self.settings = settings = self.recipe.train
         self.on_step = on_step
-        self.loss_weights = self.recipe.loss_weights
+        self.loss_weights = LossWeights(self.recipe.loss_weights, self.device)
         self.optimizer = build_optimizer(self.model, settings)
         self.guard = NonFiniteGuard(self.device)
         compiled = settings.compile == "on" or (
@@ -201,8 +200,7 @@ class Trainer(Generic[S]):
     def _train_step(self) -> None:
         """One optimizer step over all micro-batches; never waits on the device."""
         settings = self.settings
-        progress = self.step / settings.steps
-        weights = {name: value_at(w, progress) for name, w in self.loss_weights.items()}
+        weights = self.loss_weights.at(self.step / settings.steps)
         self.model.train()
         total = torch.zeros((), device=self.device)
         profiler = self.profiler

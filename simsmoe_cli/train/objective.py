@@ -19,6 +19,7 @@ from torch import Tensor
 from simsmoe_cli.model.language_model import Backbone, BackboneOutput
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.schedule import Schedule, value_at
 from simsmoe_cli.train.precision import resolve_precision
 
 
@@ -135,8 +136,31 @@ class Objective(ABC, Generic[S]):
         return tensor.to(self.device)
 
 
+class LossWeights:
+    """Coefficients of the losses, as the step in hand has them.
+
+    What changes over training is a tensor of the device that is written to, and no number that a
+    compiled step would hold for one of its own.
+    """
+
+    def __init__(self, values: Mapping[str, float | Schedule], device: torch.device):
+        self._schedules = {name: v for name, v in values.items() if isinstance(v, list)}
+        self._now: dict[str, float | Tensor] = {
+            name: torch.zeros((), device=device) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+
+    def at(self, progress: float) -> dict[str, float | Tensor]:
+        """By name, where this share of training is done; valid until the next call."""
+        for name, schedule in self._schedules.items():
+            now = self._now[name]
+            assert isinstance(now, Tensor)
+            now.fill_(value_at(schedule, progress))
+        return self._now
+
+
 def weighted(
-    task: Tensor, output: BackboneOutput, weights: Mapping[str, float], share: float
+    task: Tensor, output: BackboneOutput, weights: Mapping[str, float | Tensor], share: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A micro-batch's share of the whole loss, and what to log of it (detached).
 
