@@ -80,6 +80,8 @@ def sharing(findings: Findings) -> list[Sentence]:
     }
     if found.null_low <= found.value <= found.null_high:
         words = "Whether two experts share tokens says nothing about how alike they are"
+    elif found.low is not None and found.high is not None and found.low <= 0 <= found.high:
+        words = "Whether two experts share tokens says little about how alike they are"
     elif found.value > 0:
         words = "Experts that share more tokens are more alike"
     else:

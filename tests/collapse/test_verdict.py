@@ -127,15 +127,19 @@ def test_uneven_load_and_odd_routing_are_said(base: Findings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "low", "words"),
     [
-        (0.9, "share more tokens are more alike"),
-        (-0.9, "share more tokens are less alike"),
-        (0.1, "says nothing about how alike"),
+        (0.9, 0.8, "share more tokens are more alike"),
+        (-0.9, -0.95, "share more tokens are less alike"),
+        (0.1, -0.2, "says nothing about how alike"),
+        (0.4, -0.02, "says little about how alike"),
     ],
 )
-def test_sharing_is_told_against_its_null(base: Findings, value: float, words: str) -> None:
-    spearman = Estimate(value=value, n=40, of="pairs", null_low=-0.3, null_high=0.3)
+def test_sharing_is_told_against_its_null_and_zero(
+    base: Findings, value: float, low: float, words: str
+) -> None:
+    bounds = {"low": low, "high": low + 0.6 if low > -0.5 else -0.8}
+    spearman = Estimate(value=value, **bounds, n=40, of="pairs", null_low=-0.3, null_high=0.3)
     overall = base.overall.model_copy(update={"spearman": spearman})
     found = sentence(base.model_copy(update={"overall": overall}), words)
     assert found.evidence["spearman"] == value
