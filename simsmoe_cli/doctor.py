@@ -41,6 +41,9 @@ PACKAGES = {
     "textual-serve": (False, "no dashboard in a browser, monitor --serve (extra serve)"),
 }
 
+# Only looked for: importing it takes seconds, and it remembers a torch that was missing then.
+NOT_IMPORTED = {"transformers"}
+
 BUILD_FASTMOE = """\
 It is on no package registry; with CUDA, nvcc and a C++ compiler it builds in about ten minutes:
 git clone https://github.com/laekov/fastmoe
@@ -313,8 +316,13 @@ def _processor() -> Finding:
 
 def _package(name: str) -> Finding:
     required, cost = PACKAGES[name]
+    module = name.replace("-", "_")
     try:
-        importlib.import_module(name.replace("-", "_"))
+        if name in NOT_IMPORTED:
+            if importlib.util.find_spec(module) is None:
+                raise ModuleNotFoundError(f"No module named '{module}'")
+        else:
+            importlib.import_module(module)
         return Finding(name, "ok", importlib.metadata.version(name))
     except (ImportError, OSError) as error:
         status: Literal["broken", "missing"] = "broken" if required else "missing"

@@ -90,8 +90,12 @@ def test_padding_changes_no_logit_loss_gradient_or_count(case: str, model: list[
     ]
     assert results[0].keys() == results[1].keys()
     for name, value in results[0].items():
+        # The similarity of few tokens magnifies rounding in its gradients.
+        atol = 1e-6
+        if name.startswith("grad "):
+            atol += 2e-3 * value.abs().max().item()
         torch.testing.assert_close(
-            results[1][name], value, msg=name, rtol=1e-4, atol=1e-6, equal_nan=True
+            results[1][name], value, msg=name, rtol=1e-4, atol=atol, equal_nan=True
         )
 
 

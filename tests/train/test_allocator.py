@@ -18,14 +18,17 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16 * 2**20)  # 64 MiB: 16,384 pages
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-for _ in range(5):
+for _ in range(20):
     faults()
 print(sum(faults() for _ in range(10)))
 """
 
 
 def faults(device: str, **environment: str) -> int:
-    """Pages the system clears for ten tensors of 16,384 pages, each freed before the next."""
+    """Pages the system clears for ten tensors of 16,384 pages, each freed before the next.
+
+    After twenty others: it takes some until a place of the right size has come together.
+    """
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run(
         [sys.executable, "-c", FAULTS.format(device=device)],
