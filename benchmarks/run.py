@@ -44,11 +44,15 @@ def peers(runs: int) -> Tables:
         cases = [
             step_case(f"simsmoe {p}", recipe, shape, precision=p, train=train) for p in precisions
         ]
+        if train:
+            cases.append(step_case("simsmoe compiled", recipe, shape, compiled=True))
         try:
             cases += [
                 mixtral_case(f"transformers {p}", recipe, shape, precision=p, train=train)
                 for p in precisions
             ]
+            if train:
+                cases.append(mixtral_case("transformers compiled", recipe, shape, compiled=True))
         except ImportError:
             print("transformers is not installed: pip install 'simsmoe[bench]'", file=sys.stderr)
         cases.append(step_case("loop experts", modern("moe.backend=loop"), shape, train=train))
@@ -83,7 +87,7 @@ def relative(runs: int) -> Tables:
 
 def similarity(runs: int) -> Tables:
     """What similarity learning adds to a training step, N = 16 and N = 4 to 128."""
-    shape = Shape(8, 512)
+    shape = Shape()
     tables = []
     settings = {
         "none": [],
@@ -97,7 +101,7 @@ def similarity(runs: int) -> Tables:
             step_case(name, modern(f"moe.experts={experts}", *settings[name]), shape)
             for name in names
         ]
-        title = f"similarity learning, mistral-modern, 4 layers, N = {experts}, 4,096 tokens"
+        title = f"similarity learning, mistral-modern, 4 layers, N = {experts}, 8,192 tokens"
         tables.append(report(title, alternate(cases, runs), "none"))
     return tables
 

@@ -53,18 +53,25 @@ def modern(*overrides: str) -> Recipe:
 
 
 def step_case(
-    name: str, recipe: Recipe, shape: Shape, *, precision: str = "fp32", train: bool = True
+    name: str,
+    recipe: Recipe,
+    shape: Shape,
+    *,
+    precision: str = "fp32",
+    train: bool = True,
+    compiled: bool = False,
 ) -> Case:
     """A training step of a recipe's model, or its forward pass alone."""
     torch.manual_seed(0)
     model = LanguageModel(recipe, VOCABULARY)
+    call = torch.compile(model, dynamic=False) if compiled else model
     optimizer = build_optimizer(model, recipe.train)
     inputs, targets = shape.draw()
     context = RouteContext(step=50, total_steps=100)
 
     def forward() -> torch.Tensor:
         with autocast(CPU, precision):
-            output = model(inputs, model.initial_memory(shape.batch), context)
+            output = call(inputs, model.initial_memory(shape.batch), context)
         loss = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten())
         for value in output.losses.values():
             loss = loss + 0.01 * value
@@ -94,7 +101,13 @@ def _step(
 
 
 def mixtral_case(
-    name: str, recipe: Recipe, shape: Shape, *, precision: str = "fp32", train: bool = True
+    name: str,
+    recipe: Recipe,
+    shape: Shape,
+    *,
+    precision: str = "fp32",
+    train: bool = True,
+    compiled: bool = False,
 ) -> Case:
     """The same of transformers' Mixtral with the recipe's widths (extra `bench`)."""
     from transformers import MixtralConfig, MixtralForCausalLM
@@ -120,13 +133,14 @@ def mixtral_case(
     )
     torch.manual_seed(0)
     model = MixtralForCausalLM(config)
+    call = torch.compile(model, dynamic=False) if compiled else model
     optimizer = build_optimizer(model, recipe.train)
     inputs, targets = shape.draw()
 
     def forward() -> torch.Tensor:
         with autocast(CPU, precision):
             # Mixtral shifts labels itself; as many predictions, which is all that time depends on.
-            loss: torch.Tensor = model(input_ids=inputs, labels=targets, use_cache=False).loss
+            loss: torch.Tensor = call(input_ids=inputs, labels=targets, use_cache=False).loss
         return loss
 
     return Case(name, _step(model, optimizer, forward, train), shape.tokens, "tokens")

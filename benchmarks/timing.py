@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import platform
@@ -72,7 +73,6 @@ def alternate(cases: Sequence[Case], runs: int = 5, warm: int = 1) -> list[Timed
             one.seconds.append(time.perf_counter() - wall)
             one.cpu_seconds.append(time.process_time() - cpu)
     for case, one in zip(cases, timed, strict=True):
-        gc.collect()
         with PeakMemory() as peak:
             case.run()
         one.peak_mb = peak.mb
@@ -83,12 +83,16 @@ class PeakMemory:
     """The most memory this process holds inside the block, beyond what it held before it.
 
     Resident memory, looked at every few milliseconds by a thread: what tensors, libraries and
-    allocators really take. `mb` is there afterwards.
+    allocators really take. What the allocator keeps of freed tensors goes back to the system first.
+    `mb` is there afterwards.
     """
 
     mb = 0.0
 
     def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
         self._start = _resident_mb()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -14,7 +14,7 @@ Shapes: B batch, M block, L span, S positions seen, D model width, A heads, W he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ from torch.nn import functional as F
 
 from simsmoe_cli.model.relative import relative_attention
 
-QUERY_CHUNK = 256
+# Queries that a windowed attention handles at a time: fewer waste less on keys they do not see,
+# more make better use of a kernel. A CPU prefers few (LOG.md); not measured on a GPU.
+QUERY_CHUNK, QUERY_CHUNK_ON_CPU = 256, 128
 
 
 class RelativeAttention(nn.Module):
@@ -130,29 +132,60 @@ class RopeAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         # A window that cuts something off is worth less work: each chunk of queries is given the
         # keys one of its queries sees, and no others.
-        step = block if block == seen <= self.window else QUERY_CHUNK
+        step = QUERY_CHUNK_ON_CPU if query.device.type == "cpu" else QUERY_CHUNK
+        if block == seen <= self.window:
+            step = block
+        places = [(start, min(start + step, seen)) for start in range(seen - block, seen, step)]
+        windows = [(max(0, start - self.window + 1), stop) for start, stop in places]
+        queries = query.split(step, dim=2)
+        keys, values = slices(key, windows), slices(value, windows)
         chunks = []
-        for start in range(seen - block, seen, step):
-            stop = min(start + step, seen)
-            first = max(0, start - self.window + 1)
+        for number, ((start, stop), (first, _)) in enumerate(zip(places, windows, strict=True)):
             causal = start == first and stop - first <= self.window
             mask = None
             if not causal:
                 distance = position[start:stop, None] - position[None, first:stop]
                 mask = (distance >= 0) & (distance < self.window)
-            chunks.append(
-                F.scaled_dot_product_attention(
-                    query[:, :, start - seen + block : stop - seen + block],
-                    key[:, :, first:stop],
-                    value[:, :, first:stop],
-                    attn_mask=mask,
-                    is_causal=causal,
-                    dropout_p=dropout,
-                )
+            heads_BAMW = F.scaled_dot_product_attention(
+                queries[number],
+                keys[number],
+                values[number],
+                attn_mask=mask,
+                is_causal=causal,
+                dropout_p=dropout,
             )
-        heads_BAMW = torch.cat(chunks, dim=2)
-        out: Tensor = self.out(heads_BAMW.transpose(1, 2).flatten(2))
+            chunks.append(heads_BAMW.transpose(1, 2))
+        out: Tensor = self.out(torch.cat(chunks, dim=1).flatten(2))
         return out
+
+
+def slices(x_BASW: Tensor, bounds: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+    """Overlapping parts of the positions, from first to before stop each.
+
+    Their gradients are added up in one tensor. Plain slices would each make a whole one, mostly of
+    zeros: the square of the number of parts in time.
+    """
+    if torch.compiler.is_compiling():
+        return tuple(x_BASW[:, :, first:stop] for first, stop in bounds)
+    return _slices(x_BASW, bounds)
+
+
+class _Slices(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BASW: Tensor, bounds: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        ctx.bounds, ctx.shape = bounds, x_BASW.shape
+        return tuple(x_BASW[:, :, first:stop] for first, stop in bounds)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        out = grads[0].new_zeros(ctx.shape)
+        for (first, stop), grad in zip(ctx.bounds, grads, strict=True):
+            out[:, :, first:stop] += grad
+        return out, None
+
+
+_slices: Callable[..., tuple[Tensor, ...]] = _Slices.apply
 
 
 def rotary(

@@ -17,6 +17,7 @@ from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
 from simsmoe_cli.model.norm import RMSNorm
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.swiglu import swiglu
 from simsmoe_cli.recipe import ModelSettings, Recipe
 
 NORM_EPS = 1e-5
@@ -42,11 +43,7 @@ class DenseFFN(nn.Module):
 
     def forward(self, x_BMD: Tensor) -> Tensor:
         inner = self.w_in(x_BMD)
-        if self.swiglu:
-            gate, up = inner.chunk(2, dim=-1)
-            hidden = F.silu(gate) * up
-        else:
-            hidden = F.relu(inner)
+        hidden = swiglu(inner) if self.swiglu else F.relu(inner)
         out: Tensor = self.w_out(F.dropout(hidden, self.dropout, self.training))
         return out
 

@@ -106,11 +106,17 @@ def rope_by_definition(layer: RopeAttention, x: Tensor) -> Tensor:
 def test_rope_attention_by_definition(
     window: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "QUERY_CHUNK", chunk)
+    monkeypatch.setattr(attention, "QUERY_CHUNK_ON_CPU", chunk)
     torch.manual_seed(0)
     layer = RopeAttention(WIDTH, HEADS, window, base=10000.0, dropout=0.0)
-    x = torch.randn(BATCH, BLOCK, WIDTH)
-    torch.testing.assert_close(layer(x), rope_by_definition(layer, x), atol=1e-5, rtol=1e-4)
+    x = torch.randn(BATCH, BLOCK, WIDTH, requires_grad=True)
+    parts = (x, *layer.parameters())
+    results = []
+    for out in (layer(x), rope_by_definition(layer, x)):
+        grads = torch.autograd.grad(out.square().sum(), parts)
+        results.append((out, *grads))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_rotation_is_that_of_complex_numbers() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli.moe import dispatch
+from simsmoe_cli.moe.swiglu import swiglu
 
 
 class Experts(nn.Module):
@@ -77,11 +78,7 @@ class Experts(nn.Module):
 
     def activate(self, inner: Tensor, dropout: bool) -> Tensor:
         """The activation and its dropout: [R, H] or [R, 2H] -> [R, H]."""
-        if self.swiglu:
-            gate, up = inner.chunk(2, dim=-1)
-            hidden = F.silu(gate) * up
-        else:
-            hidden = F.relu(inner)
+        hidden = swiglu(inner) if self.swiglu else F.relu(inner)
         if dropout and self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
         return hidden
