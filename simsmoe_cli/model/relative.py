@@ -97,8 +97,8 @@ class _Tile:
     """The scores of C queries against the S keys they see, in memory that tiles share.
 
     Attributes:
-        scores_CS: all of them; what lies off the band is 0 once `close` was called.
-        band_CL: the same memory by distance.
+        scores_CS: all of them.
+        band_CL: those within the span, by distance, in the same memory.
         mask_CL: room for what dropout keeps, as numbers: mixed types would multiply slowly.
     """
 
@@ -108,20 +108,21 @@ class _Tile:
         self.scores_CS = memory[: rows * keys].view(rows, keys)
         self.band_CL = memory.as_strided((rows, span), (keys + 1, 1))
         self.mask_CL = memory.new_empty(rows, span)
-        if rows > 1:
-            self._before = memory.new_ones(rows, rows - 1).triu()
-            self._after = memory.new_ones(rows, rows - 1).tril(-1)
+        off = memory.new_full((rows, rows - 1), -math.inf)
+        self._before, self._after = off.tril(-1), off.triu()
 
-    def score(self, query_CW: Tensor, key_SW: Tensor, position_WL: Tensor) -> None:
+    def weigh(self, query_CW: Tensor, key_SW: Tensor, position_WL: Tensor) -> None:
+        """Attention weights, 0 off the band."""
         torch.mm(query_CW, key_SW.T, out=self.scores_CS)
         self.band_CL.addmm_(query_CW, position_WL)
-        self.close()
-
-    def close(self) -> None:
-        """Zero what lies off the band."""
         if self.rows > 1:
-            self.scores_CS[:, : self.rows - 1].mul_(self._before)
-            self.scores_CS[:, self.span :].mul_(self._after)
+            self.scores_CS[:, : self.rows - 1].add_(self._before)
+            self.scores_CS[:, self.span :].add_(self._after)
+        torch.softmax(self.scores_CS, -1, out=self.scores_CS)
+
+    def drop(self, kept_CL: Tensor, scale: float) -> None:
+        """Zero what dropout does not keep, and scale the rest."""
+        self.band_CL.mul_(self.mask_CL.copy_(kept_CL).mul_(scale))
 
 
 class _Tiles:
@@ -147,7 +148,7 @@ class _Tiles:
 
 
 class _Tiled(torch.autograd.Function):
-    """The CPU path: softmax statistics are kept, scores are computed again for gradients."""
+    """The CPU path: weights are computed again for gradients, never stored."""
 
     @staticmethod
     def forward(
@@ -155,47 +156,40 @@ class _Tiled(torch.autograd.Function):
     ) -> Tensor:
         tiles = _Tiles(query, position.shape[1])
         out = torch.empty_like(query)
-        normaliser = query.new_empty(*query.shape[:2], 1)
         kept = _kept((*query.shape[:2], position.shape[1]), dropout) if dropout else None
         for group, rows, seen in tiles:
             tile = tiles.first[rows.stop - rows.start]
-            tile.score(query[group, rows], key[group, seen], position)
-            largest = tile.band_CL.amax(1, keepdim=True)
-            tile.band_CL.sub_(largest).exp_()
-            total = tile.band_CL.sum(1, keepdim=True)
-            normaliser[group, rows] = largest + total.log()
+            tile.weigh(query[group, rows], key[group, seen], position)
             if kept is not None:
-                tile.band_CL.mul_(tile.mask_CL.copy_(kept[group, rows]))
-            mixed = out[group, rows]
-            torch.mm(tile.scores_CS, value[group, seen], out=mixed)
-            mixed.div_(total * (1 - dropout))
-        ctx.save_for_backward(query, key, value, position, out, normaliser)
+                tile.drop(kept[group, rows], 1 / (1 - dropout))
+            torch.mm(tile.scores_CS, value[group, seen], out=out[group, rows])
+        ctx.save_for_backward(query, key, value, position)
         ctx.kept, ctx.dropout = kept, dropout
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        query, key, value, position, out, normaliser = ctx.saved_tensors
+        query, key, value, position = ctx.saved_tensors
         tiles = _Tiles(query, position.shape[1])
         grads = [torch.zeros_like(part) for part in (query, key, value, position)]
         d_query, d_key, d_value, d_position = grads
         grad = grad.contiguous()
-        inner = (grad * out).sum(-1, keepdim=True)
-        scale = 1 / (1 - ctx.dropout)
+        softmax_backward = torch.ops.aten._softmax_backward_data.out
         for group, rows, seen in tiles:
             weight = tiles.first[rows.stop - rows.start]
             score = tiles.second[rows.stop - rows.start]
             q, k, v, g = query[group, rows], key[group, seen], value[group, seen], grad[group, rows]
-            weight.score(q, k, position)
-            weight.band_CL.sub_(normaliser[group, rows]).exp_()
+            weight.weigh(q, k, position)
+            # What score holds: d weight, then d score.
             torch.mm(g, v.T, out=score.scores_CS)
             if ctx.kept is not None:
-                mask = weight.mask_CL.copy_(ctx.kept[group, rows]).mul_(scale)
-                score.band_CL.mul_(mask)
-            score.scores_CS.sub_(inner[group, rows]).mul_(weight.scores_CS)
+                score.drop(ctx.kept[group, rows], 1 / (1 - ctx.dropout))
+            softmax_backward(
+                score.scores_CS, weight.scores_CS, -1, query.dtype, grad_input=score.scores_CS
+            )
             if ctx.kept is not None:
-                weight.band_CL.mul_(mask)
+                weight.band_CL.mul_(score.mask_CL)
             d_value[group, seen].addmm_(weight.scores_CS.T, g)
             d_query[group, rows].addmm_(score.scores_CS, k).addmm_(score.band_CL, position.T)
             d_key[group, seen].addmm_(score.scores_CS.T, q)
