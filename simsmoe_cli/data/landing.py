@@ -32,8 +32,6 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 LINE_WINDOW = 1 << 16
 SAMPLE_PIECES = 256
 
-WHITE_SPACE = bytes(byte in b" \t\n\r\v\f" for byte in range(256))
-
 
 @dataclass
 class Text:
@@ -96,15 +94,20 @@ class Counts:
     def __init__(self) -> None:
         self.bytes = self.characters = self._line_feeds = self._words = 0
         self._last = ord("\n")
+        self._after_space = True
 
     def feed(self, chunk: bytes) -> None:
         data = np.frombuffer(chunk, dtype=np.uint8)
         self.bytes += data.size
-        self.characters += int(np.count_nonzero((data & 0xC0) != 0x80))
-        self._line_feeds += chunk.count(b"\n")
-        space = np.frombuffer(chunk.translate(WHITE_SPACE), dtype=bool)
+        # All but 0x80 to 0xBF begin a character: as signed numbers, the least.
+        self.characters += int(np.count_nonzero(data.view(np.int8) >= -0x40))
+        self._line_feeds += int(np.count_nonzero(data == ord("\n")))
+        # A space, or tab to carriage return; what is below a tab wraps around.
+        space = (data - ord("\t")) <= ord("\r") - ord("\t")
+        space |= data == ord(" ")
         self._words += int(np.count_nonzero(space[:-1] > space[1:]))
-        self._words += int(WHITE_SPACE[self._last] and not space[0])
+        self._words += int(self._after_space and not space[0])
+        self._after_space = bool(space[-1])
         self._last = chunk[-1]
 
     @property
@@ -134,7 +137,8 @@ class _Passing:
             if self._hash:
                 self._hash.update(chunk)
             self.begins = self.begins or chunk[:128]
-            self.lines += chunk.count(b"\n")
+            if self.part.member and not self.part.member.size:
+                self.lines += chunk.count(b"\n")
             self.size += len(chunk)
             self.last = chunk[-1]
             yield chunk

@@ -129,7 +129,8 @@ class BytesTokenizer(Tokenizer):
     def __init__(self, alphabet: Iterable[int] = range(256)):
         self._bytes = np.array(sorted(alphabet), dtype=np.uint8)
         self.vocab_size = self._bytes.size
-        table = np.zeros(256, dtype=np.uint8)
+        # What is not in the alphabet becomes no id, where there are bytes that are none.
+        table = np.full(256, 255, dtype=np.uint8)
         table[self._bytes] = np.arange(self.vocab_size)
         self._id = table.tobytes()
 
@@ -143,15 +144,16 @@ class BytesTokenizer(Tokenizer):
 
     def encode(self, text: str | bytes) -> Ids:
         content = text.encode() if isinstance(text, str) else text
-        if unknown := content.translate(None, self._bytes.tobytes()):
-            byte = unknown[0]
+        ids = np.frombuffer(content.translate(self._id), dtype=np.uint8)
+        if ids.size and ids.max() >= self.vocab_size:
+            byte = content.translate(None, self._bytes.tobytes())[0]
             raise UserError(
                 f"byte 0x{byte:02x} {chr(byte)!r} is not in the alphabet of {self.vocab_size} "
                 "bytes the corpus was prepared with",
                 hint="A corpus prepared with --vocab bytes256 knows all bytes.",
                 code=EXIT_DATA,
             )
-        return np.frombuffer(bytearray(content).translate(self._id), dtype=np.uint8)
+        return ids.copy()
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text; bytes that are no UTF-8 come out as U+FFFD."""
