@@ -1,7 +1,5 @@
 """`simsmoe compare`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +53,7 @@ def compare(
         typer.echo(str(out))
 
 
-def _show(comparison: Comparison, console: Console) -> None:
+def _show(comparison: "Comparison", console: "Console") -> None:
     """Print several runs side by side: a column for each, or a row where they are many; curves."""
     import numpy as np
     from rich import box

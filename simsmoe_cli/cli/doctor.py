@@ -1,7 +1,5 @@
 """`simsmoe doctor`: what this machine has, what it lacks, and how to get it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +43,7 @@ def doctor(
         raise typer.Exit(EXIT_USAGE)
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(findings: "list[Finding]") -> None:
     """One finding a paragraph: status, name, what is there; what it costs and how to mend it."""
     import textwrap
 

@@ -1,7 +1,5 @@
 """`simsmoe eval`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +107,7 @@ def _perplexity(value: float) -> str:
     return f"perplexity {value:,.2f}" if value < 1e6 else f"perplexity {value:.2e}"
 
 
-def _print_task(screen: Console, report: dict[str, Any]) -> None:
+def _print_task(screen: "Console", report: dict[str, Any]) -> None:
     """Intervals, baseline, a table of the classes, and the confusion matrix if it fits."""
     from rich.table import Table
 

@@ -1,7 +1,5 @@
 """`simsmoe finetune`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,7 +143,7 @@ def finetune(
     )
 
 
-def _show_dry_run(plan: FinetunePlan, *, as_json: bool) -> None:
+def _show_dry_run(plan: "FinetunePlan", *, as_json: bool) -> None:
     """Print the resolved recipe, the task and the size of the classifier; train nothing."""
     import torch
 

@@ -1,7 +1,5 @@
 """`simsmoe generate`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -124,7 +122,7 @@ def _layer(layer: int | None, layers: int) -> int:
     return layer
 
 
-def _show(pieces: Iterable[Piece], layer: int | None, experts: int) -> None:
+def _show(pieces: "Iterable[Piece]", layer: int | None, experts: int) -> None:
     """The pieces as they come; with the experts of a layer, if one is given."""
     out = console()
     if layer is None:
@@ -138,14 +136,14 @@ def _show(pieces: Iterable[Piece], layer: int | None, experts: int) -> None:
                 typer.echo(f"{piece.token}|{'-' if expert is None else expert}")
 
 
-def _write(out: Console, pieces: Iterable[Piece]) -> None:
+def _write(out: "Console", pieces: "Iterable[Piece]") -> None:
     """The text as it is; on a terminal without what would control it."""
     for piece in pieces:
         typer.echo(_harmless(piece.text) if out.is_terminal else piece.text, nl=False)
     typer.echo()
 
 
-def _paint(out: Console, pieces: Iterable[Piece], layer: int, experts: int) -> None:
+def _paint(out: "Console", pieces: "Iterable[Piece]", layer: int, experts: int) -> None:
     """The text on the colours of its experts, a legend first."""
     from simsmoe_cli.cli.painting import Painter
 

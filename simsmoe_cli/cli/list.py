@@ -1,7 +1,5 @@
 """`simsmoe list`: the names that recipes and commands take."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,10 +1,9 @@
 """The `simsmoe` command: its subcommands, and what a user sees when something is wrong.
 
 Each subcommand lives in a file of its own beside this one and imports what is heavy inside its
-function, so that `simsmoe --help` answers at once.
+function, so that `simsmoe --help` answers at once. For the same reason they do not import
+`annotations` from `__future__`: typer would evaluate every annotation of every command twice.
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`simsmoe monitor`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +88,7 @@ def monitor(
         _watch(names, runs_dir, thresholds, interval)
 
 
-def _print(names: list[str], runs_dir: Path, thresholds: Thresholds, json: bool) -> None:
+def _print(names: list[str], runs_dir: Path, thresholds: "Thresholds", json: bool) -> None:
     """One picture of the runs, or of the newest."""
     import io
     import os
@@ -130,7 +128,7 @@ def _print(names: list[str], runs_dir: Path, thresholds: Thresholds, json: bool)
         screen.print(line, soft_wrap=True)
 
 
-def _watch(names: list[str], runs_dir: Path, thresholds: Thresholds, interval: float) -> None:
+def _watch(names: list[str], runs_dir: Path, thresholds: "Thresholds", interval: float) -> None:
     """The dashboard, in this terminal."""
     import os
     import sys

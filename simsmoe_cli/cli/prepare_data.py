@@ -1,7 +1,5 @@
 """`simsmoe prepare-data`: text in, a token store out; labelled texts in, a task out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -212,7 +210,7 @@ class _Progress:
         self._task = self._bars.add_task("", visible=False)
         self._stage = ""
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> "_Progress":
         self._bars.start()
         return self
 
@@ -226,7 +224,7 @@ class _Progress:
         self._bars.update(self._task, completed=done, total=total)
 
 
-def _print_summary(store: TokenStore, data_dir: Path) -> None:
+def _print_summary(store: "TokenStore", data_dir: Path) -> None:
     """What was prepared, what to know of it, and what to do next."""
     from rich.table import Table
 
@@ -253,7 +251,7 @@ def _print_summary(store: TokenStore, data_dir: Path) -> None:
     screen.print(f"Next: {command}", soft_wrap=True)
 
 
-def _print_task(task: Task, data_dir: Path) -> None:
+def _print_task(task: "Task", data_dir: Path) -> None:
     """What task was prepared, what to know of it, and what to do next."""
     from simsmoe_cli.data.task_parsers import shown
 
@@ -279,7 +277,7 @@ def _print_task(task: Task, data_dir: Path) -> None:
     screen.print(f"Next: {command}", soft_wrap=True)
 
 
-def _split_table(manifest: TaskManifest) -> Table:
+def _split_table(manifest: "TaskManifest") -> "Table":
     """Splits with their sizes and what is to be known of each."""
     from rich.table import Table
 

@@ -1,7 +1,5 @@
 """`simsmoe show`: a recipe with every default and preset resolved."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
