@@ -180,6 +180,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="all, if left out")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument(
+        "--plain-allocator",
+        action="store_true",
+        help="give freed memory back to the system, as programs do that leave glibc's settings",
+    )
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
     given = parser.parse_args()
     if given.list:
@@ -188,7 +193,8 @@ def main() -> None:
         return
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
-    keep_freed_memory(torch.device("cpu"))  # as training does; peers gain by it too
+    if not given.plain_allocator:
+        keep_freed_memory(torch.device("cpu"))  # as training does; peers gain by it too
     facts = machine()
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     results = {}
