@@ -21,6 +21,7 @@ import torch
 from benchmarks import attention, cross_entropy, machinery
 from benchmarks.step import (
     Shape,
+    Way,
     dense_peer,
     mixtral_case,
     model_flops,
@@ -45,22 +46,20 @@ def peers(runs: int) -> Tables:
     if len(precisions) == 1:
         print("bf16 is left out: this CPU has no instructions for it")
     for train in (True, False):
-        cases = [
-            step_case(f"simsmoe {p}", recipe, shape, precision=p, train=train) for p in precisions
-        ]
+        ways = {p: Way(p, train) for p in precisions}
         if train:
-            cases.append(step_case("simsmoe compiled", recipe, shape, compiled=True))
+            ways["compiled"] = Way(compiled=True)
+        cases = [step_case(f"simsmoe {name}", recipe, shape, way) for name, way in ways.items()]
         try:
             cases += [
-                mixtral_case(f"transformers {p}", recipe, shape, precision=p, train=train)
-                for p in precisions
+                mixtral_case(f"transformers {name}", recipe, shape, way)
+                for name, way in ways.items()
             ]
-            if train:
-                cases.append(mixtral_case("transformers compiled", recipe, shape, compiled=True))
         except ImportError:
             print("transformers is not installed: pip install 'simsmoe[bench]'", file=sys.stderr)
-        cases.append(step_case("loop experts", modern("moe.backend=loop"), shape, train=train))
-        cases.append(step_case("dense, equal FLOPs", dense_peer(recipe), shape, train=train))
+        way = Way(train=train)
+        cases.append(step_case("loop experts", modern("moe.backend=loop"), shape, way))
+        cases.append(step_case("dense, equal FLOPs", dense_peer(recipe), shape, way))
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
         cases += [product_case(f"matrix product {p}", recipe, shape, kinds[p]) for p in precisions]
         timed = alternate(cases, runs)

@@ -29,6 +29,15 @@ VOCABULARY = 205
 CPU = torch.device("cpu")
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a model is run: in "fp32" or "bf16", a training step or the forward pass, compiled."""
+
+    precision: str = "fp32"
+    train: bool = True
+    compiled: bool = False
+
+
 @dataclass
 class Shape:
     """Tokens of one step: B streams of M."""
@@ -52,32 +61,24 @@ def modern(*overrides: str) -> Recipe:
     return load_recipe("mistral-modern", ["model.repeats=4", "similarity.preset=none", *overrides])
 
 
-def step_case(
-    name: str,
-    recipe: Recipe,
-    shape: Shape,
-    *,
-    precision: str = "fp32",
-    train: bool = True,
-    compiled: bool = False,
-) -> Case:
+def step_case(name: str, recipe: Recipe, shape: Shape, way: Way = Way()) -> Case:
     """A training step of a recipe's model, or its forward pass alone."""
     torch.manual_seed(0)
     model = LanguageModel(recipe, VOCABULARY)
-    call = torch.compile(model, dynamic=False) if compiled else model
+    call = torch.compile(model, dynamic=False) if way.compiled else model
     optimizer = build_optimizer(model, recipe.train)
     inputs, targets = shape.draw()
     context = RouteContext(step=50, total_steps=100)
 
     def forward() -> torch.Tensor:
-        with autocast(CPU, precision):
+        with autocast(CPU, way.precision):
             output = call(inputs, model.initial_memory(shape.batch), context)
         loss = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten())
         for value in output.losses.values():
             loss = loss + 0.01 * value
         return loss
 
-    return Case(name, _step(model, optimizer, forward, train), shape.tokens, "tokens")
+    return Case(name, _step(model, optimizer, forward, way.train), shape.tokens, "tokens")
 
 
 def _step(
@@ -100,15 +101,7 @@ def _step(
     return step
 
 
-def mixtral_case(
-    name: str,
-    recipe: Recipe,
-    shape: Shape,
-    *,
-    precision: str = "fp32",
-    train: bool = True,
-    compiled: bool = False,
-) -> Case:
+def mixtral_case(name: str, recipe: Recipe, shape: Shape, way: Way = Way()) -> Case:
     """The same of transformers' Mixtral with the recipe's widths (extra `bench`)."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -133,17 +126,17 @@ def mixtral_case(
     )
     torch.manual_seed(0)
     model = MixtralForCausalLM(config)
-    call = torch.compile(model, dynamic=False) if compiled else model
+    call = torch.compile(model, dynamic=False) if way.compiled else model
     optimizer = build_optimizer(model, recipe.train)
     inputs, targets = shape.draw()
 
     def forward() -> torch.Tensor:
-        with autocast(CPU, precision):
+        with autocast(CPU, way.precision):
             # Mixtral shifts labels itself; as many predictions, which is all that time depends on.
             loss: torch.Tensor = call(input_ids=inputs, labels=targets, use_cache=False).loss
         return loss
 
-    return Case(name, _step(model, optimizer, forward, train), shape.tokens, "tokens")
+    return Case(name, _step(model, optimizer, forward, way.train), shape.tokens, "tokens")
 
 
 def product_case(name: str, recipe: Recipe, shape: Shape, dtype: torch.dtype) -> Case:

@@ -2,8 +2,8 @@
 
 The score of query i and the key at distance column l lies, in a matrix of queries times keys, on a
 diagonal band: key i + l. With a row stride one longer than a row, that band is a plain matrix view
-of the same memory, so position scores are added, exponentials taken and position gradients read in
-place; nothing is skewed, padded or masked by -inf (the family's published code skews twice).
+of the same memory, so position scores are added and position gradients read in place; nothing is
+skewed (the family's published code skews twice).
 
 Two paths compute the same. On a CPU: tile by tile, few enough queries that a tile's scores stay in
 cache, recomputed in the backward pass instead of stored. Elsewhere, and under torch.compile: chunks
