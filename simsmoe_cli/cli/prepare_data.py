@@ -89,7 +89,6 @@ def prepare_data(
     changes nothing.
     """
     from simsmoe_cli.data.prepare import prepare
-    from simsmoe_cli.data.prepare_task import prepare_task
     from simsmoe_cli.data.sources import default_name
     from simsmoe_cli.data.store import find_store
     from simsmoe_cli.data.task_parsers import table_kind
@@ -114,6 +113,8 @@ def prepare_data(
             hint="Tasks: " + ", ".join(TASKS) + ", or a .csv, .tsv or .jsonl file of your own.",
         )
     if columns or corpus in TASKS:
+        from simsmoe_cli.data.prepare_task import prepare_task
+
         _require_no_tokenizer(tokenizer, vocab_size, vocab, sp_model, vocab_from)
         task_name = name or _task_name(corpus)
         with _Progress() as show:

@@ -13,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
+from simsmoe_cli.data.beside import Beside
 from simsmoe_cli.data.corpora import SPLITS
-from simsmoe_cli.data.digest import Digest
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.landing import Counts, Text, too_short
 from simsmoe_cli.data.store import MANIFEST, FileInfo, Manifest, Settings, SourceInfo, SplitInfo
@@ -27,6 +27,8 @@ from simsmoe_cli.data.tokenizers import (
 )
 
 SAMPLE_BYTES = 10_000_000
+# The disk is kept busy while the rest is encoded, so that little is left to wait for.
+SYNC_BYTES = 1 << 24
 
 
 def write_store(
@@ -92,32 +94,39 @@ def _encode(
     text: Text, split: str, tokenizer: Tokenizer, folder: Path, report: Progress
 ) -> SplitInfo:
     """Write the ids of one split and count what they stand for."""
-    counts = Counts()
-    start, _ = text.span(split)
+    counts, digest = Counts(), hashlib.sha256()
+    begun, _ = text.span(split)
+    tokens = unsynced = 0
+    with open(folder / f"{split}.bin", "wb") as file, Beside() as beside, Beside() as syncing:
 
-    def chunks() -> Iterator[bytes]:
-        for chunk in text.chunks(split):
-            counts.feed(chunk)
-            report("encode", start + counts.bytes, text.size)
-            yield chunk
-        if tokenizer.closes_last_line and not chunk.endswith(b"\n"):
-            yield b"\n"
+        def chunks() -> Iterator[bytes]:
+            read = begun
+            for chunk in text.chunks(split):
+                beside(counts.feed, chunk)
+                read += len(chunk)
+                report("encode", read, text.size)
+                yield chunk
+            if tokenizer.closes_last_line and not chunk.endswith(b"\n"):
+                yield b"\n"
 
-    tokens = 0
-    with Digest() as digest, open(folder / f"{split}.bin", "wb") as file:
         for block in whole_blocks(chunks(), tokenizer.safe_cut):
             ids = tokenizer.encode(block)
-            digest.update(ids.data)
+            beside(digest.update, ids.data)
             file.write(ids.data)
             tokens += ids.size
+            unsynced += ids.nbytes
+            if unsynced >= SYNC_BYTES:
+                syncing(os.fsync, file.fileno())
+                unsynced = 0
+        beside.wait()
+        syncing.wait()
         _flush(file)
-        sha256 = digest.hexdigest()
     if tokens < 2:
         raise too_short(f"{text.size} bytes")
     return SplitInfo(
         file=f"{split}.bin",
         size=tokens * tokenizer.dtype.itemsize,
-        sha256=sha256,
+        sha256=digest.hexdigest(),
         tokens=tokens,
         bytes=counts.bytes,
         characters=counts.characters,

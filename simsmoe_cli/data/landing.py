@@ -22,8 +22,8 @@ from typing import IO
 import numpy as np
 
 from simsmoe_cli.data.archives import CHUNK, COMPRESSED, read_chunks
+from simsmoe_cli.data.beside import Beside
 from simsmoe_cli.data.corpora import SPLITS, Corpus, Member
-from simsmoe_cli.data.digest import Digest
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.sources import Part, Source
 from simsmoe_cli.data.tokenizers import not_utf8
@@ -214,10 +214,11 @@ def land(
     )
     if in_place:
         text.modified_ns = _modified_ns(only)
-    with Digest() as digest, open(os.devnull if in_place else path, "wb") as out:
+    digest = hashlib.sha256()
+    with open(os.devnull if in_place else path, "wb") as out, Beside() as beside:
 
         def keep(piece: bytes) -> None:
-            digest.update(piece)
+            beside(digest.update, piece)
             out.write(piece)
             text.size += len(piece)
 
@@ -236,7 +237,8 @@ def land(
                 keep(b"\n")
             if part.split:
                 text.ends[part.split] = text.size
-        text.sha256 = digest.hexdigest()
+        beside.wait()
+    text.sha256 = digest.hexdigest()
     if not in_place:
         text.modified_ns = _modified_ns(path)
     if not text.ends:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import bz2
 import dataclasses
+import errno
 import gzip
 import hashlib
 import io
 import lzma
+import os
 import platform
 import random
 import shutil
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -548,6 +551,25 @@ def test_an_interrupted_run_leaves_nothing(own: Path, tmp_path: Path) -> None:
     assert snapshot(out.parent) == {}
     shutil.rmtree(out.parent)
     assert prepare(str(own), out).built
+
+
+def test_a_disk_that_fails_while_text_is_encoded_is_an_error(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def fail(descriptor: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            asked.set()
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(encode, "SYNC_BYTES", 1)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match="input/output error") as raised:
+        prepare(str(own), tmp_path / "store")
+    assert asked.is_set()
+    assert raised.value.code == EXIT_DATA
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".store.lock", "own.txt"]
 
 
 def test_every_corpus_of_the_registry_has_its_facts() -> None:
