@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from simsmoe_cli.cpu_path import on_cpu_path
 from simsmoe_cli.model.relative import relative_attention
 
 # Queries that a windowed attention handles at a time: fewer waste less on keys they do not see,
@@ -120,11 +121,23 @@ class RopeAttention(nn.Module):
 
     def _attend(self, query_BMD: Tensor, key_BSD: Tensor, value_BSD: Tensor) -> Tensor:
         """The queries are those of the last M of S positions."""
-        block, seen = query_BMD.shape[1], key_BSD.shape[1]
         query, key, value = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x in (query_BMD, key_BSD, value_BSD)
         )
+        if on_cpu_path(query):
+            # The kernel for CPUs is slower in bf16 than in fp32 (LOG.md).
+            kind = torch.promote_types(query.dtype, torch.float32)
+            with torch.autocast("cpu", enabled=False):
+                heads_BMD = self._heads(query.to(kind), key.to(kind), value.to(kind))
+        else:
+            heads_BMD = self._heads(query, key, value)
+        out: Tensor = self.out(heads_BMD)
+        return out
+
+    def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What the heads read, [B, M, D]; queries [B, A, M, W], keys and values [B, A, S, W]."""
+        block, seen = query.shape[2], key.shape[2]
         position = torch.arange(seen, device=query.device)
         cos, sin = rotary(position, query.shape[-1], self.base, query.dtype)
         query = rotate(query, cos[-block:], sin[-block:])
@@ -155,8 +168,7 @@ class RopeAttention(nn.Module):
                 dropout_p=dropout,
             )
             chunks.append(heads_BAMW.transpose(1, 2))
-        out: Tensor = self.out(torch.cat(chunks, dim=1).flatten(2))
-        return out
+        return torch.cat(chunks, dim=1).flatten(2)
 
 
 def slices(x_BASW: Tensor, bounds: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:

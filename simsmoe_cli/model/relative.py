@@ -17,26 +17,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simsmoe_cli.cpu_path import on_cpu_path
+
 QUERY_CHUNK = 128
-_tiles_on_cpu = True
-
-
-@contextmanager
-def as_on_accelerators() -> Iterator[None]:
-    """Take the path in chunks on a CPU as well: what it keeps is what a GPU must hold."""
-    global _tiles_on_cpu
-    _tiles_on_cpu = False
-    try:
-        yield
-    finally:
-        _tiles_on_cpu = True
 
 
 def relative_attention(
@@ -53,8 +42,7 @@ def relative_attention(
     Returns:
         [G, M, W].
     """
-    on_cpu = query_GMW.device.type == "cpu"
-    if on_cpu and not torch.compiler.is_compiling() and _tiles_on_cpu:
+    if on_cpu_path(query_GMW):
         kind = torch.promote_types(query_GMW.dtype, torch.float32)
         parts = (query_GMW, key_GSW, value_GSW, position_WL)
         with torch.autocast("cpu", enabled=False):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from simsmoe_cli.cpu_path import as_on_accelerators
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.model.relative import as_on_accelerators
 from simsmoe_cli.recipe import Recipe
 
 BASIS = {

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simsmoe_cli.cpu_path import as_on_accelerators
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.model.relative import as_on_accelerators
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe_loading import load_recipe
 

@@ -4,16 +4,23 @@ torch's grouped_mm computes in fp32 as well, but what torch.compile traces with 
 alone. Compiled, other precisions go through an operator that hides it, with its gradients written
 out: d rows = d out W, d W = rows^T d out, both grouped products again.
 
+On a CPU, bf16 products are made by code that is generated for each shape and then kept, and
+generating it takes longer than the product. Experts' loads change with every step, so there the
+number of rows of each product is rounded up to one of few; neighbouring rows fill it.
+
 Shapes: R rows, I inner width of the product, O its outer width, N experts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from simsmoe_cli.cpu_path import on_cpu_path
 
 
 def grouped_product(rows_RI: Tensor, weight_NOI: Tensor, offset_N: Tensor) -> Tensor:
@@ -27,7 +34,69 @@ def grouped_product(rows_RI: Tensor, weight_NOI: Tensor, offset_N: Tensor) -> Te
     if torch.compiler.is_compiling() and rows_RI.dtype != torch.bfloat16:
         out: Tensor = _opaque(rows_RI, weight_NOI, offset_N)
         return out
+    if rows_RI.dtype == torch.bfloat16 and on_cpu_path(rows_RI):
+        return _in_few_shapes(rows_RI, weight_NOI, offset_N)
     return F.grouped_mm(rows_RI, weight_NOI.transpose(-2, -1), offs=offset_N)
+
+
+class _InFewShapes(torch.autograd.Function):
+    """One product per expert that has rows, each of a rounded number of rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_RI: Tensor, weight_NOI: Tensor, offset_N: Tensor) -> Tensor:
+        ctx.ends = offset_N.tolist()
+        ctx.save_for_backward(rows_RI, weight_NOI)
+        return _products(rows_RI, weight_NOI.transpose(-2, -1), ctx.ends)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_RO: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        rows_RI, weight_NOI = ctx.saved_tensors
+        d_rows = d_weight = None
+        if ctx.needs_input_grad[0]:
+            d_rows = _products(grad_RO, weight_NOI, ctx.ends)
+        if ctx.needs_input_grad[1]:
+            d_weight = torch.zeros_like(weight_NOI)
+            for expert, own, _ in _windows(ctx.ends, len(rows_RI)):
+                grad, rows = (_with_zeros(x[own]) for x in (grad_RO, rows_RI))
+                torch.mm(grad.T, rows, out=d_weight[expert])
+        return d_rows, d_weight, None
+
+
+_in_few_shapes: Callable[..., Tensor] = _InFewShapes.apply
+
+
+def _products(rows_RI: Tensor, weight_NIO: Tensor, ends: list[int]) -> Tensor:
+    """Each row times its expert's matrix; zeros after the last expert's."""
+    out = rows_RI.new_empty(rows_RI.shape[0], weight_NIO.shape[2])
+    out[ends[-1] :] = 0
+    for expert, own, window in _windows(ends, len(rows_RI)):
+        part = rows_RI[window] @ weight_NIO[expert]
+        out[own] = part[own.start - window.start : own.stop - window.start]
+    return out
+
+
+def _windows(ends: list[int], rows: int) -> Iterator[tuple[int, slice, slice]]:
+    """Each expert that has rows, its rows, and as many around them as make a rounded number."""
+    start = 0
+    for expert, end in enumerate(ends):
+        if end > start:
+            size = min(_rounded(end - start), rows)
+            first = min(start, rows - size)
+            yield expert, slice(start, end), slice(first, first + size)
+        start = end
+
+
+def _with_zeros(rows_XI: Tensor) -> Tensor:
+    """As many rows as are rounded to: here neighbours' rows would add to the sum."""
+    rows = rows_XI.shape[0]
+    return F.pad(rows_XI, (0, 0, 0, _rounded(rows) - rows))
+
+
+def _rounded(rows: int) -> int:
+    """The next multiple of 32, or of a sixteenth of the power of two below."""
+    step = 1 << max(rows.bit_length() - 5, 5)
+    return -(-rows // step) * step
 
 
 @torch.library.custom_op("simsmoe::grouped_product", mutates_args=())

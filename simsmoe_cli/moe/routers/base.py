@@ -187,7 +187,7 @@ def list_routing(order_TN: Tensor, top_k: int) -> Routing:
         top_k: K.
     """
     rank_N = torch.arange(order_TN.shape[1], device=order_TN.device)
-    score_N = torch.where(rank_N < top_k, 0.0, -1000.0 - rank_N)
+    score_N = torch.where(rank_N < top_k, 0.0, -1000.0 - rank_N).float()
     logits_TN = torch.zeros_like(order_TN, dtype=torch.float32)
     logits_TN = logits_TN.scatter(1, order_TN, score_N.expand_as(order_TN))
     index_TK = order_TN[:, :top_k]
