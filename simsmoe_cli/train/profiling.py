@@ -40,7 +40,7 @@ _MARK = "simsmoe: "
 _ENGINE = "autograd::engine::evaluate_function"
 _BACKWARD_SCOPE = 1  # of at::RecordScope: a node of autograd
 
-# Modules and what their forward pass is called; what lies in similarity learning belongs to it.
+# Modules and what their forward pass is called.
 PARTS: dict[type[nn.Module], str] = {
     nn.Embedding: "embedding",
     RelativeAttention: "attention",
@@ -54,6 +54,8 @@ PARTS: dict[type[nn.Module], str] = {
 INSIDE = "norms and residuals"
 FORWARD, BACKWARD = "output layer and loss", "gradients that are added up"
 READING, UPDATE, ASIDE = "reading", "clipping and optimizer", "validation, probes, checkpoints"
+# Parts that other parts are used in, which then belong to them.
+WHOLE = {PARTS[SimilarityLearning], ASIDE}
 
 T = TypeVar("T")
 
@@ -233,14 +235,38 @@ def part_costs(events: Iterable[FunctionEvent], *, on_device: bool) -> dict[str,
     return dict(costs)
 
 
+@dataclass
+class OperationCost:
+    """What one operation cost itself, without operations it calls: seconds, calls, bytes."""
+
+    name: str
+    seconds: float = 0.0
+    calls: int = 0
+    memory: int = 0
+
+
+def _operations(events: Iterable[FunctionEvent], *, on_device: bool) -> list[OperationCost]:
+    """The operations of training steps, the dearest first."""
+    costs: dict[str, OperationCost] = {}
+    for event in events:
+        on_host = event.device_type.name == "CPU"
+        if not on_host or event.name.startswith(_MARK) or _part(event) == ASIDE:
+            continue
+        cost = costs.setdefault(event.name, OperationCost(event.name))
+        microseconds = event.self_device_time_total if on_device else event.self_cpu_time_total
+        cost.seconds += microseconds / 1e6
+        cost.calls += 1
+        cost.memory += event.self_device_memory_usage if on_device else event.self_cpu_memory_usage
+    return sorted(costs.values(), key=lambda cost: -cost.seconds)
+
+
 def _part(event: FunctionEvent | None) -> str | None:
-    """The part an event lies in; of several the innermost, but all of similarity learning."""
+    """The part an event lies in; of several the innermost, but all of a WHOLE one."""
     found = None
-    similarity = PARTS[SimilarityLearning]
     while event is not None:
         if event.name.startswith(_MARK):
             name = event.name.removeprefix(_MARK)
-            if name == similarity:
+            if name in WHOLE:
                 return name
             found = found or name
         event = event.cpu_parent
@@ -290,22 +316,12 @@ def summary(recorded: profile, steps: int, tokens: int, *, compiled: bool) -> st
         "",
         f"{'operation':<48}{'share':>8}{'time':>12}{'calls':>8}{'memory':>12}",
     ]
-    operations = [
-        (
-            one.key,
-            one.self_device_time_total if on_device else one.self_cpu_time_total,
-            one.count,
-            one.self_device_memory_usage if on_device else one.self_cpu_memory_usage,
-        )
-        for one in recorded.key_averages()
-        if not one.key.startswith(_MARK)
-    ]
-    operations.sort(key=lambda row: -row[1])
-    everything = sum(row[1] for row in operations) or 1.0
-    for key, microseconds, calls, memory in operations[:SHOWN]:
+    operations = _operations(events, on_device=on_device)
+    everything = sum(one.seconds for one in operations) or 1.0
+    for one in operations[:SHOWN]:
         lines.append(
-            f"{key[:46]:<48}{microseconds / everything:>8.1%}{_ms(microseconds / 1e6 / steps):>12}"
-            f"{calls / steps:>8.0f}{_size(memory / steps):>12}"
+            f"{one.name[:46]:<48}{one.seconds / everything:>8.1%}{_ms(one.seconds / steps):>12}"
+            f"{one.calls / steps:>8.0f}{_size(one.memory / steps):>12}"
         )
     lines += [
         "",

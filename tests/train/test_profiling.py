@@ -109,6 +109,19 @@ def test_operations_are_ranked_by_their_own_time(profiled: Make) -> None:
     assert re.search(r"^Between them \d+\.\d\d s of validation, probes", text, re.MULTILINE)
 
 
+def test_what_validation_and_probes_cost_is_counted_with_no_part(profiled: Make) -> None:
+    tables = []
+    for every in (1, 0):
+        settings = {"steps": 8, "validate_every": every, "probe_every": every}
+        trainer = profiled(f"every-{every}", train={**settings, "checkpoint_every": 0})
+        trainer.train()
+        tables.append([table(trainer.run, first) for first in ("part", "operation")])
+    (parts, operations), (plain_parts, plain_operations) = tables
+    for name in ("experts", "attention", "router"):
+        assert parts[name][3] == pytest.approx(plain_parts[name][3], abs=0.1)
+    assert operations["aten::mm"][2] == plain_operations["aten::mm"][2]
+
+
 def test_the_trace_opens_as_one_and_holds_only_the_recorded_steps(profiled: Make) -> None:
     trainer = profiled(steps=2)
     trainer.train()
