@@ -6,7 +6,7 @@ out: d rows = d out W, d W = rows^T d out, both grouped products again.
 
 On a CPU, bf16 products are made by code that is generated for each shape and then kept, and
 generating it takes longer than the product. Experts' loads change with every step, so there the
-number of rows of each product is rounded up to one of few; neighbouring rows fill it.
+number of rows of each product is rounded to one of few.
 
 Shapes: R rows, I inner width of the product, O its outer width, N experts.
 """
@@ -57,9 +57,13 @@ class _InFewShapes(torch.autograd.Function):
             d_rows = _products(grad_RO, weight_NOI, ctx.ends)
         if ctx.needs_input_grad[1]:
             d_weight = torch.zeros_like(weight_NOI)
-            for expert, own, _ in _windows(ctx.ends, len(rows_RI)):
-                grad, rows = (_with_zeros(x[own]) for x in (grad_RO, rows_RI))
-                torch.mm(grad.T, rows, out=d_weight[expert])
+            for expert, (start, end) in _groups(ctx.ends):
+                whole = start + _rounded_down(end - start)
+                out = d_weight[expert]
+                torch.mm(grad_RO[start:whole].T, rows_RI[start:whole], out=out)
+                if end > whole:
+                    grad, rows = (_with_zeros(x[whole:end]) for x in (grad_RO, rows_RI))
+                    out.addmm_(grad.T, rows)
         return d_rows, d_weight, None
 
 
@@ -68,35 +72,42 @@ _in_few_shapes: Callable[..., Tensor] = _InFewShapes.apply
 
 def _products(rows_RI: Tensor, weight_NIO: Tensor, ends: list[int]) -> Tensor:
     """Each row times its expert's matrix; zeros after the last expert's."""
-    out = rows_RI.new_empty(rows_RI.shape[0], weight_NIO.shape[2])
+    rows = rows_RI.shape[0]
+    out = rows_RI.new_empty(rows, weight_NIO.shape[2])
+    for expert, (start, end) in _groups(ends):
+        stop = start + _rounded_up(end - start)
+        if stop <= rows:
+            # The next experts' rows, written too, are written again.
+            torch.mm(rows_RI[start:stop], weight_NIO[expert], out=out[start:stop])
+        else:
+            out[start:end] = (_with_zeros(rows_RI[start:end]) @ weight_NIO[expert])[: end - start]
     out[ends[-1] :] = 0
-    for expert, own, window in _windows(ends, len(rows_RI)):
-        part = rows_RI[window] @ weight_NIO[expert]
-        out[own] = part[own.start - window.start : own.stop - window.start]
     return out
 
 
-def _windows(ends: list[int], rows: int) -> Iterator[tuple[int, slice, slice]]:
-    """Each expert that has rows, its rows, and as many around them as make a rounded number."""
-    start = 0
-    for expert, end in enumerate(ends):
-        if end > start:
-            size = min(_rounded(end - start), rows)
-            first = min(start, rows - size)
-            yield expert, slice(start, end), slice(first, first + size)
-        start = end
+def _groups(ends: list[int]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Each expert that has rows, and where they start and end."""
+    for expert, bounds in enumerate(zip([0, *ends], ends, strict=False)):
+        if bounds[0] < bounds[1]:
+            yield expert, bounds
 
 
 def _with_zeros(rows_XI: Tensor) -> Tensor:
-    """As many rows as are rounded to: here neighbours' rows would add to the sum."""
     rows = rows_XI.shape[0]
-    return F.pad(rows_XI, (0, 0, 0, _rounded(rows) - rows))
+    return F.pad(rows_XI, (0, 0, 0, _rounded_up(rows) - rows))
 
 
-def _rounded(rows: int) -> int:
-    """The next multiple of 32, or of a sixteenth of the power of two below."""
-    step = 1 << max(rows.bit_length() - 5, 5)
-    return -(-rows // step) * step
+def _rounded_up(rows: int) -> int:
+    return -(-rows // _step(rows)) * _step(rows)
+
+
+def _rounded_down(rows: int) -> int:
+    return rows // _step(rows) * _step(rows)
+
+
+def _step(rows: int) -> int:
+    """A sixteenth of the power of two below, at least 32."""
+    return 1 << max(rows.bit_length() - 5, 5)
 
 
 @torch.library.custom_op("simsmoe::grouped_product", mutates_args=())
