@@ -21,7 +21,7 @@ SCHEDULED: dict[str, tuple[float, float | None]] = {
     "sigma": (1e-9, None),
 }
 # What only the pair tracker reads.
-TRACKED = ("check_every", "pairs", "min_tokens")
+TRACKED = ("check_every", "pairs", "min_tokens", "anywhere")
 
 
 def similarity_problems(recipe: Recipe) -> Iterator[Problem]:

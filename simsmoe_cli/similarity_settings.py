@@ -101,6 +101,11 @@ class SimilaritySettings(Section):
     )
     pairs: int = Field(4, ge=1, description="P: pairs examined a step, the most overdue first")
     tokens: int = Field(128, ge=4, description="tokens sampled per pair, or for all experts")
+    anywhere: bool = Field(
+        False,
+        description="scope pairs: compare a pair twice, on half of its tokens each: those that both "
+        "experts received, and some drawn from the whole batch",
+    )
     min_tokens: int = Field(16, ge=4, description="fewer shared tokens than this: the pair waits")
 
     @model_validator(mode="before")

@@ -302,6 +302,10 @@ def test_no_value_of_any_field_ends_in_a_traceback(value: str) -> None:
             "similarity.min_tokens: has no effect with scope experts",
         ),
         (
+            ["similarity.scope=layer", "similarity.anywhere=true"],
+            "similarity.anywhere: has no effect with scope layer",
+        ),
+        (
             ["similarity.scope=experts", "similarity.measure=cosine"],
             "similarity.measure: has no effect with scope experts",
         ),

@@ -4,7 +4,9 @@ Three scopes say what is compared with what:
 
 - `pairs`, the paper's: the pair tracker names the pairs that are due; on tokens both experts
   received, their outputs, through a head, are compared: T_ij = sim(head(E_i(x)), head(E_j(x))).
-  Pairs above T* add T_ij to the loss.
+  Pairs above T* add T_ij to the loss. With `anywhere`, beyond the paper, they are compared a second
+  time, on tokens of the whole batch: experts that differ on shared tokens may be alike elsewhere,
+  and the other way round.
 - `layer`: n tokens of the batch, drawn uniformly, go through every expert; the loss is the mean
   over all N(N-1)/2 pairs of T_ij where above T* and 0 elsewhere. They are one call: of the
   measure's form for all pairs, which works on N experts, or else of the measure itself on N(N-1)/2
@@ -38,6 +40,7 @@ from simsmoe_cli.schedule import value_at
 from simsmoe_cli.similarity.contrastive import expert_confusion
 from simsmoe_cli.similarity.pairs import (
     PairTracker,
+    sample_any,
     sample_shared,
     selection_mask,
     steps_between_checks,
@@ -134,7 +137,7 @@ class SimilarityLearning(nn.Module):
             selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
             count_NN = self.tracker.observe(selected_TN)
             if step % steps_between_checks(f_star, self.experts, index_TK.shape[1]):
-                similarity = x_TD.new_empty(0, dtype=torch.float32)
+                similarity = x_TD.new_empty(1, 0, dtype=torch.float32)
                 measured = similarity.bool()
             else:
                 similarity, measured = self._pairs(
@@ -153,6 +156,8 @@ class SimilarityLearning(nn.Module):
         mean = torch.where(defined, similarity.detach(), 0.0).sum() / count
         if settings.scope != "pairs":
             loss = loss / count.clamp(min=1)
+        else:
+            count = defined[0].sum().float()
         if settings.scope == "experts":
             count = count * (count - 1) / 2
         return SimilarityResult(loss, count, mean)
@@ -166,20 +171,29 @@ class SimilarityLearning(nn.Module):
         check_every: float,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        """T of the P pairs most overdue, and which of them are due and were measured."""
+        """T of the P pairs most overdue, and which of them are due and were measured, [X, P].
+
+        X is 1, or 2 if the pairs are compared anywhere as well.
+        """
         settings = self.settings
         with torch.no_grad():
             enough_NN = count_NN >= settings.min_tokens
             due = self.tracker.due(settings.pairs, check_every, enough_NN)
-            index_Pn, mask_Pn = sample_shared(
-                selected_TN, due.first_P, due.second_P, settings.tokens
-            )
+            places = settings.tokens // 2 if settings.anywhere else settings.tokens
+            index_Pn, mask_Pn = sample_shared(selected_TN, due.first_P, due.second_P, places)
             # A pair every rank checks may share few tokens on this one.
-            measured_P = due.due_P & (mask_Pn.sum(1) >= settings.min_tokens)
+            enough_P = mask_Pn.sum(1) >= min(settings.min_tokens, places)
+            measured_P = due.due_P & enough_P
             self.tracker.checked(due)
-        first_PnD, second_PnD = self._outputs(x_TD, due.first_P, due.second_P, index_Pn, experts)
+            first_P, second_P, measured_XP = due.first_P, due.second_P, measured_P[None]
+            if settings.anywhere:
+                first_P, second_P = first_P.repeat(2), second_P.repeat(2)
+                index_Pn = torch.cat([index_Pn, sample_any(index_Pn, x_TD.shape[0])])
+                mask_Pn = torch.cat([mask_Pn, torch.ones_like(mask_Pn)])
+                measured_XP = measured_XP.expand(2, -1)
+        first_PnD, second_PnD = self._outputs(x_TD, first_P, second_P, index_Pn, experts)
         similarity_P = self.measure(first_PnD, second_PnD, mask_Pn, **options)
-        return similarity_P, measured_P
+        return similarity_P.view(measured_XP.shape), measured_XP
 
     def _outputs(
         self,

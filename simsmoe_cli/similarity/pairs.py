@@ -151,3 +151,9 @@ def sample_shared(
     chance_PT = torch.rand(shared_PT.shape, device=shared_PT.device)
     index_Pn = torch.where(shared_PT, chance_PT, -1.0).topk(tokens).indices
     return index_Pn, shared_PT.gather(1, index_Pn)
+
+
+def sample_any(like_Pn: Tensor, tokens: int) -> Tensor:
+    """As many indices as there are, [P, n] int64, into all tokens: each pair's without repeats."""
+    chance_PT = torch.rand(like_Pn.shape[0], tokens, device=like_Pn.device)
+    return chance_PT.topk(like_Pn.shape[1]).indices

@@ -241,6 +241,45 @@ def test_at_most_the_given_number_of_tokens_is_measured() -> None:
     assert result.mean.item() == pytest.approx(1, abs=1e-5)
 
 
+def test_pairs_are_compared_on_tokens_they_share_and_on_any() -> None:
+    """Tokens are their own numbers, and experts give back what they are given."""
+    learning = build(3, 2, tokens=60, anywhere=True, pairs=1)
+    seen: list[Tensor] = []
+
+    def compare(first_PnD: Tensor, second_PnD: Tensor, mask_Pn: Tensor) -> Tensor:
+        assert torch.equal(first_PnD, second_PnD)
+        assert mask_Pn.all()
+        seen.append(first_PnD[..., 0])
+        return torch.tensor([0.5, 0.25])
+
+    learning.measure = compare
+    x_TD = torch.arange(300.0)[:, None].repeat(1, WIDTH)
+    # Experts 0 and 1 share the first hundred tokens; all others go to experts 1 and 2.
+    index_TK = torch.tensor([[0, 1]] * 100 + [[1, 2]] * 200)
+    logits_TN = torch.zeros(300, 3).scatter(1, index_TK, 1.0)
+    for _ in range(60):
+        result = learning(x_TD, index_TK, logits_TN, lambda rows_RD, count_N: rows_RD)
+        assert result.loss.item() == 0.75
+        assert result.mean.item() == 0.375
+        assert result.pairs_due.item() == 1
+    first, anywhere = torch.stack(seen).unbind(1)
+    assert first.shape == anywhere.shape == (60, 30)
+    assert {bool(low) for low in (first < 100).all(1)} == {True, False}
+    assert ((first < 100).all(1) | (first >= 100).all(1)).all()
+    assert all(len(set(row.tolist())) == 30 for row in (*first, *anywhere))
+    # A third of 1,800 expected below 100, with a standard deviation below sqrt(1800 * 2) / 3 = 20.
+    assert abs(int((anywhere < 100).sum()) - 600) < 5 * 20
+
+
+def test_a_pair_that_waits_is_not_compared_anywhere() -> None:
+    learning = build(2, 1, tokens=32, anywhere=True, min_tokens=16)
+    x_TD, index_TK, logits_TN = batch(0, 12, 2, 1)
+    result = learning(x_TD, index_TK, logits_TN, ToyExperts(2))
+    assert result.loss.item() == 0
+    assert result.pairs_due.item() == 0
+    assert result.mean.isnan()
+
+
 def test_one_expert_alone_is_refused() -> None:
     with pytest.raises(UserError, match=r"moe\.experts: .*at least 2 experts"):
         build(1, 1)
