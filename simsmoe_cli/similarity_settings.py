@@ -103,8 +103,8 @@ class SimilaritySettings(Section):
     tokens: int = Field(128, ge=4, description="tokens sampled per pair, or for all experts")
     anywhere: bool = Field(
         False,
-        description="scope pairs: compare a pair twice, on half of its tokens each: those that both "
-        "experts received, and some drawn from the whole batch",
+        description="scope pairs: draw half of a pair's tokens from the whole batch instead, and "
+        "compare the pair on each half",
     )
     min_tokens: int = Field(16, ge=4, description="fewer shared tokens than this: the pair waits")
 
