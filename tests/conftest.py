@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,18 @@ settings.register_profile(
 settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_cpu_without_bf16() -> Iterator[None]:
+    """train.precision auto is fp32 on whatever machine tests run."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    kept = {name: value for name, value in capabilities.items() if "bf16" not in name}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", lambda: kept)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,11 @@ class LayerFindings(_Facts):
         description="weight_matched of units whose entries were shuffled"
     )
     shared: Matrix = Field(description="share of tokens sent to both; diagonal 0")
+    cka_shared: Matrix = Field(
+        [],
+        description="debiased linear CKA on the measured rows sent to both; None where they are "
+        "fewer than `measure.FEWEST_SHARED`; empty in reports of earlier versions",
+    )
 
     load: list[float] = Field(description="share of routed slots, sums to 1")
     load_cv: Number = Field(description="standard deviation of load / its mean")
@@ -164,6 +169,10 @@ class Overall(_Facts):
     """Over all layers."""
 
     cka_mean: Number = Field(description="mean of the layers' means")
+    cka_shared: Estimate = Field(
+        Estimate(value=None, n=0, of="pairs"),
+        description="mean CKA on tokens sent to both experts, over the pairs with enough of them",
+    )
     pearson: Estimate = Field(description="of shared tokens and debiased CKA over all pairs")
     spearman: Estimate = Field(description="the same of ranks")
     depth: Estimate = Field(description="Spearman of a layer's number and its mean CKA")

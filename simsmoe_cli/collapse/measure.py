@@ -39,12 +39,13 @@ from simsmoe_cli.collapse.overall import (
 from simsmoe_cli.collapse.sources import Batch, Source
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.similarity.agreement import pairwise_cosine
-from simsmoe_cli.similarity.cka import pairwise_rbf_cka
+from simsmoe_cli.similarity.cka import debiased_linear_cka, pairwise_rbf_cka
 
 DEAD_BELOW = 0.01  # of a fair share of the load, as in the probes of training
 NULL_DRAWS = 100  # pairs of shuffled experts, at least, as far as NULL_PASSES allow
 RBF_NULL_DRAWS = 40  # a pass costs more
 NULL_PASSES = 20
+FEWEST_SHARED = 32  # rows: debiased CKA of fewer says little
 DENSE_ROWS = 512  # rows all experts see at once
 BOOTSTRAP = "percentile bootstrap of {blocks} blocks of rows, {resamples} times"
 
@@ -107,6 +108,7 @@ class _Rows:
 
     ids: list[int]
     inputs_TD: list[Tensor]
+    index_TK: list[Tensor]
 
 
 def measure(
@@ -130,7 +132,9 @@ def measure(
     difference: Difference | None = None
     for place, count in enumerate(counts):
         outputs_NTD = _outputs(source, place, rows.inputs_TD[place])
-        found = _layer(source, place, count, text.tokens, outputs_NTD, options)
+        found = _layer(
+            source, place, count, text.tokens, outputs_NTD, rows.index_TK[place], options
+        )
         layers.append(found)
         pair = most_alike(found)
         if pair is not None and (difference is None or pair[2] > difference.cka):
@@ -211,9 +215,9 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
             hint="Use more tokens, or a split with more text.",
             code=EXIT_DATA,
         )
-    inputs = [
-        torch.cat([batch.layers[layer].input_TD for batch in kept]) for layer in range(len(counts))
-    ]
+    places = range(len(counts))
+    inputs = [torch.cat([batch.layers[place].input_TD for batch in kept]) for place in places]
+    chosen = [torch.cat([batch.layers[place].index_TK for batch in kept]) for place in places]
     loss = nats / scored if scored else None
     of_token = loss if right is None else None
     text = Text(
@@ -232,7 +236,7 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
         perplexity=None if of_token is None else defined(math.exp(min(of_token, 700.0))),
         accuracy=None if right is None else right / scored,
     )
-    return counts, _Rows(ids, inputs), text
+    return counts, _Rows(ids, inputs, chosen), text
 
 
 def _outputs(source: Source, layer: int, input_TD: Tensor) -> Tensor:
@@ -246,6 +250,7 @@ def _layer(
     count: _Counts,
     tokens: int,
     outputs_NTD: Tensor,
+    index_TK: Tensor,
     options: Options,
 ) -> LayerFindings:
     """Everything about one layer."""
@@ -296,6 +301,7 @@ def _layer(
         weight_matched=matrix(matched_NN),
         weight_matched_chance=defined(chance),
         shared=matrix((count.shared_NN / tokens).fill_diagonal_(0)),
+        cka_shared=matrix(_cka_of_shared(outputs_NTD, index_TK)),
         load=load_N.tolist(),
         load_cv=defined(load_N.std(correction=0).item() / mean_load if mean_load else math.nan),
         load_max_over_mean=defined(load_N.max().item() / mean_load if mean_load else math.nan),
@@ -306,6 +312,20 @@ def _layer(
         effective_rank=[defined(rank) for rank in statistics.effective_rank(rank_NTD).tolist()],
         effective_rank_max=min(rank_NTD.shape[1] - 1, rank_NTD.shape[2]),
     )
+
+
+def _cka_of_shared(outputs_NTD: Tensor, index_TK: Tensor) -> Tensor:
+    """Debiased CKA of each pair on the rows sent to both, [N, N]; nan where they are too few."""
+    experts, rows = outputs_NTD.shape[:2]
+    received_TN = torch.zeros(rows, experts + 1, dtype=torch.bool, device=index_TK.device)
+    received_TN = received_TN.scatter_(1, index_TK, True)[:, :experts].to(outputs_NTD.device)
+    count_NN = received_TN.float().T @ received_TN.float()
+    found_NN = torch.full((experts, experts), math.nan)
+    for i, j in (count_NN >= FEWEST_SHARED).triu(1).nonzero().tolist():
+        both_T = received_TN[:, i] & received_TN[:, j]
+        value = debiased_linear_cka(outputs_NTD[i, both_T], outputs_NTD[j, both_T]).item()
+        found_NN[i, j] = found_NN[j, i] = value
+    return found_NN
 
 
 def _nulls(

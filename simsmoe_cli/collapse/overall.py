@@ -54,8 +54,17 @@ def overall(layers: list[LayerFindings], resamples: int, level: float, seed: int
     means = [
         (layer.layer, layer.cka_mean.value) for layer in layers if layer.cka_mean.value is not None
     ]
+    shared = [
+        value
+        for layer in layers
+        for i, j in layer.pairs()
+        if layer.cka_shared and (value := layer.cka_shared[i][j]) is not None
+    ]
     return Overall(
         cka_mean=sum(value for _, value in means) / len(means) if means else None,
+        cka_shared=Estimate(
+            value=sum(shared) / len(shared) if shared else None, n=len(shared), of="pairs"
+        ),
         pearson=correlations[0],
         spearman=correlations[1],
         depth=_depth(means, resamples, seed),

@@ -93,6 +93,24 @@ def sharing(findings: Findings) -> list[Sentence]:
     return [Sentence.model_validate({"text": text, "tone": "note", "evidence": evidence})]
 
 
+def on_shared_tokens(findings: Findings, against: Findings | None) -> list[Sentence]:
+    """How alike experts are where both work, which experts that differ elsewhere need not be."""
+    found = findings.overall.cka_shared
+    if found.value is None:
+        return []
+    pairs = sum(layer.experts * (layer.experts - 1) // 2 for layer in findings.layers)
+    other = against.overall.cka_shared.value if against is not None else None
+    beside = f"; those of {against.subject.name} {other:.2f}" if against and other else ""
+    return [
+        Sentence(
+            text=f"On tokens that were sent to both, two experts are {found.value:.2f} alike on "
+            f"average ({found.n} of {pairs} pairs share enough of them){beside}.",
+            tone="note",
+            evidence={"cka_shared": found.value, "pairs": found.n, "against_cka_shared": other},
+        )
+    ]
+
+
 def compared(findings: Findings, against: Findings) -> list[Sentence]:
     """What is different from another run; layers are compared one by one."""
     here, there = findings.overall.cka_mean, against.overall.cka_mean

@@ -19,7 +19,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simsmoe_cli.collapse.findings import Findings, LayerFindings, Sentence, Verdict
-from simsmoe_cli.collapse.remarks import NAMED, compared, count, named, routing, sharing
+from simsmoe_cli.collapse.remarks import (
+    NAMED,
+    compared,
+    count,
+    named,
+    on_shared_tokens,
+    routing,
+    sharing,
+)
 
 ALIKE_LAYER, COLLAPSED_LAYER = 0.25, 0.5
 ALIKE_PAIR, SAME_PAIR = 0.5, 0.95
@@ -78,6 +86,7 @@ def judge(findings: Findings, against: Findings | None = None) -> Verdict:
         level, headline = "healthy", "Healthy: the experts are different and all of them work"
     sentences = [
         *_overall(findings, defined),
+        *on_shared_tokens(findings, against),
         *_same(same),
         *_alike(alike, same, pairs),
         *_dead(findings, dead),

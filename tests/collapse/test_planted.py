@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure import measure
@@ -139,3 +140,52 @@ def test_a_model_of_copies_is_collapsed_and_one_of_strangers_healthy() -> None:
             copies.copy(layer, 0, expert, permuted=True)
     assert judge(measure(copies, QUICK)).level == "collapsed"
     assert judge(measure(Planted(LAYERS), QUICK)).level == "healthy"
+
+
+class AlikeSomewhere(Planted):
+    """Experts 0 and 1 give the same on tokens sent to both, or on all others."""
+
+    def __init__(self, shared: bool):
+        super().__init__()
+        self.shared = shared
+
+    def dense(self, layer: int, x_TD: Tensor) -> Tensor:
+        outputs_NTD = super().dense(layer, x_TD).clone()
+        chosen_TK = x_TD[:, :EXPERTS].topk(2).indices.sort().values
+        both_T = (chosen_TK == torch.tensor([0, 1])).all(1)
+        same_T = both_T if self.shared else ~both_T
+        outputs_NTD[1, same_T] = outputs_NTD[0, same_T]
+        return outputs_NTD
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_likeness_on_shared_tokens_is_told_from_likeness_elsewhere(shared: bool) -> None:
+    findings = measure(AlikeSomewhere(shared), QUICK)
+    (layer,) = findings.layers
+    here, all_over = layer.cka_shared[0][1], layer.cka[0][1]
+    assert here is not None
+    assert all_over is not None
+    if shared:
+        assert here > 0.99
+        assert all_over < 0.4
+    else:
+        assert abs(here) < 0.1
+        assert all_over > 0.6
+    # A token in ten is sent to both of a pair; the ten pairs but this one are unrelated.
+    others = [layer.cka_shared[i][j] for i, j in layer.pairs() if (i, j) != (0, 1)]
+    assert all(value is not None and abs(value) < 0.2 for value in others)
+    mean = findings.overall.cka_shared
+    assert mean.n == 10
+    assert mean.value == pytest.approx((here + sum(filter(None, others))) / 10)
+    (sentence,) = [s for s in judge(findings).sentences if "were sent to both" in s.text]
+    assert sentence.evidence["cka_shared"] == mean.value
+    assert "(10 of 10 pairs share enough of them)" in sentence.text
+
+
+def test_too_few_shared_tokens_are_not_compared() -> None:
+    """A thousand tokens among five experts, but expert 4 is hardly ever chosen."""
+    source = Planted()
+    source.bias_LN[0, 4] = -3.5
+    (layer,) = measure(source, QUICK).layers
+    assert [row[4] for row in layer.cka_shared] == [None] * 5
+    assert layer.cka_shared[0][1] is not None
