@@ -302,7 +302,7 @@ def test_no_value_of_any_field_ends_in_a_traceback(value: str) -> None:
             "similarity.min_tokens: has no effect with scope experts",
         ),
         (
-            ["similarity.scope=layer", "similarity.anywhere=true"],
+            ["similarity.scope=layer", "similarity.anywhere=false"],
             "similarity.anywhere: has no effect with scope layer",
         ),
         (

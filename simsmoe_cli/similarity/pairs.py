@@ -153,7 +153,12 @@ def sample_shared(
     return index_Pn, shared_PT.gather(1, index_Pn)
 
 
-def sample_any(like_Pn: Tensor, tokens: int) -> Tensor:
-    """As many indices as there are, [P, n] int64, into all tokens: each pair's without repeats."""
-    chance_PT = torch.rand(like_Pn.shape[0], tokens, device=like_Pn.device)
-    return chance_PT.topk(like_Pn.shape[1]).indices
+def sample_any(index_Pn: Tensor, tokens: int) -> Tensor:
+    """As many of all tokens for each pair, drawn uniformly without replacement: [P, n] int64.
+
+    Where n is all of them they are taken in order and nothing is drawn.
+    """
+    pairs, count = index_Pn.shape
+    if count == tokens:
+        return torch.arange(tokens, device=index_Pn.device).expand(pairs, tokens)
+    return torch.rand(pairs, tokens, device=index_Pn.device).topk(count).indices

@@ -54,8 +54,10 @@ def batch(seed: int, tokens: int, experts: int, top_k: int) -> tuple[Tensor, Ten
 
 
 def build(experts: int, top_k: int, **given: Any) -> SimilarityLearning:
+    """A layer of similarity learning: of a preset as it is, or else of shared tokens alone."""
     torch.manual_seed(1)
-    settings = SimilaritySettings.model_validate({"preset": "calibrated", **given})
+    plain = {"preset": "calibrated", "anywhere": False, "threshold": 0.0}
+    settings = SimilaritySettings.model_validate(given if "preset" in given else plain | given)
     return SimilarityLearning(settings, WIDTH, experts, top_k)
 
 

@@ -35,7 +35,7 @@ from tests.similarity.learners import WIDTH, ToyExperts, batch, build, gradients
 def test_loss_and_gradient_equal_a_plain_loop(
     experts: int, top_k: int, given: dict[str, Any]
 ) -> None:
-    """Several steps; all shared tokens are measured, pair after pair, without padding or masks."""
+    """Several steps; all tokens are measured, pair after pair, without padding or masks."""
     common = {"pairs": 3, "tokens": 200, "min_tokens": 10, "check_every": 0.2}
     learning = build(experts, top_k, **{**given, **common})
     settings, toy = learning.settings, ToyExperts(experts)
@@ -58,9 +58,9 @@ def test_loss_and_gradient_equal_a_plain_loop(
         due = sorted(able, key=lambda p: -sums[p])[:3]
         values = []
         for i, j in due:
-            rows = x_TD[shared[i, j]]
-            outputs = learning.head(toy.one(i, rows)), learning.head(toy.one(j, rows))
-            values.append(measure(*outputs, **learning.options))
+            for rows in (x_TD[shared[i, j]], x_TD)[: 2 if settings.anywhere else 1]:
+                outputs = learning.head(toy.one(i, rows)), learning.head(toy.one(j, rows))
+                values.append(measure(*outputs, **learning.options))
             sums[i, j] = 0.0
         expected = sum((v for v in values if v > settings.threshold), torch.zeros(()))
 
@@ -401,7 +401,7 @@ def test_a_probe_makes_no_tensor_on_another_device(
 @every_setting
 @every_k
 def test_compiles_into_one_graph(given: dict[str, Any], top_k: int) -> None:
-    plain, compiled = (build(4, top_k, **{**given, "tokens": 80}) for _ in range(2))
+    plain, compiled = (build(4, top_k, **{**given, "tokens": 160}) for _ in range(2))
     torch._dynamo.reset()
     step = torch.compile(compiled, fullgraph=True, backend="eager")
     weight_NDD = torch.randn(4, WIDTH, WIDTH, requires_grad=True)
