@@ -330,7 +330,7 @@ def test_no_value_of_any_field_ends_in_a_traceback(value: str) -> None:
             ["model.attention=relative", "train.order=shuffled"],
             "train.order: relative attention carries memory",
         ),
-        (["train.warmup_steps=9000"], "9000 steps of warm-up are more than the 500 of training"),
+        (["train.warmup_steps=9000"], "9000 steps of warm-up are more than the 400 of training"),
         (["train.schedule=multistep"], "train.milestones: schedule multistep needs at least one"),
         (
             ["train.schedule=multistep", "train.milestones=[20, 10]"],
