@@ -70,7 +70,7 @@ def test_similarity_is_learned_in_training_only() -> None:
 
 
 def test_similarity_gradient_reaches_experts_and_nothing_else() -> None:
-    moe = layer(similarity={"preset": "calibrated", "pairs": 6})
+    moe = layer(similarity={"preset": "calibrated", "pairs": 6, "threshold": 0.0})
     x = torch.randn(4, 64, 16, requires_grad=True)
     moe(x, RouteContext()).losses["similarity"].backward()
     assert x.grad is None
