@@ -144,7 +144,7 @@ class LayerFindings(_Facts):
     cka_shared: Matrix = Field(
         [],
         description="debiased linear CKA on the measured rows sent to both; None where they are "
-        "fewer than `measure.FEWEST_SHARED`; empty in reports of earlier versions",
+        "fewer than `statistics.FEWEST_SHARED`; empty in reports of earlier versions",
     )
 
     load: list[float] = Field(description="share of routed slots, sums to 1")

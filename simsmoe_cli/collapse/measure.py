@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from simsmoe_cli.collapse import statistics
 from simsmoe_cli.collapse.findings import (
@@ -39,13 +38,12 @@ from simsmoe_cli.collapse.overall import (
 from simsmoe_cli.collapse.sources import Batch, Source
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.similarity.agreement import pairwise_cosine
-from simsmoe_cli.similarity.cka import debiased_linear_cka, pairwise_rbf_cka
+from simsmoe_cli.similarity.cka import pairwise_rbf_cka
 
 DEAD_BELOW = 0.01  # of a fair share of the load, as in the probes of training
 NULL_DRAWS = 100  # pairs of shuffled experts, at least, as far as NULL_PASSES allow
 RBF_NULL_DRAWS = 40  # a pass costs more
 NULL_PASSES = 20
-FEWEST_SHARED = 32  # rows: debiased CKA of fewer says little
 DENSE_ROWS = 512  # rows all experts see at once
 BOOTSTRAP = "percentile bootstrap of {blocks} blocks of rows, {resamples} times"
 
@@ -92,9 +90,7 @@ class _Counts:
 
     def add(self, index_TK: Tensor, logits_TN: Tensor) -> None:
         probability_TN = logits_TN.float().softmax(-1)
-        # One column more for empty slots, dropped again.
-        chosen_TN = F.pad(torch.zeros_like(probability_TN), (0, 1))
-        chosen_TN = chosen_TN.scatter_(1, index_TK, 1.0)[:, : self.chosen_N.numel()]
+        chosen_TN = statistics.received(index_TK, self.chosen_N.numel()).float()
         self.chosen_N += chosen_TN.sum(0).double().cpu()
         self.shared_NN += (chosen_TN.T @ chosen_TN).double().cpu()
         self.probability_N += probability_TN.sum(0).double().cpu()
@@ -301,7 +297,7 @@ def _layer(
         weight_matched=matrix(matched_NN),
         weight_matched_chance=defined(chance),
         shared=matrix((count.shared_NN / tokens).fill_diagonal_(0)),
-        cka_shared=matrix(_cka_of_shared(outputs_NTD, index_TK)),
+        cka_shared=matrix(statistics.cka_of_shared(outputs_NTD, index_TK)),
         load=load_N.tolist(),
         load_cv=defined(load_N.std(correction=0).item() / mean_load if mean_load else math.nan),
         load_max_over_mean=defined(load_N.max().item() / mean_load if mean_load else math.nan),
@@ -312,20 +308,6 @@ def _layer(
         effective_rank=[defined(rank) for rank in statistics.effective_rank(rank_NTD).tolist()],
         effective_rank_max=min(rank_NTD.shape[1] - 1, rank_NTD.shape[2]),
     )
-
-
-def _cka_of_shared(outputs_NTD: Tensor, index_TK: Tensor) -> Tensor:
-    """Debiased CKA of each pair on the rows sent to both, [N, N]; nan where they are too few."""
-    experts, rows = outputs_NTD.shape[:2]
-    received_TN = torch.zeros(rows, experts + 1, dtype=torch.bool, device=index_TK.device)
-    received_TN = received_TN.scatter_(1, index_TK, True)[:, :experts].to(outputs_NTD.device)
-    count_NN = received_TN.float().T @ received_TN.float()
-    found_NN = torch.full((experts, experts), math.nan)
-    for i, j in (count_NN >= FEWEST_SHARED).triu(1).nonzero().tolist():
-        both_T = received_TN[:, i] & received_TN[:, j]
-        value = debiased_linear_cka(outputs_NTD[i, both_T], outputs_NTD[j, both_T]).item()
-        found_NN[i, j] = found_NN[j, i] = value
-    return found_NN
 
 
 def _nulls(

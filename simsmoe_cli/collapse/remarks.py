@@ -100,7 +100,9 @@ def on_shared_tokens(findings: Findings, against: Findings | None) -> list[Sente
         return []
     pairs = sum(layer.experts * (layer.experts - 1) // 2 for layer in findings.layers)
     other = against.overall.cka_shared.value if against is not None else None
-    beside = f"; those of {against.subject.name} {other:.2f}" if against and other else ""
+    beside = (
+        f"; those of {against.subject.name} {other:.2f}" if against and other is not None else ""
+    )
     return [
         Sentence(
             text=f"On tokens that were sent to both, two experts are {found.value:.2f} alike on "

@@ -15,15 +15,18 @@ Shapes: N experts, T rows, D features, B blocks, S resamples, H hidden units, F 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from simsmoe_cli.similarity.cka import debiased_linear_cka
 from simsmoe_cli.similarity.rows import standardise, whole_mask
 
 FEWEST_ROWS = 4  # HSIC_1 of three rows is 0/0
+FEWEST_SHARED = 32  # rows: debiased CKA of fewer says little
 FEWEST_BLOCKS = 4  # an interval from fewer says nothing
 NULL_BLOCKS = 16  # of a pass that wants no interval: they only bound the memory
 CANCELLED = 1e-5  # HSIC_1(K, K) / |K|^2 below which only rounding is left, as in similarity/cka.py
@@ -239,3 +242,24 @@ def _ratio(hsic_NN: Tensor, defined_N: Tensor) -> Tensor:
     cka_NN = hsic_NN / (root_N[..., :, None] * root_N[..., None, :])
     same_NN = torch.eye(hsic_NN.shape[-1], dtype=torch.bool)
     return torch.where(same_NN & defined_N[..., None], 1.0, cka_NN)
+
+
+def received(index_TK: Tensor, experts: int) -> Tensor:
+    """Which experts each token was sent to, [T, N] bool; index N stands for no expert."""
+    received_TN = torch.zeros(
+        index_TK.shape[0], experts + 1, dtype=torch.bool, device=index_TK.device
+    )
+    return received_TN.scatter_(1, index_TK, True)[:, :experts]
+
+
+def cka_of_shared(outputs_NTD: Tensor, index_TK: Tensor) -> Tensor:
+    """Debiased CKA of each pair on the rows sent to both, [N, N]; nan where they are too few."""
+    experts = outputs_NTD.shape[0]
+    received_TN = received(index_TK, experts).to(outputs_NTD.device)
+    count_NN = received_TN.float().T @ received_TN.float()
+    found_NN = torch.full((experts, experts), math.nan)
+    for i, j in (count_NN >= FEWEST_SHARED).triu(1).nonzero().tolist():
+        both_T = received_TN[:, i] & received_TN[:, j]
+        value = debiased_linear_cka(outputs_NTD[i, both_T], outputs_NTD[j, both_T]).item()
+        found_NN[i, j] = found_NN[j, i] = value
+    return found_NN

@@ -154,10 +154,10 @@ class SimilarityLearning(nn.Module):
         loss = torch.where(similar, similarity, 0.0).sum()
         count = defined.sum().float()
         mean = torch.where(defined, similarity.detach(), 0.0).sum() / count
-        if settings.scope != "pairs":
-            loss = loss / count.clamp(min=1)
-        else:
+        if settings.scope == "pairs":
             count = defined[0].sum().float()
+        else:
+            loss = loss / count.clamp(min=1)
         if settings.scope == "experts":
             count = count * (count - 1) / 2
         return SimilarityResult(loss, count, mean)
@@ -192,8 +192,8 @@ class SimilarityLearning(nn.Module):
                 mask_Pn = torch.cat([mask_Pn, torch.ones_like(mask_Pn)])
                 measured_XP = measured_XP.expand(2, -1)
         first_PnD, second_PnD = self._outputs(x_TD, first_P, second_P, index_Pn, experts)
-        similarity_P = self.measure(first_PnD, second_PnD, mask_Pn, **options)
-        return similarity_P.view(measured_XP.shape), measured_XP
+        similarity = self.measure(first_PnD, second_PnD, mask_Pn, **options)
+        return similarity.view(measured_XP.shape), measured_XP
 
     def _outputs(
         self,
