@@ -8,7 +8,7 @@ users can catch it like any other exception.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 EXIT_USAGE = 2
@@ -20,26 +20,66 @@ EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
 
 
+MOST_LINES = 10  # of the problems reported together
+
+
+def printable(text: object, most: int = 80) -> str:
+    """A foreign text as one short line that any terminal can show.
+
+    Line ends, control characters and whatever else is not printable become escapes such as
+    ``\\x1b``; of a text longer than `most` characters the middle is left out.
+    """
+    line = str(text)
+    if len(line) > most:
+        tail = most // 3
+        line = f"{line[: most - tail - 1]}…{line[-tail:]}"
+    if line.isprintable():
+        return line
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return "".join(escaped)
+
+
 class UserError(Exception):
     """A problem a user can cause and mend.
+
+    Its text is one line: whatever a terminal cannot show is escaped, and what is very long is cut.
+    Whoever puts a foreign value into `what` cuts it with :func:`printable` first.
 
     Args:
         what: what is wrong, in a few words, without a full stop.
         where: the file, flag or field it was found at; empty when `what` says it.
         hint: what to do about it, the nearest valid name first.
         code: the exit status of the command.
+        problems: further lines, for an error that reports several things together; the first
+            ten are shown, and how many more there are.
     """
 
-    def __init__(self, what: str, *, where: str = "", hint: str = "", code: int = EXIT_USAGE):
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        hint: str = "",
+        code: int = EXIT_USAGE,
+        problems: Sequence[UserError] = (),
+    ):
         self.what = what
         self.where = where
         self.hint = hint
         self.code = code
+        self.problems = problems
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}. {self.hint}" if self.hint else text
+        text = printable(self.what, 800)
+        if self.where:
+            text = f"{printable(self.where, 300)}: {text}"
+        if self.hint:
+            text = f"{text}. {printable(self.hint, 1200)}"
+        lines = [text, *(str(problem) for problem in self.problems[:MOST_LINES])]
+        if len(self.problems) > MOST_LINES:
+            lines.append(f"and {len(self.problems) - MOST_LINES:,} more")
+        return "\n  ".join(lines)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from simsmoe_cli.errors import Problem, UserError, nearest
+from simsmoe_cli.errors import Problem, UserError, nearest, printable
 from simsmoe_cli.recipe import Recipe, fields
 from simsmoe_cli.recipe_checks import contradictions, schema_problems
 
@@ -285,8 +285,10 @@ def _error(label: str, problems: Sequence[Problem]) -> UserError:
         return UserError(
             problem.what, where=f"recipe {label}: {problem.paths[0]}", hint=problem.hint
         )
-    lines = [
-        str(UserError(problem.what, where=problem.paths[0], hint=problem.hint))
-        for problem in problems
-    ]
-    return UserError("\n  ".join([f"{len(problems)} problems in recipe {label}", *lines]))
+    return UserError(
+        f"{len(problems):,} problems in recipe {printable(label, 200)}",
+        problems=[
+            UserError(problem.what, where=problem.paths[0], hint=problem.hint)
+            for problem in problems
+        ],
+    )
