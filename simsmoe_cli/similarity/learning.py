@@ -20,7 +20,7 @@ the head alone. T*, f* and sigma may be schedules: values of the host, from the 
 Departures from published code (METHODS.md section 4): the loss carries no coefficient here and is
 never mixed into the balance loss; at most P pairs and n tokens of each are measured, all in one
 batched call with static shapes; pairs with fewer than `min_tokens` shared tokens wait; K = 1 works;
-where f* is large, most steps only count (`pairs.steps_between_checks`).
+on a CPU, nothing is computed where no pair is due.
 
 Shapes: T tokens, D width, N experts, K experts per token, P pairs, n sampled tokens, R rows.
 """
@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli import registry
+from simsmoe_cli.cpu_path import on_cpu_path
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.schedule import value_at
 from simsmoe_cli.similarity.contrastive import expert_confusion
@@ -43,7 +44,6 @@ from simsmoe_cli.similarity.pairs import (
     sample_any,
     sample_shared,
     selection_mask,
-    steps_between_checks,
 )
 from simsmoe_cli.similarity_settings import SimilaritySettings
 
@@ -100,11 +100,8 @@ class SimilarityLearning(nn.Module):
     def timed(self) -> bool:
         """Whether what a step does, but for the loss's weight, depends on which step it is."""
         settings = self.settings
-        f_star = settings.check_every
-        values = [settings.threshold, *self.options.values()]
-        if isinstance(f_star, list) or any(isinstance(value, list) for value in values):
-            return True
-        return settings.scope == "pairs" and steps_between_checks(f_star, self.experts, 2) > 1
+        values = [settings.check_every, settings.threshold, *self.options.values()]
+        return any(isinstance(value, list) for value in values)
 
     def forward(
         self,
@@ -136,13 +133,9 @@ class SimilarityLearning(nn.Module):
             f_star = now(settings.check_every)
             selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
             count_NN = self.tracker.observe(selected_TN)
-            if step % steps_between_checks(f_star, self.experts, index_TK.shape[1]):
-                similarity = x_TD.new_empty(1, 0, dtype=torch.float32)
-                measured = similarity.bool()
-            else:
-                similarity, measured = self._pairs(
-                    x_TD, selected_TN, count_NN, experts, f_star, options
-                )
+            similarity, measured = self._pairs(
+                x_TD, selected_TN, count_NN, experts, f_star, options
+            )
         else:
             outputs_NnD = self._every_expert(x_TD, experts)
             compare = self._layer if settings.scope == "layer" else expert_confusion
@@ -179,6 +172,8 @@ class SimilarityLearning(nn.Module):
         with torch.no_grad():
             enough_NN = count_NN >= settings.min_tokens
             due = self.tracker.due(settings.pairs, check_every, enough_NN)
+            if on_cpu_path(x_TD) and not due.due_P.any():
+                return self._nothing(x_TD)
             places = settings.tokens // 2 if settings.anywhere else settings.tokens
             index_Pn, mask_Pn = sample_shared(selected_TN, due.first_P, due.second_P, places)
             # A pair every rank checks may share few tokens on this one.
@@ -194,6 +189,12 @@ class SimilarityLearning(nn.Module):
         first_PnD, second_PnD = self._outputs(x_TD, first_P, second_P, index_Pn, experts)
         similarity = self.measure(first_PnD, second_PnD, mask_Pn, **options)
         return similarity.view(measured_XP.shape), measured_XP
+
+    def _nothing(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """What `_pairs` gives where no pair is due, [1, 0]; a head gets a gradient of 0 from it."""
+        with torch.enable_grad():
+            similarity = self._project(x_TD.new_empty(1, 0, x_TD.shape[1]))[..., 0]
+        return similarity, torch.empty_like(similarity, dtype=torch.bool)
 
     def _outputs(
         self,

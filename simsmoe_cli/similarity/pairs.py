@@ -6,8 +6,8 @@ whose sum exceeds f* is *due*, and starts again from 0 once it was checked (METH
 Departures from published code: it counts in a Python Counter and checks whatever is due, so the
 work of a step depends on the data. Here the P pairs most overdue are taken, with a mask that says
 which of them are due, so shapes never change and nothing waits on the device. A pair that shares
-too few tokens in a batch waits without taking a place from others. With a large f* pairs are
-looked at every few steps, not every step.
+too few tokens in a batch waits without taking a place from others. Like the published code, pairs
+are looked at after every batch that was counted, micro-batches included.
 
 Shapes: T tokens, N experts, K experts per token, P pairs, n sampled tokens per pair.
 """
@@ -95,24 +95,6 @@ class PairTracker(nn.Module):
         left_P = torch.where(due_P, 0.0, self.shared_NN[first_P, second_P])
         self.shared_NN[first_P, second_P] = left_P
         self.shared_NN[second_P, first_P] = left_P
-
-
-def steps_between_checks(check_every: float, experts: int, top_k: int) -> int:
-    """Every how many steps pairs are looked at.
-
-    A token routed to K experts is shared by K(K-1)/2 pairs, so all S together grow by that much a
-    step, and f* / (K(K-1)/2) steps pass from one pair that becomes due to the next. As many may
-    pass from one look to the next: with P places a look, bursts are caught up with. Where there are
-    few pairs, it is at most an eighth of the time it takes one of them to become due, so that none
-    waits long.
-
-    Args:
-        check_every: f*.
-        experts, top_k: N and K.
-    """
-    pairs_of_a_token = max(top_k * (top_k - 1) // 2, 1)
-    pairs = experts * (experts - 1) // 2
-    return max(1, int(check_every / pairs_of_a_token * min(1.0, pairs / 8)))
 
 
 @torch.no_grad()
