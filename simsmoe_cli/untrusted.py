@@ -1,0 +1,163 @@
+"""Files that somebody may have edited, cut or replaced: read within bounds, parsed, validated.
+
+What is wrong with a file is raised as `Unreadable`. Its text is a short reason such as "is no JSON
+(line 3)"; the caller, who knows what the file is for, makes a `UserError` of it. A JSON file can
+carry its own checksum (`sealed`), so that a change by hand is noticed too.
+
+Nothing here imports torch, and pydantic only when a schema is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from simsmoe_cli.errors import printable
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    M = TypeVar("M", bound=BaseModel)
+
+MOST_BYTES = 1 << 24
+DEEPEST = 64  # lists and objects inside each other
+CHECKSUM = "checksum"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class Unreadable(ValueError):
+    """Why a file cannot be used: a few words that go on from its name."""
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Unreadable: it is larger than `most` bytes, no regular file (a FIFO would wait for ever), or
+            the system cannot read it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Unreadable("is no regular file")
+            content = file.read(most + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({(error.strerror or str(error)).lower()})") from None
+    except ValueError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable("has a name that no file can have") from None
+    if len(content) > most:
+        raise Unreadable(f"has more than {most:,} bytes")
+    return content
+
+
+def parse_json(content: bytes) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        Unreadable: it is not UTF-8 or no JSON, a key occurs twice in one object, it is nested
+            deeper than `DEEPEST`, or has a number or a character that Python cannot hold.
+    """
+    try:
+        text = content.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_object)
+        if _SURROGATE.search(content):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Unreadable(f"is not UTF-8 (line {line:,})") from None
+    except UnicodeEncodeError:
+        raise Unreadable("has half a character (a lone surrogate)") from None
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg[:1].lower()}{error.msg[1:]}"
+        raise Unreadable(f"is no JSON ({reason}, line {error.lineno:,})") from None
+    except RecursionError:
+        raise Unreadable("is nested too deep") from None
+    except ValueError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable("has a number with too many digits") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return value
+    raise Unreadable("is nested too deep")
+
+
+def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+    """The value in a JSON file; raises what `read_bytes` and `parse_json` raise."""
+    return parse_json(read_bytes(path, most))
+
+
+def validated(schema: type[M], value: Any) -> M:
+    """The value as an instance of a schema.
+
+    Raises:
+        Unreadable: it does not fit; says where and how, for the first of several problems.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        place = printable(".".join(map(str, first["loc"])))
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = printable(f"{reason[:1].lower()}{reason[1:]}", 300)
+        given = first["input"]
+        shown = "" if isinstance(given, dict | list) else f" (it is {printable(repr(given))})"
+        more = f", and {len(others):,} more problems" if others else ""
+        raise Unreadable(
+            f"{place}: {reason}{shown}{more}" if place else f"{reason}{more}"
+        ) from None
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with a checksum of all the rest in it."""
+    return {**value, CHECKSUM: _checksum(value)}
+
+
+def unsealed(value: Any) -> dict[str, Any]:
+    """A JSON object without the checksum that `sealed` put into it.
+
+    Raises:
+        Unreadable: it is no object, has no checksum, or was changed since.
+    """
+    if not isinstance(value, dict):
+        raise Unreadable("is no JSON object")
+    rest = {name: item for name, item in value.items() if name != CHECKSUM}
+    if CHECKSUM not in value:
+        raise Unreadable("has no checksum")
+    if value[CHECKSUM] != _checksum(rest):
+        raise Unreadable("was changed: its checksum does not match")
+    return rest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise Unreadable(f"has '{printable(twice)}' twice in one object")
+    return value
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
