@@ -46,9 +46,13 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
                 raise Unreadable("is no regular file")
-            content = file.read(most + 1)
+            # Python makes room for as much as is asked for, however little there is.
+            content = file.read(min(facts.st_size, most) + 1)
+            if facts.st_size < len(content) <= most:
+                content += file.read(most + 1 - len(content))
     except FileNotFoundError:
         raise
     except OSError as error:

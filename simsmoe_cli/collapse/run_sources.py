@@ -90,7 +90,7 @@ class CorpusSource(RunSource):
     ):
         super().__init__(model, context, store.tokenizer, **facts)
         self.store = store
-        self.tokens: Tokens = store.split(self.split)
+        self.tokens: Tokens = store.checked_split(self.split)
 
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
         carries = self.model.position is not None

@@ -7,6 +7,7 @@ encoded at once, and memory does not grow with the text.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -17,14 +18,17 @@ from simsmoe_cli.data.beside import Beside
 from simsmoe_cli.data.corpora import SPLITS
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.landing import Counts, Text, too_short
+from simsmoe_cli.data.split_tokens import ChunkSums
 from simsmoe_cli.data.store import MANIFEST, FileInfo, Manifest, Settings, SourceInfo, SplitInfo
 from simsmoe_cli.data.tokenizers import (
     BytesTokenizer,
     CharsTokenizer,
+    Ids,
     Tokenizer,
     WordsTokenizer,
     whole_blocks,
 )
+from simsmoe_cli.untrusted import sealed
 
 SAMPLE_BYTES = 10_000_000
 # The disk is kept busy while the rest is encoded, so that little is left to wait for.
@@ -66,7 +70,9 @@ def write_store(
         splits=splits,
         warnings=text.warnings,
     )
-    _write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+    facts = sealed(manifest.model_dump(mode="json"))
+    text_of_it = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    _write_whole(folder / MANIFEST, text_of_it.encode())
 
 
 def _fit(settings: Settings, text: Text) -> Tokenizer:
@@ -94,7 +100,7 @@ def _encode(
     text: Text, split: str, tokenizer: Tokenizer, folder: Path, report: Progress
 ) -> SplitInfo:
     """Write the ids of one split and count what they stand for."""
-    counts, digest = Counts(), hashlib.sha256()
+    counts, digest, sums = Counts(), hashlib.sha256(), ChunkSums()
     begun, _ = text.span(split)
     tokens = unsynced = 0
     with open(folder / f"{split}.bin", "wb") as file, Beside() as beside, Beside() as syncing:
@@ -109,9 +115,13 @@ def _encode(
             if tokenizer.closes_last_line and not chunk.endswith(b"\n"):
                 yield b"\n"
 
+        def vouch(ids: Ids) -> None:
+            digest.update(ids.data)
+            sums.feed(ids)
+
         for block in whole_blocks(chunks(), tokenizer.safe_cut):
             ids = tokenizer.encode(block)
-            beside(digest.update, ids.data)
+            beside(vouch, ids)
             file.write(ids.data)
             tokens += ids.size
             unsynced += ids.nbytes
@@ -132,6 +142,7 @@ def _encode(
         characters=counts.characters,
         lines=counts.lines,
         words=counts.words,
+        chunks=sums.finish(),
     )
 
 

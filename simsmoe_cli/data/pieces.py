@@ -18,8 +18,8 @@ from itertools import chain
 import numpy as np
 import sentencepiece
 
-from simsmoe_cli.data.tokenizers import Ids, Tokenizer, character_cut, utf8
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.data.tokenizers import Ids, Tokenizer, character_cut, damaged, utf8
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 THREADS = 2
 # A sentence to train on: a line, or a part of a long one that ends between word and space.
@@ -27,6 +27,7 @@ SENTENCE = re.compile(r"[^\n]{0,1000} *[^\n ]*")
 # What is encoded at once: a word with the spaces before it. No piece reaches beyond, so a text
 # has the same ids whole and in blocks, and what was encoded before is looked up.
 SEGMENT = re.compile(r" *[^ \n]+|\n| +")
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 MOST_REMEMBERED = 1 << 17
 
 
@@ -124,7 +125,17 @@ class PiecesTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, content: bytes) -> PiecesTokenizer:
-        return cls(content)
+        try:
+            tokenizer = cls(content)
+            tokens = list(range(tokenizer.vocab_size))
+            pieces = tokenizer._processor.id_to_piece(tokens)
+            stands_for_byte = tokenizer._processor.is_byte(tokens)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise damaged(printable(str(error).strip()) or "it cannot be read") from None
+        for piece, is_byte in zip(pieces, stands_for_byte, strict=True):
+            if is_byte and not BYTE.fullmatch(piece):
+                raise damaged(f"the piece '{printable(piece)}' stands for a byte and names none")
+        return tokenizer
 
 
 def _sentences(sample: Iterable[bytes]) -> Iterator[str]:

@@ -5,91 +5,149 @@
       train.bin valid.bin test.bin           ids, little-endian, narrowest unsigned integer
       tokenizer.json | sentencepiece.model   what made them
 
-A store is built in a folder beside its place and renamed when whole (`prepare.py`), and opened
-only if every file has the size, and the tokenizer the hash, that the manifest says.
+A store is built in a folder beside its place and renamed when whole (`prepare.py`). It is opened
+only if the manifest fits its schema and its own checksum, the numbers in it agree with each other,
+every file has the size, and the tokenizer the hash, that it says. The ids themselves are held
+against checksums when they are used (`split_tokens.py`).
+
+Schema 2 has checksums of 16 MiB each and one of the manifest. Stores of schema 1 have a SHA-256 of
+each split instead and stay readable: a split is then read whole, once in a process, before anything
+of it is used, and nothing vouches for the manifest but that its numbers agree. They are never
+changed; `prepare-data --force` makes a store of schema 2 with the same fingerprint of them.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from functools import cached_property
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from simsmoe_cli.data.tokenizers import Tokenizer, tokenizer_class
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.data.corpora import SPLITS
+from simsmoe_cli.data.split_tokens import CHUNK_BYTES, Expected, SplitTokens
+from simsmoe_cli.data.tokenizers import TOKENIZERS, Tokenizer, dtype_for, tokenizer_class
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.registry import CORPORA
+from simsmoe_cli.untrusted import Unreadable, read_bytes, read_json, unsealed, validated
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
+MOST_MANIFEST_BYTES = 1 << 28  # that of a hundred terabytes
+MOST_TOKENIZER_BYTES = 1 << 30
+# Below this, reading a split of schema 1 whole takes a second or so.
+MUCH_BYTES = 1 << 30
+
+
+def _shown(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it has characters that no terminal can show")
+    return text
+
+
+Shown = Annotated[str, Field(max_length=1 << 14), AfterValidator(_shown)]
+Count = Annotated[int, Field(ge=0, lt=1 << 60)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class FileInfo(_Facts):
     """A file of the store."""
 
-    file: str
-    size: int = Field(description="bytes")
-    sha256: str
+    file: Shown
+    size: Count = Field(description="bytes")
+    sha256: Sha256
 
 
 class SplitInfo(FileInfo):
     """A split: its file, and how much text its tokens stand for."""
 
-    tokens: int
-    bytes: int = Field(description="bytes of text")
-    characters: int = Field(description="Unicode characters of text (UTF-8 lead bytes)")
-    lines: int
-    words: int = Field(
+    tokens: Annotated[int, Field(ge=2, lt=1 << 60)]
+    bytes: Annotated[int, Field(ge=1, lt=1 << 60)] = Field(description="bytes of text")
+    characters: Count = Field(description="Unicode characters of text (UTF-8 lead bytes)")
+    lines: Count
+    words: Count = Field(
         description="words and line ends, as the words tokenizer counts them: what a perplexity "
         "per word divides by"
+    )
+    chunks: list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = Field(
+        [], description="xxh3 (64 bits) of every 16 MiB of the file; none in schema 1"
     )
 
 
 class SourceInfo(_Facts):
     """Where the text came from."""
 
-    given: str = Field(description="path, URL or Python version it was read from")
-    files: int
-    bytes: int
-    sha256: str = Field(description="of the text, splits joined")
-    python: str = Field("", description="pystdlib: the Python whose library it is")
+    given: Shown = Field(description="path, URL or Python version it was read from")
+    files: Count
+    bytes: Count
+    sha256: Sha256 = Field(description="of the text, splits joined")
+    python: Shown = Field("", description="pystdlib: the Python whose library it is")
 
 
 class Settings(_Facts):
     """What a corpus was asked to be prepared as."""
 
-    tokenizer: str
+    tokenizer: Shown
     vocab_size: int | None = None
     vocab: Literal["corpus", "bytes256"] = "corpus"
     sp_model: Literal["unigram", "bpe"] = "unigram"
-    vocab_from: str = Field("", description="sha256 of the tokenizer of another store, if lent")
+    vocab_from: Shown = Field("", description="sha256 of the tokenizer of another store, if lent")
 
 
 class Manifest(_Facts):
     """Everything there is to know of a store."""
 
     schema_version: int = SCHEMA
-    name: str
-    corpus: str = Field("", description="the known corpus it is; empty for other text")
+    name: Shown
+    corpus: Shown = Field("", description="the known corpus it is; empty for other text")
     whole: bool = Field(description="false for a part of a known corpus")
-    unit: Literal["byte", "character", "word", "piece"]
-    tokenizer: str
+    unit: Shown = Field(description="what one token is called")
+    tokenizer: Shown
     tokenizer_file: FileInfo
-    vocab_size: int
-    dtype: str
+    vocab_size: Annotated[int, Field(ge=1, le=1 << 32)]
+    dtype: Shown
     settings: Settings
     source: SourceInfo
     splits: dict[str, SplitInfo]
-    warnings: list[str] = []
+    warnings: list[Shown] = []
+
+    @model_validator(mode="after")
+    def _agree(self) -> Manifest:
+        """The numbers and names that follow from each other do."""
+        if sorted(self.splits) != sorted(SPLITS):
+            raise ValueError(f"its splits are not {', '.join(SPLITS)}")
+        if self.tokenizer not in TOKENIZERS:
+            raise ValueError(f"unknown tokenizer '{self.tokenizer}'")
+        made = tokenizer_class(self.tokenizer)
+        if self.unit != made.unit or self.tokenizer_file.file != made.file_name:
+            raise ValueError(f"unit or file are not those of the tokenizer {self.tokenizer}")
+        dtype = dtype_for(self.vocab_size)
+        if self.dtype != dtype.str:
+            raise ValueError(f"ids below {self.vocab_size:,} are {dtype.str}, not {self.dtype}")
+        for name, split in self.splits.items():
+            if split.file != f"{name}.bin":
+                raise ValueError(f"the file of {name} is not {name}.bin")
+            if split.size != split.tokens * dtype.itemsize:
+                raise ValueError(f"{name} has {split.size:,} bytes for {split.tokens:,} ids")
+            chunks = -(-split.size // CHUNK_BYTES) if self.schema_version > 1 else 0
+            if len(split.chunks) != chunks:
+                raise ValueError(f"{name} has {len(split.chunks):,} checksums, not {chunks:,}")
+            text = {"byte": split.bytes, "character": split.characters, "word": split.words}
+            if split.tokens != text.get(self.unit, split.tokens):
+                units = f"{text[self.unit]:,} {self.unit}s"
+                raise ValueError(f"{name} has {split.tokens:,} tokens for {units}")
+            if max(split.characters, split.lines, split.words - split.lines) > split.bytes:
+                raise ValueError(f"{name} has more characters, lines or words than bytes")
+        if sum(split.bytes for split in self.splits.values()) != self.source.bytes:
+            raise ValueError("the bytes of the splits do not add up to those of the source")
+        return self
 
     @property
     def vocabulary(self) -> str:
@@ -99,77 +157,126 @@ class Manifest(_Facts):
     @property
     def fingerprint(self) -> str:
         """What two stores share that hold the same ids: a hash of tokenizer and splits."""
-        hashes = [self.vocabulary, *(split.sha256 for split in self.splits.values())]
+        hashes = [self.vocabulary, *(self.splits[name].sha256 for name in SPLITS)]
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 class TokenStore:
-    """A prepared corpus, opened for reading; `built` is set by the `prepare` that built it."""
+    """A prepared corpus, opened for reading; `built` is set by the `prepare` that built it.
 
-    def __init__(self, path: Path, manifest: Manifest):
+    Attributes:
+        path: its folder.
+        manifest: what is known of it.
+        tokenizer: what made the ids.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, tokenizer: Tokenizer):
         self.path = path
         self.manifest = manifest
+        self.tokenizer = tokenizer
         self.built = False
+        self._splits: dict[str, SplitTokens] = {}
 
     @classmethod
     def open(cls, path: Path) -> TokenStore:
         """The store in a folder.
 
-        UserError (EXIT_DATA) when there is none, it is unfinished, or its manifest does not match
-        its files: sizes of all, content of the tokenizer's. `verify` reads the rest.
+        UserError (EXIT_DATA) when there is none, it is unfinished, its manifest was changed or
+        contradicts itself, or does not match its files: sizes of all, content of the tokenizer's.
         """
         try:
-            manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+            manifest = _read_manifest(path / MANIFEST)
         except FileNotFoundError:
             what = "no prepared corpus" + (" (no manifest)" if path.is_dir() else "")
             raise UserError(
                 what, where=str(path), hint="See: simsmoe prepare-data --help", code=EXIT_DATA
             ) from None
-        except (ValidationError, OSError) as error:
-            reason = f"{type(error).__name__} in its manifest"
-            raise _mismatch(path, reason) from None
-        store = cls(path, manifest)
-        if manifest.schema_version != SCHEMA:
-            raise _mismatch(path, f"manifest schema {manifest.schema_version}, not {SCHEMA}")
+        except Unreadable as error:
+            raise _mismatch(path, f"{MANIFEST} {error}") from None
         for info in (manifest.tokenizer_file, *manifest.splits.values()):
             file = path / info.file
-            size = file.stat().st_size if file.is_file() else None
+            size = os.path.getsize(file) if os.path.isfile(file) else None
             if size != info.size:
                 found = "is missing" if size is None else f"has {size:,} bytes"
                 raise _mismatch(path, f"{info.file} {found}, the manifest says {info.size:,}")
-        itemsize = np.dtype(manifest.dtype).itemsize
-        for name, split in manifest.splits.items():
-            if split.tokens * itemsize != split.size:
-                raise _mismatch(path, f"{name} has {split.size:,} bytes for {split.tokens:,} ids")
-        store._require_hash(manifest.tokenizer_file)
-        return store
+        return cls(path, manifest, _read_tokenizer(path, manifest))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to know before the corpus is used."""
+        size = sum(split.size for split in self.manifest.splits.values())
+        if self.manifest.schema_version > 1 or size < MUCH_BYTES:
+            return self.manifest.warnings
+        old = (
+            f"{self.manifest.name} was prepared by an earlier version and has no checksums by "
+            f"chunk, so each split is read whole before it is used ({size / 1e9:.1f} GB in all); "
+            "prepare it again with --force"
+        )
+        return [*self.manifest.warnings, old]
 
     def verify(self) -> None:
-        """Read every file and hold it against its hash; UserError (EXIT_DATA) if one differs."""
-        for info in (self.manifest.tokenizer_file, *self.manifest.splits.values()):
-            self._require_hash(info)
+        """Check every split whole; UserError (EXIT_DATA) if one differs."""
+        for name in self.manifest.splits:
+            self.checked_split(name)
 
-    def split(self, name: str) -> NDArray[Any]:
-        """The ids of a split [tokens], memory-mapped and read-only."""
+    def split(self, name: str) -> SplitTokens:
+        """The ids of a split [tokens], memory-mapped and read-only, checked as they are read."""
         info = self.manifest.splits.get(name)
         if info is None:
             known = ", ".join(self.manifest.splits)
-            raise UserError(f"no split '{name}'", where=str(self.path), hint=f"Splits: {known}.")
-        dtype = np.dtype(self.manifest.dtype)
-        return np.memmap(self.path / info.file, dtype=dtype, mode="r", shape=(info.tokens,))
+            raise UserError(
+                f"no split '{printable(name)}'", where=str(self.path), hint=f"Splits: {known}."
+            )
+        if name not in self._splits:
+            old = self.manifest.schema_version == 1
+            expected = Expected(
+                dtype=np.dtype(self.manifest.dtype),
+                tokens=info.tokens,
+                vocab_size=self.manifest.vocab_size,
+                algorithm="sha256" if old else "xxh3_64",
+                chunk_bytes=info.size if old else CHUNK_BYTES,
+                checksums=(info.sha256,) if old else tuple(info.chunks),
+            )
+            self._splits[name] = SplitTokens(
+                self.path / info.file, expected, lambda reason: _mismatch(self.path, reason)
+            )
+        return self._splits[name]
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """What made the ids."""
-        content = (self.path / self.manifest.tokenizer_file.file).read_bytes()
-        return tokenizer_class(self.manifest.tokenizer).load(content)
+    def checked_split(self, name: str) -> SplitTokens:
+        """The ids of a split of which every chunk has been checked: what a score is made from."""
+        tokens = self.split(name)
+        tokens.check_all()
+        return tokens
 
-    def _require_hash(self, info: FileInfo) -> None:
-        with open(self.path / info.file, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != info.sha256:
-            reason = f"{info.file} has sha256 {found}, the manifest says {info.sha256}"
-            raise _mismatch(self.path, reason)
+
+def _read_manifest(path: Path) -> Manifest:
+    """The manifest in a file; Unreadable for one that was changed or fits no schema."""
+    content = read_json(path, MOST_MANIFEST_BYTES)
+    schema = content.get("schema_version") if isinstance(content, dict) else None
+    if schema not in (1, SCHEMA) or isinstance(schema, bool):
+        raise Unreadable(f"has schema {printable(schema)}, not {SCHEMA}")
+    return validated(Manifest, content if schema == 1 else unsealed(content))
+
+
+def _read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
+    """The tokenizer of a store; UserError unless it is the one that the manifest names."""
+    info = manifest.tokenizer_file
+    try:
+        content = read_bytes(path / info.file, MOST_TOKENIZER_BYTES)
+    except (Unreadable, FileNotFoundError) as error:
+        raise _mismatch(path, f"{info.file} {error}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != info.sha256:
+        reason = f"{info.file} has sha256 {found}, the manifest says {info.sha256}"
+        raise _mismatch(path, reason)
+    try:
+        tokenizer = tokenizer_class(manifest.tokenizer).load(content)
+    except UserError as error:
+        raise _mismatch(path, f"{info.file}: {error.what}") from None
+    if tokenizer.vocab_size != manifest.vocab_size:
+        has = f"has {tokenizer.vocab_size:,} ids"
+        raise _mismatch(path, f"{info.file} {has}, the manifest says {manifest.vocab_size:,}")
+    return tokenizer
 
 
 def _mismatch(path: Path, reason: str) -> UserError:
@@ -183,7 +290,15 @@ def _mismatch(path: Path, reason: str) -> UserError:
 
 def is_store(path: Path) -> bool:
     """Whether a folder is a store, or was one before something happened to it."""
-    return (path / MANIFEST).is_file()
+    return os.path.isfile(path / MANIFEST)
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, sorted; nothing where there is no folder or it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except (OSError, ValueError):
+        return []
 
 
 def find_store(corpus: str, data_dir: Path) -> Path:
@@ -196,14 +311,11 @@ def find_store(corpus: str, data_dir: Path) -> Path:
     Returns:
         Its path; UserError (EXIT_DATA) with what to run, or the nearest prepared name.
     """
-    for path in (data_dir / corpus, Path(corpus).expanduser()):
+    for path in (data_dir / corpus, Path(os.path.expanduser(corpus))):
         if is_store(path):
             return path
-    prepared = (
-        sorted(item.name for item in data_dir.iterdir() if is_store(item))
-        if data_dir.is_dir()
-        else []
-    )
+    prepared = [name for name in names_in(data_dir) if is_store(data_dir / name)]
+    corpus = printable(corpus)
     close = difflib.get_close_matches(corpus, prepared, n=1, cutoff=0.6)
     known = difflib.get_close_matches(corpus, CORPORA, n=1, cutoff=0.6)
     hint = f"Did you mean '{close[0]}'? " if close and corpus not in CORPORA else ""

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simsmoe_cli.data.split_tokens import SplitTokens
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
-Tokens = NDArray[np.unsignedinteger]
+Tokens = NDArray[np.unsignedinteger] | SplitTokens
 IGNORED = -100
 
 
@@ -50,7 +51,7 @@ class TrainStreams:
                 hint="Lower train.batch or train.block, or prepare more text.",
                 code=EXIT_DATA,
             )
-        self.tokens_BL = tokens[: self.length * batch].reshape(batch, self.length)
+        self.tokens = tokens
         self.blocks = (self.length - 1) // block
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
@@ -58,12 +59,11 @@ class TrainStreams:
         """Inputs and targets of a step, [B, M] int64 each, and whether streams start over here."""
         index = step % self.blocks
         if self.shuffle_seed is None:
-            start = index * self.block
-            window = self.tokens_BL[:, start : start + self.block + 1]
+            start_B = np.arange(self.batch) * self.length + index * self.block
         else:
             places = self._order(step // self.blocks)[index * self.batch : (index + 1) * self.batch]
-            rows, starts = places % self.batch, places // self.batch * self.block
-            window = self.tokens_BL[rows[:, None], starts[:, None] + np.arange(self.block + 1)]
+            start_B = places % self.batch * self.length + places // self.batch * self.block
+        window = self.tokens[start_B[:, None] + np.arange(self.block + 1)]
         inputs = torch.from_numpy(window[:, :-1].astype(np.int64))
         targets = torch.from_numpy(window[:, 1:].astype(np.int64))
         return inputs, targets, index == 0

@@ -13,16 +13,19 @@ lets a corpus be encoded in blocks with bounded memory.
 
 from __future__ import annotations
 
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.untrusted import Unreadable, parse_json, validated
 
 TOKENIZERS = ("bytes", "chars", "words", "sentencepiece")
 UNK, EOS = "<unk>", "<eos>"
@@ -62,6 +65,15 @@ def not_utf8(offset: int, byte: int, where: str = "") -> UserError:
         f"byte 0x{byte:02x} at offset {offset} is not UTF-8",
         where=where,
         hint="Use --tokenizer bytes, or convert the text to UTF-8.",
+        code=EXIT_DATA,
+    )
+
+
+def damaged(reason: object) -> UserError:
+    """The error for a tokenizer's file that is not as it was written."""
+    return UserError(
+        f"damaged tokenizer: {reason}",
+        hint="Prepare the corpus again with --force.",
         code=EXIT_DATA,
     )
 
@@ -107,7 +119,7 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def load(cls, content: bytes) -> Tokenizer:
-        """The tokenizer whose `dump` this is."""
+        """The tokenizer whose `dump` this is; UserError (EXIT_DATA) for any other content."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -175,7 +187,7 @@ class BytesTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, content: bytes) -> BytesTokenizer:
-        return cls(json.loads(content)["bytes"])
+        return cls(_loaded(_BytesFile, content).bytes)
 
 
 class CharsTokenizer(Tokenizer):
@@ -229,7 +241,7 @@ class CharsTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, content: bytes) -> CharsTokenizer:
-        return cls(json.loads(content)["characters"])
+        return cls(_loaded(_CharsFile, content).characters)
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
@@ -317,11 +329,65 @@ class WordsTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, content: bytes) -> WordsTokenizer:
-        return cls(json.loads(content)["words"])
+        return cls(_loaded(_WordsFile, content).words)
+
+
+def _ascending(alphabet: Any) -> Any:
+    if any(second <= first for first, second in itertools.pairwise(alphabet)):
+        raise ValueError("it is not in order, or something is in it twice")
+    return alphabet
+
+
+def _words_apart(words: list[str]) -> list[str]:
+    if words[:2] != [UNK, EOS]:
+        raise ValueError(f"it does not begin with {UNK} and {EOS}")
+    if len(set(words)) < len(words):
+        raise ValueError("a word is in it twice")
+    if len(" ".join(words).encode().split()) != len(words):
+        raise ValueError("a word is empty or has white space in it")
+    return words
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _BytesFile(_File):
+    kind: Literal["bytes"]
+    bytes: Annotated[
+        list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=1), AfterValidator(_ascending)
+    ]
+
+
+class _CharsFile(_File):
+    kind: Literal["chars"]
+    characters: Annotated[str, Field(min_length=1), AfterValidator(_ascending)]
+
+
+class _WordsFile(_File):
+    kind: Literal["words"]
+    words: Annotated[list[str], AfterValidator(_words_apart)]
+
+
+F = TypeVar("F", bound=_File)
+
+
+def _loaded(schema: type[F], content: bytes) -> F:
+    """What is in a tokenizer.json."""
+    try:
+        return validated(schema, parse_json(content))
+    except Unreadable as error:
+        raise damaged(error) from None
 
 
 def tokenizer_class(kind: str) -> type[Tokenizer]:
-    """The class behind a tokenizer's name; sentencepiece is imported when it is asked for."""
+    """The class behind a tokenizer's name; sentencepiece is imported when it is asked for.
+
+    UserError (EXIT_DATA) for a name that is not in TOKENIZERS.
+    """
+    if kind not in TOKENIZERS:
+        what = f"unknown tokenizer '{printable(kind)}'"
+        raise UserError(what, hint=nearest(printable(kind), TOKENIZERS), code=EXIT_DATA)
     if kind == "sentencepiece":
         from simsmoe_cli.data.pieces import PiecesTokenizer
 

@@ -151,7 +151,7 @@ def _on_corpus(
         checkpoint.load_weights(folder, state, model)
         result = evaluate_split(
             model,
-            store.split(split),
+            store.checked_split(split),
             block=recipe.train.block,
             streams=recipe.eval.streams,
             overlap=recipe.eval.overlap,

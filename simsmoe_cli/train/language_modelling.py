@@ -41,7 +41,7 @@ class LanguageModelling(Objective[Evaluation]):
         self.store = store
         self.unit = store.manifest.unit
         self.in_bits = self.unit in ("byte", "character")
-        self.warnings = store.manifest.warnings
+        self.warnings = store.warnings
         self.streams = TrainStreams(
             store.split("train"),
             settings.batch,
@@ -92,7 +92,7 @@ class LanguageModelling(Objective[Evaluation]):
         settings = self.recipe.eval
         return evaluate_split(
             self.model,
-            self.store.split(split),
+            self.store.checked_split(split),
             block=self.recipe.train.block,
             streams=settings.streams,
             overlap=settings.overlap,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.split_tokens import CHUNK_BYTES
 from simsmoe_cli.data.store import TokenStore, find_store
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
+from simsmoe_cli.untrusted import sealed
 
 TEXT = "".join(f"line {number} of the text\n" for number in range(500))
 
@@ -21,6 +26,14 @@ def store(tmp_path: Path) -> TokenStore:
     source = tmp_path / "own.txt"
     source.write_text(TEXT)
     return prepare(str(source), tmp_path / "data" / "own")
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> TokenStore:
+    """A store whose train split has three chunks, the last one short."""
+    source = tmp_path / "large.txt"
+    source.write_bytes(bytes(range(65, 91)) * (40_000_000 // 26))
+    return prepare(str(source), tmp_path / "data" / "large")
 
 
 def refusal(path: Path) -> UserError:
@@ -40,11 +53,23 @@ def test_a_store_gives_back_the_text_it_was_made_of(store: TokenStore) -> None:
     assert (again.manifest.unit, again.manifest.tokenizer) == ("byte", "bytes")
 
 
-def test_splits_are_memory_mapped_and_read_only(store: TokenStore) -> None:
-    tokens = store.split("train")
-    assert isinstance(tokens, np.memmap)
+def test_splits_are_read_only(store: TokenStore) -> None:
+    tokens = store.split("train")[:10]
     with pytest.raises(ValueError, match="read-only"):
         tokens[0] = 1
+
+
+def test_a_split_is_indexed_as_an_array_is(store: TokenStore) -> None:
+    tokens = store.split("train")
+    whole = np.fromfile(store.path / "train.bin", dtype=np.uint8)
+    assert len(tokens) == len(whole)
+    for key in (5, -3, slice(7, 90), slice(None, None, 3), slice(50, 20, -2), slice(9, 9)):
+        np.testing.assert_array_equal(TokenStore.open(store.path).split("train")[key], whole[key])
+    index = np.array([[0, 3], [len(whole) - 1, -1]])
+    np.testing.assert_array_equal(tokens[index], whole[index])
+    np.testing.assert_array_equal(np.asarray(tokens), whole)
+    with pytest.raises(IndexError):
+        tokens[len(whole)]
 
 
 def test_a_split_that_is_not_there_is_a_usage_error(store: TokenStore) -> None:
@@ -63,8 +88,30 @@ def shorten(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
-def edit(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+def facts(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+    return content
+
+
+def edit(path: Path, **changes: object) -> None:
+    """Change the manifest and nothing else, as by hand."""
+    (path / "manifest.json").write_text(json.dumps(facts(path) | changes))
+
+
+def seal(path: Path, content: dict[str, Any]) -> None:
+    """Put a manifest in place whose checksum is right."""
+    content.pop("checksum", None)
+    (path / "manifest.json").write_text(json.dumps(sealed(content)))
+
+
+def make_old(path: Path) -> None:
+    """What the version before wrote: no checksum of the manifest, none of chunks."""
+    content = facts(path)
+    content["schema_version"] = 1
+    del content["checksum"]
+    for split in content["splits"].values():
+        del split["chunks"]
+    (path / "manifest.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -74,9 +121,12 @@ def edit(file: Path, **changes: object) -> None:
         (lambda path: (path / "test.bin").unlink(), "test.bin is missing"),
         (lambda path: shorten(path / "tokenizer.json"), "tokenizer.json"),
         (lambda path: shorten(path / "manifest.json"), "manifest"),
-        (lambda path: edit(path / "manifest.json", schema_version=99), "schema 99"),
-        (lambda path: edit(path / "manifest.json", dtype="<u2"), "ids"),
-        (lambda path: edit(path / "manifest.json", unheard_of=1), "manifest"),
+        (lambda path: (path / "manifest.json").write_text("[" * 100_000), "nested too deep"),
+        (lambda path: (path / "manifest.json").write_text("[]"), "schema"),
+        (lambda path: edit(path, schema_version=99), "schema 99"),
+        (lambda path: edit(path, schema_version=True), "schema True"),
+        (lambda path: edit(path, unheard_of=1), "checksum"),
+        (lambda path: edit(path, name="other"), "checksum"),
         (
             lambda path: (path / "tokenizer.json").write_bytes(
                 (path / "tokenizer.json").read_bytes().replace(b"32", b"33")
@@ -92,16 +142,205 @@ def test_a_manifest_that_does_not_match_its_files_is_refused(
     error = refusal(store.path)
     assert named in error.what
     assert "--force" in error.hint
+    assert str(error).isprintable()
 
 
-def test_verify_finds_a_changed_byte(store: TokenStore) -> None:
-    file = store.path / "train.bin"
+@pytest.mark.parametrize("count", ["bytes", "characters", "lines", "words", "tokens", "size"])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_count_changed_by_hand_is_noticed(store: TokenStore, split: str, count: str) -> None:
+    splits = facts(store.path)["splits"]
+    splits[split][count] += 1
+    edit(store.path, splits=splits)
+    assert "checksum" in refusal(store.path).what
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda all: all.update(splits={}), "splits"),
+        (lambda all: all["splits"].pop("valid"), "splits"),
+        (lambda all: all["splits"]["test"].update(tokens=0, size=0), "splits.test.tokens"),
+        (lambda all: all["splits"]["test"].update(tokens=-5), "splits.test.tokens"),
+        (lambda all: all["splits"]["test"].update(tokens="7"), "splits.test.tokens"),
+        (lambda all: all["splits"]["test"].update(tokens=7), "bytes for 7 ids"),
+        (lambda all: all["splits"]["test"].update(file="/etc/passwd"), "the file of test"),
+        (lambda all: all["splits"]["test"].update(file="../own/test.bin"), "the file of test"),
+        (lambda all: all["splits"]["test"].update(file="valid.bin"), "the file of test"),
+        (lambda all: all["splits"]["test"].update(sha256="x"), "splits.test.sha256"),
+        (lambda all: all["splits"]["test"].update(chunks=[]), "0 checksums, not 1"),
+        (lambda all: all["splits"]["test"].update(chunks=["0" * 15]), "splits.test.chunks.0"),
+        (lambda all: all["splits"]["test"].update(bytes=10**30), "splits.test.bytes"),
+        (lambda all: all["splits"]["test"].update(bytes=99), "tokens for 99 bytes"),
+        (lambda all: all["tokenizer_file"].update(file="../tokenizer.json"), "tokenizer"),
+        (lambda all: all.update(tokenizer="klingon"), "unknown tokenizer 'klingon'"),
+        (lambda all: all.update(tokenizer="chars"), "tokenizer chars"),
+        (lambda all: all.update(unit="word"), "tokenizer bytes"),
+        (lambda all: all.update(dtype="<u2"), "are |u1, not <u2"),
+        (lambda all: all.update(dtype="object"), "not object"),
+        (lambda all: all.update(vocab_size=0), "vocab_size"),
+        (lambda all: all.update(vocab_size=10**30), "vocab_size"),
+        (lambda all: all.update(vocab_size=200), "the manifest says 200"),
+        (lambda all: all.update(name="\x1b[31m"), "name"),
+        (lambda all: all.update(warnings=["two\nlines"]), "warnings.0"),
+        (lambda all: all.update(warnings=None), "warnings"),
+        (lambda all: all["source"].update(bytes=1), "add up"),
+        (lambda all: all.update(unheard_of=1), "unheard_of"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    store: TokenStore, change: Callable[[dict[str, Any]], object], named: str
+) -> None:
+    content = facts(store.path)
+    change(content)
+    seal(store.path, content)
+    assert named in refusal(store.path).what
+
+
+def flip(file: Path, byte: int, bit: int = 0) -> None:
     content = bytearray(file.read_bytes())
-    content[100] ^= 1
+    content[byte] ^= 1 << bit
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"train\.bin has sha256") as caught:
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_a_flipped_bit_is_found_wherever_it_is(
+    store: TokenStore, split: str, place: int, old: bool
+) -> None:
+    if old:
+        make_old(store.path)
+    flip(store.path / f"{split}.bin", place)
+    opened = TokenStore.open(store.path)
+    for use in (
+        opened.verify,
+        lambda: opened.checked_split(split),
+        lambda: opened.split(split)[0],
+        lambda: opened.split(split)[-5:],
+        lambda: opened.split(split)[np.array([[3, 1], [4, 1]])],
+        lambda: np.asarray(opened.split(split)),
+    ):
+        with pytest.raises(UserError, match=rf"{split}\.bin is not as it was written") as caught:
+            use()
+        assert (caught.value.code, caught.value.where) == (EXIT_DATA, str(store.path))
+        assert "--force" in caught.value.hint
+    other = "valid" if split == "test" else "test"
+    assert len(opened.checked_split(other)) == opened.manifest.splits[other].tokens
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / "train.bin").write_bytes(bytes((path / "train.bin").stat().st_size)),
+        lambda path: (path / "valid.bin").replace(path / "test.bin"),
+        lambda path: swap(path / "valid.bin", path / "test.bin"),
+        lambda path: (path / "test.bin").write_bytes((path / "test.bin").read_bytes() + b"\0"),
+        lambda path: shorten(path / "train.bin"),
+    ],
+    ids=["zeros", "one for the other", "swapped", "extended", "truncated"],
+)
+def test_a_split_exchanged_for_another_is_found(
+    store: TokenStore, damage: Callable[[Path], object]
+) -> None:
+    damage(store.path)
+    with pytest.raises(UserError) as caught:
         TokenStore.open(store.path).verify()
     assert caught.value.code == EXIT_DATA
+
+
+def swap(one: Path, other: Path) -> None:
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+
+
+def test_only_the_chunks_that_are_read_are_checked(large: TokenStore) -> None:
+    tokens = large.manifest.splits["train"].tokens
+    assert len(large.manifest.splits["train"].chunks) == 3
+    flip(large.path / "train.bin", CHUNK_BYTES + 1)
+    read = TokenStore.open(large.path).split("train")
+    read[:CHUNK_BYTES], read[2 * CHUNK_BYTES :], read[np.array([0, tokens - 1])]
+    for key in (CHUNK_BYTES + 5, slice(CHUNK_BYTES, None), np.array([0, CHUNK_BYTES, -1])):
+        with pytest.raises(UserError, match="between bytes 16,777,216 and 33,554,432"):
+            read[key]
+    with pytest.raises(UserError, match="between bytes 16,777,216 and 33,554,432"):
+        TokenStore.open(large.path).checked_split("train")
+
+
+def test_a_chunk_is_checked_once_in_a_process(
+    large: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    def counting(file: int, buffers: list[memoryview], place: int) -> int:
+        nonlocal read
+        count = preadv(file, buffers, place)
+        read += count
+        return count
+
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", counting)
+    size = large.manifest.splits["train"].size
+    # As if it had been prepared long ago: what changed just now is looked at again.
+    monkeypatch.setattr("simsmoe_cli.data.split_tokens.SETTLED_NS", 0)
+    first = TokenStore.open(large.path).split("train")
+    first[:10], first[5:20]
+    assert read == CHUNK_BYTES
+    first.check_all()
+    first[:]
+    TokenStore.open(large.path).verify()
+    others = sum(split.size for split in large.manifest.splits.values()) - size
+    assert read == size + others
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_no_crash(store: TokenStore) -> None:
+    tokens = store.checked_split("train")
+    os.truncate(store.path / "train.bin", 10)
+    for key in (0, slice(-5, None)):
+        with pytest.raises(UserError, match=r"train\.bin has 10 bytes"):
+            tokens[key]
+
+
+def test_ids_outside_the_vocabulary_are_refused(store: TokenStore) -> None:
+    file = store.path / "valid.bin"
+    flip(file, 50, bit=7)
+    content = facts(store.path)
+    split = content["splits"]["valid"]
+    split["chunks"] = [xxhash.xxh3_64_hexdigest(file.read_bytes())]
+    seal(store.path, content)
+    with pytest.raises(UserError, match=r"valid\.bin has id 1\d\d, and the vocabulary") as caught:
+        TokenStore.open(store.path).split("valid")[0]
+    assert caught.value.code == EXIT_DATA
+
+
+def test_a_store_of_the_version_before_is_the_same_corpus(store: TokenStore) -> None:
+    before = [store.split(name)[:].tolist() for name in ("train", "valid", "test")]
+    fingerprint = store.manifest.fingerprint
+    make_old(store.path)
+    old = TokenStore.open(store.path)
+    old.verify()
+    assert old.manifest.fingerprint == fingerprint
+    assert [old.split(name)[:].tolist() for name in ("train", "valid", "test")] == before
+    assert old.warnings == []
+
+
+def test_a_large_store_of_the_version_before_says_that_it_is_read_whole(
+    store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simsmoe_cli.data.store.MUCH_BYTES", 100)
+    assert store.warnings == []
+    make_old(store.path)
+    (said,) = TokenStore.open(store.path).warnings
+    assert "earlier version" in said
+    assert "--force" in said
+
+
+def test_the_manifest_of_the_version_before_must_agree_with_itself(store: TokenStore) -> None:
+    make_old(store.path)
+    splits = facts(store.path)["splits"]
+    splits["test"]["bytes"] *= 6
+    edit(store.path, splits=splits)
+    assert "tokens for" in refusal(store.path).what
 
 
 def test_a_store_is_found_by_name_and_by_folder(store: TokenStore, tmp_path: Path) -> None:

@@ -1,0 +1,216 @@
+"""The ids of a split, memory-mapped, and held against checksums before they are used.
+
+A split's checksums are the xxh3 (64 bits) of every 16 MiB of its file. A chunk is checked the first
+time anything in it is read, so nobody waits for a part of a corpus that is not used; a split that
+is scored is checked whole beforehand (`check_all`). What was checked is remembered in this process,
+by the identity of the file, so that it is checked once however often the store is opened. Checking
+reads with ordinary system calls, a mebibyte at a time, so that the bytes are hashed and their
+largest id is found while they are in the processor's cache; a truncated file is a short read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from simsmoe_cli.errors import UserError
+
+CHUNK_BYTES = 1 << 24
+PIECE_BYTES = 1 << 20
+# A file may change twice within a tick of the file system's clock, and look the same after it.
+SETTLED_NS = 2_000_000_000
+
+Key = SupportsIndex | slice | NDArray[np.integer[Any]]
+
+_checked: dict[tuple[object, ...], NDArray[np.bool_]] = {}
+
+
+class ChunkSums:
+    """The checksums of what is fed, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self._finished: list[str] = []
+        self._hash = xxhash.xxh3_64()
+        self._room = CHUNK_BYTES
+
+    def feed(self, ids: NDArray[Any]) -> None:
+        """Go on with some ids, one-dimensional."""
+        rest = ids.view(np.uint8)
+        while rest.size:
+            part, rest = rest[: self._room], rest[self._room :]
+            self._hash.update(part.data)
+            self._room -= part.size
+            if not self._room:
+                self._close()
+
+    def finish(self) -> list[str]:
+        """The checksums, the last one of what is left."""
+        if self._room < CHUNK_BYTES:
+            self._close()
+        return self._finished
+
+    def _close(self) -> None:
+        self._finished.append(self._hash.hexdigest())
+        self._hash.reset()
+        self._room = CHUNK_BYTES
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a split's file should be.
+
+    Attributes:
+        dtype: of the ids.
+        tokens: how many there are.
+        vocab_size: every id is below.
+        algorithm: a name in `xxhash` or `hashlib`.
+        chunk_bytes: how much a checksum is of.
+        checksums: hexadecimal, one a chunk.
+    """
+
+    dtype: np.dtype[Any]
+    tokens: int
+    vocab_size: int
+    algorithm: str
+    chunk_bytes: int
+    checksums: tuple[str, ...]
+
+
+class SplitTokens:
+    """A split to be indexed like a one-dimensional array; the arrays it gives are read-only.
+
+    Args:
+        path: of its file.
+        expected: what the manifest says of it.
+        damaged: makes the error to raise from a few words about the file.
+
+    Raises:
+        UserError: opening, indexing and checking, when the file is not what is expected.
+    """
+
+    def __init__(self, path: Path, expected: Expected, damaged: Callable[[str], UserError]):
+        self._name = path.name
+        self._expected = expected
+        self._damaged = damaged
+        self._bytes = expected.tokens * expected.dtype.itemsize
+        self._chunk_tokens = expected.chunk_bytes // expected.dtype.itemsize
+        try:
+            with open(path, "rb") as file:
+                self._file = os.dup(file.fileno())
+                weakref.finalize(self, os.close, self._file)
+                self._require_size()
+                mapped = np.memmap(file, expected.dtype, mode="r", shape=(expected.tokens,))
+        except OSError as error:
+            raise damaged(f"{self._name} cannot be read ({error.strerror})") from None
+        self._ids: NDArray[Any] = np.asarray(mapped)
+        self._checked = self._remembered()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._expected.dtype
+
+    def __len__(self) -> int:
+        return self._expected.tokens
+
+    def __getitem__(self, key: Key) -> NDArray[Any]:
+        """The ids at an index, in a slice, or at an array of indices, in its shape."""
+        if not self._checked.all():
+            self._check(self._chunks(key))
+        self._require_size()
+        ids: NDArray[Any] = self._ids[key]
+        return ids
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        self.check_all()
+        return np.array(self._ids, dtype=dtype, copy=copy)
+
+    def check_all(self) -> None:
+        """Check what was not checked so far."""
+        self._check(np.arange(len(self._checked)))
+
+    def _chunks(self, key: Key) -> NDArray[np.integer[Any]]:
+        """The chunks that hold the ids at a key; some may come twice."""
+        if isinstance(key, slice):
+            places = range(*key.indices(len(self)))
+            if not places:
+                return np.arange(0)
+            ends = sorted((places[0], places[-1]))
+            return np.arange(ends[0] // self._chunk_tokens, ends[1] // self._chunk_tokens + 1)
+        index: NDArray[np.int64] = np.asarray(key, dtype=np.int64).ravel()
+        index = np.where(index < 0, index + len(self), index) // self._chunk_tokens
+        return np.clip(index, 0, len(self._checked) - 1)
+
+    def _check(self, chunks: NDArray[np.integer[Any]]) -> None:
+        missing = chunks[~self._checked[chunks]]
+        if missing.size:
+            buffer = np.empty(PIECE_BYTES, dtype=np.uint8)
+            for chunk in np.unique(missing).tolist():
+                self._check_chunk(chunk, buffer)
+                self._checked[chunk] = True
+
+    def _check_chunk(self, chunk: int, buffer: NDArray[np.uint8]) -> None:
+        expected = self._expected
+        begin = chunk * expected.chunk_bytes
+        end = min(begin + expected.chunk_bytes, self._bytes)
+        digest = _hash(expected.algorithm)
+        largest = 0
+        for place in range(begin, end, PIECE_BYTES):
+            piece = buffer[: min(PIECE_BYTES, end - place)]
+            self._read(piece, place)
+            digest.update(piece.data)
+            largest = max(largest, int(piece.view(expected.dtype).max()))
+        if digest.hexdigest() != expected.checksums[chunk]:
+            raise self._damaged(
+                f"{self._name} is not as it was written, between bytes {begin:,} and {end:,}: its "
+                f"{expected.algorithm} is {digest.hexdigest()}, not {expected.checksums[chunk]}"
+            )
+        if largest >= expected.vocab_size:
+            raise self._damaged(
+                f"{self._name} has id {largest:,}, and the vocabulary {expected.vocab_size:,} ids"
+            )
+
+    def _read(self, piece: NDArray[np.uint8], place: int) -> None:
+        """Fill a buffer from a place in the file."""
+        view = piece.data
+        while view:
+            try:
+                count = os.preadv(self._file, [view], place)
+            except OSError as error:
+                raise self._damaged(f"{self._name} cannot be read ({error.strerror})") from None
+            if not count:
+                raise self._damaged(f"{self._name} ends at byte {place:,} of {self._bytes:,}")
+            view, place = view[count:], place + count
+
+    def _require_size(self) -> None:
+        """Raise a UserError if the file has not its size: what lies behind its end kills whoever
+        reads it in the mapping."""
+        size = os.fstat(self._file).st_size
+        if size != self._bytes:
+            raise self._damaged(f"{self._name} has {size:,} bytes, not {self._bytes:,}")
+
+    def _remembered(self) -> NDArray[np.bool_]:
+        """Which chunks of this very file were checked in this process."""
+        file = os.fstat(self._file)
+        nothing = np.zeros(len(self._expected.checksums), dtype=np.bool_)
+        if time.time_ns() - max(file.st_mtime_ns, file.st_ctime_ns) < SETTLED_NS:
+            return nothing
+        identity = (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns)
+        return _checked.setdefault((identity, self._expected), nothing)
+
+
+def _hash(algorithm: str) -> Any:
+    """A fresh hash object."""
+    if algorithm == "sha256":
+        import hashlib
+
+        return hashlib.sha256()
+    return xxhash.xxh3_64()
