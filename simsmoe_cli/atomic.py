@@ -1,0 +1,198 @@
+"""Files and folders that are replaced whole or not at all, whatever happens meanwhile.
+
+What is new is written beside its place as ``.NAME.partial-…``, synced to the disk and renamed; then
+the folder that holds the name is synced. A process that is killed leaves its partial behind, and
+whoever writes to that place next deletes it. A partial belongs to a living process as long as a
+lock (flock) on it is held, which the system lets go of however the process ends.
+
+A folder that is not empty cannot be renamed over, so it is moved away as ``.NAME.old-…`` first,
+while the new one waits whole as ``.NAME.next-…``; `clean` finishes what was cut off in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+PARTIAL, NEXT, OLD = "partial", "next", "old"
+LONGEST_NAME = 200  # characters of a name that its partial repeats; file systems allow 255 bytes
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot sync a folder; there is nothing better to do on them.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """Return when everything below a folder is on the disk, and its own names."""
+    for here, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(here, name))
+        sync(Path(here))
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Replace a file; text as UTF-8. The folder must be there."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """An empty file to write to, which takes the place of `path` unless the block raises."""
+    path = Path(os.path.realpath(path))
+    clean(path.parent, path.name)
+    with _claimed(path, lambda partial: partial.touch(exist_ok=False)) as partial:
+        yield partial
+        sync(partial)
+        os.replace(partial, path)
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `path` unless the block raises.
+
+    Args:
+        path: nothing, or an empty folder; its parents are made.
+        replace: or a folder with whatever in it, which is deleted.
+
+    Raises:
+        OSError: by the block or the system, and where `path` is neither.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clean(path.parent, path.name)
+    with _claimed(path, Path.mkdir) as partial:
+        yield partial
+        sync_all(partial)
+        if replace and path.is_dir() and any(path.iterdir()):
+            _swap(partial, path)
+        else:
+            os.replace(partial, path)
+            sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder: from one moment to the next its name is gone."""
+    doomed = _beside(path, PARTIAL)
+    path.rename(doomed)
+    sync(path.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clean(folder: Path, name: str | None = None) -> None:
+    """Finish or delete what killed processes left in a folder, of one name or of all.
+
+    What living processes write is left alone.
+    """
+    for path in _left(folder, name, NEXT):
+        with _lock(path) as free:
+            if free:
+                place = _place(path, NEXT, name)
+                if place.exists():
+                    _delete(path)
+                else:
+                    path.rename(place)
+                    sync(folder)
+    for path in _left(folder, name, OLD):
+        place = _place(path, OLD, name)
+        if place.exists():
+            _delete(path)
+        elif not _left(folder, place.name, NEXT):  # those of living processes take its place soon
+            path.rename(place)
+    for path in _left(folder, name, PARTIAL):
+        with _lock(path) as free:
+            if free:
+                _delete(path)
+
+
+def _swap(partial: Path, path: Path) -> None:
+    mark = partial.name.rpartition("-")[2]
+    following, old = (_beside(path, kind, mark) for kind in (NEXT, OLD))
+    partial.rename(following)
+    path.rename(old)
+    following.rename(path)
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path, kind: str, mark: str = "") -> Path:
+    return path.with_name(f".{path.name[:LONGEST_NAME]}.{kind}-{mark or secrets.token_hex(4)}")
+
+
+def _place(path: Path, kind: str, name: str | None) -> Path:
+    """What a leftover was to be, or was."""
+    return path.with_name(name or path.name[1:].rpartition(f".{kind}-")[0])
+
+
+def _left(folder: Path, name: str | None, kind: str) -> list[Path]:
+    """Leftovers of a kind; a partial of checkpoints had no mark once."""
+    start = "." if name is None else f".{name[:LONGEST_NAME]}.{kind}"
+    with contextlib.suppress(FileNotFoundError):
+        return [
+            entry
+            for entry in folder.iterdir()
+            if entry.name.startswith(start)
+            and (f".{kind}-" in entry.name or entry.name.endswith(f".{kind}"))
+        ]
+    return []
+
+
+@contextlib.contextmanager
+def _claimed(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A partial that this process holds; gone in the end, unless it was renamed."""
+    while True:
+        partial = _beside(path, PARTIAL)
+        make(partial)
+        with _lock(partial) as held:
+            # Between being made and being locked it may have been taken for a leftover.
+            if held is not False and partial.exists():
+                try:
+                    yield partial
+                finally:
+                    _delete(partial)
+                return
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool | None]:
+    """Lock a file or folder unless another process did: whether it is locked now, None where the
+    file system has no locks."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        locked: bool | None = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            locked = False if error.errno == errno.EWOULDBLOCK else None
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
