@@ -82,6 +82,10 @@ class UserError(Exception):
         return "\n  ".join(lines)
 
 
+class Terminated(BaseException):
+    """SIGTERM, raised where the command was: whatever it began is put in order on the way out."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a recipe.

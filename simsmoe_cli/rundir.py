@@ -125,8 +125,7 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         if keep_bytes is None or not path.exists():
             path.write_bytes(b"")
-        kept = path.read_bytes()[: keep_bytes or 0]
-        os.truncate(path, kept.rfind(b"\n") + 1)
+        os.truncate(path, _whole_lines(path, keep_bytes or 0))
         self._file = open(path, "ab")  # noqa: SIM115
 
     def subscribe(self, callback: Callable[[Event], None]) -> None:
@@ -153,6 +152,20 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _whole_lines(path: Path, limit_bytes: int) -> int:
+    """Length of the whole lines that a file begins with, of at most so many bytes."""
+    with open(path, "rb") as file:
+        end = min(limit_bytes, file.seek(0, os.SEEK_END))
+        while end:
+            begin = max(0, end - (1 << 20))
+            file.seek(begin)
+            last = file.read(end - begin).rfind(b"\n")
+            if last >= 0:
+                return begin + last + 1
+            end = begin
+    return 0
 
 
 def read_events(path: Path) -> Iterator[Event]:

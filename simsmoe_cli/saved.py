@@ -1,7 +1,9 @@
 """What training saved, opened for reading: which checkpoints a run has, and their weights.
 
 Whoever looks at a model afterwards (evaluation, the collapse report) needs this and no trainer;
-`train/checkpoint.py` describes the files and writes them. Nothing is ever unpickled.
+`train/checkpoint.py` describes the files and writes them. Nothing is ever unpickled, and nothing is
+used before the schema of this file has seen it: a checksum says that a file is as it was written,
+and not that it makes sense.
 """
 
 from __future__ import annotations
@@ -9,21 +11,121 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ValidationError
-from safetensors import SafetensorError
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 from torch import nn
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
-_STEP = re.compile(r"step-(\d{7,})")
+LARGEST_STATE = 64 << 20  # bytes
+LARGEST = 1 << 53
+LARGEST_VOCABULARY = 1 << 31
+MOST_SAID = 3
+_TYPES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_STEP = re.compile(r"step-([0-9]{7,})")
+
+
+def _plain(name: str) -> str:
+    """The name of a file in a folder, and no way out of it."""
+    if name in ("", ".", "..") or name != Path(name).name or not name.isprintable():
+        raise ValueError("it is no plain file name")
+    return name
+
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it is no path")
+    return text
+
+
+PlainName = Annotated[str, Field(max_length=255), AfterValidator(_plain)]
+PathText = Annotated[str, Field(max_length=4096), AfterValidator(_path)]
+Hash = Annotated[str, Field(max_length=200)]
+Label = Annotated[str, Field(max_length=1000)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class TokenizerFacts(_Facts):
+    """The tokenizer that a fine-tuned run took along."""
+
+    kind: Literal["bytes", "chars", "words", "sentencepiece"]
+    file: PlainName
+
+
+class TaskFacts(_Facts):
+    """What a run was fine-tuned on."""
+
+    name: Label
+    labels: list[Label] = Field(min_length=1)
+    fingerprint: Hash
+    path: PathText
+
+
+class Origin(_Facts):
+    """What a run was fine-tuned from."""
+
+    run: Label
+    step: Count
+    sha256: Hash
+
+
+class State(_Facts):
+    """The state.json of a checkpoint or of best/. Fields that are not here are passed over."""
+
+    step: Count
+    sha256: dict[PlainName, Hash]
+    recipe: dict[str, Any]
+    vocab_size: int = Field(ge=1, le=LARGEST_VOCABULARY)
+    unit: Label
+    vocabulary: Hash
+    # Of a language model.
+    corpus: Hash | None = None
+    store: PathText | None = None
+    # Of a fine-tuned model.
+    task: TaskFacts | None = None
+    tokenizer: TokenizerFacts | None = None
+    pretrained: Origin | None = None
+    # Of a checkpoint; best/ has none of these.
+    best_loss: float | None = None
+    events_bytes: Count | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    training_tensors: Count | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> State:
+        given = self.model_fields_set
+        wanted = {"task", "tokenizer", "pretrained"} if "task" in given else {"corpus", "store"}
+        if TRAINING in self.sha256:
+            wanted |= {"events_bytes", "precision"}
+        lacking = [name for name in sorted(wanted) if getattr(self, name) is None]
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        if len(self.sha256.keys() - {TRAINING}) != 1:
+            raise ValueError("it names not one file of weights")
+        return self
 
 
 def step_name(step: int) -> str:
@@ -31,12 +133,17 @@ def step_name(step: int) -> str:
     return f"step-{step:07d}"
 
 
-def list_checkpoints(run: RunDir) -> list[tuple[int, Path]]:
-    """Whole checkpoints of a run, oldest first."""
+def step_folders(run: RunDir) -> list[tuple[int, Path]]:
+    """Folders with the name of a checkpoint, oldest first, whatever they hold."""
     if not run.checkpoints.is_dir():
         return []
     found = ((_STEP.fullmatch(path.name), path) for path in run.checkpoints.iterdir())
-    return sorted((int(match[1]), path) for match, path in found if match)
+    return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
+
+
+def list_checkpoints(run: RunDir) -> list[tuple[int, Path]]:
+    """Whole checkpoints of a run, oldest first."""
+    return [(step, path) for step, path in step_folders(run) if (path / STATE).is_file()]
 
 
 def find(run: RunDir, which: str) -> Path:
@@ -57,73 +164,163 @@ def find(run: RunDir, which: str) -> Path:
         return run.best
     if which == "last" and steps:
         return steps[max(steps)]
-    if which.isdecimal() and int(which) in steps:
+    if len(which) < 20 and which.isdecimal() and int(which) in steps:
         return steps[int(which)]
-    available = [str(step) for step in steps]
-    if steps:
-        available.append("last")
-    if (run.best / STATE).is_file():
-        available.append("best")
+    available = _available(run) or "none; the run saved no checkpoint yet"
     raise UserError(
-        f"no checkpoint '{which}' in this run",
+        f"no checkpoint '{printable(which)}' in this run",
         where=str(run.path),
-        hint=f"Available: {', '.join(available) or 'none; the run saved no checkpoint yet'}.",
+        hint=f"Available: {available}.",
         code=EXIT_DATA,
     )
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state.json of a checkpoint, with its files checked against their checksums.
+    """The state.json of a checkpoint, as `State` demands, with its files checked against their
+    checksums.
 
     Raises:
         UserError: missing or damaged.
     """
     path = folder / STATE
     try:
+        if path.stat().st_size > LARGEST_STATE:
+            raise damaged(path, f"it is larger than {LARGEST_STATE >> 20} MiB")
         state: dict[str, Any] = json.loads(path.read_bytes())
         if state.pop("checksum") != state_checksum(state):
-            raise _damaged(path, "its checksum does not match")
+            raise damaged(path, "its checksum does not match")
+        State.model_validate(state)
+        named = _STEP.fullmatch(folder.name)
+        if named and int(named[1]) != state["step"]:
+            raise damaged(path, f"it is of step {state['step']}")
         for name, expected in state["sha256"].items():
             if sha256(folder / name) != expected:
-                raise _damaged(folder / name, "its checksum does not match")
+                raise damaged(folder / name, "its checksum does not match")
     except FileNotFoundError as error:
-        raise _damaged(Path(error.filename), "the file is missing") from None
+        raise damaged(Path(error.filename), "the file is missing") from None
     except OSError as error:
-        raise _damaged(Path(error.filename or path), f"{error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(path, "it cannot be read") from None
+        raise damaged(Path(error.filename or path), f"{error.strerror}") from None
+    except ValidationError as error:
+        raise damaged(path, _in_words(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise damaged(path, "it cannot be read") from None
     return state
+
+
+def weights_name(state: Mapping[str, Any]) -> str:
+    """Name of the file with the weights."""
+    files: dict[str, str] = state["sha256"]
+    return next(name for name in files if name != TRAINING)
+
+
+M = TypeVar("M", bound=Backbone)
+
+
+def open_model(
+    folder: Path, state: dict[str, Any], make: Callable[[], M], device: torch.device
+) -> M:
+    """A model filled from a checkpoint folder or best/.
+
+    Args:
+        folder, state: of the checkpoint.
+        make: builds it; called twice, at first without memory for its contents, so that a state
+            that asks for another model than its weights are of costs nothing.
+        device: where to put it.
+
+    Raises:
+        UserError: see `load_weights`.
+    """
+    require_model(folder, state, make)
+    model = make().to(device)
+    load_weights(folder, state, model)
+    return model
+
+
+def require_model(folder: Path, state: dict[str, Any], make: Callable[[], nn.Module]) -> None:
+    """Raise a UserError unless a state's model can be built, and is that of its weights. Nothing is
+    built in memory."""
+    try:
+        with torch.device("meta"):
+            shapes = make()
+    except UserError:
+        raise
+    except Exception as error:  # of a recipe that contradicts itself, and there are many ways
+        raise damaged(folder / STATE, f"its recipe makes no model ({error})") from None
+    require_fit(folder, state, shapes)
+
+
+def require_fit(folder: Path, state: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise a UserError unless the file of weights has a model's tensors.
+
+    Args:
+        folder, state: of the checkpoint.
+        model: it may have no contents.
+    """
+    path = folder / weights_name(state)
+    own = {
+        name: (tuple(tensor.shape), _TYPES.get(tensor.dtype, str(tensor.dtype)))
+        for name, tensor in model.state_dict().items()
+    }
+    try:
+        found = tensors_in(path)
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, str(error)) from None
+    for names in _one_and_the_same(model):  # of which one is written
+        if any(name in found for name in names):
+            own = {name: what for name, what in own.items() if name in found or name not in names}
+    differ = [
+        f"{printable(name, 120)} is {_words(found.get(name))} in the file and "
+        f"{_words(own.get(name))} in the model"
+        for name in sorted(own | found)
+        if found.get(name) != own.get(name)
+    ]
+    if differ:
+        raise UserError(
+            f"the checkpoint's weights do not fit this model: {_first(differ)}",
+            where=str(path),
+            hint="Use the recipe (router, experts, widths) it was trained with.",
+            code=EXIT_DATA,
+        )
+
+
+def tensors_in(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shapes and types (as safetensors calls them) of the tensors of a file, by name.
+
+    Raises:
+        SafetensorError, OSError: it cannot be read.
+    """
+    with safe_open(path, "pt") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in parts.items()
+        }
 
 
 def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
     """Fill the model from a checkpoint folder or best/.
 
     Raises:
-        UserError: the weights are of another model; says which router, or which tensors differ.
+        UserError: the weights are of another model, or no numbers; says which router, or which
+            tensors.
     """
     trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
     if model.moe_layers and trained != given:  # tensors of different routers may well fit
         raise UserError(
-            f"the checkpoint was trained with router {trained}, and this model has {given}",
+            f"the checkpoint was trained with router {printable(trained)}, and this model has "
+            f"{given}",
             where=str(folder),
-            hint=f"Set moe.router to {trained}.",
+            hint=f"Set moe.router to {printable(trained)}.",
             code=EXIT_DATA,
         )
-    name = next(name for name in state["sha256"] if name != TRAINING)
+    require_fit(folder, state, model)
+    path = folder / weights_name(state)
     try:
-        load_model(model, folder / name, strict=True, device=_device(model))
+        load_model(model, path, strict=True, device=_device(model))
     except (SafetensorError, OSError) as error:
-        raise _damaged(folder / name, str(error)) from None
-    except RuntimeError as error:
-        if not str(error).startswith("Error(s) in loading state_dict"):
-            raise
-        lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
-        raise UserError(
-            "the checkpoint's weights do not fit this model: " + "; ".join(lines[:3]),
-            where=str(folder / name),
-            hint="Use the recipe (router, experts, widths) it was trained with.",
-            code=EXIT_DATA,
-        ) from None
+        raise damaged(path, str(error)) from None
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise damaged(path, f"{name} holds what is no finite number")
 
 
 def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
@@ -133,15 +330,19 @@ def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
         UserError: this version of simsmoe has no such recipe.
     """
     try:
-        return Recipe.model_validate(state["recipe"])
+        recipe = Recipe.model_validate(state["recipe"])
     except ValidationError as error:
-        names = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        wrong = [".".join(map(str, detail["loc"])) for detail in error.errors()]
+    else:
+        wrong = [] if bool(recipe.finetune.task) == ("task" in state) else ["finetune.task"]
+    if wrong:
         raise UserError(
-            f"its recipe is not one of this version of simsmoe ({names})",
+            f"its recipe is not one of this version of simsmoe ({_first(wrong)})",
             where=str(folder),
             hint="Use the version the run was trained with; environment.json names it.",
             code=EXIT_DATA,
-        ) from None
+        )
+    return recipe
 
 
 def state_checksum(state: dict[str, Any]) -> str:
@@ -155,14 +356,60 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _device(model: nn.Module) -> str:
-    return str(next(model.parameters()).device)
-
-
-def _damaged(path: Path, why: str) -> UserError:
+def damaged(path: Path, why: str) -> UserError:
+    """What to say of a file of a checkpoint that cannot be used, and of the others of its run."""
+    folder = path.parent
+    run = RunDir(folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent)
+    others = _available(run, but=folder)
     return UserError(
-        f"damaged checkpoint: {why}",
+        f"damaged checkpoint: {printable(why, 400)}",
         where=str(path),
-        hint="Use another one with --checkpoint, or resume from an older one.",
+        hint=f"Use another checkpoint of this run: {others}."
+        if others
+        else "The run has no other.",
         code=EXIT_DATA,
     )
+
+
+def _available(run: RunDir, but: Path | None = None) -> str:
+    """The checkpoints a run has, in words; empty where it has none."""
+    steps = [str(step) for step, path in list_checkpoints(run) if path != but]
+    if steps and but is None:
+        steps.append("last")
+    if (run.best / STATE).is_file() and run.best != but:
+        steps.append("best")
+    return ", ".join(steps)
+
+
+def _in_words(error: ValidationError) -> str:
+    """The first things that a schema found wrong."""
+    wrong = [
+        f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}".removeprefix(": ")
+        for detail in error.errors(include_url=False, include_input=False)
+    ]
+    return _first(wrong)
+
+
+def _first(texts: list[str]) -> str:
+    """The first few of some texts, and how many more there are."""
+    more = f" and {len(texts) - MOST_SAID:,} more" if len(texts) > MOST_SAID else ""
+    return "; ".join(printable(text, 160) for text in texts[:MOST_SAID]) + more
+
+
+def _one_and_the_same(model: nn.Module) -> list[list[str]]:
+    """Names of parameters that are one, where there are several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [same for same in names.values() if len(same) > 1]
+
+
+def _words(tensor: tuple[tuple[int, ...], str] | None) -> str:
+    if tensor is None:
+        return "missing"
+    shape, kind = tensor
+    return f"{' x '.join(map(str, shape)) or 'a number'} ({kind})"
+
+
+def _device(model: nn.Module) -> str:
+    return str(next(model.parameters()).device)

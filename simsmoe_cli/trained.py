@@ -54,8 +54,10 @@ class Trained:
             change: what the recipe it is built from differs in; the weights must fit all the same.
         """
         recipe = change(portable(self.recipe, device))
-        model = LanguageModel(recipe, self.state["vocab_size"]).to(device)
-        saved.load_weights(self.folder, self.state, model)
+        size = self.state["vocab_size"]
+        model = saved.open_model(
+            self.folder, self.state, lambda: LanguageModel(recipe, size), device
+        )
         return model.eval()
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,6 +33,8 @@ from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
 
+M = TypeVar("M", bound=Backbone)
+
 
 @dataclass(frozen=True)
 class _Opened:
@@ -49,9 +52,12 @@ class _Opened:
     def context(self) -> RouteContext:
         return RouteContext(step=self.state["step"], total_steps=self.recipe.train.steps)
 
+    def model(self, make: Callable[[], M]) -> M:
+        """The model with its weights."""
+        return saved.open_model(self.folder, self.state, make, self.device)
+
     def facts(self, model: Backbone) -> dict[str, Any]:
-        """What a source tells of the model, whose weights are loaded here."""
-        saved.load_weights(self.folder, self.state, model)
+        """What a source tells of the model."""
         names = {module: name for name, module in model.named_modules()}
         recipe = self.recipe
         return {
@@ -145,7 +151,8 @@ def _on_corpus(opened: _Opened, split: str) -> CorpusSource:
             code=EXIT_DATA,
         )
     recipe = portable(opened.recipe, opened.device)
-    model = LanguageModel(recipe, opened.state["vocab_size"]).to(opened.device)
+    size = opened.state["vocab_size"]
+    model = opened.model(lambda: LanguageModel(recipe, size))
     return CorpusSource(
         model,
         opened.context,
@@ -178,7 +185,7 @@ def _on_task(opened: _Opened, split: str) -> TaskSource:
         )
     if texts.unknown is not None:
         notes.append(str(texts.unknown))
-    model = Classifier(recipe, state["vocab_size"], len(task.labels)).to(opened.device)
+    model = opened.model(lambda: Classifier(recipe, state["vocab_size"], len(task.labels)))
     facts = opened.facts(model)
     if not facts["layers"]:
         raise UserError(

@@ -6,6 +6,7 @@ of a task. Both know what they were trained on.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from simsmoe_cli.atomic import whole_file
 from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.data.task_store import Example, Task, open_task
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
@@ -147,8 +149,10 @@ def _on_corpus(
             f"no split '{split}'", where="--split", hint=nearest(split, store.manifest.splits)
         )
     with clear_memory_errors(device, NO_MEMORY):
-        model = LanguageModel(portable(recipe, device), state["vocab_size"]).to(device)
-        checkpoint.load_weights(folder, state, model)
+        built = portable(recipe, device)
+        model = checkpoint.open_model(
+            folder, state, lambda: LanguageModel(built, state["vocab_size"]), device
+        )
         result = evaluate_split(
             model,
             store.checked_split(split),
@@ -188,8 +192,10 @@ def _on_task(
     vocabulary = Vocabulary.of_run(run, state)
     encoded = encode_split(recipe, task.split(split), vocabulary)
     with clear_memory_errors(device, NO_MEMORY):
-        model = Classifier(portable(recipe, device), state["vocab_size"], len(labels)).to(device)
-        checkpoint.load_weights(folder, state, model)
+        built = portable(recipe, device)
+        model = checkpoint.open_model(
+            folder, state, lambda: Classifier(built, state["vocab_size"], len(labels)), device
+        )
         rows = recipe.train.batch // recipe.train.micro_batches
         precision = resolve_precision(recipe.train.precision, device)
         result = classify(model, encoded, rows, precision, context)
@@ -262,8 +268,12 @@ def write_predictions(
             zip(result.label_E, result.predicted_E, result.probability_EC, examples, strict=True)
         )
     ]
+    special = path.exists() and not path.is_file()  # such as a pipe
     try:
-        with open(path, "w", encoding="utf-8", newline="") as file:
+        with (
+            contextlib.nullcontext(path) if special else whole_file(path) as place,
+            open(place, "w", encoding="utf-8", newline="") as file,
+        ):
             if path.suffix in (".jsonl", ".json"):
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             else:

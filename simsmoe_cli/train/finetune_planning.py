@@ -30,6 +30,7 @@ from simsmoe_cli.train.planning import (
     require_plain,
     require_same_course,
     resumed,
+    state_to_resume,
 )
 from simsmoe_cli.train.pretrained import Pretrained
 from simsmoe_cli.train.vocabulary import Vocabulary
@@ -62,6 +63,7 @@ class FinetunePlan:
         vocabulary: of the pre-trained model.
         pretrained: the weights to start from; None where a checkpoint is resumed.
         origin: what the run remembers of them.
+        notes: what to say of the choice of `resume_from`.
     """
 
     recipe: Recipe
@@ -71,6 +73,7 @@ class FinetunePlan:
     vocabulary: Vocabulary
     pretrained: Pretrained | None
     origin: dict[str, Any]
+    notes: Sequence[str] = ()
 
 
 def plan_finetuning(
@@ -104,15 +107,17 @@ def plan_finetuning(
         return _go_on(run, start, None, overrides, data_dir)
     if source is None:
         run = RunDir(runs_dir / (name or ""))
-        if resume == "auto" and name and (saved := checkpoint.list_checkpoints(run)):
-            return _go_on(run, saved[-1][1], None, overrides, data_dir)
+        if resume == "auto" and name:
+            last, notes = checkpoint.newest(run)
+            if last is not None:
+                return _go_on(run, last, None, overrides, data_dir, notes)
         raise UserError("no pre-trained run is named", where="--from", hint="Name one: --from RUN.")
     pretrained = Pretrained.open(find_run(source, runs_dir), which)
     recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
     base = name or f"{pretrained.run.name}-{task.name}"
-    run, last = find_place(runs_dir, base, name, resume)
+    run, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
-        return _go_on(run, last, recipe, overrides, data_dir)
+        return _go_on(run, last, recipe, overrides, data_dir, notes)
     vocabulary = pretrained.vocabulary(data_dir)
     return FinetunePlan(recipe, run, None, task, vocabulary, pretrained, pretrained.identity())
 
@@ -176,6 +181,7 @@ def _go_on(
     wanted: Recipe | None,
     overrides: Sequence[str],
     data_dir: Path,
+    notes: Sequence[str] = (),
 ) -> FinetunePlan:
     """The plan of a run that is resumed.
 
@@ -184,8 +190,9 @@ def _go_on(
         wanted: the recipe that a command line asks for; None takes the run's own.
         overrides: changes of the run's own.
         data_dir: where the task is looked for by name, before the place it had.
+        notes: what to say of the choice of checkpoint.
     """
-    state = checkpoint.read_state(start)
+    state = state_to_resume(run, start)
     if "task" not in state:
         raise UserError(
             "this run pre-trains a language model",
@@ -199,7 +206,7 @@ def _go_on(
     recipe = recipe.model_copy(update={"train": train})
     require_same_course(run, checkpoint.recipe_of(start, state), recipe, state["step"])
     vocabulary = Vocabulary.of_run(run, state)
-    return FinetunePlan(recipe, run, start, task, vocabulary, None, state["pretrained"])
+    return FinetunePlan(recipe, run, start, task, vocabulary, None, state["pretrained"], notes)
 
 
 def open_task_of(state: dict[str, Any], name: str, data_dir: Path) -> Task:

@@ -153,8 +153,14 @@ class LanguageModelling(Objective[Evaluation]):
         }
 
     def restore_carried(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, tensor in tensors.items():
-            kind, _, place = name.partition(".")
-            if kind == "memory":
-                part, _, layer = place.partition(".")
-                self.memory[int(part)][int(layer)] = tensor.to(self.device)
+        own = self.carried()
+        found = {name: tensor for name, tensor in tensors.items() if name.startswith("memory.")}
+        shapes = [
+            {name: tensor.shape for name, tensor in tensors.items() if tensor.is_floating_point()}
+            for tensors in (own, found)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError("the carried memory is not that of this model and batch")
+        for part, memory in enumerate(self.memory):
+            for layer in range(len(memory)):
+                memory[layer] = found[f"memory.{part}.{layer}"].to(self.device)

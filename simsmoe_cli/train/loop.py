@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
-from simsmoe_cli.errors import EXIT_NON_FINITE, UserError
+from simsmoe_cli.errors import EXIT_NON_FINITE, Terminated, UserError
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.rundir import EventLog, RunDir
 from simsmoe_cli.train import checkpoint, saving
@@ -49,6 +49,14 @@ class Trainer(Generic[S]):
         subscriber: called with every event.
         on_step: called with the number of steps done, after each step.
         profile: how many steps to record in the folder `profile`; 0 for none.
+        new: whether the run folder is of this training alone, which then says at once that it
+            began. Otherwise nothing of the folder is touched before the first step is done, so
+            that what stops the training until then leaves it as it was. None: unless it resumes.
+        on_begin: called before the first event is written.
+        notes: what to say at the beginning.
+
+    Attributes:
+        started: whether a step was done, or there was none to do.
     """
 
     def __init__(
@@ -60,6 +68,9 @@ class Trainer(Generic[S]):
         subscriber: Callable[[dict[str, Any]], None] | None = None,
         on_step: Callable[[int], None] | None = None,
         profile: int = 0,
+        new: bool | None = None,
+        on_begin: Callable[[], None] | None = None,
+        notes: Sequence[str] = (),
     ):
         self.objective, self.run = objective, run
         self.recipe, self.device = objective.recipe, objective.device
@@ -79,9 +90,16 @@ class Trainer(Generic[S]):
         self.step = 0
         self.first_watched = 0
         self.best_loss = math.inf
+        self.started = False
+        self._events: EventLog | None = None
+        self._held: list[tuple[str, int, dict[str, Any]]] = []  # until the events are open
+        self._new = resume_from is None if new is None else new
+        self._on_begin = on_begin
+        self._notes = list(notes)
         self._subscriber = subscriber
         self._resume_from = resume_from
         self._resumed: dict[str, Any] = {}
+        self._best_is_damaged = False
         if resume_from is not None:
             self._resumed = self._restore(resume_from)
         self.profiler = Unprofiled()
@@ -102,17 +120,15 @@ class Trainer(Generic[S]):
             UserError: the loss became non-finite (exit 4), or a checkpoint could not be written.
             Stopped: a signal asked to stop; the state was saved.
         """
-        self.events = EventLog(self.run.events, self._resumed.get("events_bytes"))
-        if self._subscriber is not None:
-            self.events.subscribe(self._subscriber)
         try:
-            with self.signals:
-                return self._train()
+            with contextlib.ExitStack() as signals:
+                return self._train(signals)
         except Stopped as stop:
             self._leave("stopped", stop.signal)
             raise
-        except KeyboardInterrupt:
-            self._leave("stopped", "interrupted twice, not saved")
+        except (KeyboardInterrupt, Terminated):
+            when = "twice, not saved" if self.started else "before the first step was done"
+            self._leave("stopped", f"interrupted {when}")
             raise
         except SystemExit:  # rich's way to leave when nobody reads the output any more
             self._leave("failed", "the output was closed")
@@ -123,28 +139,36 @@ class Trainer(Generic[S]):
         finally:
             self.profiler.close()
             self.writer.close()
-            with contextlib.suppress(OSError):
-                self.events.close()
+            if self._events is not None:
+                with contextlib.suppress(OSError):
+                    self._events.close()
+
+    @property
+    def events(self) -> EventLog:
+        """Where events are written, once the training has begun."""
+        assert self._events is not None
+        return self._events
 
     def _leave(self, status: str, reason: str) -> None:
         """The last event of a run that did not finish, if it can be written: a full disk or a
         reader that left must not hide why."""
-        with contextlib.suppress(OSError):
-            self._emit("run_finished", status=status, reason=reason)
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._emit("run_finished", status=status, reason=reason)
 
-    def _train(self) -> S:
+    def _train(self, signals: contextlib.ExitStack) -> S:
         settings = self.settings
-        if self._resume_from is not None:
-            self._go_on(self._resume_from)
-        else:
+        if self._new:
+            self._begin()
+        if self._resume_from is None:
             self._announce()
-            for message in self.objective.warnings:
-                self._emit("warning", message=message)
+            self._warn(*self.objective.warnings, *self._notes)
             if settings.probe_every:
                 self._probe()
         self.window.restart_clock()
         while self.step < settings.steps:
             self._train_step()
+            self._start(signals)
             last = self.step == settings.steps
             if self._is_due(settings.log_every) or last:
                 self._log()
@@ -164,7 +188,35 @@ class Trainer(Generic[S]):
             if stopping:
                 self.writer.wait()
                 self.signals.leave_if_asked(self.step)
+        self._start(signals)
         return self._finish()
+
+    def _begin(self) -> None:
+        """Open the events and write those that were held; the folder is this training's now."""
+        if self._on_begin is not None:
+            self._on_begin()
+        checkpoint.tidy(self.run)
+        written = self._resumed.get("events_bytes")
+        self._events = EventLog(self.run.events, written)
+        if self._subscriber is not None:
+            self._events.subscribe(self._subscriber)
+        if written is not None and self._events.position() < written:
+            self._notes.append("events from before the checkpoint are lost; training is not")
+        for kind, step, fields in self._held:
+            self._events.emit(kind, step, **fields)
+        if self._resume_from is not None:
+            self._go_on(self._resume_from)
+
+    def _start(self, signals: contextlib.ExitStack) -> None:
+        """Take signals for a wish to save and stop, once there is something to save. Until then
+        they end the training at once, however long its first step is compiled."""
+        if self.started:
+            return
+        signals.enter_context(self.signals)
+        if self._events is None:
+            with self.window.clock_paused():
+                self._begin()
+        self.started = True
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -173,6 +225,7 @@ class Trainer(Generic[S]):
         recipe, settings = self.recipe, self.settings
         self._emit(
             "run_started",
+            step=self.first_watched,
             name=self.run.name,
             recipe=recipe.model_dump(mode="json"),
             parameters=sum(p.numel() for p in self.model.parameters()),
@@ -186,16 +239,23 @@ class Trainer(Generic[S]):
 
     def _go_on(self, folder: Path) -> None:
         """Say what a resumed run goes on from, and what is not as it was."""
-        self._emit("checkpoint", path=str(folder.relative_to(self.run.path)))
+        path = str(folder.relative_to(self.run.path))
+        self._emit("checkpoint", step=self.first_watched, path=path)
         if self._resumed["recipe"] != self.recipe.model_dump(mode="json"):
             self._announce()
         precision, before = self.objective.precision, self._resumed["precision"]
         if before != precision:
-            message = f"computing in {precision}; so far it was {before}"
-            self._emit("warning", message=message)
-        if dropped := checkpoint.discard_after(self.run, self.step):
-            message = f"later checkpoints were deleted: {', '.join(map(str, dropped))}"
-            self._emit("warning", message=message)
+            self._notes.append(f"computing in {precision}; so far it was {before}")
+        if dropped := checkpoint.discard_after(self.run, self.first_watched):
+            self._notes.append(f"later checkpoints were deleted: {', '.join(map(str, dropped))}")
+        if self._best_is_damaged:
+            checkpoint.set_aside(self.run.best)
+        checkpoint.prune(self.run, self.settings.keep_last)
+        self._warn(*self._notes)
+
+    def _warn(self, *messages: str) -> None:
+        for message in messages:
+            self._emit("warning", step=self.first_watched, message=message)
 
     def _train_step(self) -> None:
         """One optimizer step over all micro-batches; never waits on the device."""
@@ -316,12 +376,30 @@ class Trainer(Generic[S]):
         asked = {self.settings.precision, state["recipe"]["train"]["precision"]}
         if asked == {"auto"} and self.device.type == "cpu" and cpu_bf16():
             self.objective.precision = state["precision"]
-        if state["best_loss"] is not None and (self.run.best / checkpoint.STATE).is_file():
-            self.best_loss = state["best_loss"]
+        if state["best_loss"] is not None:
+            self._restore_best(state)
         return state
+
+    def _restore_best(self, state: dict[str, Any]) -> None:
+        """Go on from the best validation, if its weights are there."""
+        try:
+            best = checkpoint.read_state(self.run.best)
+        except UserError as error:
+            self._best_is_damaged = self.run.best.is_dir() and any(self.run.best.iterdir())
+            self._notes.append(
+                f"the best weights so far are lost ({error.where}: {error.what}); those of the "
+                "best validation from now on are kept"
+            )
+            return
+        # On the same course they are found again; on another they would be none of its weights.
+        of_this_course = state["recipe"] == self.recipe.model_dump(mode="json")
+        if best["step"] <= state["step"] or of_this_course:
+            self.best_loss = state["best_loss"]
 
     def _finish(self) -> S:
         """Score the best weights on the split that is reported."""
+        if math.isinf(self.best_loss):  # of a run that was resumed at its end without its best
+            self._validate()
         self.writer.wait()
         self.signals.leave_when_asked(self.step)
         folder = checkpoint.find(self.run, "best")
@@ -341,5 +419,9 @@ class Trainer(Generic[S]):
         )
         return score
 
-    def _emit(self, kind: str, **fields: Any) -> None:
-        self.events.emit(kind, self.step, **fields)
+    def _emit(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
+        step = self.step if step is None else step
+        if self._events is None:
+            self._held.append((kind, step, fields))
+        else:
+            self._events.emit(kind, step, **fields)

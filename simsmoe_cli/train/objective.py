@@ -127,7 +127,11 @@ class Objective(ABC, Generic[S]):
         return {}
 
     def restore_carried(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `carried` gave; other names may be among them."""
+        """Put back what `carried` gave; other names may be among them.
+
+        Raises:
+            ValueError: it is not what `carried` gives.
+        """
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """A tensor of the host, on the device; does not wait for it."""

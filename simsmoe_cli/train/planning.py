@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import load_recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
 
+LONGEST_NAME = 200  # bytes; file systems allow 255, and what is beside the folder is called longer
 # Fields a resumed run may change: how long and how often, and what mends a run that diverged.
 FREE_ON_RESUME = (
     "description",
@@ -46,11 +47,13 @@ class Plan:
         recipe: resolved.
         run: the run folder; new, or the one to go on with.
         resume_from: the checkpoint folder to go on from; None starts at step 0.
+        notes: what to say of that choice.
     """
 
     recipe: Recipe
     run: RunDir
     resume_from: Path | None
+    notes: Sequence[str] = ()
 
 
 def plan_training(
@@ -82,9 +85,9 @@ def plan_training(
     recipe = load_recipe(recipe_name or "quickstart", overrides)
     require_pretraining(recipe)
     base = name or f"{recipe.name}-{recipe.moe.router}-{recipe.similarity.preset}"
-    place, last = find_place(runs_dir, base, name, resume)
+    place, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
-        return Plan(resumed_recipe(place, last, recipe_name, overrides), place, last)
+        return Plan(resumed_recipe(place, last, recipe_name, overrides), place, last, notes)
     return Plan(recipe, place, None)
 
 
@@ -100,8 +103,9 @@ def require_pretraining(recipe: Recipe) -> None:
 
 def find_place(
     runs_dir: Path, base: str, name: str | None, resume: str | None
-) -> tuple[RunDir, Path | None]:
-    """The folder of a run, and its newest checkpoint if it is one to go on with.
+) -> tuple[RunDir, Path | None, list[str]]:
+    """The folder of a run, its newest checkpoint if it is one to go on with, and what to say of
+    newer ones that cannot be read.
 
     Args:
         runs_dir: where run folders lie.
@@ -110,19 +114,17 @@ def find_place(
         resume: None, or "auto".
 
     Raises:
-        UserError: the name is taken, and the run is not to be resumed.
+        UserError: the name is taken, and the run is not to be resumed; or it is, and none of its
+            checkpoints can be read.
     """
     if resume == "auto":
         existing = [RunDir(runs_dir / base)] if name else _numbered(runs_dir, base)
         for run in reversed(existing):
-            saved = checkpoint.list_checkpoints(run)
-            if saved:
-                return run, saved[-1][1]
             if run.path.exists():
-                return run, None
-        return RunDir(runs_dir / base), None
+                return run, *checkpoint.newest(run)
+        return RunDir(runs_dir / base), None, []
     if name is None:
-        return _fresh(runs_dir, base), None
+        return _fresh(runs_dir, base), None, []
     run = RunDir(runs_dir / name)
     if run.recipe.exists() or run.events.exists():
         raise UserError(
@@ -130,16 +132,19 @@ def find_place(
             where=str(run.path),
             hint="Go on with it by --resume auto, or choose another --name.",
         )
-    return run, None
+    return run, None, []
 
 
 def require_plain(name: str | None) -> None:
     """Raise a UserError for a run's name that is no name of a folder."""
-    if name is not None and (not name or name != Path(name).name or name.startswith(".")):
+    if name is None:
+        return
+    plain = name and name == Path(name).name and not name.startswith(".") and name.isprintable()
+    if not plain or len(os.fsencode(name)) > LONGEST_NAME:
         raise UserError(
-            f"'{name}' is no plain name",
+            f"'{printable(name)}' is no plain name",
             where="--name",
-            hint="It names a folder below --runs-dir.",
+            hint=f"It names a folder below --runs-dir, in at most {LONGEST_NAME} bytes.",
         )
 
 
@@ -210,7 +215,7 @@ def resumed_recipe(
     Raises:
         UserError: the checkpoint is of a fine-tuned run, or see `require_same_course`.
     """
-    state = checkpoint.read_state(start)
+    state = state_to_resume(run, start)
     if "task" in state:
         raise UserError(
             "this run fine-tunes a model",
@@ -220,6 +225,25 @@ def resumed_recipe(
     recipe = load_recipe(recipe_name or str(run.recipe), overrides)
     require_same_course(run, checkpoint.recipe_of(start, state), recipe, state["step"])
     return recipe
+
+
+def state_to_resume(run: RunDir, start: Path) -> dict[str, Any]:
+    """The state of a checkpoint to go on from.
+
+    Raises:
+        UserError: it cannot be read; names another one, as --resume takes it.
+    """
+    try:
+        return checkpoint.read_state(start)
+    except UserError as error:
+        others = [path for _, path in checkpoint.list_checkpoints(run) if path != start]
+        hint = (
+            f"Go on from another one: --resume {shlex.quote(str(others[-1]))}, or from the newest "
+            "that is whole: --resume auto."
+            if others
+            else "The run has no other checkpoint; start anew with another --name."
+        )
+        raise UserError(error.what, where=error.where, hint=hint, code=error.code) from None
 
 
 def require_same_course(run: RunDir, before: Recipe, recipe: Recipe, step: int) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.classifier import Classifier
+from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouterSpec
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
 from simsmoe_cli.recipe import Recipe
@@ -61,13 +62,14 @@ class Pretrained:
                 where=str(run.path),
                 hint=f"Start from the run it came from: {state['pretrained']['run']}.",
             )
-        return cls(run, folder, state, checkpoint.recipe_of(folder, state))
+        recipe = checkpoint.recipe_of(folder, state)
+        checkpoint.require_model(folder, state, lambda: LanguageModel(recipe, state["vocab_size"]))
+        return cls(run, folder, state, recipe)
 
     @property
     def weights(self) -> str:
         """Name of the file with the weights."""
-        files: dict[str, str] = self.state["sha256"]
-        return next(name for name in files if name != checkpoint.TRAINING)
+        return checkpoint.weights_name(self.state)
 
     def identity(self) -> dict[str, Any]:
         """What a fine-tuned run remembers of it."""

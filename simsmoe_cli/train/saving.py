@@ -115,14 +115,30 @@ def restore(
     state = checkpoint.read_state(folder)
     objective.require_same(state)
     checkpoint.load_weights(folder, state, objective.model)
-    tensors = checkpoint.load_training(folder)
-    checkpoint.restore_optimizer(objective.model, optimizer, tensors)
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "window":
-            window.sums[rest] = tensor.to(device)
-    objective.restore_carried(tensors)
-    torch.set_rng_state(tensors["rng.cpu"])
-    if device.type == "cuda" and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+    tensors = checkpoint.load_training(folder, state)
+    try:
+        checkpoint.restore_optimizer(objective.model, optimizer, tensors)
+        window.restore(tensors, device)
+        objective.restore_carried(tensors)
+        _restore_random(tensors, device)
+    except ValueError as error:
+        raise checkpoint.damaged(folder / checkpoint.TRAINING, str(error)) from None
     return state
+
+
+def _restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
+    """Set the states of the random generators; a ValueError for what is none."""
+    own = {"rng.cpu": torch.get_rng_state()}
+    if device.type == "cuda" and "rng.cuda" in tensors:
+        own["rng.cuda"] = torch.cuda.get_rng_state(device)
+    for name, now in own.items():
+        then = tensors.get(name)
+        if then is None or then.shape != now.shape or then.dtype != now.dtype:
+            raise ValueError(f"{name} is no state of this random generator")
+        try:
+            if name == "rng.cpu":
+                torch.set_rng_state(then)
+            else:
+                torch.cuda.set_rng_state(then, device)
+        except RuntimeError as error:
+            raise ValueError(f"{name} is no state of this random generator: {error}") from None

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli import __version__
+from simsmoe_cli import __version__, atomic
 from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.store import TokenStore, find_store
-from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, UserError
+from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, Terminated, UserError, printable
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.classification import Classification, TaskEvaluation
 from simsmoe_cli.train.evaluate import Evaluation
@@ -93,7 +94,7 @@ def train(
         signals.Stopped: stopped by a signal after saving.
     """
 
-    def trainer() -> Trainer[Evaluation]:
+    def trainer(**settings: Any) -> Trainer[Evaluation]:
         return Trainer(
             LanguageModelling(plan.recipe, store, device),
             plan.run,
@@ -101,6 +102,7 @@ def train(
             subscriber=subscriber,
             on_step=on_step,
             profile=profile,
+            **settings,
         )
 
     return _run(plan, device, trainer)
@@ -121,11 +123,10 @@ def finetune(
         signals.Stopped: stopped by a signal after saving.
     """
 
-    def trainer() -> Trainer[TaskEvaluation]:
+    def trainer(**settings: Any) -> Trainer[TaskEvaluation]:
         objective = Classification(plan.recipe, plan.task, plan.vocabulary, device, plan.origin)
         if plan.pretrained is not None:
             objective.warnings += plan.pretrained.load_into(objective.model)
-        plan.vocabulary.save(plan.run)
         return Trainer(
             objective,
             plan.run,
@@ -133,13 +134,14 @@ def finetune(
             subscriber=subscriber,
             on_step=on_step,
             profile=profile,
+            **settings,
         )
 
     return _run(plan, device, trainer)
 
 
-def _run(plan: Plan | FinetunePlan, device: torch.device, make: Callable[[], Trainer[S]]) -> S:
-    """Make a trainer and let it train; a run that cannot start leaves nothing behind."""
+def _run(plan: Plan | FinetunePlan, device: torch.device, make: Callable[..., Trainer[S]]) -> S:
+    """Make a trainer and let it train; a run that does not start leaves nothing behind."""
     run, recipe = plan.run, plan.recipe
     train = recipe.train
     hint = (
@@ -153,18 +155,30 @@ def _run(plan: Plan | FinetunePlan, device: torch.device, make: Callable[[], Tra
             f", train.block (now {train.block}), model.span (now {recipe.model.span}) or "
             f"model.width (now {recipe.model.width}); --dry-run estimates the memory."
         )
+    notes = list(plan.notes)
     new = not run.path.exists()
+    started = False
+
+    def begin() -> None:
+        atomic.write(run.recipe, dump_recipe(recipe))
+        if isinstance(plan, FinetunePlan):
+            plan.vocabulary.save(run)
+        _record_session(run, device, plan.resume_from)
+
     keep_freed_memory(device)
     with _clear_os_errors(run), clear_memory_errors(device, hint), run.locked():
+        if plan.resume_from is not None:
+            notes += _unreadable_sessions(run)
         try:
-            trainer = make()
-            _write(run.recipe, dump_recipe(recipe))
-            _record_session(run, device, plan.resume_from)
-        except BaseException:
-            if new:
-                shutil.rmtree(run.path, ignore_errors=True)
+            trainer = make(new=new, on_begin=begin, notes=notes)
+            started = True
+            return trainer.train()
+        except (KeyboardInterrupt, Terminated):
+            started = started and trainer.started
             raise
-        return trainer.train()
+        finally:
+            if new and not started:
+                shutil.rmtree(run.path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -183,8 +197,6 @@ def _clear_os_errors(run: RunDir) -> Iterator[None]:
     """Turn what the operating system refuses into one UserError."""
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise UserError(
             f"cannot write the run: {error.strerror}",
@@ -204,11 +216,39 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return any(phrase in str(error) for phrase in phrases)
 
 
+def _sessions(run: RunDir) -> list[Any]:
+    """What environment.json has of earlier sessions; a ValueError where it cannot be read."""
+    try:
+        content = json.loads(run.environment.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, RecursionError) as error:
+        raise ValueError(f"{error}") from None
+    sessions = content.get("sessions", []) if isinstance(content, dict) else None
+    if not isinstance(sessions, list):
+        raise ValueError("it holds no sessions")
+    return sessions
+
+
+def _unreadable_sessions(run: RunDir) -> list[str]:
+    """What to say of an environment.json that cannot be read. It only informs."""
+    try:
+        _sessions(run)
+    except ValueError as error:
+        why = printable(str(error))
+        return [f"{run.environment.name} cannot be read ({why}); it is kept aside"]
+    return []
+
+
 def _record_session(run: RunDir, device: torch.device, resume_from: Path | None) -> None:
     """Add this process to environment.json."""
     sessions = []
-    if resume_from is not None and run.environment.is_file():
-        sessions = json.loads(run.environment.read_bytes()).get("sessions", [])
+    if resume_from is not None:
+        try:
+            sessions = _sessions(run)
+        except ValueError:
+            with contextlib.suppress(OSError):
+                checkpoint.set_aside(run.environment)
     sessions.append(
         {
             "time": time.time(),
@@ -224,14 +264,7 @@ def _record_session(run: RunDir, device: torch.device, resume_from: Path | None)
             "pid": os.getpid(),
         }
     )
-    _write(run.environment, json.dumps({"sessions": sessions}, indent=1))
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    atomic.write(run.environment, json.dumps({"sessions": sessions}, indent=1))
 
 
 def be_deterministic() -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from simsmoe_cli import atomic
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.tokenizers import Tokenizer, tokenizer_class
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -72,9 +73,7 @@ class Vocabulary:
 
     def save(self, run: RunDir) -> None:
         """Write the file into a run folder, whole or not at all."""
-        partial = run.path / f".{self.file}.partial"
-        partial.write_bytes(self.content)
-        partial.replace(run.path / self.file)
+        atomic.write(run.path / self.file, self.content)
 
 
 def _damaged(path: Path, why: str) -> UserError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,29 @@ class LogWindow:
         self.sums: dict[str, Tensor] = {}
         self._since = time.perf_counter()
         self.timed_steps = 0
+
+    def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """Go on with the window of a checkpoint: its tensors "window.NAME"; others are left alone.
+
+        Raises:
+            ValueError: they are no sums of a window.
+        """
+        sums = {
+            name.removeprefix("window."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("window.")
+        }
+        reported = {n.replace("metric.", "reports.", 1) for n in sums if n.startswith("metric.")}
+        needed = {"task", "grad_norm", "steps"} | reported if sums else set()
+        if "pairs_due" in sums:
+            needed.add("similarity_sum")
+        if any(
+            t.shape != () or t.dtype != torch.float32 or not t.isfinite() for t in sums.values()
+        ):
+            raise ValueError("the sums of the open log window are no numbers")
+        if not needed <= sums.keys() or (sums and not sums["steps"] >= 1):
+            raise ValueError("the open log window is not whole")
+        self.sums = {name: tensor.to(device) for name, tensor in sums.items()}
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add to the sums; does not wait on the device."""
