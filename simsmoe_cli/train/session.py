@@ -20,6 +20,7 @@ from simsmoe_cli import __version__, atomic
 from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.store import TokenStore, find_store
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, Terminated, UserError, printable
+from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import dump_recipe
 from simsmoe_cli.rundir import RunDir
@@ -32,6 +33,10 @@ from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objective import S
 from simsmoe_cli.train.planning import Plan
+from simsmoe_cli.train.precision import resolve_precision
+
+# Of the memory of a device; the rest is for temporary tensors, which estimates leave out.
+ROOM_TO_PLAN_WITH = 0.7
 
 
 def choose_device(name: str) -> torch.device:
@@ -105,7 +110,10 @@ def train(
             **settings,
         )
 
-    return _run(plan, device, trainer)
+    vocabulary = store.manifest.vocab_size
+    return _run(
+        plan, device, trainer, lambda: micro_batches_that_fit(plan.recipe, vocabulary, device)
+    )
 
 
 def finetune(
@@ -140,8 +148,17 @@ def finetune(
     return _run(plan, device, trainer)
 
 
-def _run(plan: Plan | FinetunePlan, device: torch.device, make: Callable[..., Trainer[S]]) -> S:
-    """Make a trainer and let it train; a run that does not start leaves nothing behind."""
+def _run(
+    plan: Plan | FinetunePlan,
+    device: torch.device,
+    make: Callable[..., Trainer[S]],
+    what_fits: Callable[[], str] = str,
+) -> S:
+    """Make a trainer and let it train; a run that does not start leaves nothing behind.
+
+    Args:
+        what_fits: asked where memory ran out for settings that need less, in words.
+    """
     run, recipe = plan.run, plan.recipe
     train = recipe.train
     hint = (
@@ -166,7 +183,11 @@ def _run(plan: Plan | FinetunePlan, device: torch.device, make: Callable[..., Tr
         _record_session(run, device, plan.resume_from)
 
     keep_freed_memory(device)
-    with _clear_os_errors(run), clear_memory_errors(device, hint), run.locked():
+    with (
+        _clear_os_errors(run),
+        clear_memory_errors(device, lambda: what_fits() + hint),
+        run.locked(),
+    ):
         if plan.resume_from is not None:
             notes += _unreadable_sessions(run)
         try:
@@ -182,14 +203,50 @@ def _run(plan: Plan | FinetunePlan, device: torch.device, make: Callable[..., Tr
 
 
 @contextlib.contextmanager
-def clear_memory_errors(device: torch.device, hint: str) -> Iterator[None]:
-    """Turn running out of memory, however it shows, into one UserError."""
+def clear_memory_errors(device: torch.device, hint: str | Callable[[], str]) -> Iterator[None]:
+    """Turn running out of memory, however it shows, into one UserError.
+
+    Args:
+        hint: what to do, or what says so when it has come to that.
+    """
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
         if not _is_out_of_memory(error):
             raise
-        raise UserError(f"out of memory on {device}", hint=hint, code=EXIT_OUT_OF_MEMORY) from error
+        advice = hint if isinstance(hint, str) else hint()
+        raise UserError(
+            f"out of memory on {device}", hint=advice, code=EXIT_OUT_OF_MEMORY
+        ) from error
+
+
+def micro_batches_that_fit(recipe: Recipe, vocab_size: int, device: torch.device) -> str:
+    """The fewest micro-batches a device has memory for, in words; empty if there are none, or if
+    it is not known how much memory there is."""
+    room = device_memory(device)
+    if room is None:
+        return ""
+    train = recipe.train
+    precision = resolve_precision(train.precision, device)
+    more = range(train.micro_batches + 1, train.batch + 1)
+    for micro_batches in (count for count in more if train.batch % count == 0):
+        changed = train.model_copy(update={"micro_batches": micro_batches, "precision": precision})
+        needed = measure(recipe.model_copy(update={"train": changed}), vocab_size).training_bytes
+        if needed < ROOM_TO_PLAN_WITH * room:
+            return (
+                f"Use --set train.micro_batches={micro_batches}, which takes about "
+                f"{needed / 2**30:.1f} of {room / 2**30:.1f} GiB. "
+            )
+    return ""
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes this process may take on a GPU, with what it has; None on other devices."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return min(allowed, free + torch.cuda.memory_reserved(device))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
+from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint, session
@@ -364,6 +366,29 @@ def test_out_of_memory_names_what_to_lower(
     assert (finished["kind"], finished["status"]) == ("run_finished", "failed")
     assert steps("mine") == [2]
     assert pretrain("--name", "mine", "--resume", "auto") == 0
+
+
+@pytest.mark.parametrize("fits", [2, 4, None])
+def test_out_of_memory_names_as_few_micro_batches_as_fit(
+    pretrain: Pretrain,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    corpus_dir: Path,
+    fits: int | None,
+) -> None:
+    """By the estimate of --dry-run, with room to spare for what it leaves out."""
+    vocabulary = TokenStore.open(corpus_dir / "sources").manifest.vocab_size
+    needed = measure(recipe(train={"micro_batches": fits or 4}), vocabulary).training_bytes
+    room = needed / session.ROOM_TO_PLAN_WITH + (1 if fits else -1)
+    monkeypatch.setattr(session, "device_memory", lambda device: room)
+    monkeypatch.setattr(Trainer, "_train_step", lambda self: out_of_torch_memory())
+    assert pretrain("--name", "mine") == EXIT_OUT_OF_MEMORY
+    said = error(capsys)
+    if fits is None:
+        assert "--set" not in said
+    else:
+        size = f"{needed / 2**30:.1f} of {room / 2**30:.1f} GiB"
+        assert f"Use --set train.micro_batches={fits}, which takes about {size}. Raise" in said
 
 
 def test_a_model_too_large_for_memory_leaves_nothing(
