@@ -244,9 +244,10 @@ def device_memory(device: torch.device) -> int | None:
     """Bytes this process may take on a GPU, with what it has; None on other devices."""
     if device.type != "cuda":
         return None
-    free, total = torch.cuda.mem_get_info(device)
-    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
-    return min(allowed, free + torch.cuda.memory_reserved(device))
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(index))
+    return min(allowed, free + torch.cuda.memory_reserved(index))
 
 
 @contextlib.contextmanager
