@@ -1,10 +1,11 @@
 """Speed, side by side.
 
     python -m benchmarks.run [NAME ...] [--runs 5] [--json FILE]
+    python -m benchmarks.run gpu [--minutes 7] [--json FILE]
 
 Each benchmark times its cases in turn in one process and prints medians, spreads, peak memory and
 ratios. Absolute times depend on the machine; ratios are what to look at. `--list` names them all;
-transformers' Mixtral needs the extra `bench`.
+transformers' Mixtral needs the extra `bench`. `gpu` is run only by name (docs/gpu.md).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import attention, cross_entropy, machinery
+from benchmarks import attention, cross_entropy, gpu, machinery
 from benchmarks.step import (
     Shape,
     Way,
@@ -184,23 +185,34 @@ def main() -> None:
         action="store_true",
         help="give freed memory back to the system, as programs do that leave glibc's settings",
     )
+    parser.add_argument("--minutes", type=float, default=7.0, help="gpu: begin no case after this")
+    parser.add_argument("--device", default="auto", help="gpu: auto, cpu or cuda")
+    parser.add_argument("--tiny", action="store_true", help="gpu: everything in small")
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
     given = parser.parse_args()
     if given.list:
         for name, function in BENCHMARKS.items():
             print(f"{name:12} {(function.__doc__ or '').splitlines()[0]}")
+        print(f"{'gpu':12} {(gpu.__doc__ or '').splitlines()[0]}")
         return
-    if unknown := [name for name in given.names if name not in BENCHMARKS]:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    if unknown := [name for name in given.names if name not in (*BENCHMARKS, "gpu")]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}, gpu")
     if not given.plain_allocator:
         keep_freed_memory(torch.device("cpu"))  # as training does; peers gain by it too
     facts = machine()
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    results = {}
-    for name in given.names or BENCHMARKS:
-        results[name] = BENCHMARKS[name](given.runs)
+    results: dict[str, Tables] = {}
+
+    def keep(name: str, tables: Tables) -> None:
+        results[name] = tables
         if given.json:
             given.json.write_text(json.dumps({"machine": facts, "results": results}, indent=1))
+
+    for name in given.names or BENCHMARKS:
+        if name == "gpu":
+            gpu.gpu(given.device, given.minutes, given.tiny, lambda rows: keep("gpu", rows))
+        else:
+            keep(name, BENCHMARKS[name](given.runs))
 
 
 if __name__ == "__main__":

@@ -101,14 +101,14 @@ def _step(
     return step
 
 
-def mixtral_case(name: str, recipe: Recipe, shape: Shape, way: Way = Way()) -> Case:
-    """The same of transformers' Mixtral with the recipe's widths (extra `bench`)."""
+def mixtral(recipe: Recipe, vocabulary: int) -> torch.nn.Module:
+    """transformers' Mixtral with the recipe's widths (extra `bench`)."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
     settings, moe = recipe.model, recipe.moe
     options: dict[str, Any] = {"experts_implementation": "grouped_mm", "pad_token_id": None}
     config = MixtralConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=settings.width,
         intermediate_size=moe.hidden,
         num_hidden_layers=settings.repeats,
@@ -117,15 +117,21 @@ def mixtral_case(name: str, recipe: Recipe, shape: Shape, way: Way = Way()) -> C
         num_local_experts=moe.experts,
         num_experts_per_tok=moe.top_k,
         sliding_window=settings.span,
-        max_position_embeddings=shape.block,
+        max_position_embeddings=recipe.train.block,
         output_router_logits=True,
         attn_implementation="sdpa",
         bos_token_id=None,
         eos_token_id=None,
         **options,
     )
+    model: torch.nn.Module = MixtralForCausalLM(config)
+    return model
+
+
+def mixtral_case(name: str, recipe: Recipe, shape: Shape, way: Way = Way()) -> Case:
+    """The same of transformers' Mixtral."""
     torch.manual_seed(0)
-    model = MixtralForCausalLM(config)
+    model = mixtral(recipe, VOCABULARY)
     call = torch.compile(model, dynamic=False) if way.compiled else model
     optimizer = build_optimizer(model, recipe.train)
     inputs, targets = shape.draw()
