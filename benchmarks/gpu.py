@@ -1,6 +1,6 @@
 """Training on a GPU: against the card's own limits, and against transformers' Mixtral.
 
-    python -m benchmarks.run gpu [--minutes 7] [--json FILE]
+    python -m benchmarks.run gpu [--minutes 7] [--json FILE] [--only REGEX]
 
 Cases run in the order of their importance until the time is up; the others are reported as not run.
 A case that fails is reported with its error, and the next one runs. Every case times what
@@ -38,7 +38,7 @@ from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.generate import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.model.size import measure
+from simsmoe_cli.model.size import ModelSize, measure
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import load_recipe
@@ -69,6 +69,7 @@ PRODUCT = re.compile(
 )
 TOP = 25
 EXPERT_COUNTS = (8, 16, 32, 64, 128)
+PEAK = "dense bf16 product"
 
 
 @dataclass
@@ -81,6 +82,8 @@ class Bench:
         folder: for a corpus and run folders.
         peak_tflops: of one large bf16 product, once it was measured.
         trainers: how many were made.
+        sizes: of the models measured, by their recipes.
+        store: the text that is read.
     """
 
     device: torch.device
@@ -88,6 +91,7 @@ class Bench:
     folder: Path
     peak_tflops: float | None = None
     trainers: int = 0
+    sizes: dict[str, ModelSize] = field(default_factory=dict)
     store: TokenStore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +112,13 @@ class Bench:
         fixed = ["similarity.preset=none", "train.precision=bf16", "train.compile=off"]
         wanted = [o for o in overrides if not (self.tiny and o in WIDE)]
         return load_recipe(name, [*fixed, *wanted, *small])
+
+    def size(self, recipe: Recipe) -> ModelSize:
+        """What --dry-run says."""
+        key = recipe.model_dump_json()
+        if key not in self.sizes:
+            self.sizes[key] = measure(recipe, self.vocabulary)
+        return self.sizes[key]
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = torch.compile(
@@ -276,7 +287,7 @@ def measured(
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds, times = bench.seconds(step, 2.0, period)
-    size = measure(recipe, bench.vocabulary)
+    size = bench.size(recipe)
     rate = tokens / seconds
     found: Figures = {
         "tokens_per_s": rate,
@@ -395,7 +406,7 @@ def cases(bench: Bench) -> list[GpuCase]:
         )
 
     found = [
-        GpuCase("dense bf16 product", 4, lambda: dense_peak(bench)),
+        GpuCase(PEAK, 4, lambda: dense_peak(bench)),
         GpuCase("copy", 2, lambda: copy_bandwidth(bench)),
         GpuCase("grouped products, wide", 3, lambda: grouped_products(bench, wide)),
         GpuCase("grouped products, mistral-modern", 3, lambda: grouped_products(bench, modern)),
@@ -434,6 +445,7 @@ def gpu(
     tiny: bool,
     on_case: Callable[[list[dict[str, Any]]], None],
     *,
+    only: str = "",
     all_of_it: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Run as many cases as there is time for.
@@ -443,6 +455,7 @@ def gpu(
         minutes: after which no case is begun.
         tiny: everything in small.
         on_case: given all results after each case.
+        only: a regular expression of names of cases; the peak is measured whatever it says.
         all_of_it: whatever time is left; None: in small only.
     """
     all_of_it = tiny if all_of_it is None else all_of_it
@@ -460,7 +473,10 @@ def gpu(
             name, memory = properties.name, properties.total_memory / 2**30
             print(f"{name}, {memory:.0f} GiB, CUDA {torch.version.cuda}", flush=True)
             results.append({"name": "device", "device": name, "memory_gib": memory})
+        wanted = re.compile(only)
         for case in cases(bench):
+            if not (wanted.search(case.name) or case.name == PEAK):
+                continue
             left = 60 * minutes - (time.perf_counter() - begun)
             row: dict[str, Any] = {"name": case.name}
             if left < case.needs and not all_of_it:

@@ -1,7 +1,7 @@
 """Speed, side by side.
 
     python -m benchmarks.run [NAME ...] [--runs 5] [--json FILE]
-    python -m benchmarks.run gpu [--minutes 7] [--json FILE]
+    python -m benchmarks.run gpu [--minutes 7] [--json FILE] [--only REGEX]
 
 Each benchmark times its cases in turn in one process and prints medians, spreads, peak memory and
 ratios. Absolute times depend on the machine; ratios are what to look at. `--list` names them all;
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,7 @@ def main() -> None:
         help="give freed memory back to the system, as programs do that leave glibc's settings",
     )
     parser.add_argument("--minutes", type=float, default=7.0, help="gpu: begin no case after this")
+    parser.add_argument("--only", default="", metavar="REGEX", help="gpu: cases of these names")
     parser.add_argument("--device", default="auto", help="gpu: auto, cpu or cuda")
     parser.add_argument("--tiny", action="store_true", help="gpu: everything in small")
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
@@ -210,7 +212,8 @@ def main() -> None:
 
     for name in given.names or BENCHMARKS:
         if name == "gpu":
-            gpu.gpu(given.device, given.minutes, given.tiny, lambda rows: keep("gpu", rows))
+            on_case = partial(keep, name)
+            gpu.gpu(given.device, given.minutes, given.tiny, on_case, only=given.only)
         else:
             keep(name, BENCHMARKS[name](given.runs))
 

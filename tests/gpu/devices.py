@@ -15,7 +15,7 @@ HERE = torch.cuda.is_available()
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not HERE, reason="no CUDA device here")]
 CUDA = pytest.param("cuda", marks=ON_CUDA)
 BOTH = ["cpu", CUDA]
-POISONED_BYTES = [2**power for power in range(9, 27)]
+POISONED_BYTES = {"cpu": 2**18, "cuda": 2**26}
 
 
 @contextlib.contextmanager
@@ -46,7 +46,8 @@ def only_repeatable_algorithms() -> Iterator[None]:
 
 def poison_freed_memory(device: str) -> None:
     """Leave NaN in the memory that the next tensors of a device are given."""
-    for size in POISONED_BYTES:
+    for power in range(9, POISONED_BYTES[device].bit_length()):
+        size = 2**power
         left = [torch.full((size // 4,), torch.nan, device=device) for _ in range(4)]
         del left
 

@@ -246,5 +246,7 @@ def test_out_of_memory_names_settings_that_fit(where: str, capsys: Capture) -> N
     named = re.search(r"train\.micro_batches=(\d+)", said)
     assert named, f"no setting that fits in: {said}"
     assert of(Path("runs/mine"))[-1]["status"] == "failed"
+    gc.collect()
+    torch.cuda.empty_cache()
     again = ["--name", "again", "--set", f"train.micro_batches={named[1]}"]
     assert pretrain(where, *words, *again) == 0, capsys.readouterr().err

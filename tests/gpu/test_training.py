@@ -63,9 +63,17 @@ def changes(case: str, preset: str, **train: Any) -> dict[str, Any]:
     return sections(case, similarity=similarity, train=settings)
 
 
-@pytest.mark.parametrize("preset", ["none", "published", "calibrated"])
+# On a CPU tests/train/test_no_waits.py has the other presets.
+PRESETS = [
+    pytest.param("cuda", "none", marks=ON_CUDA),
+    pytest.param("cuda", "published", marks=ON_CUDA),
+    pytest.param("cuda", "calibrated", marks=ON_CUDA),
+    ("cpu", "calibrated"),
+]
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("device", BOTH)
+@pytest.mark.parametrize(("device", "preset"), PRESETS)
 def test_a_router_trains_without_waiting(
     trainer: Make, device: str, case: str, preset: str
 ) -> None:
