@@ -58,7 +58,7 @@ def test_every_kind_of_case(
         assert row["mfu"] > 0
         assert row["predicted_gib"] > 0
     profiled = [row["kernels"] for row in steps if "kernels" in row]
-    assert len(profiled) == 4
+    assert len(profiled) == 5
     for kernels in profiled:
         assert any(kernel["product"] and kernel["name"].endswith("mm") for kernel in kernels)
     printed = capsys.readouterr().out
