@@ -43,7 +43,6 @@ from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import load_recipe
 from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.similarity.pairs import steps_between_checks
 from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.optim import build_optimizer
@@ -130,20 +129,16 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def seconds(
-        self, run: Callable[[], object], least: float, multiple: int = 1
-    ) -> tuple[float, int]:
-        """Seconds of one run, the median of three bursts, and runs of a burst (a multiple)."""
-        if self.tiny:
-            start = time.perf_counter()
-            run()
-            return time.perf_counter() - start, 1
+    def seconds(self, run: Callable[[], object], least: float) -> tuple[float, int]:
+        """Seconds of one run, the median of three bursts that take `least` seconds in all, and how
+        many runs were timed."""
         start = time.perf_counter()
-        for _ in range(multiple):
-            run()
+        run()
         self.synchronize()
-        once = (time.perf_counter() - start) / multiple
-        times = max(1, round(least / 3 / max(once, 1e-6) / multiple)) * multiple
+        once = time.perf_counter() - start
+        if self.tiny:
+            return once, 1
+        times = max(1, round(least / 3 / max(once, 1e-6)))
         bursts = []
         for _ in range(3):
             start = time.perf_counter()
@@ -151,7 +146,7 @@ class Bench:
                 run()
             self.synchronize()
             bursts.append((time.perf_counter() - start) / times)
-        return sorted(bursts)[1], times
+        return sorted(bursts)[1], 3 * times
 
     def forget(self) -> None:
         """Give everything back that a case held."""
@@ -212,7 +207,8 @@ def grouped_products(bench: Bench, recipe: Recipe) -> Figures:
 
 
 def make_trainer(bench: Bench, recipe: Recipe, compiled: str) -> Trainer[Any]:
-    objective = LanguageModelling(recipe, bench.store, bench.device)
+    with bench.device:  # A CPU would take seconds for a billion random numbers.
+        objective = LanguageModelling(recipe, bench.store, bench.device)
     bench.trainers += 1
     run = Trainer(objective, RunDir(bench.folder / f"run-{bench.trainers}"))
     if compiled == "whole":
@@ -227,19 +223,7 @@ def make_trainer(bench: Bench, recipe: Recipe, compiled: str) -> Trainer[Any]:
 def training(bench: Bench, recipe: Recipe, compiled: str, *, kernels: bool = False) -> Figures:
     """A training step of a recipe; `compiled` is "", "whole" or "layers"."""
     run = make_trainer(bench, recipe, compiled)
-    period = 1
-    if recipe.similarity.enabled and isinstance(recipe.similarity.check_every, float):
-        moe = recipe.moe
-        period = steps_between_checks(recipe.similarity.check_every, moe.experts, moe.top_k)
-    train = recipe.train
-    return measured(
-        bench,
-        run._train_step,
-        tokens=train.batch * train.block,
-        recipe=recipe,
-        period=period,
-        kernels=kernels,
-    )
+    return measured(bench, run._train_step, recipe, kernels=kernels)
 
 
 def mixtral_training(bench: Bench, recipe: Recipe, compiled: str) -> Figures:
@@ -247,7 +231,8 @@ def mixtral_training(bench: Bench, recipe: Recipe, compiled: str) -> Figures:
     autocast, and fp32 would be far slower."""
     train = recipe.train
     torch.manual_seed(0)
-    model = mixtral(recipe, bench.vocabulary).to(bench.device, torch.bfloat16).train()
+    with bench.device:
+        model = mixtral(recipe, bench.vocabulary).to(torch.bfloat16).train()
     optimizer = build_optimizer(model, train)
     call = bench.compile(model) if compiled else model
     size = (train.batch, train.block)
@@ -259,43 +244,33 @@ def mixtral_training(bench: Bench, recipe: Recipe, compiled: str) -> Figures:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return measured(bench, step, tokens=train.batch * train.block, recipe=recipe, kernels=True)
+    return measured(bench, step, recipe, kernels=True)
 
 
 def measured(
-    bench: Bench,
-    step: Callable[[], object],
-    *,
-    tokens: int,
-    recipe: Recipe,
-    period: int = 1,
-    kernels: bool = False,
+    bench: Bench, step: Callable[[], object], recipe: Recipe, *, kernels: bool = False
 ) -> Figures:
-    """Rate, utilisation and memory of a step, and with `kernels` where its time goes.
-
-    Args:
-        period: steps after which the work repeats.
-    """
+    """Rate, utilisation and memory of a step, and with `kernels` where its time goes."""
     start = time.perf_counter()
     step()
     bench.synchronize()
     first = time.perf_counter() - start
-    for _ in range(1 if bench.tiny else period + 3):
+    for _ in range(1 if bench.tiny else 4):
         step()
     bench.synchronize()
     ready = time.perf_counter() - start
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds, times = bench.seconds(step, 2.0, period)
+    seconds, times = bench.seconds(step, 2.0)
     size = bench.size(recipe)
-    rate = tokens / seconds
+    rate = recipe.train.batch * recipe.train.block / seconds
     found: Figures = {
         "tokens_per_s": rate,
         "step_ms": 1000 * seconds,
         "tflops": rate * size.training_flops_per_token / 1e12,
         "first_step_s": first,
         "ready_s": ready,
-        "timed_steps": 3 * times,
+        "timed_steps": times,
         "predicted_gib": size.training_bytes / 2**30,
     }
     if bench.peak_tflops:
@@ -358,7 +333,8 @@ def probing(bench: Bench, recipe: Recipe) -> Figures:
 def generating(bench: Bench, recipe: Recipe) -> Figures:
     """Tokens one after the other, after a prompt of 64."""
     torch.manual_seed(0)
-    model = LanguageModel(recipe, bench.vocabulary).to(bench.device).eval()
+    with bench.device:
+        model = LanguageModel(recipe, bench.vocabulary).eval()
     context = RouteContext(step=1, total_steps=2)
     prompt = torch.randint(bench.vocabulary, (64,)).tolist()
     count = 4 if bench.tiny else 128
