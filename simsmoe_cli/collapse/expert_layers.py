@@ -1,13 +1,18 @@
 """Layers with experts in a model that is not ours, found by what they are and not by their names.
 
 A layer is a module with a child whose name ends with "experts" and a router beside it, a child that
-has a matrix with one row per expert. The experts are either
+has a matrix with one row per expert. The experts are one of
 
-- stacked (transformers 5): one module with 3-D parameters [N, ., .], called with rows, the chosen
-  experts and their weights; or
-- listed (transformers 4, code of one's own): a ModuleList of N equal modules, called with rows.
+- stacked (transformers 5): one module with 3-D parameters [N, ., .], or with matrices of N blocks
+  of rows (DBRX), called with rows, the chosen experts and their weights. Further indices may stand
+  for experts that compute nothing (LongCat-Flash);
+- repeated (Llama 4): stacked, and called with every row once per expert, scaled by its weight;
+- listed (transformers 4, code of one's own, Switch): a ModuleList or ModuleDict of N equal modules,
+  called with rows;
+- paired (JetMoE): two stacks of matrices beside the router, with an activation in between.
 
-Experts that are always on (shared experts) are no choice of the router and not among them.
+Experts that are always on (shared experts) are no choice of the router and not among them, nor are
+those that text does not reach (of images or sound, or of predicting several tokens ahead).
 
 Shapes: T tokens, D width, H expert hidden width, N experts.
 """
@@ -15,7 +20,10 @@ Shapes: T tokens, D width, H expert hidden width, N experts.
 from __future__ import annotations
 
 import inspect
+import operator
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,85 +33,216 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 
 # What the matrix that leads out of the hidden units is called.
 LEAVING = ("down", "w2", "fc2", "wo", "out")
+NOT_OF_TEXT = re.compile(r"(^|[._])(vision|visual|image|audio|speech|talker|mtp)([._]|$)")
 
 
 @dataclass
 class ExpertLayer:
-    """A layer found in a model.
+    """A layer found in a model; its experts are stacked.
 
     Attributes:
         name: of the module that holds both.
-        experts: stacked, or a ModuleList.
-        router: gives logits [T, N], alone or among other things.
+        module: that module.
+        experts: what computes them.
+        router: gives scores [T, N], alone or among other things.
         number: N.
     """
 
     name: str
+    module: nn.Module
     experts: nn.Module
     router: nn.Module
     number: int
 
     @property
     def stacked(self) -> bool:
-        return not isinstance(self.experts, nn.ModuleList)
+        """Whether the experts are called with the router's choice."""
+        return True
+
+    def dense(self, x_TD: Tensor) -> Tensor:
+        """Every expert on the same rows, [N, T, D] in the model's precision."""
+        index_T1 = torch.zeros(len(x_TD), 1, dtype=torch.long, device=x_TD.device)
+        whole_T1 = torch.ones(len(x_TD), 1, dtype=x_TD.dtype, device=x_TD.device)
+        return torch.stack(
+            [
+                self.experts(x_TD, index_T1 + expert, whole_T1).reshape(len(x_TD), -1)
+                for expert in range(self.number)
+            ]
+        )
+
+    def hidden_units(self) -> list[Tensor]:
+        """Weights by hidden unit, one [N, H, weights of a unit] per matrix; gate and up apart."""
+        own = dict(self.experts.named_parameters(recurse=False))
+        stacked = {
+            name: part.detach()[: self.number] for name, part in own.items() if part.ndim == 3
+        }
+        if not stacked:  # each matrix is N blocks of hidden units
+            return [
+                part.detach().unflatten(0, (self.number, -1))
+                for part in self.experts.parameters()
+                if part.ndim == 2
+            ]
+        concatenated = getattr(self.experts, "is_concatenated", True)
+        transposed = getattr(self.experts, "is_transposed", None)
+        return _units(stacked, transposed=transposed, concatenated=concatenated)
+
+
+class RepeatedLayer(ExpertLayer):
+    """Stacked experts that are called with every row once per expert."""
+
+    @property
+    def stacked(self) -> bool:
+        return False
+
+    def dense(self, x_TD: Tensor) -> Tensor:
+        out: Tensor = self.experts(x_TD.repeat(self.number, 1))
+        return out.view(self.number, len(x_TD), -1)
+
+
+class ListedLayer(ExpertLayer):
+    """Experts that are modules of their own."""
+
+    @property
+    def stacked(self) -> bool:
+        return False
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The experts, in order."""
+        return _listed(self.experts)
+
+    def dense(self, x_TD: Tensor) -> Tensor:
+        return torch.stack([expert(x_TD) for expert in self.modules])
+
+    def hidden_units(self) -> list[Tensor]:
+        matrices: dict[str, list[Tensor]] = {}
+        for expert in self.modules:
+            for name, parameter in expert.named_parameters():
+                if parameter.ndim == 2:
+                    matrices.setdefault(name, []).append(parameter.detach())
+        return _units({name: torch.stack(parts) for name, parts in matrices.items()})
+
+
+class PairedLayer(ExpertLayer):
+    """Two stacks of matrices, into the hidden units and out of them, each called with rows sorted
+    by expert and the number of rows of each."""
+
+    @property
+    def stacked(self) -> bool:
+        return False
+
+    def dense(self, x_TD: Tensor) -> Tensor:
+        sizes = [len(x_TD)] * self.number
+        into, out = (getattr(self.module, name) for name in PAIR)
+        gate, up = into(x_TD.repeat(self.number, 1), sizes).chunk(2, dim=-1)
+        mixed: Tensor = out(self.module.activation(gate) * up, sizes)  # type: ignore[operator]
+        return mixed.view(self.number, len(x_TD), -1)
+
+    def hidden_units(self) -> list[Tensor]:
+        into, out = (getattr(self.module, name).weight.detach() for name in PAIR)
+        return [*into.chunk(2, dim=1), out.mT]
+
+
+PAIR = ("input_linear", "output_linear")
 
 
 def find_layers(model: nn.Module) -> list[ExpertLayer]:
     """The layers with experts of a model, in the order of its modules; empty if there are none."""
     found = []
     for name, parent in model.named_modules():
+        if NOT_OF_TEXT.search(name):
+            continue
         children = dict(parent.named_children())
+        if paired := _paired(name, parent, children):
+            found.append(paired)
         for child_name, experts in children.items():
-            number = _experts_in(experts) if child_name.endswith("experts") else 0
-            if number < 2:
+            if not child_name.endswith("experts") or "shared" in child_name:
                 continue
-            routers = [
-                child
-                for child in children.values()
-                if child is not experts and _scores(child, number)
-            ]
-            if routers:
-                found.append(ExpertLayer(name, experts, routers[0], number))
+            if kind_and_number := _experts_in(experts):
+                kind, number = kind_and_number
+                others = {key: child for key, child in children.items() if child is not experts}
+                if router := _router(others, number):
+                    found.append(kind(name, parent, experts, router, number))
     return found
 
 
-def _experts_in(module: nn.Module) -> int:
-    """N of stacked or listed experts, 0 for another module."""
-    if isinstance(module, nn.ModuleList):
-        return len(module) if len({type(expert) for expert in module}) == 1 else 0
-    sizes = {len(parameter) for parameter in module.parameters(recurse=False)}
-    stacked = any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
-    takes_routing = len(inspect.signature(module.forward).parameters) >= 3
-    return sizes.pop() if stacked and takes_routing and len(sizes) == 1 else 0
+def _paired(name: str, parent: nn.Module, children: dict[str, nn.Module]) -> ExpertLayer | None:
+    """JetMoE's layer of experts, if a module is one; its attention heads are no experts here."""
+    if not {*PAIR, "router"} <= set(children) or not callable(getattr(parent, "activation", None)):
+        return None
+    sizes = [getattr(children[part], "weight", torch.empty(0)).shape for part in PAIR]
+    if any(len(size) != 3 for size in sizes) or sizes[0][1] != 2 * sizes[1][2]:
+        return None
+    return PairedLayer(name, parent, children[PAIR[1]], children["router"], sizes[0][0])
 
 
-def _scores(module: nn.Module, number: int) -> bool:
-    """Whether a module has a matrix with a row for each of so many experts."""
-    return any(p.ndim == 2 and p.shape[0] == number for p in module.parameters())
+def _experts_in(module: nn.Module) -> tuple[type[ExpertLayer], int] | None:
+    """How a module's experts are run, and N; None for another module."""
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        experts = _listed(module)
+        alike = len({type(expert) for expert in experts}) == 1
+        return (ListedLayer, len(experts)) if alike and len(experts) >= 2 else None
+    takes = len(inspect.signature(module.forward).parameters)
+    stacks = [p for p in module.parameters(recurse=False) if p.ndim == 3]
+    number = min((len(stack) for stack in stacks), default=0)
+    if not stacks and isinstance(declared := getattr(module, "num_experts", None), int):
+        matrices = [p for p in module.parameters() if p.ndim == 2]
+        blocks = matrices and all(p.shape == matrices[0].shape for p in matrices)
+        number = declared if blocks and len(matrices[0]) % max(1, declared) == 0 else 0
+    if number < 2:
+        return None
+    if takes >= 3:
+        return ExpertLayer, number
+    return (RepeatedLayer, number) if takes == 1 and stacks else None
 
 
-def hidden_units(experts: nn.Module) -> list[Tensor]:
-    """Weights by hidden unit, one [N, H, weights of a unit] per matrix; gate and up apart."""
-    if isinstance(experts, nn.ModuleList):
-        matrices: dict[str, list[Tensor]] = {}
-        for expert in experts:
-            for name, parameter in expert.named_parameters():
-                if parameter.ndim == 2:
-                    matrices.setdefault(name, []).append(parameter.detach())
-        stacked = {name: torch.stack(parts) for name, parts in matrices.items()}
-    else:
-        named = experts.named_parameters(recurse=False)
-        stacked = {name: part.detach() for name, part in named if part.ndim == 3}
-    if getattr(experts, "is_transposed", False):
-        stacked = {name: part.mT for name, part in stacked.items()}
+def _listed(experts: nn.Module) -> list[nn.Module]:
+    return list(experts.children())
+
+
+def _router(children: dict[str, nn.Module], number: int) -> nn.Module | None:
+    """The child that scores so many experts: by its name and a matrix with a row for each, or more
+    for experts that compute nothing."""
+    rows = {
+        name: {len(p) for p in child.parameters() if p.ndim == 2}
+        for name, child in children.items()
+        if "shared" not in name
+    }
+    named = [name for name in rows if re.search(r"gat|rout", name) and not name.endswith("proj")]
+    for names, fits in (
+        (named, operator.eq),
+        (list(rows), operator.eq),
+        (named, operator.gt),
+    ):
+        for name in names:
+            if any(fits(size, number) for size in rows[name]):
+                return children[name]
+    return None
+
+
+def _units(
+    stacked: dict[str, Tensor], *, transposed: bool | None = None, concatenated: bool = True
+) -> list[Tensor]:
+    """Stacks of matrices by hidden unit; see `ExpertLayer.hidden_units`.
+
+    Args:
+        stacked: by name; rows are outputs unless `transposed`; None: by which the sizes fit.
+        concatenated: gate and up of one matrix are halves, not every other row.
+    """
     last = list(stacked)[-1]
     leaving = next((name for name in stacked if any(word in name for word in LEAVING)), last)
+    if transposed is None:
+        transposed = not _fit(stacked, leaving) and _fit(
+            {name: part.mT for name, part in stacked.items()}, leaving
+        )
+    if transposed:
+        stacked = {name: part.mT for name, part in stacked.items()}
     hidden = stacked[leaving].shape[2]
-    parts = []
+    parts: list[Tensor] = []
     for name, part in stacked.items():
         if name == leaving:
             parts.append(part.mT)
-        elif part.shape[1] == 2 * hidden and getattr(experts, "is_concatenated", True):
+        elif part.shape[1] == 2 * hidden and concatenated:
             parts += part.chunk(2, dim=1)
         elif part.shape[1] == 2 * hidden:
             parts += [part[:, ::2], part[:, 1::2]]
@@ -112,10 +251,22 @@ def hidden_units(experts: nn.Module) -> list[Tensor]:
     return parts
 
 
+def _fit(stacked: dict[str, Tensor], leaving: str) -> bool:
+    """Whether every other matrix leads into the hidden units that one leads out of."""
+    out = stacked[leaving]
+    return all(
+        part.shape[1] in (out.shape[2], 2 * out.shape[2]) and part.shape[2] == out.shape[1]
+        for name, part in stacked.items()
+        if name != leaving
+    )
+
+
 def no_experts(model: nn.Module, name: str) -> UserError:
     """The error for a model without experts, with what it has instead."""
-    kinds = Counter(type(module).__name__ for module in model.modules())
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
+    kinds: Sequence[tuple[str, int]] = Counter(
+        type(module).__name__ for module in model.modules()
+    ).most_common(8)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
     return UserError(
         f"no layer with experts and a router in this {type(model).__name__}; it has {listed}",
         where=name,

@@ -1,38 +1,49 @@
 """Any Hugging Face mixture of experts as a source: a local folder of weights and a text.
 
-`expert_layers.py` says which layers are found. The routing of stacked experts is read from their
-call, and every expert is run by calling the same module with a routing of our own, so whatever
-activation it has is its own. That of listed experts is the router's own indices, or the K largest
-of its logits. Weights are read from safetensors alone, in the precision they are stored in; nothing
-is downloaded, and no code of the folder is run.
+`model_folder.py` checks the folder, `model_loading.py` opens it, `expert_layers.py` says which
+layers are found and `expert_calls.py` what is read of them. Weights are read from safetensors
+alone, in the precision they are stored in; nothing is downloaded, and no code of the folder is run.
 
 Shapes: B windows, M block, T tokens, D width, N experts, K experts per token, V vocabulary.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli import __version__
-from simsmoe_cli.collapse.expert_layers import ExpertLayer, find_layers, hidden_units, no_experts
+from simsmoe_cli.collapse.expert_calls import Watched, watching
+from simsmoe_cli.collapse.expert_layers import find_layers, no_experts
 from simsmoe_cli.collapse.findings import Subject
-from simsmoe_cli.collapse.sources import Batch, LayerSpec, Routed, Source
+from simsmoe_cli.collapse.model_folder import ModelFolder, read_model_folder
+from simsmoe_cli.collapse.model_loading import (
+    Loaded,
+    foreign_code,
+    load_model,
+    settings_of,
+    silent_stderr,
+    transformers_module,
+    weight_notes,
+)
+from simsmoe_cli.collapse.sources import Batch, LayerSpec, Source
 from simsmoe_cli.collapse.windows import tokens_together, windows
 from simsmoe_cli.data.streams import IGNORED, Tokens
-from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
+from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
 
 BLOCK = 512
 TEXT_BYTES = 2**23  # of a text file; more is not needed for a report
+MANY_UNKNOWN = 0.1  # share of a text's tokens
 TOP_K_NAMES = ("num_experts_per_tok", "moe_top_k", "num_experts_per_token", "moe_k", "top_k")
+VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")
+WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
 
 class HuggingFaceSource(Source):
@@ -43,6 +54,8 @@ class HuggingFaceSource(Source):
         tokens: the text, ids.
         tokenizer: with `decode`; None where tokens have no text.
         top_k: K of listed experts whose router gives logits alone.
+        predicts: whether its logits are of the next token; else no loss is measured.
+        both_stacks: whether it is an encoder and a decoder, which then read the same text.
         facts: the fields of a `Source`, without `layers`.
     """
 
@@ -52,6 +65,9 @@ class HuggingFaceSource(Source):
         tokens: Tokens,
         tokenizer: Any = None,
         top_k: int | None = None,
+        *,
+        predicts: bool = True,
+        both_stacks: bool = False,
         **facts: Any,
     ):
         self.found = find_layers(model)
@@ -60,14 +76,17 @@ class HuggingFaceSource(Source):
         super().__init__(
             layers=[LayerSpec(layer.name, layer.number) for layer in self.found], **facts
         )
+        self.watched = [Watched(layer, top_k) for layer in self.found]
         self.model = model.eval()
         self.tokens = tokens
         self.tokenizer = tokenizer
-        self.top_k = top_k
+        self.predicts = predicts
+        self.both_stacks = both_stacks
+        self.vocab_size = _number(self.subject.settings, VOCABULARY_NAMES) or 0
 
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
         first = next(self.model.parameters())
-        together = tokens_together(int(self.subject.settings.get("vocab_size") or 0))
+        together = tokens_together(self.vocab_size)
         for inputs, targets, measured in windows(
             self.tokens, self.block, tokens, rows, carries_memory=False, together=together
         ):
@@ -75,102 +94,39 @@ class HuggingFaceSource(Source):
                 yield self._run(inputs.to(first.device), targets.to(first.device), measured)
 
     def _run(self, inputs_BM: Tensor, targets_BM: Tensor, measured: bool) -> Batch:
-        calls: list[_Calls] = [_Calls() for _ in self.found]
-        hooks = [
-            hook
-            for layer, seen in zip(self.found, calls, strict=True)
-            for hook in (
-                layer.router.register_forward_hook(seen.router),
-                layer.experts.register_forward_pre_hook(seen.experts, with_kwargs=True),
-            )
-        ]
-        try:
-            output = self.model(input_ids=inputs_BM)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        where = self.subject.name
+        more = {"decoder_input_ids": inputs_BM} if self.both_stacks else {}
+        with watching(self.watched), foreign_code("this model cannot be run", where):
+            output = self.model(input_ids=inputs_BM, **more, **self._without_cache())
         real_T = targets_BM.flatten() != IGNORED
-        layers = [
-            self._routed(layer, seen, real_T) for layer, seen in zip(self.found, calls, strict=True)
-        ]
+        with foreign_code("the experts of this model cannot be run", where):
+            layers = [watched.result(real_T, where) for watched in self.watched]
+        ids_T = inputs_BM.flatten()[real_T]
+        if not self.predicts:
+            return Batch(ids_T, layers, measured, 0.0, 0)
         nats = F.cross_entropy(
             output.logits.flatten(0, 1).float(),
             targets_BM.flatten(),
             ignore_index=IGNORED,
             reduction="sum",
         )
-        ids_T = inputs_BM.flatten()[real_T]
         return Batch(ids_T, layers, measured, nats.item(), int(real_T.sum().item()))
 
-    def _routed(self, layer: ExpertLayer, seen: _Calls, real_T: Tensor) -> Routed:
-        logits_TN = seen.first("floating", layer.number)
-        if logits_TN is None or seen.input is None:
-            raise UserError(
-                f"the router of {layer.name} gives no logits for its {layer.number} experts",
-                where=self.subject.name,
-                hint="This kind of model is not supported.",
-                code=EXIT_DATA,
-            )
-        index_TK = seen.index if layer.stacked else seen.first("integer", 0)
-        if index_TK is None:
-            if self.top_k is None:
-                raise UserError(
-                    "the model's config does not say how many experts a token is sent to",
-                    where=self.subject.name,
-                    hint=f"It needs one of {', '.join(TOP_K_NAMES)}.",
-                    code=EXIT_DATA,
-                )
-            index_TK = logits_TN.topk(self.top_k, dim=-1).indices
-        taken_TD = seen.input.flatten(0, -2)
-        return Routed(taken_TD[real_T], index_TK[real_T], logits_TN[real_T].float())
+    def _without_cache(self) -> dict[str, Any]:
+        return {"use_cache": False} if hasattr(self.model, "config") else {}
 
     def dense(self, layer: int, x_TD: Tensor) -> Tensor:
-        found = self.found[layer]
         with torch.no_grad():
-            if isinstance(found.experts, nn.ModuleList):
-                return torch.stack([expert(x_TD) for expert in found.experts]).float()
-            chosen_T1 = torch.zeros(len(x_TD), 1, dtype=torch.long, device=x_TD.device)
-            whole_T1 = torch.ones(len(x_TD), 1, dtype=x_TD.dtype, device=x_TD.device)
-            return torch.stack(
-                [
-                    found.experts(x_TD, chosen_T1 + expert, whole_T1)
-                    for expert in range(found.number)
-                ]
-            ).float()
+            return self.found[layer].dense(x_TD).float()
 
     def weights(self, layer: int) -> list[Tensor]:
-        return hidden_units(self.found[layer].experts)
+        return self.found[layer].hidden_units()
 
     def text_of(self, ids: list[int]) -> list[str]:
-        return [] if self.tokenizer is None else [self.tokenizer.decode([token]) for token in ids]
-
-
-class _Calls:
-    """What a layer's router and experts were called with, and what the router gave."""
-
-    def __init__(self) -> None:
-        self.given: list[Tensor] = []
-        self.input: Tensor | None = None
-        self.index: Tensor | None = None
-
-    def router(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.input is None and args:
-            self.input = args[0]
-        outputs = output if isinstance(output, tuple) else (output,)
-        self.given += [value for value in outputs if isinstance(value, Tensor)]
-
-    def experts(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        self.input = next(value for value in tensors if value.is_floating_point())
-        self.index = next((value for value in tensors if not value.is_floating_point()), None)
-
-    def first(self, kind: str, width: int) -> Tensor | None:
-        """The router's first output of that kind, so wide (0: any), as [T, .]."""
-        for value in self.given:
-            fits = value.is_floating_point() == (kind == "floating")
-            if fits and value.ndim >= 2 and width in (0, value.shape[-1]):
-                return value.flatten(0, -2)
-        return None
+        if self.tokenizer is None:
+            return []
+        with silent_stderr(), foreign_code("the tokenizer cannot decode", self.subject.name):
+            return [str(self.tokenizer.decode([token])) for token in ids]
 
 
 def open_huggingface(
@@ -178,7 +134,7 @@ def open_huggingface(
     text: Path | None,
     *,
     device: torch.device,
-    token_ids: Tokens | None = None,
+    token_ids: Tokens | NDArray[np.int64] | None = None,
 ) -> HuggingFaceSource:
     """A model folder and a text.
 
@@ -189,39 +145,30 @@ def open_huggingface(
         device: where to compute.
 
     Raises:
-        UserError: transformers is missing, the folder cannot be opened, it has no experts, or the
-            text is too short.
+        UserError: transformers is missing, the folder cannot be opened, weights of it are missing,
+            it has no experts, or the text is too short or does not fit the model.
     """
-    transformers = _transformers()
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            "no config.json of a Hugging Face model here", where=str(folder), code=EXIT_DATA
-        )
+    transformers_module()
+    files = read_model_folder(folder)
     notes: list[str] = []
     tokenizer = None
-    options = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        if token_ids is None:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-            token_ids = _encode(text, tokenizer, notes)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, **options
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"transformers cannot open this model: {reason}", where=str(folder), code=EXIT_DATA
-        ) from None
+    if token_ids is None:
+        content = _read_text(text, notes)
+        tokenizer, token_ids = _encode(content, files, notes)
     if len(token_ids) < 2:
         raise UserError("the text is empty", where=str(text or folder), code=EXIT_DATA)
-    settings = json.loads(model.config.to_json_string(use_diff=False))
-    top_k = next((settings[name] for name in TOP_K_NAMES if settings.get(name)), None)
-    layers = find_layers(model)
+    loaded = load_model(files)
+    settings = settings_of(loaded.model)
+    _require_known_ids(token_ids, loaded, folder)
+    layers = find_layers(loaded.model)
+    notes += loaded.notes + weight_notes(loaded.model.named_parameters())
     return HuggingFaceSource(
-        model.to(device),
-        token_ids,
+        loaded.model.to(device),
+        token_ids.astype(np.uint32),
         tokenizer,
-        top_k,
+        _number(settings, TOP_K_NAMES),
+        predicts=loaded.predicts,
+        both_stacks=loaded.both_stacks,
         subject=Subject(
             kind="huggingface",
             name=folder.resolve().name,
@@ -229,7 +176,7 @@ def open_huggingface(
             router=type(layers[0].router).__name__ if layers else "",
             similarity="none",
             settings=settings,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
             checkpoint="",
             step=None,
             seed=None,
@@ -239,13 +186,24 @@ def open_huggingface(
         corpus=text.name if text is not None else "token ids",
         split="text",
         unit="token",
-        block=min(BLOCK, int(settings.get("max_position_embeddings") or BLOCK)),
+        block=min(BLOCK, _number(settings, WINDOW_NAMES) or BLOCK),
         notes=notes,
     )
 
 
-def _encode(text: Path | None, tokenizer: Any, notes: list[str]) -> Tokens:
-    """The ids of a text file; adds what there is to note."""
+def _number(settings: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first positive number of these names in a configuration, or in that of its text part."""
+    parts = [settings, settings.get("text_config"), settings.get("thinker_config")]
+    for part in parts:
+        for name in names:
+            value = part.get(name) if isinstance(part, dict) else None
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
+
+def _read_text(text: Path | None, notes: list[str]) -> str:
+    """The start of a text file; adds what there is to note."""
     if text is None:
         raise UserError(
             "a Hugging Face model comes without text to measure on",
@@ -262,17 +220,49 @@ def _encode(text: Path | None, tokenizer: Any, notes: list[str]) -> Tokens:
             f"cannot read the text: {error.strerror}", where=str(text), code=EXIT_DATA
         ) from None
     if size > len(content):
-        notes.append(f"the first {len(content):,} of the {size:,} bytes of {text.name}")
+        notes.append(f"the first {len(content):,} of the {size:,} bytes of {printable(text.name)}")
     whole = content.decode("utf-8", errors="replace")
-    ids = tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
-    return np.asarray(ids, dtype=np.uint32)
+    replaced = whole.count("\ufffd")
+    if replaced > 1:  # one may be a character cut in two at the end
+        notes.append(f"the text is not UTF-8: {replaced:,} places of it were replaced")
+    return whole
 
 
-def _transformers() -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ImportError:
+def _encode(content: str, files: ModelFolder, notes: list[str]) -> tuple[Any, NDArray[np.int64]]:
+    """The folder's tokenizer, and the ids of a text."""
+    where = str(files.path)
+    if not files.has_tokenizer:
         raise UserError(
-            "reading a Hugging Face model needs transformers",
-            hint="Install it: pip install 'simsmoe[hf]'",
-        ) from None
+            "no tokenizer in this folder",
+            where=where,
+            hint="Copy the model's tokenizer.json, or its other tokenizer files, into it.",
+            code=EXIT_DATA,
+        )
+    transformers = transformers_module()
+    with silent_stderr(), foreign_code("transformers cannot open the tokenizer", where):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            files.path, local_files_only=True, trust_remote_code=False
+        )
+    with silent_stderr(), foreign_code("the tokenizer cannot encode the text", where):
+        ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
+        found = np.asarray(ids, dtype=np.int64)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+    strange = float((found == unknown).mean()) if unknown is not None and len(found) else 0.0
+    if strange > MANY_UNKNOWN:
+        notes.append(f"{strange:.0%} of the text's tokens are unknown to the tokenizer")
+    return tokenizer, found
+
+
+def _require_known_ids(ids: Tokens | NDArray[np.int64], loaded: Loaded, folder: Path) -> None:
+    """Refuse ids that the model has no embedding for."""
+    with foreign_code("the model has no embeddings of tokens", str(folder)):
+        rows = len(loaded.model.get_input_embeddings().weight)  # type: ignore[operator]
+    highest, lowest = int(np.max(ids)), int(np.min(ids))
+    if highest >= rows or lowest < 0:
+        raise UserError(
+            f"the tokenizer gives the id {highest if highest >= rows else lowest}, and the model "
+            f"knows 0 to {rows - 1:,}",
+            where=str(folder),
+            hint="The tokenizer is not this model's: download the folder again.",
+            code=EXIT_DATA,
+        )

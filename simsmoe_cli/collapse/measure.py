@@ -85,17 +85,21 @@ class _Counts:
     chosen_N: Tensor
     shared_NN: Tensor
     probability_N: Tensor
-    entropy: float = 0.0
+    entropy: float = 0.0  # NaN where a router gives no distribution
     top_k: int = 0
 
-    def add(self, index_TK: Tensor, logits_TN: Tensor) -> None:
-        probability_TN = logits_TN.float().softmax(-1)
+    def add(self, index_TK: Tensor, logits_TN: Tensor | None) -> None:
         chosen_TN = statistics.received(index_TK, self.chosen_N.numel()).float()
         self.chosen_N += chosen_TN.sum(0).double().cpu()
         self.shared_NN += (chosen_TN.T @ chosen_TN).double().cpu()
+        self.top_k = max(self.top_k, index_TK.shape[1])
+        if logits_TN is None:
+            self.entropy = math.nan
+            self.probability_N.fill_(math.nan)
+            return
+        probability_TN = logits_TN.float().softmax(-1)
         self.probability_N += probability_TN.sum(0).double().cpu()
         self.entropy += torch.special.entr(probability_TN).sum().item()
-        self.top_k = max(self.top_k, index_TK.shape[1])
 
 
 @dataclass

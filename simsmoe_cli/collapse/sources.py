@@ -19,7 +19,7 @@ from simsmoe_cli.collapse.findings import History, Subject
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer with experts: its module's name, and N."""
+    """One layer with experts: its module's name in the model, and N."""
 
     name: str
     experts: int
@@ -32,12 +32,13 @@ class Routed:
     Attributes:
         input_TD: what its experts are given.
         index_TK: chosen experts; N for an empty slot.
-        logits_TN: the router's scores.
+        logits_TN: scores whose softmax is the router's distribution over experts; None: what it
+            gives is no distribution, or not known to be one.
     """
 
     input_TD: Tensor
     index_TK: Tensor
-    logits_TN: Tensor
+    logits_TN: Tensor | None
 
 
 @dataclass

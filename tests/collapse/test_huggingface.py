@@ -15,79 +15,19 @@ from torch.nn import functional as F
 
 from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.huggingface import HuggingFaceSource, open_huggingface
-from simsmoe_cli.collapse.measure import Options, measure
+from simsmoe_cli.collapse.measure import measure
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
-
-VOCABULARY = 61
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": None,
-}
-MORE: dict[str, dict[str, Any]] = {
-    "Mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "Olmoe": {"num_experts": 6, "num_experts_per_tok": 3},
-    "Qwen2Moe": {
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 24,
-        "shared_expert_intermediate_size": 16,
-    },
-    "Qwen3Moe": {
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 24,
-        "head_dim": 16,
-    },
-    "DeepseekV3": {
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 24,
-        "first_k_dense_replace": 1,
-        "n_group": 2,
-        "topk_group": 2,
-        "q_lora_rank": 8,
-        "kv_lora_rank": 8,
-        "qk_rope_head_dim": 8,
-        "qk_nope_head_dim": 8,
-        "v_head_dim": 16,
-    },
-    "GptOss": {
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "head_dim": 16,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-    },
-    "Llama": {},
-}
-QUICK = Options(rows=256, tokens=512, blocks=8, resamples=20, rbf_rows=64)
-IDS = np.random.default_rng(0).integers(1, VOCABULARY, 1500).astype(np.uint32)
+from tests.collapse.models import IDS, MORE, QUICK, VOCABULARY, made
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Saves a tiny model of a kind, changed by a function, and gives its folder."""
-    import transformers
-
-    transformers.logging.disable_progress_bar()
     folder = tmp_path_factory.mktemp("models")
 
     def make(kind: str, change: Callable[[nn.Module], object] = lambda model: None) -> Path:
-        torch.manual_seed(0)
-        config = getattr(transformers, f"{kind}Config")(**SIZES, **MORE[kind])
-        model = getattr(transformers, f"{kind}ForCausalLM")(config)
-        change(model)
-        path = folder / f"{kind}-{len(list(folder.iterdir()))}"
-        model.save_pretrained(path)
-        return path
+        return made(kind, folder / f"{kind}-{len(list(folder.iterdir()))}", change)
 
     return make
 
@@ -189,12 +129,12 @@ def test_a_model_without_experts_is_described(saved: Callable[..., Path]) -> Non
 def test_what_is_no_model_is_said(saved: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
         opened(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "none such"}')
-    with pytest.raises(UserError, match="cannot open this model"):
-        opened(tmp_path)
     folder = saved("Mixtral")
+    (folder / "config.json").write_text('{"model_type": "none such"}')
+    with pytest.raises(UserError, match="does not know models of type none such"):
+        opened(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="cannot open this model"):
+    with pytest.raises(UserError, match="no weights here"):
         opened(folder)
 
 

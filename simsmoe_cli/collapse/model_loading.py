@@ -1,0 +1,424 @@
+"""A Hugging Face model opened with transformers, and refused unless every weight is its own.
+
+transformers fills what a folder lacks with random numbers and drops what it does not know. Here
+whatever is missing, of another shape, or left over in a part that the model has, is an error that
+names the keys. What transformers and its libraries print is kept off the terminal, and whatever
+they raise becomes one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simsmoe_cli.collapse.model_folder import DEQUANTISED, ModelFolder
+from simsmoe_cli.errors import EXIT_DATA, MOST_LINES, UserError, printable
+
+TOO_MANY = 2**28  # numbers that no file holds, for which no memory is taken to name their keys
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+# Families whose experts are no networks that can be compared pair by pair on the same tokens, or
+# whose text part cannot be run alone. Shown to the user.
+REFUSED = {
+    "doge": "an expert of Doge is one row of an embedding, a single hidden unit, and there are "
+    "thousands in a layer: no pair of networks to compare",
+    "nllb-moe": "transformers 5 passes NLLB's routing to its experts as a mask where they read "
+    "indices, so that other experts run than the router chose",
+    "vitpose_backbone": "its experts read images of people, not text, and no router chooses among "
+    "them",
+    "qwen3_omni_moe": "transformers runs this model by generating speech, not on a text; give the "
+    "folder of its thinker alone",
+    "qwen3_omni_moe_talker": "it writes audio codes for the thinker's states, not text",
+    "diffusion_gemma": "it fills blocks of text by diffusion and predicts no next token",
+}
+
+
+@dataclass
+class Loaded:
+    """A model with all its weights.
+
+    Attributes:
+        model: of transformers, in evaluation mode.
+        text_config: the configuration of the part that reads text.
+        predicts: whether its logits are of the next token.
+        both_stacks: whether it is an encoder and a decoder.
+        notes: what a reader of the report should know.
+    """
+
+    model: nn.Module
+    text_config: Any
+    predicts: bool
+    both_stacks: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def transformers_module() -> Any:
+    """The package transformers.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ImportError:
+        raise UserError(
+            "reading a Hugging Face model needs transformers",
+            hint="Install it: pip install 'simsmoe[hf]'",
+        ) from None
+
+
+def load_model(folder: ModelFolder) -> Loaded:
+    """Open a model and all its weights on the CPU, in the precision they are stored in.
+
+    Raises:
+        UserError: transformers cannot open it, or its weights are not all there.
+    """
+    transformers = transformers_module()
+    where = str(folder.path)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    model_type = folder.config["model_type"]
+    with foreign_code("transformers cannot read config.json", where):
+        known = model_type in transformers.CONFIG_MAPPING
+    if not known:
+        raise _unknown(folder, transformers.__version__)
+    if model_type in REFUSED:
+        raise UserError(
+            f"models of type {model_type} are not measured: {REFUSED[model_type]}",
+            where=where,
+            code=EXIT_DATA,
+        )
+    with foreign_code("transformers cannot read config.json", where):
+        config = transformers.AutoConfig.from_pretrained(folder.path, **options)
+        text_config = config.get_text_config(decoder=True)
+    if folder.quantised:
+        options["quantization_config"] = _dequantise(folder, transformers)
+    kind = _class_for(transformers, config, where)
+    with foreign_code("transformers cannot build the model of config.json", where):
+        _require_plausible(kind, config, folder)
+    with foreign_code("transformers cannot open this model", where) as heard:
+        model, info = kind.from_pretrained(
+            folder.path,
+            config=config,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+        heard.clear()
+    require_complete(
+        model, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"], where
+    )
+    both = bool(getattr(config, "is_encoder_decoder", False))
+    predicts = type(model).__name__.endswith(LANGUAGE_MODELS) and not both
+    loaded = Loaded(model.eval(), text_config, predicts, both)
+    if both:
+        loaded.notes.append("encoder and decoder both read this text, so no loss is measured")
+    elif not predicts:
+        loaded.notes.append("the model predicts no next token, so no loss is measured")
+    if folder.quantised:
+        loaded.notes.append(f"weights stored as {folder.quantised}, computed as {_dtype(model)}")
+    return loaded
+
+
+def require_complete(
+    model: nn.Module,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    mismatched: Iterable[tuple[str, Any, Any]],
+    where: str,
+) -> None:
+    """Refuse a model whose weights are not all its own.
+
+    Args:
+        model: as its configuration builds it.
+        missing: names it has and the folder has not; tied weights and what transformers knows to be
+            absent left out.
+        unexpected: names the folder has and the model has not. Those of parts the model does not
+            have at all (a vision tower, layers that predict further tokens) are no fault.
+        mismatched: names, and the shapes in the folder and in the model.
+        where: the folder.
+
+    Raises:
+        UserError: names the first ten of each.
+    """
+    modules = {name for name, _ in model.named_modules()}
+    base = str(getattr(model, "base_model_prefix", ""))
+    strange = [name for name in unexpected if _of_known_part(name, modules, base)]
+    shapes = [
+        f"{name} ({_shape(found)} in the file, {_shape(wanted)} in config.json)"
+        for name, found, wanted in mismatched
+    ]
+    faults = [
+        f"{label}: {_listed(names)}"
+        for label, names in (
+            ("missing", list(missing)),
+            ("of another shape", shapes),
+            ("unknown to the model", strange),
+        )
+        if names
+    ]
+    if faults:
+        raise UserError(
+            f"weights and config.json do not agree; {'; '.join(faults)}",
+            where=where,
+            hint="Download the folder again: a report on weights that are not there means nothing.",
+            code=EXIT_DATA,
+        )
+
+
+def weight_notes(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """What is strange about weights: not numbers, or nothing but zeros.
+
+    Args:
+        named: names and parameters of any shape.
+    """
+    undefined, zero = [], []
+    for name, tensor in named:
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        if not torch.isfinite(tensor).all():
+            undefined.append(name)
+        elif tensor.ndim >= 2 and not tensor.any():
+            zero.append(name)
+    notes = []
+    if undefined:
+        notes.append(f"weights that are not finite (NaN or infinite): {_listed(undefined)}")
+    if zero:
+        notes.append(f"weights that are all zero: {_listed(zero)}")
+    return notes
+
+
+@contextlib.contextmanager
+def foreign_code(what: str, where: str) -> Iterator[list[str]]:
+    """Run code of others: it prints nothing, and whatever it raises becomes one UserError.
+
+    Running out of memory and being stopped go through. Gives the list of what was logged, most of
+    which is dropped.
+
+    Args:
+        what: what could not be done, if something is raised.
+        where: the folder or file.
+    """
+    heard: list[str] = []
+    try:
+        with _quiet(heard):
+            yield heard
+    except (UserError, MemoryError, TimeoutError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of Rust code is no Exception
+        if _out_of_memory(error):
+            raise
+        reason = _reason(error, heard)
+        raise UserError(f"{what}: {reason}", where=where, code=EXIT_DATA) from None
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keep off the terminal what compiled code writes to file descriptor 2, such as a panic."""
+    with tempfile.TemporaryFile() as sink:
+        kept = os.dup(2)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _class_for(transformers: Any, config: Any, where: str) -> Any:
+    """The class of transformers that runs a configuration's model on text."""
+    named = getattr(config, "architectures", None) or [""]
+    name = named[0] if isinstance(named[0], str) else ""
+    kind = getattr(transformers, name, None) if name.endswith(LANGUAGE_MODELS) else None
+    if (
+        isinstance(kind, type)
+        and issubclass(kind, transformers.PreTrainedModel)
+        and getattr(kind, "config_class", None) is type(config)
+    ):
+        return kind
+    names = ["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"]
+    if name and not name.endswith(LANGUAGE_MODELS):
+        names.insert(0, "AutoModel")
+    for auto_name in (*names, "AutoModel"):
+        auto = getattr(transformers, auto_name)
+        with contextlib.suppress(KeyError):
+            return _only(auto._model_mapping[type(config)])
+    raise UserError(
+        f"transformers cannot run models of type {printable(config.model_type)} alone",
+        where=where,
+        hint="This is a part of a larger model: give the folder of the whole one.",
+        code=EXIT_DATA,
+    )
+
+
+def _require_plausible(kind: Any, config: Any, folder: ModelFolder) -> None:
+    """Refuse a configuration of a far larger model than the files hold, before it takes memory."""
+    tensors, numbers = folder.tensors, folder.numbers
+    for name, layers in _layer_counts(folder.config):
+        if layers > tensors:
+            raise UserError(
+                f"config.json says {name} = {printable(layers)}, and there are {tensors:,} weight "
+                "tensors in all",
+                where=str(folder.path),
+                code=EXIT_DATA,
+            )
+    with torch.device("meta"):
+        model = kind(copy.deepcopy(config))
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    if not folder.quantised and expected > numbers + max(numbers, TOO_MANY):
+        raise UserError(
+            f"config.json describes a model of {expected:,} parameters, and the files hold "
+            f"{numbers:,}",
+            where=str(folder.path),
+            hint="Download the folder again, or give the config.json of these weights.",
+            code=EXIT_DATA,
+        )
+
+
+def _layer_counts(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The settings that say how many layers there are, of a configuration and of its parts."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _layer_counts(value)
+        elif isinstance(value, int) and re.fullmatch(r"(num|n)_(\w+_)?layers?|depth", name):
+            yield name, value
+
+
+def _only(found: Any) -> Any:
+    return found[0] if isinstance(found, (tuple, list)) else found
+
+
+def _unknown(folder: ModelFolder, version: str) -> UserError:
+    kind = printable(folder.config["model_type"])
+    if "auto_map" in folder.config:
+        return UserError(
+            f"transformers {version} does not know models of type {kind}, and this folder brings "
+            "code of its own for them, which is never run",
+            where=str(folder.path),
+            hint="Use a version of transformers that knows this type, if there is one.",
+            code=EXIT_DATA,
+        )
+    return UserError(
+        f"transformers {version} does not know models of type {kind}",
+        where=str(folder.path),
+        hint="Install a newer one: pip install --upgrade transformers.",
+        code=EXIT_DATA,
+    )
+
+
+def _dequantise(folder: ModelFolder, transformers: Any) -> Any:
+    """The setting that makes plain numbers of quantised weights when they are read."""
+    method = folder.quantised
+    absent = [name for name in DEQUANTISED[method] if importlib.util.find_spec(name) is None]
+    if absent:
+        raise UserError(
+            f"the weights are quantised ({method}), and transformers reads these only with "
+            f"{', '.join(absent)}",
+            where=str(folder.path),
+            hint=f"Install it: pip install {' '.join(absent)}",
+            code=EXIT_DATA,
+        )
+    settings = dict(folder.config.get("quantization_config") or {})
+    name = "Mxfp4Config" if method == "mxfp4" else "FineGrainedFP8Config"
+    with foreign_code("config.json describes the quantised weights wrongly", str(folder.path)):
+        return getattr(transformers, name).from_dict({**settings, "dequantize": True})
+
+
+def _of_known_part(name: str, modules: set[str], base: str) -> bool:
+    """Whether a weight lies in a part that the model has: below its root and its backbone."""
+    parent = name
+    while "." in parent:
+        parent = parent.rpartition(".")[0]
+        if parent in modules:
+            return parent not in ("", base) and not name.endswith("rotary_emb.inv_freq")
+    return False
+
+
+def _dtype(model: nn.Module) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def _shape(sizes: Any) -> str:
+    return "x".join(str(size) for size in sizes) or "one number"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first ten names, and how many more there are."""
+    ordered = sorted(names, key=_natural)
+    shown = ", ".join(printable(name, 160) for name in ordered[:MOST_LINES])
+    more = len(ordered) - MOST_LINES
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, (RuntimeError, OSError))
+        and any(
+            sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory")
+        )
+    )
+
+
+def _reason(error: BaseException, heard: list[str]) -> str:
+    """An error of somebody else's code in a few words."""
+    text = " ".join(str(error).split())
+    report = re.sub(r"\x1b?\[[0-9;]*m", "", heard[-1] if heard else "")
+    if names := re.findall(r"^(\S.*?) +\| CONVERSION", report, re.MULTILINE):
+        return f"the tensors in the files cannot be put together to {_listed(names)}"
+    return f"{type(error).__name__}: {printable(text, 240)}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet(heard: list[str]) -> Iterator[None]:
+    """Collect what transformers and the Hub's client log, and show no progress bars or warnings."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with contextlib.suppress(Exception):
+                heard.append(record.getMessage())
+
+    loggers = [
+        logging.getLogger(name) for name in ("transformers", "huggingface_hub", "py.warnings")
+    ]
+    kept = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    controls = importlib.import_module("transformers.utils.logging")
+    bars = controls.is_progress_bar_enabled()
+    try:
+        for logger in loggers:
+            logger.handlers, logger.propagate = [Listener()], False
+            logger.setLevel(logging.WARNING)
+        controls.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, handlers, propagate, level in kept:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        if bars:
+            controls.enable_progress_bar()
+
+
+def settings_of(model: nn.Module) -> dict[str, Any]:
+    """A model's configuration as plain values, without where it was read from."""
+    found = json.loads(model.config.to_json_string(use_diff=False))  # type: ignore[operator, union-attr]
+    return {name: value for name, value in found.items() if name != "_name_or_path"}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """By which names sort with layer 10 after layer 2."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

@@ -1,0 +1,140 @@
+"""What a router's outputs say about its distribution over experts.
+
+Routers give different things: logits whose softmax weights the experts, logits that go through a
+sigmoid or another function first (DeepSeek-V3), or probabilities (Gemma 4). Which it is shows in
+the weights the chosen experts are given: within a token they are proportional to f(logit), whatever
+is normalised or scaled afterwards. Where no f fits, the distribution is not known.
+
+Shapes: T tokens, N experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+FITS = 0.02  # relative error of the weights, as much as rounding to bf16 explains
+SUMS_TO_ONE = 0.005
+
+
+def _root_softplus(logits: Tensor) -> Tensor:
+    return F.softplus(logits).sqrt()
+
+
+# The functions by which routers score an expert, as the logarithm of the score.
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits,
+    "sigmoid": F.logsigmoid,
+    "root of softplus": lambda logits: _root_softplus(logits).log(),
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a router's outputs are to be read.
+
+    Attributes:
+        output: which of its outputs has a column for each expert; None: none has.
+        kind: "probabilities" or a name of SCORES; empty where not known.
+    """
+
+    output: int | None
+    kind: str
+
+    def logits(self, outputs: list[Tensor], experts: int) -> Tensor | None:
+        """Scores whose softmax is the router's distribution over experts, [T, N]; None: unknown.
+
+        Columns beyond N, of experts that compute nothing, are left out, which leaves the
+        distribution over those that do.
+        """
+        if self.output is None:
+            return None
+        found_TN = outputs[self.output][:, :experts].float()
+        return found_TN.log() if self.kind == "probabilities" else SCORES[self.kind](found_TN)
+
+
+def read_router(
+    outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | None, experts: int
+) -> Reading:
+    """Find out what a router gives.
+
+    Args:
+        outputs: those with a column for each expert, [T, N or more]; see `scores_of`.
+        index_TK: chosen experts; N or more for an empty slot.
+        weight_TK: what their outputs are weighted with; None where that is not seen, and then
+            the softmax of logits is taken for granted.
+        experts: N.
+    """
+    best = Reading(None, "")
+    least = FITS
+    for place, found in enumerate(outputs):
+        if is_distribution(found, index_TK.shape[1]):
+            return Reading(place, "probabilities")
+        if weight_TK is None:
+            return Reading(place, "softmax")
+        for name, score in SCORES.items():
+            error = _misfit(score(found.float()), index_TK, weight_TK.float(), experts)
+            if error < least:
+                best, least = Reading(place, name), error
+    return best
+
+
+def scores_of(given: Iterable[Tensor], experts: int, weight_TK: Tensor | None) -> list[Tensor]:
+    """A router's floating outputs with a column for each expert, as [T, N or more]."""
+    wide = [
+        value.flatten(0, -2)
+        for value in given
+        if value.is_floating_point() and value.ndim >= 2 and value.shape[-1] >= experts
+    ]
+    return [
+        value
+        for value in wide
+        if weight_TK is None or value.shape != weight_TK.shape or not torch.equal(value, weight_TK)
+    ]
+
+
+def is_distribution(values: Tensor, chosen: int) -> bool:
+    """Whether every row is non-negative and sums to 1, up to rounding, and is no mere choice.
+
+    Args:
+        values: [T, N].
+        chosen: K; weights of the chosen experts among zeros are no distribution over all.
+    """
+    values = values.float()
+    if not len(values) or not bool((values >= 0).all()):
+        return False
+    if chosen < values.shape[-1] and int((values > 0).sum(-1).max()) <= chosen:
+        return False
+    return bool(((values.sum(-1) - 1).abs() < SUMS_TO_ONE).all())
+
+
+def _misfit(log_score_TN: Tensor, index_TK: Tensor, weight_TK: Tensor, experts: int) -> float:
+    """How far the weights are from proportional to the scores: a large relative error.
+
+    Weights are compared within a token; with one expert a token, with the score itself and with its
+    share of all scores, up to one factor for all tokens.
+    """
+    taken_TK = (index_TK < experts) & (weight_TK > 0)
+    chosen_TK = log_score_TN.gather(1, index_TK.clamp(max=log_score_TN.shape[1] - 1))
+    ratio_TK = weight_TK.clamp(min=1e-30).log() - chosen_TK
+    if index_TK.shape[1] > 1:
+        within_TK = ratio_TK[taken_TK.all(1)]
+        return _spread(within_TK - within_TK.mean(1, keepdim=True))
+    ratio_T = ratio_TK[taken_TK]
+    weight_T = weight_TK[taken_TK]
+    if len(weight_T) < 2 or float(weight_T.max() - weight_T.min()) < 1e-6:
+        return math.inf  # the same weight for all says nothing of the scores
+    share_T = ratio_T + log_score_TN.logsumexp(1)[taken_TK[:, 0]]
+    return min(_spread(ratio_T - ratio_T.median()), _spread(share_T - share_T.median()))
+
+
+def _spread(differences: Tensor) -> float:
+    """The 90 % quantile of absolute differences of logarithms; infinite where one is undefined."""
+    if not len(differences) or not torch.isfinite(differences).all():
+        return math.inf
+    return torch.quantile(differences.abs().flatten()[: 2**20], 0.9).item()
