@@ -122,12 +122,12 @@ class Watched:
         tensors = [value for value in self.routed if isinstance(value, Tensor)]
         scores = scores_of(tensors, layer.number, choice.weight_TK)
         wider = any(score.shape[-1] > layer.number for score in scores)
+        if self.reading is None:
+            self._check(choice, where)
+            self.reading = read_router(scores, choice.index_TK, choice.weight_TK)
         if wider and choice.weight_TK is not None:  # a choice of none of the experts
             choice.index_TK = choice.index_TK.masked_fill(choice.weight_TK == 0, layer.number)
         choice.index_TK = choice.index_TK.clamp(max=layer.number)
-        if self.reading is None:
-            self._check(choice, where)
-            self.reading = read_router(scores, choice.index_TK, choice.weight_TK, layer.number)
         logits_TN = self.reading.logits(scores, layer.number)
         return Routed(
             choice.input_TD[real_T],

@@ -46,6 +46,7 @@ class ExpertLayer:
         experts: what computes them.
         router: gives scores [T, N], alone or among other things.
         number: N.
+        idle: how many further experts, numbered from N, compute nothing.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ExpertLayer:
     experts: nn.Module
     router: nn.Module
     number: int
+    idle: int = 0
 
     @property
     def stacked(self) -> bool:
@@ -61,14 +63,15 @@ class ExpertLayer:
 
     def dense(self, x_TD: Tensor) -> Tensor:
         """Every expert on the same rows, [N, T, D] in the model's precision."""
-        index_T1 = torch.zeros(len(x_TD), 1, dtype=torch.long, device=x_TD.device)
-        whole_T1 = torch.ones(len(x_TD), 1, dtype=x_TD.dtype, device=x_TD.device)
-        return torch.stack(
-            [
-                self.experts(x_TD, index_T1 + expert, whole_T1).reshape(len(x_TD), -1)
-                for expert in range(self.number)
-            ]
-        )
+        slots = 1 + bool(self.idle)  # LongCat-Flash fails on one slot: the second is an idle expert
+        weight_TS = torch.ones(len(x_TD), slots, dtype=x_TD.dtype, device=x_TD.device)
+        weight_TS[:, 1:] = 0
+        index_TS = torch.full(weight_TS.shape, self.number, device=x_TD.device)
+        outputs = []
+        for expert in range(self.number):
+            index_TS[:, 0] = expert
+            outputs.append(self.experts(x_TD, index_TS, weight_TS).reshape(len(x_TD), -1))
+        return torch.stack(outputs)
 
     def hidden_units(self) -> list[Tensor]:
         """Weights by hidden unit, one [N, H, weights of a unit] per matrix; gate and up apart."""
@@ -158,11 +161,10 @@ def find_layers(model: nn.Module) -> list[ExpertLayer]:
         for child_name, experts in children.items():
             if not child_name.endswith("experts") or "shared" in child_name:
                 continue
-            if kind_and_number := _experts_in(experts):
-                kind, number = kind_and_number
-                others = {key: child for key, child in children.items() if child is not experts}
-                if router := _router(others, number):
-                    found.append(kind(name, parent, experts, router, number))
+            kind, number, idle = _experts_in(experts)
+            others = {key: child for key, child in children.items() if child is not experts}
+            if number >= 2 and (router := _router(others, number)):
+                found.append(kind(name, parent, experts, router, number, idle))
     return found
 
 
@@ -176,24 +178,25 @@ def _paired(name: str, parent: nn.Module, children: dict[str, nn.Module]) -> Exp
     return PairedLayer(name, parent, children[PAIR[1]], children["router"], sizes[0][0])
 
 
-def _experts_in(module: nn.Module) -> tuple[type[ExpertLayer], int] | None:
-    """How a module's experts are run, and N; None for another module."""
+def _experts_in(module: nn.Module) -> tuple[type[ExpertLayer], int, int]:
+    """How a module's experts are run, N, and how many further ones are idle; N is 0 for another
+    module."""
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         experts = _listed(module)
         alike = len({type(expert) for expert in experts}) == 1
-        return (ListedLayer, len(experts)) if alike and len(experts) >= 2 else None
+        return ListedLayer, len(experts) if alike else 0, 0
     takes = len(inspect.signature(module.forward).parameters)
-    stacks = [p for p in module.parameters(recurse=False) if p.ndim == 3]
-    number = min((len(stack) for stack in stacks), default=0)
-    if not stacks and isinstance(declared := getattr(module, "num_experts", None), int):
-        matrices = [p for p in module.parameters() if p.ndim == 2]
-        blocks = matrices and all(p.shape == matrices[0].shape for p in matrices)
-        number = declared if blocks and len(matrices[0]) % max(1, declared) == 0 else 0
-    if number < 2:
-        return None
-    if takes >= 3:
-        return ExpertLayer, number
-    return (RepeatedLayer, number) if takes == 1 and stacks else None
+    sizes = {len(p) for p in module.parameters(recurse=False) if p.ndim == 3}
+    if sizes and takes >= 3:
+        return ExpertLayer, min(sizes), max(sizes) - min(sizes)
+    if sizes:
+        return RepeatedLayer, min(sizes) if takes == 1 and len(sizes) == 1 else 0, 0
+    declared = getattr(module, "num_experts", None)
+    matrices = [p for p in module.parameters() if p.ndim == 2]
+    if takes >= 3 and isinstance(declared, int) and declared > 0 and matrices:
+        blocks = all(p.shape == matrices[0].shape for p in matrices)
+        return ExpertLayer, declared if blocks and len(matrices[0]) % declared == 0 else 0, 0
+    return ExpertLayer, 0, 0
 
 
 def _listed(experts: nn.Module) -> list[nn.Module]:

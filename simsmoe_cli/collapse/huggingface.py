@@ -54,6 +54,7 @@ class HuggingFaceSource(Source):
         tokens: the text, ids.
         tokenizer: with `decode`; None where tokens have no text.
         top_k: K of listed experts whose router gives logits alone.
+        vocab_size: V; None: as the subject's settings have it.
         predicts: whether its logits are of the next token; else no loss is measured.
         both_stacks: whether it is an encoder and a decoder, which then read the same text.
         facts: the fields of a `Source`, without `layers`.
@@ -66,6 +67,7 @@ class HuggingFaceSource(Source):
         tokenizer: Any = None,
         top_k: int | None = None,
         *,
+        vocab_size: int | None = None,
         predicts: bool = True,
         both_stacks: bool = False,
         **facts: Any,
@@ -82,7 +84,7 @@ class HuggingFaceSource(Source):
         self.tokenizer = tokenizer
         self.predicts = predicts
         self.both_stacks = both_stacks
-        self.vocab_size = _number(self.subject.settings, VOCABULARY_NAMES) or 0
+        self.vocab_size = vocab_size or int(self.subject.settings.get("vocab_size") or 0)
 
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
         first = next(self.model.parameters())
@@ -166,7 +168,8 @@ def open_huggingface(
         loaded.model.to(device),
         token_ids.astype(np.uint32),
         tokenizer,
-        _number(settings, TOP_K_NAMES),
+        _number(loaded.text_config, TOP_K_NAMES),
+        vocab_size=_number(loaded.text_config, VOCABULARY_NAMES),
         predicts=loaded.predicts,
         both_stacks=loaded.both_stacks,
         subject=Subject(
@@ -186,19 +189,17 @@ def open_huggingface(
         corpus=text.name if text is not None else "token ids",
         split="text",
         unit="token",
-        block=min(BLOCK, _number(settings, WINDOW_NAMES) or BLOCK),
+        block=min(BLOCK, _number(loaded.text_config, WINDOW_NAMES) or BLOCK),
         notes=notes,
     )
 
 
-def _number(settings: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first positive number of these names in a configuration, or in that of its text part."""
-    parts = [settings, settings.get("text_config"), settings.get("thinker_config")]
-    for part in parts:
-        for name in names:
-            value = part.get(name) if isinstance(part, dict) else None
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
+def _number(config: Any, names: tuple[str, ...]) -> int | None:
+    """The first positive number that a configuration has under one of these names."""
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
     return None
 
 

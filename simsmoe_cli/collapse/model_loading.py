@@ -103,9 +103,11 @@ def load_model(folder: ModelFolder) -> Loaded:
     with foreign_code("transformers cannot read config.json", where):
         config = transformers.AutoConfig.from_pretrained(folder.path, **options)
         text_config = config.get_text_config(decoder=True)
+    kind = _class_for(transformers, config, where)
+    if kind.config_class is not type(config) and kind.config_class is type(text_config):
+        config = text_config
     if folder.quantised:
         options["quantization_config"] = _dequantise(folder, transformers)
-    kind = _class_for(transformers, config, where)
     with foreign_code("transformers cannot build the model of config.json", where):
         _require_plausible(kind, config, folder)
     with foreign_code("transformers cannot open this model", where) as heard:
@@ -191,7 +193,7 @@ def weight_notes(named: Iterable[tuple[str, Tensor]]) -> list[str]:
             continue
         if not torch.isfinite(tensor).all():
             undefined.append(name)
-        elif tensor.ndim >= 2 and not tensor.any():
+        elif tensor.ndim >= 2 and not re.search(r"bias|pos", name) and not tensor.any():
             zero.append(name)
     notes = []
     if undefined:
@@ -239,29 +241,43 @@ def silent_stderr() -> Iterator[None]:
 
 
 def _class_for(transformers: Any, config: Any, where: str) -> Any:
-    """The class of transformers that runs a configuration's model on text."""
+    """The class of transformers that runs a configuration's model on text.
+
+    Of a model that reads images too it is the text part alone where transformers has one, else the
+    class its folder names.
+    """
+    text_config = config.get_text_config(decoder=True)
+    text_alone = _mapped(transformers.AutoModelForCausalLM, config)
+    if text_alone is not None and text_alone.config_class is type(text_config):
+        return text_alone
     named = getattr(config, "architectures", None) or [""]
     name = named[0] if isinstance(named[0], str) else ""
     kind = getattr(transformers, name, None) if name.endswith(LANGUAGE_MODELS) else None
-    if (
-        isinstance(kind, type)
-        and issubclass(kind, transformers.PreTrainedModel)
-        and getattr(kind, "config_class", None) is type(config)
-    ):
+    if isinstance(kind, type) and getattr(kind, "config_class", None) is type(config):
         return kind
-    names = ["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"]
+    autos = ["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"]
     if name and not name.endswith(LANGUAGE_MODELS):
-        names.insert(0, "AutoModel")
-    for auto_name in (*names, "AutoModel"):
-        auto = getattr(transformers, auto_name)
-        with contextlib.suppress(KeyError):
-            return _only(auto._model_mapping[type(config)])
+        autos.insert(0, "AutoModel")
+    if text_config is not config:
+        autos.reverse()
+    for auto in (*autos, "AutoModel"):
+        if (found := _mapped(getattr(transformers, auto), config)) is not None:
+            return found
     raise UserError(
         f"transformers cannot run models of type {printable(config.model_type)} alone",
         where=where,
         hint="This is a part of a larger model: give the folder of the whole one.",
         code=EXIT_DATA,
     )
+
+
+def _mapped(auto: Any, config: Any) -> Any:
+    """The class an Auto class of transformers has for a configuration; None for none."""
+    try:
+        found = auto._model_mapping[type(config)]
+    except KeyError:
+        return None
+    return found[0] if isinstance(found, (tuple, list)) else found
 
 
 def _require_plausible(kind: Any, config: Any, folder: ModelFolder) -> None:
@@ -295,10 +311,6 @@ def _layer_counts(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
             yield from _layer_counts(value)
         elif isinstance(value, int) and re.fullmatch(r"(num|n)_(\w+_)?layers?|depth", name):
             yield name, value
-
-
-def _only(found: Any) -> Any:
-    return found[0] if isinstance(found, (tuple, list)) else found
 
 
 def _unknown(folder: ModelFolder, version: str) -> UserError:

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FITS = 0.02  # relative error of the weights, as much as rounding to bf16 explains
+EXACT = 1e-5  # errors below are no reason to prefer one function
+SAME_ENTROPY = 0.01  # of the highest: functions that differ less need not be told apart
 SUMS_TO_ONE = 0.005
 
 
@@ -58,30 +60,42 @@ class Reading:
         return found_TN.log() if self.kind == "probabilities" else SCORES[self.kind](found_TN)
 
 
-def read_router(
-    outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | None, experts: int
-) -> Reading:
+def read_router(outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | None) -> Reading:
     """Find out what a router gives.
 
     Args:
         outputs: those with a column for each expert, [T, N or more]; see `scores_of`.
-        index_TK: chosen experts; N or more for an empty slot.
+        index_TK: chosen columns; a number beyond them for an empty slot.
         weight_TK: what their outputs are weighted with; None where that is not seen, and then
             the softmax of logits is taken for granted.
-        experts: N.
     """
-    best = Reading(None, "")
-    least = FITS
+    fitting: list[tuple[float, Reading]] = []
     for place, found in enumerate(outputs):
         if is_distribution(found, index_TK.shape[1]):
             return Reading(place, "probabilities")
         if weight_TK is None:
             return Reading(place, "softmax")
         for name, score in SCORES.items():
-            error = _misfit(score(found.float()), index_TK, weight_TK.float(), experts)
-            if error < least:
-                best, least = Reading(place, name), error
+            error = _misfit(score(found.float()), index_TK, weight_TK.float())
+            if error < FITS:
+                fitting.append((error, Reading(place, name)))
+    if not fitting:
+        return Reading(None, "")
+    least, best = min(fitting, key=lambda pair: pair[0])
+    experts = outputs[0].shape[-1]
+    entropy = _entropy(best.logits(outputs, experts))
+    for error, rival in fitting:
+        as_good = error <= max(3 * least, EXACT)
+        if as_good and abs(_entropy(rival.logits(outputs, experts)) - entropy) > SAME_ENTROPY:
+            return Reading(None, "")
     return best
+
+
+def _entropy(logits_TN: Tensor | None) -> float:
+    """The mean entropy of distributions, of what it can be at most."""
+    assert logits_TN is not None
+    entropy_T = torch.special.entr(logits_TN.softmax(-1)).sum(-1)
+    return float(entropy_T.mean()) / math.log(logits_TN.shape[-1])
 
 
 def scores_of(given: Iterable[Tensor], experts: int, weight_TK: Tensor | None) -> list[Tensor]:
@@ -113,14 +127,15 @@ def is_distribution(values: Tensor, chosen: int) -> bool:
     return bool(((values.sum(-1) - 1).abs() < SUMS_TO_ONE).all())
 
 
-def _misfit(log_score_TN: Tensor, index_TK: Tensor, weight_TK: Tensor, experts: int) -> float:
+def _misfit(log_score_TN: Tensor, index_TK: Tensor, weight_TK: Tensor) -> float:
     """How far the weights are from proportional to the scores: a large relative error.
 
     Weights are compared within a token; with one expert a token, with the score itself and with its
     share of all scores, up to one factor for all tokens.
     """
-    taken_TK = (index_TK < experts) & (weight_TK > 0)
-    chosen_TK = log_score_TN.gather(1, index_TK.clamp(max=log_score_TN.shape[1] - 1))
+    columns = log_score_TN.shape[1]
+    taken_TK = (index_TK < columns) & (weight_TK > 0)
+    chosen_TK = log_score_TN.gather(1, index_TK.clamp(max=columns - 1))
     ratio_TK = weight_TK.clamp(min=1e-30).log() - chosen_TK
     if index_TK.shape[1] > 1:
         within_TK = ratio_TK[taken_TK.all(1)]
