@@ -66,6 +66,7 @@ def collapse_report(
 ) -> None:
     """Measure how alike a run's experts are on held-out text, and write a report."""
     from simsmoe_cli.collapse.gate import check_limit, fail_above
+    from simsmoe_cli.collapse.model_folder import other_file, repository
     from simsmoe_cli.collapse.report import PAGE, parse_formats, write_report
     from simsmoe_cli.collapse.reporting import Request, make_report
     from simsmoe_cli.collapse.terminal import show
@@ -77,10 +78,22 @@ def collapse_report(
         raise UserError("there is no page to open", where="--open", hint="Add html to --format.")
     if limit is not None:
         check_limit(limit)
-    path = resolve(run, runs_dir)
+
+    def located(given: Path) -> Path:
+        """The folder; says what was given instead of one."""
+        if given.is_file() and given.name != "events.jsonl":
+            raise other_file(given)
+        if not given.exists() and (hub := repository(str(given))) is not None:
+            try:
+                return resolve(given, runs_dir)
+            except UserError:
+                raise hub from None
+        return resolve(given, runs_dir)
+
+    path = located(run)
     request = Request(
         path=path,
-        against=None if against is None else resolve(against, runs_dir),
+        against=None if against is None else located(against),
         checkpoint=checkpoint,
         split=split,
         text=text,

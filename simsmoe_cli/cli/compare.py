@@ -20,7 +20,11 @@ PLOT_STYLES = ("blue", "dark_orange", "green", "magenta", "yellow", "cyan")
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Run folders, or their names under --runs-dir."),
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, their names under --runs-dir, or folders with a collapse report, as "
+            "of a Hugging Face model.",
+        ),
     ],
     out: Annotated[
         Path | None,

@@ -2,7 +2,8 @@
 
 Only the run folders are read (recipe.yaml and events.jsonl), so this needs no torch, no corpus and
 no checkpoint. Scores are those the training itself wrote: of a probe's tokens for similarity and
-load, of the validation and test splits for the loss.
+load, of the validation and test splits for the loss. Of a Hugging Face model the report in its
+folder is read, and its scores are of the text that the report was made of.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simsmoe_cli.collapse.local_paths import told_apart, without_paths
+from simsmoe_cli.collapse.reported import measures_of, read_reported, settings_of
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.recipe_loading import load_recipe
 from simsmoe_cli.rundir import Event, RunDir, read_events
@@ -21,6 +24,7 @@ from simsmoe_cli.rundir import Event, RunDir, read_events
 # Fields of a recipe that describe it and set nothing.
 NOT_SETTINGS = ("name", "description", "source")
 ABSENT = "–"
+REPORTED = "report"  # the status of what is no run
 SUFFIXES = (".html", ".png", ".svg")
 
 
@@ -48,6 +52,7 @@ MEASURES = (
     Measure("valid_bpc", "best validation BPC", ".4f", min),
     Measure("valid_perplexity", "best validation perplexity", ",.2f", min),
     Measure("valid_accuracy", "best validation accuracy", ".4f", max),
+    Measure("text_perplexity", "perplexity of the report's text", ",.2f", min),
     Measure("cka", "mean CKA, last probe", ".3f", min),
     Measure("cka_worst_layer", "mean CKA, worst layer", ".3f", min),
     Measure("load_cv", "load CV, mean of layers", ".3f", min),
@@ -83,9 +88,10 @@ class RunSummary:
     """What one run folder says.
 
     Attributes:
-        label: the run's name, or its path where two runs have one name.
-        path: of the run folder.
-        status: finished, stopped, failed, or "in training" where no end was written.
+        label: the run's name, and those of folders above it where two runs have one name.
+        path: of the run folder, as far as it tells it from the others.
+        status: finished, stopped, failed, or "in training" where no end was written; of a Hugging
+            Face model "report".
         step, total_steps: the last step logged, and how many there will be.
         settings: every field of the resolved recipe, by dotted path.
         measures: by name of `MEASURES`; None where the run has none.
@@ -147,8 +153,7 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
     for number, path in enumerate(resolved):
         if path in resolved[:number]:
             raise UserError("this run is given twice", where=str(runs[number].path))
-    names = [run.name for run in runs]
-    labels = [run.name if names.count(run.name) == 1 else str(run.path) for run in runs]
+    labels = told_apart([run.path for run in runs])
     summaries = tuple(_read(run, label) for run, label in zip(runs, labels, strict=True))
     paths = list(dict.fromkeys(path for run in summaries for path in run.settings))
     differing = tuple(
@@ -212,11 +217,16 @@ def shown(value: Any) -> str:
 
 
 def _status(run: RunSummary) -> str:
+    if run.status == REPORTED:
+        return run.status
     of = "" if run.total_steps is None else f" of {run.total_steps:,}"
     return f"{run.status}, step {run.step:,}{of}"
 
 
 def _read(run: RunDir, label: str) -> RunSummary:
+    model = (run.path / "config.json").is_file() or (run.path / "report.json").is_file()
+    if model and not run.recipe.is_file():
+        return _of_report(run.path, label)
     if not run.recipe.is_file() or not run.events.is_file():
         missing = run.recipe if not run.recipe.is_file() else run.events
         raise UserError(f"no run: it has no {missing.name}", where=str(run.path), code=EXIT_DATA)
@@ -267,10 +277,10 @@ def _read(run: RunDir, label: str) -> RunSummary:
     better = ("test_bpc", "valid_bpc", "test_accuracy", "valid_accuracy")
     if any(measures[name] is not None for name in better):
         measures["test_perplexity"] = measures["valid_perplexity"] = None
-    settings = _flat(recipe.model_dump(exclude=recipe.idle_sections))
+    settings = without_paths(_flat(recipe.model_dump(exclude=recipe.idle_sections)))
     return RunSummary(
         label,
-        str(run.path),
+        label,
         status,
         step,
         total_steps if isinstance(total_steps, int) else None,
@@ -280,12 +290,36 @@ def _read(run: RunDir, label: str) -> RunSummary:
     )
 
 
+def _of_report(folder: Path, label: str) -> RunSummary:
+    """A Hugging Face model, from the report of its folder."""
+    found = read_reported(folder)
+    return RunSummary(
+        label,
+        label,
+        REPORTED,
+        0,
+        None,
+        settings_of(found),
+        {**{measure.name: None for measure in MEASURES}, **measures_of(found)},
+        {name: Curve() for name in CURVES},
+    )
+
+
 def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
     notes = []
     if {"data.corpus", "data.tokenizer"} & set(differing):
         notes.append("the runs have other corpora or tokenizers: their losses do not compare")
     if "finetune.task" in differing:
         notes.append("the runs have other tasks: their accuracies do not compare")
+    reports = [run for run in runs if run.status == REPORTED]
+    if len({run.settings["report.text"] for run in reports}) > 1:
+        notes.append("the reports are of other texts: their perplexities do not compare")
+    if reports and len({run.settings.get("vocab_size") for run in reports}) > 1:
+        notes.append("the models have other tokenizers: their perplexities do not compare")
+    if reports and len(reports) < len(runs):
+        notes.append("a run was measured on its probe's tokens, a model on its report's text")
+    if reports:
+        return notes
     if len({run.step for run in runs}) > 1:
         notes.append("the runs are of different lengths: compare the curves step by step")
     if all(run.settings.get("train.seed") == runs[0].settings.get("train.seed") for run in runs):

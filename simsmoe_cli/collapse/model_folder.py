@@ -23,6 +23,7 @@ from safetensors import safe_open
 from simsmoe_cli.errors import EXIT_DATA, MOST_LINES, UserError, printable
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MOST_JSON = 2**28  # bytes; the index of the largest models is a fiftieth of that
@@ -77,6 +78,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     """
     if not (folder / CONFIG).is_file():
         raise other_folder(folder) or _bad("no config.json of a Hugging Face model here", folder)
+    if (folder / ADAPTER).is_file():  # transformers would open the model that it changes
+        raise _adapter(folder)
     config = _json(folder / CONFIG)
     if not isinstance(config.get("model_type"), str):
         raise _bad(
@@ -93,7 +96,7 @@ def other_folder(folder: Path) -> UserError | None:
         names = {entry.name for entry in folder.iterdir()}
     except OSError as error:
         return _bad(f"cannot read this folder: {error.strerror}", folder)
-    if "adapter_config.json" in names:
+    if ADAPTER in names:
         return _adapter(folder)
     if "model_index.json" in names:
         return _bad(
@@ -166,7 +169,7 @@ def repository(name: str) -> UserError | None:
 def _adapter(folder: Path) -> UserError:
     base: Any = None
     with contextlib.suppress(UserError):
-        base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+        base = _json(folder / ADAPTER).get("base_model_name_or_path")
     of = f" of {printable(base)}" if isinstance(base, str) and base else ""
     return _bad(
         f"this is an adapter (LoRA){of}, which holds changes to a model and no model",
@@ -195,15 +198,16 @@ def _json(path: Path) -> dict[str, Any]:
 def _quantised(config: dict[str, Any], folder: Path) -> str:
     """The format of quantised weights; empty for plain ones."""
     text = config.get("text_config")
-    settings = config.get("quantization_config") or (
-        text.get("quantization_config") if isinstance(text, dict) else None
-    )
+    parts = [config, text if isinstance(text, dict) else {}]
+    names = ("quantization_config", "compression_config")
+    settings = next((part[name] for part in parts for name in names if part.get(name)), None)
     if not settings:
         return ""
     method = settings.get("quant_method") if isinstance(settings, dict) else None
     if not isinstance(method, str) or method not in DEQUANTISED:
+        how = f" ({printable(method)})" if method else ""
         raise _bad(
-            f"the weights are quantised ({printable(method)}), and cannot be read as numbers",
+            f"the weights are quantised{how}, and cannot be read as numbers",
             folder / CONFIG,
             "Give a folder of the same model in bf16, fp16 or fp32. Of quantised ones "
             f"{', '.join(DEQUANTISED)} are read.",
@@ -245,7 +249,8 @@ def _weights(folder: Path) -> tuple[tuple[Path, ...], dict[str, int]]:
 
 def _index(path: Path) -> dict[str, str]:
     """Tensor names and the file that holds each."""
-    places = _json(path).get("weight_map")
+    content = _json(path)
+    places = content.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise _bad("no weight_map that says which file holds which tensor", path)
     for name in places.values():
@@ -253,6 +258,8 @@ def _index(path: Path) -> dict[str, str]:
             raise _bad(f"{printable(name)} is no file of safetensors", path)
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\x00" in name:
             raise _bad(f"{printable(name)} lies outside the folder", path)
+    if not isinstance(content.get("metadata"), dict):
+        raise _bad("no metadata, without which transformers does not read it", path)
     return places
 
 

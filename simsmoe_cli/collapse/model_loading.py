@@ -247,13 +247,16 @@ def _class_for(transformers: Any, config: Any, where: str) -> Any:
     class its folder names.
     """
     text_config = config.get_text_config(decoder=True)
-    text_alone = _mapped(transformers.AutoModelForCausalLM, config)
-    if text_alone is not None and text_alone.config_class is type(text_config):
-        return text_alone
-    named = getattr(config, "architectures", None) or [""]
-    name = named[0] if isinstance(named[0], str) else ""
-    kind = getattr(transformers, name, None) if name.endswith(LANGUAGE_MODELS) else None
-    if isinstance(kind, type) and getattr(kind, "config_class", None) is type(config):
+    if text_config is not config:
+        text_alone = _mapped(transformers.AutoModelForCausalLM, config)
+        if text_alone is not None and text_alone.config_class is type(text_config):
+            return text_alone
+    named = getattr(config, "architectures", None)
+    name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    kind = getattr(transformers, name, None) if name.isidentifier() else None
+    if getattr(kind, "config_class", None) is not type(config):
+        name = ""
+    elif name.endswith(LANGUAGE_MODELS):
         return kind
     autos = ["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"]
     if name and not name.endswith(LANGUAGE_MODELS):
@@ -388,6 +391,8 @@ def _out_of_memory(error: BaseException) -> bool:
 def _reason(error: BaseException, heard: list[str]) -> str:
     """An error of somebody else's code in a few words."""
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs the package {printable(error.name)}, which is not installed"
     report = re.sub(r"\x1b?\[[0-9;]*m", "", heard[-1] if heard else "")
     if names := re.findall(r"^(\S.*?) +\| CONVERSION", report, re.MULTILINE):
         return f"the tensors in the files cannot be put together to {_listed(names)}"
@@ -428,7 +433,15 @@ def _quiet(heard: list[str]) -> Iterator[None]:
 def settings_of(model: nn.Module) -> dict[str, Any]:
     """A model's configuration as plain values, without where it was read from."""
     found = json.loads(model.config.to_json_string(use_diff=False))  # type: ignore[operator, union-attr]
-    return {name: value for name, value in found.items() if name != "_name_or_path"}
+    return _without_origin(found)
+
+
+def _without_origin(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_origin(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if name != "_name_or_path"
+    }
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -10,7 +10,9 @@ import torch
 
 from simsmoe_cli.collapse.findings import Findings, Report
 from simsmoe_cli.collapse.huggingface import open_huggingface
+from simsmoe_cli.collapse.local_paths import without_paths
 from simsmoe_cli.collapse.measure import Options, measure, with_pair_of
+from simsmoe_cli.collapse.model_folder import other_folder
 from simsmoe_cli.collapse.opening import checkpoints, open_run
 from simsmoe_cli.collapse.sources import Source
 from simsmoe_cli.collapse.verdict import judge
@@ -89,6 +91,11 @@ def _check(request: Request) -> None:
     if len({path.resolve() for path in folders}) < len(folders):
         raise UserError("a run cannot be compared with itself", where="--against")
     models = [is_huggingface(path) for path in folders]
+    for path, model in zip(folders, models, strict=True):
+        run = RunDir(path)
+        other = None if model or run.recipe.exists() or run.events.exists() else other_folder(path)
+        if other is not None:
+            raise other
     if request.text is not None and not any(models):
         raise UserError(
             "a run is measured on its own corpus",
@@ -128,11 +135,14 @@ def _measure(
     step = source.subject.step
     name = source.subject.name + ("" if step is None else f", step {step:,}")
     on_progress(f"{name}: reading text")
-    return measure(
+    found = measure(
         source,
         _options(request),
         lambda done, of: on_progress(f"{name}: {done} of {of} layers measured"),
     )
+    subject = found.subject.model_copy(update={"settings": without_paths(found.subject.settings)})
+    text = found.text.model_copy(update={"notes": without_paths(found.text.notes)})
+    return found.model_copy(update={"subject": subject, "text": text})
 
 
 def _options(request: Request) -> Options:

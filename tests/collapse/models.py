@@ -65,6 +65,18 @@ QUICK = Options(rows=256, tokens=512, blocks=8, resamples=20, rbf_rows=64)
 IDS = np.random.default_rng(0).integers(1, VOCABULARY, 1500).astype(np.uint32)
 
 
+def with_tokenizer(folder: Path, words: int = VOCABULARY) -> Path:
+    """Add a tokenizer of words "w1", "w2" and so on to a model's folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    known = {"<unk>": 0, **{f"w{number}": number for number in range(1, words)}}
+    tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    return folder
+
+
 def made(
     kind: str,
     folder: Path,

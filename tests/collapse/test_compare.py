@@ -148,7 +148,7 @@ def test_what_must_be_known_before_comparing(tmp_path: Path) -> None:
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     runs = [made_run(tmp_path / place / "run") for place in ("here", "there")]
-    assert [run.label for run in compare(runs).runs] == [str(run.path) for run in runs]
+    assert [run.label for run in compare(runs).runs] == ["here/run", "there/run"]
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from simsmoe_cli.collapse.huggingface import HuggingFaceSource, open_huggingface
 from simsmoe_cli.collapse.measure import measure
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
-from tests.collapse.models import IDS, MORE, QUICK, VOCABULARY, made
+from tests.collapse.models import IDS, MORE, QUICK, VOCABULARY, made, with_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +98,7 @@ def test_interleaved_gates_are_told_apart(saved: Callable[..., Path]) -> None:
 def test_a_text_is_read_with_the_folders_tokenizer(
     saved: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<unk>": 0, **{f"w{number}": number for number in range(1, VOCABULARY)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    folder = saved("Mixtral")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    folder = with_tokenizer(saved("Mixtral"))
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{number}" for number in IDS))
     source = open_huggingface(folder, text, device=torch.device("cpu"))

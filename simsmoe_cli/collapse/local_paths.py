@@ -1,0 +1,38 @@
+"""Absolute paths of a machine, shortened to names before anything is written for others.
+
+A recipe, a model's configuration or a note may hold one; whoever gets the report has no use for it,
+and need not learn what folders there are. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# /a/b, C:\a\b and ~/a: at least two names, not the tail of a URL or of a relative path.
+_ABSOLUTE = re.compile(r"(?<![\w.:/\\~-])(?:~?/|[A-Za-z]:[\\/])(?:[^\s/\\:;,'\"()]+[/\\])+")
+
+
+def without_paths(value: Any) -> Any:
+    """The value, of JSON's types, with every absolute path in its texts cut to its last name."""
+    if isinstance(value, str):
+        return _ABSOLUTE.sub("", value)
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(item) for item in value]
+    return value
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """The last names of each path, as few as tell them all apart."""
+    resolved = [path.resolve().parts for path in paths]
+    names = []
+    for parts in resolved:
+        length = 1
+        while length < len(parts) and sum(p[-length:] == parts[-length:] for p in resolved) > 1:
+            length += 1
+        names.append("/".join(parts[-length:]))
+    return names

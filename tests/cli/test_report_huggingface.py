@@ -1,0 +1,160 @@
+"""`simsmoe collapse-report` and `compare` on Hugging Face folders, as a user gives them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simsmoe_cli.cli import main
+from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
+from tests.collapse.models import IDS, made, with_tokenizer
+from tests.collapse.test_compare import made_run
+
+Capture = pytest.CaptureFixture[str]
+FEW = ["--text", "text.txt", "--tokens", "64"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models/mixtral, models/olmoe and text.txt."""
+    place = tmp_path_factory.mktemp("place")
+    for kind in ("Mixtral", "Olmoe"):
+        with_tokenizer(made(kind, place / "models" / kind.lower()))
+    (place / "text.txt").write_text(" ".join(f"w{number}" for number in IDS))
+    return place
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in place.iterdir():
+        Path(path.name).symlink_to(path)
+
+
+def refusal(capsys: Capture, code: int, *arguments: str) -> str:
+    """The one line on stderr of a command that fails."""
+    assert main.run(list(arguments)) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_a_report(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["collapse-report", "models/olmoe", *FEW, "--out", "out"]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    report = Report.read(Path("out/report.json"))
+    assert report.main.subject.name == "olmoe"
+    assert [layer.name for layer in report.main.layers] == [
+        "model.layers.0.mlp",
+        "model.layers.1.mlp",
+    ]
+    assert report.verdict.headline in printed.out
+
+
+def test_no_path_of_the_machine_is_in_a_report(tmp_path: Path, place: Path) -> None:
+    model = with_tokenizer(made("Mixtral", tmp_path / "secret" / "mixtral"))
+    config = json.loads((model / "config.json").read_text())
+    config |= {"_name_or_path": str(model), "trained_from": f"{tmp_path}/secret/start"}
+    (model / "config.json").write_text(json.dumps(config))
+    text = (tmp_path / "secret" / "text.txt").resolve()
+    text.write_bytes((place / "text.txt").read_bytes() + b" \xff\xff w1" * 9)
+    arguments = ["collapse-report", str(model), "--text", str(text), "--tokens", "64"]
+    assert main.run([*arguments, "--out", "out", "--against", "models/olmoe"]) == 0
+    written = [path for path in Path("out").rglob("*") if path.is_file()]
+    assert {"report.json", "report.html"} <= {path.name for path in written}
+    for path in written:
+        content = path.read_bytes()
+        assert b"secret" not in content
+        assert str(tmp_path).encode() not in content
+        assert str(place).encode() not in content
+    assert Report.read(Path("out/report.json")).main.subject.settings["trained_from"] == "start"
+
+
+def test_the_name_of_a_repository_says_how_to_download_it(capsys: Capture) -> None:
+    said = refusal(capsys, EXIT_DATA, "collapse-report", "mistralai/Mixtral-8x7B-v0.1", *FEW)
+    assert "hf download mistralai/Mixtral-8x7B-v0.1 --local-dir Mixtral-8x7B-v0.1" in said
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"adapter_config.json": '{"base_model_name_or_path": "a/b"}'},
+            "this is an adapter (LoRA) of a/b",
+        ),
+        ({"adapter_config.json": "", "config.json": "{}"}, "this is an adapter (LoRA), which"),
+        ({"model_index.json": "{}"}, "this is a pipeline of several models"),
+        ({"model.Q4_K_M.gguf": ""}, "weights in GGUF, the format of llama.cpp"),
+        ({"model.safetensors": ""}, "weights, but no config.json"),
+        ({"one/config.json": "{}", "two/config.json": "{}"}, "this folder holds 2 model folders"),
+        ({"snapshots/0a1b/config.json": "{}"}, "Give the folder of a snapshot:"),
+    ],
+)
+def test_another_kind_of_folder_is_named(capsys: Capture, files: dict[str, str], said: str) -> None:
+    for name, content in files.items():
+        path = Path("given") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert said in refusal(capsys, EXIT_DATA, "collapse-report", "given", *FEW)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.gguf", "weights in GGUF"),
+        ("model.safetensors", "one file of a model, and a report needs a folder"),
+        ("notes.txt", "this is a file, and a report needs a folder"),
+    ],
+)
+def test_a_file_is_no_folder(capsys: Capture, name: str, said: str) -> None:
+    Path(name).write_text("")
+    assert said in refusal(capsys, EXIT_DATA, "collapse-report", name, *FEW)
+
+
+def test_a_model_needs_a_text(capsys: Capture) -> None:
+    said = refusal(capsys, EXIT_USAGE, "collapse-report", "models/olmoe")
+    assert "--text: a Hugging Face model comes without text" in said
+
+
+def compared(capsys: Capture, *folders: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main.run(["compare", *folders, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_models_are_compared_by_their_reports(capsys: Capture) -> None:
+    said = refusal(capsys, EXIT_DATA, "compare", "models/mixtral", "models/olmoe")
+    assert "no report of this model, whose numbers are compared" in said
+    assert "simsmoe collapse-report" in said
+    reports = {}
+    for name in ("mixtral", "olmoe"):
+        arguments = [*FEW, "--format", "json", "--out", f"of-{name}"]
+        assert main.run(["collapse-report", f"models/{name}", *arguments]) == 0
+        reports[name] = Report.read(Path(f"of-{name}/report.json")).main
+    found = compared(capsys, "of-mixtral", "of-olmoe")
+    assert [run["name"] for run in found["runs"]] == ["of-mixtral", "of-olmoe"]
+    assert {"model_type", "num_experts_per_tok"} <= set(found["differing_settings"])
+    for run, report in zip(found["runs"], reports.values(), strict=True):
+        assert run["measures"]["cka"] == report.overall.cka_mean
+        assert run["measures"]["text_perplexity"] == report.text.perplexity
+        assert run["measures"]["test_bpc"] is None
+    assert main.run(["compare", "of-mixtral", "of-olmoe", "--out", "both.html"]) == 0
+    assert "perplexity of the report" in Path("both.html").read_text()
+
+
+def test_a_model_beside_a_run(capsys: Capture, tmp_path: Path) -> None:
+    model = with_tokenizer(made("Mixtral", tmp_path / "mixtral"))
+    assert main.run(["collapse-report", str(model), *FEW, "--format", "json"]) == 0
+    made_run(tmp_path / "runs" / "own")
+    found = compared(capsys, "own", str(model))
+    assert [run["status"] for run in found["runs"]] == ["finished", "report"]
+    assert found["runs"][1]["measures"]["cka"] is not None
+    assert any("a run was measured on its probe's tokens" in note for note in found["notes"])
+    assert str(tmp_path) not in json.dumps(found)
