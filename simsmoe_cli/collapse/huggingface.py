@@ -136,7 +136,7 @@ def open_huggingface(
     text: Path | None,
     *,
     device: torch.device,
-    token_ids: Tokens | NDArray[np.int64] | None = None,
+    token_ids: NDArray[Any] | None = None,
 ) -> HuggingFaceSource:
     """A model folder and a text.
 
@@ -254,7 +254,7 @@ def _encode(content: str, files: ModelFolder, notes: list[str]) -> tuple[Any, ND
     return tokenizer, found
 
 
-def _require_known_ids(ids: Tokens | NDArray[np.int64], loaded: Loaded, folder: Path) -> None:
+def _require_known_ids(ids: NDArray[Any], loaded: Loaded, folder: Path) -> None:
     """Refuse ids that the model has no embedding for."""
     with foreign_code("the model has no embeddings of tokens", str(folder)):
         rows = len(loaded.model.get_input_embeddings().weight)  # type: ignore[operator]

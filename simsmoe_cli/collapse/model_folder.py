@@ -10,7 +10,6 @@ Importing this module imports no torch.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from typing import Any
 from safetensors import safe_open
 
 from simsmoe_cli.errors import EXIT_DATA, MOST_LINES, UserError, printable
+from simsmoe_cli.untrusted import Unreadable, read_json
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
@@ -182,16 +182,12 @@ def _adapter(folder: Path) -> UserError:
 def _json(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     try:
-        if path.stat().st_size > MOST_JSON:
-            raise ValueError(f"larger than {MOST_JSON:,} bytes")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise _bad(f"cannot be read: {error.strerror}", path) from None
-    except (ValueError, RecursionError) as error:
-        deep = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise _bad(f"no JSON: {printable(deep)}", path) from None
+        content = read_json(path, MOST_JSON)
+    except (Unreadable, FileNotFoundError) as error:
+        reason = str(error) if isinstance(error, Unreadable) else "is gone"
+        raise _bad(f"{path.name} {reason}", path.parent) from None
     if not isinstance(content, dict):
-        raise _bad("no JSON object", path)
+        raise _bad(f"{path.name} is no JSON object", path.parent)
     return content
 
 
@@ -252,7 +248,9 @@ def _index(path: Path) -> dict[str, str]:
     content = _json(path)
     places = content.get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise _bad("no weight_map that says which file holds which tensor", path)
+        raise _bad(
+            f"{INDEX} has no weight_map that says which file holds which tensor", path.parent
+        )
     for name in places.values():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
             raise _bad(f"{printable(name)} is no file of safetensors", path)

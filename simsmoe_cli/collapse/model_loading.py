@@ -29,6 +29,7 @@ from simsmoe_cli.collapse.model_folder import DEQUANTISED, ModelFolder
 from simsmoe_cli.errors import EXIT_DATA, MOST_LINES, UserError, printable
 
 TOO_MANY = 2**28  # numbers that no file holds, for which no memory is taken to name their keys
+RUST_PANIC = "PanicException"  # of the tokenizers, and no Exception
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Families whose experts are no networks that can be compared pair by pair on the same tokens, or
 # whose text part cannot be run alone. Shown to the user.
@@ -207,8 +208,7 @@ def weight_notes(named: Iterable[tuple[str, Tensor]]) -> list[str]:
 def foreign_code(what: str, where: str) -> Iterator[list[str]]:
     """Run code of others: it prints nothing, and whatever it raises becomes one UserError.
 
-    Running out of memory and being stopped go through. Gives the list of what was logged, most of
-    which is dropped.
+    Running out of memory and being stopped go through. Gives the list of what was logged.
 
     Args:
         what: what could not be done, if something is raised.
@@ -218,10 +218,11 @@ def foreign_code(what: str, where: str) -> Iterator[list[str]]:
     try:
         with _quiet(heard):
             yield heard
-    except (UserError, MemoryError, TimeoutError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (UserError, MemoryError):
         raise
-    except BaseException as error:  # a panic of Rust code is no Exception
-        if _out_of_memory(error):
+    except BaseException as error:
+        foreign = isinstance(error, Exception) or type(error).__name__ == RUST_PANIC
+        if not foreign or _out_of_memory(error):
             raise
         reason = _reason(error, heard)
         raise UserError(f"{what}: {reason}", where=where, code=EXIT_DATA) from None

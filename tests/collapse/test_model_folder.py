@@ -66,10 +66,10 @@ def test_a_whole_folder_opens(folder: Path, text: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "config.json: no JSON"),
-        ("{", "config.json: no JSON"),
-        ("[1, 2]", "config.json: no JSON object"),
-        ("[" * 100_000, "config.json: no JSON: nested too deeply"),
+        ("", "config.json is no JSON"),
+        ("{", "config.json is no JSON"),
+        ("[1, 2]", "config.json is no JSON object"),
+        ("[" * 100_000, "config.json is nested too deep"),
         ("{}", "config.json names no model_type"),
         ('{"model_type": 7}', "config.json names no model_type"),
         ('{"model_type": "\\u001b[31mx"}', "does not know models of type \\x1b[31mx"),
@@ -233,8 +233,8 @@ def test_weights_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ("[]", "no JSON object"),
-        ("{}", "no weight_map"),
+        ("[]", "model.safetensors.index.json is no JSON object"),
+        ("{}", "has no weight_map"),
         ('{"weight_map": {"lm_head.weight": "x.safetensors"}}', "no metadata"),
         ('{"weight_map": {"a": "/etc/passwd"}}', "/etc/passwd is no file of safetensors"),
         ('{"weight_map": {"a": "/x/a.safetensors"}}', "/x/a.safetensors lies outside the folder"),
