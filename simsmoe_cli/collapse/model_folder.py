@@ -80,6 +80,9 @@ def read_model_folder(folder: Path) -> ModelFolder:
         raise other_folder(folder) or _bad("no config.json of a Hugging Face model here", folder)
     if (folder / ADAPTER).is_file():  # transformers would open the model that it changes
         raise _adapter(folder)
+    for entry in folder.iterdir():
+        if entry.exists() and not entry.is_file() and not entry.is_dir():
+            raise _bad(f"{printable(entry.name)} is no regular file", folder)
     config = _json(folder / CONFIG)
     if not isinstance(config.get("model_type"), str):
         raise _bad(

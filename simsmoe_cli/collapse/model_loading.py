@@ -298,7 +298,8 @@ def _require_plausible(kind: Any, config: Any, folder: ModelFolder) -> None:
     with torch.device("meta"):
         model = kind(copy.deepcopy(config))
     expected = sum(parameter.numel() for parameter in model.parameters())
-    if not folder.quantised and expected > numbers + max(numbers, TOO_MANY):
+    held = numbers * (2 if folder.quantised else 1)  # mxfp4 has two in each of its numbers
+    if expected > held + max(held, TOO_MANY):
         raise UserError(
             f"config.json describes a model of {expected:,} parameters, and the files hold "
             f"{numbers:,}",

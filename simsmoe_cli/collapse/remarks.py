@@ -62,6 +62,16 @@ def routing(findings: Findings) -> list[Sentence]:
                     },
                 )
             )
+    unknown = sum(layer.entropy_nats is None for layer in findings.layers)
+    if unknown:
+        sentences.append(
+            Sentence(
+                text=f"The router's entropy is unknown in {count(unknown, 'layer', 'layers')}: "
+                "what it gives there is no distribution over the experts, or not finite.",
+                tone="note",
+                evidence={"layers": unknown},
+            )
+        )
     return sentences
 
 

@@ -70,7 +70,9 @@ def refusal(capsys: Capture, code: int, *arguments: str) -> str:
     return printed.err
 
 
-def test_page_json_and_figures(capsys: Capture) -> None:
+def test_page_json_and_figures(
+    capsys: Capture, tmp_path: Path, trained: Path, corpus_dir: Path
+) -> None:
     assert command("plain", "--tokens", "128") == 0
     found = {str(path.relative_to("out")) for path in Path("out").rglob("*.*")}
     names = {"report.html", "report.json"}
@@ -90,6 +92,9 @@ def test_page_json_and_figures(capsys: Capture) -> None:
         assert re.search(rf"\n +{layer.layer} +{mean:.3f} ", printed.out)
         assert f"layer {layer.layer}: " in Path("out/report.html").read_text()
     assert "out/report.html\nout/report.json\nout/figures (22 files)\n" in printed.out
+    for place in (tmp_path, trained, corpus_dir):  # no path of this machine goes to others
+        assert str(place) not in Path("out/report.json").read_text()
+        assert str(place) not in Path("out/report.html").read_text()
 
 
 def test_a_report_lies_in_its_run_unless_told_otherwise(tmp_path: Path, trained: Path) -> None:

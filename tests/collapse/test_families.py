@@ -29,9 +29,12 @@ from simsmoe_cli.collapse.expert_layers import (
     find_layers,
 )
 from simsmoe_cli.collapse.huggingface import HuggingFaceSource, open_huggingface
+from simsmoe_cli.collapse.measure import measure
 from simsmoe_cli.collapse.sources import Routed
+from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
 from tests.collapse.families import NOT_REPORTED, REPORTED, VOCABULARY, families, tiny
+from tests.collapse.models import QUICK
 
 TOKENS = 128
 IDS = np.random.default_rng(0).integers(1, VOCABULARY - 4, 600).astype(np.uint32)
@@ -253,6 +256,11 @@ def test_what_a_router_gives_is_told_apart(
     routed = next(source.read(128, 128)).layers[-1]
     if probability is None:
         assert routed.logits_TN is None
+        found = measure(source, QUICK)
+        assert [layer.entropy_nats for layer in found.layers] == [None, None]
+        said = [sentence.text for sentence in judge(found).sentences]
+        assert any("entropy is unknown in 2 layers" in text for text in said)
+        assert not any("hardly decides" in text for text in said)
         return
     assert routed.logits_TN is not None
     first = given[0][output] if isinstance(given[0], tuple) else given[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -305,3 +306,9 @@ def test_a_text_the_tokenizer_does_not_know_is_noted(folder: Path, text: Path) -
     notes = opened(folder, text).notes
     assert "the text is not UTF-8: 60 places of it were replaced" in notes
     assert "73% of the text's tokens are unknown to the tokenizer" in notes
+
+
+def test_a_pipe_is_not_waited_for(folder: Path, text: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    assert "tokenizer.json is no regular file" in refusal(folder, text)

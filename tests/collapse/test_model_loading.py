@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from simsmoe_cli.cli import main
 from simsmoe_cli.collapse.huggingface import HuggingFaceSource, open_huggingface
 from simsmoe_cli.collapse.measure import measure
-from simsmoe_cli.errors import EXIT_DATA, UserError
-from tests.collapse.models import IDS, QUICK, made
+from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, UserError
+from tests.collapse.models import IDS, QUICK, made, with_tokenizer
 
 Weights = dict[str, Tensor]
 
@@ -132,6 +134,22 @@ def test_weights_that_are_no_numbers_are_noted_and_measured(tmp_path: Path) -> N
     ]
     assert found.layers[1].cka[1][2] is None
     assert found.layers[0].cka[1][2] is not None
+
+
+def test_running_out_of_memory_is_no_fault_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import transformers
+
+    def greedy(*args: Any, **options: Any) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    folder = with_tokenizer(made("Mixtral", tmp_path / "model"))
+    (tmp_path / "text.txt").write_text("w1 w2 w3")
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", greedy)
+    arguments = ["collapse-report", str(folder), "--text", str(tmp_path / "text.txt")]
+    assert main.run(arguments) == EXIT_OUT_OF_MEMORY
+    assert "out of memory on cpu" in capsys.readouterr().err
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
