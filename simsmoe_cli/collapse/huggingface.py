@@ -153,12 +153,15 @@ def open_huggingface(
     transformers_module()
     files = read_model_folder(folder)
     notes: list[str] = []
-    tokenizer = None
+    tokenizer, content = None, ""
     if token_ids is None:
         content = _read_text(text, notes)
         tokenizer, token_ids = _encode(content, files, notes)
     if len(token_ids) < 2:
-        raise UserError("the text is empty", where=str(text or folder), code=EXIT_DATA)
+        what = "the text is empty"
+        if tokenizer is not None and content.strip():
+            what = f"the tokenizer makes {len(token_ids)} tokens of the text"
+        raise UserError(what, where=str(text or folder), code=EXIT_DATA)
     loaded = load_model(files)
     settings = settings_of(loaded.model)
     _require_known_ids(token_ids, loaded, folder)

@@ -29,6 +29,8 @@ from simsmoe_cli.collapse.model_folder import DEQUANTISED, ModelFolder
 from simsmoe_cli.errors import EXIT_DATA, MOST_LINES, UserError, printable
 
 TOO_MANY = 2**28  # numbers that no file holds, for which no memory is taken to name their keys
+MOST_AHEAD = 64  # layers that predict further tokens; models have one to three
+COMPUTED = re.compile(r"rotary_emb\.|masked_bias|position_ids")  # that old folders have stored
 RUST_PANIC = "PanicException"  # of the tokenizers, and no Exception
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Families whose experts are no networks that can be compared pair by pair on the same tokens, or
@@ -159,7 +161,12 @@ def require_complete(
     """
     modules = {name for name, _ in model.named_modules()}
     base = str(getattr(model, "base_model_prefix", ""))
-    strange = [name for name in unexpected if _of_known_part(name, modules, base)]
+    ahead = _layers_ahead(model)
+    strange = [
+        name
+        for name in unexpected
+        if _of_known_part(name, modules, base) and not any(layer in name for layer in ahead)
+    ]
     shapes = [
         f"{name} ({_shape(found)} in the file, {_shape(wanted)} in config.json)"
         for name, found, wanted in mismatched
@@ -360,8 +367,18 @@ def _of_known_part(name: str, modules: set[str], base: str) -> bool:
     while "." in parent:
         parent = parent.rpartition(".")[0]
         if parent in modules:
-            return parent not in ("", base) and not name.endswith("rotary_emb.inv_freq")
+            return parent not in ("", base) and not COMPUTED.search(name)
     return False
+
+
+def _layers_ahead(model: nn.Module) -> list[str]:
+    """Names of the layers after the last, by which a model predicts several tokens ahead."""
+    config = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
+    last, ahead = (
+        value if isinstance(value := getattr(config, name, None), int) else 0
+        for name in ("num_hidden_layers", "num_nextn_predict_layers")
+    )
+    return [f"layers.{last + number}." for number in range(min(ahead, MOST_AHEAD))]
 
 
 def _dtype(model: nn.Module) -> str:

@@ -120,6 +120,16 @@ def test_tied_weights_and_parts_that_are_not_run_are_no_fault(tmp_path: Path) ->
     assert len(source.layers) == 2
 
 
+def test_layers_that_predict_further_tokens_are_no_fault(tmp_path: Path) -> None:
+    def further(weights: Weights) -> None:
+        weights["model.layers.2.self_attn.o_proj.weight"] = torch.zeros(32, 32)
+
+    folder = made("DeepseekV3", tmp_path / "model", num_nextn_predict_layers=1)
+    assert len(opened(changed(folder, further)).layers) == 1
+    folder = made("DeepseekV3", tmp_path / "other", num_nextn_predict_layers=0)
+    assert "unknown to the model: model.layers.2." in refusal(changed(folder, further))
+
+
 def test_weights_that_are_no_numbers_are_noted_and_measured(tmp_path: Path) -> None:
     def spoil(model: nn.Module) -> None:
         with torch.no_grad():
