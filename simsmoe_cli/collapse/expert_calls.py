@@ -165,7 +165,8 @@ class Watched:
         scaled_NTD = floating[0].reshape(self.layer.number, *x_TD.shape)
         chosen_NT = scaled_NTD.any(-1)
         top_k = max(1, int(chosen_NT.sum(0).max()))
-        weight_NT = (scaled_NTD.float() * x_TD.float()).sum(-1) / x_TD.float().square().sum(-1)
+        square_T = x_TD.float().square().sum(-1).clamp(min=1e-30)
+        weight_NT = (scaled_NTD.float() * x_TD.float()).sum(-1) / square_T
         weight_TK, index_TK = weight_NT.masked_fill(~chosen_NT, 0).T.topk(top_k)
         chosen_TK = chosen_NT.T.gather(1, index_TK)
         return Choice(x_TD, index_TK.masked_fill(~chosen_TK, self.layer.number), weight_TK)
@@ -249,9 +250,10 @@ class Watched:
                 return
             made_RD, dense_NRD = choice.output_TD[rows], layer.dense(x_RD)
         picked_RKD = dense_NRD.float()[index_RK.T, torch.arange(len(rows))].transpose(0, 1)
-        mixed_RD = (picked_RKD * weight_RK[..., None]).sum(1)
-        error, size = (mixed_RD - made_RD.float()).norm().item(), made_RD.float().norm().item()
-        if error > DISAGREES.get(x_RD.dtype, DISAGREES_16_BITS) * max(size, 1e-12):
+        parts_RKD = picked_RKD * weight_RK[..., None]  # these may nearly cancel each other
+        error = (parts_RKD.sum(1) - made_RD.float()).norm().item()
+        size = max(parts_RKD.norm().item(), made_RD.float().norm().item(), 1e-12)
+        if error > DISAGREES.get(x_RD.dtype, DISAGREES_16_BITS) * size:
             raise self._unreadable(
                 "computes something else than its chosen experts, weighted and added up", where
             )

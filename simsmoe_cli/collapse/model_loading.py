@@ -238,8 +238,12 @@ def foreign_code(what: str, where: str) -> Iterator[list[str]]:
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
     """Keep off the terminal what compiled code writes to file descriptor 2, such as a panic."""
-    with tempfile.TemporaryFile() as sink:
+    try:
         kept = os.dup(2)
+    except OSError:  # there is no such descriptor
+        yield
+        return
+    with tempfile.TemporaryFile() as sink:
         os.dup2(sink.fileno(), 2)
         try:
             yield

@@ -219,3 +219,61 @@ def test_experts_in_a_list_are_found_as_well() -> None:
 def test_a_router_that_hides_its_choice_needs_the_config_to_tell_k() -> None:
     with pytest.raises(UserError, match="how many experts"):
         measure(listed(ListedModel(), top_k=None), QUICK)
+
+
+class Contrary(ListedLayer):
+    """Sends a token to the experts its gate likes least."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows = hidden.flatten(0, 1)
+        index = self.gate(rows).topk(2, largest=False).indices
+        out = torch.zeros_like(rows)
+        for number, expert in enumerate(self.experts):
+            row = (index == number).any(1)
+            out[row] += expert(rows[row])
+        return out.view_as(hidden)
+
+
+class Stacked(nn.Module):
+    """Experts of one matrix each, which give the second slot twice its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1 = nn.Parameter(torch.randn(4, 12, 16))
+        self.w2 = nn.Parameter(torch.randn(4, 16, 12))
+
+    def forward(self, rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        out = torch.zeros_like(rows)
+        for slot in range(index.shape[1]):
+            hidden = torch.einsum("thd,td->th", self.w1[index[:, slot]], rows).relu()
+            back = torch.einsum("tdh,th->td", self.w2[index[:, slot]], hidden)
+            out += (1 + slot) * weight[:, slot, None] * back
+        return out
+
+
+class Doubling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(16, 4, bias=False)
+        self.experts = Stacked()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows = hidden.flatten(0, 1)
+        weight, index = self.gate(rows).softmax(-1).topk(2)
+        return self.experts(rows, index, weight).view_as(hidden)
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (Contrary, "the layer mlp (Contrary) sends other tokens to its experts than were read"),
+        (Doubling, "the layer mlp (Doubling) computes something else than its chosen experts"),
+    ],
+)
+def test_a_layer_that_works_in_another_way_is_refused(layer: type[nn.Module], said: str) -> None:
+    torch.manual_seed(0)
+    model = ListedModel()
+    model.mlp = layer()
+    with pytest.raises(UserError) as caught:
+        next(listed(model, top_k=2).read(64, 64))
+    assert said in str(caught.value)
