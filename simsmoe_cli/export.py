@@ -135,8 +135,12 @@ def load_export(
         recipe = Recipe.model_validate(config["recipe"])
         model = LanguageModel(portable(recipe, device), config["vocab_size"]).to(device)
         load_model(model, folder / WEIGHTS, strict=True, device=str(device))
-        content = (folder / config["tokenizer"]["file"]).read_bytes()
-        tokenizer = tokenizer_class(config["tokenizer"]["kind"]).load(content)
+        file = folder / config["tokenizer"]["file"]
+        content = file.read_bytes()
+        try:
+            tokenizer = tokenizer_class(config["tokenizer"]["kind"]).load(content)
+        except UserError as error:
+            raise _unreadable(file, error.what) from None
     except OSError as error:
         raise _unreadable(Path(error.filename or folder), f"{error.strerror}") from None
     except ValidationError:
