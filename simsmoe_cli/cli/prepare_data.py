@@ -150,7 +150,8 @@ def prepare_data(
             on_progress=show,
         )
     if json:
-        facts = store.manifest.model_dump(mode="json")
+        without = {"splits": {"__all__": {"chunks"}}}
+        facts = store.manifest.model_dump(mode="json", exclude=without)
         print_json({"path": str(store.path), "built": store.built, **facts})
     else:
         _print_summary(store, data_dir)

@@ -19,7 +19,15 @@ from simsmoe_cli.data.corpora import SPLITS
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.landing import Counts, Text, too_short
 from simsmoe_cli.data.split_tokens import ChunkSums
-from simsmoe_cli.data.store import MANIFEST, FileInfo, Manifest, Settings, SourceInfo, SplitInfo
+from simsmoe_cli.data.store import (
+    LONGEST,
+    MANIFEST,
+    FileInfo,
+    Manifest,
+    Settings,
+    SourceInfo,
+    SplitInfo,
+)
 from simsmoe_cli.data.tokenizers import (
     BytesTokenizer,
     CharsTokenizer,
@@ -28,6 +36,7 @@ from simsmoe_cli.data.tokenizers import (
     WordsTokenizer,
     whole_blocks,
 )
+from simsmoe_cli.errors import printable
 from simsmoe_cli.untrusted import sealed
 
 SAMPLE_BYTES = 10_000_000
@@ -68,7 +77,7 @@ def write_store(
         settings=settings,
         source=source,
         splits=splits,
-        warnings=text.warnings,
+        warnings=[printable(warning, LONGEST) for warning in text.warnings],
     )
     facts = sealed(manifest.model_dump(mode="json"))
     text_of_it = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"

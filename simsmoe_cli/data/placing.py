@@ -1,8 +1,9 @@
-"""Putting what was prepared in its place: one process at a time, whole or not at all.
+"""Where something is prepared: one process at a time, with a scratch folder, clear about the disk.
 
-Everything is built in a folder `.NAME.partial-PID` beside its place, under a lock, and renamed
-when it is whole; what a failure leaves is removed at once, what a killed run leaves by the next
-one.
+What is downloaded and unpacked lies in a folder `.NAME.scratch-PID` beside the place; what is
+prepared is built in a partial folder there and renamed when it is whole (`atomic.py`). All of this
+happens under a lock. What a failure leaves is removed at once, what a killed process leaves by the
+next one that prepares something there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from simsmoe_cli import atomic
 from simsmoe_cli.data.download import DISK_FULL, Progress
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
@@ -34,12 +36,19 @@ def clear_os_errors(out: Path) -> Iterator[None]:
                 code=EXIT_DATA,
             ) from None
         reason = (error.strerror or str(error)).lower()
-        raise UserError(reason, where=str(error.filename or out), code=EXIT_DATA) from None
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else out
+        raise UserError(reason, where=str(where), code=EXIT_DATA) from None
 
 
 @contextlib.contextmanager
 def locked(out: Path, report: Progress) -> Iterator[None]:
     """Let one process at a time prepare what goes there; the others wait for it."""
+    if not out.name.isprintable():
+        raise UserError(
+            "its name has characters that no terminal can show",
+            where=str(out),
+            hint="Choose another name with --name or --out.",
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out.parent / f".{out.name}.lock")
     try:
@@ -48,18 +57,18 @@ def locked(out: Path, report: Progress) -> Iterator[None]:
         report("wait for another prepare-data", 0, None)
         lock.acquire()
     try:
+        atomic.clean(out.parent, out.name)
+        for left in _scratch_folders(out):
+            shutil.rmtree(left)
         yield
     finally:
         lock.release()
 
 
 @contextlib.contextmanager
-def partial(out: Path) -> Iterator[Path]:
-    """A folder to build in; nothing of it or of killed runs stays, unless it was renamed."""
-    prefix = f".{out.name}.partial-"
-    for left in [path for path in out.parent.iterdir() if path.name.startswith(prefix)]:
-        shutil.rmtree(left)
-    folder = out.parent / f"{prefix}{os.getpid()}"
+def scratch(out: Path) -> Iterator[Path]:
+    """A folder for what is not kept."""
+    folder = out.parent / f".{out.name}.scratch-{os.getpid()}"
     folder.mkdir()
     try:
         yield folder
@@ -67,12 +76,6 @@ def partial(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def install(folder: Path, out: Path) -> None:
-    """Put a finished folder in its place; one that was there goes as soon as it is."""
-    if out.is_dir() and any(out.iterdir()):
-        old = out.parent / f".{out.name}.partial-old"
-        os.replace(out, old)
-        os.replace(folder, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(folder, out)
+def _scratch_folders(out: Path) -> list[Path]:
+    prefix = f".{out.name}.scratch-"
+    return [path for path in out.parent.iterdir() if path.name.startswith(prefix)]

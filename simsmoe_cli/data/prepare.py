@@ -1,9 +1,8 @@
 """Prepare a corpus: resolve, land, fit a tokenizer, encode, and put the whole in its place.
 
-Everything happens in a folder `.NAME.partial-PID` beside the store, under a lock, and is renamed
-when it is whole; what a failure leaves is removed at once, what a killed run leaves by the next
-one. Memory is bounded by chunks of a megabyte, but for the `words` tokenizer's count of distinct
-words and for SentencePiece's training sample of 10 MB.
+The store is built beside its place, under a lock, and renamed when it is whole (`placing.py`).
+Memory is bounded by chunks of a megabyte, but for the `words` tokenizer's count of distinct words
+and for SentencePiece's training sample of 10 MB.
 
 Preparing again reads the source again: the same text and settings change nothing, others are an
 error that names the difference. (A whole corpus with a name, and a URL, are not fetched again.)
@@ -11,19 +10,20 @@ error that names the difference. (A whole corpus with a name, and a URL, are not
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
 from typing import cast
 
+from simsmoe_cli.atomic import whole_folder
 from simsmoe_cli.data.corpora import Corpus
 from simsmoe_cli.data.download import Progress, is_url
 from simsmoe_cli.data.encode import write_store
 from simsmoe_cli.data.landing import Text, land
-from simsmoe_cli.data.placing import clear_os_errors, install, locked, partial
+from simsmoe_cli.data.placing import clear_os_errors, locked, scratch
 from simsmoe_cli.data.sources import require_exists, resolve
-from simsmoe_cli.data.store import Manifest, Settings, SourceInfo, TokenStore, is_store
+from simsmoe_cli.data.store import LONGEST, Manifest, Settings, SourceInfo, TokenStore, is_store
 from simsmoe_cli.data.tokenizers import PIECES_VOCAB_SIZE, TOKENIZERS
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.registry import CORPORA, TASKS, load
 
 
@@ -64,66 +64,65 @@ def prepare(
         UserError: EXIT_USAGE for unknown names and contradictory settings, EXIT_DATA for whatever
             is wrong with the source, the place, or a store that is there and differs.
     """
-    out = out if out.name.strip(".") else out.resolve()
-    known = _known(corpus, source)
-    lender = TokenStore.open(vocab_from) if vocab_from else None
-    settings = _settings(known, tokenizer, vocab_size, vocab, sp_model)
-    if lender:
-        settings = _lent_settings(lender.manifest, asked=settings, unasked=_settings(known))
-    given = source or ("" if known else corpus)
-    named = known.name if known else ""
-    require_exists(given)
     report = on_progress or (lambda stage, done, total: None)
-    downloads = downloads or out.parent / ".downloads"
-    with clear_os_errors(out), locked(out, report):
-        existing = _existing(out, force)
-        if existing:
-            _require_same_settings(existing, named, settings)
-            if _need_not_fetch(existing, known, given):
-                return existing
-        with partial(out) as folder:
-            scratch = folder / "scratch"
-            scratch.mkdir()
-            found = resolve(known, given, scratch, downloads, report)
-            utf8 = settings.tokenizer != "bytes"
-            text = land(found, known, scratch / "text", report, utf8=utf8)
+    with clear_os_errors(out):
+        out = out if out.name.strip(".") else out.resolve()
+        known = _known(corpus, source)
+        lender = TokenStore.open(vocab_from) if vocab_from else None
+        settings = _settings(known, tokenizer, vocab_size, vocab, sp_model)
+        if lender:
+            settings = _lent_settings(lender.manifest, asked=settings, unasked=_settings(known))
+        given = source or ("" if known else corpus)
+        named = known.name if known else ""
+        require_exists(given)
+        downloads = downloads or out.parent / ".downloads"
+        with locked(out, report):
+            existing = _existing(out, force)
             if existing:
-                _require_same_text(existing, text)
-                return existing
-            info = SourceInfo(
-                given=found.given,
-                files=text.files,
-                bytes=text.size,
-                sha256=text.sha256,
-                python=found.python,
-            )
-            lent = lender.tokenizer if lender else None
-            write_store(
-                folder, out.name, corpus if known else "", settings, text, info, report, lent
-            )
-            shutil.rmtree(scratch)
-            install(folder, out)
-        store = TokenStore.open(out)
-        store.built = True
-        return store
+                _require_same_settings(existing, named, settings)
+                if _need_not_fetch(existing, known, given):
+                    existing.verify()
+                    return existing
+            with scratch(out) as folder:
+                found = resolve(known, given, folder, downloads, report)
+                utf8 = settings.tokenizer != "bytes"
+                text = land(found, known, folder / "text", report, utf8=utf8)
+                if existing:
+                    _require_same_text(existing, text)
+                    existing.verify()
+                    return existing
+                info = SourceInfo(
+                    given=printable(found.given, LONGEST),
+                    files=text.files,
+                    bytes=text.size,
+                    sha256=text.sha256,
+                    python=found.python,
+                )
+                lent = lender.tokenizer if lender else None
+                with whole_folder(out, replace=True) as store:
+                    name = corpus if known else ""
+                    write_store(store, out.name, name, settings, text, info, report, lent)
+            prepared = TokenStore.open(out)
+            prepared.built = True
+            return prepared
 
 
 def _known(corpus: str, source: str | None) -> Corpus | None:
     """The corpus with this name; None for a path, a glob or a URL."""
     if corpus in CORPORA:
         return cast(Corpus, load("corpora", corpus))
-    looks_like_path = any(sign in corpus for sign in "/\\.*?[~") or Path(corpus).exists()
+    looks_like_path = any(sign in corpus for sign in "/\\.*?[~") or os.path.exists(corpus)
     if source and looks_like_path:
         raise UserError(
-            f"'{corpus}' already says what to read",
+            f"'{printable(corpus)}' already says what to read",
             where="--source",
             hint="Name a known corpus with --source, or a path without it.",
         )
     if looks_like_path:
         return None
     raise UserError(
-        f"unknown corpus or task '{corpus}'",
-        hint=nearest(corpus, [*CORPORA, *TASKS])
+        f"unknown corpus or task '{printable(corpus)}'",
+        hint=nearest(printable(corpus), [*CORPORA, *TASKS])
         + " For text of your own: prepare-data PATH --name NAME.",
     )
 
@@ -143,7 +142,11 @@ def _settings(
     for name, value in asked.items():
         if value not in allowed[name]:
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"unknown '{value}'", where=flag, hint=nearest(value, allowed[name]))
+            raise UserError(
+                f"unknown '{printable(value)}'",
+                where=flag,
+                hint=nearest(printable(value), allowed[name]),
+            )
     if vocab == "bytes256" and kind != "bytes":
         raise UserError("bytes256 is for the bytes tokenizer", where="--vocab")
     if sp_model == "bpe" and kind != "sentencepiece":

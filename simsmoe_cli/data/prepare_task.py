@@ -17,15 +17,17 @@ again reads the source again, changes nothing if it is the same and is an error 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from simsmoe_cli.atomic import whole_folder
 from simsmoe_cli.data.download import Progress
-from simsmoe_cli.data.placing import clear_os_errors, install, locked, partial
+from simsmoe_cli.data.placing import clear_os_errors, locked, scratch
 from simsmoe_cli.data.sources import require_exists
+from simsmoe_cli.data.store import LONGEST
 from simsmoe_cli.data.task_parsers import Columns, Row, data_error, shown
 from simsmoe_cli.data.task_snippets import read_packages
 from simsmoe_cli.data.task_sources import Found, read_known
@@ -40,8 +42,9 @@ from simsmoe_cli.data.task_store import (
 )
 from simsmoe_cli.data.task_tables import read_tables
 from simsmoe_cli.data.tasks import TaskFacts
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.registry import TASKS, load
+from simsmoe_cli.untrusted import sealed
 
 DRAWN = 0.10
 
@@ -76,41 +79,46 @@ def prepare_task(
         UserError: EXIT_USAGE for contradictory settings, EXIT_DATA for whatever is wrong with the
             source, the place, or a task that is there and differs.
     """
-    out = out if out.name.strip(".") else out.resolve()
-    facts = cast(TaskFacts, load("tasks", task)) if task in TASKS else None
-    _require_sense(facts, task, source, text_column, label_column)
-    columns = None if facts else Columns(text_column or "text", label_column or "label")
-    given = source or ("" if facts else task)
-    require_exists(given)
     report = on_progress or (lambda stage, done, total: None)
-    downloads = downloads or out.parent / ".downloads"
-    with clear_os_errors(out), locked(out, report):
-        existing = _existing(out, force)
-        if existing and existing.manifest.task != (facts.name if facts else ""):
-            was, wanted = existing.manifest.task, facts.name if facts else ""
-            own = "data of your own"
-            raise _differs(existing, f"it is {was or own}, not {wanted or own}")
-        if existing and facts and facts.downloads and not given and existing.manifest.whole:
-            return existing
-        with partial(out) as folder:
-            scratch = folder / "scratch"
-            scratch.mkdir()
-            if columns:
-                found = read_tables(given, columns, scratch, report)
-            elif facts and facts.layouts:
-                found = read_known(facts, given, scratch, downloads, report)
-            else:
-                found = read_packages(given, scratch, downloads, report)
-            manifest = _write(folder, out.name, found, facts, columns)
-            if existing:
-                _require_same(existing, manifest)
+    with clear_os_errors(out):
+        out = out if out.name.strip(".") else out.resolve()
+        facts = cast(TaskFacts, load("tasks", task)) if task in TASKS else None
+        _require_sense(facts, task, source, text_column, label_column)
+        columns = None if facts else Columns(text_column or "text", label_column or "label")
+        given = source or ("" if facts else task)
+        require_exists(given)
+        downloads = downloads or out.parent / ".downloads"
+        with locked(out, report):
+            existing = _existing(out, force)
+            if existing and existing.manifest.task != (facts.name if facts else ""):
+                was, wanted = existing.manifest.task, facts.name if facts else ""
+                own = "data of your own"
+                raise _differs(existing, f"it is {was or own}, not {wanted or own}")
+            if existing and facts and facts.downloads and not given and existing.manifest.whole:
                 return existing
-            shutil.rmtree(scratch)
-            (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-            install(folder, out)
-        built = Task.open(out)
-        built.built = True
-        return built
+            with scratch(out) as folder:
+                if columns:
+                    found = read_tables(given, columns, folder, report)
+                elif facts and facts.layouts:
+                    found = read_known(facts, given, folder, downloads, report)
+                else:
+                    found = read_packages(given, folder, downloads, report)
+                built = folder / "task"
+                built.mkdir()
+                manifest = _write(built, out.name, found, facts, columns)
+                if existing:
+                    _require_same(existing, manifest)
+                    return existing
+                with whole_folder(out, replace=True) as place:
+                    for file in built.iterdir():
+                        file.rename(place / file.name)
+                    content = json.dumps(
+                        sealed(manifest.model_dump(mode="json")), indent=2, ensure_ascii=False
+                    )
+                    (place / MANIFEST).write_text(content + "\n", encoding="utf-8")
+            prepared = Task.open(out)
+            prepared.built = True
+            return prepared
 
 
 def _require_sense(
@@ -128,7 +136,7 @@ def _require_sense(
         )
     if not facts and source:
         raise UserError(
-            f"'{task}' already says what to read",
+            f"'{printable(task)}' already says what to read",
             where="--source",
             hint="Name a known task with --source, or a path without it.",
         )
@@ -196,15 +204,19 @@ def _write(
         whole=found.whole,
         labels=labels,
         reported=reported,
-        given=found.given,
+        given=printable(found.given, LONGEST),
         layout=found.layout,
-        text_column=columns.text if columns else "",
-        label_column=columns.label or "" if columns else "",
+        text_column=printable(columns.text, LONGEST) if columns else "",
+        label_column=printable(columns.label or "", LONGEST) if columns else "",
         sources=found.sources,
         splits=written,
-        notes=[*(facts.notes if facts else ()), *found.notes],
-        warnings=found.warnings,
+        notes=[*(facts.notes if facts else ()), *map(_kept, found.notes)],
+        warnings=list(map(_kept, found.warnings)),
     )
+
+
+def _kept(text: str) -> str:
+    return printable(text, LONGEST)
 
 
 def _labels(found: Found, facts: TaskFacts | None) -> list[str]:

@@ -38,6 +38,7 @@ SCHEMA = 2
 MANIFEST = "manifest.json"
 MOST_MANIFEST_BYTES = 1 << 28  # that of a hundred terabytes
 MOST_TOKENIZER_BYTES = 1 << 30
+LONGEST = 1 << 12  # characters of a foreign text that is kept
 # Below this, reading a split of schema 1 whole takes a second or so.
 MUCH_BYTES = 1 << 30
 
@@ -48,7 +49,7 @@ def _shown(text: str) -> str:
     return text
 
 
-Shown = Annotated[str, Field(max_length=1 << 14), AfterValidator(_shown)]
+Shown = Annotated[str, Field(max_length=2 * LONGEST), AfterValidator(_shown)]
 Count = Annotated[int, Field(ge=0, lt=1 << 60)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from simsmoe_cli.data.archives import COMPRESSED, is_archive, read_chunks
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.sources import official, reach, unpacked, walk
+from simsmoe_cli.data.store import LONGEST
 from simsmoe_cli.data.task_folders import Texts, archived_texts, folder_rows, texts_on_disk
 from simsmoe_cli.data.task_parsers import (
     Columns,
@@ -27,7 +28,7 @@ from simsmoe_cli.data.task_parsers import (
 )
 from simsmoe_cli.data.task_store import SourceFile
 from simsmoe_cli.data.tasks import Layout, TaskFacts, TaskFile
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 
 @dataclass
@@ -161,7 +162,9 @@ def _take(
         found.whole = False
         found.warnings.append(warning)
     note = "" if file.labelled else "its labels are withheld, so it is not kept"
-    found.sources.append(SourceFile(file=name, sha256=digest, rows=len(rows), note=note))
+    found.sources.append(
+        SourceFile(file=printable(name, LONGEST), sha256=digest, rows=len(rows), note=note)
+    )
     if file.labelled:
         found.splits[split] = _named(rows, layout, facts, where)
         found.files[split] = where

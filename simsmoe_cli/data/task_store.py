@@ -9,6 +9,9 @@ are encoded with the tokenizer of the checkpoint they are fine-tuned from (`task
 
 Every task has the splits `train` and `valid`, and one more that is reported and chooses nothing:
 `test`, or `dev` where the published test labels are withheld. `Manifest.reported` names it.
+
+The manifest is held against its schema and its own checksum when a task is opened (tasks of schema
+1 have no such checksum), and a split against its SHA-256 and its counts whenever it is read.
 """
 
 from __future__ import annotations
@@ -16,17 +19,22 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.data.store import Count, Sha256, Shown, names_in
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.registry import TASKS
+from simsmoe_cli.untrusted import Unreadable, parse_json, read_bytes, read_json, unsealed, validated
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "task.json"
+MOST_MANIFEST_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -37,30 +45,40 @@ class Example:
     label: int
 
 
+class _Row(BaseModel):
+    """A line of a split."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    text: str
+    label: int
+
+
 class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class SourceFile(_Facts):
     """A file that examples were read from."""
 
-    file: str = Field(description="its name within the source")
-    sha256: str = Field(description="of its content, decompressed; of names and contents for many")
-    rows: int
-    note: str = Field("", description="what became of it, where that is not a split of its own")
+    file: Shown = Field(description="its name within the source")
+    sha256: Sha256 = Field(
+        description="of its content, decompressed; of names and contents for many"
+    )
+    rows: Count
+    note: Shown = Field("", description="what became of it, where that is not a split of its own")
 
 
 class TaskSplit(_Facts):
     """A split: its file, and what is in it."""
 
-    file: str
-    size: int = Field(description="bytes")
-    sha256: str
-    examples: int
-    per_label: list[int] = Field(description="examples of each label, in the order of `labels`")
-    bytes: int = Field(description="bytes of text")
-    drawn: str = Field("", description="how it was taken from train, if it was")
-    also_in_train: int = Field(
+    file: Shown
+    size: Count = Field(description="bytes")
+    sha256: Sha256
+    examples: Annotated[int, Field(ge=1, lt=1 << 60)]
+    per_label: list[Count] = Field(description="examples of each label, in the order of `labels`")
+    bytes: Count = Field(description="bytes of text")
+    drawn: Shown = Field("", description="how it was taken from train, if it was")
+    also_in_train: Count = Field(
         0, description="examples whose text, but for white space around it, is one of train's too"
     )
 
@@ -69,24 +87,54 @@ class TaskManifest(_Facts):
     """Everything there is to know of a prepared task."""
 
     schema_version: int = SCHEMA
-    name: str
-    task: str = Field("", description="the known task it is; empty for other data")
+    name: Shown
+    task: Shown = Field("", description="the known task it is; empty for other data")
     whole: bool = Field(description="false for a part of a known task")
-    labels: list[str]
-    reported: str = Field(description="the split that results are reported on")
-    given: str = Field(description="path, URL or Python version it was read from")
-    layout: str
-    text_column: str = ""
-    label_column: str = ""
+    labels: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
+    reported: Shown = Field(description="the split that results are reported on")
+    given: Shown = Field(description="path, URL or Python version it was read from")
+    layout: Shown
+    text_column: Shown = ""
+    label_column: Shown = ""
     sources: list[SourceFile]
     splits: dict[str, TaskSplit]
-    notes: list[str] = Field([], description="what is known of the data and no fault of this copy")
-    warnings: list[str] = []
+    notes: list[Shown] = Field(
+        [], description="what is known of the data and no fault of this copy"
+    )
+    warnings: list[Shown] = []
+
+    @model_validator(mode="after")
+    def _agree(self) -> TaskManifest:
+        """The numbers and names that follow from each other do."""
+        if self.reported not in ("test", "dev"):
+            raise ValueError("the reported split is neither test nor dev")
+        if sorted(self.splits) != sorted(("train", "valid", self.reported)):
+            raise ValueError(f"its splits are not train, valid and {self.reported}")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("two labels have one name")
+        for name, split in self.splits.items():
+            if split.file != f"{name}.jsonl":
+                raise ValueError(f"the file of {name} is not {name}.jsonl")
+            if len(split.per_label) != len(self.labels):
+                raise ValueError(
+                    f"{name} counts {len(split.per_label)} of {len(self.labels)} labels"
+                )
+            if sum(split.per_label) != split.examples:
+                raise ValueError(
+                    f"{name} has {split.examples:,} examples, its labels another number"
+                )
+            if (
+                max(split.bytes, split.examples) > split.size
+                or split.also_in_train > split.examples
+            ):
+                raise ValueError(f"{name} holds less than is counted in it")
+        return self
 
     @property
     def fingerprint(self) -> str:
         """What two folders share that hold the same examples under the same labels."""
-        facts = [self.labels, {name: split.sha256 for name, split in self.splits.items()}]
+        names = ("train", "valid", self.reported)
+        facts = [self.labels, {name: self.splits[name].sha256 for name in names}]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -102,15 +150,11 @@ class Task:
     def open(cls, path: Path) -> Task:
         """The task in a folder.
 
-        UserError (EXIT_DATA) when there is none, it is of another schema, or a file has not the
-        size the manifest says.
+        UserError (EXIT_DATA) when there is none, its manifest was changed, contradicts itself or is
+        of another schema, or a file has not the size it says.
         """
         try:
-            content = json.loads((path / MANIFEST).read_bytes())
-            schema = content.get("schema_version") if isinstance(content, dict) else None
-            if schema != SCHEMA:
-                raise _damaged(path, f"manifest schema {schema}, not {SCHEMA}")
-            manifest = TaskManifest.model_validate(content)
+            manifest = _read_manifest(path / MANIFEST)
         except FileNotFoundError:
             raise UserError(
                 "no prepared task",
@@ -118,11 +162,11 @@ class Task:
                 hint="See: simsmoe prepare-data --help",
                 code=EXIT_DATA,
             ) from None
-        except (ValidationError, ValueError, OSError) as error:
-            raise _damaged(path, f"{type(error).__name__} in its manifest") from None
+        except Unreadable as error:
+            raise _damaged(path, f"{MANIFEST} {error}") from None
         for split in manifest.splits.values():
             file = path / split.file
-            size = file.stat().st_size if file.is_file() else None
+            size = os.path.getsize(file) if os.path.isfile(file) else None
             if size != split.size:
                 found = "is missing" if size is None else f"has {size:,} bytes"
                 raise _damaged(path, f"{split.file} {found}, the manifest says {split.size:,}")
@@ -151,14 +195,48 @@ class Task:
         info = self.manifest.splits.get(name)
         if info is None:
             known = ", ".join(self.manifest.splits)
-            raise UserError(f"no split '{name}'", where=str(self.path), hint=f"Splits: {known}.")
-        content = (self.path / info.file).read_bytes()
+            raise UserError(
+                f"no split '{printable(name)}'", where=str(self.path), hint=f"Splits: {known}."
+            )
+        try:
+            content = read_bytes(self.path / info.file, info.size)
+        except (Unreadable, FileNotFoundError) as error:
+            raise _damaged(self.path, f"{info.file} {error}") from None
         found = hashlib.sha256(content).hexdigest()
         if found != info.sha256:
             reason = f"{info.file} has sha256 {found}, the manifest says {info.sha256}"
             raise _damaged(self.path, reason)
-        rows = (json.loads(line) for line in content.splitlines())
-        return [Example(row["text"], row["label"]) for row in rows]
+        try:
+            return _examples(content, info)
+        except Unreadable as error:
+            raise _damaged(self.path, f"{info.file} {error}") from None
+
+
+def _read_manifest(path: Path) -> TaskManifest:
+    """The manifest in a file; Unreadable for one that was changed or fits no schema."""
+    content = read_json(path, MOST_MANIFEST_BYTES)
+    schema = content.get("schema_version") if isinstance(content, dict) else None
+    if schema not in (1, SCHEMA) or isinstance(schema, bool):
+        raise Unreadable(f"has schema {printable(schema)}, not {SCHEMA}")
+    return validated(TaskManifest, content if schema == 1 else unsealed(content))
+
+
+def _examples(content: bytes, info: TaskSplit) -> list[Example]:
+    """The examples in a split's file; Unreadable unless they are as many as were counted."""
+    examples: list[Example] = []
+    per_label = [0] * len(info.per_label)
+    for line in content.split(b"\n")[:-1]:
+        try:
+            row = validated(_Row, parse_json(line))
+            if not 0 <= row.label < len(per_label):
+                raise Unreadable(f"has label {printable(row.label)} of {len(per_label)} classes")
+        except Unreadable as error:
+            raise Unreadable(f"is wrong in row {len(examples) + 1:,}, which {error}") from None
+        per_label[row.label] += 1
+        examples.append(Example(row.text, row.label))
+    if per_label != info.per_label:
+        raise Unreadable("has not as many examples of each label as the manifest says")
+    return examples
 
 
 def write_split(
@@ -194,7 +272,7 @@ def write_split(
 
 def is_task(path: Path) -> bool:
     """Whether a folder is a task, or was one before something happened to it."""
-    return (path / MANIFEST).is_file()
+    return os.path.isfile(path / MANIFEST)
 
 
 def find_task(task: str | Path, data_dir: Path) -> Path:
@@ -207,15 +285,11 @@ def find_task(task: str | Path, data_dir: Path) -> Path:
     Returns:
         Its path; UserError (EXIT_DATA) with what to run, or the nearest prepared name.
     """
-    for path in (data_dir / task, Path(task).expanduser()):
+    for path in (data_dir / task, Path(os.path.expanduser(task))):
         if is_task(path):
             return path
-    prepared = (
-        sorted(item.name for item in data_dir.iterdir() if is_task(item))
-        if data_dir.is_dir()
-        else []
-    )
-    name = str(task)
+    prepared = [name for name in names_in(data_dir) if is_task(data_dir / name)]
+    name = printable(task)
     close = difflib.get_close_matches(name, prepared, n=1, cutoff=0.6)
     known = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.6)
     hint = f"Did you mean '{close[0]}'? " if close and name not in TASKS else ""

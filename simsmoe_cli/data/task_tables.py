@@ -12,10 +12,11 @@ from pathlib import Path, PurePath
 from simsmoe_cli.data.archives import read_chunks
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.sources import reach, unpacked, walk
+from simsmoe_cli.data.store import LONGEST
 from simsmoe_cli.data.task_parsers import Columns, parse_table, table_kind
 from simsmoe_cli.data.task_sources import Found, Reading, plain_name
 from simsmoe_cli.data.task_store import SourceFile
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 SPLIT_NAMES = {
     "train": "train",
@@ -41,7 +42,9 @@ def read_tables(given: str, columns: Columns, scratch: Path, report: Progress) -
         content = b"".join(read_chunks(path))
         rows = parse_table(content, table_kind(path.name), columns, where)
         digest = hashlib.sha256(content).hexdigest()
-        found.sources.append(SourceFile(file=reading.name(path), sha256=digest, rows=len(rows)))
+        found.sources.append(
+            SourceFile(file=printable(reading.name(path), LONGEST), sha256=digest, rows=len(rows))
+        )
         found.splits[split] = rows
         found.files[split] = where
     return found
