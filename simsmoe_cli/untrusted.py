@@ -85,7 +85,8 @@ def parse_json(content: bytes) -> Any:
         raise Unreadable("has half a character (a lone surrogate)") from None
     except json.JSONDecodeError as error:
         reason = f"{error.msg[:1].lower()}{error.msg[1:]}"
-        raise Unreadable(f"is no JSON ({reason}, line {error.lineno:,})") from None
+        place = f", line {error.lineno:,}" if b"\n" in content else ""
+        raise Unreadable(f"is no JSON ({reason}{place})") from None
     except RecursionError:
         raise Unreadable("is nested too deep") from None
     except ValueError as error:

@@ -1,8 +1,10 @@
 """Opening what text travels in: plain, .gz, .bz2 and .xz files; .zip and .tar archives.
 
-Extraction trusts nothing an archive says: a member with an absolute path, a `..`, a drive letter,
-or that is a link or a device refuses the whole archive, and so does more content than `limit`
-allows, counted as it is written. Damaged and truncated files are UserErrors.
+Nothing that a compressed file says is trusted. Its content is counted as it is unpacked, and more
+than `LARGEST_RATIO` times its size (at least `LEAST_LIMIT`) is refused; what lies compressed in an
+archive counts against the archive's size. A member with an absolute path, a `..`, a drive letter, a
+name that came before, or that is a link or a device, refuses the whole archive. Damaged and
+truncated files are UserErrors.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -19,11 +23,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 CHUNK = 1 << 20
 LEAST_LIMIT = 1 << 30
 LARGEST_RATIO = 100
+MEMBER_BYTES = 1 << 10  # what a member costs, however small: a million of them is an attack
 COMPRESSED: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".tgz": gzip.open,
@@ -31,6 +36,7 @@ COMPRESSED: dict[str, Callable[..., Any]] = {
     ".xz": lzma.open,
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+NOT_OPENED = (".zst", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z", ".tbz2", ".txz", ".parquet")
 
 
 def is_archive(path: Path) -> bool:
@@ -41,13 +47,18 @@ def is_archive(path: Path) -> bool:
 @contextlib.contextmanager
 def clear_damage(path: Path) -> Iterator[None]:
     """Turn what the readers of compressed files raise into one UserError."""
-    damage = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
+    damage = (
+        *(EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError),
+        *(NotImplementedError, RuntimeError, ValueError, ArithmeticError, LookupError),
+        *(struct.error, AttributeError, TypeError),  # of headers that fit no format
+    )
     try:
         yield
-    except (*damage, NotImplementedError, RuntimeError) as error:
+    except damage as error:
         raise _damaged(path, error) from None
     except OSError as error:
         if error.errno is not None:
+            error.filename = error.filename or str(path)
             raise
         raise _damaged(path, error) from None
 
@@ -55,11 +66,51 @@ def clear_damage(path: Path) -> Iterator[None]:
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return UserError(
-        f"cannot be unpacked, it may be damaged or truncated ({reason})",
+        f"cannot be unpacked, it may be damaged or truncated ({printable(reason)})",
         where=str(path),
         hint="Get the file again.",
         code=EXIT_DATA,
     )
+
+
+class _Budget:
+    """How much a file may still unpack to."""
+
+    def __init__(self, path: Path, limit: int | None):
+        self._path = path
+        self._limit = limit or limit_for(path)
+        self.left = self._limit
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise UserError(
+                f"unpacks to more than {self._limit:,} bytes, far more than text of its size would",
+                where=str(self._path),
+                hint="Unpack it yourself if you trust it, and name what was in it.",
+                code=EXIT_DATA,
+            )
+
+
+class _Counted(io.RawIOBase):
+    """What is read from a file, taken from a budget."""
+
+    def __init__(self, file: IO[bytes], budget: _Budget):
+        self._file, self._budget = file, budget
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        most = self._budget.left + 1
+        content = self._file.read(min(size, most) if size >= 0 else most)
+        self._budget.spend(len(content))
+        return content
+
+
+def limit_for(*paths: Path) -> int:
+    """Most bytes that compressed files or archives may unpack to, together."""
+    return max(LEAST_LIMIT, LARGEST_RATIO * sum(path.stat().st_size for path in paths))
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -67,11 +118,37 @@ def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], opener(path, "rb"))
 
 
-def read_chunks(path: Path) -> Iterator[bytes]:
-    """The content of a file in chunks of a megabyte, decompressed if its name says so."""
+def read_chunks(path: Path, limit: int | None = None) -> Iterator[bytes]:
+    """The content of a file in chunks of a megabyte, decompressed if its name says so.
+
+    Args:
+        path: the file.
+        limit: most bytes of a compressed one; None: by its size.
+    """
+    require_opened(path)
+    packed = path.suffix.lower() in COMPRESSED
     with clear_damage(path), _open(path) as file:
+        budget = _Budget(path, limit)
         while chunk := file.read(CHUNK):
+            if packed:
+                budget.spend(len(chunk))
             yield chunk
+
+
+def is_opened(path: Path) -> bool:
+    """Whether the name does not say that the file is packed in a way not known here."""
+    return not path.name.lower().endswith(NOT_OPENED)
+
+
+def require_opened(path: Path) -> None:
+    """Raise a UserError for a file whose name says that it is packed in a way not known here."""
+    if not is_opened(path):
+        raise UserError(
+            f"files that end in {path.suffix.lower()} are not opened here",
+            where=str(path),
+            hint=f"Unpack it yourself; {', '.join((*COMPRESSED, '.zip', '.tar'))} are opened.",
+            code=EXIT_DATA,
+        )
 
 
 def extract(archive: Path, into: Path, limit: int | None = None) -> None:
@@ -82,17 +159,15 @@ def extract(archive: Path, into: Path, limit: int | None = None) -> None:
         into: an empty folder.
         limit: most bytes written in all; None: a hundred times the archive's size, at least 1 GiB.
     """
-    budget = limit or _budget(archive)
     with clear_damage(archive):
-        for name, file in _members(archive):
+        for name, chunks in _members(archive, limit):
             target = into / _safe_name(name, archive)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with file, open(target, "wb") as out:
-                while chunk := file.read(CHUNK):
-                    budget -= len(chunk)
-                    if budget < 0:
-                        raise _too_much(archive)
-                    out.write(chunk)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(target, "xb") as out:
+                    out.writelines(chunks)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                raise _unsafe(name, "there twice, or a file and a folder", archive) from None
 
 
 def read_members(
@@ -105,52 +180,50 @@ def read_members(
         wanted: told a name.
         limit: as for `extract`.
     """
-    budget = limit or _budget(archive)
     with clear_damage(archive):
-        for name, file in _members(archive):
+        for name, chunks in _members(archive, limit):
             if wanted(name):
-                with file:
-                    content = file.read(budget + 1)
-                budget -= len(content)
-                if budget < 0:
-                    raise _too_much(archive)
-                yield name, content
+                yield name, b"".join(chunks)
 
 
-def _budget(archive: Path) -> int:
-    return max(LEAST_LIMIT, LARGEST_RATIO * archive.stat().st_size)
-
-
-def _too_much(archive: Path) -> UserError:
-    return UserError(
-        "holds far more than a corpus of its size would",
-        where=str(archive),
-        hint="Unpack it yourself if you trust it, and name the folder.",
-        code=EXIT_DATA,
-    )
-
-
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and open content of every file of an archive; folders are passed over."""
+def _members(archive: Path, limit: int | None) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Name and content of every file of an archive; folders are passed over."""
+    budget = _Budget(archive, limit)
     if archive.suffix.lower() == ".zip":
         with zipfile.ZipFile(archive) as bundle:
             for info in bundle.infolist():
+                budget.spend(MEMBER_BYTES)
                 if (info.external_attr >> 16) & 0o170000 == 0o120000:
                     raise _unsafe(info.filename, "a link", archive)
                 _safe_name(info.filename, archive)
                 if not info.is_dir():
-                    yield info.filename, bundle.open(info)
+                    with bundle.open(info) as file:
+                        yield info.filename, _counted(file, budget)
         return
-    with _open(archive) as file:
+    with _open(archive) as packed:
+        # All that is unpacked is counted, the tape's own headers and what follows its end too.
+        file = cast(IO[bytes], _Counted(packed, budget))
         with tarfile.open(fileobj=file, mode="r|", errorlevel=2) as tape:
             for member in tape:
+                budget.spend(MEMBER_BYTES)
                 _safe_name(member.name, archive)
                 if member.isreg():
-                    yield member.name, cast(IO[bytes], tape.extractfile(member))
+                    with cast(IO[bytes], tape.extractfile(member)) as content:
+                        sparse = member.sparse is not None
+                        yield member.name, _counted(content, budget if sparse else None)
                 elif not member.isdir():
                     raise _unsafe(member.name, "a link or a device", archive)
+                tape.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
         while file.read(CHUNK):
             pass  # to the end, where the checksum of a compressed file stands
+
+
+def _counted(file: IO[bytes], budget: _Budget | None) -> Iterator[bytes]:
+    """The content of a member; taken from a budget where reading the archive was not."""
+    while chunk := file.read(CHUNK):
+        if budget:
+            budget.spend(len(chunk))
+        yield chunk
 
 
 def _safe_name(name: str, archive: Path) -> Path:
@@ -158,12 +231,14 @@ def _safe_name(name: str, archive: Path) -> Path:
     parts = name.replace("\\", "/").rstrip("/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or re.match("[A-Za-z]:", name):
         raise _unsafe(name, "a path that leaves the folder", archive)
+    if not any(parts) or "\0" in name:
+        raise _unsafe(name, "a name that no file can have", archive)
     return Path(*parts)
 
 
 def _unsafe(name: str, what: str, archive: Path) -> UserError:
     return UserError(
-        f"member {name!r} is {what}; nothing was extracted from it",
+        f"member '{printable(name)}' is {what}; nothing was extracted from it",
         where=str(archive),
         hint="Unpack it yourself if you trust it, and name the folder.",
         code=EXIT_DATA,

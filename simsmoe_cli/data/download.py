@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 
 CHUNK = 1 << 16
 TIMEOUT_S = 30.0
+LONGEST_NAME = 100
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # stage, bytes done, bytes in all (None: not known)
@@ -24,8 +26,13 @@ def is_url(text: str) -> bool:
 
 
 def url_name(url: str) -> str:
-    """The file name a URL ends in."""
-    return unquote(urlsplit(url).path).rpartition("/")[2] or "download"
+    """The file name a URL ends in, without what a file name should not have."""
+    try:
+        name = unquote(urlsplit(url).path).rpartition("/")[2]
+    except ValueError:
+        name = ""
+    plain = re.sub(r"[^\w .+-]+", "-", name).lstrip(".")
+    return plain[-LONGEST_NAME:].lstrip(".") or "download"
 
 
 class _Bar:

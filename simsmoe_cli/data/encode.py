@@ -56,11 +56,13 @@ def write_store(
 ) -> None:
     """Fit the tokenizer unless one is lent, encode all splits, and write the manifest last."""
     report("fit the tokenizer", 0, None)
-    tokenizer = lent or _fit(settings, text)
-    content = tokenizer.dump()
-    _write_whole(folder / tokenizer.file_name, content)
-    splits = {split: _encode(text, split, tokenizer, folder, report) for split in SPLITS}
-    text.require_unchanged()
+    try:
+        tokenizer = lent or _fit(settings, text)
+        content = tokenizer.dump()
+        _write_whole(folder / tokenizer.file_name, content)
+        splits = {split: _encode(text, split, tokenizer, folder, report) for split in SPLITS}
+    finally:
+        text.require_unchanged()
     manifest = Manifest(
         name=name,
         corpus=corpus,
@@ -115,7 +117,7 @@ def _encode(
     with open(folder / f"{split}.bin", "wb") as file, Beside() as beside, Beside() as syncing:
 
         def chunks() -> Iterator[bytes]:
-            read = begun
+            read, chunk = begun, b""
             for chunk in text.chunks(split):
                 beside(counts.feed, chunk)
                 read += len(chunk)

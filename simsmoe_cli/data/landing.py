@@ -21,7 +21,7 @@ from typing import IO
 
 import numpy as np
 
-from simsmoe_cli.data.archives import CHUNK, COMPRESSED, read_chunks
+from simsmoe_cli.data.archives import CHUNK, COMPRESSED, limit_for, read_chunks
 from simsmoe_cli.data.beside import Beside
 from simsmoe_cli.data.corpora import SPLITS, Corpus, Member
 from simsmoe_cli.data.download import Progress
@@ -131,8 +131,8 @@ class _Passing:
         self._hash = hashlib.sha256() if part.member and part.member.sha256 else None
         self._decoder = codecs.getincrementaldecoder("utf-8")() if utf8 else None
 
-    def chunks(self) -> Iterator[bytes]:
-        for chunk in read_chunks(self.part.path):
+    def chunks(self, limit: int) -> Iterator[bytes]:
+        for chunk in read_chunks(self.part.path, limit):
             self._decode(chunk)
             if self._hash:
                 self._hash.update(chunk)
@@ -200,7 +200,8 @@ def land(
         The text with its cuts; UserError (EXIT_DATA) for an empty source, a wrong hash, bytes that
         are not UTF-8, and a text too short to be split.
     """
-    compressed = any(part.path.suffix.lower() in COMPRESSED for part in source.parts)
+    compressed = [p.path for p in source.parts if p.path.suffix.lower() in COMPRESSED]
+    limit = source.limit or limit_for(*compressed)
     total = None if compressed else sum(part.path.stat().st_size for part in source.parts)
     only, *others = (part.path for part in source.parts)
     in_place = not others and not compressed
@@ -224,9 +225,11 @@ def land(
 
         for part in source.parts:
             passing = _Passing(part, source.where(part), utf8)
-            for chunk in passing.chunks():
+            for chunk in passing.chunks(limit):
                 keep(chunk)
                 report("read", text.size, total)
+            if part.path in compressed:
+                limit = max(1, limit - passing.size)
             if not passing.size:
                 raise UserError("the file is empty", where=passing.where, code=EXIT_DATA)
             if part.member and corpus:

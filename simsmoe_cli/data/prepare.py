@@ -26,6 +26,8 @@ from simsmoe_cli.data.tokenizers import PIECES_VOCAB_SIZE, TOKENIZERS
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.registry import CORPORA, TASKS, load
 
+MOST_VOCAB = 1 << 24
+
 
 def prepare(
     corpus: str,
@@ -163,6 +165,9 @@ def _settings(
         )
     if vocab_size is not None and vocab_size < 3:
         raise UserError(f"{vocab_size} is too small", where="--vocab-size", hint="At least 3.")
+    if vocab_size is not None and vocab_size > MOST_VOCAB:
+        what = f"{printable(vocab_size)} is too large"
+        raise UserError(what, where="--vocab-size", hint=f"At most {MOST_VOCAB:,}.")
     if kind == "sentencepiece":
         vocab_size = vocab_size or PIECES_VOCAB_SIZE
     return Settings.model_validate({**asked, "vocab_size": vocab_size})

@@ -28,7 +28,7 @@ from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.placing import clear_os_errors, locked, scratch
 from simsmoe_cli.data.sources import require_exists
 from simsmoe_cli.data.store import LONGEST
-from simsmoe_cli.data.task_parsers import Columns, Row, data_error, shown
+from simsmoe_cli.data.task_parsers import Columns, Row, data_error, known_names, shown
 from simsmoe_cli.data.task_snippets import read_packages
 from simsmoe_cli.data.task_sources import Found, read_known
 from simsmoe_cli.data.task_store import (
@@ -229,7 +229,7 @@ def _labels(found: Found, facts: TaskFacts | None) -> list[str]:
         for row in rows:
             if row.label not in train:
                 what = f"label '{shown(row.label)}' of {split} never occurs in train"
-                hint = nearest(shown(row.label), map(shown, train))
+                hint = nearest(shown(row.label), known_names(sorted(train)))
                 raise data_error(found.files[split], row.line, what, hint)
     if facts and facts.classes and len(train) != facts.classes:
         what = f"{len(train)} classes in train, but {facts.name} has {facts.classes}"

@@ -4,7 +4,8 @@ A source is a known corpus, a file, a folder, a glob, an archive of these, or a 
 them. Choices made here:
 
 * A folder gives its text files (first 8 KiB without a zero byte and valid UTF-8), hidden ones
-  left out, in the order of their relative paths.
+  left out, in the order of their relative paths. Linked folders are not entered, and a folder that
+  cannot be read is an error.
 * Files are dealt to splits 90/5/5 by a fixed hash of the relative path, so that a file stays in
   its split when others come and go. With fewer than 100 files, or when a split would stay empty,
   they are joined in order and cut as one text instead.
@@ -17,7 +18,6 @@ them. Choices made here:
 from __future__ import annotations
 
 import difflib
-import glob
 import hashlib
 import os
 import platform
@@ -27,14 +27,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from simsmoe_cli.data.archives import COMPRESSED, extract, is_archive, read_chunks
+from simsmoe_cli import atomic
+from simsmoe_cli.data.archives import (
+    COMPRESSED,
+    extract,
+    is_archive,
+    is_opened,
+    limit_for,
+    read_chunks,
+    require_opened,
+)
 from simsmoe_cli.data.corpora import SPLITS, Corpus, Member
 from simsmoe_cli.data.download import Progress, fetch, holds, is_url, url_name
+from simsmoe_cli.data.store import names_in
 from simsmoe_cli.data.tokenizers import character_cut
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 FEWEST_FILES = 100
 LOOK_BYTES = 8192
+LONGEST_NAME = 255
 ENDINGS = {*COMPRESSED, ".txt", ".zip", ".tar", ".tgz"}
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
@@ -51,13 +62,17 @@ class Part:
 
 @dataclass
 class Source:
-    """All files of a text in reading order; either every one has a split or none has."""
+    """All files of a text in reading order; either every one has a split or none has.
+
+    `limit` is the most bytes that compressed ones unpack to, together; None: by their own sizes.
+    """
 
     given: str
     parts: list[Part]
     python: str = ""
     whole: bool = True
     scratch: Path | None = None
+    limit: int | None = None
     warnings: list[str] = field(default_factory=list)
 
     def where(self, part: Part) -> str:
@@ -90,17 +105,29 @@ def _resolve(
         if not corpus.urls:
             return _standard_library(Path(sysconfig.get_path("stdlib")), "")
         path = official(corpus.name, corpus.urls, corpus.archive_hash, scratch, downloads, report)
-        path, given = unpacked(path, scratch), corpus.urls[0]
+        given = corpus.urls[0]
     elif _is_glob(given):
         return _from_files(corpus, given, *_glob(given))
     else:
-        path = unpacked(reach(given, scratch, report), scratch)
+        path = reach(given, scratch, report)
+    limit = limit_for(path) if is_archive(path) else None
+    source = _opened(corpus, given, unpacked(path, scratch))
+    source.limit = limit
+    return source
+
+
+def _opened(corpus: Corpus | None, given: str, path: Path) -> Source:
+    """The files behind a path that is no archive."""
     if path.is_file():
         if corpus and len(corpus.members) > 1:
             path = path.parent
         elif not corpus or corpus.members:
+            require_opened(path)
             member = corpus.members[0] if corpus else None
-            return Source(given, [Part(path, path.name, member=member)])
+            source = Source(given, [Part(path, path.name, member=member)])
+            if member is None and path.stat().st_size and not _is_text(path):
+                source.warnings.append(f"{path.name} does not begin as text does")
+            return source
     if corpus and not corpus.members:
         return _standard_library(path, given)
     return _from_files(corpus, given, path, list(walk(path)))
@@ -123,7 +150,9 @@ def official(
         )
         fresh = fetch(urls, scratch, report, known_hash=known_hash, hint=hint)
         downloads.mkdir(parents=True, exist_ok=True)
+        atomic.sync(fresh)
         os.replace(fresh, kept)
+        atomic.sync(downloads)
     return kept
 
 
@@ -146,22 +175,36 @@ def unpacked(path: Path, scratch: Path) -> Path:
 
 
 def require_exists(given: str) -> Path:
-    """The path that is given; a UserError (EXIT_DATA) if it is one and nothing is there."""
-    path = Path(given).expanduser()
-    if given and not (path.exists() or is_url(given) or _is_glob(given)):
-        beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, beside, n=1)
+    """The path that is given; a UserError (EXIT_DATA) if no file or folder is there."""
+    path = user_path(given)
+    if not given or is_url(given) or _is_glob(given):
+        return path
+    if not os.path.exists(path):
+        close = difflib.get_close_matches(path.name[:LONGEST_NAME], names_in(path.parent), n=1)
         hint = f"Did you mean '{path.parent / close[0]}'?" if close else "Check the path."
         raise UserError("no such file or folder", where=given, hint=hint, code=EXIT_DATA)
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(
+            "is neither a file nor a folder",
+            where=given,
+            hint="Write the text to a file first.",
+            code=EXIT_DATA,
+        )
     return path
+
+
+def user_path(given: str) -> Path:
+    """A path as a user writes it, with `~` for the home folder."""
+    return Path(os.path.expanduser(given))
 
 
 def default_name(given: str) -> str:
     """A name for the store of a path, glob or URL: its last fixed part without its endings."""
-    path = Path(url_name(given)) if is_url(given) else Path(given).expanduser()
-    if _is_glob(given):
-        path = _glob(given)[0]
-    name = (path.resolve() if not is_url(given) else path).name
+    if is_url(given):
+        name = url_name(given)
+    else:
+        path = _glob_base(given) if _is_glob(given) else user_path(given)
+        name = os.path.basename(os.path.realpath(path))
     while (ending := Path(name).suffix.lower()) in ENDINGS:
         name = name[: -len(ending)]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "text"
@@ -169,24 +212,55 @@ def default_name(given: str) -> str:
 
 def _is_glob(given: str) -> bool:
     magic = any(sign in given for sign in "*?[")
-    return magic and not is_url(given) and not Path(given).exists()
+    return magic and not is_url(given) and not os.path.exists(given)
+
+
+def _glob_base(pattern: str) -> Path:
+    """The folder that a pattern begins in."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    return user_path(fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else "."))
 
 
 def _glob(pattern: str) -> tuple[Path, list[Path]]:
-    """The folder a pattern begins in, and the files it matches."""
+    """The folder a pattern begins in, and the files it matches.
+
+    `**` stands for folders, however deep, but enters no linked ones; hidden files and folders are
+    matched only where the pattern names them.
+    """
+    base = _glob_base(pattern)
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    base = Path(fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else "."))
-    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
-    return base, sorted(match for match in matches if match.is_file())
+    wanted = pattern[len(fixed.rpartition("/")[0]) :].strip("/").split("/")
+    parts = [part if part == "**" else re.sub(r"\*\*+", "*", part) for part in wanted]
+    if parts[-1] == "**":
+        parts.append("*")
+    try:
+        matches = set(base.glob("/".join(parts)))
+    except (ValueError, NotImplementedError, IndexError) as error:
+        raise UserError(f"is no pattern: {error}", where=pattern, code=EXIT_DATA) from None
+    named = any(part.startswith(".") for part in parts)
+    return base, sorted(
+        match
+        for match in matches
+        if os.path.isfile(match) and (named or not _is_hidden(match.relative_to(base)))
+    )
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder, hidden ones and linked folders left out."""
-    for place, folders, names in os.walk(folder):
+    """Files below a folder, hidden ones and linked folders left out; OSError for a folder that
+    cannot be read."""
+    for place, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(place, name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _from_files(corpus: Corpus | None, given: str, base: Path, files: list[Path]) -> Source:
@@ -206,7 +280,7 @@ def _from_files(corpus: Corpus | None, given: str, base: Path, files: list[Path]
     source = Source(given, _dealt(base, texts))
     left_out = [path.relative_to(base).as_posix() for path in files if path not in set(texts)]
     if left_out:
-        shown = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+        shown = ", ".join(map(printable, left_out[:3])) + (", ..." if len(left_out) > 3 else "")
         source.warnings.append(f"{len(left_out)} files without text were left out: {shown}")
     return source
 
@@ -230,7 +304,9 @@ def _member_file(member: Member, files: list[Path], given: str) -> Part:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file begins as UTF-8 text does; an empty one is none."""
+    """Whether a file begins as UTF-8 text does; an empty one is none, and what is no file."""
+    if not os.path.isfile(path) or not is_opened(path):
+        return False
     begin = next(read_chunks(path), b"")[:LOOK_BYTES]
     try:
         begin[: character_cut(begin)].decode("utf-8")
@@ -258,7 +334,7 @@ def split_of(name: str) -> str:
 def _standard_library(folder: Path, given: str) -> Source:
     """Python's own source, or a folder said to be one."""
     files = [path for path in walk(folder) if path.suffix == ".py" and _in_stdlib(path, folder)]
-    files = [path for path in files if path.stat().st_size]
+    files = [path for path in files if os.path.isfile(path) and path.stat().st_size]
     if not files:
         raise UserError(
             "no Python source there",

@@ -45,7 +45,7 @@ def texts_on_disk(folder: Path, layout: Layout) -> Texts:
         f"{label}/{path.name}": path.read_bytes()
         for label in layout.labels
         for path in sorted((folder / label).iterdir())
-        if ENTRY.fullmatch(f"{folder.name}/{label}/{path.name}")
+        if path.is_file() and ENTRY.fullmatch(f"{folder.name}/{label}/{path.name}")
     }
 
 

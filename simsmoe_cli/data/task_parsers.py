@@ -18,14 +18,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
 from simsmoe_cli.data.archives import COMPRESSED
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.untrusted import Unreadable, parse_json
 
 LONGEST_FIELD = 1 << 30
 LONGEST_SHOWN = 60
+MOST_NAMES = 200
 TREE = re.compile(r"\(([0-4]) .+\)")
 LEAF = re.compile(r"\([0-4] ([^ ()]+)\)")
 SPACES = re.compile(r"[ ()]+")
@@ -58,8 +61,12 @@ def data_error(where: str, line: int, what: str, hint: str = "") -> UserError:
 
 def shown(name: str) -> str:
     """A name from a file as it may stand in a message: one line, nothing a terminal obeys."""
-    short = name if len(name) <= LONGEST_SHOWN else name[:LONGEST_SHOWN] + "..."
-    return short if short.isprintable() else ascii(short)[1:-1]
+    return printable(name, LONGEST_SHOWN)
+
+
+def known_names(names: Iterable[str]) -> list[str]:
+    """Names from a file for a hint: the first of very many, each as it may stand in a message."""
+    return [shown(name) for name in islice(names, MOST_NAMES)]
 
 
 def table_kind(name: str) -> str:
@@ -186,8 +193,8 @@ def missing_column(column: str, known: Iterable[str], where: str, line: int) -> 
     return data_error(
         where,
         line,
-        f"no column '{column}'",
-        f"{nearest(column, map(shown, known))} See --text-column and --label-column.",
+        f"no column '{shown(column)}'",
+        f"{nearest(shown(column), known_names(known))} See --text-column and --label-column.",
     )
 
 
@@ -196,23 +203,20 @@ def _json_rows(text: str, columns: Columns, where: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
-            what = f"is no JSON: {reason[:1].lower()}{reason[1:]}"
-            raise data_error(where, number, what, "One object a line.") from None
+            item = parse_json(line.encode())
+        except Unreadable as error:
+            raise data_error(where, number, str(error), "One object a line.") from None
         if not isinstance(item, dict):
             raise data_error(where, number, "is no JSON object", "One object a line.")
         label = "" if columns.label is None else _label(item, columns.label, where, number)
         content = _field(item, columns.text, where, number)
         if not isinstance(content, str):
             raise data_error(
-                where, number, f"'{columns.text}' is no text", "Put it in quotes, or leave it out."
+                where,
+                number,
+                f"'{shown(columns.text)}' is no text",
+                "Put it in quotes, or leave it out.",
             )
-        for part in (content, label):
-            if lone := re.search("[\ud800-\udfff]", part):
-                what = f"U+{ord(lone[0]):04X} is no character (a lone surrogate)"
-                raise data_error(where, number, what)
         yield Row(content, label, number)
 
 
@@ -231,7 +235,7 @@ def _label(item: dict[str, Any], column: str, where: str, line: int) -> str:
         return value.strip()
     if isinstance(value, bool | int):
         return json.dumps(value)
-    raise data_error(where, line, f"'{column}' is no text, whole number, true or false")
+    raise data_error(where, line, f"'{shown(column)}' is no text, whole number, true or false")
 
 
 def _tree_rows(text: str, where: str) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simsmoe_cli.data.archives import COMPRESSED, is_archive, read_chunks
+from simsmoe_cli.data.archives import COMPRESSED, is_archive, limit_for, read_chunks
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.sources import official, reach, unpacked, walk
 from simsmoe_cli.data.store import LONGEST
@@ -58,11 +58,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Reading:
-    """Where a source lies, and what a user calls it."""
+    """Where a source lies, and what a user calls it.
+
+    `limit` is the most bytes that what lies compressed in its archive unpacks to.
+    """
 
     given: str
     path: Path
     scratch: Path
+    limit: int | None = None
 
     def where(self, path: Path) -> str:
         """A path as a user knows it, who never sees what is downloaded or unpacked."""
@@ -99,7 +103,8 @@ def read_known(
             texts = archived_texts(path, layout)
             if len(texts) == len(layout.files):
                 return _from_texts(facts, layout, name, texts)
-    return _from_files(facts, Reading(name, unpacked(path, scratch), scratch), report)
+    limit = limit_for(path) if is_archive(path) else None
+    return _from_files(facts, Reading(name, unpacked(path, scratch), scratch, limit), report)
 
 
 def _from_texts(
@@ -126,7 +131,7 @@ def _from_files(facts: TaskFacts, reading: Reading, report: Progress) -> Found:
             content = b""
             rows, digest = folder_rows(texts_on_disk(files[split], layout), where)
         else:
-            content = b"".join(read_chunks(files[split]))
+            content = b"".join(read_chunks(files[split], reading.limit))
             digest = hashlib.sha256(content).hexdigest()
             rows = _parse(content, layout, file, where)
         source = (reading.name(files[split]), digest)
@@ -198,7 +203,7 @@ def _find(facts: TaskFacts, reading: Reading) -> tuple[Layout, dict[str, Path]]:
         places = _places(layout, reading.path.parent if named else reading.path, deep=not named)
         whole = [place for place in places if len(place) == len(layout.files)]
         if whole:
-            return layout, _best(layout, whole)
+            return layout, _best(layout, whole, reading.limit)
         for place in places[:1]:
             gone = [file.name for split, file in layout.files.items() if split not in place]
             missing.append(" and ".join(gone))
@@ -231,12 +236,12 @@ def _places(layout: Layout, base: Path, *, deep: bool) -> list[dict[str, Path]]:
     return [places[top] for top in sorted(places, key=lambda top: (len(top.parts), top))]
 
 
-def _best(layout: Layout, places: list[dict[str, Path]]) -> dict[str, Path]:
+def _best(layout: Layout, places: list[dict[str, Path]], limit: int | None) -> dict[str, Path]:
     known = layout.files["train"].sha256
     if len(places) > 1 and known:
         for place in places:
             digest = hashlib.sha256()
-            for chunk in read_chunks(place["train"]):
+            for chunk in read_chunks(place["train"], limit):
                 digest.update(chunk)
             if digest.hexdigest() == known:
                 return place

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path, PurePath
 
-from simsmoe_cli.data.archives import read_chunks
+from simsmoe_cli.data.archives import is_archive, limit_for, read_chunks
 from simsmoe_cli.data.download import Progress
 from simsmoe_cli.data.sources import reach, unpacked, walk
 from simsmoe_cli.data.store import LONGEST
@@ -34,12 +34,14 @@ def read_tables(given: str, columns: Columns, scratch: Path, report: Progress) -
 
     UserError (EXIT_DATA) for what is no table, a folder without a train file, two files of a split.
     """
-    reading = Reading(given, unpacked(reach(given, scratch, report), scratch), scratch)
+    path = reach(given, scratch, report)
+    limit = limit_for(path) if is_archive(path) else None
+    reading = Reading(given, unpacked(path, scratch), scratch, limit)
     found = Found(given, "tables")
     for split, path in _tables(reading).items():
         report(f"read {split}", 0, None)
         where = reading.where(path)
-        content = b"".join(read_chunks(path))
+        content = b"".join(read_chunks(path, reading.limit))
         rows = parse_table(content, table_kind(path.name), columns, where)
         digest = hashlib.sha256(content).hexdigest()
         found.sources.append(
