@@ -95,6 +95,7 @@ def prepare_task(
                 own = "data of your own"
                 raise _differs(existing, f"it is {was or own}, not {wanted or own}")
             if existing and facts and facts.downloads and not given and existing.manifest.whole:
+                existing.verify()
                 return existing
             with scratch(out) as folder:
                 if columns:
@@ -108,6 +109,7 @@ def prepare_task(
                 manifest = _write(built, out.name, found, facts, columns)
                 if existing:
                     _require_same(existing, manifest)
+                    existing.verify()
                     return existing
                 with whole_folder(out, replace=True) as place:
                     for file in built.iterdir():

@@ -195,6 +195,8 @@ def require_exists(given: str) -> Path:
 
 def user_path(given: str) -> Path:
     """A path as a user writes it, with `~` for the home folder."""
+    if "\0" in given:
+        raise UserError("no file can have such a name", where=given, code=EXIT_DATA)
     return Path(os.path.expanduser(given))
 
 

@@ -186,6 +186,11 @@ class Task:
         """The split that results are reported on."""
         return self.manifest.reported
 
+    def verify(self) -> None:
+        """Read every split; UserError (EXIT_DATA) if one was changed."""
+        for name in self.manifest.splits:
+            self.split(name)
+
     def split(self, name: str) -> list[Example]:
         """The examples of a split in their stored order, read and held against its hash.
 
