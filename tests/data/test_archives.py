@@ -142,3 +142,96 @@ def test_damaged_archives_are_refused(tmp_path: Path, ending: str, damage: str) 
     contents = {"truncated": whole[:middle], "not an archive": CONTENT, "flipped byte": flipped}
     archive.write_bytes(contents[damage])
     assert "damaged or truncated" in refusal(archive, tmp_path / "into")
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The least limit, small enough to be tried."""
+    monkeypatch.setattr("simsmoe_cli.data.archives.LEAST_LIMIT", 4 << 20)
+    return 4 << 20
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_a_compressed_file_has_the_bound_of_an_archive(
+    tmp_path: Path, ending: str, small_limits: int
+) -> None:
+    path = tmp_path / f"bomb{ending}"
+    path.write_bytes(COMPRESS[ending](bytes(5 << 20)))
+    read: list[int] = []
+    with pytest.raises(UserError, match="unpacks to more than 4,194,304 bytes") as caught:
+        read.extend(map(len, read_chunks(path)))
+    assert (caught.value.code, caught.value.where) == (EXIT_DATA, str(path))
+    assert sum(read) <= small_limits
+    path.write_bytes(COMPRESS[ending](bytes(3 << 20)))
+    assert sum(map(len, read_chunks(path))) == 3 << 20
+
+
+def test_a_plain_file_has_no_bound(tmp_path: Path, small_limits: int) -> None:
+    path = tmp_path / "large.txt"
+    path.write_bytes(bytes(5 << 20))
+    assert sum(map(len, read_chunks(path))) == 5 << 20
+
+
+def test_what_follows_the_end_of_a_tape_counts_too(tmp_path: Path, small_limits: int) -> None:
+    tape = tmp_path / "some.tar"
+    with tarfile.open(tape, "w") as made:
+        made.addfile(tarfile.TarInfo("a"))
+    archive = tmp_path / "bomb.tar.gz"
+    archive.write_bytes(gzip.compress(tape.read_bytes() + bytes(5 << 20)))
+    assert "far more" in refusal(archive, tmp_path / "into")
+
+
+@pytest.mark.parametrize("ending", WRITE)
+def test_very_many_members_are_refused(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simsmoe_cli.data.archives.LEAST_LIMIT", 1 << 16)
+    monkeypatch.setattr("simsmoe_cli.data.archives.LARGEST_RATIO", 1)
+    archive = WRITE[ending](tmp_path / f"many{ending}", {str(i): b"" for i in range(2000)})
+    assert "far more" in refusal(archive, tmp_path / "into")
+
+
+def test_a_sparse_member_counts_as_what_it_unpacks_to(tmp_path: Path) -> None:
+    archive = tmp_path / "sparse.tar"
+    header = bytearray(tarfile.TarInfo("hole").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = b"S"  # GNU's sparse member, of which all is a hole
+    header[483:495] = b"%011o\0" % (1 << 30)
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    archive.write_bytes(bytes(header) + bytes(1024))
+    assert "far more" in refusal(archive, tmp_path / "into", limit=1 << 20)
+
+
+@pytest.mark.parametrize("ending", WRITE)
+def test_a_member_that_comes_twice_refuses_the_archive(tmp_path: Path, ending: str) -> None:
+    archive = tmp_path / f"some{ending}"
+    if ending == ".zip":
+        with zipfile.ZipFile(archive, "w") as bundle:
+            for content in ("one", "two"):
+                bundle.NameToInfo.clear()
+                bundle.writestr("a.txt", content)
+    else:
+        with tarfile.open(archive, "w:gz") as tape:
+            for _ in range(2):
+                tape.addfile(tarfile.TarInfo("a.txt"))
+    assert "'a.txt' is there twice" in refusal(archive, tmp_path / "into")
+
+
+@pytest.mark.parametrize("ending", WRITE)
+def test_a_file_that_is_also_a_folder_refuses_the_archive(tmp_path: Path, ending: str) -> None:
+    archive = WRITE[ending](tmp_path / f"some{ending}", {"a": b"one", "a/b": b"two"})
+    assert "a file and a folder" in refusal(archive, tmp_path / "into")
+
+
+def test_a_name_that_no_terminal_can_show_is_shown_escaped(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "some.tar.gz", {"../\x1b[31m": b""})
+    assert r"'../\x1b[31m'" in refusal(archive, tmp_path / "into")
+
+
+@pytest.mark.parametrize("name", ["text.zst", "text.7z", "text.rar", "text.LZ4"])
+def test_what_is_packed_in_an_unknown_way_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(CONTENT)
+    with pytest.raises(UserError, match="are not opened here") as caught:
+        list(read_chunks(path))
+    assert "Unpack it yourself" in caught.value.hint

@@ -15,6 +15,7 @@ import pytest
 
 from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.data.task_store import Task
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,3 +160,66 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert run.returncode == EXIT_DATA
     assert message.count("\n") == 1
     assert str(tmp_path / "data") in message
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "chars", "words", "sentencepiece"])
+def test_a_corpus_is_the_same_in_whatever_locale(tmp_path: Path, tokenizer: str) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("".join(f"größer als {n}: ”é“ 漢字\n" for n in range(300)), encoding="utf-8")
+    more = ("--tokenizer", tokenizer)
+    more += ("--vocab-size", "290") if tokenizer == "sentencepiece" else ()
+    command = (sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning")
+    command += ("-m", "simsmoe_cli", "prepare-data", str(own), *more)
+    locales = {
+        "c": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        "utf8": {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
+    }
+    for name, variables in locales.items():
+        run = subprocess.run(
+            [*command, "--out", str(tmp_path / name / "own")],
+            cwd=ROOT,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+    stores = [TokenStore.open(tmp_path / name / "own") for name in locales]
+    assert stores[0].manifest == stores[1].manifest
+    stores[0].verify()
+
+
+def test_a_task_is_the_same_in_whatever_locale(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    rows = "".join(f"größer als {n} 漢字,ab{n % 2}\n" for n in range(60))
+    own.write_text(f"text,label\n{rows}", encoding="utf-8")
+    command = (sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning")
+    command += ("-m", "simsmoe_cli", "prepare-data", str(own), "--label-column", "label")
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path / "task")],
+        cwd=ROOT,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    task = Task.open(tmp_path / "task")
+    task.verify()
+    assert all("größer" in example.text for example in task.split("train"))
+
+
+@pytest.mark.parametrize("stage", ["read", "encode"])
+def test_preparing_again_over_a_store_is_all_or_nothing(
+    own: Path, tmp_path: Path, stage: str
+) -> None:
+    out = tmp_path / "data" / "own"
+    before = prepare(str(own), out).manifest
+    script = SCRIPT.replace("Path(sys.argv[2])", "Path(sys.argv[2]), force=True")
+    with subprocess.Popen([sys.executable, "-c", script, own, out, stage], cwd=ROOT) as killed:
+        killed.wait()
+    assert killed.returncode == -signal.SIGKILL
+    assert TokenStore.open(out).manifest == before
+    assert len(names(out.parent)) > 1
+    with pytest.raises(UserError):
+        prepare(str(own.parent / "nothing"), out)
+    assert not prepare(str(own), out).built
+    assert names(out.parent) == ["own"]

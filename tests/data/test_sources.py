@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import platform
+import socket
 import sysconfig
 import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from simsmoe_cli.data.corpora import ENWIK8, PYSTDLIB, WIKITEXT2
+from simsmoe_cli.data.download import url_name
+from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.sources import Source, default_name, resolve, split_of
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
@@ -194,3 +200,118 @@ def test_the_only_file_of_an_archive_is_the_corpus_whatever_its_name(tmp_path: P
 )
 def test_a_store_is_named_after_its_text(given: str, name: str) -> None:
     assert default_name(given) == name
+
+
+def test_what_is_neither_file_nor_folder_is_never_opened(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(folder / "fifo.txt")
+    (folder / "loop").symlink_to(folder)
+    (folder / "self").symlink_to("self")
+    (folder / "gone.txt").symlink_to("nothing")
+    with socket.socket(socket.AF_UNIX) as listening:
+        # The path of a socket must be short, wherever tmp_path lies.
+        place = os.open(folder, os.O_RDONLY)
+        listening.bind(f"/proc/self/fd/{place}/socket.txt")
+        os.close(place)
+    source = parts_of(folder, tmp_path / "scratch")
+    assert [part.name for part in source.parts] == ["b.txt", "deep/er/a.md"]
+    for name in ("fifo.txt", "socket.txt", "/dev/null"):
+        with pytest.raises(UserError, match="neither a file nor a folder") as caught:
+            parts_of(folder / name, tmp_path / f"scratch-{len(name)}")
+        assert caught.value.code == EXIT_DATA
+
+
+def test_a_glob_enters_no_linked_folder_and_finds_a_file_once(folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):  # each level of these would double what is found
+        (folder / "deep" / name).symlink_to(folder)
+    source = parts_of(f"{folder}/**/*.[mt]*", tmp_path / "scratch")
+    assert [part.name for part in source.parts] == ["b.txt", "deep/er/a.md"]
+    everything = parts_of(f"{folder}/**", tmp_path / "again")
+    assert [part.name for part in everything.parts] == ["b.txt", "deep/er/a.md"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_left_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("er"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"deep/er: permission denied") as caught:
+        prepare(str(folder), tmp_path / "data" / "own")
+    assert caught.value.code == EXIT_DATA
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["x" * 5000, "/".join(["x" * 200] * 30), "nul\0", "~nobody-of-this-name/x", "[" * 5000, "*["],
+    ids=["long", "deep", "nul", "home", "long pattern", "pattern"],
+)
+def test_a_name_that_no_file_has_is_one_clear_line(tmp_path: Path, given: str) -> None:
+    for corpus, source in ((given, None), ("enwik8", given)):
+        with pytest.raises(UserError) as caught:
+            prepare(corpus, tmp_path / "data" / "own", source=source)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 2500
+    assert default_name_or_error(given)
+    assert not (tmp_path / "data" / "own").exists()
+
+
+def default_name_or_error(given: str) -> str:
+    try:
+        return default_name(given)
+    except UserError as error:
+        return error.what
+
+
+def test_what_lies_compressed_in_an_archive_counts_against_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simsmoe_cli.data.archives.LEAST_LIMIT", 1 << 20)
+    archive = tmp_path / "texts.zip"
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for number in range(3):  # each of them is below the limit
+            line = f"line {number}\n".encode()
+            bundle.writestr(f"{number}.txt.gz", gzip.compress(line * (400_000 // len(line))))
+    with pytest.raises(UserError, match="unpacks to more than") as caught:
+        prepare(str(archive), tmp_path / "data" / "own")
+    assert caught.value.code == EXIT_DATA
+    assert [path.suffix for path in (tmp_path / "data").iterdir()] == [".lock"]
+
+
+def test_a_file_that_is_no_text_is_prepared_with_a_warning(tmp_path: Path) -> None:
+    own = tmp_path / "own.bin"
+    own.write_bytes(bytes(range(256)) * 50)
+    store = prepare(str(own), tmp_path / "data" / "own")
+    assert store.manifest.warnings == ["own.bin does not begin as text does"]
+
+
+def test_a_file_whose_name_no_terminal_can_show_is_prepared(tmp_path: Path) -> None:
+    folder = tmp_path / "odd\n\x1b[31m"
+    folder.mkdir()
+    for number in range(3):
+        name = os.fsdecode(b"caf\xe9 \x1b %d.txt" % number)
+        (folder / name).write_text(f"line of text {number}\n" * 50)
+    store = prepare(str(folder), tmp_path / "data" / "own")
+    assert store.manifest.source.files == 3
+    assert store.manifest.source.given.isprintable()
+    with pytest.raises(UserError, match="no terminal can show"):
+        prepare(str(folder), tmp_path / "data" / "own\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://host/%2e%2e", "download"),
+        ("http://host/a/%2e%2e%2f%2e%2e%2fevil.zip", "evil.zip"),
+        ("http://host/a%00b%0a.txt", "a-b-.txt"),
+        ("http://host/" + "x" * 5000 + ".tar.gz", "x" * 93 + ".tar.gz"),
+        ("http://[", "download"),
+        ("http://host/.hidden", "hidden"),
+    ],
+)
+def test_a_download_is_given_a_plain_name(url: str, name: str) -> None:
+    assert url_name(url) == name
