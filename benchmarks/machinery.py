@@ -13,10 +13,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.step import VOCABULARY, modern
 from benchmarks.timing import Case, alternate, report
+from simsmoe_cli.data.split_tokens import (
+    CHUNK_BYTES,
+    PIECE_BYTES,
+    ChunkSums,
+    Expected,
+    SplitTokens,
+)
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.model.generate import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
@@ -58,6 +67,43 @@ def prepare(runs: int) -> Tables:
             Case("cat", lambda: command("cat", text), MEGABYTES, "MB"),
         ]
         return [report("100 MB of text, tokenizer bytes", alternate(cases, runs), "sha256sum")]
+
+
+def checking(runs: int) -> Tables:
+    """Holding 1 GB of ids against their checksums, against plain reading of the same file."""
+    megabytes = 1000
+    with tempfile.TemporaryDirectory() as folder:
+        path, sums = Path(folder) / "train.bin", ChunkSums()
+        draw = np.random.default_rng(0)
+        with open(path, "wb") as file:
+            for _ in range(megabytes // 50):
+                ids = draw.integers(0, 50_000, 25_000_000, dtype=np.uint16)
+                sums.feed(ids)
+                file.write(ids.data)
+        dtype, tokens = np.dtype("<u2"), megabytes * 500_000
+        checksums = tuple(sums.finish())
+        expected = Expected(dtype, tokens, 50_000, "xxh3_64", CHUNK_BYTES, checksums)
+
+        def check() -> None:
+            os.utime(path)  # what changed just now is not remembered as checked
+            SplitTokens(path, expected, UserError).check_all()
+
+        def read() -> None:
+            buffer = bytearray(PIECE_BYTES)
+            with open(path, "rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
+        def sha256() -> None:
+            with open(path, "rb") as file:
+                hashlib.file_digest(file, "sha256")
+
+        cases = [
+            Case("check chunks", check, megabytes, "MB"),
+            Case("read", read, megabytes, "MB"),
+            Case("sha256", sha256, megabytes, "MB"),
+        ]
+        return [report("1 GB of ids, page cache warm", alternate(cases, runs), "read")]
 
 
 def startup(runs: int) -> Tables:

@@ -167,6 +167,7 @@ BENCHMARKS: dict[str, Callable[[int], Tables]] = {
     "blocks": blocks,
     "vocabulary": vocabulary,
     "prepare": machinery.prepare,
+    "checking": machinery.checking,
     "startup": machinery.startup,
     "checkpoints": machinery.checkpoints,
     "reading": machinery.reading,

@@ -125,13 +125,15 @@ class PiecesTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, content: bytes) -> PiecesTokenizer:
+        if not content:
+            raise damaged("the file is empty")
         try:
             tokenizer = cls(content)
             tokens = list(range(tokenizer.vocab_size))
             pieces = tokenizer._processor.id_to_piece(tokens)
             stands_for_byte = tokenizer._processor.is_byte(tokens)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise damaged(printable(str(error).strip()) or "it cannot be read") from None
+            raise damaged(printable(str(error).strip(" .")) or "it cannot be read") from None
         for piece, is_byte in zip(pieces, stands_for_byte, strict=True):
             if is_byte and not BYTE.fullmatch(piece):
                 raise damaged(f"the piece '{printable(piece)}' stands for a byte and names none")

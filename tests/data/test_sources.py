@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import os
 import platform
+import shutil
 import socket
 import sysconfig
 import tarfile
+import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from simsmoe_cli.data.corpora import ENWIK8, PYSTDLIB, WIKITEXT2
 from simsmoe_cli.data.download import url_name
 from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.sources import Source, default_name, resolve, split_of
+from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 
@@ -315,3 +319,49 @@ def test_a_file_whose_name_no_terminal_can_show_is_prepared(tmp_path: Path) -> N
 )
 def test_a_download_is_given_a_plain_name(url: str, name: str) -> None:
     assert url_name(url) == name
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder of a user without privileges, who this process is meanwhile."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "own.txt").write_text("a line of text\n" * 50)
+    prepare(str(folder / "own.txt"), folder / "first")  # whatever is imported late is imported now
+    privileged = os.geteuid() == 0
+    if privileged:
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if privileged:
+            os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+def test_what_may_not_be_read_or_written_is_one_clear_line(nobody: Path) -> None:
+    locked = nobody / "locked"
+    (locked / "inside").mkdir(parents=True)
+    (locked / "inside" / "a.txt").write_text("a line of text\n" * 50)
+    (locked / "b.txt").write_text("a line of text\n" * 50)
+    for path, given in (
+        (locked / "inside" / "a.txt", locked / "inside" / "a.txt"),
+        (locked / "b.txt", locked),
+        (locked / "inside", locked),
+    ):
+        mode = path.stat().st_mode
+        path.chmod(0)
+        with pytest.raises(UserError, match="permission denied") as caught:
+            prepare(str(given), nobody / "data" / "own")
+        assert (caught.value.code, caught.value.where) == (EXIT_DATA, str(path))
+        path.chmod(mode)
+    assert prepare(str(locked), nobody / "data" / "own").built
+    (nobody / "data").chmod(0o500)
+    with pytest.raises(UserError, match="permission denied") as caught:
+        prepare(str(locked), nobody / "data" / "other")
+    assert caught.value.code == EXIT_DATA
+    (nobody / "data" / "own" / "train.bin").chmod(0)
+    with pytest.raises(UserError, match=r"train\.bin cannot be read") as caught:
+        TokenStore.open(nobody / "data" / "own").split("train")
+    assert caught.value.code == EXIT_DATA
+    (nobody / "data").chmod(0o700)

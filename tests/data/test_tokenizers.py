@@ -233,3 +233,47 @@ def test_a_text_without_white_space_has_no_words(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tokenizers, "LONGEST_WORD", 1000)
     with pytest.raises(UserError, match="no white space"):
         list(whole_blocks(chunks_of(b"x" * 5000, 100), WordsTokenizer.safe_cut))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "said"),
+    [
+        ("bytes", b"", "no JSON"),
+        ("bytes", b"[]", "dictionary"),
+        ("bytes", b'{"kind": "bytes"}', "bytes: field required"),
+        ("bytes", b'{"kind": "chars", "bytes": [1]}', "kind"),
+        ("bytes", b'{"kind": "bytes", "bytes": []}', "bytes"),
+        ("bytes", b'{"kind": "bytes", "bytes": [1, 256]}', "bytes.1"),
+        ("bytes", b'{"kind": "bytes", "bytes": [-1]}', "bytes.0"),
+        ("bytes", b'{"kind": "bytes", "bytes": [1, 1]}', "twice"),
+        ("bytes", b'{"kind": "bytes", "bytes": [2, 1]}', "not in order"),
+        ("bytes", b'{"kind": "bytes", "bytes": ["1"]}', "bytes.0"),
+        ("bytes", b'{"kind": "bytes", "bytes": {"1": 1}}', "bytes"),
+        ("bytes", b'{"kind": "bytes", "bytes": [1], "bytes": [2]}', "'bytes' twice"),
+        ("bytes", b'{"kind": "bytes", "bytes": ' + b"[" * 100_000, "nested too deep"),
+        ("chars", b'{"kind": "chars", "characters": ""}', "characters"),
+        ("chars", b'{"kind": "chars", "characters": "aa"}', "twice"),
+        ("chars", b'{"kind": "chars", "characters": 5}', "characters"),
+        ("chars", b'{"kind": "chars", "characters": "\\ud800"}', "half a character"),
+        ("chars", b'{"kind": "chars", "characters": "\xff"}', "not UTF-8"),
+        ("words", b'{"kind": "words", "words": ["a"]}', "does not begin with <unk>"),
+        ("words", b'{"kind": "words", "words": ["<unk>", "<eos>", "a", "a"]}', "twice"),
+        ("words", b'{"kind": "words", "words": ["<unk>", "<eos>", "a b"]}', "white space"),
+        ("words", b'{"kind": "words", "words": ["<unk>", "<eos>", ""]}', "empty"),
+        ("words", b'{"kind": "words", "words": ["<unk>", "<eos>", 3]}', "words.2"),
+        ("sentencepiece", b"", "damaged"),
+        ("sentencepiece", b"\0" * 500, "damaged"),
+        ("sentencepiece", b'{"kind": "words"}', "damaged"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_refused(kind: str, content: bytes, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        tokenizer_class(kind).load(content)
+    assert said in caught.value.what
+    assert caught.value.code == EXIT_DATA
+    assert str(caught.value).isprintable()
+
+
+def test_an_unknown_tokenizer_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown tokenizer 'byte'\. Did you mean 'bytes'\?"):
+        tokenizer_class("byte")
