@@ -45,14 +45,17 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
+        try:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
                 raise Unreadable("is no regular file")
-            # Python makes room for as much as is asked for, however little there is.
-            content = file.read(min(facts.st_size, most) + 1)
-            if facts.st_size < len(content) <= most:
-                content += file.read(most + 1 - len(content))
+            with open(descriptor, "rb", closefd=False) as file:
+                # Python makes room for as much as is asked for, however little there is.
+                content = file.read(min(facts.st_size, most) + 1)
+                if facts.st_size < len(content) <= most:
+                    content += file.read(most + 1 - len(content))
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise
     except OSError as error:
