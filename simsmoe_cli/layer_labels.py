@@ -1,0 +1,150 @@
+"""What a layer with experts is called: the number that the model itself gives it.
+
+A model of ours counts its sub-layers from 0, so in the pattern "sgsg" the layers with experts are 1
+and 3. Of a Hugging Face model it is the number in the module's name, so where the first layers are
+dense, `model.layers.1.mlp` may be the first layer with experts and is still layer 1. Whoever prunes
+by a report needs that number. Files and events also hold a layer's *place* among the layers with
+experts, from 0.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simsmoe_cli.errors import UserError, printable
+
+_MOST_SUB_LAYERS = 1 << 20
+_SHOWN = 24  # numbers of layers that a message lists
+
+
+def layer_labels(names: Sequence[str]) -> list[str]:
+    """The label of each layer, all of them different.
+
+    A label is the first number of the module's name where that tells the layers apart. Where it
+    does not (an encoder and a decoder, two layers with experts in one block) a label is as much of
+    the name as does.
+
+    Args:
+        names: of the modules, as "model.layers.3.mlp", in the order of the model.
+    """
+    parsed = [_Name.of(name) for name in names]
+    numbers = [name.number for name in parsed]
+    told_apart = len(set(numbers)) == len(numbers) and None not in numbers
+    if told_apart and len({(name.before, name.later) for name in parsed}) == 1:
+        return [str(number) for number in numbers]
+    for labels in ([name.to_last_number for name in parsed], list(names)):
+        short = _without_common_start(labels)
+        if len(set(short)) == len(short) and all(short):
+            return short
+    return [str(place) for place in range(len(names))]
+
+
+def pattern_labels(pattern: str, repeats: int) -> list[str]:
+    """The labels of the layers with experts of a model of ours: their places among all sub-layers.
+
+    Args:
+        pattern: of sub-layers, as "sgsf"; g has experts.
+        repeats: how often the pattern is repeated. Of more than a million sub-layers the first
+            million are looked at.
+    """
+    most = max(0, min(repeats, _MOST_SUB_LAYERS // max(1, len(pattern))))
+    return [str(place) for place, kind in enumerate(pattern * most) if kind == "g"]
+
+
+def recipe_labels(recipe: object) -> list[str]:
+    """The labels of the layers with experts of a recipe as JSON has it; empty where it says none."""
+    model = recipe.get("model") if isinstance(recipe, dict) else None
+    if not isinstance(model, dict):
+        return []
+    pattern, repeats = model.get("pattern"), model.get("repeats")
+    if not isinstance(pattern, str) or isinstance(repeats, bool) or not isinstance(repeats, int):
+        return []
+    return pattern_labels(pattern[:_MOST_SUB_LAYERS], repeats)
+
+
+def find_layer(asked: str, labels: Sequence[str], where: str) -> int:
+    """The place of a layer among those with experts.
+
+    Args:
+        asked: its label.
+        labels: of all layers with experts.
+        where: the option it was given with.
+
+    Raises:
+        UserError: there is none of that label; names those there are.
+    """
+    wanted = asked.strip()
+    if re.fullmatch(r"\d{1,9}", wanted, re.ASCII):
+        wanted = str(int(wanted))
+    if wanted in labels:
+        return labels.index(wanted)
+    raise UserError(
+        f"no layer with experts is called '{printable(asked)}'",
+        where=where,
+        hint=f"There are {listed(labels)}.",
+    )
+
+
+def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
+    """The places of several layers, in the order of the model, each once.
+
+    Args:
+        asked: labels with commas between them, as "0,7,15".
+        labels: of all layers with experts.
+        where: the option they were given with.
+
+    Raises:
+        UserError: nothing is asked for, or one there is not; names those there are.
+    """
+    wanted = [part for part in asked.split(",") if part.strip()]
+    if not wanted:
+        raise UserError("no layer given", where=where, hint=f"There are {listed(labels)}.")
+    return sorted({find_layer(part, labels, where) for part in wanted})
+
+
+def listed(labels: Sequence[str]) -> str:
+    """Labels as a message names them: the first two dozen, and how many more there are."""
+    shown = ", ".join(printable(label) for label in labels[:_SHOWN])
+    rest = len(labels) - _SHOWN
+    return (shown or "none") + (f" and {rest:,} more" if rest > 0 else "")
+
+
+@dataclass(frozen=True)
+class _Name:
+    """The name of a module, taken apart at its numbers.
+
+    Attributes:
+        before: what comes before the first number.
+        number: the first number; None where there is none.
+        later: all numbers after it.
+        to_last_number: the name as far as its last number; all of it where there is none.
+    """
+
+    before: tuple[str, ...]
+    number: int | None
+    later: tuple[str, ...]
+    to_last_number: str
+
+    @classmethod
+    def of(cls, name: str) -> _Name:
+        parts = name.split(".")
+        places = [at for at, part in enumerate(parts) if re.fullmatch(r"[0-9]{1,9}", part)]
+        if not places:
+            return cls(tuple(parts), None, (), name)
+        return cls(
+            tuple(parts[: places[0]]),
+            int(parts[places[0]]),
+            tuple(parts[at] for at in places[1:]),
+            ".".join(parts[: places[-1] + 1]),
+        )
+
+
+def _without_common_start(names: Sequence[str]) -> list[str]:
+    """The names without the leading parts that all of them have."""
+    split = [name.split(".") for name in names]
+    common = len(os.path.commonprefix(split))
+    most = min((len(parts) - 1 for parts in split), default=0)
+    return [".".join(parts[min(common, most) :]) for parts in split]
