@@ -9,7 +9,6 @@ experts, from 0.
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def pattern_labels(pattern: str, repeats: int) -> list[str]:
 
 
 def recipe_labels(recipe: object) -> list[str]:
-    """The labels of the layers with experts of a recipe as JSON has it; empty where it says none."""
+    """The labels of the layers with experts of a recipe in JSON; empty where it says none."""
     model = recipe.get("model") if isinstance(recipe, dict) else None
     if not isinstance(model, dict):
         return []
@@ -145,6 +144,8 @@ class _Name:
 def _without_common_start(names: Sequence[str]) -> list[str]:
     """The names without the leading parts that all of them have."""
     split = [name.split(".") for name in names]
-    common = len(os.path.commonprefix(split))
     most = min((len(parts) - 1 for parts in split), default=0)
-    return [".".join(parts[min(common, most) :]) for parts in split]
+    common = 0
+    while common < most and len({parts[common] for parts in split}) == 1:
+        common += 1
+    return [".".join(parts[common:]) for parts in split]
