@@ -9,6 +9,7 @@ Shapes: L layers with experts, N experts of a layer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import matplotlib
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from simsmoe_cli.collapse.findings import Findings, LayerFindings, Report
 from simsmoe_cli.collapse.plots import (
     INK,
+    LABEL,
     MANY_POINTS,
     MUTED,
     WIDTH,
@@ -35,7 +37,7 @@ from simsmoe_cli.collapse.plots import (
     subjects,
 )
 from simsmoe_cli.collapse.routing_figures import entropy_figure, load_figure, rank_figure
-from simsmoe_cli.collapse.shown import interval, labels, named, number, of_text, worth
+from simsmoe_cli.collapse.shown import interval, labels, named, number, of_text, short, worth
 from simsmoe_cli.collapse.training_figures import loss_figure, training_figure
 
 CKA_COLOURS = matplotlib.colormaps["magma_r"]
@@ -72,6 +74,16 @@ def report_figures(report: Report, *, alone: bool = True) -> list[Drawing]:
         if alone:
             figures.append(_sheet(main, against))
     return [figure for figure in figures if figure is not None]
+
+
+def file_part(layer: LayerFindings) -> str:
+    """A layer's label as part of a file's name: letters, digits, dots and dashes alone.
+
+    The place is added to what is no number, so that no two layers of a model share a file.
+    """
+    if isinstance(layer.number, int):
+        return str(layer.number)
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', layer.label)[:60].strip('-.')}-{layer.layer}"
 
 
 def _pairs(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
@@ -200,8 +212,8 @@ def _cka(findings: Findings, layer: LayerFindings, suffix: str, with_name: bool)
     mean = layer.cka_mean
     of_run = f"{labels(findings.subject, None)[0]}, " if with_name else ""
     return Drawing(
-        f"cka-layer-{layer.layer}{suffix}",
-        f"{of_run}layer {layer.layer}: debiased CKA of each pair",
+        f"cka-layer-{file_part(layer)}{suffix}",
+        f"{of_run}layer {short(layer.label)}: debiased CKA of each pair",
         f"Mean {number(mean.value)} (n = {mean.n:,} {mean.of}; "
         f"{interval(mean, findings.settings.level)}). Null of one pair: mean "
         f"{number(layer.cka_null.mean)}, 95% below {number(layer.cka_null.quantile_95)}. "
@@ -232,7 +244,9 @@ def _sheet(main: Findings, against: Findings | None) -> Drawing:
             heat_map(axes, as_array(layer.cka), CKA_COLOURS, scale, diagonal=True)
             axes.set_aspect("equal")
             expert_ticks(axes, layer.experts)
-            axes.set_title(f"layer {layer.layer}: mean {number(layer.cka_mean.value, 2)}")
+            axes.set_title(
+                f"layer {short(layer.label, LABEL)}: mean {number(layer.cka_mean.value, 2)}"
+            )
             if column == 0:
                 axes.set_ylabel(name)
     bar = colour_bar(figure, CKA_COLOURS, scale, list(grid.flat), shrink=0.7, aspect=30)
@@ -270,7 +284,9 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
     for (difference, name, findings), axes in zip(shown, grid, strict=True):
         heat_map(axes, np.array(difference.values), DIFFERENCE_COLOURS, scale)
         first, second = difference.experts
-        where = f"layer {difference.layer}, experts {first} and {second}"
+        layer = findings.layer_at(difference.layer)
+        assert layer is not None
+        where = f"layer {short(layer.label)}, experts {first} and {second}"
         axes.set_title(f"{name}: {where}" if len(shown) > 1 else where, loc="left")
         axes.set_ylabel("token")
         every = max(1, len(difference.features) // 6)

@@ -2,8 +2,9 @@
 
 METHODS section 5 lists what is reported. A number that is undefined (an expert that gives the same
 output for every token, too few rows) is None here and null in JSON, never 0 and never left out.
-Layers and experts are numbered from 0, as in events.jsonl. Matrices are [N][N] over the experts
-of one layer, symmetric.
+Experts are numbered from 0. A layer has a place among the layers with experts (`layer`, from 0, as
+in events.jsonl) and a label, which is what the model calls it and what people are shown. Matrices
+are [N][N] over the experts of one layer, symmetric.
 
 Importing this module never imports torch, so whoever shows a report need not.
 
@@ -14,18 +15,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.layer_labels import layer_labels
 
 SCHEMA = 1
 
 Number = float | None
 Matrix = list[list[Number]]
+Count = Annotated[int, Field(ge=0)]
 
 
 class _Facts(BaseModel):
@@ -97,6 +101,15 @@ class Text(_Facts):
     accuracy: Number = Field(
         None, description="share of texts classified right; None where tokens are predicted"
     )
+    choices: Count | None = Field(
+        None, description="what one prediction chooses from: the vocabulary's size, or the classes"
+    )
+    distinct: Count | None = Field(None, description="different tokens among those read")
+    frequency_nats: Number = Field(
+        None,
+        description="mean cross-entropy of guessing each token read by how often it occurs among "
+        "the others; a model that reads the text must do better",
+    )
 
 
 class Settings(_Facts):
@@ -111,13 +124,25 @@ class Settings(_Facts):
     seed: int = Field(description="of bootstrap, shuffles and permutations")
 
 
+class Copies(_Facts):
+    """Experts of one layer that have the same weights."""
+
+    experts: list[Count] = Field(min_length=2, description="in ascending order")
+    renumbered: bool = Field(description="whether hidden units stand in another order in some")
+
+
 class LayerFindings(_Facts):
     """One layer with experts."""
 
-    layer: int = Field(description="its number among the layers with experts, from 0")
+    layer: Count = Field(description="its place among the layers with experts, from 0")
+    label: str = Field(
+        "",
+        description="what the model calls it, as `layer_labels.py` says; filled in for reports of "
+        "versions that did not write it",
+    )
     name: str = Field(description="the module's name in the model")
-    experts: int
-    top_k: int = Field(description="experts a token is sent to, at most")
+    experts: int = Field(ge=1, le=1 << 16)
+    top_k: Count = Field(description="experts a token is sent to, at most")
 
     cka: Matrix = Field(description="debiased linear CKA of the outputs on the same rows")
     cka_low: Matrix = Field(description="lower end of the block-bootstrap interval")
@@ -147,10 +172,14 @@ class LayerFindings(_Facts):
         "fewer than `statistics.FEWEST_SHARED`; empty in reports of earlier versions",
     )
 
-    load: list[float] = Field(description="share of routed slots, sums to 1")
+    load: list[Number] = Field(
+        description="share of routed slots, sums to 1; None where routing is undefined"
+    )
     load_cv: Number = Field(description="standard deviation of load / its mean")
     load_max_over_mean: Number
-    dead: list[int] = Field(description="experts below Settings.dead_below of a fair load")
+    dead: list[Count] | None = Field(
+        description="experts below Settings.dead_below of a fair load; None: routing is undefined"
+    )
     entropy_nats: Number = Field(description="of a token's router softmax, mean over tokens")
     entropy_of_mean_nats: Number = Field(description="of the mean router softmax")
     entropy_max_nats: float = Field(description="ln N, the most both can be")
@@ -159,6 +188,45 @@ class LayerFindings(_Facts):
         "divided by their sum (Roy and Vetterli 2007)"
     )
     effective_rank_max: int = Field(description="the most it can be: min(D, rank_rows - 1)")
+    copies: list[Copies] = Field([], description="groups of experts whose weights are equal")
+    non_finite: list[Count] = Field(
+        [],
+        description="experts with a weight that is not finite, or that give an output that is not "
+        "finite for an input that is",
+    )
+    non_finite_inputs: Count = Field(
+        0, description="tokens whose input to this layer is not finite; any makes routing undefined"
+    )
+    non_finite_scores: Count = Field(
+        0, description="tokens of finite input whose router scores are not; the same"
+    )
+
+    @property
+    def number(self) -> int | str:
+        """The label as a number, where it is one: what evidence in JSON holds."""
+        digits = re.fullmatch(r"0|[1-9][0-9]{0,8}", self.label)
+        return int(self.label) if digits else self.label
+
+    @property
+    def finite(self) -> bool:
+        """Whether inputs, router scores, experts and outputs are finite."""
+        return not (self.non_finite or self.non_finite_inputs or self.non_finite_scores)
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> Self:
+        """Every matrix is [N][N], every list [N], and experts are named by their numbers."""
+        for name, value in self:
+            if name.startswith(("cka", "cosine", "weight", "shared")) and isinstance(value, list):
+                empty = name == "cka_shared" and not value
+                if not empty and [len(row) for row in value] != [self.experts] * self.experts:
+                    raise ValueError(f"{name} is no matrix of {self.experts} experts")
+        for name, values in (("load", self.load), ("effective_rank", self.effective_rank)):
+            if len(values) != self.experts:
+                raise ValueError(f"{name} is not of {self.experts} experts")
+        named = [*(self.dead or []), *self.non_finite, *(e for c in self.copies for e in c.experts)]
+        if any(expert >= self.experts for expert in named):
+            raise ValueError(f"an expert beyond the {self.experts} of the layer")
+        return self
 
     def pairs(self) -> Iterator[tuple[int, int]]:
         """All pairs of experts i < j."""
@@ -185,8 +253,8 @@ class Difference(_Facts):
     the run where it is more alike, unless it is missing or undefined in the other.
     """
 
-    layer: int
-    experts: tuple[int, int]
+    layer: Count = Field(description="its place among the layers with experts, from 0")
+    experts: tuple[Count, Count]
     cka: float
     rows: list[int] = Field(description="which of the measured rows: one per line of `values`")
     labels: list[str] = Field(description="the tokens x as text; empty where not known")
@@ -198,6 +266,13 @@ class Difference(_Facts):
         "0 the same, about 1.4 unrelated"
     )
     mean: float = Field(description="root mean square difference over all rows and dimensions")
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> Self:
+        """A line of values for each row, a value in it for each group of dimensions."""
+        if [len(line) for line in self.values] != [len(self.features)] * len(self.rows):
+            raise ValueError("values are not of rows and features")
+        return self
 
 
 class LossPoint(_Facts):
@@ -240,10 +315,46 @@ class Findings(_Facts):
     subject: Subject
     text: Text
     settings: Settings
-    layers: list[LayerFindings]
+    layers: list[LayerFindings] = Field(min_length=1)
     overall: Overall
     difference: Difference | None = Field(description="None: no pair is defined")
     history: History
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_labels(cls, found: Any) -> Any:
+        """Reports of versions that wrote no labels get those of the modules' names."""
+        layers = found.get("layers") if isinstance(found, dict) else None
+        if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
+            return found
+        names = [layer.get("name") for layer in layers]
+        if all(layer.get("label") for layer in layers) or not all(
+            isinstance(n, str) for n in names
+        ):
+            return found
+        labels = layer_labels(names)
+        layers = [
+            layer if layer.get("label") else {**layer, "label": label}
+            for layer, label in zip(layers, labels, strict=True)
+        ]
+        return {**found, "layers": layers}
+
+    @model_validator(mode="after")
+    def _each_layer_once(self) -> Self:
+        places = [layer.layer for layer in self.layers]
+        if places != sorted(set(places)):
+            raise ValueError("layers are not in their order, each once")
+        if len({layer.label for layer in self.layers}) < len(places):
+            raise ValueError("two layers have one label")
+        if self.difference is not None:
+            layer = self.layer_at(self.difference.layer)
+            if layer is None or max(self.difference.experts) >= layer.experts:
+                raise ValueError("the difference is of experts that are not there")
+        return self
+
+    def layer_at(self, place: int) -> LayerFindings | None:
+        """The layer at a place among those with experts; None where it was not measured."""
+        return next((layer for layer in self.layers if layer.layer == place), None)
 
 
 class Sentence(_Facts):
@@ -251,7 +362,7 @@ class Sentence(_Facts):
 
     text: str
     tone: Literal["good", "note", "warning", "bad"]
-    evidence: dict[str, float | int | str | list[int] | None] = Field(
+    evidence: dict[str, float | int | str | list[int | str] | None] = Field(
         {}, description="numbers the sentence rests on, by name"
     )
 
@@ -295,19 +406,24 @@ class Report(_Facts):
             version = found["schema_version"]
             if version != SCHEMA:
                 raise UserError(
-                    f"a report of schema {version}, and this simsmoe reads {SCHEMA}",
+                    f"a report of schema {printable(version)}, and this simsmoe reads {SCHEMA}",
                     where=where,
                     hint="Write it again with `simsmoe collapse-report`.",
                     code=EXIT_DATA,
                 )
             return cls.model_validate(found)
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"this is no collapse report ({type(error).__name__})",
-                where=where,
-                hint="Write one with `simsmoe collapse-report`.",
-                code=EXIT_DATA,
-            ) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            why = f"{printable(place)}: {printable(first['msg'], 160)}"
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            why = type(error).__name__
+        raise UserError(
+            f"this is no collapse report ({why})",
+            where=where,
+            hint="Write one with `simsmoe collapse-report`.",
+            code=EXIT_DATA,
+        )
 
     @classmethod
     def read(cls, path: Path) -> Report:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from simsmoe_cli.collapse.findings import Findings, LayerFindings
 from simsmoe_cli.collapse.shown import number
-from simsmoe_cli.errors import EXIT_COLLAPSE, UserError
+from simsmoe_cli.errors import EXIT_COLLAPSE, UserError, printable
+from simsmoe_cli.layer_labels import listed
 
 
 def check_limit(limit: float) -> None:
@@ -22,30 +23,39 @@ def check_limit(limit: float) -> None:
 def fail_above(findings: Findings, limit: float) -> None:
     """Fail if the mean debiased CKA of any layer is above the limit, or cannot be known.
 
+    It cannot be known where most of a layer's pairs are undefined, or anything is not finite.
+
     Raises:
-        UserError: with exit code 6; names the highest layer and every undefined one.
+        UserError: with exit code 6; names the highest layer and those that are undefined.
     """
-    means = {layer.layer: layer.cka_mean.value for layer in findings.layers}
+    means = {layer.label: layer.cka_mean.value for layer in findings.layers}
     above = {layer: mean for layer, mean in means.items() if mean is not None and mean > limit}
-    undefined = [str(layer) for layer, mean in means.items() if mean is None]
-    if not above and not undefined:
+    undefined = [layer.label for layer in findings.layers if 2 * layer.cka_mean.n < _pairs(layer)]
+    undefined += [label for label, mean in means.items() if mean is None and label not in undefined]
+    broken = [layer.label for layer in findings.layers if not layer.finite]
+    if not above and not undefined and not broken:
         return
     said = []
+    if broken:
+        said.append(
+            f"{_named(broken)} {'has' if len(broken) == 1 else 'have'} values that are not finite"
+        )
     if above:
         layer, mean = max(above.items(), key=lambda item: item[1])
         others = f" ({len(above)} of {len(means)} layers are above)" if len(above) > 1 else ""
         # As many decimals as tell the mean from the limit.
         digits = next((n for n in range(3, 17) if number(mean, n) != number(limit, n)), 17)
         said.append(
-            f"the mean debiased CKA of layer {layer} is {number(mean, digits)}, "
+            f"the mean debiased CKA of layer {printable(layer)} is {number(mean, digits)}, "
             f"above {limit:g}{others}"
         )
     if undefined:
-        layers = f"layer{'s' if len(undefined) > 1 else ''} {', '.join(undefined)}"
-        said.append(f"that of {layers} is undefined, so it is not known to be below {limit:g}")
-    text = "; ".join(said)
+        said.append(
+            f"{'that' if above else 'the mean debiased CKA'} of {_named(undefined)} is undefined, "
+            f"so it is not known to be below {limit:g}"
+        )
     raise UserError(
-        text if above else text.replace("that of", "the mean debiased CKA of", 1),
+        "; ".join(said),
         where=findings.subject.name,
         code=EXIT_COLLAPSE,
     )
@@ -54,11 +64,15 @@ def fail_above(findings: Findings, limit: float) -> None:
 def partly_undefined(findings: Findings) -> list[str]:
     """What to say of layers whose mean leaves pairs out, as they are undefined."""
     return [
-        f"layer {layer.layer}: {missing} of {_pairs(layer)} pairs are undefined and not in its mean"
+        f"layer {layer.label}: {missing} of {_pairs(layer)} pairs are undefined and not in its mean"
         for layer in findings.layers
         if layer.cka_mean.value is not None
         and (missing := sum(layer.cka[i][j] is None for i, j in layer.pairs()))
     ]
+
+
+def _named(labels: list[str]) -> str:
+    return f"layer{'s' if len(labels) > 1 else ''} {listed(labels)}"
 
 
 def _pairs(layer: LayerFindings) -> int:

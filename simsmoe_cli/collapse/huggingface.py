@@ -112,7 +112,14 @@ class HuggingFaceSource(Source):
             ignore_index=IGNORED,
             reduction="sum",
         )
-        return Batch(ids_T, layers, measured, nats.item(), int(real_T.sum().item()))
+        return Batch(
+            ids_T,
+            layers,
+            measured,
+            nats.item(),
+            int(real_T.sum().item()),
+            choices=output.logits.shape[-1],
+        )
 
     def _without_cache(self) -> dict[str, Any]:
         return {"use_cache": False} if hasattr(self.model, "config") else {}

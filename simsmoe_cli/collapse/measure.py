@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.collapse import statistics
+from simsmoe_cli.collapse.copies import exact_copies
 from simsmoe_cli.collapse.findings import (
     Difference,
     Estimate,
@@ -27,6 +28,7 @@ from simsmoe_cli.collapse.findings import (
     Settings,
     Text,
 )
+from simsmoe_cli.collapse.guessing import frequency_nats
 from simsmoe_cli.collapse.overall import (
     defined,
     difference_of,
@@ -35,8 +37,9 @@ from simsmoe_cli.collapse.overall import (
     overall,
     spread,
 )
-from simsmoe_cli.collapse.sources import Batch, Source
+from simsmoe_cli.collapse.sources import Batch, Routed, Source
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.layer_labels import layer_labels
 from simsmoe_cli.similarity.agreement import pairwise_cosine
 from simsmoe_cli.similarity.cka import pairwise_rbf_cka
 
@@ -80,15 +83,27 @@ class Options:
 
 @dataclass
 class _Counts:
-    """Sums over all tokens of one layer."""
+    """Sums over all tokens of one layer.
+
+    Sums mean nothing once a token's input or router scores were not finite.
+    """
 
     chosen_N: Tensor
     shared_NN: Tensor
     probability_N: Tensor
     entropy: float = 0.0  # NaN where a router gives no distribution
     top_k: int = 0
+    non_finite_inputs: int = 0
+    non_finite_scores: int = 0
 
-    def add(self, index_TK: Tensor, logits_TN: Tensor | None) -> None:
+    @property
+    def defined(self) -> bool:
+        return not (self.non_finite_inputs or self.non_finite_scores)
+
+    def add(self, routed: Routed) -> None:
+        index_TK, logits_TN = routed.index_TK, routed.logits_TN
+        finite_T = routed.input_TD.isfinite().all(-1)
+        self.non_finite_inputs += int((~finite_T).sum())
         chosen_TN = statistics.received(index_TK, self.chosen_N.numel()).float()
         self.chosen_N += chosen_TN.sum(0).double().cpu()
         self.shared_NN += (chosen_TN.T @ chosen_TN).double().cpu()
@@ -97,7 +112,9 @@ class _Counts:
             self.entropy = math.nan
             self.probability_N.fill_(math.nan)
             return
-        probability_TN = logits_TN.float().softmax(-1)
+        probability_TN = logits_TN.float().softmax(-1)  # a score of -inf is none
+        scored_T = probability_TN.isfinite().all(-1)
+        self.non_finite_scores += int((finite_T & ~scored_T).sum())
         self.probability_N += probability_TN.sum(0).double().cpu()
         self.entropy += torch.special.entr(probability_TN).sum().item()
 
@@ -130,11 +147,11 @@ def measure(
     counts, rows, text = _read(source, options.all_tokens, options.rows)
     layers: list[LayerFindings] = []
     difference: Difference | None = None
+    labels = layer_labels([layer.name for layer in source.layers])
     for place, count in enumerate(counts):
         outputs_NTD = _outputs(source, place, rows.inputs_TD[place])
-        found = _layer(
-            source, place, count, text.tokens, outputs_NTD, rows.index_TK[place], options
-        )
+        found = _layer(source, place, count, text.tokens, outputs_NTD, rows, options)
+        found = found.model_copy(update={"label": labels[place]})
         layers.append(found)
         pair = most_alike(found)
         if pair is not None and (difference is None or pair[2] > difference.cka):
@@ -171,9 +188,9 @@ def with_pair_of(findings: Findings, source: Source, options: Options, other: Fi
         other: findings of the other run.
     """
     shown = other.difference
-    if shown is None or shown.layer >= len(findings.layers):
+    layer = None if shown is None else findings.layer_at(shown.layer)
+    if shown is None or layer is None:
         return findings
-    layer = findings.layers[shown.layer]
     i, j = shown.experts
     cka = layer.cka[i][j] if max(i, j) < layer.experts else None
     if cka is None:
@@ -197,14 +214,18 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
     kept: list[Batch] = []
     total, scored, nats = 0, 0, 0.0
     right: int | None = None
+    choices: int | None = None
+    read: list[Tensor] = []
     for batch in source.read(tokens, rows):
         total += len(batch.ids_T)
+        read.append(batch.ids_T.cpu())
+        choices = batch.choices
         scored += batch.scored
         nats += batch.nats
         if batch.right is not None:
             right = (right or 0) + batch.right
         for count, routed in zip(counts, batch.layers, strict=True):
-            count.add(routed.index_TK, routed.logits_TN)
+            count.add(routed)
         if batch.rows:
             kept.append(batch)
     ids = [token for batch in kept for token in batch.ids_T.tolist()]
@@ -218,6 +239,7 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
     places = range(len(counts))
     inputs = [torch.cat([batch.layers[place].input_TD for batch in kept]) for place in places]
     chosen = [torch.cat([batch.layers[place].index_TK for batch in kept]) for place in places]
+    all_ids = torch.cat(read).long().numpy()
     loss = nats / scored if scored else None
     of_token = loss if right is None else None
     text = Text(
@@ -235,6 +257,9 @@ def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows,
         else None,
         perplexity=None if of_token is None else defined(math.exp(min(of_token, 700.0))),
         accuracy=None if right is None else right / scored,
+        choices=choices,
+        distinct=len(set(all_ids.tolist())),
+        frequency_nats=frequency_nats(all_ids, choices) if right is None else None,
     )
     return counts, _Rows(ids, inputs, chosen), text
 
@@ -250,18 +275,24 @@ def _layer(
     count: _Counts,
     tokens: int,
     outputs_NTD: Tensor,
-    index_TK: Tensor,
+    kept: _Rows,
     options: Options,
 ) -> LayerFindings:
     """Everything about one layer."""
     spec = source.layers[number]
     experts, rows = spec.experts, outputs_NTD.shape[1]
+    index_TK = kept.index_TK[number]
+    finite_T = kept.inputs_TD[number].isfinite().all(-1)
+    parts = source.weights(number)
+    non_finite = _non_finite(parts, outputs_NTD, finite_T)
+    copies = exact_copies(parts, outputs_NTD)
+    if not finite_T.all():
+        outputs_NTD = torch.full_like(outputs_NTD, torch.nan)
     generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
     bootstrap = (options.blocks, options.resamples, options.level, generator)
     cka = statistics.cka_with_interval(outputs_NTD, *bootstrap)
     rbf_NTD = statistics.median_scaled(outputs_NTD[:, spread(rows, options.rbf_rows)])
     null, biased_null, rbf_null = _nulls(outputs_NTD, rbf_NTD, generator)
-    parts = source.weights(number)
     matched_NN, chance, _ = statistics.matched_units(parts, options.matching, generator)
     load_N = count.chosen_N / count.chosen_N.sum().clamp(min=1)
     mean_load = load_N.mean().item()
@@ -269,6 +300,11 @@ def _layer(
     rank_NTD = outputs_NTD[:, spread(rows, options.rank_rows)]
     pairs = int(torch.triu(~cka.debiased.isnan(), 1).sum())
     value, low, high = cka.mean
+    shared_NN = (count.shared_NN / tokens).fill_diagonal_(0)
+    cka_shared_NN = statistics.cka_of_shared(outputs_NTD, index_TK)
+    if not count.defined:
+        for routing in (load_N, shared_NN, cka_shared_NN):
+            routing.fill_(torch.nan)
     return LayerFindings(
         layer=number,
         name=spec.name,
@@ -300,18 +336,36 @@ def _layer(
         weight_cosine=matrix(statistics.flat_cosine(parts)),
         weight_matched=matrix(matched_NN),
         weight_matched_chance=defined(chance),
-        shared=matrix((count.shared_NN / tokens).fill_diagonal_(0)),
-        cka_shared=matrix(statistics.cka_of_shared(outputs_NTD, index_TK)),
-        load=load_N.tolist(),
+        shared=matrix(shared_NN),
+        cka_shared=matrix(cka_shared_NN),
+        load=[defined(share) for share in load_N.tolist()],
         load_cv=defined(load_N.std(correction=0).item() / mean_load if mean_load else math.nan),
         load_max_over_mean=defined(load_N.max().item() / mean_load if mean_load else math.nan),
-        dead=torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist(),
-        entropy_nats=defined(count.entropy / tokens),
-        entropy_of_mean_nats=defined(torch.special.entr(probability_N).sum().item()),
+        dead=torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist()
+        if count.defined
+        else None,
+        entropy_nats=defined(count.entropy / tokens if count.defined else math.nan),
+        entropy_of_mean_nats=defined(
+            torch.special.entr(probability_N).sum().item() if count.defined else math.nan
+        ),
         entropy_max_nats=math.log(experts),
         effective_rank=[defined(rank) for rank in statistics.effective_rank(rank_NTD).tolist()],
         effective_rank_max=min(rank_NTD.shape[1] - 1, rank_NTD.shape[2]),
+        copies=copies,
+        non_finite=non_finite,
+        non_finite_inputs=count.non_finite_inputs,
+        non_finite_scores=count.non_finite_scores,
     )
+
+
+def _non_finite(parts: list[Tensor], outputs_NTD: Tensor, finite_T: Tensor) -> list[int]:
+    """Experts with weights that are not finite, or outputs for rows of finite input."""
+    return [
+        expert
+        for expert in range(len(outputs_NTD))
+        if not outputs_NTD[expert, finite_T].isfinite().all()
+        or not all(part[expert].isfinite().all() for part in parts)
+    ]
 
 
 def _nulls(

@@ -93,7 +93,7 @@ def _depth(means: list[tuple[int, float]], resamples: int, seed: int) -> Estimat
 def most_alike(layer: LayerFindings) -> tuple[int, int, float] | None:
     """The live pair with the largest debiased CKA, or any defined pair if none is live."""
     found = [(i, j, value) for i, j in layer.pairs() if (value := layer.cka[i][j]) is not None]
-    live = [pair for pair in found if not {pair[0], pair[1]} & set(layer.dead)]
+    live = [pair for pair in found if not {pair[0], pair[1]} & set(layer.dead or ())]
     return max(live or found, key=lambda pair: pair[2], default=None)
 
 

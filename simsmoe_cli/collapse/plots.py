@@ -33,10 +33,11 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from simsmoe_cli.collapse.findings import Findings, LayerFindings
-from simsmoe_cli.collapse.shown import labels, number
+from simsmoe_cli.collapse.shown import clean, labels, number, short
 
 WIDTH = 3.5  # inches: one column of a paper
 PNG_DPI = 200
+LABEL = 20  # letters of a layer's label
 # Points of one run beyond which an SVG holds them as one image, for its size.
 MANY_POINTS = 2000
 
@@ -135,7 +136,7 @@ def inline_svg(drawing: Drawing) -> str:
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{drawing.name}-", text)
     for colour, name in THEMED.items():
         text = text.replace(colour, f"var(--{name})")
-    label = html.escape(f"{drawing.title}. {drawing.caption}", quote=True)
+    label = html.escape(clean(f"{drawing.title}. {drawing.caption}"), quote=True)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
@@ -189,8 +190,8 @@ def _words(drawing: Drawing) -> Iterator[Bbox]:
     figure = drawing.figure
     _lay_out(figure)
     width, height = figure.get_size_inches()
-    title = textwrap.fill(drawing.title, round(width * 12.5))
-    caption = textwrap.fill(drawing.caption, round(width * 21))
+    title = textwrap.fill(clean(drawing.title), round(width * 12.5))
+    caption = textwrap.fill(clean(drawing.caption), round(width * 21))
     gap = 0.06
     texts = [
         figure.text(0.02, 1 + gap / height, title, fontsize=9, fontweight="bold", va="bottom"),
@@ -286,8 +287,11 @@ def legend_above(axes: Axes, columns: int) -> None:
 def layer_axis(axes: Axes, layers: Sequence[LayerFindings]) -> None:
     """The horizontal axis of figures by layer."""
     every = max(1, -(-len(layers) // 12))
-    numbers = [layer.layer for layer in layers][::every]
-    axes.set_xticks(numbers, [str(number) for number in numbers])
+    shown = layers[::every]
+    words = [short(layer.label, LABEL) for layer in shown]
+    axes.set_xticks([layer.layer for layer in shown], words)
+    if any(len(word) > 4 for word in words):
+        axes.tick_params(axis="x", rotation=90)
     axes.set_xlabel("layer with experts, first to last")
     axes.grid(False, axis="x")
 

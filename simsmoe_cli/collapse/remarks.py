@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from simsmoe_cli.collapse.findings import Findings, Sentence
 
 UNEVEN_LOAD = 1.0  # coefficient of variation
@@ -16,7 +18,7 @@ def routing(findings: Findings) -> list[Sentence]:
     """What is odd about load and routing."""
     sentences = []
     uneven = [
-        (layer.layer, layer.load_cv)
+        (layer, layer.load_cv)
         for layer in findings.layers
         if layer.load_cv is not None and layer.load_cv >= UNEVEN_LOAD
     ]
@@ -25,19 +27,19 @@ def routing(findings: Findings) -> list[Sentence]:
         sentences.append(
             Sentence(
                 text=f"The load is uneven in {count(len(uneven), 'layer', 'layers')}: most in "
-                f"layer {layer}, where it varies by {cv:.1f} times its mean.",
+                f"layer {layer.label}, where it varies by {cv:.1f} times its mean.",
                 tone="warning",
-                evidence={"layers": len(uneven), "layer": layer, "load_cv": cv},
+                evidence={"layers": len(uneven), "layer": layer.number, "load_cv": cv},
             )
         )
     undecided = [
-        (layer.layer, layer.entropy_nats, layer.entropy_max_nats)
+        (layer, layer.entropy_nats)
         for layer in findings.layers
         if layer.entropy_nats is not None
         and layer.entropy_nats > UNDECIDED * layer.entropy_max_nats
     ]
     narrow = [
-        (layer.layer, layer.entropy_of_mean_nats, layer.entropy_max_nats)
+        (layer, layer.entropy_of_mean_nats)
         for layer in findings.layers
         if layer.entropy_of_mean_nats is not None
         and layer.entropy_of_mean_nats < NARROW * layer.entropy_max_nats
@@ -47,18 +49,18 @@ def routing(findings: Findings) -> list[Sentence]:
         (narrow, "The router knows few experts: the same ones are likely for all tokens"),
     ):
         if found:
-            layer, value, most = found[0]
-            where = named([f"layer {number}" for number, _, _ in found])
+            layer, value = found[0]
+            where = named([f"layer {each.label}" for each, _ in found])
             sentences.append(
                 Sentence(
-                    text=f"{words} ({where}; entropy {value:.2f} of at most {most:.2f} nats in "
-                    f"layer {layer}).",
+                    text=f"{words} ({where}; entropy {value:.2f} of at most "
+                    f"{layer.entropy_max_nats:.2f} nats in layer {layer.label}).",
                     tone="note",
                     evidence={
                         "layers": len(found),
-                        "layer": layer,
+                        "layer": layer.number,
                         "entropy_nats": value,
-                        "entropy_max_nats": most,
+                        "entropy_max_nats": layer.entropy_max_nats,
                     },
                 )
             )
@@ -126,11 +128,19 @@ def on_shared_tokens(findings: Findings, against: Findings | None) -> list[Sente
 def compared(findings: Findings, against: Findings) -> list[Sentence]:
     """What is different from another run; layers are compared one by one."""
     here, there = findings.overall.cka_mean, against.overall.cka_mean
-    if here is None or there is None:
-        return []
     ours, theirs = findings.text, against.text
     name = against.subject.name
     sentences = []
+    if not all(layer.finite for layer in against.layers):
+        sentences.append(
+            Sentence(text=f"{name} has values that are not finite (NaN or infinity).", tone="bad")
+        )
+    if here is None or there is None:
+        who = "Its experts" if here is None else f"The experts of {name}"
+        text = (
+            f"{who} could not be compared with each other, so nothing is said of the other run's."
+        )
+        return [*sentences, Sentence(text=text, tone="warning")]
     if (ours.corpus, ours.split, ours.rows) != (theirs.corpus, theirs.split, theirs.rows):
         sentences.append(
             Sentence(
@@ -145,15 +155,17 @@ def compared(findings: Findings, against: Findings) -> list[Sentence]:
         for a, b in zip(findings.layers, against.layers, strict=False)
         if None not in (a.cka_mean.low, a.cka_mean.high, b.cka_mean.low, b.cka_mean.high)
     ]
-    if not any(apart):
+    if not apart:
+        words = f"Without intervals its experts cannot be compared with those of {name}"
+    elif not any(apart):
         words = f"Its experts are about as alike as those of {name}"
     else:
         less = "less" if here < there else "more"
         words = f"Its experts are {less} alike than those of {name}"
+    intervals = f"; the intervals are apart in {sum(apart)} of {len(apart)} layers" if apart else ""
     sentences.append(
         Sentence(
-            text=f"{words}: {here:.2f} against {there:.2f}; the intervals are apart in "
-            f"{sum(apart)} of {len(apart)} layers.",
+            text=f"{words}: {here:.2f} against {there:.2f}{intervals}.",
             tone="good" if here < there and any(apart) else "note",
             evidence={
                 "cka_mean": here,
@@ -195,6 +207,14 @@ def compared(findings: Findings, against: Findings) -> list[Sentence]:
 def count(number: int, one: str, many: str) -> str:
     """ "1 pair", "2 pairs"."""
     return f"{number:,} {one if number == 1 else many}"
+
+
+def every(names: Sequence[object]) -> str:
+    """All of a few names, "2, 5 and 7"; of more than eight the first eight."""
+    shown = [str(name) for name in names[:8]]
+    if len(names) > len(shown):
+        return f"{', '.join(shown)} and {len(names) - len(shown):,} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
 
 def named(names: list[str]) -> str:

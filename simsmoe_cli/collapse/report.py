@@ -38,7 +38,7 @@ FIGURES = "figures"
 
 
 # A figure of a layer, of an earlier report with more layers or with another run.
-_OF_A_LAYER = re.compile(r"cka-layer-\d+(-against)?\.(png|svg)")
+_OF_A_LAYER = re.compile(r"cka-layer-[A-Za-z0-9.-]+\.(png|svg)")
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -136,7 +136,8 @@ def page(report: Report, drawings: Sequence[Drawing]) -> str:
     on_page = [_on_page(drawing) for drawing in drawings if not drawing.alone]
     heat_maps = [figure for figure in on_page if str(figure["name"]).startswith("cka-layer")]
     pairs = tables.pairs_table(report)
-    of_all = sum(layer.cka_mean.n for layer in main.layers)
+    of_all = sum(1 for layer in main.layers for _ in layer.pairs())
+    first = "exact copies first, then " if any(layer.copies for layer in main.layers) else ""
     return _template("report.html.j2").render(
         subject=main.subject,
         text=main.text,
@@ -163,7 +164,7 @@ def page(report: Report, drawings: Sequence[Drawing]) -> str:
         layers=tables.layers_table(report),
         checkpoints=tables.checkpoints_table(report),
         pairs=pairs,
-        pairs_said=f"{len(pairs.rows):,} of the {of_all:,} pairs, by debiased CKA.",
+        pairs_said=f"{len(pairs.rows):,} of the {of_all:,} pairs, {first}by debiased CKA.",
         experts=tables.experts_table(report),
         glossary=glossary(main),
         settings=json.dumps(main.subject.settings, indent=2, ensure_ascii=False).split("\n"),

@@ -8,8 +8,10 @@ from matplotlib.colors import Normalize
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.plots import (
+    LABEL,
     MUTED,
     Drawing,
+    as_array,
     colour_bar,
     from_zero,
     heat_map,
@@ -18,7 +20,8 @@ from simsmoe_cli.collapse.plots import (
     new_figure,
     subjects,
 )
-from simsmoe_cli.collapse.shown import named, number, origin
+from simsmoe_cli.collapse.shown import named, number, origin, short
+from simsmoe_cli.collapse.tables import dead_experts
 
 LOAD_COLOURS = matplotlib.colormaps["PuOr_r"]
 WRITTEN_UP_TO = 10  # experts: more of them, and numbers do not fit their cells
@@ -37,13 +40,14 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         experts = max(layer.experts for layer in findings.layers)
         fair = np.full((len(findings.layers), experts), np.nan)
         for row, layer in enumerate(findings.layers):
-            fair[row, : layer.experts] = np.array(layer.load) * layer.experts
+            fair[row, : layer.experts] = as_array([layer.load])[0] * layer.experts
         heat_map(axes, np.log2(np.maximum(fair, 1e-9)), LOAD_COLOURS, scale)
         for row, layer in enumerate(findings.layers):
-            axes.plot(layer.dead, [row] * len(layer.dead), "x", color="#ffffff", ms=4, mew=1.2)
+            dead = layer.dead or []
+            axes.plot(dead, [row] * len(dead), "x", color="#ffffff", ms=4, mew=1.2)
             if experts <= WRITTEN_UP_TO + 2:
                 for expert, value in enumerate(fair[row]):
-                    if not np.isnan(value) and expert not in layer.dead:
+                    if not np.isnan(value) and expert not in dead:
                         light = 0.4 < value < 2.6
                         axes.text(
                             expert,
@@ -55,16 +59,18 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
                             color="#000000" if light else "#ffffff",
                         )
         every = max(1, -(-len(findings.layers) // 12))
-        names = [str(layer.layer) for layer in findings.layers]
+        names = [short(layer.label, LABEL) for layer in findings.layers]
         axes.set_yticks(range(0, len(names), every), names[::every])
         step = max(1, -(-experts // 16))
         axes.set_xticks(range(0, experts, step), [str(i) for i in range(0, experts, step)])
         axes.set_ylabel("layer")
         if len(runs) > 1:
             axes.set_title(name, loc="left")
-        dead = sum(len(layer.dead) for layer in findings.layers)
-        worst = max((layer.load_max_over_mean or 0.0) for layer in findings.layers)
-        said.append((name, f"{dead} dead, the busiest expert {number(worst, 2)} times its share"))
+        count = dead_experts(findings)
+        dead_said = "undefined how many are dead" if count is None else f"{count:,} dead"
+        known = [v for layer in findings.layers if (v := layer.load_max_over_mean) is not None]
+        worst = number(max(known, default=None), 2)
+        said.append((name, f"{dead_said}, the busiest expert {worst} times its share"))
     grid[-1].set_xlabel("expert")
     bar = colour_bar(figure, LOAD_COLOURS, scale, list(grid), ticks=[-2, -1, 0, 1, 2])
     bar.ax.set_yticklabels(["¼", "½", "1", "2", "4"])
@@ -72,7 +78,8 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         "load",
         "Who gets the tokens",
         f"Load of each expert in units of a fair share, the null being 1; a cross marks a dead "
-        f"expert (below {main.settings.dead_below:.0%} of it). {named(said)} A count over n = "
+        f"expert (below {main.settings.dead_below:.0%} of it), hatching what is undefined. "
+        f"{named(said)} A count over n = "
         f"{main.text.tokens:,} {main.text.unit}s of {origin(main.text)}, so there "
         f"is no interval.",
         figure,

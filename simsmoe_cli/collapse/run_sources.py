@@ -114,7 +114,14 @@ class CorpusSource(RunSource):
             ignore_index=IGNORED,
             reduction="sum",
         )
-        batch = Batch(inputs_BM.flatten()[real_T], layers, False, nats.item(), len(real_T))
+        batch = Batch(
+            inputs_BM.flatten()[real_T],
+            layers,
+            False,
+            nats.item(),
+            len(real_T),
+            choices=output.logits.shape[-1],
+        )
         return batch, output.memory
 
 
@@ -164,6 +171,7 @@ class TaskSource(RunSource):
             F.cross_entropy(logits_BC, label_B, reduction="sum").item(),
             len(label_B),
             int((logits_BC.argmax(1) == label_B).sum().item()),
+            choices=logits_BC.shape[1],
         )
 
 

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from simsmoe_cli.collapse.findings import Estimate, Findings, Subject, Text
 
 UNDEFINED = "undefined"
+LARGE = 1e9  # numbers from here on are shown with an exponent
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals; "undefined" for None."""
+    """A number with so many decimals, a large one with an exponent; "undefined" for None."""
     if value is None:
         return UNDEFINED
+    if abs(value) >= LARGE:
+        return f"{value:.{digits}e}"
     text = f"{value:,.{digits}f}"
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
 

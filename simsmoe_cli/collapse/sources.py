@@ -52,6 +52,8 @@ class Batch:
         nats: summed cross-entropy of what was predicted.
         scored: how many predictions that is of: tokens, or texts of a classifier.
         right: texts of them that a classifier has right; None: the model predicts tokens.
+        choices: what a prediction chooses from: the vocabulary's size, or the classes; None where
+            that is not known.
     """
 
     ids_T: Tensor
@@ -60,6 +62,7 @@ class Batch:
     nats: float
     scored: int
     right: int | None = None
+    choices: int | None = None
 
 
 @dataclass

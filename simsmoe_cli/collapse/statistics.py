@@ -158,7 +158,8 @@ def matched_units(
 
     Returns:
         Mean over units of the largest cosine, over both directions, [N, N] fp64; its value for a
-        pair whose one side had its entries shuffled within each unit; units looked up.
+        pair whose one side had its entries shuffled within each unit; units looked up. nan for an
+        expert whose weights are all 0 or not all finite.
     """
     scaled = [torch.nn.functional.normalize(part.float(), dim=-1) for part in parts_NHF]
     unit_NHF = torch.cat(scaled, dim=-1) / len(scaled) ** 0.5
@@ -171,6 +172,10 @@ def matched_units(
         wanted_UF = unit_NHF[i, some_H]
         for j in range(experts):
             found_NN[i, j] = (wanted_UF @ unit_NHF[j].T).amax(1).mean().double()
+    size_N = unit_NHF.flatten(1).norm(dim=1).cpu()
+    undefined_N = ~size_N.isfinite() | (size_N == 0)
+    found_NN[undefined_N] = torch.nan
+    found_NN[:, undefined_N] = torch.nan
     order_HF = torch.rand(hidden, width, generator=generator).argsort(1).to(unit_NHF.device)
     strangers_HF = unit_NHF[-1].gather(1, order_HF)
     chance = (unit_NHF[0, some_H] @ strangers_HF.T).amax(1).mean().item()

@@ -12,9 +12,10 @@ from simsmoe_cli.collapse.shown import (
     origin,
     score_of,
     scored_unit,
+    short,
 )
 
-TONES = {"healthy": "good", "partly alike": "warning", "collapsed": "bad", "undefined": "note"}
+TONES = {"healthy": "good", "partly alike": "warning", "collapsed": "bad", "undefined": "warning"}
 SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
 
 
@@ -42,7 +43,7 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
         default=None,
     )
     top = tables.alike_pairs(main.layers, 1)
-    dead = float(sum(len(layer.dead) for layer in main.layers))
+    dead = tables.dead_experts(main)
     experts = sum(layer.experts for layer in main.layers)
     load_cv = tables.mean_of([layer.load_cv for layer in main.layers])
     name = labels(main.subject, against.subject)[1] if against else ""
@@ -61,7 +62,7 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
             else f"n = {sum(mean.n for mean in means):,} pairs",
         ),
         (
-            "Highest layer" if highest is None else f"Highest: layer {highest.layer}",
+            "Highest layer" if highest is None else f"Highest: layer {short(highest.label)}",
             highest.cka_mean.value if highest else None,
             3,
             interval(highest.cka_mean, main.settings.level) if highest else "",
@@ -70,7 +71,7 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
             "Most alike pair",
             top[0].cka if top else None,
             3,
-            f"experts {top[0].name} of layer {top[0].layer.layer}" if top else "",
+            f"experts {top[0].name} of layer {top[0].layer.label}" if top else "",
         ),
         ("Dead experts", dead, 0, f"of {experts:,}"),
         (
@@ -103,6 +104,12 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
         (
             "What went in",
             f"{of_text(main)} went through every expert of every layer, routed or not.",
+        ),
+        (
+            "Layer",
+            "Called what the model calls it: its number in the names of the model's modules; in a "
+            "run of simsmoe, its place among all sub-layers of the pattern, from 0. Experts are "
+            "numbered from 0.",
         ),
         (
             "CKA",

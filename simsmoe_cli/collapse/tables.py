@@ -6,11 +6,12 @@ HTML and terminal show the same tables, so their numbers cannot differ.
 from __future__ import annotations
 
 import heapq
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simsmoe_cli.collapse.findings import LayerFindings, Matrix, Report
+from simsmoe_cli.collapse.findings import Copies, Findings, LayerFindings, Matrix, Report
 from simsmoe_cli.collapse.shown import UNDEFINED, labels, number, score_of
 
 PAIRS_SHOWN = 20
@@ -60,12 +61,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two experts of a layer and their debiased CKA."""
+    """Two experts of a layer.
+
+    Attributes:
+        layer, first, second: which.
+        cka: their debiased CKA; None where it is undefined.
+        copies: the group of exact copies that both are in; None: they are none.
+    """
 
     layer: LayerFindings
     first: int
     second: int
-    cka: float
+    cka: float | None
+    copies: Copies | None
 
     @property
     def name(self) -> str:
@@ -73,14 +81,34 @@ class Pair:
 
 
 def alike_pairs(layers: Sequence[LayerFindings], count: int) -> list[Pair]:
-    """The `count` most alike pairs of these layers, of those whose CKA is defined."""
+    """The `count` most alike pairs of these layers: exact copies, then those of the highest CKA.
+
+    Pairs whose CKA is undefined are left out unless they are exact copies. Numbers are compared as
+    they are and not as they are shown, and of equal ones the first layer and experts come first.
+    """
     found = (
-        Pair(layer, first, second, cka)
+        Pair(layer, first, second, cka, copies)
         for layer in layers
         for first, second in layer.pairs()
-        if (cka := layer.cka[first][second]) is not None
+        for copies in [copies_of(layer, first, second)]
+        if (cka := layer.cka[first][second]) is not None or copies
     )
-    return heapq.nlargest(count, found, key=lambda pair: pair.cka)
+    return heapq.nsmallest(
+        count,
+        found,
+        key=lambda pair: (
+            pair.copies is None,
+            math.inf if pair.cka is None else -pair.cka,
+            pair.layer.layer,
+            pair.first,
+            pair.second,
+        ),
+    )
+
+
+def copies_of(layer: LayerFindings, *experts: int) -> Copies | None:
+    """The group of exact copies that holds all of some experts; None where none does."""
+    return next((group for group in layer.copies if set(experts) <= set(group.experts)), None)
 
 
 def layers_table(report: Report) -> Table:
@@ -112,7 +140,7 @@ def layers_table(report: Report) -> Table:
         other = others.get(layer.layer)
         rows.append(
             (
-                Cell(str(layer.layer), layer.layer),
+                Cell(layer.label, layer.number),
                 _cell(mean.value),
                 _range(mean.low, mean.high),
                 _cell(layer.cka_null.quantile_95),
@@ -124,7 +152,7 @@ def layers_table(report: Report) -> Table:
                 _cell(_mean_of_pairs(layer, layer.cosine)),
                 _cell(layer.load_cv),
                 _cell(layer.load_max_over_mean, 2),
-                Cell(str(len(layer.dead)), len(layer.dead), "dead" if layer.dead else ""),
+                _dead(None if layer.dead is None else len(layer.dead)),
                 _cell(layer.entropy_nats),
                 _cell(layer.entropy_of_mean_nats),
                 _cell(mean_of(layer.effective_rank), 1),
@@ -136,9 +164,11 @@ def layers_table(report: Report) -> Table:
 def pairs_table(report: Report, count: int = PAIRS_SHOWN) -> Table:
     """The most alike pairs of all layers."""
     level = f"{report.main.settings.level:.0%}"
+    with_copies = any(layer.copies for layer in report.main.layers)
     columns = (
         Column("layer", brief=True),
         Column("experts", brief=True, words=True),
+        *([Column("weights", brief=True, words=True)] if with_copies else []),
         Column("CKA", brief=True),
         Column(f"{level} interval", brief=True, words=True),
         Column("null, 95% below", brief=True),
@@ -156,8 +186,9 @@ def pairs_table(report: Report, count: int = PAIRS_SHOWN) -> Table:
         shared = layer.shared[i][j]
         rows.append(
             (
-                Cell(str(layer.layer), layer.layer),
+                Cell(layer.label, layer.number),
                 Cell(pair.name, pair.name),
+                *([_weights(pair)] if with_copies else []),
                 _cell(pair.cka),
                 _range(layer.cka_low[i][j], layer.cka_high[i][j]),
                 _cell(layer.cka_null.quantile_95),
@@ -194,15 +225,15 @@ def experts_table(report: Report) -> Table:
                 for other, cka in enumerate(layer.cka[expert])
                 if other != expert and cka is not None
             ]
-            top = max(others, default=None)
+            top = max(others, key=lambda found: (found[0], -found[1]), default=None)
             shared = [value for value in layer.shared[expert] if value is not None]
-            dead = expert in layer.dead
+            load = layer.load[expert]
             rows.append(
                 (
-                    Cell(str(layer.layer), layer.layer),
+                    Cell(layer.label, layer.number),
                     Cell(str(expert), expert),
-                    _cell(layer.load[expert] * layer.experts, 2),
-                    Cell("dead", "dead", "dead") if dead else Cell("at work", "at work"),
+                    _cell(None if load is None else load * layer.experts, 2),
+                    _state(layer, expert),
                     _cell(layer.effective_rank[expert], 1),
                     _cell(mean_of([cka for cka, _ in others])),
                     Cell(f"expert {top[1]}", top[1]) if top else Cell(UNDEFINED, ""),
@@ -225,7 +256,6 @@ def checkpoints_table(report: Report) -> Table | None:
     rows = []
     for found in report.findings:
         means = [v for layer in found.layers if (v := layer.cka_mean.value) is not None]
-        dead = sum(len(layer.dead) for layer in found.layers)
         step = found.subject.step
         rows.append(
             (
@@ -233,11 +263,17 @@ def checkpoints_table(report: Report) -> Table | None:
                 _cell(found.overall.cka_mean),
                 _cell(max(means, default=None)),
                 _cell(mean_of([layer.load_cv for layer in found.layers])),
-                Cell(str(dead), dead, "dead" if dead else ""),
+                _dead(dead_experts(found)),
                 _cell(getattr(found.text, field), digits),
             )
         )
     return Table("checkpoints", "Checkpoints", columns, rows)
+
+
+def dead_experts(findings: Findings) -> int | None:
+    """How many experts are dead; None where routing is undefined in a layer."""
+    dead = [layer.dead for layer in findings.layers]
+    return None if None in dead else sum(len(experts or ()) for experts in dead)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
@@ -257,6 +293,36 @@ def _against(report: Report) -> str:
 
 def _cell(value: float | None, digits: int = 3) -> Cell:
     return Cell(number(value, digits), "" if value is None else value)
+
+
+def _dead(count: int | None) -> Cell:
+    if count is None:
+        return Cell(UNDEFINED, "")
+    return Cell(f"{count:,}", count, "dead" if count else "")
+
+
+def _state(layer: LayerFindings, expert: int) -> Cell:
+    """What is wrong with an expert, or that it is at work."""
+    found = []
+    if expert in layer.non_finite:
+        found.append("not finite")
+    if expert in (layer.dead or ()):
+        found.append("dead")
+    if group := copies_of(layer, expert):
+        other = next(member for member in group.experts if member != expert)
+        found.append(f"copy of {other}")
+    if found:
+        return Cell(", ".join(found), ", ".join(found), "dead")
+    words = "at work" if layer.dead is not None else UNDEFINED
+    return Cell(words, words if layer.dead is not None else "")
+
+
+def _weights(pair: Pair) -> Cell:
+    """Whether two experts have the same weights."""
+    if pair.copies is None:
+        return Cell("different", "different")
+    words = "equal, renumbered" if pair.copies.renumbered else "equal"
+    return Cell(words, words, "dead")
 
 
 def _range(low: float | None, high: float | None) -> Cell:

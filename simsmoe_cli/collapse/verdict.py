@@ -6,18 +6,23 @@ Thresholds, all on debiased linear CKA, where unrelated experts are at 0 and cop
   SMoE were measured at 0.6, with calibrated similarity learning at 0.34 (METHODS section 4).
 - A pair is alike from 0.5, and *one and the same* from 0.95, if the lower end of its interval is
   above the null.
+- A layer is collapsed as well if half of its pairs are exact copies.
 - The model is *collapsed* if half of its layers are; *partly alike* if a layer is alike, one pair
-  in twenty is, a pair is the same, or an expert is dead; else *healthy*; *undefined* if no pair is
-  defined.
+  in twenty is, a pair is the same or a copy, or an expert is dead; else *healthy*.
+- It is *undefined* if a value is not finite or no pair is defined; and where it would be healthy,
+  if too little is known to say so: the loss says that the text is beyond the model, too few tokens,
+  experts that could not be compared, or intervals that reach what counts as alike (`doubts.py`).
 
 Untrained experts are alike as well (0.8 to 0.9 was measured: all of them see the same input), so a
-verdict on a run's first steps says little. Every sentence carries the numbers it rests on.
+verdict on a run's first steps says little. Every sentence carries the numbers it rests on; a layer
+is called what the model calls it, in sentences and in their evidence.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simsmoe_cli.collapse.doubts import copied, hard_text, non_finite, unknown, wasted_copies
 from simsmoe_cli.collapse.findings import Findings, LayerFindings, Sentence, Verdict
 from simsmoe_cli.collapse.remarks import (
     NAMED,
@@ -45,13 +50,57 @@ class _Pair:
 
     @property
     def name(self) -> str:
-        return f"{self.i} and {self.j} of layer {self.layer.layer}"
+        return f"{self.i} and {self.j} of layer {self.layer.label}"
+
+    @property
+    def order(self) -> tuple[float, int, int, int]:
+        """The most alike first, by the whole number and not as it is shown; then by place."""
+        return -self.cka, self.layer.layer, self.i, self.j
 
     @property
     def sure(self) -> bool:
         """Whether its interval lies above the null; without an interval, whether it does."""
         low, null = self.layer.cka_low[self.i][self.j], self.layer.cka_null.quantile_95
         return null is None or (self.cka if low is None else low) > null
+
+    @property
+    def copied(self) -> bool:
+        return any({self.i, self.j} <= set(group.experts) for group in self.layer.copies)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs whose CKA is defined, the most alike first.
+
+    Attributes:
+        all: of them.
+        alike: from ALIKE_PAIR, sure, and no exact copies, of which more is known.
+        same: those of them from SAME_PAIR.
+        unsure: from ALIKE_PAIR, but with an interval that reaches the null.
+    """
+
+    all: list[_Pair]
+    alike: list[_Pair]
+    same: list[_Pair]
+    unsure: list[_Pair]
+
+    @classmethod
+    def of(cls, findings: Findings) -> _Pairs:
+        pairs = [
+            _Pair(layer, i, j, value)
+            for layer in findings.layers
+            for i, j in layer.pairs()
+            if (value := layer.cka[i][j]) is not None
+        ]
+        pairs.sort(key=lambda pair: pair.order)
+        high = [pair for pair in pairs if pair.cka >= ALIKE_PAIR and not pair.copied]
+        alike = [pair for pair in high if pair.sure]
+        return cls(
+            pairs,
+            alike,
+            [pair for pair in alike if pair.cka >= SAME_PAIR],
+            [pair for pair in high if not pair.sure],
+        )
 
 
 def judge(findings: Findings, against: Findings | None = None) -> Verdict:
@@ -61,37 +110,22 @@ def judge(findings: Findings, against: Findings | None = None) -> Verdict:
         findings: the run.
         against: another to compare it with.
     """
-    pairs = [
-        _Pair(layer, i, j, value)
-        for layer in findings.layers
-        for i, j in layer.pairs()
-        if (value := layer.cka[i][j]) is not None
-    ]
-    alike = sorted((p for p in pairs if p.cka >= ALIKE_PAIR and p.sure), key=lambda p: -p.cka)
-    same = [pair for pair in alike if pair.cka >= SAME_PAIR]
-    means = [layer.cka_mean.value for layer in findings.layers]
-    defined = [mean for mean in means if mean is not None]
-    dead = [(layer.layer, expert) for layer in findings.layers for expert in layer.dead]
-    collapsed = sum(mean >= COLLAPSED_LAYER for mean in defined)
-    close = sum(mean >= ALIKE_LAYER for mean in defined)
-    if not pairs:
-        level, headline = "undefined", "Undefined: no two experts could be compared"
-    elif 2 * collapsed >= len(defined):
-        level = "collapsed"
-        headline = f"Collapsed: in {collapsed} of {len(defined)} layers experts are alike"
-    elif close or same or dead or len(alike) > MANY_PAIRS * len(pairs):
-        level = "partly alike"
-        headline = "Partly alike: " + _reasons(close, len(defined), len(alike), same, len(dead))
-    else:
-        level, headline = "healthy", "Healthy: the experts are different and all of them work"
+    pairs = _Pairs.of(findings)
+    broken = non_finite(findings)
+    hard = hard_text(findings)
+    dead = [(layer, expert) for layer in findings.layers for expert in layer.dead or ()]
+    level, headline = _level(findings, pairs, broken, hard[0] if hard else None, len(dead))
     sentences = [
-        *_overall(findings, defined),
+        *broken,
+        *copied(findings),
+        *([hard[1]] if hard else []),
+        *_overall(findings),
         *on_shared_tokens(findings, against),
-        *_same(same),
-        *_alike(alike, same, pairs),
+        *_same(pairs.same),
+        *_alike(pairs),
         *_dead(findings, dead),
         *_undefined(findings),
-        *_hidden(pairs),
+        *_hidden(pairs.all),
         *routing(findings),
         *sharing(findings),
         *(compared(findings, against) if against is not None else []),
@@ -102,21 +136,68 @@ def judge(findings: Findings, against: Findings | None = None) -> Verdict:
     )
 
 
-def _reasons(close: int, layers: int, alike: int, same: list[_Pair], dead: int) -> str:
+def _level(
+    findings: Findings, pairs: _Pairs, broken: list[Sentence], hard: str | None, dead: int
+) -> tuple[str, str]:
+    """The level, and the headline that says why.
+
+    Args:
+        findings: the run.
+        pairs: of its experts.
+        broken: what is said of values that are not finite.
+        hard: why the text says little about the experts.
+        dead: experts.
+    """
+    layers, copies = findings.layers, wasted_copies(findings)
+    collapsed = sum(_collapsed(layer) for layer in layers)
+    close = sum(_collapsed(layer) or (layer.cka_mean.value or 0) >= ALIKE_LAYER for layer in layers)
+    on_text = "" if hard is None else f"; but {hard}"
+    if broken:
+        first = broken[0].text.removesuffix(".")
+        return "undefined", f"Not finite: {first[:1].lower()}{first[1:]}"
+    if 2 * collapsed >= len(layers):
+        what = f"in {collapsed} of {len(layers)} layers experts are alike"
+        return "collapsed", f"Collapsed: {what}{on_text}"
+    if not pairs.all and not copies:
+        return "undefined", "Undefined: no two experts could be compared"
+    if close or pairs.same or copies or dead or len(pairs.alike) > MANY_PAIRS * len(pairs.all):
+        reasons = _reasons(close, len(layers), pairs, copies, dead)
+        return "partly alike", f"Partly alike: {reasons}{on_text}"
+    doubts = [*([hard] if hard else []), *unknown(findings, ALIKE_LAYER)]
+    if len(pairs.unsure) > MANY_PAIRS * len(pairs.all):
+        doubts.append(f"{count(len(pairs.unsure), 'pair', 'pairs')} may be alike or not")
+    if doubts:
+        return "undefined", "Undecided: " + "; ".join(doubts)
+    return "healthy", "Healthy: the experts are different and all of them work"
+
+
+def _collapsed(layer: LayerFindings) -> bool:
+    mean = layer.cka_mean.value
+    copied = sum(len(group.experts) * (len(group.experts) - 1) // 2 for group in layer.copies)
+    pairs = layer.experts * (layer.experts - 1) // 2
+    return (mean is not None and mean >= COLLAPSED_LAYER) or (copied > 0 and 2 * copied >= pairs)
+
+
+def _reasons(close: int, layers: int, pairs: _Pairs, copies: int, dead: int) -> str:
     reasons = []
+    if copies:
+        others = "an exact copy of another", "exact copies of others"
+        reasons.append(count(copies, f"expert is {others[0]}", f"experts are {others[1]}"))
     if close:
         reasons.append(f"experts resemble each other in {close} of {layers} layers")
-    if same:
-        reasons.append(f"{count(len(same), 'pair is', 'pairs are')} one and the same")
-    elif alike and not close:
-        reasons.append(f"{count(alike, 'pair is', 'pairs are')} alike")
+    if pairs.same:
+        reasons.append(f"{count(len(pairs.same), 'pair is', 'pairs are')} one and the same")
+    elif pairs.alike and not close:
+        reasons.append(f"{count(len(pairs.alike), 'pair is', 'pairs are')} alike")
     if dead:
         reasons.append(f"{count(dead, 'expert is', 'experts are')} dead")
     return ", ".join(reasons)
 
 
-def _overall(findings: Findings, defined: list[float]) -> list[Sentence]:
+def _overall(findings: Findings) -> list[Sentence]:
     mean = findings.overall.cka_mean
+    means = [layer.cka_mean.value for layer in findings.layers]
+    defined = [value for value in means if value is not None]
     if mean is None or not defined:
         return []
     nulls = [n for layer in findings.layers if (n := layer.cka_null.quantile_95) is not None]
@@ -135,15 +216,20 @@ def _overall(findings: Findings, defined: list[float]) -> list[Sentence]:
     text = (
         f"On {findings.text.rows:,} tokens that every expert of a layer was given, two experts are "
         f"{mean:.2f} alike on average (debiased CKA; copies are 1{chance}). "
-        f"Layer {worst.layer} is the highest with {found.value:.2f}{between}, the lowest has "
-        f"{min(defined):.2f}."
     )
+    if len(defined) == 1:
+        text += f"That is of layer {worst.label} alone{between}."
+    else:
+        text += (
+            f"Layer {worst.label} is the highest with {found.value:.2f}{between}, the lowest has "
+            f"{min(defined):.2f}."
+        )
     tone = "bad" if mean >= COLLAPSED_LAYER else "warning" if mean >= ALIKE_LAYER else "good"
     evidence = {
         "cka_mean": mean,
         "rows": findings.text.rows,
         "null_quantile_95": null,
-        "highest_layer": worst.layer,
+        "highest_layer": worst.number,
         "highest_mean": found.value,
         "highest_low": found.low,
         "highest_high": found.high,
@@ -156,15 +242,17 @@ def _same(same: list[_Pair]) -> list[Sentence]:
     sentences = []
     for pair in same[:NAMED]:
         matched = pair.layer.weight_matched[pair.i][pair.j]
-        copied = matched is not None and matched >= SAME_WEIGHTS
-        also = ": their weights are the same, up to the order of hidden units" if copied else ""
+        near = matched is not None and matched >= SAME_WEIGHTS
+        also = (
+            ": their weights are nearly the same, up to the order of hidden units" if near else ""
+        )
         sentences.append(
             Sentence(
                 text=f"Experts {pair.name} compute one and the same thing "
                 f"(CKA {pair.cka:.2f}){also}. One of them is wasted.",
                 tone="bad",
                 evidence={
-                    "layer": pair.layer.layer,
+                    "layer": pair.layer.number,
                     "experts": [pair.i, pair.j],
                     "cka": pair.cka,
                     "cka_low": pair.layer.cka_low[pair.i][pair.j],
@@ -185,42 +273,53 @@ def _same(same: list[_Pair]) -> list[Sentence]:
     return sentences
 
 
-def _alike(alike: list[_Pair], same: list[_Pair], pairs: list[_Pair]) -> list[Sentence]:
-    if not pairs:
+def _alike(pairs: _Pairs) -> list[Sentence]:
+    if not pairs.all:
         return []
-    top = max(pairs, key=lambda pair: pair.cka)
-    evidence: dict[str, float | int | str | list[int] | None] = {
-        "pairs": len(pairs),
-        "alike": len(alike),
-        "most_alike_layer": top.layer.layer,
+    top = pairs.all[0]
+    evidence: dict[str, float | int | str | list[int | str] | None] = {
+        "pairs": len(pairs.all),
+        "alike": len(pairs.alike),
+        "most_alike_layer": top.layer.number,
         "most_alike": [top.i, top.j],
         "most_alike_cka": top.cka,
     }
-    if not alike:
-        return [
+    sentences = []
+    if top.cka < ALIKE_PAIR:
+        sentences.append(
             Sentence(
                 text=f"No pair reaches {ALIKE_PAIR}; the most alike are experts {top.name} with "
                 f"{top.cka:.2f}.",
                 tone="good",
                 evidence=evidence,
             )
-        ]
-    rest = alike[len(same) :]
-    if not rest:
-        return []
-    return [
-        Sentence(
-            text=f"{count(len(rest), 'pair', 'pairs')} of {len(pairs)} "
-            f"{'is' if len(rest) == 1 else 'are'} alike (CKA {ALIKE_PAIR} and more): experts "
-            + named([f"{pair.name} ({pair.cka:.2f})" for pair in rest])
-            + ".",
-            tone="warning" if len(rest) > MANY_PAIRS * len(pairs) else "note",
-            evidence=evidence,
         )
-    ]
+    if rest := pairs.alike[len(pairs.same) :]:
+        sentences.append(
+            Sentence(
+                text=f"{count(len(rest), 'pair', 'pairs')} of {len(pairs.all)} "
+                f"{'is' if len(rest) == 1 else 'are'} alike (CKA {ALIKE_PAIR} and more): experts "
+                + named([f"{pair.name} ({pair.cka:.2f})" for pair in rest])
+                + ".",
+                tone="warning" if len(rest) > MANY_PAIRS * len(pairs.all) else "note",
+                evidence=evidence,
+            )
+        )
+    if pairs.unsure:
+        names = named([f"{pair.name} ({pair.cka:.2f})" for pair in pairs.unsure])
+        sentences.append(
+            Sentence(
+                text=f"{count(len(pairs.unsure), 'pair has', 'pairs have')} a CKA of {ALIKE_PAIR} "
+                "and more with an interval that reaches that of unrelated experts, so whether they "
+                f"are alike is not known: experts {names}.",
+                tone="warning" if len(pairs.unsure) > MANY_PAIRS * len(pairs.all) else "note",
+                evidence={"pairs": len(pairs.unsure)},
+            )
+        )
+    return sentences
 
 
-def _dead(findings: Findings, dead: list[tuple[int, int]]) -> list[Sentence]:
+def _dead(findings: Findings, dead: list[tuple[LayerFindings, int]]) -> list[Sentence]:
     if not dead:
         return []
     share = findings.settings.dead_below
@@ -228,12 +327,12 @@ def _dead(findings: Findings, dead: list[tuple[int, int]]) -> list[Sentence]:
         Sentence(
             text=f"{count(len(dead), 'expert is', 'experts are')} dead, with less than {share:.0%}"
             " of a fair load: "
-            + named([f"expert {expert} of layer {layer}" for layer, expert in dead])
+            + named([f"expert {expert} of layer {layer.label}" for layer, expert in dead])
             + ".",
             tone="bad",
             evidence={
                 "dead": len(dead),
-                "layers": [layer for layer, _ in dead],
+                "layers": [layer.number for layer, _ in dead],
                 "experts": [expert for _, expert in dead],
             },
         )
@@ -242,18 +341,19 @@ def _dead(findings: Findings, dead: list[tuple[int, int]]) -> list[Sentence]:
 
 def _undefined(findings: Findings) -> list[Sentence]:
     silent = [
-        (layer.layer, expert)
+        (layer, expert)
         for layer in findings.layers
+        if not layer.non_finite_inputs
         for expert in range(layer.experts)
-        if layer.cka[expert][expert] is None
+        if layer.cka[expert][expert] is None and expert not in layer.non_finite
     ]
     if not silent:
         return []
-    names = named([f"expert {expert} of layer {layer}" for layer, expert in silent])
+    names = named([f"expert {expert} of layer {layer.label}" for layer, expert in silent])
     return [
         Sentence(
-            text=f"Undefined for {names}: the output is the same for every token (or not finite), "
-            "so similarity to it means nothing.",
+            text=f"Undefined for {names}: the output is the same for every token, or differs for "
+            "one token alone, so similarity to it means nothing.",
             tone="warning",
             evidence={"undefined_experts": len(silent)},
         )

@@ -78,7 +78,7 @@ def test_page_json_and_figures(
     names = {"report.html", "report.json"}
     for stem in (
         "by-layer", "shared-tokens", "training", "loss", "difference", "load", "entropy",
-        "effective-rank", "cka-layer-0", "cka-layer-1", "cka-all-layers",
+        "effective-rank", "cka-layer-1", "cka-layer-3", "cka-all-layers",
     ):  # fmt: skip
         names |= {f"figures/{stem}.png", f"figures/{stem}.svg"}
     assert found == names
@@ -87,10 +87,11 @@ def test_page_json_and_figures(
     report = Report.read(Path("out/report.json"))
     assert report.main.text.rows == 128
     assert report.verdict.headline in printed.out
+    assert [(layer.layer, layer.label) for layer in report.main.layers] == [(0, "1"), (1, "3")]
     for layer in report.main.layers:
         mean = layer.cka_mean.value
-        assert re.search(rf"\n +{layer.layer} +{mean:.3f} ", printed.out)
-        assert f"layer {layer.layer}: " in Path("out/report.html").read_text()
+        assert re.search(rf"\n +{layer.label} +{mean:.3f} ", printed.out)
+        assert f"layer {layer.label}: " in Path("out/report.html").read_text()
     assert "out/report.html\nout/report.json\nout/figures (22 files)\n" in printed.out
     for place in (tmp_path, trained, corpus_dir):  # no path of this machine goes to others
         assert str(place) not in Path("out/report.json").read_text()
@@ -159,12 +160,12 @@ def test_json_on_stdout_is_the_file(capsys: Capture) -> None:
 def test_a_guard_for_pipelines(capsys: Capture) -> None:
     """The report is written whether it passes or not."""
     assert command("plain", *FEW, "--fail-above", "1") == 0
-    means = [layer.cka_mean.value for layer in Report.read(Path("out/report.json")).main.layers]
-    highest = max(mean for mean in means if mean is not None)
+    layers = Report.read(Path("out/report.json")).main.layers
+    highest, label = max((layer.cka_mean.value or 0, layer.label) for layer in layers)
     capsys.readouterr()
     assert command("plain", *FEW, "--fail-above", "0.01") == EXIT_COLLAPSE
     assert (
-        f"simsmoe: error: plain: the mean debiased CKA of layer {means.index(highest)} is "
+        f"simsmoe: error: plain: the mean debiased CKA of layer {label} is "
         f"{highest:.3f}, above 0.01" in capsys.readouterr().err
     )
 

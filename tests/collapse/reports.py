@@ -88,7 +88,9 @@ def findings(name: str, layers: int, experts: int, seed: int, alike: float) -> d
             "spearman": _estimate(0.27, layers * experts * (experts - 1) // 2, "pairs"),
             "depth": _estimate(None, layers, "layers"),
         },
-        "difference": {
+        "difference": None
+        if experts < 2
+        else {
             "layer": 0,
             "experts": [0, 1],
             "cka": 0.9,

@@ -74,11 +74,17 @@ def test_one_pair_alike_among_many_is_no_collapse_and_is_named(base: Findings) -
     assert named.evidence["most_alike_cka"] == 0.6
 
 
-def test_a_pair_whose_interval_reaches_the_null_is_not_called_alike(base: Findings) -> None:
+def test_a_pair_whose_interval_reaches_the_null_is_called_neither_alike_nor_healthy(
+    base: Findings,
+) -> None:
     unsure = [[-0.1] * EXPERTS for _ in range(EXPERTS)]
     found = alike(base, 0.1, 0.1, 0.1, 0.1, spread=0.88, cka_low=unsure)
-    assert judge(found).level == "healthy"
-    assert all("one and the same" not in s.text for s in judge(found).sentences)
+    verdict = judge(found)
+    assert verdict.level == "undefined"
+    assert verdict.headline == "Undecided: 4 pairs may be alike or not."
+    assert all("one and the same" not in s.text for s in verdict.sentences)
+    assert all("No pair reaches" not in s.text for s in verdict.sentences)
+    assert sentence(found, "whether they are alike is not known").evidence["pairs"] == 4
 
 
 def test_copies_make_it_partly_alike_however_few(base: Findings) -> None:
