@@ -1,6 +1,7 @@
 """`simsmoe generate`."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,11 +9,13 @@ import typer
 
 from simsmoe_cli.cli.common import console
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.layer_labels import find_layer, pattern_labels
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from simsmoe_cli.completion import Piece
+    from simsmoe_cli.recipe import Recipe
 
 
 def generate(
@@ -42,8 +45,10 @@ def generate(
         ),
     ] = False,
     layer: Annotated[
-        int | None,
-        typer.Option(help="MoE layer whose experts are shown, 0 the first; the last if left out."),
+        str | None,
+        typer.Option(
+            help="Layer whose experts are shown, by its number in the model; the last if left out."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: Annotated[
@@ -71,14 +76,13 @@ def generate(
     on = choose_device(device)
     with clear_memory_errors(on, "Use --device cpu, or a machine with more memory."):
         model = trained.model(on, generating)
-        if show_experts:
-            layer = _layer(layer, len(model.moe_layers))
+        shown = _layer(layer, trained.recipe) if show_experts else None
         if unknown:
             words = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
             console(stderr=True).print(f"read as <unk>: {words}", style="dim")
         pieces = complete(Reader(model, trained.context), tokenizer, ids, tokens, sampling)
         try:
-            _show(pieces, layer, trained.recipe.moe.experts)
+            _show(pieces, shown, trained.recipe.moe.experts)
         except KeyboardInterrupt:
             typer.echo(err=True)  # what comes next begins on a line of its own
             raise
@@ -109,20 +113,24 @@ def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
         ) from None
 
 
-def _layer(layer: int | None, layers: int) -> int:
-    """The MoE layer that is shown."""
-    if not layers:
+@dataclass(frozen=True)
+class _Layer:
+    """A layer whose experts are shown: its place among those with experts, and its label."""
+
+    place: int
+    label: str
+
+
+def _layer(asked: str | None, recipe: "Recipe") -> _Layer:
+    """The layer that is shown."""
+    labels = pattern_labels(recipe.model.pattern, recipe.model.repeats)
+    if not labels:
         raise UserError("this model has no experts", where="--show-experts", hint="Leave it out.")
-    if layer is None:
-        return layers - 1
-    if not 0 <= layer < layers:
-        raise UserError(
-            f"no MoE layer {layer}", where="--layer", hint=f"They are 0 to {layers - 1}."
-        )
-    return layer
+    place = len(labels) - 1 if asked is None else find_layer(asked, labels, "--layer")
+    return _Layer(place, labels[place])
 
 
-def _show(pieces: "Iterable[Piece]", layer: int | None, experts: int) -> None:
+def _show(pieces: "Iterable[Piece]", layer: _Layer | None, experts: int) -> None:
     """The pieces as they come; with the experts of a layer, if one is given."""
     out = console()
     if layer is None:
@@ -132,7 +140,7 @@ def _show(pieces: "Iterable[Piece]", layer: int | None, experts: int) -> None:
     else:
         for piece in pieces:
             if piece.token:
-                expert = piece.experts[layer]
+                expert = piece.experts[layer.place]
                 typer.echo(f"{piece.token}|{'-' if expert is None else expert}")
 
 
@@ -143,14 +151,14 @@ def _write(out: "Console", pieces: "Iterable[Piece]") -> None:
     typer.echo()
 
 
-def _paint(out: "Console", pieces: "Iterable[Piece]", layer: int, experts: int) -> None:
+def _paint(out: "Console", pieces: "Iterable[Piece]", layer: _Layer, experts: int) -> None:
     """The text on the colours of its experts, a legend first."""
     from simsmoe_cli.cli.painting import Painter
 
     painter = Painter(experts)
-    out.print(f"experts of MoE layer {layer}: ", painter.legend(), sep="", soft_wrap=True)
+    out.print(f"experts of layer {layer.label}: ", painter.legend(), sep="", soft_wrap=True)
     for piece in pieces:
-        expert = piece.experts[layer] if piece.experts else None
+        expert = piece.experts[layer.place] if piece.experts else None
         out.print(painter.paint(_harmless(piece.text), expert), end="", soft_wrap=True)
     out.print()
 

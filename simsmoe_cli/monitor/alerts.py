@@ -7,7 +7,7 @@ A value that trembles about a threshold would tell at every probe; so it counts 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,8 +43,9 @@ class Alert:
         step, time: of the event that showed it.
         text: in words, of one line.
         recovered: whether it is over, rather than begins.
-        layer: the layer; None for what concerns no layer.
+        layer: the layer's place among those with experts; None for what concerns no layer.
         experts: those that died, or came back.
+        label: what the model calls the layer; None for what concerns no layer.
     """
 
     kind: AlertKind
@@ -54,6 +55,7 @@ class Alert:
     recovered: bool = False
     layer: int | None = None
     experts: tuple[int, ...] = ()
+    label: str | None = None
 
 
 def patience_s(gaps_s: Iterable[float], silent_after_s: float | None) -> float:
@@ -71,10 +73,16 @@ def patience_s(gaps_s: Iterable[float], silent_after_s: float | None) -> float:
 
 
 class Watch:
-    """Sees one run's events in their order and gives the alerts they cause."""
+    """Sees one run's events in their order and gives the alerts they cause.
 
-    def __init__(self, thresholds: Thresholds):
+    Args:
+        thresholds: when to tell.
+        label: what the model calls a layer, by its place among those with experts.
+    """
+
+    def __init__(self, thresholds: Thresholds, label: Callable[[int], str] = str):
         self.thresholds = thresholds
+        self._label = label
         self._crossed: set[Hashable] = set()
         self._dead: dict[int, frozenset[int]] = {}
 
@@ -83,21 +91,28 @@ class Watch:
         found = []
         limit = self.thresholds.load_cv_above
         for layer in frame.layers:
+            label = self._label(layer.layer)
             before = self._dead.get(layer.layer, frozenset())
             now = frozenset(layer.dead)
             self._dead[layer.layer] = now
             for ids, recovered in ((now - before, False), (before - now, True)):
                 if ids:
-                    text = f"layer {layer.layer}: {_experts(ids)} " + (
+                    text = f"layer {label}: {_experts(ids)} " + (
                         "no longer dead" if recovered else "dead (under 1% of a fair share)"
                     )
                     experts = tuple(sorted(ids))
+                    place = layer.layer
                     found.append(
-                        Alert("dead", frame.step, frame.time, text, recovered, layer.layer, experts)
+                        Alert(
+                            "dead", frame.step, frame.time, text, recovered, place, experts, label
+                        )
                     )
             if (over := self._crosses(("load_cv", layer.layer), layer.load_cv, limit)) is not None:
-                text = f"layer {layer.layer}: load CV {layer.load_cv:.2f} " + _against(over, limit)
-                found.append(Alert("load_cv", frame.step, frame.time, text, not over, layer.layer))
+                text = f"layer {label}: load CV {layer.load_cv:.2f} " + _against(over, limit)
+                place = layer.layer
+                found.append(
+                    Alert("load_cv", frame.step, frame.time, text, not over, place, label=label)
+                )
         return found
 
     def similarity(self, frame: SimilarityFrame) -> list[Alert]:
@@ -106,8 +121,11 @@ class Watch:
         limit = self.thresholds.cka_above
         for layer, mean in frame.means.items():
             if (over := self._crosses(("cka", layer), mean, limit)) is not None:
-                text = f"layer {layer}: mean CKA {mean:.2f} " + _against(over, limit)
-                found.append(Alert("cka", frame.step, frame.time, text, not over, layer))
+                label = self._label(layer)
+                text = f"layer {label}: mean CKA {mean:.2f} " + _against(over, limit)
+                found.append(
+                    Alert("cka", frame.step, frame.time, text, not over, layer, label=label)
+                )
         return found
 
     def loss(self, step: int, time: float, finite: bool) -> list[Alert]:

@@ -14,6 +14,9 @@ Series by name:
     metric.NAME              what routers report
     cka, cka.L               mean pairwise similarity at probes: over layers, of layer L
     load_cv, load_cv.L       coefficient of variation of the load: mean over layers, of layer L
+
+L is a layer's place among the layers with experts, as in the events. What people are shown is
+`RunHistory.label` of it, the number that the model gives it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from simsmoe_cli.layer_labels import recipe_labels
 from simsmoe_cli.monitor.alerts import Alert, Thresholds, Watch
 from simsmoe_cli.monitor.frames import (
     Frames,
@@ -106,7 +110,8 @@ class RunHistory:
         self._ended: Status | None = None
         self._saw_bpc = False
         self._pace = Pace()
-        self._watch = Watch(self.thresholds)
+        self._labels: list[str] = []
+        self._watch = Watch(self.thresholds, self.label)
         self._cache.clear()
 
     def take(self, batch: Batch, *, live: bool = False, now: float | None = None) -> list[Alert]:
@@ -235,11 +240,18 @@ class RunHistory:
 
     @property
     def layers(self) -> list[int]:
-        """Numbers of the layers with experts that any probe has seen last."""
+        """Places, among those with experts, of the layers that any probe has seen last."""
         seen = {layer.layer for layer in self.router_layers}
         if len(self.similarities):
             seen |= self.similarities[-1].means.keys()
         return sorted(seen)
+
+    def label(self, layer: int) -> str:
+        """What the model calls a layer: its place among all sub-layers of the recipe's pattern.
+
+        Where the events hold no such recipe it is the place among the layers with experts.
+        """
+        return self._labels[layer] if layer < len(self._labels) else str(layer)
 
     def check_silence(self, now: float) -> list[Alert]:
         """The alert of a live run that fell silent, or is heard again."""
@@ -254,6 +266,7 @@ class RunHistory:
         recipe = event.get("recipe")
         self.recipe = recipe if isinstance(recipe, dict) else {}
         self.recipe_name = clean(self.recipe.get("name"))
+        self._labels = recipe_labels(self.recipe)
         self.router = clean(_inside(self.recipe, "moe", "router"))
         self.similarity = clean(_inside(self.recipe, "similarity", "preset"))
         self.parameters = _count(event.get("parameters"))

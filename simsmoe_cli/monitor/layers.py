@@ -21,7 +21,7 @@ class LayerSimilarity:
     """How alike the experts of one layer are.
 
     Attributes:
-        layer: its number, from 0, counting layers with experts.
+        layer: its place among the layers with experts, from 0.
         mean: of the pairs; nan where undefined.
         cka: [N, N]; nan where undefined.
         shared: [N, N], fraction of tokens both experts of a pair were given; nan where unknown.
@@ -42,7 +42,7 @@ class RouterLayer:
     """How the router of one layer loads its experts.
 
     Attributes:
-        layer: its number, from 0, counting layers with experts.
+        layer: its place among the layers with experts, from 0.
         load: [N], fraction of the routed slots.
         load_cv: standard deviation of the load over its mean.
         dead: experts with less than 1% of a fair share.

@@ -19,7 +19,7 @@ from simsmoe_cli.monitor.canvas import Curve, line_plot, scatter
 from simsmoe_cli.monitor.frames import SimilarityFrame
 from simsmoe_cli.monitor.heatmap import heat_map, layout
 from simsmoe_cli.monitor.history import RunHistory
-from simsmoe_cli.monitor.layers import RouterLayer, most_alike
+from simsmoe_cli.monitor.layers import most_alike
 from simsmoe_cli.monitor.scales import color_bar, magnitude_scale, similarity_scale
 from simsmoe_cli.monitor.snapshot import Seen
 
@@ -84,7 +84,7 @@ def _run(run: Seen, width: int, color: bool, now: float, *, alone: bool) -> list
         lines += _panel("auxiliary losses, nats", plot, width)
     lines += _beside([_load(history, half, color), _by_layer(history, half, color)], width)
     if len(history.similarities):
-        lines += _similarity(history.similarities[-1], half, width, color)
+        lines += _similarity(history, half, width, color)
     return lines + _events(history, width)
 
 
@@ -168,29 +168,31 @@ def _load(history: RunHistory, width: int, color: bool) -> list[Text]:
     for row, layer in enumerate(layers):
         load[row, : len(layer.load)] = layer.load
     scale = magnitude_scale(load)
-    labels = [str(layer.layer) for layer in layers]
+    labels = [history.label(layer.layer) for layer in layers]
     place = layout(len(layers), experts, width, 24, label_width=max(map(len, labels)), halves=color)
     columns = [str(expert) for expert in range(experts)]
     lines = heat_map(load, scale, place, row_labels=labels, column_labels=columns, color=color)
     lines.append(color_bar(scale, width, color=color))
-    lines += _load_words(layers)
+    lines += _load_words(history)
     title = f"load by layer and expert, step {history.routers[-1].step:,}"
     return _panel(title, lines, width)
 
 
-def _load_words(layers: Sequence[RouterLayer]) -> list[Text]:
+def _load_words(history: RunHistory) -> list[Text]:
     """CV and dead experts of each layer; of many layers only what stands out."""
+    layers = history.router_layers
     many = len(layers) > LAYERS_LISTED
     lines = []
     if many:
         known = [layer for layer in layers if math.isfinite(layer.load_cv)] or list(layers)
         low, high = (pick(known, key=lambda layer: layer.load_cv) for pick in (min, max))
         span = f"CV {_digits(low.load_cv)} to {_digits(high.load_cv)}"
-        lines.append(Text(f"{span}, highest in layer {high.layer}"))
+        lines.append(Text(f"{span}, highest in layer {history.label(high.layer)}"))
     told = [layer for layer in layers if layer.dead or not many]
     for layer in told[:LAYERS_LISTED]:
         dead = f"; dead: {', '.join(map(str, layer.dead))}" if layer.dead else ""
-        lines.append(Text(f"layer {layer.layer}: CV {_digits(layer.load_cv)}{dead}"))
+        label = history.label(layer.layer)
+        lines.append(Text(f"layer {label}: CV {_digits(layer.load_cv)}{dead}"))
     if rest := len(told[LAYERS_LISTED:]):
         lines.append(Text(f"and {rest} more layers with dead experts"))
     return lines
@@ -201,7 +203,7 @@ def _by_layer(history: RunHistory, width: int, color: bool) -> list[Text]:
     if not len(history.similarities):
         return []
     frame = history.similarities[-1]
-    labels = [f"layer {number}" for number in frame.means]
+    labels = [f"layer {history.label(number)}" for number in frame.means]
     values = np.array(list(frame.means.values()), dtype=np.float64)
     lines = bars(labels, values, width, high=1.0, style=COLORS[0] if color else "")
     curve = _curve(history, "cka", "", 0)
@@ -209,8 +211,9 @@ def _by_layer(history: RunHistory, width: int, color: bool) -> list[Text]:
     return _panel(f"mean CKA by layer; of all {_digits(frame.mean)}", lines, width)
 
 
-def _similarity(frame: SimilarityFrame, half: int, width: int, color: bool) -> list[Text]:
+def _similarity(history: RunHistory, half: int, width: int, color: bool) -> list[Text]:
     """The layer whose experts are most alike: its matrix, and shared tokens against CKA."""
+    frame = history.similarities[-1]
     defined = {number: mean for number, mean in frame.means.items() if math.isfinite(mean)}
     number = max(defined, key=defined.__getitem__) if defined else next(iter(frame.means), None)
     layer = frame.layer(number) if number is not None else None
@@ -231,8 +234,8 @@ def _similarity(frame: SimilarityFrame, half: int, width: int, color: bool) -> l
         color=color,
     )
     matrix.append(color_bar(scale, half, color=color))
-    matrix += _pairs(frame)
-    title = f"layer {layer.layer}, the most alike: CKA, step {frame.step:,}"
+    matrix += _pairs(history, frame)
+    title = f"layer {history.label(layer.layer)}, the most alike: CKA, step {frame.step:,}"
     upper = np.triu_indices(layer.experts, 1)
     shared, cka = layer.shared[upper], layer.cka[upper]
     mark = "•" if len(cka) < 200 else ""
@@ -241,7 +244,7 @@ def _similarity(frame: SimilarityFrame, half: int, width: int, color: bool) -> l
     return _beside([_panel(title, matrix, half), _panel(told, points, half)], width)
 
 
-def _pairs(frame: SimilarityFrame) -> list[Text]:
+def _pairs(history: RunHistory, frame: SimilarityFrame) -> list[Text]:
     """The most alike pairs of all layers."""
     found = [
         (value, number, first, second)
@@ -251,7 +254,7 @@ def _pairs(frame: SimilarityFrame) -> list[Text]:
     ]
     found.sort(key=lambda pair: -pair[0])
     return [
-        Text(f"layer {number}, experts {first} and {second}: CKA {value:.2f}")
+        Text(f"layer {history.label(number)}, experts {first} and {second}: CKA {value:.2f}")
         for value, number, first, second in found[:PAIRS_LISTED]
     ]
 

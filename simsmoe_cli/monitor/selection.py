@@ -11,7 +11,7 @@ class Selection:
 
     Attributes:
         run: index of the run that keys act on.
-        layer: number of the layer whose experts are compared.
+        layer: of which experts are compared, by its place among those with experts.
         step: the probe shown is the last one not after this step; None follows the newest.
         pair: two experts, the lower first; None while no cell is chosen.
         expert: an expert in the map of loads; None while no cell is chosen.

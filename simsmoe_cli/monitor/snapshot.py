@@ -9,13 +9,17 @@ runs          in the order asked for; null stands for what is unknown or undefin
   score_name, score_unit: of train, valid, best, test
   train, valid, best, best_step, test
   lr, grad_norm, tokens_per_s, step_ms, losses {name: nats}, metrics {name: value}
-  load          newest router event: step, layers [{layer, load_cv, dead [ids], load [N],
-                entropy_nats, entropy_of_mean_nats}]; null before the first
-  cka           newest similarity event: step, measure, mean, layers [{layer, mean,
+  load          newest router event: step, layers [{layer, label, load_cv, dead [ids],
+                load [N], entropy_nats, entropy_of_mean_nats}]; null before the first
+  cka           newest similarity event: step, measure, mean, layers [{layer, label, mean,
                 highest, pair [i, j]}]; null before the first
-  alerts        [{kind, step, time, layer, experts [ids], recovered, text}], oldest first
+  alerts        [{kind, step, time, layer, label, experts [ids], recovered, text}], oldest
+                first
   events        [{step, time, level (info | good | warning | alert), text}], oldest first
   skipped       lines of events.jsonl that could not be used, by why
+
+A layer's `layer` is its place among the layers with experts, from 0; its `label` is what the model
+calls it, its place among all sub-layers.
 """
 
 from __future__ import annotations
@@ -115,7 +119,10 @@ def _load_facts(history: RunHistory) -> dict[str, Any] | None:
     if not len(history.routers):
         return None
     frame = history.routers[-1]
-    layers = [{**vars(layer), "load": layer.load.tolist()} for layer in frame.layers]
+    layers = [
+        {**vars(layer), "label": history.label(layer.layer), "load": layer.load.tolist()}
+        for layer in frame.layers
+    ]
     return {"step": frame.step, "layers": layers}
 
 
@@ -129,5 +136,8 @@ def _cka_facts(history: RunHistory) -> dict[str, Any] | None:
         pairs = most_alike(layer, 1) if layer is not None else []
         first, second, value = pairs[0] if pairs else (None, None, None)
         pair = None if first is None else [first, second]
-        layers.append({"layer": number, "mean": mean, "highest": value, "pair": pair})
+        label = history.label(number)
+        layers.append(
+            {"layer": number, "label": label, "mean": mean, "highest": value, "pair": pair}
+        )
     return {"step": frame.step, "measure": frame.measure, "mean": frame.mean, "layers": layers}

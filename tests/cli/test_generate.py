@@ -128,11 +128,11 @@ def test_piped_experts_are_a_line_each(capsys: Capture) -> None:
 
 def test_the_layer_asked_for(capsys: Capture) -> None:
     lines = {}
-    for layer in ("0", "1", None):
+    for layer in ("1", "3", None):
         more = ("--layer", layer) if layer else ()
         settings = ("--prompt", "import os\n" * 3, "--tokens", "1", "--temperature", "0")
         lines[layer] = generated(capsys, "bytes", *settings, "--show-experts", *more)
-    assert lines[None] == lines["1"] != lines["0"]
+    assert lines[None] == lines["3"] != lines["1"]
 
 
 def test_colours_on_a_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_colours_on_a_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch)
     settings = ("--prompt", "if x:\n  y", "--tokens", "200", "--seed", "0", "--show-experts")
     printed = generated(capsys, "bytes", *settings)
     legend, _, text = printed.partition("\n")
-    assert legend.startswith("experts of MoE layer 1: ")
+    assert legend.startswith("experts of layer 3: ")
     colour = re.compile(r"\x1b\[([0-9;]+)m")
     codes = [code for code in colour.findall(legend) if code != "0"]
     assert len(set(codes)) == 4
@@ -171,7 +171,10 @@ def test_every_expert_has_a_style_of_its_own() -> None:
         ((), "--prompt: nothing to go on from. Give --prompt TEXT or --prompt-file FILE."),
         (("--prompt", "a", "--prompt-file", "b"), "--prompt: a prompt is given twice"),
         (("--prompt", "a", "--layer", "0"), "--layer: says whose experts to show"),
-        (("--prompt", "a", "--layer", "2", "--show-experts"), "--layer: no MoE layer 2. They are"),
+        (
+            ("--prompt", "a", "--layer", "2", "--show-experts"),
+            "--layer: no layer with experts is called '2'. There are 1, 3.",
+        ),
         (("--prompt", "a", "--tokens", "0"), "'--tokens'"),
         (("--prompt", "a", "--seed", "-1"), "'--seed'"),
         (("--prompt", "a", "--temperature", "0", "--seed", "1"), "--seed: has no effect at temp"),

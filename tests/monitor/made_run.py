@@ -1,7 +1,8 @@
 """A run folder made from a formula: the same on every machine, in every year.
 
-Experts of layer 0 stay alike; those of deeper layers part. In layer 1 the experts 2 and 5 stay
-copies, in layer 2 expert 3 dies half way, in layer 3 what expert 6 does is undefined.
+Its pattern is "sg", so its layers with experts are called 1, 3, 5 and 7. In the first of them
+experts stay alike, in deeper ones they part. In the second the experts 2 and 5 stay copies, in the
+third expert 3 dies half way, in the last what expert 6 does is undefined.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def events(
         name=name,
         recipe={
             "name": "quickstart",
+            "model": {"pattern": "sg", "repeats": LAYERS},
             "moe": {"router": "smoe", "experts": EXPERTS},
             "similarity": {"preset": similarity},
         },

@@ -98,7 +98,7 @@ def test_the_cursor_on_a_pair_tells_its_exact_value(runs: Path) -> None:
         assert f"experts {row} and {column}: CKA {value:.3f}" in text_of(screen.panels[1])
         known = [cka_of(2, i, j, 1750, 1.0) or 0 for i in range(EXPERTS) for j in range(i)]
         mean = sum(known) / len(known)
-        assert screen.panels[1].below == f"layer 2 · step 1,750 · mean {mean:.3f}"
+        assert screen.panels[1].below == f"layer 5 · step 1,750 · mean {mean:.3f}"
 
     drive(monitor([runs / "first"], runs), scenario)
 
@@ -135,11 +135,11 @@ def test_a_click_chooses_a_cell(runs: Path) -> None:
         await pilot.pause()
         load = screen.query_one(Load)
         lines = text_of(load).split("\n")
-        row = next(y for y, line in enumerate(lines) if line.strip().startswith("2 "))
+        row = next(y for y, line in enumerate(lines) if line.strip().startswith("5 "))
         await pilot.click("#load", offset=(lines[0].index("3") + 2, row + 1))
         await pilot.pause()
         assert (screen.selection.layer, screen.selection.expert) == (2, 3)
-        assert "layer 2: expert 3 has 0.00% of the slots" in text_of(load)
+        assert "layer 5: expert 3 has 0.00% of the slots" in text_of(load)
 
     drive(monitor([runs / "first"], runs), scenario)
 
@@ -253,7 +253,7 @@ def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
 
 def test_the_command_palette_finds_layers_and_panels(runs: Path) -> None:
     async def scenario(pilot: Pilot[None]) -> None:
-        await pilot.press("ctrl+p", *"layer 2")
+        await pilot.press("ctrl+p", *"layer 5")
         await pilot.pause(0.5)
         await pilot.press("enter")
         await pilot.pause()

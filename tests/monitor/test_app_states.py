@@ -133,8 +133,8 @@ def test_alerts_are_toasts_and_events_but_old_ones_only_events(tmp_path: Path) -
         append(path, dead, train_event(1300, 1.0) | {"loss_nats": None, "bpc": None})
         await until(pilot, lambda: len(toasts(pilot)) >= 3)
         told = "\n".join(toasts(pilot))
-        assert "layer 0: experts 1, 4 are dead" in told
-        assert "layer 1: load CV 1.50 above 1" in told
+        assert "layer 1: experts 1, 4 are dead" in told
+        assert "layer 3: load CV 1.50 above 1" in told
         assert "the loss is not finite" in told
         assert "Events!" in text_of(screen.tabs)
         await pilot.press("7")

@@ -101,7 +101,29 @@ def test_the_newest_router_event_has_loads_and_the_dead(made: RunHistory) -> Non
     assert [layer.dead for layer in layers] == [(), (), (3,), ()]
     assert float(layers[0].load.sum()) == pytest.approx(1, abs=1e-4)
     (died,) = [alert for alert in made.alerts if alert.kind == "dead"]
-    assert (died.layer, died.experts, died.step) == (2, (3,), 1000)
+    assert (died.layer, died.label, died.experts, died.step) == (2, "5", (3,), 1000)
+    assert died.text == "layer 5: expert 3 is dead (under 1% of a fair share)"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "labels"),
+    [
+        ({"model": {"pattern": "sgsfss", "repeats": 2}}, ["1", "7", "2"]),
+        ({"model": {"pattern": "sg" * 3, "repeats": 1}}, ["1", "3", "5"]),
+        ({"model": {"pattern": ["g"], "repeats": "many"}}, ["0", "1", "2"]),
+        ({}, ["0", "1", "2"]),
+    ],
+)
+def test_layers_are_called_what_the_model_calls_them(
+    recipe: dict[str, Any], labels: list[str]
+) -> None:
+    """By the recipe's pattern; where an event has none, or fewer layers, by their places."""
+    dead = [{"layer": n, "load": [0.0, 1.0], "load_cv": 2.0, "dead": [0]} for n in range(3)]
+    history = applied(event("run_started", 0, recipe=recipe), event("router", 1, layers=dead))
+    assert history.layers == [0, 1, 2]
+    assert [history.label(layer) for layer in history.layers] == labels
+    told = [alert.text.partition(":")[0] for alert in history.alerts if alert.kind == "load_cv"]
+    assert told == [f"layer {label}" for label in labels]
 
 
 def test_words_of_what_happened_are_in_order(made: RunHistory) -> None:

@@ -17,10 +17,10 @@ def test_dead_experts_and_cv_stand_beside_the_loads(tmp_path: Path) -> None:
         await pilot.press("3", "down", "down")
         await pilot.pause()
         load = text_of(screen.panels[2])
-        row = next(line for line in load.split("\n") if line.strip().startswith("›2"))
+        row = next(line for line in load.split("\n") if line.strip().startswith("›5"))
         assert "×" in row
         assert row.endswith(" 3")
-        assert "layer 2: CV 0.612, dead 3, " in load
+        assert "layer 5: CV 0.612, dead 3, " in load
         await pilot.press("home")
         await pilot.pause()
         assert "×" not in text_of(screen.panels[2])

@@ -43,7 +43,7 @@ def test_the_picture_has_every_panel(made: Path) -> None:
         "; dead: 3",
         "mean CKA by layer",
         "CKA against shared tokens, r ",
-        "layer 1, experts 2 and 5: CKA 0.99",
+        "layer 3, experts 2 and 5: CKA 0.99",
         "finished: all steps done",
     ):
         assert words in seen, words
@@ -57,7 +57,7 @@ def test_no_line_is_wider_than_asked_for(made: Path, width: int) -> None:
 
 
 def test_the_layer_shown_is_the_one_whose_experts_are_most_alike(made: Path) -> None:
-    assert "layer 0, the most alike" in text(made)
+    assert "layer 1, the most alike" in text(made)
 
 
 def test_undefined_values_are_shown_as_undefined(tmp_path: Path) -> None:
@@ -80,6 +80,18 @@ def test_several_runs_share_the_curves(made: Path, tmp_path: Path) -> None:
     assert "made train" in seen
     assert "other train" in seen
     assert "other  stale, no event for 1 h 33 min  step 1,000 of 2,000 (50%)" in seen
+
+
+def test_layers_of_a_run_without_a_pattern_have_their_places(made: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    lines = (made / "events.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    del first["recipe"]["model"]
+    (old / "events.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    seen = text(old)
+    assert "layer 0, the most alike" in seen
+    assert "layer 1, experts 2 and 5: CKA 0.99" in seen
 
 
 def test_a_run_without_events_says_so(tmp_path: Path) -> None:
@@ -107,6 +119,10 @@ def test_the_snapshot_agrees_with_the_events(made: Path) -> None:
     assert run["eta_s"] is None
     load = by_kind["router"][-1]["layers"]
     assert [layer["dead"] for layer in run["load"]["layers"]] == [[], [], [3], []]
+    for of in (run["load"], run["cka"]):
+        assert [layer["layer"] for layer in of["layers"]] == [0, 1, 2, 3]
+        assert [layer["label"] for layer in of["layers"]] == ["1", "3", "5", "7"]
+    assert (run["alerts"][-1]["layer"], run["alerts"][-1]["label"]) == (2, "5")
     for mine, theirs in zip(run["load"]["layers"], load, strict=True):
         assert mine["load"] == pytest.approx(theirs["load"], rel=1e-6)
     for mine, theirs in zip(run["cka"]["layers"], by_kind["similarity"][-1]["layers"], strict=True):

@@ -341,7 +341,7 @@ class Dashboard(Screen[None]):
         yield SystemCommand("Runs", "Choose other runs", self.action_open)
         for layer in self.chosen.history.layers:
             yield SystemCommand(
-                f"Layer {layer}",
+                f"Layer {self.chosen.history.label(layer)}",
                 "Compare the experts of this layer",
                 lambda layer=layer: self.choose(layer=layer),
                 discover=False,

@@ -122,11 +122,13 @@ class Cka(PairPanel):
     def _tell_where(self) -> None:
         probe = self.shown(self.selection.run)
         if probe is None:
-            self.below = f"layer {self.selection.layer}"
+            self.below = f"layer {self.chosen_label}"
             return
         step, layer = probe
         newest = " newest" if self.selection.step is None else ""
-        self.below = f"layer {layer.layer} · step {step:,}{newest} · mean {value_text(layer.mean)}"
+        self.below = (
+            f"layer {self.chosen_label} · step {step:,}{newest} · mean {value_text(layer.mean)}"
+        )
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)

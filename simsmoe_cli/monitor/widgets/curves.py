@@ -146,7 +146,7 @@ class CurvePanel(Panel):
                     for name in run.history.named(prefix)
                     if name != str(layer)
                 ]
-            label = f"layer {layer}" if index == 0 else ""
+            label = f"layer {self.chosen_label}" if index == 0 else ""
             chosen.append(self.curve(run.history, f"{prefix}{layer}", label, f"bold {color}"))
         curves = [curve for curve in (*others, *chosen) if curve is not None]
         if not curves:

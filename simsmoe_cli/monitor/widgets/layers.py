@@ -14,6 +14,7 @@ from simsmoe_cli.monitor.axes import Axis
 from simsmoe_cli.monitor.bars import sparkline
 from simsmoe_cli.monitor.canvas import Curve, line_plot
 from simsmoe_cli.monitor.frames import SimilarityFrame
+from simsmoe_cli.monitor.history import RunHistory
 from simsmoe_cli.monitor.widgets.curves import CurvePanel
 from simsmoe_cli.monitor.widgets.pairs import value_text
 from simsmoe_cli.monitor.widgets.panel import PROBE_BINDINGS
@@ -29,8 +30,8 @@ class Layers(CurvePanel):
     SHORT = "Layers"
     ABOUT = (
         "Mean pairwise CKA of each layer at the probe looked at, and its course over training at "
-        "the right. Layers are counted from the input. Where layers are many they stand along x: "
-        "the bright curve is this probe, the dim one the first."
+        "the right. A layer's number is its place among all sub-layers of the model, from 0. Where "
+        "layers are many they stand along x: the bright curve is this probe, the dim one the first."
     )
     BINDINGS: ClassVar[list[BindingType]] = [*PROBE_BINDINGS]
 
@@ -63,17 +64,18 @@ class Layers(CurvePanel):
         width: int,
         height: int,
     ) -> list[Text]:
-        label = len(str(layers[-1])) + 8
+        names = [[run.history.label(layer) for run in self.runs] for layer in layers]
+        label = max(len(name) for layer in names for name in layer) + 8
         spark = SPARK if width >= 52 else 8
         room = width - label - 6 - spark - 2
         course = "over training" if spark == SPARK else "course"
         head = "layer".ljust(label) + "mean CKA".ljust(room + 8) + course
         lines = [Text(head, style="dim")]
-        for layer in layers:
+        for layer, name in zip(layers, names, strict=True):
             for index, frame in enumerate(frames):
                 mean = frame.means.get(layer, math.nan) if frame is not None else math.nan
                 chosen = layer == self.selection.layer
-                text = f"layer {layer}" if index == 0 else ""
+                text = f"layer {name[index]}" if not index or name[index] != name[0] else ""
                 line = Text(("›" if chosen and not index else " ") + text.ljust(label - 1))
                 line.stylize("bold" if chosen else "")
                 line.append_text(self._bar(mean, room, index))
@@ -109,8 +111,9 @@ class Layers(CurvePanel):
             first = history.similarities[0]
             color = self.color_of(index)
             if first.step < frame.step:
-                curves.append(_curve(first, "", f"dim {color}"))
-            curves.append(_curve(frame, history.name if len(self.runs) > 1 else "", color))
+                curves.append(_curve(history, first, "", f"dim {color}"))
+            name = history.name if len(self.runs) > 1 else ""
+            curves.append(_curve(history, frame, name, color))
         values = np.concatenate([curve.y for curve in curves])
         low = min(0.0, float(np.nanmin(values))) if np.isfinite(values).any() else 0.0
         return line_plot(
@@ -120,7 +123,7 @@ class Layers(CurvePanel):
             y_axis=Axis(low, 1.0),
             title="mean CKA",
             x_label="layer",
-            cursor=float(self.selection.layer),
+            cursor=_x(self.dashboard.chosen.history, self.selection.layer),
         )
 
     def _tell_where(self, frame: SimilarityFrame | None) -> None:
@@ -130,9 +133,14 @@ class Layers(CurvePanel):
         layer = self.selection.layer
         mean = value_text(frame.means.get(layer, math.nan))
         newest = " newest" if self.selection.step is None else ""
-        self.below = f"step {frame.step:,}{newest} · layer {layer}: {mean}"
+        self.below = f"step {frame.step:,}{newest} · layer {self.chosen_label}: {mean}"
 
 
-def _curve(frame: SimilarityFrame, label: str, style: str) -> Curve:
-    layers = np.array(list(frame.means), dtype=np.float64)
+def _x(history: RunHistory, layer: int) -> float:
+    """Where a layer stands on an axis of layers."""
+    return float(history.label(layer))
+
+
+def _curve(history: RunHistory, frame: SimilarityFrame, label: str, style: str) -> Curve:
+    layers = np.array([_x(history, layer) for layer in frame.means], dtype=np.float64)
     return Curve(label, layers, np.array(list(frame.means.values())), style=style)

@@ -120,21 +120,21 @@ class Load(CurvePanel):
         share_RC = np.full((len(layers), experts), np.nan, dtype=np.float32)
         for row, layer in enumerate(layers):
             share_RC[row, : len(layer.load)] = layer.load * len(layer.load)
+        labels = [self.runs[run].history.label(layer.layer) for layer in layers]
         beside_map = CV_WIDTH + (DEAD_WIDTH if width >= 60 else 0)
         place = layout(
             len(layers),
             experts,
             width - beside_map,
             height,
-            label_width=len(str(layers[-1].layer)) + 1,
+            label_width=max(map(len, labels)) + 1,
         )
         self._maps.append((run, x, int(several), place))
         rows = [layer.layer for layer in layers]
         on_line = _on_lines(place)
-        labels = [str(row) for row in rows]
         for first, last in on_line.values():
             if self.selection.layer in rows[first:last]:  # the label of a line is its first row's
-                labels[first] = f"›{self.selection.layer}"
+                labels[first] = f"›{self.runs[run].history.label(self.selection.layer)}"
         selected = None
         if self.selection.expert is not None and self.selection.layer in rows:
             selected = (rows.index(self.selection.layer), min(self.selection.expert, experts - 1))
@@ -191,8 +191,8 @@ class Load(CurvePanel):
             (x for x in (frame.layers if frame else ()) if x.layer == self.selection.layer), None
         )
         if layer is None or not len(layer.load):
-            return Text(f"layer {self.selection.layer}: no load known", style="dim")
-        line = Text(f"layer {layer.layer}: ", style="bold", no_wrap=True)
+            return Text(f"layer {self.chosen_label}: no load known", style="dim")
+        line = Text(f"layer {self.chosen_label}: ", style="bold", no_wrap=True)
         expert = self.selection.expert
         if expert is not None and expert < len(layer.load):
             part = float(layer.load[expert])

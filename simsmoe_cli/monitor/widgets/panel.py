@@ -116,6 +116,11 @@ class Panel(Drawing, can_focus=True):
         """The colour of a run."""
         return self.curve_colors[run % len(self.curve_colors)]
 
+    @property
+    def chosen_label(self) -> str:
+        """What the chosen run's model calls the chosen layer."""
+        return self.dashboard.chosen.history.label(self.selection.layer)
+
     def fingerprint(self) -> Hashable:
         """For the panels of probes: these do not change with every training step."""
         probes = tuple(

@@ -109,7 +109,7 @@ class Shared(PairPanel):
 
     def _tell_where(self) -> None:
         probe = self.shown(self.selection.run)
-        where = f"layer {self.selection.layer}"
+        where = f"layer {self.chosen_label}"
         if probe is not None:
             newest = " newest" if self.selection.step is None else ""
             where += f" · step {probe[0]:,}{newest}"
