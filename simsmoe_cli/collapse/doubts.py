@@ -17,7 +17,7 @@ from simsmoe_cli.collapse.findings import Findings, LayerFindings, Sentence
 from simsmoe_cli.collapse.remarks import NAMED, count, every, named
 
 NEAR_UNIFORM = 0.9  # of ln V
-FEW_ROWS = 64
+FEW_ROWS = 64  # fewer tell unrelated experts from alike ones too badly
 ONE_TOKEN = math.log(2)  # nats: fewer than two tokens' worth of choice in the whole text
 
 
@@ -51,8 +51,12 @@ def non_finite(findings: Findings) -> list[Sentence]:
     if inputs:
         first = inputs[0]
         tokens = max(layer.non_finite_inputs for layer in inputs)
-        before = experts and experts[0][0].layer < first.layer
-        why = "" if before else " The cause comes before: embedding, attention or a dense layer."
+        causes = [layer.layer for layer, _ in experts] + [layer.layer for layer in scores]
+        why = (
+            ""
+            if min(causes, default=first.layer) < first.layer
+            else " The cause comes before: embedding, attention or a dense layer."
+        )
         sentences.append(
             _bad(
                 f"Of {findings.text.tokens:,} tokens up to {tokens:,} reach {_layers(inputs)} with "
@@ -149,6 +153,19 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
     return short, Sentence.model_validate({"text": words, "tone": "warning", "evidence": evidence})
 
 
+def few_rows(findings: Findings) -> tuple[str, Sentence] | None:
+    """Whether similarity was measured on too few tokens: in a few words, and as a sentence."""
+    rows = findings.text.rows
+    if rows >= FEW_ROWS:
+        return None
+    short = f"only {count(rows, 'token was', 'tokens were')} compared"
+    text = (
+        f"Only {rows:,} tokens went through every expert: too few to tell alike experts from "
+        f"different ones. Use more --tokens, at least {FEW_ROWS}."
+    )
+    return short, Sentence(text=text, tone="warning", evidence={"rows": rows})
+
+
 def unknown(findings: Findings, alike_layer: float) -> list[str]:
     """What is too little known to call experts different, each in a few words.
 
@@ -158,8 +175,6 @@ def unknown(findings: Findings, alike_layer: float) -> list[str]:
     """
     layers = findings.layers
     doubts = []
-    if findings.text.rows < FEW_ROWS:
-        doubts.append(f"only {findings.text.rows:,} tokens were compared")
     if undefined := [layer for layer in layers if layer.cka_mean.value is None]:
         doubts.append(f"{_of(len(undefined), len(layers))} layers could not be compared")
     if mostly := [layer for layer in layers if 0 < 2 * layer.cka_mean.n < _pairs(layer)]:

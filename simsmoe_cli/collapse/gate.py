@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simsmoe_cli.collapse.doubts import FEW_ROWS
 from simsmoe_cli.collapse.findings import Findings, LayerFindings
 from simsmoe_cli.collapse.shown import number
 from simsmoe_cli.errors import EXIT_COLLAPSE, UserError, printable
@@ -23,7 +24,8 @@ def check_limit(limit: float) -> None:
 def fail_above(findings: Findings, limit: float) -> None:
     """Fail if the mean debiased CKA of any layer is above the limit, or cannot be known.
 
-    It cannot be known where most of a layer's pairs are undefined, or anything is not finite.
+    It cannot be known from too few tokens, where most of a layer's pairs are undefined, or where
+    anything is not finite.
 
     Raises:
         UserError: with exit code 6; names the highest layer and those that are undefined.
@@ -33,9 +35,12 @@ def fail_above(findings: Findings, limit: float) -> None:
     undefined = [layer.label for layer in findings.layers if 2 * layer.cka_mean.n < _pairs(layer)]
     undefined += [label for label, mean in means.items() if mean is None and label not in undefined]
     broken = [layer.label for layer in findings.layers if not layer.finite]
-    if not above and not undefined and not broken:
+    few = findings.text.rows < FEW_ROWS
+    if not (above or undefined or broken or few):
         return
     said = []
+    if few:
+        said.append(f"{findings.text.rows:,} tokens are too few to know, use {FEW_ROWS} or more")
     if broken:
         said.append(
             f"{_named(broken)} {'has' if len(broken) == 1 else 'have'} values that are not finite"

@@ -12,6 +12,8 @@ from simsmoe_cli.collapse.findings import Findings, Sentence
 UNEVEN_LOAD = 1.0  # coefficient of variation
 UNDECIDED, NARROW = 0.95, 0.5  # of ln N: entropy of a token's routing, and of the mean routing
 NAMED = 3
+ROUNDED = 1e-3  # all pairs within this: their order is that of rounding
+NO_POWER = 0.5  # a null that reaches further hides a correlation worth knowing
 
 
 def routing(findings: Findings) -> list[Sentence]:
@@ -90,7 +92,12 @@ def sharing(findings: Findings) -> list[Sentence]:
         "null_high": found.null_high,
         "pairs": found.n,
     }
-    if found.null_low <= found.value <= found.null_high:
+    alike = [v for layer in findings.layers for i, j in layer.pairs() if (v := layer.cka[i][j])]
+    if max(alike, default=0.0) - min(alike, default=0.0) < ROUNDED:
+        return []
+    if found.null_low < -NO_POWER or found.null_high > NO_POWER:
+        words = "Whether two experts that share tokens are more alike cannot be told from so few"
+    elif found.null_low <= found.value <= found.null_high:
         words = "Whether two experts share tokens says nothing about how alike they are"
     elif found.low is not None and found.high is not None and found.low <= 0 <= found.high:
         words = "Whether two experts share tokens says little about how alike they are"

@@ -22,7 +22,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simsmoe_cli.collapse.doubts import copied, hard_text, non_finite, unknown, wasted_copies
+from simsmoe_cli.collapse.doubts import (
+    copied,
+    few_rows,
+    hard_text,
+    non_finite,
+    unknown,
+    wasted_copies,
+)
 from simsmoe_cli.collapse.findings import Findings, LayerFindings, Sentence, Verdict
 from simsmoe_cli.collapse.remarks import (
     NAMED,
@@ -33,6 +40,7 @@ from simsmoe_cli.collapse.remarks import (
     routing,
     sharing,
 )
+from simsmoe_cli.collapse.shown import interval, number
 
 ALIKE_LAYER, COLLAPSED_LAYER = 0.25, 0.5
 ALIKE_PAIR, SAME_PAIR = 0.5, 0.95
@@ -112,13 +120,14 @@ def judge(findings: Findings, against: Findings | None = None) -> Verdict:
     """
     pairs = _Pairs.of(findings)
     broken = non_finite(findings)
-    hard = hard_text(findings)
+    few, hard = few_rows(findings), hard_text(findings)
+    doubts = [doubt for doubt in (few, hard) if doubt is not None]
     dead = [(layer, expert) for layer in findings.layers for expert in layer.dead or ()]
-    level, headline = _level(findings, pairs, broken, hard[0] if hard else None, len(dead))
+    level, headline = _level(findings, pairs, len(dead))
     sentences = [
         *broken,
         *copied(findings),
-        *([hard[1]] if hard else []),
+        *(sentence for _, sentence in doubts),
         *_overall(findings),
         *on_shared_tokens(findings, against),
         *_same(pairs.same),
@@ -131,39 +140,45 @@ def judge(findings: Findings, against: Findings | None = None) -> Verdict:
         *(compared(findings, against) if against is not None else []),
         *(Sentence(text=f"{note.rstrip('.')}.", tone="note") for note in findings.text.notes),
     ]
+    if doubts or level == "undefined":
+        sentences = [
+            sentence.model_copy(update={"tone": "note"}) if sentence.tone == "good" else sentence
+            for sentence in sentences
+        ]
     return Verdict.model_validate(
         {"level": level, "headline": f"{headline}.", "sentences": sentences}
     )
 
 
-def _level(
-    findings: Findings, pairs: _Pairs, broken: list[Sentence], hard: str | None, dead: int
-) -> tuple[str, str]:
+def _level(findings: Findings, pairs: _Pairs, dead: int) -> tuple[str, str]:
     """The level, and the headline that says why.
 
     Args:
         findings: the run.
         pairs: of its experts.
-        broken: what is said of values that are not finite.
-        hard: why the text says little about the experts.
         dead: experts.
     """
     layers, copies = findings.layers, wasted_copies(findings)
+    broken, few, hard = non_finite(findings), few_rows(findings), hard_text(findings)
+    reservations = [doubt[0] for doubt in (few, hard) if doubt is not None]
     collapsed = sum(_collapsed(layer) for layer in layers)
     close = sum(_collapsed(layer) or (layer.cka_mean.value or 0) >= ALIKE_LAYER for layer in layers)
-    on_text = "" if hard is None else f"; but {hard}"
+    but = "; but " + ", and ".join(reservations) if reservations else ""
     if broken:
         first = broken[0].text.removesuffix(".")
         return "undefined", f"Not finite: {first[:1].lower()}{first[1:]}"
-    if 2 * collapsed >= len(layers):
+    if 2 * collapsed >= len(layers) and (copies or not few):
         what = f"in {collapsed} of {len(layers)} layers experts are alike"
-        return "collapsed", f"Collapsed: {what}{on_text}"
+        also = f", {_copies(copies)}" if copies else ""
+        return "collapsed", f"Collapsed: {what}{also}{but}"
     if not pairs.all and not copies:
         return "undefined", "Undefined: no two experts could be compared"
+    if few and not copies:
+        return "undefined", "Undecided: " + "; ".join(reservations)
     if close or pairs.same or copies or dead or len(pairs.alike) > MANY_PAIRS * len(pairs.all):
         reasons = _reasons(close, len(layers), pairs, copies, dead)
-        return "partly alike", f"Partly alike: {reasons}{on_text}"
-    doubts = [*([hard] if hard else []), *unknown(findings, ALIKE_LAYER)]
+        return "partly alike", f"Partly alike: {reasons}{but}"
+    doubts = [*reservations, *unknown(findings, ALIKE_LAYER)]
     if len(pairs.unsure) > MANY_PAIRS * len(pairs.all):
         doubts.append(f"{count(len(pairs.unsure), 'pair', 'pairs')} may be alike or not")
     if doubts:
@@ -178,11 +193,14 @@ def _collapsed(layer: LayerFindings) -> bool:
     return (mean is not None and mean >= COLLAPSED_LAYER) or (copied > 0 and 2 * copied >= pairs)
 
 
+def _copies(copies: int) -> str:
+    return count(copies, "expert is an exact copy of another", "experts are exact copies of others")
+
+
 def _reasons(close: int, layers: int, pairs: _Pairs, copies: int, dead: int) -> str:
     reasons = []
     if copies:
-        others = "an exact copy of another", "exact copies of others"
-        reasons.append(count(copies, f"expert is {others[0]}", f"experts are {others[1]}"))
+        reasons.append(_copies(copies))
     if close:
         reasons.append(f"experts resemble each other in {close} of {layers} layers")
     if pairs.same:
@@ -208,21 +226,21 @@ def _overall(findings: Findings) -> list[Sentence]:
     )
     found = worst.cka_mean
     between = (
-        f" ({findings.settings.level:.0%} interval {found.low:.2f} to {found.high:.2f})"
+        f" ({interval(found, findings.settings.level, 2)})"
         if found.low is not None and found.high is not None
         else ""
     )
     chance = "" if null is None else f", and experts with nothing in common stay below {null:.3f}"
     text = (
         f"On {findings.text.rows:,} tokens that every expert of a layer was given, two experts are "
-        f"{mean:.2f} alike on average (debiased CKA; copies are 1{chance}). "
+        f"{number(mean, 2)} alike on average (debiased CKA; copies are 1{chance}). "
     )
     if len(defined) == 1:
         text += f"That is of layer {worst.label} alone{between}."
     else:
         text += (
-            f"Layer {worst.label} is the highest with {found.value:.2f}{between}, the lowest has "
-            f"{min(defined):.2f}."
+            f"Layer {worst.label} is the highest with {number(found.value, 2)}{between}, the "
+            f"lowest has {number(min(defined), 2)}."
         )
     tone = "bad" if mean >= COLLAPSED_LAYER else "warning" if mean >= ALIKE_LAYER else "good"
     evidence = {
@@ -289,7 +307,7 @@ def _alike(pairs: _Pairs) -> list[Sentence]:
         sentences.append(
             Sentence(
                 text=f"No pair reaches {ALIKE_PAIR}; the most alike are experts {top.name} with "
-                f"{top.cka:.2f}.",
+                f"{number(top.cka, 2)}.",
                 tone="good",
                 evidence=evidence,
             )
