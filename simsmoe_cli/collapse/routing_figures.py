@@ -67,10 +67,10 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         if len(runs) > 1:
             axes.set_title(name, loc="left")
         count = dead_experts(findings)
-        dead_said = "undefined how many are dead" if count is None else f"{count:,} dead"
+        dead_said = "how many are dead is undefined" if count is None else f"{count:,} dead"
         known = [v for layer in findings.layers if (v := layer.load_max_over_mean) is not None]
-        worst = number(max(known, default=None), 2)
-        said.append((name, f"{dead_said}, the busiest expert {worst} times its share"))
+        busiest = f", the busiest expert {number(max(known), 2)} times its share" if known else ""
+        said.append((name, dead_said + busiest))
     grid[-1].set_xlabel("expert")
     bar = colour_bar(figure, LOAD_COLOURS, scale, list(grid), ticks=[-2, -1, 0, 1, 2])
     bar.ax.set_yticklabels(["¼", "½", "1", "2", "4"])

@@ -195,3 +195,35 @@ def test_few_and_many_experts(layers: int, experts: int) -> None:
     assert f"cka-layer-{layers - 1}" in found
     for name in ("cka-layer-0", "cka-all-layers", "load", "shared-tokens"):
         ElementTree.fromstring(inline_svg(found[name]))
+
+
+def test_layers_of_any_name_have_files_of_their_own() -> None:
+    """Names from a foreign model reach file names as letters, digits, dots and dashes alone."""
+    made = report(layers=4).model_dump()
+    strange = ["../../<script>", "en\u202ecoder 1", "../../&script;", "x" * 300]
+    for layer, label in zip(made["findings"][0]["layers"], strange, strict=True):
+        layer["label"] = label
+    found = named(Report.model_validate(made))
+    files = [name for name in found if name.startswith("cka-layer-")]
+    assert len(files) == 4
+    for name in files:
+        assert re.fullmatch(r"[A-Za-z0-9.-]{1,90}", name)
+        assert ".." not in name
+    for name in (*files, "by-layer", "load", "cka-all-layers"):
+        ElementTree.fromstring(inline_svg(found[name]))
+        ElementTree.fromstring(svg_file(found[name]))
+
+
+def test_routing_that_is_undefined_is_hatched_and_said() -> None:
+    undefined = {
+        "load": [None] * 4, "dead": None, "load_cv": None, "load_max_over_mean": None,
+        "entropy_nats": None, "entropy_of_mean_nats": None, "shared": [[None] * 4] * 4,
+        "effective_rank": [None] * 4, "non_finite_inputs": 7,
+    }  # fmt: skip
+    found = named(report(layers=1, **undefined))
+    assert (
+        "undefined how many are dead, the busiest expert undefined times" in found["load"].caption
+    )
+    for name in ("load", "entropy", "effective-rank", "shared-tokens"):
+        assert "nan" not in texts(inline_svg(found[name]))
+    assert "<pattern" in inline_svg(found["load"])

@@ -63,6 +63,45 @@ def test_what_is_no_report_is_refused(text: Any) -> None:
         Report.from_json(text)
 
 
+def test_a_report_without_labels_gets_those_of_its_modules(report: Report) -> None:
+    found = json.loads(report.to_json())
+    for findings in (*found["findings"], found["against"]):
+        for layer in findings["layers"]:
+            layer["name"] = "model.layers.4.mlp"
+            del layer["label"]
+    assert [layer.label for layer in Report.from_json(json.dumps(found)).main.layers] == ["4"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda layer: layer["cka"].pop(), "cka is no matrix of 5 experts"),
+        (lambda layer: layer["load"].pop(), "load is not of 5 experts"),
+        (lambda layer: layer.update(dead=[5]), "an expert beyond the 5"),
+        (lambda layer: layer.update(dead=[-1]), "greater than or equal to 0"),
+        (lambda layer: layer.update(load_cv="high"), "valid number"),
+        (lambda layer: layer.update(load_cv=math.nan), "finite number"),
+        (lambda layer: layer.update({"x" * 5000: 1}), "not permitted"),
+    ],
+)
+def test_an_edited_report_is_refused_with_one_line_that_says_where(
+    report: Report, change: Any, words: str
+) -> None:
+    found = json.loads(report.to_json())
+    change(found["findings"][0]["layers"][0])
+    with pytest.raises(UserError, match="no collapse report") as caught:
+        Report.from_json(json.dumps(found), "there.json")
+    assert words in str(caught.value)
+    assert "findings.0.layers.0" in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
+def test_a_report_of_too_many_brackets_is_refused() -> None:
+    with pytest.raises(UserError, match="no collapse report"):
+        Report.from_json("[" * 100_000)
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read the report"):
         Report.read(tmp_path / "none.json")

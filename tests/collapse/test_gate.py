@@ -61,3 +61,19 @@ def test_limits_that_are_none(limit: float) -> None:
         check_limit(limit)
     assert caught.value.code == EXIT_USAGE
     assert "--fail-above" in str(caught.value)
+
+
+def test_what_is_not_finite_does_not_pass() -> None:
+    """The mean of the other pairs may be below the limit."""
+    for damage in ({"non_finite": [1]}, {"non_finite_inputs": 3}, {"non_finite_scores": 3}):
+        with pytest.raises(UserError) as caught:
+            fail_above(report(layers=1, **mean(0.1), **damage).main, 0.8)
+        assert caught.value.code == EXIT_COLLAPSE
+        assert str(caught.value) == "plain: layer 0 has values that are not finite"
+
+
+def test_too_few_tokens_do_not_pass() -> None:
+    main = report(layers=1, **mean(0.1)).main
+    few = main.model_copy(update={"text": main.text.model_copy(update={"rows": 63})})
+    with pytest.raises(UserError, match="63 tokens are too few to know, use 64 or more"):
+        fail_above(few, 0.8)

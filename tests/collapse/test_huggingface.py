@@ -277,3 +277,37 @@ def test_a_layer_that_works_in_another_way_is_refused(layer: type[nn.Module], sa
     with pytest.raises(UserError) as caught:
         next(listed(model, top_k=2).read(64, 64))
     assert said in str(caught.value)
+
+
+def test_layers_are_called_what_the_model_calls_them(saved: Callable[..., Path]) -> None:
+    """The first layer of DeepSeek-V3 is dense, so the only one with experts here is layer 1."""
+    found = measure(opened(saved("DeepseekV3")), QUICK)
+    assert [(layer.layer, layer.label) for layer in found.layers] == [(0, "1")]
+    text = " ".join(sentence.text for sentence in judge(found).sentences)
+    assert "layer 1" in text
+    assert "layer 0" not in text
+
+
+def test_a_weight_that_is_nan_is_found_and_what_follows_is_undefined(
+    saved: Callable[..., Path],
+) -> None:
+    def damage(model: nn.Module) -> None:
+        experts = model.get_submodule("model.layers.0.mlp.experts")
+        with torch.no_grad():
+            experts.get_parameter("down_proj")[2, 0, 0] = torch.nan
+
+    found = measure(opened(saved("Mixtral", damage)), QUICK)
+    assert [layer.non_finite for layer in found.layers] == [[2], []]
+    assert [layer.dead is None for layer in found.layers] == [False, True]
+    assert found.text.loss_nats is None
+    verdict = judge(found)
+    assert verdict.headline.startswith("Not finite: expert 2 of layer 0")
+
+
+def test_untrained_weights_are_said_to_predict_no_better_than_a_guess(
+    saved: Callable[..., Path],
+) -> None:
+    found = measure(opened(saved("Mixtral")), QUICK)
+    assert found.text.choices == VOCABULARY
+    assert "better than a uniform guess" in judge(found).sentences[0].text
+    assert "better than a uniform guess" in judge(found).headline
