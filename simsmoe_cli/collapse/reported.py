@@ -43,12 +43,13 @@ def measures_of(found: Findings) -> dict[str, float | None]:
     """A report's numbers by the names of `compare.MEASURES`."""
     means = [layer.cka_mean.value for layer in found.layers if layer.cka_mean.value is not None]
     loads = [layer.load_cv for layer in found.layers if layer.load_cv is not None]
+    dead = [layer.dead for layer in found.layers]
     return {
         "text_perplexity": found.text.perplexity,
         "cka": found.overall.cka_mean,
         "cka_worst_layer": max(means, default=None),
         "load_cv": statistics.fmean(loads) if loads else None,
-        "dead_experts": float(sum(len(layer.dead) for layer in found.layers)),
+        "dead_experts": None if None in dead else float(sum(map(len, filter(None, dead)))),
     }
 
 
