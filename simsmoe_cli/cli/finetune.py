@@ -73,7 +73,7 @@ def finetune(
     """Fine-tune a pre-trained run on a classification task."""
     if profile:
         quieten_profiler()
-    from simsmoe_cli.cli.progress import TrainingView
+    from simsmoe_cli.cli.progress import TrainingView, unwatched
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
     from simsmoe_cli.train.finetune_planning import plan_finetuning
@@ -95,52 +95,54 @@ def finetune(
     if dry_run:
         _show_dry_run(plan, as_json=as_json)
         return
-    torch_device = session.choose_device(device)
-    expert_backend(plan.recipe).require(torch_device)
-    if deterministic:
-        session.be_deterministic()
-    run = plan.run.path
-    start = (
-        f"{torch_device}, from {plan.resume_from.name}"
-        if plan.resume_from
-        else device_in_words(plan.recipe.train.precision, torch_device)
-    )
-    screen.print(
-        f"fine-tuning {plan.origin['run']} (step {plan.origin['step']}) on {plan.task.name} in "
-        f"{run} on {start}",
-        soft_wrap=True,
-    )
-    elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)
-    go_on = ("simsmoe", "finetune", *elsewhere, "--resume", run)
-    view = TrainingView(screen, plan.recipe.train.steps, run=plan.run, as_json=as_json)
-    try:
-        with view:
-            result = session.finetune(
-                plan,
-                torch_device,
-                subscriber=view.on_event,
-                on_step=view.on_step,
-                profile=profile,
-            )
-    except Stopped as stop:
-        screen.print(
-            f"stopped at step {stop.step} and saved; go on with: {shell(*go_on)}", soft_wrap=True
+    with unwatched():
+        torch_device = session.choose_device(device)
+        expert_backend(plan.recipe).require(torch_device)
+        if deterministic:
+            session.be_deterministic()
+        run = plan.run.path
+        start = (
+            f"{torch_device}, from {plan.resume_from.name}"
+            if plan.resume_from
+            else device_in_words(plan.recipe.train.precision, torch_device)
         )
-        raise typer.Exit(stop.code) from None
-    if as_json:
-        return
-    screen.print(
-        f"\n{plan.task.reported} accuracy {result.accuracy:.2%}, macro-F1 {result.macro_f1:.3f}  "
-        f"({len(result.label_E):,} examples, best epoch by validation)"
-    )
-    more = f"finetune.epochs={2 * plan.recipe.finetune.epochs}"
-    screen.print(
-        "\ntry next:",
-        f"  {shell('simsmoe', 'eval', run, *elsewhere)}",
-        f"  {shell(*go_on, '--set', more)}",
-        sep="\n",
-        soft_wrap=True,
-    )
+        screen.print(
+            f"fine-tuning {plan.origin['run']} (step {plan.origin['step']}) on {plan.task.name} in "
+            f"{run} on {start}",
+            soft_wrap=True,
+        )
+        elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)
+        go_on = ("simsmoe", "finetune", *elsewhere, "--resume", run)
+        view = TrainingView(screen, plan.recipe.train.steps, run=plan.run, as_json=as_json)
+        try:
+            with view:
+                result = session.finetune(
+                    plan,
+                    torch_device,
+                    subscriber=view.on_event,
+                    on_step=view.on_step,
+                    profile=profile,
+                )
+        except Stopped as stop:
+            screen.print(
+                f"stopped at step {stop.step} and saved; go on with: {shell(*go_on)}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(stop.code) from None
+        if as_json:
+            return
+        screen.print(
+            f"\n{plan.task.reported} accuracy {result.accuracy:.2%}, macro-F1 "
+            f"{result.macro_f1:.3f}  ({len(result.label_E):,} examples, best epoch by validation)"
+        )
+        more = f"finetune.epochs={2 * plan.recipe.finetune.epochs}"
+        screen.print(
+            "\ntry next:",
+            f"  {shell('simsmoe', 'eval', run, *elsewhere)}",
+            f"  {shell(*go_on, '--set', more)}",
+            sep="\n",
+            soft_wrap=True,
+        )
 
 
 def _show_dry_run(plan: "FinetunePlan", *, as_json: bool) -> None:

@@ -24,7 +24,8 @@ from simsmoe_cli.cli.monitor import monitor
 from simsmoe_cli.cli.prepare_data import prepare_data
 from simsmoe_cli.cli.pretrain import pretrain
 from simsmoe_cli.cli.show import show
-from simsmoe_cli.errors import EXIT_SIGINT, EXIT_USAGE, UserError
+from simsmoe_cli.cli.stopping import terminable
+from simsmoe_cli.errors import EXIT_SIGINT, EXIT_SIGTERM, EXIT_USAGE, Terminated, UserError
 
 # What typer raises for a wrong command line; it lies in click or in typer's own copy of it,
 # depending on typer's version.
@@ -84,7 +85,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes this process's own.
     """
     try:
-        code = app(arguments, prog_name="simsmoe", standalone_mode=False)
+        with terminable() as noted:
+            code = app(arguments, prog_name="simsmoe", standalone_mode=False)
+        if noted and code == EXIT_SIGINT:
+            return _stopped("Ctrl-C", EXIT_SIGINT)
     except UserError as error:
         _print_error(str(error))
         return error.code
@@ -96,12 +100,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_SIGINT
+    except Terminated:
+        return _stopped("SIGTERM", EXIT_SIGTERM)
     return code if isinstance(code, int) else 0
 
 
 def _print_error(message: str) -> None:
     typer.secho("simsmoe: error: ", fg="red", bold=True, nl=False, err=True)
     typer.echo(message, err=True)
+
+
+def _stopped(by: str, code: int) -> int:
+    typer.echo(f"simsmoe: stopped by {by}; nothing is left half-written", err=True)
+    return code
 
 
 def main() -> None:

@@ -69,63 +69,65 @@ def pretrain(
 
     if profile:
         quieten_profiler()
-    from simsmoe_cli.cli.progress import TrainingView
+    from simsmoe_cli.cli.progress import TrainingView, unwatched
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
     from simsmoe_cli.train.planning import plan_training
     from simsmoe_cli.train.precision import device_in_words
     from simsmoe_cli.train.signals import Stopped
 
-    screen = console(stderr=as_json)
-    plan = plan_training(recipe, overrides, runs_dir, name, resume)
-    torch_device = session.choose_device(device)
-    expert_backend(plan.recipe).require(torch_device)
-    if deterministic:
-        session.be_deterministic()
-    store = session.open_store(
-        plan.recipe, data_dir, lambda text: screen.print(text, soft_wrap=True)
-    )
-    run = plan.run.path
-    start = (
-        f"{torch_device}, from {plan.resume_from.name}"
-        if plan.resume_from
-        else device_in_words(plan.recipe.train.precision, torch_device)
-    )
-    screen.print(f"training {plan.recipe.name} in {run} on {start}", soft_wrap=True)
-    elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)
-    go_on = ("simsmoe", "pretrain", *elsewhere, "--resume", run)
-    view = TrainingView(screen, plan.recipe.train.steps, run=plan.run, as_json=as_json)
-    try:
-        with view:
-            result = session.train(
-                plan,
-                store,
-                torch_device,
-                subscriber=view.on_event,
-                on_step=view.on_step,
-                profile=profile,
-            )
-    except Stopped as stop:
-        screen.print(
-            f"stopped at step {stop.step} and saved; go on with: {shell(*go_on)}", soft_wrap=True
+    with unwatched():
+        screen = console(stderr=as_json)
+        plan = plan_training(recipe, overrides, runs_dir, name, resume)
+        torch_device = session.choose_device(device)
+        expert_backend(plan.recipe).require(torch_device)
+        if deterministic:
+            session.be_deterministic()
+        store = session.open_store(
+            plan.recipe, data_dir, lambda text: screen.print(text, soft_wrap=True)
         )
-        raise typer.Exit(stop.code) from None
-    if as_json:
-        return
-    unit = store.manifest.unit
-    score = (
-        f"{result.bpc:.3f} BPC"
-        if unit in ("byte", "character")
-        else f"perplexity {result.perplexity:,.2f}"
-    )
-    total = store.manifest.splits["test"].tokens
-    part = "" if result.tokens == total else f" of {total:,}"
-    steps = f"train.steps={2 * plan.recipe.train.steps}"
-    screen.print(f"\ntest {score}  ({result.tokens:,}{part} {unit}s)")
-    screen.print(
-        "\ntry next:",
-        f"  {shell('simsmoe', 'eval', run, *elsewhere)}",
-        f"  {shell(*go_on, '--set', steps)}",
-        sep="\n",
-        soft_wrap=True,
-    )
+        run = plan.run.path
+        start = (
+            f"{torch_device}, from {plan.resume_from.name}"
+            if plan.resume_from
+            else device_in_words(plan.recipe.train.precision, torch_device)
+        )
+        screen.print(f"training {plan.recipe.name} in {run} on {start}", soft_wrap=True)
+        elsewhere = () if data_dir == Path("data") else ("--data-dir", data_dir)
+        go_on = ("simsmoe", "pretrain", *elsewhere, "--resume", run)
+        view = TrainingView(screen, plan.recipe.train.steps, run=plan.run, as_json=as_json)
+        try:
+            with view:
+                result = session.train(
+                    plan,
+                    store,
+                    torch_device,
+                    subscriber=view.on_event,
+                    on_step=view.on_step,
+                    profile=profile,
+                )
+        except Stopped as stop:
+            screen.print(
+                f"stopped at step {stop.step} and saved; go on with: {shell(*go_on)}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(stop.code) from None
+        if as_json:
+            return
+        unit = store.manifest.unit
+        score = (
+            f"{result.bpc:.3f} BPC"
+            if unit in ("byte", "character")
+            else f"perplexity {result.perplexity:,.2f}"
+        )
+        total = store.manifest.splits["test"].tokens
+        part = "" if result.tokens == total else f" of {total:,}"
+        steps = f"train.steps={2 * plan.recipe.train.steps}"
+        screen.print(f"\ntest {score}  ({result.tokens:,}{part} {unit}s)")
+        screen.print(
+            "\ntry next:",
+            f"  {shell('simsmoe', 'eval', run, *elsewhere)}",
+            f"  {shell(*go_on, '--set', steps)}",
+            sep="\n",
+            soft_wrap=True,
+        )

@@ -1,11 +1,20 @@
-"""What a training shows while it runs: a progress bar, plain lines, or JSON lines."""
+"""What a training shows while it runs: a progress bar, plain lines, or JSON lines.
+
+A training does not depend on who watches it: `unwatched` lets it go on when nobody reads its output
+any more.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +26,76 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from simsmoe_cli.errors import printable
 from simsmoe_cli.rundir import RunDir
+
+
+class _Forgiving:
+    """A stream that is silent from the first thing on that it cannot write."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As a stream does."""
+        with self._forgiven():
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """As a stream does."""
+        with self._forgiven():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):
+            # What still is in its buffer must go somewhere, or Python complains at the end.
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def unwatched() -> Iterator[None]:
+    """Go on when the output is closed, its disk is full or its terminal goes away."""
+    for number in (0, 1, 2):  # what is opened from now on is not to stand for a closed output
+        with contextlib.suppress(OSError):
+            _open_if_closed(number)
+    kept = sys.stdout, sys.stderr
+    hung_up = None
+    if threading.current_thread() is threading.main_thread():
+        hung_up = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.stdout, sys.stderr = (
+        cast(TextIO, _Forgiving(stream)) if stream is not None else stream for stream in kept
+    )
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        sys.stdout, sys.stderr = kept
+        if hung_up is not None:
+            signal.signal(signal.SIGHUP, hung_up)
+
+
+def _open_if_closed(descriptor: int) -> None:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 class TrainingView:
@@ -85,7 +163,7 @@ class TrainingView:
 
     def _show_profile(self, event: dict[str, Any]) -> None:
         folder = self.run.path / event["path"]
-        text = (folder / event["summary"]).read_text()
+        text = (folder / event["summary"]).read_text(encoding="utf-8")
         self.console.print(f"\n{text}", soft_wrap=True)
         where = folder / event["trace"]
         self.console.print(
@@ -121,7 +199,7 @@ def _line(event: dict[str, Any], total_steps: int) -> str:
             mean = f"{sum(means) / len(means):.3f}" if means else "undefined"
             return f"{step}  expert similarity (mean debiased CKA) {mean}"
         case "warning":
-            return f"warning: {event['message']}"
+            return f"warning: {printable(event['message'], 1000)}"
     return ""
 
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.errors import EXIT_COLLAPSE, UserError
+from simsmoe_cli.errors import EXIT_COLLAPSE, Terminated, UserError
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -70,6 +70,7 @@ def test_a_wrong_command_line_is_one_line(
             "simsmoe: error: runs/[bold]x: too alike\n",
         ),
         (KeyboardInterrupt(), 130, ""),
+        (Terminated(), 143, "simsmoe: stopped by SIGTERM; nothing is left half-written\n"),
         (typer.Exit(143), 143, ""),
     ],
 )
