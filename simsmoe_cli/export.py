@@ -8,30 +8,30 @@ built beside its place and renamed when it is whole.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
 
-from simsmoe_cli import __version__
+from simsmoe_cli import __version__, atomic, saved
 from simsmoe_cli.data.fast_tokenizer import fast_tokenizer
 from simsmoe_cli.data.tokenizers import Tokenizer, tokenizer_class
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.model.mixtral import mixtral_config, mixtral_tensors, require_mixtral
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.trained import Trained
+from simsmoe_cli.untrusted import Unreadable, read_bytes, read_json, validated
 
 FORMATS = ("simsmoe", "mixtral")
 SCHEMA = 1
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+LARGEST_VOCABULARY = 1 << 30  # bytes of a tokenizer's file
 CPU = torch.device("cpu")
 BODIES = {
     "simsmoe": """
@@ -80,6 +80,15 @@ TOKENIZER_NOTES = {
 }
 
 
+class Config(saved.Facts):
+    """The config.json of an export of format simsmoe. Fields that only inform are passed over."""
+
+    step: saved.Count
+    vocab_size: int = Field(ge=1, le=saved.LARGEST_VOCABULARY)
+    tokenizer: saved.TokenizerFacts
+    recipe: Recipe
+
+
 def export(trained: Trained, out: Path, kind: str) -> list[str]:
     """Write the folder.
 
@@ -98,19 +107,14 @@ def export(trained: Trained, out: Path, kind: str) -> list[str]:
         raise UserError(f"unknown format '{kind}'", where="--format", hint=nearest(kind, FORMATS))
     if kind == "mixtral":
         require_mixtral(trained.recipe)
-    partial = out.absolute().parent / f".{out.absolute().name}.partial-{os.getpid()}"
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(
                 "something is there already", where=str(out), hint="Name a folder that is not."
             )
-        partial.mkdir(parents=True)
-        try:
+        with atomic.whole_folder(out) as partial:
             _fill(trained, partial, kind)
             files = sorted(path.name for path in partial.iterdir())
-            os.replace(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
@@ -129,25 +133,38 @@ def load_export(
         UserError: the folder holds none, or one that is damaged or of another version.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
-        if (config.get("format"), config.get("schema")) != ("simsmoe", SCHEMA):
-            raise _unreadable(folder / CONFIG, "it is of another format or version")
-        recipe = Recipe.model_validate(config["recipe"])
-        model = LanguageModel(portable(recipe, device), config["vocab_size"]).to(device)
-        load_model(model, folder / WEIGHTS, strict=True, device=str(device))
-        file = folder / config["tokenizer"]["file"]
-        content = file.read_bytes()
-        try:
-            tokenizer = tokenizer_class(config["tokenizer"]["kind"]).load(content)
-        except UserError as error:
-            raise _unreadable(file, error.what) from None
-    except OSError as error:
-        raise _unreadable(Path(error.filename or folder), f"{error.strerror}") from None
-    except ValidationError:
-        raise _unreadable(folder / CONFIG, "its recipe is not one of this version") from None
-    except (ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
-        raise _unreadable(folder, f"{error}".splitlines()[0]) from None
-    context = RouteContext(step=config["step"], total_steps=recipe.train.steps)
+        content = read_json(folder / CONFIG)
+        named = content if isinstance(content, dict) else {}
+        if (named.get("format"), named.get("schema")) != ("simsmoe", SCHEMA):
+            raise Unreadable("is of another format or version")
+    except FileNotFoundError:
+        raise _unreadable(folder / CONFIG, "the file is missing") from None
+    except Unreadable as error:
+        raise _unreadable(folder / CONFIG, f"it {error}") from None
+    try:
+        config = validated(Config, content)
+    except Unreadable as error:
+        raise _unreadable(folder / CONFIG, str(error)) from None
+    recipe, weights = portable(config.recipe, device), folder / WEIGHTS
+    try:
+        file = folder / config.tokenizer.file
+        tokenizer = tokenizer_class(config.tokenizer.kind).load(
+            read_bytes(file, LARGEST_VOCABULARY)
+        )
+        saved.require_model(weights, lambda: LanguageModel(recipe, config.vocab_size))
+        model = LanguageModel(recipe, config.vocab_size).to(device)
+        load_model(model, weights, strict=True, device=str(device))
+    except FileNotFoundError:
+        raise _unreadable(file, "the file is missing") from None
+    except Unreadable as error:
+        raise _unreadable(file, f"it {error}") from None
+    except UserError as error:
+        raise _unreadable(Path(error.where or file), error.what) from None
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(weights, str(error)) from None
+    if tokenizer.vocab_size != config.vocab_size:
+        raise _unreadable(folder / CONFIG, "vocab_size is not that of the tokenizer")
+    context = RouteContext(step=config.step, total_steps=recipe.train.steps)
     return model.eval(), tokenizer, context
 
 
@@ -183,7 +200,7 @@ def _fill(trained: Trained, folder: Path, kind: str) -> None:
         }
         _write_json(folder / CONFIG, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    (folder / README).write_text(_readme(trained, kind, parameters))
+    (folder / README).write_text(_readme(trained, kind, parameters), encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -207,10 +224,12 @@ def _readme(trained: Trained, kind: str, parameters: int) -> str:
         f"{manifest.unit}s.",
         *manifest.warnings,
     ]
+    facts = [printable(fact, 1000) for fact in facts]
     body = BODIES[kind].replace("TOKENIZER", manifest.tokenizer_file.file)
     if kind == "mixtral":
         body += TOKENIZER_NOTES.get(manifest.tokenizer, "")
-    title = f"# {trained.run.name}\n\nA language model exported with simsmoe {__version__}.\n\n"
+    name = printable(trained.run.name)
+    title = f"# {name}\n\nA language model exported with simsmoe {__version__}.\n\n"
     return title + "".join(f"- {fact}\n" for fact in facts) + body
 
 

@@ -9,7 +9,6 @@ and not that it makes sense.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.untrusted import Unreadable, read_json, unsealed, validated
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 LARGEST_STATE = 64 << 20  # bytes
@@ -66,18 +66,20 @@ Label = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
-class _Facts(BaseModel):
+class Facts(BaseModel):
+    """What a file of JSON says: no number is a text, and no number is infinite."""
+
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class TokenizerFacts(_Facts):
+class TokenizerFacts(Facts):
     """The tokenizer that a fine-tuned run took along."""
 
     kind: Literal["bytes", "chars", "words", "sentencepiece"]
     file: PlainName
 
 
-class TaskFacts(_Facts):
+class TaskFacts(Facts):
     """What a run was fine-tuned on."""
 
     name: Label
@@ -86,7 +88,7 @@ class TaskFacts(_Facts):
     path: PathText
 
 
-class Origin(_Facts):
+class Origin(Facts):
     """What a run was fine-tuned from."""
 
     run: Label
@@ -94,7 +96,7 @@ class Origin(_Facts):
     sha256: Hash
 
 
-class State(_Facts):
+class State(Facts):
     """The state.json of a checkpoint or of best/. Fields that are not here are passed over."""
 
     step: Count
@@ -186,26 +188,28 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / STATE
     try:
-        if path.stat().st_size > LARGEST_STATE:
-            raise damaged(path, f"it is larger than {LARGEST_STATE >> 20} MiB")
-        state: dict[str, Any] = json.loads(path.read_bytes())
-        if state.pop("checksum") != state_checksum(state):
-            raise damaged(path, "its checksum does not match")
-        State.model_validate(state)
-        named = _STEP.fullmatch(folder.name)
-        if named and int(named[1]) != state["step"]:
-            raise damaged(path, f"it is of step {state['step']}")
-        for name, expected in state["sha256"].items():
-            if sha256(folder / name) != expected:
-                raise damaged(folder / name, "its checksum does not match")
-    except FileNotFoundError as error:
-        raise damaged(Path(error.filename), "the file is missing") from None
-    except OSError as error:
-        raise damaged(Path(error.filename or path), f"{error.strerror}") from None
-    except ValidationError as error:
-        raise damaged(path, _in_words(error)) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise damaged(path, "it cannot be read") from None
+        state = unsealed(read_json(path, LARGEST_STATE))
+    except FileNotFoundError:
+        raise damaged(path, "the file is missing") from None
+    except Unreadable as error:
+        raise damaged(path, f"it {error}") from None
+    try:
+        validated(State, state)
+    except Unreadable as error:
+        raise damaged(path, str(error)) from None
+    named = _STEP.fullmatch(folder.name)
+    if named and int(named[1]) != state["step"]:
+        raise damaged(path, f"it is of step {state['step']}")
+    for name, expected in state["sha256"].items():
+        file = folder / name
+        try:
+            found = sha256(file) if file.is_file() else None
+        except OSError as error:
+            raise damaged(file, f"{error.strerror}") from None
+        if found is None:
+            raise damaged(file, "the file is missing")
+        if found != expected:
+            raise damaged(file, "its checksum does not match")
     return state
 
 
@@ -232,14 +236,14 @@ def open_model(
     Raises:
         UserError: see `load_weights`.
     """
-    require_model(folder, state, make)
+    require_model(folder / weights_name(state), make)
     model = make().to(device)
     load_weights(folder, state, model)
     return model
 
 
-def require_model(folder: Path, state: dict[str, Any], make: Callable[[], nn.Module]) -> None:
-    """Raise a UserError unless a state's model can be built, and is that of its weights. Nothing is
+def require_model(path: Path, make: Callable[[], nn.Module]) -> None:
+    """Raise a UserError unless a model can be built and is that of a file of weights. Nothing is
     built in memory."""
     try:
         with torch.device("meta"):
@@ -247,18 +251,12 @@ def require_model(folder: Path, state: dict[str, Any], make: Callable[[], nn.Mod
     except UserError:
         raise
     except Exception as error:  # of a recipe that contradicts itself, and there are many ways
-        raise damaged(folder / STATE, f"its recipe makes no model ({error})") from None
-    require_fit(folder, state, shapes)
+        raise damaged(path.with_name(STATE), f"its recipe makes no model ({error})") from None
+    require_fit(path, shapes)
 
 
-def require_fit(folder: Path, state: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise a UserError unless the file of weights has a model's tensors.
-
-    Args:
-        folder, state: of the checkpoint.
-        model: it may have no contents.
-    """
-    path = folder / weights_name(state)
+def require_fit(path: Path, model: nn.Module) -> None:
+    """Raise a UserError unless a file of weights has a model's tensors; it may have no contents."""
     own = {
         name: (tuple(tensor.shape), _TYPES.get(tensor.dtype, str(tensor.dtype)))
         for name, tensor in model.state_dict().items()
@@ -314,8 +312,8 @@ def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
             hint=f"Set moe.router to {printable(trained)}.",
             code=EXIT_DATA,
         )
-    require_fit(folder, state, model)
     path = folder / weights_name(state)
+    require_fit(path, model)
     try:
         load_model(model, path, strict=True, device=_device(model))
     except (SafetensorError, OSError) as error:
@@ -347,11 +345,6 @@ def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def state_checksum(state: dict[str, Any]) -> str:
-    """Of a state.json without its own checksum."""
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
 def sha256(path: Path) -> str:
     """Of a file."""
     with open(path, "rb") as file:
@@ -381,15 +374,6 @@ def _available(run: RunDir, but: Path | None = None) -> str:
     if (run.best / STATE).is_file() and run.best != but:
         steps.append("best")
     return ", ".join(steps)
-
-
-def _in_words(error: ValidationError) -> str:
-    """The first things that a schema found wrong."""
-    wrong = [
-        f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}".removeprefix(": ")
-        for detail in error.errors(include_url=False, include_input=False)
-    ]
-    return _first(wrong)
 
 
 def _first(texts: list[str]) -> str:

@@ -142,7 +142,13 @@ def test_a_model_that_is_no_mixtral_says_why(tmp_path: Path, store: TokenStore) 
 def test_a_classifier_is_refused(tmp_path: Path, trained: Trained) -> None:
     from simsmoe_cli.train import checkpoint
 
-    state = {**trained.state, "task": {"name": "sst2"}}
+    task = {"name": "sst2", "labels": ["a", "b"], "fingerprint": "00", "path": "sst2"}
+    state = {
+        **trained.state,
+        "task": task,
+        "tokenizer": {"kind": "bytes", "file": "tokenizer.json"},
+        "pretrained": {"run": "run", "step": 4, "sha256": "00"},
+    }
     del state["sha256"], state["step"]
     run = RunDir(tmp_path / "runs" / "classifier")
     checkpoint.save_best(run, 3, trained.model(CPU), state)

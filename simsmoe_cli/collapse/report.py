@@ -3,24 +3,25 @@
 The page loads nothing: styles, script and figures are in it, and a content security policy forbids
 the rest. Whatever a name, a path or a recipe holds is escaped.
 
-All files are made in a folder beside the destination and moved in when the last is whole, so a
-report that fails leaves the earlier one as it was.
+All files are made in a folder beside the destination, which takes its place when the last is whole:
+a report that fails, or is killed, leaves the earlier one as it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from simsmoe_cli import atomic
 from simsmoe_cli.collapse import tables
 from simsmoe_cli.collapse.compare import Comparison, table
 from simsmoe_cli.collapse.figures import report_figures
@@ -84,45 +85,68 @@ def write_report(report: Report, out: Path, formats: Sequence[str] = FORMATS) ->
             files[f"{FIGURES}/{drawing.name}.svg"] = svg_file(drawing)
         if "png" in formats:
             files[f"{FIGURES}/{drawing.name}.png"] = png_file(drawing)
-    written = place(files, out)
-    if as_files:
-        for path in (out / FIGURES).iterdir():
-            if _OF_A_LAYER.fullmatch(path.name) and path not in written:
-                path.unlink()
-    return written
+    with _clear_os_errors(out):
+        _place(files, out, as_files)
+    return [out / name for name in files]
 
 
-def place(files: Mapping[str, bytes], out: Path) -> list[Path]:
-    """Put files into a folder, all of them or none.
+def _place(files: Mapping[str, bytes], out: Path, figures_too: bool) -> None:
+    """Put the files of a report (content by path relative to `out`) into a folder.
 
-    Args:
-        files: content by path relative to `out`.
-        out: made if need be.
-
-    Raises:
-        UserError: it cannot be written.
+    The folder is replaced by a new one, all at once, where nothing but an earlier report is in it.
+    One that holds other things, or that somebody works in, is kept, and its files are replaced one
+    by one, the page last.
     """
-    work: Path | None = None
+    if out.exists() and not out.is_dir():
+        raise UserError("not a folder", where=str(out), hint="Choose another --out.")
+    there = [path.relative_to(out) for path in out.rglob("*") if not path.is_dir()]
+    kept = [
+        path
+        for path in there
+        if path.as_posix() not in files
+        and not (figures_too and path.parts[0] == FIGURES and _OF_A_LAYER.fullmatch(path.name))
+    ]
+    if all(_of_a_report(path) for path in there) and not _in_use(out):
+        with atomic.whole_folder(out, replace=True) as partial:
+            for name, content in files.items():
+                _make(partial / name).write_bytes(content)
+            for path in kept:
+                shutil.copy2(out / path, _make(partial / path), follow_symlinks=False)
+        return
+    for name in sorted(files, key=lambda name: (name == PAGE, name)):
+        atomic.write(_make(out / name), files[name])
+    for path in set(there) - set(kept):
+        if path.as_posix() not in files:
+            (out / path).unlink()
+
+
+def _make(path: Path) -> Path:
+    """The path, in a folder that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _of_a_report(path: Path) -> bool:
+    """Whether a report writes, or wrote, a file of this path."""
+    if len(path.parts) == 1:
+        return path.name in (PAGE, DATA)
+    return len(path.parts) == 2 and path.parts[0] == FIGURES and path.suffix in (".png", ".svg")
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a folder cannot be moved, or this process stands in it."""
+    return os.path.ismount(folder) or Path.cwd().is_relative_to(folder.resolve())
+
+
+@contextlib.contextmanager
+def _clear_os_errors(out: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one UserError."""
     try:
-        if out.exists() and not out.is_dir():
-            raise UserError("not a folder", where=str(out), hint="Choose another --out.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".report-", dir=out.parent))
-        for name, content in files.items():
-            path = work / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        for name in files:
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(work / name, out / name)
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write here: {error.strerror}", where=str(out), hint="Choose another --out."
         ) from None
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
-    return [out / name for name in files]
 
 
 def page(report: Report, drawings: Sequence[Drawing]) -> str:
@@ -207,7 +231,8 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
             hint="Compare them when they have trained for some steps.",
             code=EXIT_DATA,
         )
-    place({out.name: content}, out.parent)
+    with _clear_os_errors(out):
+        atomic.write(_make(out), content)
 
 
 def _evidence(value: object) -> str:

@@ -44,11 +44,11 @@ from simsmoe_cli.saved import (
     recipe_of,
     require_model,
     sha256,
-    state_checksum,
     step_folders,
     step_name,
     weights_name,
 )
+from simsmoe_cli.untrusted import sealed
 
 __all__ = [
     "MODEL",
@@ -279,8 +279,7 @@ def _unlink_all_but(run: RunDir, kept: str) -> None:
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
-    content = state | {"checksum": state_checksum(state)}
-    atomic.write(path, json.dumps(content, indent=1, allow_nan=False))
+    atomic.write(path, json.dumps(sealed(state), indent=1, allow_nan=False))
 
 
 def _cannot_write(path: Path, error: Exception) -> UserError:

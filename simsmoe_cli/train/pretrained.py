@@ -63,7 +63,8 @@ class Pretrained:
                 hint=f"Start from the run it came from: {state['pretrained']['run']}.",
             )
         recipe = checkpoint.recipe_of(folder, state)
-        checkpoint.require_model(folder, state, lambda: LanguageModel(recipe, state["vocab_size"]))
+        weights = folder / checkpoint.weights_name(state)
+        checkpoint.require_model(weights, lambda: LanguageModel(recipe, state["vocab_size"]))
         return cls(run, folder, state, recipe)
 
     @property

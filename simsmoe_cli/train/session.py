@@ -19,7 +19,7 @@ import torch
 from simsmoe_cli import __version__, atomic
 from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.store import TokenStore, find_store
-from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, Terminated, UserError, printable
+from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, Terminated, UserError
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import dump_recipe
@@ -34,6 +34,7 @@ from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objective import S
 from simsmoe_cli.train.planning import Plan
 from simsmoe_cli.train.precision import resolve_precision
+from simsmoe_cli.untrusted import Unreadable, read_json
 
 # Of the memory of a device; the rest is for temporary tensors, which estimates leave out.
 ROOM_TO_PLAN_WITH = 0.7
@@ -275,16 +276,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _sessions(run: RunDir) -> list[Any]:
-    """What environment.json has of earlier sessions; a ValueError where it cannot be read."""
+    """What environment.json has of earlier sessions; Unreadable where it cannot be read."""
     try:
-        content = json.loads(run.environment.read_bytes())
+        content = read_json(run.environment)
     except FileNotFoundError:
         return []
-    except (OSError, RecursionError) as error:
-        raise ValueError(f"{error}") from None
     sessions = content.get("sessions", []) if isinstance(content, dict) else None
     if not isinstance(sessions, list):
-        raise ValueError("it holds no sessions")
+        raise Unreadable("holds no sessions")
     return sessions
 
 
@@ -292,9 +291,8 @@ def _unreadable_sessions(run: RunDir) -> list[str]:
     """What to say of an environment.json that cannot be read. It only informs."""
     try:
         _sessions(run)
-    except ValueError as error:
-        why = printable(str(error))
-        return [f"{run.environment.name} cannot be read ({why}); it is kept aside"]
+    except Unreadable as error:
+        return [f"{run.environment.name} {error}; it is kept aside, and training goes on"]
     return []
 
 
@@ -304,7 +302,7 @@ def _record_session(run: RunDir, device: torch.device, resume_from: Path | None)
     if resume_from is not None:
         try:
             sessions = _sessions(run)
-        except ValueError:
+        except Unreadable:
             with contextlib.suppress(OSError):
                 checkpoint.set_aside(run.environment)
     sessions.append(

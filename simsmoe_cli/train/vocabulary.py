@@ -18,6 +18,9 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.tokenizers import Tokenizer, tokenizer_class
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.untrusted import Unreadable, read_bytes
+
+LARGEST = 1 << 30  # bytes of a tokenizer's file
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,12 @@ class Vocabulary:
         """
         path = run.path / state["tokenizer"]["file"]
         try:
-            found = cls(state["tokenizer"]["kind"], path.name, path.read_bytes())
-        except OSError as error:
-            raise _damaged(path, f"{error.strerror}") from None
+            content = read_bytes(path, LARGEST)
+        except FileNotFoundError:
+            raise _damaged(path, "the file is missing") from None
+        except Unreadable as error:
+            raise _damaged(path, f"it {error}") from None
+        found = cls(state["tokenizer"]["kind"], path.name, content)
         if found.sha256 != state["vocabulary"]:
             raise _damaged(path, "its checksum does not match")
         return found
