@@ -50,16 +50,23 @@ import contextlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
+from pydantic_core import from_json
 
 from simsmoe_cli.errors import UserError
 
 SCHEMA = 1
+LARGEST = 1 << 53  # whole numbers up to here are exact as floats
+LONG_LINE = 8 << 20  # bytes; only similarity events are longer
+LONGEST_LINE = 64 << 20
+MARK_BYTES = 256  # of a line, in which its kind stands
+_MATRIX = re.compile(rb'"(cka|shared)":\[\[[^{}"]*?\]\]')
 Event = dict[str, Any]
 
 
@@ -169,14 +176,54 @@ def _whole_lines(path: Path, limit_bytes: int) -> int:
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """Every whole event of a file, oldest first; lines that are not events are skipped."""
+    """Every whole event of a file, oldest first, of this schema and with a step.
+
+    Lines that are none are skipped, and those that are longer than events are. Of similarity events
+    that are long, the matrices are left empty.
+    """
     with open(path, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and "kind" in event:
+        for line in _lines(file):
+            if len(line) > LONG_LINE and b'"similarity"' in line[:MARK_BYTES]:
+                line = _MATRIX.sub(rb'"\1":[]', line)
+            event = parse_event(line) if len(line) <= LONG_LINE else None
+            if (
+                event is not None
+                and event.get("schema", SCHEMA) == SCHEMA
+                and whole(event.get("step")) is not None
+            ):
                 yield event
+
+
+def parse_event(line: bytes | bytearray) -> Event | None:
+    """The event of a line; None for what is none."""
+    try:
+        event = from_json(line, cache_strings="keys")
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("kind"), str) else None
+
+
+def number(value: Any) -> float | None:
+    """A number of an event; None for null, anything else, and what a float cannot hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def whole(value: Any) -> int | None:
+    """A count or a step of an event; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LARGEST:
+        return None
+    return value
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The whole lines of a file but for those of over `LONGEST_LINE` bytes."""
+    while line := file.readline(LONGEST_LINE):
+        if line.endswith(b"\n"):
+            yield line
+        while line and not line.endswith(b"\n"):
+            line = file.readline(LONGEST_LINE)

@@ -95,8 +95,11 @@ def test_lines_that_are_no_events_are_skipped(tmp_path: Path) -> None:
     written(path, 1).close()
     with open(path, "ab") as file:
         file.write(b"\xff\xfe\n\n[1, 2]\n3\n{}\n")
-        file.write(b'{"schema":99,"kind":"from the future","step":7}\n')
-    assert steps(path) == [0, 7]
+        file.write(b'{"schema":99,"kind":"train","step":7}\n')
+        file.write(b'{"schema":1,"kind":"from the future","step":8}\n')
+        file.write(b'{"schema":1,"kind":"train","step":9' + b"0" * 5000 + b"}\n")
+        file.write(b"[" * 100_000 + b"\n")
+    assert steps(path) == [0, 8]
 
 
 def test_resuming_cuts_what_came_after_the_checkpoint(tmp_path: Path) -> None:

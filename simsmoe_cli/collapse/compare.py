@@ -17,9 +17,9 @@ from typing import Any
 
 from simsmoe_cli.collapse.local_paths import told_apart, without_paths
 from simsmoe_cli.collapse.reported import measures_of, read_reported, settings_of
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.recipe_loading import load_recipe
-from simsmoe_cli.rundir import Event, RunDir, read_events
+from simsmoe_cli.rundir import Event, RunDir, number, read_events, whole
 
 # Fields of a recipe that describe it and set nothing.
 NOT_SETTINGS = ("name", "description", "source")
@@ -80,7 +80,7 @@ class Curve:
 
     def add(self, step: int, value: Any) -> None:
         self.steps.append(step)
-        self.values.append(_number(value))
+        self.values.append(number(value))
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,9 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
     if len(runs) < 2:
         raise UserError("compare needs two or more runs", hint="Give their names or folders.")
     resolved = [run.path.resolve() for run in runs]
-    for number, path in enumerate(resolved):
-        if path in resolved[:number]:
-            raise UserError("this run is given twice", where=str(runs[number].path))
+    for place, path in enumerate(resolved):
+        if path in resolved[:place]:
+            raise UserError("this run is given twice", where=str(runs[place].path))
     labels = told_apart([run.path for run in runs])
     summaries = tuple(_read(run, label) for run, label in zip(runs, labels, strict=True))
     paths = list(dict.fromkeys(path for run in summaries for path in run.settings))
@@ -237,21 +237,20 @@ def _read(run: RunDir, label: str) -> RunSummary:
     status, step, total_steps = "in training", 0, None
     try:
         for event in read_events(run.events):
-            at = event.get("step")
-            step = at if isinstance(at, int) else step
+            step = event["step"]
             match event["kind"]:
                 case "run_started":
-                    status, total_steps = "in training", event.get("total_steps")
+                    status, total_steps = "in training", whole(event.get("total_steps"))
                 case "train":
                     curves["train_bpc"].add(step, event.get("bpc"))
                     curves["train_accuracy"].add(step, event.get("accuracy"))
-                    if (speed := _number(event.get("tokens_per_s"))) is not None:
+                    if (speed := number(event.get("tokens_per_s"))) is not None:
                         speeds.append(speed)
                 case "eval" if event.get("split") == "valid":
                     curves["valid_bpc"].add(step, event.get("bpc"))
                     curves["valid_accuracy"].add(step, event.get("accuracy"))
                     for name, best in (("bpc", min), ("perplexity", min), ("accuracy", max)):
-                        seen = (measures[f"valid_{name}"], _number(event.get(name)))
+                        seen = (measures[f"valid_{name}"], number(event.get(name)))
                         known = [value for value in seen if value is not None]
                         measures[f"valid_{name}"] = best(known) if known else None
                 case "similarity":
@@ -264,10 +263,10 @@ def _read(run: RunDir, label: str) -> RunSummary:
                     measures["dead_experts"] = _dead(event)
                     curves["load_cv"].add(step, measures["load_cv"])
                 case "run_finished":
-                    status = str(event.get("status"))
-                    measures["test_bpc"] = _number(event.get("test_bpc"))
-                    measures["test_accuracy"] = _number(event.get("test_accuracy"))
-                    loss = _number(event.get("test_loss_nats"))
+                    status = printable(event.get("status"))
+                    measures["test_bpc"] = number(event.get("test_bpc"))
+                    measures["test_accuracy"] = number(event.get("test_accuracy"))
+                    loss = number(event.get("test_loss_nats"))
                     measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
     except OSError as error:
         raise UserError(
@@ -283,7 +282,7 @@ def _read(run: RunDir, label: str) -> RunSummary:
         label,
         status,
         step,
-        total_steps if isinstance(total_steps, int) else None,
+        total_steps,
         settings,
         measures,
         curves,
@@ -331,7 +330,7 @@ def _of_layers(event: Event, name: str) -> list[float]:
     layers = event.get("layers")
     if not isinstance(layers, list):
         return []
-    values = [_number(layer.get(name)) for layer in layers if isinstance(layer, dict)]
+    values = [number(layer.get(name)) for layer in layers if isinstance(layer, dict)]
     return [value for value in values if value is not None]
 
 
@@ -345,12 +344,6 @@ def _dead(event: Event) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if math.isfinite(value) else None
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from simsmoe_cli.collapse.findings import History, LossPoint, ProbePoint
-from simsmoe_cli.rundir import Event, read_events
+from simsmoe_cli.errors import printable
+from simsmoe_cli.rundir import Event, number, read_events, whole
 
 LOSSES_KEPT = 2000  # points of the loss curve; more cannot be told apart in a figure
 
@@ -24,24 +25,22 @@ def read_history(path: Path) -> History:
     facts: dict[str, int] = {}
     loads: list[list[float]] = []
     for event in read_events(path):
-        kind, step = event["kind"], event.get("step")
-        if not isinstance(step, int):
-            continue
-        if kind == "run_started" and isinstance(event.get("total_steps"), int):
-            facts["total_steps"] = event["total_steps"]
+        kind, step = event["kind"], event["step"]
+        if kind == "run_started" and (total := whole(event.get("total_steps"))) is not None:
+            facts["total_steps"] = total
         elif kind in ("train", "eval"):
             losses.append(_loss(event, step))
         elif kind == "similarity":
-            layers = event.get("layers") or []
-            probes.setdefault(step, {})["cka_mean"] = [_number(layer, "mean") for layer in layers]
-            if isinstance(event.get("tokens"), int):
-                facts["probe_tokens"] = event["tokens"]
+            means = [number(layer.get("mean")) for layer in _layers(event)]
+            probes.setdefault(step, {})["cka_mean"] = means
+            if (tokens := whole(event.get("tokens"))) is not None:
+                facts["probe_tokens"] = tokens
         elif kind == "router":
-            layers = event.get("layers") or []
-            now = [layer.get("load") or [] for layer in layers]
+            layers = _layers(event)
+            now = [[number(share) or 0.0 for share in _list(layer, "load")] for layer in layers]
             probes.setdefault(step, {}).update(
-                load_cv=[_number(layer, "load_cv") for layer in layers],
-                dead=[len(layer.get("dead") or []) for layer in layers],
+                load_cv=[number(layer.get("load_cv")) for layer in layers],
+                dead=[len(_list(layer, "dead")) for layer in layers],
                 drift=_drift(loads, now),
             )
             loads = now
@@ -58,17 +57,21 @@ def read_history(path: Path) -> History:
 def _loss(event: Event, step: int) -> LossPoint:
     return LossPoint(
         step=step,
-        split=str(event.get("split", "train")),
-        loss_nats=_number(event, "loss_nats"),
-        bpc=_number(event, "bpc"),
-        accuracy=_number(event, "accuracy"),
+        split=printable(event.get("split", "train")),
+        loss_nats=number(event.get("loss_nats")),
+        bpc=number(event.get("bpc")),
+        accuracy=number(event.get("accuracy")),
         best=event.get("best") is True,
     )
 
 
-def _number(fields: dict[str, Any], name: str) -> float | None:
+def _layers(event: Event) -> list[dict[str, Any]]:
+    return [layer for layer in _list(event, "layers") if isinstance(layer, dict)]
+
+
+def _list(fields: dict[str, Any], name: str) -> list[Any]:
     value = fields.get(name)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    return value if isinstance(value, list) else []
 
 
 def _drift(before: list[list[float]], now: list[list[float]]) -> list[float | None]:

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic_core import from_json
-
 from simsmoe_cli.monitor.stored import stored_event
-from simsmoe_cli.rundir import SCHEMA, Event
+from simsmoe_cli.rundir import SCHEMA, Event, parse_event
 
 HEAD_BYTES = 64 << 10
 TAIL_BYTES = 64 << 10
@@ -81,9 +79,6 @@ def _events(path: Path, lines: list[tuple[int, bytes]]) -> Iterator[Event]:
             continue
         event = stored_event(path, line, 0, len(line) - 1, begin)
         if event is None:
-            try:
-                event = from_json(line)
-            except ValueError:
-                continue
-        if isinstance(event, dict) and event.get("schema", SCHEMA) == SCHEMA:
+            event = parse_event(line)
+        if event is not None and event.get("schema", SCHEMA) == SCHEMA:
             yield event

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from simsmoe_cli.monitor.scoring import Scoring, numbers
@@ -70,7 +70,7 @@ class Gathered:
         """Every field of an object inside the train events, with its values."""
         found = [event.get(key) for event in self._train]
         groups: list[dict[str, Any]] = [group if isinstance(group, dict) else {} for group in found]
-        for name in dict.fromkeys(chain.from_iterable(groups)):
+        for name in islice(dict.fromkeys(chain.from_iterable(groups)), MAX_SERIES):
             yield name, [group.get(name, _ABSENT) for group in groups]
 
     def _add_column(self, name: str, values: list[Any]) -> None:

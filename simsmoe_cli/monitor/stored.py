@@ -16,10 +16,12 @@ from typing import Any
 from pydantic_core import from_json
 
 from simsmoe_cli.monitor.layers import LayerSimilarity, index, number, parse_layer
-from simsmoe_cli.rundir import Event
+from simsmoe_cli.rundir import Event, parse_event
 
 CACHE_BYTES = 16 << 20
 MARK = 256  # bytes of a line in which its kind is looked for
+LONGEST_HEAD = 64 << 10  # bytes of a similarity event before its layers
+MOST_LAYERS = 4096
 
 
 @dataclass(frozen=True)
@@ -91,25 +93,26 @@ def stored_event(
         first, end: where in them the line begins and ends, without its line end.
         offset: where in the file they begin.
     """
-    at = block.find(b'"layers":[', first, end)
+    if not looks_like_one(block, first, end) or not block.endswith(b"]}", first, end):
+        return None
+    at = block.find(b'"layers":[', first, first + LONGEST_HEAD)
+    if at < 0:
+        return None
+    event = parse_event(block[first:at] + b'"layers":[]}')
     if (
-        at < 0
-        or not block.endswith(b"]}", first, end)
-        or block.find(b'"similarity"', first, first + MARK) < 0
+        event is None
+        or event["kind"] != "similarity"
+        or not {"schema", "step", "time"} <= event.keys()
     ):
-        return None
-    try:
-        event = from_json(block[first:at] + b'"layers":[]}')
-    except ValueError:
-        return None
-    if event.get("kind") != "similarity" or not {"schema", "step", "time"} <= event.keys():
         return None
     # In such a line, braces open layers only, and no number holds an m.
     layers = _found(block, b"{", b'{"layer":', at, end)
     means = _found(block, b"m", b'mean":', at, end)
     ends = [*layers[1:], end]
-    if len(layers) != len(means) or not all(
-        layer < mean < end for layer, mean, end in zip(layers, means, ends, strict=True)
+    if (
+        len(layers) != len(means)
+        or len(layers) > MOST_LAYERS
+        or not all(layer < mean < end for layer, mean, end in zip(layers, means, ends, strict=True))
     ):
         return None
     try:
@@ -135,8 +138,15 @@ def _found(block: bytes | bytearray, rare: bytes, key: bytes, first: int, end: i
     while at >= 0:
         if block.startswith(key, at, end):
             places.append(at)
+            if len(places) > MOST_LAYERS:
+                break
         at = block.find(rare, at + 1, end)
     return places
+
+
+def looks_like_one(block: bytes | bytearray, first: int, end: int) -> bool:
+    """Whether a line that begins there may be a similarity event."""
+    return block.find(b'"similarity"', first, min(end, first + MARK)) >= 0
 
 
 def _value_at(block: bytes | bytearray, begin: int) -> Any:

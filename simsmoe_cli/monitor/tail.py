@@ -14,6 +14,7 @@ read up to must be as they were.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -21,15 +22,14 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from pydantic_core import from_json
-
-from simsmoe_cli.monitor.stored import stored_event
-from simsmoe_cli.rundir import SCHEMA, Event
+from simsmoe_cli.errors import printable
+from simsmoe_cli.monitor.stored import looks_like_one, stored_event
+from simsmoe_cli.rundir import LONG_LINE, LONGEST_LINE, SCHEMA, Event, parse_event
 
 CHUNK_BYTES = 4 << 20
-LONGEST_LINE = 64 << 20
 STORED_FROM = 64 << 10  # similarity lines this long stay in the file
 MARK_BYTES = 256
+_INK = re.compile(rb"\S")
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Tail:
     Attributes:
         path: as given.
         skipped: lines that were skipped, by why: "broken" (no event), "newer" (an event of a newer
-            schema), "long" (over 64 MiB).
+            schema), "long" (over 8 MiB, or 64 MiB of a similarity event).
     """
 
     def __init__(self, path: Path):
@@ -137,7 +137,7 @@ class Tail:
                     batch.events += self._events(buffer, cut, batch)
                     view[: end - cut] = view[cut:end]
             held = end - cut
-            if held > LONGEST_LINE:
+            if held > (LONGEST_LINE if looks_like_one(buffer, 0, held) else LONG_LINE):
                 self._skip_into_long_line(held, batch)
                 held = 0
             if cut and self._offset - begin >= limit_bytes:
@@ -148,8 +148,7 @@ class Tail:
 
     def _skip_into_long_line(self, held: int, batch: Batch) -> None:
         if not self._in_long_line:
-            self.skipped["long"] += 1
-            self._tell(batch, "long", f"a line of over {LONGEST_LINE >> 20} MiB was skipped")
+            self._skip(batch, "long", f"lines of over {LONG_LINE >> 20} MiB are skipped")
         self._in_long_line = True
         self._offset += held
 
@@ -167,36 +166,44 @@ class Tail:
             (begin + last, bytes(block[last : min(size, last + MARK_BYTES)])),
             (begin + tail, bytes(block[tail:size])),
         ]
-        end = -1
-        while end < size - 1:
-            first, end = end + 1, block.find(b"\n", end + 1)
-            if self._in_long_line:
-                self._in_long_line = False
-                continue
-            event = None
-            if end - first >= STORED_FROM:
-                event = stored_event(self.path, block, first, end, begin)
-            if event is None:
-                line = block[first:end]
-                try:
-                    event = from_json(line, cache_strings="keys")
-                except ValueError:
-                    event = None
-                if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
-                    if line.strip():
-                        self.skipped["broken"] += 1
-                        self._tell(batch, "broken", "lines that are no events are skipped")
-                    continue
-            schema = event.get("schema", SCHEMA)
-            if schema != SCHEMA:
-                self.skipped["newer"] += 1
-                message = (
-                    f"events of schema {schema!r:.20} are skipped: this version of simsmoe reads "
-                    f"schema {SCHEMA}"
-                )
-                self._tell(batch, "newer", message)
-                continue
-            yield event
+        first = 0
+        while (found := _INK.search(block, first, size)) is not None:
+            # Where the line begins does not matter for what is parsed, and white space is none.
+            first, end = found.start(), block.find(b"\n", found.start())
+            event = None if self._in_long_line else self._event(block, first, end, begin, batch)
+            self._in_long_line = False
+            first = end + 1
+            if event is not None:
+                yield event
+
+    def _event(
+        self, block: bytearray, first: int, end: int, offset: int, batch: Batch
+    ) -> Event | None:
+        """The event of a line; None for one that is skipped."""
+        event = None
+        if end - first >= STORED_FROM:
+            event = stored_event(self.path, block, first, end, offset)
+        if event is None and end - first > LONG_LINE:
+            self._skip(batch, "long", f"lines of over {LONG_LINE >> 20} MiB are skipped")
+            return None
+        if event is None:
+            event = parse_event(block[first:end])
+        if event is None:
+            self._skip(batch, "broken", "lines that are no events are skipped")
+            return None
+        schema = event.get("schema", SCHEMA)
+        if schema != SCHEMA:
+            message = (
+                f"events of schema {printable(repr(schema), 20)} are skipped: this version of "
+                f"simsmoe reads schema {SCHEMA}"
+            )
+            self._skip(batch, "newer", message)
+            return None
+        return event
+
+    def _skip(self, batch: Batch, why: str, message: str) -> None:
+        self.skipped[why] += 1
+        self._tell(batch, why, message)
 
     def _as_before(self, file: FileIO) -> bool:
         """Whether the file still holds what was read."""

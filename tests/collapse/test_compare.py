@@ -103,7 +103,7 @@ def test_events_of_other_shapes_are_no_trouble(tmp_path: Path) -> None:
     odd = made_run(tmp_path / "odd")
     with open(odd.events, "a") as file:
         for event in (
-            {"kind": "train", "bpc": None, "tokens_per_s": "fast"},
+            {"kind": "train", "step": 100, "bpc": None, "tokens_per_s": "fast"},
             {"kind": "similarity", "step": 101, "layers": None},
             {"kind": "router", "step": "x", "layers": [3, {"dead": 4, "load_cv": True}]},
             {"kind": "of the future", "step": 102},

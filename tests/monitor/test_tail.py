@@ -223,7 +223,7 @@ def test_events_of_a_future_schema_are_skipped_and_said(path: Path) -> None:
 def test_an_endless_line_costs_no_memory_and_is_skipped(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LONGEST_LINE", 10_000)
+    monkeypatch.setattr(module, "LONG_LINE", 10_000)
     monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
     tail = Tail(path)
     path.write_bytes(line(1) + b"x" * 25_000)
