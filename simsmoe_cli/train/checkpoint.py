@@ -148,12 +148,13 @@ def tidy(run: RunDir) -> None:
 
 
 def discard_after(run: RunDir, step: int) -> list[int]:
-    """Delete the checkpoints of later steps, and say which: a run goes on from this one.
+    """Delete the checkpoints of later steps, the newest first, and say which: a run goes on from
+    this one.
 
     What cannot be read is set aside and not deleted.
     """
     deleted = []
-    for number, path in step_folders(run):
+    for number, path in reversed(step_folders(run)):
         if number > step:
             try:
                 read_state(path)
@@ -161,7 +162,7 @@ def discard_after(run: RunDir, step: int) -> list[int]:
                 _make_room(path)
             else:
                 atomic.remove(path)
-                deleted.append(number)
+                deleted.insert(0, number)
     return deleted
 
 

@@ -196,6 +196,8 @@ class Trainer(Generic[S]):
         if self._on_begin is not None:
             self._on_begin()
         checkpoint.tidy(self.run)
+        if self._resume_from is not None:
+            self._discard()
         written = self._resumed.get("events_bytes")
         self._events = EventLog(self.run.events, written)
         if self._subscriber is not None:
@@ -246,12 +248,16 @@ class Trainer(Generic[S]):
         precision, before = self.objective.precision, self._resumed["precision"]
         if before != precision:
             self._notes.append(f"computing in {precision}; so far it was {before}")
+        self._warn(*self._notes)
+
+    def _discard(self) -> None:
+        """Take away what is not of the course from here on. The events are cut after that: if this
+        process is killed in between, they still lead to each checkpoint there is."""
         if dropped := checkpoint.discard_after(self.run, self.first_watched):
             self._notes.append(f"later checkpoints were deleted: {', '.join(map(str, dropped))}")
         if self._best_is_damaged:
             checkpoint.set_aside(self.run.best)
         checkpoint.prune(self.run, self.settings.keep_last)
-        self._warn(*self._notes)
 
     def _warn(self, *messages: str) -> None:
         for message in messages:
