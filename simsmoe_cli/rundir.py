@@ -223,7 +223,7 @@ def whole(value: Any) -> int | None:
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     """The whole lines of a file but for those of over `LONGEST_LINE` bytes."""
     while line := file.readline(LONGEST_LINE):
-        if line.endswith(b"\n"):
+        if len(line) > 1 and line.endswith(b"\n"):
             yield line
         while line and not line.endswith(b"\n"):
             line = file.readline(LONGEST_LINE)

@@ -5,6 +5,7 @@ function, so that `simsmoe --help` answers at once. For the same reason they do 
 `annotations` from `__future__`: typer would evaluate every annotation of every command twice.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, cast
@@ -87,7 +88,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminable() as noted:
             code = app(arguments, prog_name="simsmoe", standalone_mode=False)
-        if noted and code == EXIT_SIGINT:
+        if signal.SIGINT in noted and code == EXIT_SIGINT:
             return _stopped("Ctrl-C", EXIT_SIGINT)
     except UserError as error:
         _print_error(str(error))

@@ -8,36 +8,50 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 from simsmoe_cli.errors import Terminated
 
+AGAIN_S = 0.2
+
 
 @contextlib.contextmanager
 def terminable() -> Iterator[list[int]]:
-    """Raise Terminated at the first SIGTERM; those that follow do not cut short what it sets off.
+    """Raise Terminated at SIGTERM, and again where something caught it that should not have.
 
-    Processes that are forked meanwhile die of it as processes do. Gives a list, to which SIGINT is
-    added when a Ctrl-C comes, as typer makes an exit code of the KeyboardInterrupt.
+    It is not raised while a module is imported, as half a module is worse than a moment's delay.
+    Further signals do not cut short what it sets off, and processes that are forked meanwhile die
+    as processes do. Gives a list, to which SIGINT is added when a Ctrl-C comes, as typer makes an
+    exit code of the KeyboardInterrupt.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    owner = os.getpid()
+    owner, left, sending = os.getpid(), threading.Event(), threading.Lock()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         noted.append(number)
         signal.default_int_handler(number, frame)
 
+    def remind() -> None:
+        while not left.wait(AGAIN_S):
+            with sending:
+                if not left.is_set():
+                    os.kill(owner, signal.SIGTERM)
+
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        signal.signal(number, signal.SIG_IGN)
-        raise Terminated
+        if number not in noted:
+            noted.append(number)
+            threading.Thread(target=remind, daemon=True).start()
+        if not _is_leaving() and not _is_importing(frame):
+            raise Terminated
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored
@@ -45,5 +59,25 @@ def terminable() -> Iterator[list[int]]:
     try:
         yield noted
     finally:
+        with sending:
+            left.set()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_leaving() -> bool:
+    """Whether Terminated is on its way out."""
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, Terminated):
+            return True
+        error = error.__context__
+    return False
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False

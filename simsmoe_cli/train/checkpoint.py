@@ -153,7 +153,7 @@ def discard_after(run: RunDir, step: int) -> list[int]:
 
     What cannot be read is set aside and not deleted.
     """
-    deleted = []
+    deleted: list[int] = []
     for number, path in reversed(step_folders(run)):
         if number > step:
             try:

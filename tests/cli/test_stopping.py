@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,39 @@ def test_every_command_says_that_it_was_stopped(
     assert contents(Path()) == before
     left = [path for path in folder.rglob("*") if "partial" in path.name]
     assert left == []
+
+
+def test_it_is_not_lost_where_something_catches_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    real = LanguageModel.__init__
+
+    def catching(self: LanguageModel, *args: Any) -> None:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        real(self, *args)
+        time.sleep(60)
+
+    monkeypatch.setattr(LanguageModel, "__init__", catching)
+    stopped(capsys, "eval", "run")
+
+
+def test_it_waits_until_a_module_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
+) -> None:
+    (tmp_path / "slowly.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.01)\ndone = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+
+    def importing(name: str) -> None:
+        import slowly
+
+        found.append(slowly.done)
+        time.sleep(60)
+
+    monkeypatch.setattr(session, "choose_device", importing)
+    stopped(capsys, "eval", "run")
+    assert found == [1]
