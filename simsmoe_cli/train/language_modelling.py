@@ -137,7 +137,8 @@ class LanguageModelling(Objective[Evaluation]):
         }
 
     def require_same(self, state: Mapping[str, Any]) -> None:
-        if state["corpus"] != self.store.manifest.fingerprint:
+        size = state["vocab_size"]
+        if state["corpus"] != self.store.manifest.fingerprint or size != self.model.vocab_size:
             raise UserError(
                 "the prepared corpus is not the one this run was trained on",
                 where=str(self.store.path),

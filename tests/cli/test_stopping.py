@@ -177,7 +177,10 @@ def test_it_waits_until_a_module_is_imported(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
 ) -> None:
     (tmp_path / "slowly.py").write_text(
-        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.01)\ndone = 1\n"
+        "import os, signal, time\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "time.sleep(0.01)\n"
+        "done = 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     found = []
