@@ -17,6 +17,7 @@ from simsmoe_cli.monitor.layers import number
 from simsmoe_cli.monitor.stored import StoredLayers
 from simsmoe_cli.monitor.tail import Batch, Tail
 from simsmoe_cli.rundir import SCHEMA, EventLog
+from tests.monitor.made_run import event
 
 
 def line(step: int, kind: str = "train", **fields: Any) -> bytes:
@@ -323,3 +324,33 @@ def test_a_long_event_of_any_form_says_what_json_says(path: Path, change: Any) -
         assert stored.means == pytest.approx(means, nan_ok=True)
     else:
         assert found == event
+
+
+def test_a_line_longer_than_any_event_is_skipped_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    long = json.dumps({"schema": 1, "kind": "warning", "step": 2, "message": "x" * (9 << 20)})
+    blank = "\n" * 100_000
+    lines = [json.dumps(event("train", step, loss_nats=1.0)) for step in (1, 3)]
+    path.write_text(f"{lines[0]}\n{long}\n{blank}{lines[1]}\n")
+    tail = Tail(path)
+    first = tail.poll()
+    found, notices = first.events, first.notices
+    while first.more:
+        first = tail.poll()
+        found, notices = found + first.events, notices + first.notices
+    assert [e["step"] for e in found] == [1, 3]
+    assert notices == ["lines of over 8 MiB are skipped"]
+    assert tail.skipped == {"long": 1}
+
+
+@pytest.mark.parametrize("more", ['"layers":[]', '"layers":[{"layer":0}]'])
+def test_a_similarity_event_of_a_million_layers_is_no_event(tmp_path: Path, more: str) -> None:
+    path = tmp_path / "events.jsonl"
+    layer = '{"layer":%d,"cka":[[1]],"mean":1,"shared":[[1]]}'
+    layers = ",".join(layer % number for number in range(250_000))
+    start = '{"schema":1,"kind":"similarity","step":1,"time":1,"tokens":1,"measure":"cka",'
+    path.write_text(f'{start}"layers":[{layers}]}}\n{start}{more}}}\n')
+    tail = Tail(path)
+    batch = tail.poll(64 << 20)
+    assert len(batch.events) == 1
+    assert tail.skipped == {"long": 1}
