@@ -267,6 +267,7 @@ def drill(folder: Path, kills: int, seed: int) -> dict[str, int]:
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, round {round_number}, {subject}: {error}") from None
         round_number += 1
+        print(f"round {round_number}: {sum(done.values())} kills", file=sys.stderr, flush=True)
     return dict(done)
 
 
