@@ -71,6 +71,7 @@ __all__ = [
     "save",
     "save_best",
     "set_aside",
+    "step_folders",
     "step_name",
     "tidy",
     "weights_name",

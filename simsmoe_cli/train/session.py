@@ -191,6 +191,13 @@ def _run(
     ):
         if plan.resume_from is not None:
             notes += _unreadable_sessions(run)
+        elif any(any(path.iterdir()) for _, path in checkpoint.step_folders(run)):
+            # Left of a run whose recipe and events are gone, or saved since this one was planned.
+            raise UserError(
+                "this run folder already holds checkpoints",
+                where=str(run.checkpoints),
+                hint="Go on with them by --resume auto, or choose another --name.",
+            )
         try:
             trainer = make(new=new, on_begin=begin, notes=notes)
             started = True

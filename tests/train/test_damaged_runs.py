@@ -291,6 +291,22 @@ def test_a_state_that_asks_for_a_giant_costs_no_memory(
     assert "embedding.weight is 95 x 32 (F32) in the file and 2147483648 x 32" in error(capsys)
 
 
+def test_checkpoints_without_a_recipe_are_not_written_among(
+    run: RunDir, corpus_dir: Path, capsys: Capture
+) -> None:
+    run.recipe.unlink()
+    run.events.unlink()
+    (run.path.parent / "tiny.yaml").write_text(dump_recipe(MADE))
+    command = ["pretrain", "--recipe", str(run.path.parent / "tiny.yaml"), "--name", "run"]
+    places = ["--runs-dir", str(run.path.parent), "--data-dir", str(corpus_dir)]
+    assert main.run([*command, *places]) == EXIT_USAGE
+    assert "already holds checkpoints. Go on with them by --resume auto" in error(capsys)
+    assert steps(run) == [2, 4]
+    assert not run.recipe.exists()
+    assert main.run([*command, *places, "--resume", "auto", "--set", "train.steps=6"]) == 0
+    assert steps(run) == [4, 6]
+
+
 @pytest.mark.parametrize("name", ["\x1b[31mx", "a\nb", "x" * 300, "é" * 101, "a/b", ""])
 def test_names_that_are_no_names_are_refused(name: str, capsys: Capture, tmp_path: Path) -> None:
     command = ["pretrain", "--name", name, "--runs-dir", str(tmp_path)]
