@@ -9,6 +9,7 @@
       tokenizer.json | sentencepiece.model   of a fine-tuned run, whose texts it encodes
       report/
       profile/           trace and summary of the last profile
+      damaged-N-NAME     what could not be read, kept when another took its place
       .lock              held while a process trains here
 
 Every event has ``schema``, ``kind``, ``step`` and ``time`` (seconds since the epoch). Kinds and
