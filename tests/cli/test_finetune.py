@@ -321,6 +321,6 @@ def test_a_damaged_tokenizer_is_never_used(capsys: Capture) -> None:
         capsys, EXIT_DATA, "eval", "tuned"
     )
     file.unlink()
-    assert "tokenizer.json: damaged tokenizer: No such file" in refusal(
+    assert "tokenizer.json: damaged tokenizer: the file is missing" in refusal(
         capsys, EXIT_DATA, "eval", "tuned"
     )
