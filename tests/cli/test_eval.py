@@ -273,13 +273,14 @@ def test_damage_is_never_evaluated(capsys: Capture) -> None:
 def test_weights_that_give_no_number_are_still_json(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = evaluate_run.checkpoint.load_weights
+    opened = evaluate_run.checkpoint.open_model
 
-    def ruined(folder: Path, state: dict[str, Any], model: Any) -> None:
-        load(folder, state, model)
+    def ruined(*arguments: Any) -> Any:
+        model = opened(*arguments)
         model.output.weight.data[:] = torch.nan
+        return model
 
-    monkeypatch.setattr(evaluate_run.checkpoint, "load_weights", ruined)
+    monkeypatch.setattr(evaluate_run.checkpoint, "open_model", ruined)
     report = evaluate(capsys, "bytes")
     assert (report["loss_nats"], report["bpc"]) == (None, None)
 
