@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,8 +62,10 @@ def quieten_profiler() -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document on stdout, with escapes where its encoding lacks characters."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    complete = codecs.lookup(encoding).name.startswith("utf")
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=not complete))
 
 
 def console(*, stderr: bool = False) -> Console:
