@@ -114,7 +114,13 @@ def test_fields_of_a_file_stay_where_the_preset_is_not_overridden(tmp_path: Path
 
 
 @settings(deadline=None)
-@given(st.text(), st.text(), st.floats(1e-12, 1e6), st.sampled_from(sorted(PRESETS)), st.booleans())
+@given(
+    st.text(),
+    st.text(st.characters(exclude_categories=["C"])),
+    st.floats(1e-12, 1e6),
+    st.sampled_from(sorted(PRESETS)),
+    st.booleans(),
+)
 def test_a_dumped_recipe_loads_equal(
     tmp_path_factory: pytest.TempPathFactory,
     description: str,
@@ -202,7 +208,7 @@ def test_comments_document_every_field() -> None:
             "similarity.threshold=[[0, 0.5], [0.5, 1.5]]",
             "similarity.threshold: values must be within 0..1, got 1.5",
         ),
-        ("similarity.weight=[[0, 0.5], [1, -0.5]]", "values must be at least 0, got -0.5"),
+        ("similarity.weight=[[0, 0.5], [1, -0.5]]", "values must be within 0..1e+06, got -0.5"),
         (
             "similarity.check_every=[[0.5, 1], [0.5, 2]]",
             "similarity.check_every: shares of training must ascend within 0..1, got [0.5, 0.5]",
