@@ -128,7 +128,7 @@ class TrainSettings(Section):
     micro_batches: int = Field(
         1, ge=1, le=1_000_000, description="parts a batch is computed in; divides batch"
     )
-    block: int = Field(256, ge=1, le=131_072, description="tokens of a stream per step")
+    block: int = Field(256, ge=1, le=65_536, description="tokens of a stream per step")
     order: Literal["auto", "contiguous", "shuffled"] = Field(
         "auto",
         description="blocks of a stream one after the other, as carried memory needs, or all "
@@ -189,7 +189,7 @@ class EvalSettings(Section):
     overlap: int = Field(
         0,
         ge=0,
-        le=131_072,
+        le=65_536,
         description="tokens of each block that only give context; not for relative",
     )
     final_blocks: int = Field(

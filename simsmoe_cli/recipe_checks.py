@@ -24,6 +24,7 @@ from simsmoe_cli.similarity_checks import similarity_problems
 
 # Experts' widths the grouped backend takes are multiples of this (16-byte rows in bf16).
 GROUPED_ALIGNMENT = 8
+MOST_ROWS = 2**24
 MOST_LAYERS = 2_000  # sub-layers of a model
 
 SECTION_TYPES = ("model_type", "model_attributes_type", "dict_type")
@@ -253,6 +254,13 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
             f"{train.micro_batches} does not divide the batch of {train.batch}",
             f"The nearest number that does is {_closest(train.micro_batches, divisors)}.",
         )
+    elif (rows := _rows(recipe)) > MOST_ROWS:
+        yield Problem(
+            ("train.batch", "train.micro_batches", "train.block", "moe.top_k", "model.pattern"),
+            f"a micro-batch of {rows:,} tokens, counted once for each of their experts, is more "
+            f"than the {MOST_ROWS:,} there may be",
+            "Raise train.micro_batches, or lower train.batch or train.block.",
+        )
     if train.order == "shuffled" and recipe.model.attention == "relative":
         yield Problem(
             ("train.order", "model.attention"),
@@ -293,6 +301,13 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
                 f"has no effect with schedule {train.schedule}",
                 f"Leave it out, or set train.schedule to {' or '.join(schedules)}.",
             )
+
+
+def _rows(recipe: Recipe) -> int:
+    """Rows of activations that a micro-batch has in its widest sub-layer."""
+    train = recipe.train
+    each = recipe.moe.top_k if "g" in recipe.model.pattern else 1
+    return train.batch // train.micro_batches * train.block * each
 
 
 def _eval_problems(recipe: Recipe) -> Iterator[Problem]:
