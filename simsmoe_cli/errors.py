@@ -44,6 +44,16 @@ def printable(text: object, most: int = 80) -> str:
     return "".join(escaped)
 
 
+def visible(text: str) -> str:
+    """A foreign text of several lines that any terminal can show: as :func:`printable`, but whole,
+    and with its line ends and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 class UserError(Exception):
     """A problem a user can cause and mend.
 

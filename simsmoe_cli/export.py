@@ -21,7 +21,7 @@ from safetensors.torch import load_model, save_file, save_model
 from simsmoe_cli import __version__
 from simsmoe_cli.data.fast_tokenizer import fast_tokenizer
 from simsmoe_cli.data.tokenizers import Tokenizer, tokenizer_class
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.model.mixtral import mixtral_config, mixtral_tensors, require_mixtral
 from simsmoe_cli.moe.layer import portable
@@ -95,7 +95,9 @@ def export(trained: Trained, out: Path, kind: str) -> list[str]:
         UserError: an unknown format, a model that has not its layout, or a folder that is in use.
     """
     if kind not in FORMATS:
-        raise UserError(f"unknown format '{kind}'", where="--format", hint=nearest(kind, FORMATS))
+        raise UserError(
+            f"unknown format '{printable(kind)}'", where="--format", hint=nearest(kind, FORMATS)
+        )
     if kind == "mixtral":
         require_mixtral(trained.recipe)
     partial = out.absolute().parent / f".{out.absolute().name}.partial-{os.getpid()}"
@@ -183,7 +185,7 @@ def _fill(trained: Trained, folder: Path, kind: str) -> None:
         }
         _write_json(folder / CONFIG, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    (folder / README).write_text(_readme(trained, kind, parameters))
+    (folder / README).write_text(_readme(trained, kind, parameters), encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -210,7 +212,9 @@ def _readme(trained: Trained, kind: str, parameters: int) -> str:
     body = BODIES[kind].replace("TOKENIZER", manifest.tokenizer_file.file)
     if kind == "mixtral":
         body += TOKENIZER_NOTES.get(manifest.tokenizer, "")
-    title = f"# {trained.run.name}\n\nA language model exported with simsmoe {__version__}.\n\n"
+    facts = [printable(fact, 400) for fact in facts]
+    title = f"# {printable(trained.run.name)}\n\n"
+    title += f"A language model exported with simsmoe {__version__}.\n\n"
     return title + "".join(f"- {fact}\n" for fact in facts) + body
 
 

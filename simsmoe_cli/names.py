@@ -29,6 +29,11 @@ def check_name(name: str, where: str = "--name", below: str = "--runs-dir") -> N
         )
 
 
+def safe_name(text: str) -> str:
+    """The text if it can be a name, else one made of it; empty if nothing is left."""
+    return name_from(text) if _fault(text) else text
+
+
 def name_from(text: str) -> str:
     """A plain name made of a foreign text, such as the name of a file; empty if nothing is left."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100]

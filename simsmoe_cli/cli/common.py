@@ -71,11 +71,19 @@ def print_json(value: Any) -> None:
 def console(*, stderr: bool = False) -> Console:
     """A rich console that takes text as it is: no markup, emoji or highlighting.
 
-    Piped output is as wide as its lines need, so that other programs see whole cells.
+    What would control a terminal is shown as escapes, wherever it comes from. Piped output is as
+    wide as its lines need, so that other programs see whole cells.
     """
     from rich.console import Console
+    from rich.text import Text
 
-    plain = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    from simsmoe_cli.errors import visible
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **options)
+
+    plain = Plain(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not plain.is_terminal:
         plain.width = 1000
     return plain

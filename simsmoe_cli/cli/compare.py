@@ -54,7 +54,7 @@ def compare(
         return
     _show(comparison, console())
     if out is not None:
-        typer.echo(str(out))
+        console().print(str(out), soft_wrap=True)
 
 
 def _show(comparison: "Comparison", console: "Console") -> None:

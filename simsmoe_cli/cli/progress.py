@@ -85,7 +85,7 @@ class TrainingView:
 
     def _show_profile(self, event: dict[str, Any]) -> None:
         folder = self.run.path / event["path"]
-        text = (folder / event["summary"]).read_text()
+        text = (folder / event["summary"]).read_text(encoding="utf-8")
         self.console.print(f"\n{text}", soft_wrap=True)
         where = folder / event["trace"]
         self.console.print(
