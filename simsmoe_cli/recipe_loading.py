@@ -9,7 +9,6 @@ Importing this module never imports torch.
 from __future__ import annotations
 
 import re
-import stat
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from simsmoe_cli.errors import Problem, UserError, nearest, printable
 from simsmoe_cli.names import name_from
 from simsmoe_cli.recipe import Recipe, fields
 from simsmoe_cli.recipe_checks import contradictions, schema_problems
+from simsmoe_cli.untrusted import Unreadable, read_bytes
 
 SUFFIXES = (".yaml", ".yml")
 MOST_BYTES = 500_000  # of a recipe file
@@ -234,19 +234,15 @@ def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
     where = printable(name_or_path, 200)
     try:
-        kind = path.stat().st_mode
-    except (FileNotFoundError, ValueError):
-        if path.suffix in SUFFIXES or path.name != name_or_path:
-            hint = "`simsmoe list recipes` names those that come with simsmoe."
-            raise UserError("no such recipe file", where=where, hint=hint) from None
+        if path.is_dir():
+            raise UserError("expected a recipe file, got a folder", where=where)
+        if path.exists():
+            return path
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=where) from None
-    else:
-        if stat.S_ISREG(kind):
-            return path
-        if stat.S_ISDIR(kind):
-            raise UserError("expected a recipe file, got a folder", where=where)
-        raise UserError("expected a recipe file, got a pipe or device", where=where)
+    if path.suffix in SUFFIXES or path.name != name_or_path:
+        hint = "`simsmoe list recipes` names those that come with simsmoe."
+        raise UserError("no such recipe file", where=where, hint=hint)
     hint = nearest(name_or_path, known)
     shown = printable(name_or_path)
     raise UserError(f"unknown recipe '{shown}'", hint=f"{hint} Or give a YAML file.")
@@ -256,12 +252,11 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     """The mapping in a recipe file, its name filled in, and keys that are given twice."""
     where = printable(path, 200)
     try:
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=where) from None
-    if len(content) > MOST_BYTES:
-        raise UserError(f"a recipe has at most {MOST_BYTES:,} bytes", where=where)
+        content = read_bytes(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise UserError("no such recipe file", where=where) from None
+    except Unreadable as error:
+        raise UserError(f"the recipe {error}", where=where) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

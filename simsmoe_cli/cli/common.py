@@ -32,6 +32,7 @@ ProfileOption = Annotated[
     typer.Option(
         "--profile",
         min=0,
+        max=100_000,
         metavar="N",
         show_default=False,
         help="Record N steps after the first three with torch's profiler: a trace and a table of "

@@ -24,7 +24,9 @@ def generate(
     prompt_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="File with the text, - for stdin.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add.")] = 200,
+    tokens: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="How many tokens to add.")
+    ] = 200,
     temperature: Annotated[
         float, typer.Option(help="0: the most likely token; 1: the model's own distribution.")
     ] = 0.8,

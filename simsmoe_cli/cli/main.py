@@ -8,12 +8,14 @@ function, so that `simsmoe --help` answers at once. For the same reason they do 
 import codecs
 import contextlib
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, TextIO, cast
 
 import typer
+from typer.core import TyperCommand
 
 from simsmoe_cli import __version__
 from simsmoe_cli.cli.collapse_report import collapse_report
@@ -43,6 +45,18 @@ from simsmoe_cli.errors import (
 # depending on typer's version.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
+
+class Command(TyperCommand):
+    """A command whose numbers are finite."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"expected a finite number, got {value}", where=parameter.opts[0])
+        return super().invoke(ctx)
+
+
 OUTPUT = "output"  # the name of stdout and stderr in messages
 
 app = typer.Typer(
@@ -58,18 +72,18 @@ TRAIN = "Train"
 SEE = "See"
 LOOK = "Look around"
 
-app.command("prepare-data", rich_help_panel=TRAIN)(prepare_data)
-app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
-app.command("finetune", rich_help_panel=TRAIN)(finetune)
-app.command("eval", rich_help_panel=TRAIN)(evaluate)
-app.command("generate", rich_help_panel=TRAIN)(generate)
-app.command("export", rich_help_panel=TRAIN)(export)
-app.command("monitor", rich_help_panel=SEE)(monitor)
-app.command("collapse-report", rich_help_panel=SEE)(collapse_report)
-app.command("compare", rich_help_panel=SEE)(compare)
-app.command("list", rich_help_panel=LOOK)(list_names)
-app.command("show", rich_help_panel=LOOK)(show)
-app.command("doctor", rich_help_panel=LOOK)(doctor)
+app.command("prepare-data", cls=Command, rich_help_panel=TRAIN)(prepare_data)
+app.command("pretrain", cls=Command, rich_help_panel=TRAIN)(pretrain)
+app.command("finetune", cls=Command, rich_help_panel=TRAIN)(finetune)
+app.command("eval", cls=Command, rich_help_panel=TRAIN)(evaluate)
+app.command("generate", cls=Command, rich_help_panel=TRAIN)(generate)
+app.command("export", cls=Command, rich_help_panel=TRAIN)(export)
+app.command("monitor", cls=Command, rich_help_panel=SEE)(monitor)
+app.command("collapse-report", cls=Command, rich_help_panel=SEE)(collapse_report)
+app.command("compare", cls=Command, rich_help_panel=SEE)(compare)
+app.command("list", cls=Command, rich_help_panel=LOOK)(list_names)
+app.command("show", cls=Command, rich_help_panel=LOOK)(show)
+app.command("doctor", cls=Command, rich_help_panel=LOOK)(doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -40,7 +40,11 @@ def prepare_data(
     ] = None,
     vocab_size: Annotated[
         int | None,
-        typer.Option(help="words: keep the most frequent; sentencepiece: pieces (default 8192)."),
+        typer.Option(
+            min=2,
+            max=10_000_000,
+            help="words: keep the most frequent; sentencepiece: pieces (default 8192).",
+        ),
     ] = None,
     vocab: Annotated[
         str, typer.Option(help="bytes: those that occur in the corpus, or bytes256 for all.")
