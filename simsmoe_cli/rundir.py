@@ -176,7 +176,7 @@ def read_events(path: Path) -> Iterator[Event]:
                 return
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict) and "kind" in event:
                 yield event

@@ -13,11 +13,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from simsmoe_cli.collapse.local_paths import told_apart, without_paths
 from simsmoe_cli.collapse.reported import measures_of, read_reported, settings_of
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import load_recipe
 from simsmoe_cli.rundir import Event, RunDir, read_events
 
@@ -25,6 +26,7 @@ from simsmoe_cli.rundir import Event, RunDir, read_events
 NOT_SETTINGS = ("name", "description", "source")
 ABSENT = "–"
 REPORTED = "report"  # the status of what is no run
+LARGEST, LONGEST = 1e300, 10**15  # values and steps of events are less, or damage
 SUFFIXES = (".html", ".png", ".svg")
 
 
@@ -144,17 +146,28 @@ class Comparison:
 def compare(runs: Sequence[RunDir]) -> Comparison:
     """Read runs and say in what they differ.
 
+    A run that cannot be read is left out, with a note, as long as two others can.
+
     Raises:
-        UserError: fewer than two runs, one of them twice, or a folder that holds no run.
+        UserError: fewer than two runs, or one of them twice, or fewer than two can be read.
     """
     if len(runs) < 2:
         raise UserError("compare needs two or more runs", hint="Give their names or folders.")
     resolved = [run.path.resolve() for run in runs]
     for number, path in enumerate(resolved):
         if path in resolved[:number]:
-            raise UserError("this run is given twice", where=str(runs[number].path))
+            raise UserError("this run is given twice", where=printable(runs[number].path, 200))
     labels = told_apart([run.path for run in runs])
-    summaries = tuple(_read(run, label) for run, label in zip(runs, labels, strict=True))
+    read: list[RunSummary] = []
+    faults: list[UserError] = []
+    for run, label in zip(runs, labels, strict=True):
+        try:
+            read.append(_read(run, label))
+        except UserError as error:
+            faults.append(error)
+    if len(read) < 2:
+        raise faults[0]
+    summaries = tuple(read)
     paths = list(dict.fromkeys(path for run in summaries for path in run.settings))
     differing = tuple(
         path
@@ -162,7 +175,8 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
         if path not in NOT_SETTINGS
         and any(run.settings.get(path) != summaries[0].settings.get(path) for run in summaries)
     )
-    return Comparison(summaries, differing, tuple(_notes(summaries, differing)))
+    left_out = [f"left out: {str(fault).splitlines()[0]}" for fault in faults]
+    return Comparison(summaries, differing, (*left_out, *_notes(summaries, differing)))
 
 
 def check_suffix(out: Path) -> None:
@@ -173,7 +187,9 @@ def check_suffix(out: Path) -> None:
     """
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"unknown suffix '{out.suffix}'", where="--out", hint=nearest(out.suffix, SUFFIXES)
+            f"unknown suffix '{printable(out.suffix)}'",
+            where="--out",
+            hint=nearest(out.suffix, SUFFIXES),
         )
 
 
@@ -199,12 +215,16 @@ def table(comparison: Comparison) -> list[list[str]]:
                 *(
                     ABSENT
                     if value is None
-                    else f"{value:{measure.form}}{'*' if value == best else ''}"
+                    else f"{_worded(value, measure)}{'*' if value == best else ''}"
                     for value in values
                 ),
             ]
         )
     return rows
+
+
+def _worded(value: float, measure: Measure) -> str:
+    return f"{value:{measure.form if abs(value) < 1e12 else '.3g'}}"
 
 
 def shown(value: Any) -> str:
@@ -213,7 +233,7 @@ def shown(value: Any) -> str:
         return ABSENT
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else printable(value)
 
 
 def _status(run: RunSummary) -> str:
@@ -224,55 +244,70 @@ def _status(run: RunSummary) -> str:
 
 
 def _read(run: RunDir, label: str) -> RunSummary:
-    model = (run.path / "config.json").is_file() or (run.path / "report.json").is_file()
-    if model and not run.recipe.is_file():
-        return _of_report(run.path, label)
-    if not run.recipe.is_file() or not run.events.is_file():
-        missing = run.recipe if not run.recipe.is_file() else run.events
-        raise UserError(f"no run: it has no {missing.name}", where=str(run.path), code=EXIT_DATA)
-    recipe = load_recipe(str(run.recipe))
+    try:
+        model = any((run.path / name).is_file() for name in ("config.json", "report.json"))
+        if model and not run.recipe.is_file():
+            return _of_report(run.path, label)
+        for needed in (run.recipe, run.events):
+            if not needed.is_file():
+                what = f"no run: it has no {needed.name}"
+                raise UserError(what, where=printable(run.path, 200), code=EXIT_DATA)
+        return _summary(run, label, _recipe(run))
+    except OSError as error:
+        where = printable(error.filename or run.path, 200)
+        what = f"cannot be read: {error.strerror}"
+        raise UserError(what, where=where, code=EXIT_DATA) from None
+
+
+def _recipe(run: RunDir) -> Recipe:
+    """The recipe of a run; what is wrong with it is damage, not usage."""
+    try:
+        return load_recipe(str(run.recipe))
+    except UserError as error:
+        first, *problems = str(error).splitlines()
+        what = f"{first}: {problems[0].strip()}" if problems else first
+        raise UserError(what, code=EXIT_DATA) from None
+
+
+def _summary(run: RunDir, label: str, recipe: Recipe) -> RunSummary:
     curves = {name: Curve() for name in CURVES}
     measures: dict[str, float | None] = {measure.name: None for measure in MEASURES}
     speeds: list[float] = []
-    status, step, total_steps = "in training", 0, None
-    try:
-        for event in read_events(run.events):
-            at = event.get("step")
-            step = at if isinstance(at, int) else step
-            match event["kind"]:
-                case "run_started":
-                    status, total_steps = "in training", event.get("total_steps")
-                case "train":
-                    curves["train_bpc"].add(step, event.get("bpc"))
-                    curves["train_accuracy"].add(step, event.get("accuracy"))
-                    if (speed := _number(event.get("tokens_per_s"))) is not None:
-                        speeds.append(speed)
-                case "eval" if event.get("split") == "valid":
-                    curves["valid_bpc"].add(step, event.get("bpc"))
-                    curves["valid_accuracy"].add(step, event.get("accuracy"))
-                    for name, best in (("bpc", min), ("perplexity", min), ("accuracy", max)):
-                        seen = (measures[f"valid_{name}"], _number(event.get(name)))
-                        known = [value for value in seen if value is not None]
-                        measures[f"valid_{name}"] = best(known) if known else None
-                case "similarity":
-                    means = _of_layers(event, "mean")
-                    measures["cka"] = _mean(means)
-                    measures["cka_worst_layer"] = max(means, default=None)
-                    curves["cka"].add(step, measures["cka"])
-                case "router":
-                    measures["load_cv"] = _mean(_of_layers(event, "load_cv"))
-                    measures["dead_experts"] = _dead(event)
-                    curves["load_cv"].add(step, measures["load_cv"])
-                case "run_finished":
-                    status = str(event.get("status"))
-                    measures["test_bpc"] = _number(event.get("test_bpc"))
-                    measures["test_accuracy"] = _number(event.get("test_accuracy"))
-                    loss = _number(event.get("test_loss_nats"))
-                    measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
-    except OSError as error:
-        raise UserError(
-            f"cannot be read: {error.strerror}", where=str(run.events), code=EXIT_DATA
-        ) from None
+    status, step = "in training", 0
+    total_steps: int | None = None
+    for event in read_events(run.events):
+        step = _step(event.get("step"), step)
+        match event["kind"]:
+            case "run_started":
+                status, total_steps = "in training", _step(event.get("total_steps"), None)
+            case "train":
+                curves["train_bpc"].add(step, event.get("bpc"))
+                curves["train_accuracy"].add(step, event.get("accuracy"))
+                if (speed := _number(event.get("tokens_per_s"))) is not None:
+                    speeds.append(speed)
+            case "eval" if event.get("split") == "valid":
+                curves["valid_bpc"].add(step, event.get("bpc"))
+                curves["valid_accuracy"].add(step, event.get("accuracy"))
+                for name, best in (("bpc", min), ("perplexity", min), ("accuracy", max)):
+                    seen = (measures[f"valid_{name}"], _number(event.get(name)))
+                    known = [value for value in seen if value is not None]
+                    measures[f"valid_{name}"] = best(known) if known else None
+            case "similarity":
+                means = _of_layers(event, "mean")
+                measures["cka"] = _mean(means)
+                measures["cka_worst_layer"] = max(means, default=None)
+                curves["cka"].add(step, measures["cka"])
+            case "router":
+                measures["load_cv"] = _mean(_of_layers(event, "load_cv"))
+                measures["dead_experts"] = _dead(event)
+                curves["load_cv"].add(step, measures["load_cv"])
+            case "run_finished":
+                given = event.get("status")
+                status = given if given in ("finished", "stopped", "failed") else "unknown"
+                measures["test_bpc"] = _number(event.get("test_bpc"))
+                measures["test_accuracy"] = _number(event.get("test_accuracy"))
+                loss = _number(event.get("test_loss_nats"))
+                measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
     measures["tokens_per_s"] = statistics.median(speeds) if speeds else None
     better = ("test_bpc", "valid_bpc", "test_accuracy", "valid_accuracy")
     if any(measures[name] is not None for name in better):
@@ -283,7 +318,7 @@ def _read(run: RunDir, label: str) -> RunSummary:
         label,
         status,
         step,
-        total_steps if isinstance(total_steps, int) else None,
+        total_steps,
         settings,
         measures,
         curves,
@@ -348,9 +383,19 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _number(value: Any) -> float | None:
+    """The value of an event; None where it is no number, or none that anything measures."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if abs(value) < LARGEST else None
+
+
+S = TypeVar("S", int, None)
+
+
+def _step(value: Any, otherwise: S) -> int | S:
+    """A number of steps, if it is one."""
+    is_step = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LONGEST
+    return value if is_step else otherwise
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
