@@ -31,7 +31,10 @@ def check_name(name: str, where: str = "--name", below: str = "--runs-dir") -> N
 
 def safe_name(text: str) -> str:
     """The text if it can be a name, else one made of it; empty if nothing is left."""
-    return name_from(text) if _fault(text) else text
+    if not _fault(text):
+        return text
+    made = name_from(text)
+    return "" if _fault(made) else made
 
 
 def name_from(text: str) -> str:
