@@ -233,7 +233,7 @@ class _Output(io.FileIO):
             raise
 
 
-def _prepare_streams() -> None:
+def prepare_streams() -> None:
     """Make printing safe whatever the process was started with.
 
     A closed stream is opened on nothing, or the next file to be opened would take its place and
@@ -274,7 +274,7 @@ def _let_go_of_output() -> None:
 
 def main() -> None:
     """Entry point of the `simsmoe` command."""
-    _prepare_streams()
+    prepare_streams()
     try:
         code = run()
     finally:
