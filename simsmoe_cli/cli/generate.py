@@ -111,7 +111,8 @@ def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
             content = read_bytes(Path(file), MOST_BYTES)
         return content.decode(), "--prompt-file"
     except FileNotFoundError:
-        raise UserError("no such file", where=where, code=EXIT_DATA) from None
+        hint = "Check the path."
+        raise UserError("no such file", where=where, hint=hint, code=EXIT_DATA) from None
     except Unreadable as error:
         raise UserError(f"the prompt {error}", where=where, code=EXIT_DATA) from None
     except UnicodeDecodeError as error:

@@ -192,6 +192,8 @@ def _in_words(error: Exception) -> UserError | None:
             f"{printable(error.object)!r} cannot be the name of a file in this locale",
             hint="Set LC_ALL to a locale of UTF-8, such as C.UTF-8.",
         )
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return UserError(str(error), hint="Look at the links of the path.", code=EXIT_DATA)
     if isinstance(error, ValueError) and "null byte" in str(error):
         return UserError("the name of a file holds a NUL character")
     return None

@@ -141,6 +141,7 @@ def test_output_degrades_where_characters_are_missing(
         (MemoryError(), EXIT_OUT_OF_MEMORY, "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), EXIT_OUT_OF_MEMORY, "out of"),
         (RecursionError("maximum recursion depth exceeded"), EXIT_DATA, "nested too deeply"),
+        (RuntimeError("Symlink loop from 'a\x1b'"), EXIT_DATA, "Symlink loop from 'a\\x1b'"),
         (ValueError("embedded null byte"), EXIT_USAGE, "NUL"),
         (
             UnicodeEncodeError(sys.getfilesystemencoding(), "\ud800", 0, 1, "surrogates"),
