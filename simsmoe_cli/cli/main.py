@@ -7,6 +7,7 @@ function, so that `simsmoe --help` answers at once. For the same reason they do 
 
 import codecs
 import contextlib
+import functools
 import io
 import math
 import os
@@ -160,13 +161,19 @@ def _invoke(arguments: list[str]) -> int:
     This is typer's own main without its handling of exceptions, which would end the process with 1
     where the output is closed.
     """
-    command = typer.main.get_command(app)
+    command = _command(app)
     try:
         with command.make_context("simsmoe", arguments) as context:
             code = command.invoke(context)
     except typer.Exit as leave:
         code = leave.exit_code
     return code if isinstance(code, int) else 0
+
+
+@functools.cache
+def _command(application: typer.Typer) -> Any:
+    """What typer makes of an application; it takes longer than many a command line."""
+    return typer.main.get_command(application)
 
 
 def _in_words(error: Exception) -> UserError | None:

@@ -51,7 +51,7 @@ def texts() -> list[str]:
     """Recipes that are fine, the first of them small."""
     names = ("quickstart", "glam-small", "mistral-modern")
     return [dump_recipe(load_recipe("quickstart", SMALL))] + [
-        dump_recipe(load_recipe(name), comments=True) for name in names
+        dump_recipe(load_recipe(name)) for name in names
     ]
 
 
