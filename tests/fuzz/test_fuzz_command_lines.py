@@ -74,7 +74,7 @@ NUMBERS = (
     *("0x1", "1e-300", "1_000", "١", "65535", "65536"),
 )
 PATHS = (
-    *("one", "runs/one", "runs", "runs/two/events.jsonl", "runs/\x1b[31mred", "absent", ".", ".."),
+    *("one", "runs/one", "runs", "runs/two/events.jsonl", "runs/\x1b[31mred", "absent", "."),
     *(
         "text.txt",
         "noise.bin",
@@ -200,7 +200,7 @@ def argument(command: str, rng: random.Random) -> str:
     """Of prepare-data no name of a corpus, whose text may have to be downloaded."""
     if command in ("list", "show") and rng.random() < 0.7:
         return rng.choice(WORDS)
-    return rng.choice(PATHS) if rng.random() < 0.8 else value(rng)
+    return rng.choice([*PATHS, "..", "../"]) if rng.random() < 0.8 else value(rng)
 
 
 def value(rng: random.Random) -> str:
