@@ -160,11 +160,14 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
     labels = told_apart([run.path for run in runs])
     read: list[RunSummary] = []
     faults: list[UserError] = []
+    left_out: list[str] = []
     for run, label in zip(runs, labels, strict=True):
         try:
             read.append(_read(run, label))
         except UserError as error:
             faults.append(error)
+            said = str(error).splitlines()[0].replace(printable(run.path, 200), label)
+            left_out.append(f"left out: {said}")
     if len(read) < 2:
         raise faults[0]
     summaries = tuple(read)
@@ -175,7 +178,6 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
         if path not in NOT_SETTINGS
         and any(run.settings.get(path) != summaries[0].settings.get(path) for run in summaries)
     )
-    left_out = [f"left out: {str(fault).splitlines()[0]}" for fault in faults]
     return Comparison(summaries, differing, (*left_out, *_notes(summaries, differing)))
 
 

@@ -217,6 +217,7 @@ def test_a_run_that_cannot_be_read_is_left_out(tmp_path: Path, damage: Any, said
     comparison = compare([whole[0], broken, whole[1]])
     assert [run.label for run in comparison.runs] == ["a", "b"]
     assert comparison.notes[0].startswith("left out: ")
+    assert str(tmp_path) not in comparison.notes[0]
     assert said in comparison.notes[0]
     with pytest.raises(UserError, match=said) as caught:
         compare([whole[0], broken])

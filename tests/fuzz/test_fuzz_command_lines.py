@@ -98,7 +98,6 @@ PATHS = (
     *(
         "runs/one/recipe.yaml",
         "runs/one/checkpoints",
-        "../",
         "./-",
         "nul",
         "x" * 256,
