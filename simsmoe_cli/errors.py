@@ -8,6 +8,8 @@ users can catch it like any other exception.
 from __future__ import annotations
 
 import difflib
+import errno
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,10 +19,13 @@ EXIT_NON_FINITE = 4
 EXIT_OUT_OF_MEMORY = 5
 EXIT_COLLAPSE = 6
 EXIT_SIGINT = 130
+EXIT_SIGPIPE = 141
 EXIT_SIGTERM = 143
 
-
 MOST_LINES = 10  # of the problems reported together
+MOST_NAMES = 40  # listed in a hint
+MOST_COMPARED = 5_000  # names among which the nearest is looked for
+LONGEST_COMPARED = 100  # characters of a name of which the nearest is looked for
 
 
 def printable(text: object, most: int = 80) -> str:
@@ -37,6 +42,16 @@ def printable(text: object, most: int = 80) -> str:
         return line
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return "".join(escaped)
+
+
+def visible(text: str) -> str:
+    """A foreign text of several lines that any terminal can show: as :func:`printable`, but whole,
+    and with its line ends and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 class UserError(Exception):
@@ -104,6 +119,28 @@ class Problem:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a name that is not known: "Did you mean 'x'? Available: a, b, x."."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    did_you_mean = f"Did you mean '{close[0]}'? " if close else ""
-    return f"{did_you_mean}Available: {', '.join(names) or 'none'}."
+    close = closest(name, names)
+    did_you_mean = f"Did you mean '{printable(close)}'? " if close else ""
+    listed = ", ".join(printable(each) for each in names[:MOST_NAMES]) or "none"
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return f"{did_you_mean}Available: {listed}{more}."
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known name that is most like this one; empty if none is.
+
+    Bounded in time: very long names are cut, and of very many not all are looked at.
+    """
+    names = itertools.islice(known, MOST_COMPARED)
+    found = difflib.get_close_matches(name[:LONGEST_COMPARED], names, n=1, cutoff=cutoff)
+    return found[0] if found else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the machine or of an accelerator."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    phrases = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)

@@ -104,7 +104,9 @@ def export(trained: Trained, out: Path, kind: str) -> list[str]:
         UserError: an unknown format, a model that has not its layout, or a folder that is in use.
     """
     if kind not in FORMATS:
-        raise UserError(f"unknown format '{kind}'", where="--format", hint=nearest(kind, FORMATS))
+        raise UserError(
+            f"unknown format '{printable(kind)}'", where="--format", hint=nearest(kind, FORMATS)
+        )
     if kind == "mixtral":
         require_mixtral(trained.recipe)
     try:
@@ -228,8 +230,9 @@ def _readme(trained: Trained, kind: str, parameters: int) -> str:
     body = BODIES[kind].replace("TOKENIZER", manifest.tokenizer_file.file)
     if kind == "mixtral":
         body += TOKENIZER_NOTES.get(manifest.tokenizer, "")
-    name = printable(trained.run.name)
-    title = f"# {name}\n\nA language model exported with simsmoe {__version__}.\n\n"
+    facts = [printable(fact, 400) for fact in facts]
+    title = f"# {printable(trained.run.name)}\n\n"
+    title += f"A language model exported with simsmoe {__version__}.\n\n"
     return title + "".join(f"- {fact}\n" for fact in facts) + body
 
 

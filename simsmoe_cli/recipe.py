@@ -7,6 +7,7 @@ together. Importing this module never imports torch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -30,18 +31,24 @@ from simsmoe_cli.schedule import Schedule
 from simsmoe_cli.section import Section
 from simsmoe_cli.similarity_settings import SimilaritySettings
 
+MOST_STEPS = 1_000_000_000
+Coefficient = Annotated[float, Field(ge=0, le=1e6)]
+# A name or path; anything printable, as it stands in messages and folders.
+Location = Annotated[str, Field(max_length=4_000, pattern=r"^\P{C}*$")]
+
 
 class ModelSettings(Section):
     """The backbone: a pattern of residual sub-layers, repeated."""
 
     pattern: str = Field(
         "sg",
+        max_length=1_000,
         pattern="^[sgf]+$",
         description="sub-layers of one repeat: s self-attention, g mixture of experts, f dense",
     )
-    repeats: int = Field(4, ge=1, description="how often the pattern is repeated")
-    width: int = Field(128, ge=1, description="model width D")
-    heads: int = Field(4, ge=1, description="attention heads; they divide the width")
+    repeats: int = Field(4, ge=1, le=1_000, description="how often the pattern is repeated")
+    width: int = Field(128, ge=1, le=1_000_000, description="model width D")
+    heads: int = Field(4, ge=1, le=1_000_000, description="attention heads; they divide the width")
     attention: Literal["relative", "rope"] = Field(
         "rope",
         description="relative: a learned position table over a span of carried memory; "
@@ -50,11 +57,14 @@ class ModelSettings(Section):
     span: int = Field(
         512,
         ge=1,
+        le=1_000_000,
         description="positions a query sees: the span before it (relative), "
         "the sliding window with itself (rope)",
     )
-    rope_base: float = Field(10000.0, gt=1, description="base of the rotary frequencies")
-    ffn_hidden: int = Field(512, ge=1, description="hidden width of a dense sub-layer (f)")
+    rope_base: float = Field(10000.0, gt=1, le=1e12, description="base of the rotary frequencies")
+    ffn_hidden: int = Field(
+        512, ge=1, le=10_000_000, description="hidden width of a dense sub-layer (f)"
+    )
     activation: Literal["relu", "swiglu"] = Field(
         "swiglu", description="of dense sub-layers and experts"
     )
@@ -77,10 +87,10 @@ class ModelSettings(Section):
 class MoESettings(Section):
     """The mixture-of-experts sub-layers."""
 
-    experts: int = Field(8, ge=1, description="experts per layer, N")
-    hidden: int = Field(256, ge=1, description="hidden width of an expert, H")
-    top_k: int = Field(2, ge=1, description="experts per token, K")
-    router: str = Field("smoe", description="router; `simsmoe list routers`")
+    experts: int = Field(8, ge=1, le=8_192, description="experts per layer, N")
+    hidden: int = Field(256, ge=1, le=10_000_000, description="hidden width of an expert, H")
+    top_k: int = Field(2, ge=1, le=8_192, description="experts per token, K")
+    router: str = Field("smoe", max_length=100, description="router; `simsmoe list routers`")
     backend: Literal["auto", "grouped", "loop", "fastmoe"] = Field(
         "auto",
         description="how experts are computed (`simsmoe list experts`); auto: grouped where "
@@ -91,20 +101,20 @@ class MoESettings(Section):
         description="linear: each expert as nn.Linear would be; published: the stacked weight as "
         "one kernel, whose deviation is far too small",
     )
-    balance_weight: float | Literal["auto"] = Field(
+    balance_weight: Coefficient | Literal["auto"] = Field(
         "auto",
         description="coefficient of the balance loss; auto: 0.01, and 0.3 for stablemoe in two "
         "stages",
     )
     z_weight: float = Field(
-        0.0, ge=0, description="coefficient of the router z-loss; 1e-3 is usual"
+        0.0, ge=0, le=1e6, description="coefficient of the router z-loss; 1e-3 is usual"
     )
 
 
 class DataSettings(Section):
     """What is read."""
 
-    corpus: str = Field("pystdlib", description="a prepared corpus: its name or its folder")
+    corpus: Location = Field("pystdlib", description="a prepared corpus: its name or its folder")
     tokenizer: Literal["bytes", "chars", "words", "sentencepiece"] = Field(
         "bytes", description="tokenizer the corpus must have been prepared with"
     )
@@ -113,58 +123,79 @@ class DataSettings(Section):
 class TrainSettings(Section):
     """Optimisation, and how often things happen (in steps; 0 means never)."""
 
-    steps: int = Field(1000, ge=1, description="optimizer steps")
-    batch: int = Field(16, ge=1, description="streams, each one block a step")
-    micro_batches: int = Field(1, ge=1, description="parts a batch is computed in; divides batch")
-    block: int = Field(256, ge=1, description="tokens of a stream per step")
+    steps: int = Field(1000, ge=1, le=MOST_STEPS, description="optimizer steps")
+    batch: int = Field(16, ge=1, le=1_000_000, description="streams, each one block a step")
+    micro_batches: int = Field(
+        1, ge=1, le=1_000_000, description="parts a batch is computed in; divides batch"
+    )
+    block: int = Field(256, ge=1, le=65_536, description="tokens of a stream per step")
     order: Literal["auto", "contiguous", "shuffled"] = Field(
         "auto",
         description="blocks of a stream one after the other, as carried memory needs, or all "
         "blocks shuffled; auto: contiguous for relative attention, shuffled for rope",
     )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="both fused")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    lr: float = Field(1e-3, gt=0, le=1e6, description="peak learning rate")
     betas: list[float] = Field(
         [0.9, 0.999], min_length=2, max_length=2, description="Adam's decay rates"
     )
-    eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw; matrices only")
+    eps: float = Field(1e-8, gt=0, le=1, description="Adam's epsilon")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="decoupled for adamw; matrices only")
     schedule: Literal["constant", "multistep", "linear", "cosine"] = Field(
         "cosine", description="how the learning rate falls after the warm-up"
     )
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="steps of linear warm-up")
     final_lr_ratio: float = Field(0.0, ge=0, le=1, description="linear, cosine: last lr / peak lr")
-    milestones: list[int] = Field([], description="multistep: steps at which lr is multiplied")
+    milestones: list[Annotated[int, Field(le=MOST_STEPS)]] = Field(
+        [], max_length=1_000, description="multistep: steps at which lr is multiplied"
+    )
     gamma: float = Field(0.1, gt=0, le=1, description="multistep: the factor")
-    clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
-    seed: int = Field(0, ge=0, description="seed of weights, dropout and sampling")
+    clip_norm: float = Field(
+        0.0, ge=0, le=1e12, description="largest gradient norm; 0: no clipping"
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of weights, dropout and sampling")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where it is computed and faster, else fp32"
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="auto: on for CUDA, off in fine-tuning, whose batches differ in shape"
     )
-    log_every: int = Field(10, ge=1, description="steps between train events")
-    validate_every: int = Field(250, ge=0, description="steps between validations")
+    log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps between train events")
+    validate_every: int = Field(250, ge=0, le=MOST_STEPS, description="steps between validations")
     validate_blocks: int = Field(
-        20, ge=0, description="blocks a validation in training reads; 0: the whole split"
+        20,
+        ge=0,
+        le=MOST_STEPS,
+        description="blocks a validation in training reads; 0: the whole split",
     )
-    checkpoint_every: int = Field(500, ge=0, description="steps between checkpoints")
-    keep_last: int = Field(2, ge=1, description="checkpoints kept; older ones are deleted")
-    probe_every: int = Field(250, ge=0, description="steps between probes of router and experts")
-    probe_tokens: int = Field(1024, ge=32, description="held-out tokens a probe reads")
+    checkpoint_every: int = Field(500, ge=0, le=MOST_STEPS, description="steps between checkpoints")
+    keep_last: int = Field(
+        2, ge=1, le=1_000_000, description="checkpoints kept; older ones are deleted"
+    )
+    probe_every: int = Field(
+        250, ge=0, le=MOST_STEPS, description="steps between probes of router and experts"
+    )
+    probe_tokens: int = Field(
+        1024, ge=32, le=10_000_000, description="held-out tokens a probe reads"
+    )
 
 
 class EvalSettings(Section):
     """Evaluation of a whole split, every token once."""
 
-    streams: int = Field(8, ge=1, description="contiguous parts the split is read in at once")
+    streams: int = Field(
+        8, ge=1, le=1_000_000, description="contiguous parts the split is read in at once"
+    )
     overlap: int = Field(
-        0, ge=0, description="tokens of each block that only give context; not for relative"
+        0,
+        ge=0,
+        le=65_536,
+        description="tokens of each block that only give context; not for relative",
     )
     final_blocks: int = Field(
         0,
         ge=0,
+        le=MOST_STEPS,
         description="blocks of each stream of the test split that the summary of a training "
         "reads; 0: the whole split",
     )
@@ -178,13 +209,13 @@ class FinetuneSettings(Section):
     from the epochs.
     """
 
-    task: str = Field(
+    task: Location = Field(
         "",
         description="a prepared task: its name or its folder; empty: a language model is trained",
     )
-    epochs: int = Field(5, ge=1, description="passes over the training examples")
+    epochs: int = Field(5, ge=1, le=1_000_000, description="passes over the training examples")
     examples: int = Field(
-        0, ge=0, description="training examples used, drawn once by the seed; 0: all"
+        0, ge=0, le=MOST_STEPS, description="training examples used, drawn once by the seed; 0: all"
     )
     keep: Literal["start", "end"] = Field(
         "start", description="what is kept of a text longer than train.block tokens"
@@ -207,10 +238,11 @@ class Recipe(Section):
     name: str = Field(
         "custom",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
         description="its name, of letters, digits, '.', '_' and '-'; a file's own name if left out",
     )
-    description: str = Field("", description="one line")
-    source: str = Field("", description="paper or code the setting comes from")
+    description: str = Field("", max_length=1_000, description="one line")
+    source: str = Field("", max_length=1_000, description="paper or code the setting comes from")
     model: ModelSettings = Field(default_factory=ModelSettings)
     moe: MoESettings = Field(default_factory=MoESettings)
     similarity: SimilaritySettings = Field(default_factory=SimilaritySettings)
@@ -287,6 +319,7 @@ class FieldDoc:
     help: str
 
 
+@functools.cache
 def sections() -> dict[str, type[Section]]:
     """The sections of a recipe by name, and the recipe itself under ""."""
     found: dict[str, type[Section]] = {"": Recipe}

@@ -7,7 +7,6 @@ ignored, found by :func:`contradictions`.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from simsmoe_cli import registry
-from simsmoe_cli.errors import Problem, nearest
+from simsmoe_cli.errors import MOST_LINES, Problem, closest, nearest, printable
 from simsmoe_cli.recipe import Recipe, fields, listed, sections
 from simsmoe_cli.router_checks import ignored_settings, router_problems
 from simsmoe_cli.schedule import Schedule
@@ -25,6 +24,8 @@ from simsmoe_cli.similarity_checks import similarity_problems
 
 # Experts' widths the grouped backend takes are multiples of this (16-byte rows in bf16).
 GROUPED_ALIGNMENT = 8
+MOST_ROWS = 2**24
+MOST_LAYERS = 2_000  # sub-layers of a model
 
 SECTION_TYPES = ("model_type", "model_attributes_type", "dict_type")
 EXPECTED = {
@@ -32,6 +33,7 @@ EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",
+    "string_unicode": "text without halves of characters",
     "list_type": "a list",
     "finite_number": "a finite number",
     **dict.fromkeys(SECTION_TYPES, "a section of fields"),
@@ -51,8 +53,7 @@ def shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return printable(repr(value))
 
 
 def schema_problems(error: ValidationError) -> tuple[list[Problem], list[tuple[str, ...]]]:
@@ -63,7 +64,13 @@ def schema_problems(error: ValidationError) -> tuple[list[Problem], list[tuple[s
     by_place: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         by_place.setdefault(_place(detail["loc"]), []).append(detail)
-    problems = [_schema_problem(place, details) for place, details in by_place.items()]
+    # Looking for the nearest name takes time, and no more than so many are shown.
+    problems = [
+        _schema_problem(place, details)
+        if number < MOST_LINES
+        else Problem((".".join(place),), "not valid")
+        for number, (place, details) in enumerate(by_place.items())
+    ]
     return problems, list(by_place)
 
 
@@ -87,6 +94,8 @@ def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Prob
     given, kind = detail["input"], detail["type"]
     if kind == "extra_forbidden":
         return Problem(paths, "unknown key", _nearest_key(place))
+    if kind == "string_pattern_mismatch" and "\\P{C}" in detail["ctx"]["pattern"]:
+        return Problem(paths, f"no control characters are allowed, got {shown(given)}")
     index = next((step for step in detail["loc"] if isinstance(step, int)), None)
     if index is not None:
         return Problem(paths, f"item {index + 1}: {_complaint(detail)}")
@@ -97,10 +106,10 @@ def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Prob
     if kind == "int_type" and isinstance(given, float) and given.is_integer():
         hint = f"Write {int(given)}."
     elif kind == "string_type" and isinstance(given, (int, float)):
-        hint = f"Put it in quotes: '{given}'."
+        hint = f"Put it in quotes: '{printable(given)}'."
     elif kind == "literal_error":
-        close = difflib.get_close_matches(str(given), _choices(detail), n=1)
-        hint = f"Did you mean '{close[0]}'?" if close else ""
+        close = closest(given, _choices(detail)) if isinstance(given, str) else ""
+        hint = f"Did you mean '{close}'?" if close else ""
     elif kind == "string_pattern_mismatch":
         about = _about(paths[0])
         hint = f"{about[0].upper()}{about[1:]}."
@@ -115,7 +124,10 @@ def _about(path: str) -> str:
 
 
 def _complaint(detail: ErrorDetails) -> str:
-    return f"expected {_expected(detail)}, got {shown(detail['input'])}"
+    given = detail["input"]
+    if detail["type"] == "too_long":
+        return f"expected {_expected(detail)}, got {len(given):,}"
+    return f"expected {_expected(detail)}, got {shown(given)}"
 
 
 def _expected(detail: ErrorDetails) -> str:
@@ -127,9 +139,14 @@ def _expected(detail: ErrorDetails) -> str:
         return "a schedule"
     if kind in LIMITS:
         words, bound = LIMITS[kind]
-        return f"a number {words} {context[bound]:g}"
+        limit = context[bound]
+        return f"a number {words} {limit:{',' if isinstance(limit, int) else 'g'}}"
     if kind in ("too_short", "too_long"):
+        if kind == "too_long" and context["max_length"] > 2:
+            return f"at most {context['max_length']:,} values"
         return f"{context.get('min_length', context.get('max_length'))} values"
+    if kind == "string_too_long":
+        return f"at most {context['max_length']:,} characters"
     if kind == "string_pattern_mismatch":
         return f"text that matches {context['pattern']}"
     return EXPECTED.get(kind, "something else")
@@ -145,9 +162,9 @@ def _nearest_key(place: tuple[str, ...]) -> str:
     *above, name = place
     if "." in name:
         section, _, inner = name.partition(".")
-        return f"Write '{inner}' inside the section '{section}'."
+        return f"Write '{printable(inner)}' inside the section '{printable(section)}'."
     siblings = sections()[".".join(above)].model_fields
-    if not difflib.get_close_matches(name, siblings, n=1, cutoff=0.8):
+    if not closest(name, siblings, 0.8):
         for field in fields():
             if field.path.endswith(f".{name}"):
                 return f"Did you mean '{field.path}'?"
@@ -169,6 +186,13 @@ def contradictions(recipe: Recipe) -> list[Problem]:
 
 def _model_problems(recipe: Recipe) -> Iterator[Problem]:
     model = recipe.model
+    layers = len(model.pattern) * model.repeats
+    if layers > MOST_LAYERS:
+        yield Problem(
+            ("model.repeats", "model.pattern"),
+            f"{layers:,} sub-layers are more than the {MOST_LAYERS:,} there may be",
+            f"Use at most {MOST_LAYERS // len(model.pattern):,}.",
+        )
     if model.width % model.heads:
         divisors = [n for n in range(1, model.width + 1) if model.width % n == 0]
         yield Problem(
@@ -230,6 +254,13 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
             f"{train.micro_batches} does not divide the batch of {train.batch}",
             f"The nearest number that does is {_closest(train.micro_batches, divisors)}.",
         )
+    elif (rows := _rows(recipe)) > MOST_ROWS:
+        yield Problem(
+            ("train.batch", "train.micro_batches", "train.block", "moe.top_k", "model.pattern"),
+            f"a micro-batch of {rows:,} tokens, counted once for each of their experts, is more "
+            f"than the {MOST_ROWS:,} there may be",
+            "Raise train.micro_batches, or lower train.batch or train.block.",
+        )
     if train.order == "shuffled" and recipe.model.attention == "relative":
         yield Problem(
             ("train.order", "model.attention"),
@@ -243,7 +274,9 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
             f"Use at most {train.steps}.",
         )
     if any(not 0 <= beta < 1 for beta in train.betas):
-        yield Problem(("train.betas",), f"must each be at least 0 and below 1, got {train.betas}")
+        yield Problem(
+            ("train.betas",), f"must each be at least 0 and below 1, got {shown(train.betas)}"
+        )
     if train.schedule == "multistep":
         if not train.milestones:
             yield Problem(
@@ -253,7 +286,8 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
             )
         if any(a >= b for a, b in itertools.pairwise([0, *train.milestones])):
             yield Problem(
-                ("train.milestones",), f"must be positive and ascending, got {train.milestones}"
+                ("train.milestones",),
+                f"must be positive and ascending, got {shown(train.milestones)}",
             )
     for name, schedules in (
         ("milestones", ("multistep",)),
@@ -267,6 +301,13 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
                 f"has no effect with schedule {train.schedule}",
                 f"Leave it out, or set train.schedule to {' or '.join(schedules)}.",
             )
+
+
+def _rows(recipe: Recipe) -> int:
+    """Rows of activations that a micro-batch has in its widest sub-layer."""
+    train = recipe.train
+    each = recipe.moe.top_k if "g" in recipe.model.pattern else 1
+    return train.batch // train.micro_batches * train.block * each
 
 
 def _eval_problems(recipe: Recipe) -> Iterator[Problem]:

@@ -2,7 +2,8 @@
 
 The dialect is YAML 1.2's core schema, which differs from PyYAML's default where that one
 surprises: 1e-3 is a number, on/off/yes/no are text, nothing is a date or a base-60 number. A key
-given twice is an error, and so are anchors and tags. Importing this module never imports torch.
+given twice is an error, and so are anchors, aliases and tags, a second document, and deep nesting.
+Importing this module never imports torch.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ import yaml
 from pydantic import ValidationError
 
 from simsmoe_cli.errors import Problem, UserError, nearest, printable
+from simsmoe_cli.names import name_from
 from simsmoe_cli.recipe import Recipe, fields
 from simsmoe_cli.recipe_checks import contradictions, schema_problems
+from simsmoe_cli.untrusted import Unreadable, read_bytes
 
 SUFFIXES = (".yaml", ".yml")
+MOST_BYTES = 500_000  # of a recipe file
+DEEPEST = 12  # levels of lists and mappings
+MOST_DIGITS = 100
 
 CORE_SCHEMA = {
     "null": r"~|null|Null|NULL|",
@@ -31,33 +37,90 @@ CORE_SCHEMA = {
 }
 
 
+class _Faulty(Exception):
+    """A text that is no recipe's YAML.
+
+    Attributes:
+        what: what is wrong.
+        line: where, from 1; 0 where unknown.
+    """
+
+    def __init__(self, what: str, line: int = 0):
+        super().__init__(what)
+        self.what = what
+        self.line = line
+
+
 class _Loader(yaml.SafeLoader):
-    """Core schema, no anchors; keys given twice are noted in `twice` with their lines."""
+    """Core schema, no anchors and tags; keys given twice are noted in `twice` with their lines."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
     def __init__(self, text: str):
         super().__init__(text)
         self.twice: list[tuple[str, int]] = []
+        self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(None, None, "recipes have no anchors", mark)
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _Faulty("recipes have no anchors", line)
+        if event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise _Faulty(f"recipes have no tags, such as {printable(tag)}", line)
+        if isinstance(event, yaml.ScalarEvent) and any(map(_is_surrogate, event.value)):
+            raise _Faulty("an escape that is no character", line)
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _Faulty("nested too deeply", line)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(None, None, "a key must be a name", key.start_mark)
+                raise _Faulty("a key must be a name", key.start_mark.line + 1)
             if key.value in mapping:
                 self.twice.append((key.value, key.start_mark.line + 1))
             mapping[key.value] = self.construct_object(value, deep=True)
         return mapping
 
     def construct_decimal(self, node: yaml.ScalarNode) -> int:
-        return int(node.value.replace("_", ""))
+        digits = node.value.replace("_", "")
+        if len(digits) > MOST_DIGITS:
+            line = node.start_mark.line + 1
+            raise _Faulty(f"a whole number of {len(digits):,} digits is too large", line)
+        return int(digits)
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
+def _parse(text: str) -> tuple[Any, list[tuple[str, int]]]:
+    """What a YAML text says, and its keys that are given twice with their lines.
+
+    Raises:
+        _Faulty: it is not YAML, or no recipe's.
+    """
+    try:
+        loader = _Loader(text)
+        return loader.get_single_data(), loader.twice
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        character = text[error.position : error.position + 1]
+        raise _Faulty(f"the character {character!a} is not allowed", line) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        what = error.problem or error.context or "it cannot be read"
+        if what == "but found another document":
+            what = "a recipe is one document, and this is another"
+        raise _Faulty(what, mark.line + 1 if mark else 0) from None
+    except (ValueError, OverflowError):  # of an escape past the last character
+        raise _Faulty("an escape that is no character", loader.line + 1) from None
 
 
 class _Dumper(yaml.SafeDumper):
@@ -169,37 +232,48 @@ def _find(name_or_path: str) -> Path:
     if name_or_path in known:
         return known[name_or_path]
     path = Path(name_or_path)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise UserError("expected a recipe file, got a folder", where=name_or_path)
+    where = printable(name_or_path, 200)
+    try:
+        if path.is_dir():
+            raise UserError("expected a recipe file, got a folder", where=where)
+        if path.exists():
+            return path
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=where) from None
     if path.suffix in SUFFIXES or path.name != name_or_path:
         hint = "`simsmoe list recipes` names those that come with simsmoe."
-        raise UserError("no such recipe file", where=name_or_path, hint=hint)
+        raise UserError("no such recipe file", where=where, hint=hint)
     hint = nearest(name_or_path, known)
-    raise UserError(f"unknown recipe {name_or_path!r}", hint=f"{hint} Or give a YAML file.")
+    shown = printable(name_or_path)
+    raise UserError(f"unknown recipe '{shown}'", hint=f"{hint} Or give a YAML file.")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     """The mapping in a recipe file, its name filled in, and keys that are given twice."""
+    where = printable(path, 200)
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        data = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"not valid YAML: {error.problem}", where=where) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError("not a text file in UTF-8", where=str(path)) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        content = read_bytes(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise UserError("no such recipe file", where=where) from None
+    except Unreadable as error:
+        raise UserError(f"the recipe {error}", where=where) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError("not a text file in UTF-8", where=where) from None
+    try:
+        data, given_twice = _parse(text)
+    except _Faulty as fault:
+        where = f"{where}:{fault.line}" if fault.line else where
+        raise UserError(f"not valid YAML: {printable(fault.what, 200)}", where=where) from None
     if data is None:
-        raise UserError("the recipe is empty", where=str(path))
+        raise UserError("the recipe is empty", where=where)
     if not isinstance(data, dict):
-        raise UserError("a recipe is a mapping of fields, like 'name: mine'", where=str(path))
-    data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "custom")
+        raise UserError("a recipe is a mapping of fields, like 'name: mine'", where=where)
+    data.setdefault("name", name_from(path.stem) or "custom")
     twice = [
-        Problem((f"line {line}",), f"the key {key!r} is given twice") for key, line in loader.twice
+        Problem((f"line {line}",), f"the key '{printable(key)}' is given twice")
+        for key, line in given_twice
     ]
     return data, twice
 
@@ -207,21 +281,24 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
 def _parse_override(text: str) -> tuple[str, Any] | Problem:
     path, equals, raw = text.partition("=")
     path = path.strip()
+    label = f"--set {printable(text)}"
     if not equals or not all(path.split(".")):
-        return Problem((f"--set {text}",), "expected FIELD=VALUE", "For example train.lr=1e-3.")
-    loader = _Loader(raw)
+        return Problem((label,), "expected FIELD=VALUE", "For example train.lr=1e-3.")
+    if path.count(".") > 1:
+        return Problem((label,), "a field is SECTION.NAME or NAME", "For example train.lr=1e-3.")
+    value: Any = None
+    trouble = ""
     try:
-        value = loader.get_single_data()
-    except yaml.YAMLError:
-        value = None
-        failed = True
-    else:
-        failed = False
+        value, twice = _parse(raw)
+        if twice:
+            trouble = f"the key '{printable(twice[0][0])}' is given twice"
+    except _Faulty as fault:
+        trouble = fault.what
     is_text = any(field.path == path and field.type == "text" for field in fields())
-    if is_text and not isinstance(value, str):
+    if is_text and (trouble or not isinstance(value, str)):
         return path, raw
-    if failed or loader.twice:
-        return Problem((f"--set {text}",), "the value is not valid YAML")
+    if trouble:
+        return Problem((label,), f"the value is not valid YAML: {printable(trouble, 200)}")
     return path, value
 
 
@@ -257,11 +334,11 @@ def _validate(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
     except ValidationError as error:
         problems, bad = schema_problems(error)
         rest = Recipe.model_validate(_without(data, bad))
-        wrong = tuple(".".join(location) for location in bad)
+        wrong = {".".join(location) for location in bad}
         problems += [
             problem
             for problem in contradictions(rest)
-            if not any(f"{path}.".startswith(f"{w}.") for path in problem.paths for w in wrong)
+            if not any({path, path.partition(".")[0]} & wrong for path in problem.paths)
         ]
         return None, problems
     problems = contradictions(recipe)
@@ -283,12 +360,14 @@ def _error(label: str, problems: Sequence[Problem]) -> UserError:
     if len(problems) == 1:
         problem = problems[0]
         return UserError(
-            problem.what, where=f"recipe {label}: {problem.paths[0]}", hint=problem.hint
+            problem.what,
+            where=f"recipe {printable(label, 200)}: {printable(problem.paths[0])}",
+            hint=problem.hint,
         )
     return UserError(
         f"{len(problems):,} problems in recipe {printable(label, 200)}",
         problems=[
-            UserError(problem.what, where=problem.paths[0], hint=problem.hint)
+            UserError(problem.what, where=printable(problem.paths[0]), hint=problem.hint)
             for problem in problems
         ],
     )

@@ -46,10 +46,13 @@ class XMoESettings(RouterSettings):
         False, description="as SimSMoE's baseline: 8 dimensions, token not normalised, fixed tau"
     )
     dimension: int = Field(
-        0, ge=0, description="of the space tokens and experts meet in; 0: N/2 rounded to 8s"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="of the space tokens and experts meet in; 0: N/2 rounded to 8s",
     )
-    tau: float = Field(0.3, gt=0, description="temperature at the start; learned")
-    tau_min: float = Field(0.01, gt=0, description="the temperature never falls below this")
+    tau: float = Field(0.3, gt=0, le=1e6, description="temperature at the start; learned")
+    tau_min: float = Field(0.01, gt=0, le=1e6, description="the temperature never falls below this")
 
 
 class StableMoESettings(RouterSettings):
@@ -61,8 +64,12 @@ class StableMoESettings(RouterSettings):
     freeze_after: float = Field(
         0.1, gt=0, le=1, description="share of training after which the light router is frozen"
     )
-    token_width: int = Field(50, ge=1, description="width of the light router's token embedding")
-    distill_weight: float = Field(0.3, ge=0, description="coefficient of the distillation loss")
+    token_width: int = Field(
+        50, ge=1, le=1_000_000, description="width of the light router's token embedding"
+    )
+    distill_weight: float = Field(
+        0.3, ge=0, le=1e6, description="coefficient of the distillation loss"
+    )
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -72,9 +79,14 @@ class StableMoESettings(RouterSettings):
 class SMoEDropoutSettings(RouterSettings):
     """Router smoe-dropout."""
 
-    k_start: int = Field(0, ge=0, description="experts per token at the first step; 0: moe.top_k")
+    k_start: int = Field(
+        0, ge=0, le=8_192, description="experts per token at the first step; 0: moe.top_k"
+    )
     k_end: int = Field(
-        0, ge=0, description="experts per token at the last step; 0: N/2, at least k_start"
+        0,
+        ge=0,
+        le=8_192,
+        description="experts per token at the last step; 0: N/2, at least k_start",
     )
 
     def range_of_k(self, top_k: int, experts: int) -> tuple[int, int]:
@@ -86,7 +98,9 @@ class SMoEDropoutSettings(RouterSettings):
 class HyperRouterSettings(RouterSettings):
     """Router hyperrouter."""
 
-    hidden: int = Field(256, ge=1, description="hidden width of the frozen hypernetwork")
+    hidden: int = Field(
+        256, ge=1, le=10_000_000, description="hidden width of the frozen hypernetwork"
+    )
 
 
 class CompeteSMoESettings(RouterSettings):
@@ -99,9 +113,11 @@ class CompeteSMoESettings(RouterSettings):
     warmup: float = Field(
         0.05, ge=0, le=1, description="share of training before the first competition"
     )
-    max_layers: int = Field(3, ge=1, description="layers that compete in one step at most")
+    max_layers: int = Field(
+        3, ge=1, le=2_000, description="layers that compete in one step at most"
+    )
     router_weight: float = Field(
-        0.01, ge=0, description="coefficient of the router's loss on competition steps"
+        0.01, ge=0, le=1e6, description="coefficient of the router's loss on competition steps"
     )
 
     @property
@@ -112,7 +128,7 @@ class CompeteSMoESettings(RouterSettings):
 class LossFreeSettings(RouterSettings):
     """Router loss-free."""
 
-    gamma: float = Field(1e-3, ge=0, description="step of the selection bias")
+    gamma: float = Field(1e-3, ge=0, le=1e6, description="step of the selection bias")
 
 
 class ReMoESettings(RouterSettings):
@@ -122,7 +138,7 @@ class ReMoESettings(RouterSettings):
         1e-8, gt=0, le=1, description="L1 coefficient at the first step, and its lower bound"
     )
     l1_factor: float = Field(
-        1.2, gt=1, description="the coefficient is multiplied or divided by this every step"
+        1.2, gt=1, le=1e3, description="the coefficient is multiplied or divided by this every step"
     )
 
     @property

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import itertools
 
+from simsmoe_cli.errors import printable
+
 Schedule = list[list[float]]
+MOST_POINTS = 1_000
 
 
 def value_at(value: float | Schedule, progress: float) -> float:
@@ -35,20 +38,21 @@ def value_at(value: float | Schedule, progress: float) -> float:
     return at_before
 
 
-def fault(schedule: Schedule, least: float, most: float | None = None) -> str:
+def fault(schedule: Schedule, least: float, most: float) -> str:
     """What is wrong with the points of a schedule; empty if nothing is.
 
     Args:
         schedule: points of a field.
         least, most: bounds of its values.
     """
+    if len(schedule) > MOST_POINTS:
+        return f"a schedule has at most {MOST_POINTS:,} points, got {len(schedule):,}"
     if len(schedule) < 2 or any(len(point) != 2 for point in schedule):
         return "a schedule needs at least two points [share of training, value]"
     shares = [share for share, _ in schedule]
     if shares[0] < 0 or shares[-1] > 1 or any(a >= b for a, b in itertools.pairwise(shares)):
-        return f"shares of training must ascend within 0..1, got {shares}"
+        return f"shares of training must ascend within 0..1, got {printable(shares)}"
     for _, value in schedule:
-        if value < least or (most is not None and value > most):
-            bounds = f"at least {least:g}" if most is None else f"within {least:g}..{most:g}"
-            return f"values must be {bounds}, got {value:g}"
+        if not least <= value <= most:
+            return f"values must be within {least:g}..{most:g}, got {value:g}"
     return ""

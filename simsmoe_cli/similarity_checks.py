@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from simsmoe_cli import schedule
-from simsmoe_cli.errors import Problem, nearest
+from simsmoe_cli.errors import Problem, nearest, printable
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.registry import MEASURES
 from simsmoe_cli.similarity_settings import SimilaritySettings
 
 # Fields that may be schedules, and the bounds of their values.
-SCHEDULED: dict[str, tuple[float, float | None]] = {
-    "weight": (0, None),
+SCHEDULED: dict[str, tuple[float, float]] = {
+    "weight": (0, 1e6),
     "threshold": (0, 1),
-    "check_every": (0, None),
-    "sigma": (1e-9, None),
+    "check_every": (0, 1e6),
+    "sigma": (1e-9, 1e6),
 }
 # What only the pair tracker reads.
 TRACKED = ("check_every", "pairs", "min_tokens", "anywhere")
@@ -30,7 +30,7 @@ def similarity_problems(recipe: Recipe) -> Iterator[Problem]:
     if settings.measure not in MEASURES:
         yield Problem(
             ("similarity.measure",),
-            f"unknown measure {settings.measure!r}",
+            f"unknown measure '{printable(settings.measure)}'",
             nearest(settings.measure, MEASURES),
         )
     given = _given(settings)

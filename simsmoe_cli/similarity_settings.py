@@ -11,8 +11,8 @@ from simsmoe_cli.schedule import Schedule, value_at
 from simsmoe_cli.section import Section
 
 Preset = Literal["none", "published", "paper", "calibrated"]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 # METHODS: SimSMoE's published code, the text of its paper, and the setting that separates experts.
@@ -61,7 +61,9 @@ class SimilaritySettings(Section):
         "there too, each expert against all others at once, by contrast, their mean",
     )
     measure: str = Field(
-        "cka-linear-debiased", description="how alike two experts are; `simsmoe list similarity`"
+        "cka-linear-debiased",
+        max_length=100,
+        description="how alike two experts are; `simsmoe list similarity`",
     )
     sigma: Positive | Literal["median"] | Schedule = Field(
         0.8, description="cka-rbf: bandwidth of the kernels, or 'median' (distance, detached)"
@@ -78,7 +80,10 @@ class SimilaritySettings(Section):
         0.5, gt=0, le=1, description="rince-v2: near 0 is InfoNCE, 1 is symmetric and most robust"
     )
     directclr_width: int = Field(
-        0, ge=0, description="directclr: features it looks at; 0: 360 of 2048, as in the paper"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="directclr: features it looks at; 0: 360 of 2048, as in the paper",
     )
     spread_weight: NotNegative | Literal["auto"] = Field(
         "auto",
@@ -100,14 +105,20 @@ class SimilaritySettings(Section):
         description="beta: coefficient of the similarity loss. A schedule is points "
         "[share of training, value], as [[0, 0.0], [0.1, 0.003]], straight in between",
     )
-    pairs: int = Field(4, ge=1, description="P: pairs examined a step, the most overdue first")
-    tokens: int = Field(128, ge=4, description="tokens sampled per pair, or for all experts")
+    pairs: int = Field(
+        4, ge=1, le=1_000_000, description="P: pairs examined a step, the most overdue first"
+    )
+    tokens: int = Field(
+        128, ge=4, le=10_000_000, description="tokens sampled per pair, or for all experts"
+    )
     anywhere: bool = Field(
         False,
         description="scope pairs: draw half of a pair's tokens from the whole batch instead, and "
         "compare the pair on each half",
     )
-    min_tokens: int = Field(16, ge=4, description="fewer shared tokens than this: the pair waits")
+    min_tokens: int = Field(
+        16, ge=4, le=10_000_000, description="fewer shared tokens than this: the pair waits"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simsmoe_cli.errors import UserError, printable
+from simsmoe_cli.errors import UserError, nearest, printable, visible
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,28 @@ def test_ten_problems_are_all_shown() -> None:
     problems = [UserError("unknown field", where=f"field{number}") for number in range(10)]
     assert (
         str(UserError("10 problems", problems=problems)).splitlines()[-1].endswith("unknown field")
+    )
+
+
+def test_a_text_of_several_lines_keeps_them() -> None:
+    assert visible("one\n\ttwo\x1b[31m\r") == "one\n\ttwo\\x1b[31m\\r"
+
+
+def test_the_nearest_name_is_found_among_many_and_not_all_are_listed() -> None:
+    names = [f"run-{number:05}" for number in range(100_000)]
+    hint = nearest("run-0042", names)
+    assert hint.startswith("Did you mean 'run-0")
+    assert hint.endswith("and 99,960 more.")
+    assert len(hint) < 1000
+
+
+def test_what_is_near_a_very_long_name_is_asked_of_its_beginning() -> None:
+    assert nearest("routers" + "x" * 1_000_000, ["routers", "tasks"]).startswith("Available: ")
+    assert nearest("", ["a"]) == "Available: a."
+    assert nearest("x", []) == "Available: none."
+
+
+def test_known_names_are_escaped() -> None:
+    assert nearest("red-one", ["\x1b[31mred-one"]) == (
+        "Did you mean '\\x1b[31mred-one'? Available: \\x1b[31mred-one."
     )

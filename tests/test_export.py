@@ -180,3 +180,13 @@ def test_an_export_of_another_version(tmp_path: Path, trained: Trained) -> None:
         path.write_text(json.dumps(config | change))
         with pytest.raises(UserError, match="no export that can be read"):
             load_export(tmp_path / "out")
+
+
+def test_the_readme_of_an_oddly_named_run_is_text_for_any_terminal(
+    tmp_path: Path, store: TokenStore
+) -> None:
+    trained = drawn_run(tmp_path / "runs" / "\x1b[31mrün", recipe(), store)
+    export(trained, tmp_path / "out", "simsmoe")
+    readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith("# \\x1b[31mrün\n")
+    assert readme.replace("\n", "").isprintable()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +116,13 @@ def test_fields_of_a_file_stay_where_the_preset_is_not_overridden(tmp_path: Path
 
 
 @settings(deadline=None)
-@given(st.text(), st.text(), st.floats(1e-12, 1e6), st.sampled_from(sorted(PRESETS)), st.booleans())
+@given(
+    st.text(),
+    st.text(st.characters(exclude_categories=["C"])),
+    st.floats(1e-12, 1e6),
+    st.sampled_from(sorted(PRESETS)),
+    st.booleans(),
+)
 def test_a_dumped_recipe_loads_equal(
     tmp_path_factory: pytest.TempPathFactory,
     description: str,
@@ -202,7 +210,7 @@ def test_comments_document_every_field() -> None:
             "similarity.threshold=[[0, 0.5], [0.5, 1.5]]",
             "similarity.threshold: values must be within 0..1, got 1.5",
         ),
-        ("similarity.weight=[[0, 0.5], [1, -0.5]]", "values must be at least 0, got -0.5"),
+        ("similarity.weight=[[0, 0.5], [1, -0.5]]", "values must be within 0..1e+06, got -0.5"),
         (
             "similarity.check_every=[[0.5, 1], [0.5, 2]]",
             "similarity.check_every: shares of training must ascend within 0..1, got [0.5, 0.5]",
@@ -411,3 +419,128 @@ def test_field_paths_are_unique_and_their_documentation_is_not_empty() -> None:
     paths = [field.path for field in fields()]
     assert len(paths) == len(set(paths))
     assert all(field.help and field.type for field in fields())
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("name: a\nmoe: {hidden: !!int abc}\n", 2, "recipes have no tags, such as !!int"),
+        ("moe: {hidden: !!bool maybe}\n", 1, "recipes have no tags, such as !!bool"),
+        ("a: !!timestamp x\n", 1, "recipes have no tags"),
+        ("a: !!python/object/apply:os.system [ls]\n", 1, "recipes have no tags"),
+        ("a: !!binary '='\n", 1, "recipes have no tags"),
+        ("!!set {a}\n", 1, "recipes have no tags"),
+        ("!!omap [a: 1]\n", 1, "recipes have no tags"),
+        ("a: ! b\n", 1, "recipes have no tags"),
+        ("!a b: 1\n", 1, "recipes have no tags"),
+        ("name: a\nmoe: &x {hidden: 8}\n", 2, "recipes have no anchors"),
+        ("name: a\nmoe: *x\n", 2, "recipes have no anchors"),
+        ("name: a\n? [x]\n: 1\n", 2, "a key must be a name"),
+        ("name: a\n---\nname: b\n", 2, "a recipe is one document, and this is another"),
+        ("name: a\nsource: \x00\n", 2, "the character '\\x00' is not allowed"),
+        ("name: a\n\nsource: \x1b[31m\n", 3, "the character '\\x1b' is not allowed"),
+        ("train:\n\tsteps: 3\n", 2, "found character '\\t' that cannot start any token"),
+        ('name: a\nsource: "\\ud800"\n', 2, "an escape that is no character"),
+        ('name: a\nsource: "\\UFFFFFFFF"\n', 2, "an escape that is no character"),
+        ("train: {seed: " + "9" * 5000 + "}\n", 1, "a whole number of 5,000 digits is too large"),
+        ("a: " + "[" * 50_000, 1, "nested too deeply"),
+        ("{a: " * 50_000, 1, "nested too deeply"),
+        ("- " * 50_000, 1, "nested too deeply"),
+    ],
+)
+def test_what_yaml_could_say_and_a_recipe_cannot(
+    tmp_path: Path, text: str, line: int, said: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text, encoding="utf-8", newline="")
+    assert problem(str(file)).startswith(f"{file}:{line}: not valid YAML: {said}")
+    value = text.rstrip().partition(": ")[2]
+    if text.startswith("a: ") and "\n" not in value:
+        assert f"the value is not valid YAML: {said}" in problem("quickstart", f"train.lr={value}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the recipe is empty"),
+        (b"# nothing\n", "the recipe is empty"),
+        (b"- a\n", "a recipe is a mapping of fields"),
+        (b"text", "a recipe is a mapping of fields"),
+        (b"\xff\xfea\x00", "not a text file in UTF-8"),
+        (b"a: 1\n" * 200_000, "the recipe has more than 500,000 bytes"),
+        (b"<<: {train: {steps: 3}}\n", "<<: unknown key"),
+        (b"1: 2\n", "1: unknown key"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    assert said in problem(str(file))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "\ufeffname: mine\n").name == "mine"
+
+
+def test_what_is_no_file_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    assert "no regular file" in problem(str(tmp_path / "fifo.yaml"))
+    assert "no such recipe file" in problem(str(tmp_path / "loop.yaml"))
+    assert "got a folder" in problem(str(tmp_path))
+    assert "File name too long" in problem("x" * 5000)
+    assert "unknown recipe 'a\\x1b[31mow'" in problem("a\x1b[31mow")
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 30, "-1" + "0" * 30, "1e308", "-1e308"])
+def test_every_number_has_bounds_that_are_named(value: str) -> None:
+    tried = 0
+    for field in fields():
+        section = field.path.partition(".")[0].replace("_", "-")
+        router = [f"moe.router={section}"] if section in registry.ROUTERS else []
+        # None of them is as large as these, whatever the field means.
+        given = f"[{value}, {value}]" if field.type.startswith("list") else value
+        if "number" in field.type:
+            with pytest.raises(UserError, match=rf"{re.escape(field.path)}: "):
+                load_recipe("quickstart", [f"{field.path}={given}", *router])
+            tried += 1
+    assert tried > 50
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.probe_tokens=1" + "0" * 30, "of at most 10,000,000, got 1000"),
+        ("moe.hidden=1" + "0" * 18, "of at most 10,000,000, got 1000"),
+        ("moe.balance_weight=-1", "of at least 0, got -1"),
+        ("model.repeats=1000", "3,000 sub-layers are more than the 2,000"),
+        ("train.batch=1000000", "more than the 16,777,216"),
+        ("train.milestones=[" + "1, " * 2000 + "1]", "at most 1,000 values, got 2,001"),
+        ("data.corpus=\x1b[31mx", "no control characters are allowed, got '\\x1b[31mx'"),
+        ("data.corpus='" + "x" * 5000 + "'", "at most 4,000 characters"),
+        ("finetune.task=a\x1bb", "no control characters are allowed"),
+        ("train.lr=" + "x" * 5000, "xxx"),
+        ("a.b.c=1", "a field is SECTION.NAME or NAME"),
+        (".".join("a" * 60_000) + "=1", "a field is SECTION.NAME or NAME"),
+        ("train.steps=&a 3", "recipes have no anchors"),
+    ],
+)
+def test_what_is_out_of_bounds_is_said_shortly(override: str, expected: str) -> None:
+    said = problem(
+        "quickstart", *(["model.pattern=sgf"] if "repeats" in override else []), override
+    )
+    assert expected in said
+    assert said.isprintable()
+    assert len(said) < 700
+
+
+def test_of_thousands_of_unknown_keys_ten_are_named(tmp_path: Path) -> None:
+    keys = "".join(f"key{number}: {'x' * 50}\n" for number in range(2000))
+    with pytest.raises(UserError) as caught:
+        loaded(tmp_path, keys + "train: {stepz: 3}\n")
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("2,001 problems in recipe ")
+    assert len(lines) == 12
+    assert lines[1].startswith("  train.stepz: unknown key. Did you mean 'steps'?")
+    assert lines[2].startswith("  key0: unknown key. Available: ")
+    assert lines[-1] == "  and 1,991 more"

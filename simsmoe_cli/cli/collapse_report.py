@@ -32,7 +32,9 @@ def collapse_report(
     tokens: Annotated[
         int,
         typer.Option(
-            min=1, help="Tokens all experts see; four times as many for load, routing and loss."
+            min=1,
+            max=100_000_000,
+            help="Tokens all experts see; four times as many for load, routing and loss.",
         ),
     ] = 4096,
     text: Annotated[

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +32,7 @@ ProfileOption = Annotated[
     typer.Option(
         "--profile",
         min=0,
+        max=100_000,
         metavar="N",
         show_default=False,
         help="Record N steps after the first three with torch's profiler: a trace and a table of "
@@ -60,18 +63,28 @@ def quieten_profiler() -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document on stdout, with escapes where its encoding lacks characters."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    complete = codecs.lookup(encoding).name.startswith("utf")
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=not complete))
 
 
 def console(*, stderr: bool = False) -> Console:
     """A rich console that takes text as it is: no markup, emoji or highlighting.
 
-    Piped output is as wide as its lines need, so that other programs see whole cells.
+    What would control a terminal is shown as escapes, wherever it comes from. Piped output is as
+    wide as its lines need, so that other programs see whole cells.
     """
     from rich.console import Console
+    from rich.text import Text
 
-    plain = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    from simsmoe_cli.errors import visible
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **options)
+
+    plain = Plain(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not plain.is_terminal:
         plain.width = 1000
     return plain

@@ -44,7 +44,13 @@ def compare(
 
     if out is not None:
         comparing.check_suffix(out)
-    comparison = comparing.compare([RunDir(resolve(run, runs_dir)) for run in runs])
+    folders = []
+    for run in runs:
+        try:
+            folders.append(RunDir(resolve(run, runs_dir)))
+        except OSError:  # said where it is read, so that others are compared all the same
+            folders.append(RunDir(runs_dir / run))
+    comparison = comparing.compare(folders)
     if out is not None:
         from simsmoe_cli.collapse.report import write_comparison
 
@@ -54,7 +60,7 @@ def compare(
         return
     _show(comparison, console())
     if out is not None:
-        typer.echo(str(out))
+        console().print(str(out), soft_wrap=True)
 
 
 def _show(comparison: "Comparison", console: "Console") -> None:

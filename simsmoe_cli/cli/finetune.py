@@ -74,6 +74,7 @@ def finetune(
     if profile:
         quieten_profiler()
     from simsmoe_cli.cli.progress import TrainingView, unwatched
+    from simsmoe_cli.model.size import memory_of, require_possible
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
     from simsmoe_cli.train.finetune_planning import plan_finetuning
@@ -100,6 +101,7 @@ def finetune(
         expert_backend(plan.recipe).require(torch_device)
         if deterministic:
             session.be_deterministic()
+        require_possible(plan.recipe, plan.vocabulary.size, memory_of(torch_device))
         run = plan.run.path
         start = (
             f"{torch_device}, from {plan.resume_from.name}"

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simsmoe_cli.cli.common import console
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.layer_labels import find_layer, pattern_labels
+from simsmoe_cli.untrusted import Unreadable, read_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from simsmoe_cli.completion import Piece
     from simsmoe_cli.recipe import Recipe
+
+MOST_BYTES = 16_000_000  # of a prompt
 
 
 def generate(
@@ -24,7 +27,9 @@ def generate(
     prompt_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="File with the text, - for stdin.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add.")] = 200,
+    tokens: Annotated[
+        int, typer.Option(min=1, max=100_000_000, help="How many tokens to add.")
+    ] = 200,
     temperature: Annotated[
         float, typer.Option(help="0: the most likely token; 1: the model's own distribution.")
     ] = 0.8,
@@ -96,19 +101,24 @@ def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
     if prompt is not None:
         return prompt, "--prompt"
     assert file is not None
+    where = printable(file, 200)
     try:
-        content = (
-            typer.get_binary_stream("stdin").read() if file == "-" else Path(file).read_bytes()
-        )
+        if file == "-":
+            content = typer.get_binary_stream("stdin").read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise Unreadable(f"has more than {MOST_BYTES:,} bytes")
+        else:
+            content = read_bytes(Path(file), MOST_BYTES)
         return content.decode(), "--prompt-file"
-    except OSError as error:
-        raise UserError(
-            f"cannot be read: {error.strerror}", where=file, hint="Check the path.", code=EXIT_DATA
-        ) from None
+    except FileNotFoundError:
+        hint = "Check the path."
+        raise UserError("no such file", where=where, hint=hint, code=EXIT_DATA) from None
+    except Unreadable as error:
+        raise UserError(f"the prompt {error}", where=where, code=EXIT_DATA) from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"byte 0x{error.object[error.start]:02x} at offset {error.start} is not UTF-8",
-            where=file,
+            where=where,
             code=EXIT_DATA,
         ) from None
 

@@ -5,12 +5,19 @@ function, so that `simsmoe --help` answers at once. For the same reason they do 
 `annotations` from `__future__`: typer would evaluate every annotation of every command twice.
 """
 
+import codecs
+import contextlib
+import functools
+import io
+import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import Annotated, Any, TextIO, cast
 
 import typer
+from typer.core import TyperCommand
 
 from simsmoe_cli import __version__
 from simsmoe_cli.cli.collapse_report import collapse_report
@@ -26,11 +33,36 @@ from simsmoe_cli.cli.prepare_data import prepare_data
 from simsmoe_cli.cli.pretrain import pretrain
 from simsmoe_cli.cli.show import show
 from simsmoe_cli.cli.stopping import terminable
-from simsmoe_cli.errors import EXIT_SIGINT, EXIT_SIGTERM, EXIT_USAGE, Terminated, UserError
+from simsmoe_cli.errors import (
+    EXIT_DATA,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_SIGINT,
+    EXIT_SIGPIPE,
+    EXIT_SIGTERM,
+    EXIT_USAGE,
+    Terminated,
+    UserError,
+    is_out_of_memory,
+    printable,
+)
 
 # What typer raises for a wrong command line; it lies in click or in typer's own copy of it,
 # depending on typer's version.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+
+
+class Command(TyperCommand):
+    """A command whose numbers are finite."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"expected a finite number, got {value}", where=parameter.opts[0])
+        return super().invoke(ctx)
+
+
+OUTPUT = "output"  # the name of stdout and stderr in messages
 
 app = typer.Typer(
     name="simsmoe",
@@ -45,18 +77,18 @@ TRAIN = "Train"
 SEE = "See"
 LOOK = "Look around"
 
-app.command("prepare-data", rich_help_panel=TRAIN)(prepare_data)
-app.command("pretrain", rich_help_panel=TRAIN)(pretrain)
-app.command("finetune", rich_help_panel=TRAIN)(finetune)
-app.command("eval", rich_help_panel=TRAIN)(evaluate)
-app.command("generate", rich_help_panel=TRAIN)(generate)
-app.command("export", rich_help_panel=TRAIN)(export)
-app.command("monitor", rich_help_panel=SEE)(monitor)
-app.command("collapse-report", rich_help_panel=SEE)(collapse_report)
-app.command("compare", rich_help_panel=SEE)(compare)
-app.command("list", rich_help_panel=LOOK)(list_names)
-app.command("show", rich_help_panel=LOOK)(show)
-app.command("doctor", rich_help_panel=LOOK)(doctor)
+app.command("prepare-data", cls=Command, rich_help_panel=TRAIN)(prepare_data)
+app.command("pretrain", cls=Command, rich_help_panel=TRAIN)(pretrain)
+app.command("finetune", cls=Command, rich_help_panel=TRAIN)(finetune)
+app.command("eval", cls=Command, rich_help_panel=TRAIN)(evaluate)
+app.command("generate", cls=Command, rich_help_panel=TRAIN)(generate)
+app.command("export", cls=Command, rich_help_panel=TRAIN)(export)
+app.command("monitor", cls=Command, rich_help_panel=SEE)(monitor)
+app.command("collapse-report", cls=Command, rich_help_panel=SEE)(collapse_report)
+app.command("compare", cls=Command, rich_help_panel=SEE)(compare)
+app.command("list", cls=Command, rich_help_panel=LOOK)(list_names)
+app.command("show", cls=Command, rich_help_panel=LOOK)(show)
+app.command("doctor", cls=Command, rich_help_panel=LOOK)(doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,40 +114,192 @@ def start(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit code; errors a user can cause go to stderr.
 
+    What only we can cause is raised as it is. Output that nobody reads any more ends a command
+    without a word, as SIGPIPE would; where everything had been computed already, the code is still
+    the command's own.
+
     Args:
         arguments: without the program's name; None takes this process's own.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    noted: list[int] = []
     try:
         with terminable() as noted:
-            code = app(arguments, prog_name="simsmoe", standalone_mode=False)
-        if signal.SIGINT in noted and code == EXIT_SIGINT:
-            return _stopped("Ctrl-C", EXIT_SIGINT)
-    except UserError as error:
-        _print_error(str(error))
-        return error.code
+            code = _invoke(given)
+    except (KeyboardInterrupt, EOFError, typer.Abort):
+        return _stopped("Ctrl-C", EXIT_SIGINT) if signal.SIGINT in noted else EXIT_SIGINT
+    except Terminated:
+        return _stopped("SIGTERM", EXIT_SIGTERM)
+    except SystemExit as leave:
+        if isinstance(leave.__context__, BrokenPipeError):  # rich leaves with 1 then
+            return EXIT_SIGPIPE
+        raise
+    except BrokenPipeError as error:
+        if error.filename == OUTPUT:
+            return EXIT_SIGPIPE
+        clear = _operating_system_error(error)
+        _print_error(str(clear))
+        return clear.code
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "simsmoe"
-        message = " ".join(error.format_message().split())
+        message = printable(" ".join(error.format_message().split()), 400)
         stop = "" if message.endswith((".", "?")) else "."
         _print_error(f"{message}{stop} See '{command} --help'.")
         return EXIT_USAGE
-    except (KeyboardInterrupt, typer.Abort):
-        return EXIT_SIGINT
-    except Terminated:
-        return _stopped("SIGTERM", EXIT_SIGTERM)
+    except Exception as error:
+        explained = _in_words(error)
+        if explained is None:
+            raise
+        _print_error(str(explained))
+        return explained.code
+    try:
+        _flush_output()
+    except BrokenPipeError:
+        return code
+    except OSError as error:
+        clear = _operating_system_error(error)
+        _print_error(str(clear))
+        return clear.code
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
+    """The exit code of a command line.
+
+    This is typer's own main without its handling of exceptions, which would end the process with 1
+    where the output is closed.
+    """
+    command = _command(app)
+    try:
+        with command.make_context("simsmoe", arguments) as context:
+            code = command.invoke(context)
+    except typer.Exit as leave:
+        code = leave.exit_code
     return code if isinstance(code, int) else 0
 
 
+@functools.cache
+def _command(application: typer.Typer) -> Any:
+    """What typer makes of an application; it takes longer than many a command line."""
+    return typer.main.get_command(application)
+
+
+def _in_words(error: Exception) -> UserError | None:
+    """What a user is told of an error; None if it is a fault of ours."""
+    if isinstance(error, UserError):
+        return error
+    if is_out_of_memory(error):
+        return UserError(
+            "out of memory",
+            hint="Close other programs, or use a smaller model, batch or file.",
+            code=EXIT_OUT_OF_MEMORY,
+        )
+    if isinstance(error, OSError):
+        return _operating_system_error(error)
+    if isinstance(error, RecursionError):
+        return UserError(
+            "something in a file that was read is nested too deeply",
+            hint="Look for thousands of brackets in a row.",
+            code=EXIT_DATA,
+        )
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+        return UserError(
+            f"{printable(error.object)!r} cannot be the name of a file in this locale",
+            hint="Set LC_ALL to a locale of UTF-8, such as C.UTF-8.",
+        )
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return UserError(str(error), hint="Look at the links of the path.", code=EXIT_DATA)
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return UserError("the name of a file holds a NUL character")
+    return None
+
+
+def _operating_system_error(error: OSError) -> UserError:
+    """What the operating system refused, and for which file."""
+    what = error.strerror or str(error) or type(error).__name__
+    if error.filename == OUTPUT:
+        return UserError(f"cannot be written: {what}", where=OUTPUT, code=EXIT_DATA)
+    if error.filename is None:
+        return UserError(what, hint="Look at the disk and its permissions.", code=EXIT_DATA)
+    place = printable(os.fsdecode(error.filename), 200)
+    return UserError(
+        what, where=place, hint="Look at the path and its permissions.", code=EXIT_DATA
+    )
+
+
+def _flush_output() -> None:
+    """Hand on what was printed; an OSError where it cannot be."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def _print_error(message: str) -> None:
-    typer.secho("simsmoe: error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(message, err=True)
+    with contextlib.suppress(OSError):  # there is nowhere left to say it
+        typer.secho("simsmoe: error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(message, err=True)
+
+
+class _Output(io.FileIO):
+    """A stream of this process; what it cannot write is an error of a file named `OUTPUT`."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = OUTPUT
+            raise
+
+
+def prepare_streams() -> None:
+    """Make printing safe whatever the process was started with.
+
+    A closed stream is opened on nothing, or the next file to be opened would take its place and
+    what is printed. A character that a stream's encoding lacks is replaced.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = _stream(1, sys.stdout)
+    sys.stderr = _stream(2, sys.stderr)
+
+
+def _stream(number: int, before: TextIO | None) -> io.TextIOWrapper:
+    """A stream in place of the one that Python opened, which is None where it was closed."""
+    encoding = "utf-8" if before is None else before.encoding
+    complete = codecs.lookup(encoding).name.startswith("utf")
+    raw = _Output(number, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=encoding,
+        errors="backslashreplace" if complete else "replace",
+        line_buffering=number == 2 or raw.isatty(),
+    )
+
+
+def _let_go_of_output() -> None:
+    """Flush stdout and stderr; where that fails, Python must not try again when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _stopped(by: str, code: int) -> int:
-    typer.echo(f"simsmoe: stopped by {by}; nothing is left half-written", err=True)
+    with contextlib.suppress(OSError):
+        typer.echo(f"simsmoe: stopped by {by}; nothing is left half-written", err=True)
     return code
 
 
 def main() -> None:
     """Entry point of the `simsmoe` command."""
-    sys.exit(run())
+    prepare_streams()
+    try:
+        code = run()
+    finally:
+        _let_go_of_output()
+    sys.exit(code)

@@ -39,7 +39,7 @@ def monitor(
         int | None, typer.Option(min=1, max=65535, help="With --serve: 8000 if left out.")
     ] = None,
     load_cv_above: Annotated[
-        float, typer.Option(min=0, help="Alert when a layer's load CV rises above this.")
+        float, typer.Option(min=0, max=1e6, help="Alert when a layer's load CV rises above this.")
     ] = 1.0,
     cka_above: Annotated[
         float, typer.Option(min=-1, max=1, help="Alert when a layer's mean CKA rises above this.")
@@ -48,6 +48,7 @@ def monitor(
         float | None,
         typer.Option(
             min=1,
+            max=1e9,
             metavar="SECONDS",
             help="A run that trains is silent after so long without an event; "
             "judged by its own pace if left out.",

@@ -40,7 +40,11 @@ def prepare_data(
     ] = None,
     vocab_size: Annotated[
         int | None,
-        typer.Option(help="words: keep the most frequent; sentencepiece: pieces (default 8192)."),
+        typer.Option(
+            min=2,
+            max=10_000_000,
+            help="words: keep the most frequent; sentencepiece: pieces (default 8192).",
+        ),
     ] = None,
     vocab: Annotated[
         str, typer.Option(help="bytes: those that occur in the corpus, or bytes256 for all.")
@@ -93,14 +97,17 @@ def prepare_data(
     from simsmoe_cli.data.store import find_store
     from simsmoe_cli.data.task_parsers import table_kind
     from simsmoe_cli.errors import UserError
+    from simsmoe_cli.names import check_name, safe_name
     from simsmoe_cli.registry import CORPORA, TASKS
 
-    if name is not None and (out is not None or name != Path(name).name or name.startswith(".")):
+    if name is not None and out is not None:
         raise UserError(
-            "contradicts --out" if out else f"'{name}' is no plain name",
+            "contradicts --out",
             where="--name",
             hint="--name NAME is a folder below --data-dir, --out DIR one anywhere.",
         )
+    if name is not None:
+        check_name(name, below="--data-dir")
     columns = [
         flag
         for flag, value in (("--text-column", text_column), ("--label-column", label_column))
@@ -116,7 +123,7 @@ def prepare_data(
         from simsmoe_cli.data.prepare_task import prepare_task
 
         _require_no_tokenizer(tokenizer, vocab_size, vocab, sp_model, vocab_from)
-        task_name = name or _task_name(corpus)
+        task_name = name or safe_name(_task_name(corpus))
         with _Progress() as show:
             task = prepare_task(
                 corpus,
@@ -134,7 +141,7 @@ def prepare_data(
         else:
             _print_task(task, data_dir)
         return
-    name = name or (corpus if corpus in CORPORA else default_name(corpus))
+    name = name or (corpus if corpus in CORPORA else safe_name(default_name(corpus)))
     with _Progress() as show:
         store = prepare(
             corpus,

@@ -70,6 +70,7 @@ def pretrain(
     if profile:
         quieten_profiler()
     from simsmoe_cli.cli.progress import TrainingView, unwatched
+    from simsmoe_cli.model.size import memory_of, require_possible
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
     from simsmoe_cli.train.planning import plan_training
@@ -86,6 +87,7 @@ def pretrain(
         store = session.open_store(
             plan.recipe, data_dir, lambda text: screen.print(text, soft_wrap=True)
         )
+        require_possible(plan.recipe, store.manifest.vocab_size, memory_of(torch_device))
         run = plan.run.path
         start = (
             f"{torch_device}, from {plan.resume_from.name}"

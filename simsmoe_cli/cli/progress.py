@@ -70,9 +70,6 @@ class _Forgiving:
 @contextlib.contextmanager
 def unwatched() -> Iterator[None]:
     """Go on when the output is closed, its disk is full or its terminal goes away."""
-    for number in (0, 1, 2):  # what is opened from now on is not to stand for a closed output
-        with contextlib.suppress(OSError):
-            _open_if_closed(number)
     kept = sys.stdout, sys.stderr
     hung_up = None
     if threading.current_thread() is threading.main_thread():
@@ -89,13 +86,6 @@ def unwatched() -> Iterator[None]:
         sys.stdout, sys.stderr = kept
         if hung_up is not None:
             signal.signal(signal.SIGHUP, hung_up)
-
-
-def _open_if_closed(descriptor: int) -> None:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 class TrainingView:

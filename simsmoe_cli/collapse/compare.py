@@ -18,6 +18,7 @@ from typing import Any
 from simsmoe_cli.collapse.local_paths import told_apart, without_paths
 from simsmoe_cli.collapse.reported import measures_of, read_reported, settings_of
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import load_recipe
 from simsmoe_cli.rundir import Event, RunDir, number, read_events, whole
 
@@ -25,6 +26,7 @@ from simsmoe_cli.rundir import Event, RunDir, number, read_events, whole
 NOT_SETTINGS = ("name", "description", "source")
 ABSENT = "–"
 REPORTED = "report"  # the status of what is no run
+LARGEST, LONGEST = 1e300, 10**15  # values and steps of events are less, or damage
 SUFFIXES = (".html", ".png", ".svg")
 
 
@@ -144,17 +146,31 @@ class Comparison:
 def compare(runs: Sequence[RunDir]) -> Comparison:
     """Read runs and say in what they differ.
 
+    A run that cannot be read is left out, with a note, as long as two others can.
+
     Raises:
-        UserError: fewer than two runs, one of them twice, or a folder that holds no run.
+        UserError: fewer than two runs, or one of them twice, or fewer than two can be read.
     """
     if len(runs) < 2:
         raise UserError("compare needs two or more runs", hint="Give their names or folders.")
     resolved = [run.path.resolve() for run in runs]
     for place, path in enumerate(resolved):
         if path in resolved[:place]:
-            raise UserError("this run is given twice", where=str(runs[place].path))
+            raise UserError("this run is given twice", where=printable(runs[place].path, 200))
     labels = told_apart([run.path for run in runs])
-    summaries = tuple(_read(run, label) for run, label in zip(runs, labels, strict=True))
+    read: list[RunSummary] = []
+    faults: list[UserError] = []
+    left_out: list[str] = []
+    for run, label in zip(runs, labels, strict=True):
+        try:
+            read.append(_read(run, label))
+        except UserError as error:
+            faults.append(error)
+            said = str(error).splitlines()[0].replace(printable(run.path, 200), label)
+            left_out.append(f"left out: {said}")
+    if len(read) < 2:
+        raise faults[0]
+    summaries = tuple(read)
     paths = list(dict.fromkeys(path for run in summaries for path in run.settings))
     differing = tuple(
         path
@@ -162,7 +178,7 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
         if path not in NOT_SETTINGS
         and any(run.settings.get(path) != summaries[0].settings.get(path) for run in summaries)
     )
-    return Comparison(summaries, differing, tuple(_notes(summaries, differing)))
+    return Comparison(summaries, differing, (*left_out, *_notes(summaries, differing)))
 
 
 def check_suffix(out: Path) -> None:
@@ -173,7 +189,9 @@ def check_suffix(out: Path) -> None:
     """
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"unknown suffix '{out.suffix}'", where="--out", hint=nearest(out.suffix, SUFFIXES)
+            f"unknown suffix '{printable(out.suffix)}'",
+            where="--out",
+            hint=nearest(out.suffix, SUFFIXES),
         )
 
 
@@ -199,12 +217,16 @@ def table(comparison: Comparison) -> list[list[str]]:
                 *(
                     ABSENT
                     if value is None
-                    else f"{value:{measure.form}}{'*' if value == best else ''}"
+                    else f"{_worded(value, measure)}{'*' if value == best else ''}"
                     for value in values
                 ),
             ]
         )
     return rows
+
+
+def _worded(value: float, measure: Measure) -> str:
+    return f"{value:{measure.form if abs(value) < 1e12 else '.3g'}}"
 
 
 def shown(value: Any) -> str:
@@ -213,7 +235,7 @@ def shown(value: Any) -> str:
         return ABSENT
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else printable(value)
 
 
 def _status(run: RunSummary) -> str:
@@ -224,13 +246,32 @@ def _status(run: RunSummary) -> str:
 
 
 def _read(run: RunDir, label: str) -> RunSummary:
-    model = (run.path / "config.json").is_file() or (run.path / "report.json").is_file()
-    if model and not run.recipe.is_file():
-        return _of_report(run.path, label)
-    if not run.recipe.is_file() or not run.events.is_file():
-        missing = run.recipe if not run.recipe.is_file() else run.events
-        raise UserError(f"no run: it has no {missing.name}", where=str(run.path), code=EXIT_DATA)
-    recipe = load_recipe(str(run.recipe))
+    try:
+        model = any((run.path / name).is_file() for name in ("config.json", "report.json"))
+        if model and not run.recipe.is_file():
+            return _of_report(run.path, label)
+        for needed in (run.recipe, run.events):
+            if not needed.is_file():
+                what = f"no run: it has no {needed.name}"
+                raise UserError(what, where=printable(run.path, 200), code=EXIT_DATA)
+        return _summary(run, label, _recipe(run))
+    except OSError as error:
+        where = printable(error.filename or run.path, 200)
+        what = f"cannot be read: {error.strerror}"
+        raise UserError(what, where=where, code=EXIT_DATA) from None
+
+
+def _recipe(run: RunDir) -> Recipe:
+    """The recipe of a run; what is wrong with it is damage, not usage."""
+    try:
+        return load_recipe(str(run.recipe))
+    except UserError as error:
+        first, *problems = str(error).splitlines()
+        what = f"{first}: {problems[0].strip()}" if problems else first
+        raise UserError(what, code=EXIT_DATA) from None
+
+
+def _summary(run: RunDir, label: str, recipe: Recipe) -> RunSummary:
     curves = {name: Curve() for name in CURVES}
     measures: dict[str, float | None] = {measure.name: None for measure in MEASURES}
     speeds: list[float] = []
@@ -263,7 +304,8 @@ def _read(run: RunDir, label: str) -> RunSummary:
                     measures["dead_experts"] = _dead(event)
                     curves["load_cv"].add(step, measures["load_cv"])
                 case "run_finished":
-                    status = printable(event.get("status"))
+                    given = event.get("status")
+                    status = given if given in ("finished", "stopped", "failed") else "unknown"
                     measures["test_bpc"] = number(event.get("test_bpc"))
                     measures["test_accuracy"] = number(event.get("test_accuracy"))
                     loss = number(event.get("test_loss_nats"))

@@ -171,8 +171,10 @@ def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     logits_V = logits_V.float().cpu()
     if sampling.temperature == 0:
         return int(logits_V.argmax())
-    # The largest is subtracted first: divided by a small temperature it would be infinite.
-    probability_V = ((logits_V - logits_V.max()) / sampling.temperature).softmax(0)
+    # The largest is subtracted first: divided by a small temperature it would be infinite. In fp32
+    # the smallest temperatures would be 0; none below this makes a difference.
+    temperature = max(sampling.temperature, 1e-30)
+    probability_V = ((logits_V - logits_V.max()) / temperature).softmax(0)
     if sampling.top_p < 1:
         sorted_V, order_V = probability_V.sort(descending=True, stable=True)
         before_V = sorted_V.cumsum(0) - sorted_V

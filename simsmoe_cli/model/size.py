@@ -8,8 +8,11 @@ a token, plus the products of attention, and a training step is three forward pa
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +21,11 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from simsmoe_cli.cpu_path import as_on_accelerators
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe import Recipe
 
+MOST_BYTES = 10**15  # a million GB, a thousand times what the largest machines have
 BASIS = {
     "active_parameters": "Active parameters: all but the experts a token is not sent to, tables "
     "included.",
@@ -71,10 +76,33 @@ class ModelSize:
 def measure(recipe: Recipe, vocab_size: int) -> ModelSize:
     """Build the model of a recipe without its contents and say what it costs.
 
+    Repeats of the pattern are alike, so of a deep model only two are built.
+
     Args:
         recipe: resolved.
         vocab_size: symbols of the tokenizer.
+
+    Raises:
+        UserError: it is larger than any machine.
     """
+    require_possible(recipe, vocab_size)
+    repeats = recipe.model.repeats
+    if repeats <= 3:
+        return _measure(recipe, vocab_size)
+    one, two = (_measure(_repeated(recipe, count), vocab_size) for count in (1, 2))
+    counts = {
+        name: value + (repeats - 1) * (getattr(two, name) - value)
+        for name, value in vars(one).items()
+    }
+    return ModelSize(**counts)
+
+
+def _repeated(recipe: Recipe, repeats: int) -> Recipe:
+    model = recipe.model.model_copy(update={"repeats": repeats})
+    return recipe.model_copy(update={"model": model})
+
+
+def _measure(recipe: Recipe, vocab_size: int) -> ModelSize:
     # Whatever the backend, rows and weights are the same; "grouped" never reads counts.
     moe = recipe.moe.model_copy(update={"backend": "grouped"})
     recipe = recipe.model_copy(update={"moe": moe})
@@ -104,6 +132,70 @@ def measure(recipe: Recipe, vocab_size: int) -> ModelSize:
         carried_bytes=carried,
         activation_bytes=activations,
     )
+
+
+def require_possible(recipe: Recipe, vocab_size: int, memory: int = MOST_BYTES) -> None:
+    """Refuse a model that cannot be trained in so much memory, before any of it is taken.
+
+    Args:
+        recipe: resolved.
+        vocab_size: symbols of the tokenizer.
+        memory: bytes there are; left out, more than any machine has.
+
+    Raises:
+        UserError: its weights, gradients and moments, or its hidden states, need more.
+    """
+    needed = least_bytes(recipe, vocab_size)
+    if needed <= memory:
+        return
+    model, moe, train = recipe.model, recipe.moe, recipe.train
+    has = "no machine has" if memory == MOST_BYTES else "this machine has"
+    raise UserError(
+        f"training needs at least {needed / 1e9:,.0f} GB of memory, and {has} {memory / 1e9:,.0f}",
+        hint=f"Lower model.width (now {model.width:,}), model.repeats (now {model.repeats:,}), "
+        f"moe.experts (now {moe.experts:,}), moe.hidden (now {moe.hidden:,}), model.ffn_hidden "
+        f"(now {model.ffn_hidden:,}), train.batch (now {train.batch:,}) or train.block (now "
+        f"{train.block:,}).",
+        code=EXIT_OUT_OF_MEMORY,
+    )
+
+
+def least_bytes(recipe: Recipe, vocab_size: int) -> int:
+    """Memory that training cannot do without, by arithmetic on the recipe alone.
+
+    Weights, their gradients and Adam's two moments in fp32; and of one micro-batch the hidden state
+    of every sub-layer, and the hidden units of experts and dense sub-layers, in bf16.
+    """
+    model, moe, train = recipe.model, recipe.moe, recipe.train
+    width, matrices = model.width, 3 if model.activation == "swiglu" else 2
+    attention, mixtures, dense = (model.pattern.count(kind) * model.repeats for kind in "sgf")
+    weights = (
+        vocab_size * width * (1 if model.tie_embeddings else 2)
+        + attention * 4 * width * width
+        + mixtures * moe.experts * matrices * width * moe.hidden
+        + dense * matrices * width * model.ffn_hidden
+    )
+    tokens = train.batch // train.micro_batches * train.block
+    units = tokens * (
+        (attention + mixtures + dense) * width
+        + mixtures * moe.top_k * moe.hidden
+        + dense * model.ffn_hidden
+    )
+    return 16 * weights + 2 * units
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory a process may take on a device: an accelerator's own; on a CPU the machine's
+    with what it swaps to, or the limit of the container."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        table = Path("/proc/meminfo").read_text(encoding="ascii")
+        found[0] += 1024 * int(table.split("SwapTotal:")[1].split()[0])
+    with contextlib.suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found)
 
 
 def _model_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simsmoe_cli.cpu_path import on_cpu_path
+
 ELEMENTS_AT_A_TIME = 2**19
 
 
@@ -59,7 +61,7 @@ _swiglu: Callable[..., Tensor] = _SwiGLU.apply
 def _rows(inner: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:
     """The same rows of each tensor, as many at a time as stay in a CPU's cache."""
     flat = [tensor.reshape(-1, tensor.shape[-1]) for tensor in (inner, *others)]
-    if inner.device.type != "cpu":
+    if not on_cpu_path(inner):
         return [tuple(flat)]
     rows = max(1, ELEMENTS_AT_A_TIME // inner.shape[-1])
     return list(zip(*(tensor.split(rows) for tensor in flat), strict=True))

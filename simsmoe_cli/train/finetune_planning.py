@@ -18,6 +18,7 @@ from typing import Any
 from simsmoe_cli.data.task_store import Task, open_task
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.model.classifier import kept_layers
+from simsmoe_cli.names import check_name, safe_name
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import list_recipes, load_recipe
 from simsmoe_cli.rundir import RunDir
@@ -27,7 +28,6 @@ from simsmoe_cli.train.planning import (
     find_place,
     find_run,
     require_one_process,
-    require_plain,
     require_same_course,
     resumed,
     state_to_resume,
@@ -101,7 +101,8 @@ def plan_finetuning(
         resume: None, "auto", or the path of a run or checkpoint folder.
     """
     require_one_process()
-    require_plain(name)
+    if name is not None:
+        check_name(name)
     if resume is not None and resume != "auto":
         run, start = resumed(Path(resume), name)
         return _go_on(run, start, None, overrides, data_dir)
@@ -114,7 +115,7 @@ def plan_finetuning(
         raise UserError("no pre-trained run is named", where="--from", hint="Name one: --from RUN.")
     pretrained = Pretrained.open(find_run(source, runs_dir), which)
     recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
-    base = name or f"{pretrained.run.name}-{task.name}"
+    base = name or safe_name(f"{pretrained.run.name}-{task.name}") or "finetuned"
     run, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
         return _go_on(run, last, recipe, overrides, data_dir, notes)

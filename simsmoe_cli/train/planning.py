@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.names import check_name
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import load_recipe
 from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint
 
-LONGEST_NAME = 200  # bytes; file systems allow 255, and what is beside the folder is called longer
 # Fields a resumed run may change: how long and how often, and what mends a run that diverged.
 FREE_ON_RESUME = (
     "description",
@@ -74,7 +74,8 @@ def plan_training(
             run or checkpoint folder.
     """
     require_one_process()
-    require_plain(name)
+    if name is not None:
+        check_name(name)
     if resume is not None and resume != "auto":
         run, start = resumed(Path(resume), name)
         return Plan(resumed_recipe(run, start, recipe_name, overrides), run, start)
@@ -133,19 +134,6 @@ def find_place(
             hint="Go on with it by --resume auto, or choose another --name.",
         )
     return run, None, []
-
-
-def require_plain(name: str | None) -> None:
-    """Raise a UserError for a run's name that is no name of a folder."""
-    if name is None:
-        return
-    plain = name and name == Path(name).name and not name.startswith(".") and name.isprintable()
-    if not plain or len(os.fsencode(name)) > LONGEST_NAME:
-        raise UserError(
-            f"'{printable(name)}' is no plain name",
-            where="--name",
-            hint=f"It names a folder below --runs-dir, in at most {LONGEST_NAME} bytes.",
-        )
 
 
 def find_run(run: Path, runs_dir: Path) -> RunDir:

@@ -138,7 +138,7 @@ class Profiler(Unprofiled):
         self.folder.mkdir(exist_ok=True)
         recorded.export_chrome_trace(str(self.folder / TRACE))
         text = summary(recorded, self.steps, self.tokens, compiled=self.compiled)
-        (self.folder / SUMMARY).write_text(text)
+        (self.folder / SUMMARY).write_text(text, encoding="utf-8")
         return True
 
     def close(self) -> None:

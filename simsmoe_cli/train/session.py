@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -19,7 +18,13 @@ import torch
 from simsmoe_cli import __version__, atomic
 from simsmoe_cli.data.prepare import prepare
 from simsmoe_cli.data.store import TokenStore, find_store
-from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, Terminated, UserError
+from simsmoe_cli.errors import (
+    EXIT_DATA,
+    EXIT_OUT_OF_MEMORY,
+    Terminated,
+    UserError,
+    is_out_of_memory,
+)
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import dump_recipe
@@ -220,7 +225,7 @@ def clear_memory_errors(device: torch.device, hint: str | Callable[[], str]) -> 
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         advice = hint if isinstance(hint, str) else hint()
         raise UserError(
@@ -271,15 +276,6 @@ def _clear_os_errors(run: RunDir) -> Iterator[None]:
             "checkpoint.",
             code=EXIT_DATA,
         ) from error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    phrases = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-    return any(phrase in str(error) for phrase in phrases)
 
 
 def _sessions(run: RunDir) -> list[Any]:

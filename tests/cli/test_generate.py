@@ -200,9 +200,15 @@ def test_a_prompt_the_vocabulary_lacks(capsys: Capture) -> None:
 
 
 def test_prompt_files_that_cannot_be_read(capsys: Capture) -> None:
-    assert "nowhere: cannot be read: No such file or directory. Check the path." in refusal(
+    assert "nowhere: no such file. Check the path." in refusal(
         capsys, EXIT_DATA, "bytes", "--prompt-file", "nowhere"
     )
+    os.mkfifo("fifo")
+    for name, said in (("fifo", "is no regular file"), ("/dev/zero", "is no regular file")):
+        assert said in refusal(capsys, EXIT_DATA, "bytes", "--prompt-file", name)
+    with open("large", "wb") as file:
+        file.truncate(1 << 30)
+    assert "has more than" in refusal(capsys, EXIT_DATA, "bytes", "--prompt-file", "large")
     Path("latin").write_bytes("café".encode("latin-1"))
     assert "latin: byte 0xe9 at offset 3 is not UTF-8" in refusal(
         capsys, EXIT_DATA, "bytes", "--prompt-file", "latin"

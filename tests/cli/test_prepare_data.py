@@ -109,6 +109,8 @@ def test_the_vocabulary_of_another_corpus_is_found_by_name(
         (["own.txt", "--vocab-from", "nothing"], EXIT_DATA, "is not prepared"),
         (["own.txt", "--name", "a", "--out", "b"], EXIT_USAGE, "--name"),
         (["own.txt", "--name", "../a"], EXIT_USAGE, "--name"),
+        (["own.txt", "--name", "\x1b[31mx"], EXIT_USAGE, "'\\x1b[31mx' cannot be a name"),
+        (["own.txt", "--vocab-size", "-3"], EXIT_USAGE, "--vocab-size"),
         (["own.txt", "--vocab-size", "many"], EXIT_USAGE, "--vocab-size"),
         ([], EXIT_USAGE, "NAME|PATH"),
     ],

@@ -23,7 +23,7 @@ def made_run(folder: Path, bpc: float = 2.0, cka: float = 0.5, **changes: Any) -
     """A run folder of 100 steps as a training would leave it."""
     run = RunDir(folder)
     folder.mkdir(parents=True)
-    run.recipe.write_text(dump_recipe(recipe(**changes)))
+    run.recipe.write_text(dump_recipe(recipe(**changes)), encoding="utf-8")
     log = EventLog(run.events)
     log.emit("run_started", 0, name=folder.name, total_steps=100)
     for step in range(10, 101, 10):
@@ -198,3 +198,53 @@ def test_runs_without_curves_have_a_page_all_the_same(tmp_path: Path) -> None:
     assert "<svg" not in (tmp_path / "page.html").read_text()
     with pytest.raises(UserError, match="no curves yet"):
         write_comparison(nothing, tmp_path / "curves.svg")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: run.recipe.write_bytes(b"\x00" * 100), "not valid YAML"),
+        (lambda run: run.recipe.write_text("[" * 5000), "nested too deeply"),
+        (lambda run: run.recipe.write_text("nonsense: 1\nmore: 2\n"), "2 problems in recipe"),
+        (lambda run: run.recipe.unlink(), "it has no recipe.yaml"),
+        (lambda run: run.events.unlink(), "it has no events.jsonl"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_left_out(tmp_path: Path, damage: Any, said: str) -> None:
+    whole = [made_run(tmp_path / "a"), made_run(tmp_path / "b", 1.9)]
+    broken = made_run(tmp_path / "broken")
+    damage(broken)
+    comparison = compare([whole[0], broken, whole[1]])
+    assert [run.label for run in comparison.runs] == ["a", "b"]
+    assert comparison.notes[0].startswith("left out: ")
+    assert str(tmp_path) not in comparison.notes[0]
+    assert said in comparison.notes[0]
+    with pytest.raises(UserError, match=said) as caught:
+        compare([whole[0], broken])
+    assert caught.value.code == EXIT_DATA
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"kind": "train", "step": 1' + "0" * 400 + ', "bpc": 1' + "0" * 400 + "}",
+        '{"kind": "train", "step": true, "bpc": true}',
+        '{"kind": ["train"], "step": 5}',
+        '{"kind": "similarity", "step": 7, "layers": [{"mean": 1e308}, {"mean": 1e308}]}',
+        '{"kind": "similarity", "step": 7, "layers": 3}',
+        '{"kind": "router", "step": 7, "layers": [{"dead": 3, "load_cv": "x"}]}',
+        '{"kind": "run_finished", "step": 100, "status": "\\u001b[31m", "test_bpc": "x"}',
+        '{"kind": "run_started", "step": 100, "total_steps": 1' + "0" * 400 + "}",
+        "\x00\xff",
+    ],
+)
+def test_events_that_make_no_sense_are_unknown(tmp_path: Path, line: str) -> None:
+    runs = [made_run(tmp_path / "a"), made_run(tmp_path / "b", 1.9)]
+    with open(runs[0].events, "a", encoding="latin-1") as file:
+        file.write(f"{line}\n")
+    comparison = compare(runs)
+    assert comparison.runs[0].step in (5, 7, 100)
+    json.dumps(comparison.to_json(), allow_nan=False)
+    assert all(len(cell) < 100 for row in table(comparison) for cell in row)

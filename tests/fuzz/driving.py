@@ -32,6 +32,10 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line 
 PARTIAL = re.compile(r"partial|\.tmp|\.incoming")
 
 
+class Hung(BaseException):
+    """A command did not end. No command may take it for an error that it can explain."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command line did.
@@ -169,10 +173,10 @@ class _Terminal(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
-    """Raise TimeoutError inside when it takes too long; in the main thread alone."""
+    """Raise Hung inside when it takes too long; in the main thread alone."""
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"not done after {SECONDS} seconds")
+        raise Hung(f"not done after {SECONDS} seconds")
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simsmoe_cli.cpu_path import as_on_accelerators
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.model.size import measure
+from simsmoe_cli.model.size import least_bytes, measure, memory_of, require_possible
 from simsmoe_cli.recipe_loading import load_recipe
 
 VOCAB = 50
@@ -61,6 +62,43 @@ def test_relative_by_hand() -> None:
     products = 3 * (3 * 2 * 16 * 20 + 2 * 2 * 16 * 16 * 20 / 32)
     assert size.forward_flops_per_token == round(2 * weights + products)
     assert size.carried_bytes == 3 * 4 * 20 * 16 * 4
+
+
+@pytest.mark.parametrize("overrides", [(), RELATIVE, ("moe.router=hash", "moe.top_k=1")])
+def test_a_deep_model_is_counted_as_it_is_built(overrides: tuple[str, ...]) -> None:
+    deep = recipe("model.pattern=sgf", "model.repeats=7", *overrides)
+    size, model = measure(deep, VOCAB), LanguageModel(deep, VOCAB)
+    assert size.parameters == sum(p.numel() for p in model.parameters())
+    carried = model.initial_memory(deep.train.batch)
+    assert size.carried_bytes == sum(4 * tensor.numel() for tensor in carried)
+    shallow = [measure(recipe("model.pattern=sgf", f"model.repeats={n}", *overrides), VOCAB)
+               for n in (2, 3)]  # fmt: skip
+    kept = [each.activation_bytes for each in (*shallow, size)]
+    assert kept[2] == pytest.approx(kept[1] + 4 * (kept[1] - kept[0]), rel=0.02)
+
+
+def test_what_no_machine_can_hold_is_refused_before_it_is_built() -> None:
+    huge = ("model.width=1000000", "moe.hidden=10000000", "moe.experts=8192")
+    said = r"at least [\d,]+ GB of memory.*model.width \(now 1,000,000\)"
+    with pytest.raises(UserError, match=said) as caught:
+        measure(recipe(*huge), VOCAB)
+    assert caught.value.code == EXIT_OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("overrides", [(), RELATIVE, ("model.tie_embeddings=true",)])
+def test_what_is_refused_could_not_have_been_trained(overrides: tuple[str, ...]) -> None:
+    """The bound is below what training takes, and not far below."""
+    settings = recipe("model.pattern=sgf", *overrides)
+    size = measure(settings, VOCAB)
+    least = least_bytes(settings, VOCAB)
+    assert 0.2 * size.training_bytes < least <= size.training_bytes
+    require_possible(settings, VOCAB, least)
+    with pytest.raises(UserError):
+        require_possible(settings, VOCAB, least - 1)
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    assert 2**28 < memory_of(torch.device("cpu")) < 2**50
 
 
 def test_tied_embeddings_are_counted_once_and_multiply_once() -> None:

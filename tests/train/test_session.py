@@ -102,7 +102,7 @@ def test_a_name_in_use_is_refused(pretrain: Pretrain, capsys: Capture) -> None:
 @pytest.mark.parametrize("name", ["", "a/b", "../mine", "/mine", ".hidden", ".."])
 def test_a_name_is_a_plain_name(pretrain: Pretrain, capsys: Capture, name: str) -> None:
     assert pretrain("--name", name) == EXIT_USAGE
-    assert f"--name: '{name}' is no plain name" in error(capsys)
+    assert f"--name: '{name}' cannot be a name" in error(capsys)
     assert not Path("runs").exists()
 
 

@@ -1,0 +1,61 @@
+"""Names of runs, corpora and tasks: what a folder below --runs-dir or --data-dir may be called."""
+
+from __future__ import annotations
+
+import re
+
+from simsmoe_cli.errors import UserError, printable
+
+LONGEST = 150  # bytes; names of files made from it are longer, and a file system takes 255
+RESERVED = ("auto", "events.jsonl")  # --resume auto; a run may be given by its events
+
+
+def check_name(name: str, where: str = "--name", below: str = "--runs-dir") -> None:
+    """Refuse what cannot be the plain name of a folder, or would harm whoever prints it.
+
+    Args:
+        name: of a run, a corpus or a task.
+        where: the option or field that gives it.
+        below: the option of the folder that it is to lie in.
+
+    Raises:
+        UserError: says what is wrong with it.
+    """
+    if fault := _fault(name):
+        raise UserError(
+            f"'{printable(name)}' cannot be a name: {fault}",
+            where=where,
+            hint=f"It names a folder below {below}; letters, digits, '.', '_' and '-' are safe.",
+        )
+
+
+def safe_name(text: str) -> str:
+    """The text if it can be a name, else one made of it; empty if nothing is left."""
+    if not _fault(text):
+        return text
+    made = name_from(text)
+    return "" if _fault(made) else made
+
+
+def name_from(text: str) -> str:
+    """A plain name made of a foreign text, such as the name of a file; empty if nothing is left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100]
+
+
+def _fault(name: str) -> str:
+    """What is wrong with a name; empty if nothing is."""
+    if not name:
+        return "it is empty"
+    if not name.isprintable():
+        return "it holds control characters or bytes that are no text"
+    if len(name.encode()) > LONGEST:
+        return f"it is longer than {LONGEST} bytes"
+    if "/" in name or "\\" in name:
+        return "it holds a path separator"
+    if name[0] in ".-":
+        return f"it starts with '{name[0]}'"
+    if name != name.strip():
+        return "it starts or ends with a space"
+    if name in RESERVED:
+        return "it means something else"
+    return ""
