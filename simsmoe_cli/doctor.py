@@ -38,11 +38,12 @@ PACKAGES = {
     "pooch": (False, "corpora cannot be downloaded; prepare-data --source takes files"),
     "textual": (False, "no live dashboard; training prints its progress all the same"),
     "transformers": (False, "no collapse-report of Hugging Face models (extra hf)"),
+    "accelerate": (False, "no collapse-report of Hugging Face models in fp8 (extra hf)"),
     "textual-serve": (False, "no dashboard in a browser, monitor --serve (extra serve)"),
 }
 
 # Only looked for: importing it takes seconds, and it remembers a torch that was missing then.
-NOT_IMPORTED = {"transformers"}
+NOT_IMPORTED = {"transformers", "accelerate"}
 
 BUILD_FASTMOE = """\
 It is on no package registry; with CUDA, nvcc and a C++ compiler it builds in about ten minutes:

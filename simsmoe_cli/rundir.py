@@ -63,6 +63,7 @@ from pydantic_core import from_json
 from simsmoe_cli.errors import UserError
 
 SCHEMA = 1
+TOO_LARGE = 1e300
 LARGEST = 1 << 53  # whole numbers up to here are exact as floats
 LONG_LINE = 8 << 20  # bytes; only similarity events are longer
 LONGEST_LINE = 64 << 20
@@ -205,13 +206,10 @@ def parse_event(line: bytes | bytearray) -> Event | None:
 
 
 def number(value: Any) -> float | None:
-    """A number of an event; None for null, anything else, and what a float cannot hold."""
+    """A number of an event; None for null, anything else, and what is too large to be added up."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if abs(value) < TOO_LARGE else None
 
 
 def whole(value: Any) -> int | None:

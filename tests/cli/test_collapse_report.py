@@ -182,7 +182,7 @@ def test_the_page_is_opened_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "said"),
     [
         (["--fail-above", "80"], "--fail-above: 80 is no limit for a CKA. Use 0 to 1, like 0.8."),
-        (["--fail-above", "nan"], "--fail-above: nan is no limit for a CKA"),
+        (["--fail-above", "nan"], "--fail-above: expected a finite number, got nan"),
         (["--format", "htm"], "--format: unknown format 'htm'. Did you mean 'html'?"),
         (["--format", ""], "--format: no format given"),
         (["--format", "json", "--open"], "--open: there is no page to open"),

@@ -37,6 +37,8 @@ def write_run(
         "corpus": store.manifest.fingerprint,
         "vocabulary": store.manifest.vocabulary,
         "store": str(store.path),
+        "events_bytes": 0,
+        "precision": "fp32",
     }
     for step in {*steps, *([] if best is None else [best])}:
         torch.manual_seed(step)

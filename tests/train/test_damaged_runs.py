@@ -311,7 +311,7 @@ def test_checkpoints_without_a_recipe_are_not_written_among(
 def test_names_that_are_no_names_are_refused(name: str, capsys: Capture, tmp_path: Path) -> None:
     command = ["pretrain", "--name", name, "--runs-dir", str(tmp_path)]
     assert main.run(command) == EXIT_USAGE
-    assert "is no plain name" in error(capsys)
+    assert "cannot be a name" in error(capsys)
 
 
 def test_hints_name_what_the_command_has(run: RunDir, go_on: Callable[..., int]) -> None:
