@@ -91,6 +91,7 @@ class Trainer(Generic[S]):
         self.first_watched = 0
         self.best_loss = math.inf
         self.started = False
+        self._in_step = False  # something of a step was computed, and not all
         self._events: EventLog | None = None
         self._held: list[tuple[str, int, dict[str, Any]]] = []  # until the events are open
         self._new = resume_from is None if new is None else new
@@ -167,7 +168,11 @@ class Trainer(Generic[S]):
                 self._probe()
         self.window.restart_clock()
         while self.step < settings.steps:
-            self._train_step()
+            try:
+                self._train_step()
+            except UserError:
+                self._keep_what_was_learned()
+                raise
             self._start(signals)
             last = self.step == settings.steps
             if self._is_due(settings.log_every) or last:
@@ -219,6 +224,14 @@ class Trainer(Generic[S]):
             with self.window.clock_paused():
                 self._begin()
         self.started = True
+
+    def _keep_what_was_learned(self) -> None:
+        """Save, where the data of a step could not be read and so nothing of it was computed."""
+        saved = self.run.checkpoints / checkpoint.step_name(self.step)
+        if self.started and not self._in_step and not saved.is_dir():
+            with contextlib.suppress(UserError, OSError):
+                self._save()
+                self.writer.wait()
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -272,6 +285,7 @@ class Trainer(Generic[S]):
         profiler = self.profiler
         batches = profiler.reading(self.objective.micro_batches(self.step))
         for part, inputs in enumerate(batches):
+            self._in_step = True
             with profiler.part(FORWARD):
                 loss, memory, measured = self._loss(*inputs, self._context(self.step), weights)
             with profiler.part(BACKWARD):
@@ -288,6 +302,7 @@ class Trainer(Generic[S]):
             self.optimizer.zero_grad(set_to_none=True)
         self.window.end_step(grad_norm)
         self.step += 1
+        self._in_step = False
 
     def _context(self, step: int, real_T: Tensor | None = None) -> RouteContext:
         return RouteContext(step=step, total_steps=self.settings.steps, real_T=real_T)

@@ -22,6 +22,7 @@ from simsmoe_cli.rundir import RunDir
 from simsmoe_cli.train import checkpoint, session
 from simsmoe_cli.train.planning import Plan
 from simsmoe_cli.untrusted import sealed, unsealed
+from tests.train.test_resume import assert_same_run
 from tests.train.tiny import events, recipe
 
 Capture = pytest.CaptureFixture[str]
@@ -318,3 +319,29 @@ def test_hints_name_what_the_command_has(run: RunDir, go_on: Callable[..., int])
     cut(run.checkpoints / "step-0000004" / checkpoint.STATE)
     with pytest.raises(UserError, match=r"Use another checkpoint of this run: 2, best\."):
         checkpoint.read_state(run.checkpoints / "step-0000004")
+
+
+def test_a_corpus_damaged_while_training_costs_no_step(corpus_dir: Path, tmp_path: Path) -> None:
+    """The state is saved, and once the corpus is whole again training goes on as if nothing was."""
+    made = recipe(train=TRAIN | {"steps": 8, "checkpoint_every": 100})
+    whole, hurt = RunDir(tmp_path / "whole"), RunDir(tmp_path / "hurt")
+    corpus = Path(shutil.copytree(corpus_dir / "sources", tmp_path / "sources"))
+    ids = corpus / "train.bin"
+    content = ids.read_bytes()
+    session.train(Plan(made, whole, None), TokenStore.open(corpus), torch.device("cpu"))
+
+    def damage(step: int) -> None:
+        if step == 3:
+            ids.write_bytes(content[: len(content) // 2])
+
+    with pytest.raises(UserError, match="damaged") as caught:
+        session.train(
+            Plan(made, hurt, None), TokenStore.open(corpus), torch.device("cpu"), on_step=damage
+        )
+    assert caught.value.code == EXIT_DATA
+    (saved,) = steps(hurt)
+    assert saved >= 3
+    ids.write_bytes(content)
+    start = checkpoint.find(hurt, "last")
+    session.train(Plan(made, hurt, start), TokenStore.open(corpus), torch.device("cpu"))
+    assert_same_run(hurt, whole, "checkpoint", "run_finished")
