@@ -33,8 +33,8 @@ from benchmarks.step import (
 )
 from benchmarks.timing import alternate, machine, report
 from simsmoe_cli import registry
+from simsmoe_cli.model.precision import cpu_bf16
 from simsmoe_cli.train.allocator import keep_freed_memory
-from simsmoe_cli.train.precision import cpu_bf16
 
 Tables = list[dict[str, Any]]
 

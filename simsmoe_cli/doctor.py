@@ -168,7 +168,7 @@ def _bf16(device: torch.device) -> Finding:
             "training in fp32: slower, and activations take twice the memory",
             "A GPU of compute capability 8.0 or newer.",
         )
-    from simsmoe_cli.train.precision import choose_precision, cpu_bf16
+    from simsmoe_cli.model.precision import choose_precision, cpu_bf16
 
     if flags := cpu_bf16():
         choice = choose_precision(device)
@@ -269,8 +269,8 @@ def _trouble(backend: str, device: torch.device) -> str:
     """
     import torch
 
+    from simsmoe_cli.model.precision import resolve_precision
     from simsmoe_cli.train.evaluate import autocast
-    from simsmoe_cli.train.precision import resolve_precision
 
     try:
         with torch.random.fork_rng(devices=[]):

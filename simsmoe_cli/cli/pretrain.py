@@ -70,11 +70,11 @@ def pretrain(
     if profile:
         quieten_profiler()
     from simsmoe_cli.cli.progress import TrainingView, unwatched
+    from simsmoe_cli.model.precision import device_in_words
     from simsmoe_cli.model.size import memory_of, require_possible
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
     from simsmoe_cli.train.planning import plan_training
-    from simsmoe_cli.train.precision import device_in_words
     from simsmoe_cli.train.signals import Stopped
 
     with unwatched():

@@ -24,6 +24,7 @@ from simsmoe_cli.data.task_store import Example, Task, open_task
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
@@ -33,7 +34,6 @@ from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.classification import TaskEvaluation, classify, encode_split, remarks
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.finetune_planning import open_task_of
-from simsmoe_cli.train.precision import resolve_precision
 from simsmoe_cli.train.scores import COVERAGE, RESAMPLES, bootstrap, by_class
 from simsmoe_cli.train.session import clear_memory_errors, open_store
 from simsmoe_cli.train.vocabulary import Vocabulary

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.model.language_model import Backbone, BackboneOutput
+from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.schedule import Schedule, value_at
-from simsmoe_cli.train.precision import resolve_precision
 
 
 class Score(Protocol):

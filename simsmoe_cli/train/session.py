@@ -25,6 +25,7 @@ from simsmoe_cli.errors import (
     UserError,
     is_out_of_memory,
 )
+from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.recipe_loading import dump_recipe
@@ -38,7 +39,6 @@ from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objective import S
 from simsmoe_cli.train.planning import Plan
-from simsmoe_cli.train.precision import resolve_precision
 from simsmoe_cli.untrusted import Unreadable, read_json
 
 # Of the memory of a device; the rest is for temporary tensors, which estimates leave out.

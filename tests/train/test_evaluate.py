@@ -17,8 +17,8 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import Tokens
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.train.evaluate import Evaluation, evaluate_split
-from simsmoe_cli.train.precision import resolve_precision
 from tests.train.test_resume import PAPER_MODEL
 from tests.train.tiny import recipe
 
