@@ -21,6 +21,7 @@ from simsmoe_cli.collapse.findings import Copies
 # Outputs of one function differ by less than this, relative to their root mean square: they are
 # summed in another order where hidden units are.
 SAME_OUTPUT = 1e-2
+LOOKED_AT = 32  # rows
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -31,14 +32,13 @@ def exact_copies(parts_NHF: Sequence[Tensor], outputs_NTD: Tensor) -> list[Copie
         parts_NHF: for each matrix its entries by hidden unit, as `Source.weights` gives them.
         outputs_NTD: of all experts on the same rows.
     """
-    unit_NH = torch.stack([_numbers(parts_NHF, expert) for expert in range(len(parts_NHF[0]))])
-    ordered_NH = unit_NH.sort(1).values.cpu()
-    unit_NH = unit_NH.cpu()
+    unit_H = {expert: _numbers(parts_NHF, expert).cpu() for expert in _candidates(outputs_NTD)}
+    ordered_H = {expert: numbers_H.sort().values for expert, numbers_H in unit_H.items()}
     groups: list[list[int]] = []
-    for expert in range(len(unit_NH)):
+    for expert in unit_H:
         for group in groups:
             first = group[0]
-            if torch.equal(ordered_NH[first], ordered_NH[expert]) and _same(
+            if torch.equal(ordered_H[first], ordered_H[expert]) and _same(
                 outputs_NTD[first], outputs_NTD[expert]
             ):
                 group.append(expert)
@@ -49,12 +49,26 @@ def exact_copies(parts_NHF: Sequence[Tensor], outputs_NTD: Tensor) -> list[Copie
         Copies(
             experts=group,
             renumbered=any(
-                not torch.equal(unit_NH[group[0]], unit_NH[expert]) for expert in group[1:]
+                not torch.equal(unit_H[group[0]], unit_H[expert]) for expert in group[1:]
             ),
         )
         for group in groups
         if len(group) > 1
     ]
+
+
+def _candidates(outputs_NTD: Tensor) -> list[int]:
+    """Experts whose outputs on some rows are near those of another; the rest are no copies."""
+    rows = outputs_NTD.shape[1]
+    some_R = torch.linspace(0, rows - 1, min(rows, LOOKED_AT)).round().long()
+    x_NS = outputs_NTD[:, some_R].flatten(1).nan_to_num(0, 0, 0).double()
+    x_NS = x_NS / x_NS.abs().amax().clamp(min=1e-300)
+    square_N = x_NS.square().sum(1)
+    apart_NN = square_N[:, None] + square_N - 2 * x_NS @ x_NS.T
+    near_NN = apart_NN <= (10 * SAME_OUTPUT) ** 2 * square_N[:, None]
+    near_NN.fill_diagonal_(False)
+    found: list[int] = (near_NN | near_NN.T).any(1).nonzero().flatten().tolist()
+    return found
 
 
 def _numbers(parts_NHF: Sequence[Tensor], expert: int) -> Tensor:

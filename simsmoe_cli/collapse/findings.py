@@ -118,9 +118,12 @@ class Settings(_Facts):
     level: float = Field(description="of all intervals, as 0.95")
     resamples: int = Field(description="of the bootstrap")
     blocks: int = Field(description="runs of neighbouring rows the bootstrap draws from")
-    rbf_rows: int = Field(description="rows of the RBF CKA, evenly spread over the rows")
-    rank_rows: int = Field(description="rows of the effective rank, evenly spread over the rows")
+    rbf_rows: int = Field(
+        description="rows of the RBF CKA, evenly spread over the rows; in some layers perhaps more"
+    )
+    rank_rows: int = Field(description="the same of the effective rank")
     dead_below: float = Field(description="share of a fair load below which an expert is dead")
+    precision: str = Field("fp32", description="what the model computed in: fp32, bf16, fp16")
     seed: int = Field(description="of bootstrap, shuffles and permutations")
 
 
@@ -149,6 +152,11 @@ class LayerFindings(_Facts):
     cka_high: Matrix = Field(description="upper end of the block-bootstrap interval")
     cka_null: Null = Field(description="of one pair's debiased linear CKA")
     cka_mean: Estimate = Field(description="mean over defined pairs; null of one pair")
+    cka_row_pairs: float = Field(
+        1.0,
+        description="share of the pairs of rows that the linear CKAs are summed over; below 1 they "
+        "are a sample, to bound the time, and unbiased",
+    )
     cka_biased: Matrix = Field(description="biased linear CKA of the same rows")
     cka_biased_null: Null
     cka_rbf: Matrix = Field(description="biased CKA, Gaussian kernels of median width")
@@ -164,6 +172,13 @@ class LayerFindings(_Facts):
     )
     weight_matched_chance: Number = Field(
         description="weight_matched of units whose entries were shuffled"
+    )
+    weight_matched_units: int | None = Field(
+        None, description="hidden units of each expert that were looked up in the others"
+    )
+    weight_matched_of_unit: float = Field(
+        1.0,
+        description="share of a unit's weights that were compared; fewer make chance higher",
     )
     shared: Matrix = Field(description="share of tokens sent to both; diagonal 0")
     cka_shared: Matrix = Field(

@@ -1,9 +1,13 @@
-"""Everything a report measures, from a `Source`: one pass over the text, then layer by layer.
+"""Everything a report measures, from a `Source`, layer by layer.
 
-METHODS section 5. The first pass runs the text through the model and keeps counts of all tokens
-and, of the rows that similarity is measured on, each layer's inputs (L x T x D numbers). Then all
-experts of one layer at a time see all its rows (N x T x D numbers), so the memory needed does not
-grow with the text, nor the experts' part of it with the layers.
+METHODS section 5. While the text goes through a layer, counts of all tokens are kept and, of the
+rows that similarity is measured on, the inputs (T x D numbers). When a layer has seen all of it,
+its experts run on all its rows (N x T x D numbers), those are compared, and nothing but findings is
+kept. So the memory needed does not grow with the text, nor the experts' part of it with the layers.
+
+What costs more than in proportion to the rows is bounded (`Options.products`, `Options.matching`):
+it is measured on fewer pairs of rows, rows, hidden units or pairs of experts than there are, and
+findings say on how many.
 
 Shapes: T tokens or rows, D model width, N experts, K experts per token, L layers with experts.
 """
@@ -11,8 +15,8 @@ Shapes: T tokens or rows, D model width, N experts, K experts per token, L layer
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,18 +40,22 @@ from simsmoe_cli.collapse.overall import (
     most_alike,
     overall,
     spread,
+    with_labels,
 )
-from simsmoe_cli.collapse.sources import Batch, Routed, Source
+from simsmoe_cli.collapse.sources import Reading, Routed, Source
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.layer_labels import layer_labels
-from simsmoe_cli.similarity.agreement import pairwise_cosine
 from simsmoe_cli.similarity.cka import pairwise_rbf_cka
 
 DEAD_BELOW = 0.01  # of a fair share of the load, as in the probes of training
 NULL_DRAWS = 100  # pairs of shuffled experts, at least, as far as NULL_PASSES allow
 RBF_NULL_DRAWS = 40  # a pass costs more
 NULL_PASSES = 20
-DENSE_ROWS = 512  # rows all experts see at once
+NULL_EXPERTS = 16  # that are shuffled in a pass, at most: 120 pairs
+DENSE_BYTES = 2**28  # of what all experts give at once
+OF_RUNNING = 24  # comparing costs at most this part of running all experts, if that is more
+RBF_PASSES = 4  # a kernel's exponentials and sums beside its product
+OF_AN_EIGENVALUE = 64  # multiplications for each entry of a matrix and eigenvalue of it
 BOOTSTRAP = "percentile bootstrap of {blocks} blocks of rows, {resamples} times"
 
 
@@ -59,8 +67,11 @@ class Options:
         rows: tokens that all experts see.
         tokens: tokens read for load, routing and loss; None: four times the rows.
         blocks, resamples, level: of the bootstrap.
-        rbf_rows, rank_rows: rows of the RBF CKA and of the effective rank, whose cost grows faster
-            than the rows.
+        rbf_rows, rank_rows: rows of the RBF CKA and of the effective rank at most, whose cost grows
+            faster than the rows.
+        products: multiplications that each measure of a layer may cost which grows faster than the
+            rows: Gram matrices, RBF kernels, effective ranks. A 24th of what running all experts
+            costs, where that is more.
         matching: multiplications the matching of hidden units of a layer may cost.
         seed: of all that is drawn.
     """
@@ -72,7 +83,8 @@ class Options:
     level: float = 0.95
     rbf_rows: int = 512
     rank_rows: int = 1024
-    matching: float = 1e11
+    products: float = 4e10
+    matching: float = 2e10
     seed: int = 0
 
     @property
@@ -93,8 +105,18 @@ class _Counts:
     probability_N: Tensor
     entropy: float = 0.0  # NaN where a router gives no distribution
     top_k: int = 0
+    tokens: int = 0
     non_finite_inputs: int = 0
     non_finite_scores: int = 0
+
+    @classmethod
+    def of(cls, experts: int) -> _Counts:
+        """Nothing counted yet."""
+        return cls(
+            torch.zeros(experts, dtype=torch.float64),
+            torch.zeros(experts, experts, dtype=torch.float64),
+            torch.zeros(experts, dtype=torch.float64),
+        )
 
     @property
     def defined(self) -> bool:
@@ -108,6 +130,7 @@ class _Counts:
         self.chosen_N += chosen_TN.sum(0).double().cpu()
         self.shared_NN += (chosen_TN.T @ chosen_TN).double().cpu()
         self.top_k = max(self.top_k, index_TK.shape[1])
+        self.tokens += len(index_TK)
         if logits_TN is None:
             self.entropy = math.nan
             self.probability_N.fill_(math.nan)
@@ -121,59 +144,138 @@ class _Counts:
 
 @dataclass
 class _Rows:
-    """What is kept of the rows that similarity is measured on."""
+    """What is kept of the rows that similarity is measured on, of one layer."""
 
-    ids: list[int]
-    inputs_TD: list[Tensor]
-    index_TK: list[Tensor]
+    inputs_TD: list[Tensor] = field(default_factory=list)
+    index_TK: list[Tensor] = field(default_factory=list)
+
+    def add(self, routed: Routed) -> None:
+        self.inputs_TD.append(routed.input_TD)
+        self.index_TK.append(routed.index_TK)
+
+
+class _Keeper:
+    """Keeps the rows of layers until each has seen all of them; then `on_layer` is called."""
+
+    def __init__(self, layers: Collection[int]):
+        self.rows = {place: _Rows() for place in layers}
+
+    def routed(self, layer: int, routed: Routed, rows: bool) -> None:
+        if rows:
+            self.rows[layer].add(routed)
+
+    def seen(self, layer: int) -> None:
+        rows = self.rows.pop(layer)
+        count = sum(map(len, rows.inputs_TD))
+        if count < statistics.FEWEST_ROWS:
+            raise UserError(
+                f"{count} rows are too few to compare experts on",
+                where="--tokens",
+                hint="Use more tokens, or a split with more text.",
+                code=EXIT_DATA,
+            )
+        self.on_layer(layer, torch.cat(rows.inputs_TD), torch.cat(rows.index_TK))
+
+    def on_layer(self, layer: int, input_TD: Tensor, index_TK: Tensor) -> None:
+        raise NotImplementedError
+
+    def progress(self, share: float) -> None:
+        pass
+
+
+class _Measurer(_Keeper):
+    """Measures each layer as soon as it has seen the text."""
+
+    def __init__(
+        self,
+        source: Source,
+        options: Options,
+        layers: Sequence[int],
+        on_progress: Callable[[float, int], None],
+    ):
+        super().__init__(layers)
+        self.source = source
+        self.options = options
+        self.on_progress = on_progress
+        self.counts = {place: _Counts.of(source.layers[place].experts) for place in layers}
+        self.found: list[LayerFindings] = []
+        self.bounds: list[_Bounds] = []
+        self.labels = layer_labels([layer.name for layer in source.layers])
+        self.difference: Difference | None = None
+        self.passed = 0.0
+
+    def routed(self, layer: int, routed: Routed, rows: bool) -> None:
+        self.counts[layer].add(routed)
+        super().routed(layer, routed, rows)
+
+    def on_layer(self, layer: int, input_TD: Tensor, index_TK: Tensor) -> None:
+        found, outputs_NTD, bounds = _layer(
+            self.source, layer, self.counts.pop(layer), input_TD, index_TK, self.options
+        )
+        self.found.append(found.model_copy(update={"label": self.labels[layer]}))
+        self.bounds.append(bounds)
+        pair = most_alike(found)
+        if pair is not None and (self.difference is None or pair[2] > self.difference.cka):
+            self.difference = difference_of(found, pair, outputs_NTD)
+        self.progress(self.passed)
+
+    def progress(self, share: float) -> None:
+        self.passed = share
+        self.on_progress(share, len(self.found))
+
+
+class _OnePair(_Keeper):
+    """Makes the difference of one pair of one layer."""
+
+    def __init__(self, source: Source, found: LayerFindings, pair: tuple[int, int, float]):
+        super().__init__([found.layer])
+        self.source, self.found, self.pair = source, found, pair
+        self.difference: Difference | None = None
+
+    def on_layer(self, layer: int, input_TD: Tensor, index_TK: Tensor) -> None:
+        outputs_NTD = _outputs(self.source, layer, input_TD)
+        self.difference = difference_of(self.found, self.pair, outputs_NTD)
 
 
 def measure(
     source: Source,
     options: Options | None = None,
-    on_layer: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[float, int], None] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Findings:
     """Measure everything.
 
     Args:
         source: a model and its text.
         options: how much; the defaults if None.
-        on_layer: told how many layers are done, of how many.
+        on_progress: told which share of the forward pass is done and how many layers are measured.
+        layers: places, in order, of the layers to measure; all if None. The text goes through the
+            others as well, so that the loss is the model's.
 
     Raises:
         UserError: the text has too few tokens.
     """
     options = options or Options()
-    counts, rows, text = _read(source, options.all_tokens, options.rows)
-    layers: list[LayerFindings] = []
-    difference: Difference | None = None
-    labels = layer_labels([layer.name for layer in source.layers])
-    for place, count in enumerate(counts):
-        outputs_NTD = _outputs(source, place, rows.inputs_TD[place])
-        found = _layer(source, place, count, text.tokens, outputs_NTD, rows, options)
-        found = found.model_copy(update={"label": labels[place]})
-        layers.append(found)
-        pair = most_alike(found)
-        if pair is not None and (difference is None or pair[2] > difference.cka):
-            difference = difference_of(source, found, pair, outputs_NTD, rows.ids)
-        del outputs_NTD
-        if on_layer is not None:
-            on_layer(place + 1, len(counts))
+    layers = range(len(source.layers)) if layers is None else layers
+    measurer = _Measurer(source, options, layers, on_progress or (lambda share, done: None))
+    reading = source.walk(options.all_tokens, options.rows, measurer, layers)
+    rows = len(reading.ids)
+    found, bounds = measurer.found, measurer.bounds
     return Findings(
         subject=source.subject,
-        text=text,
+        text=_text(source, reading),
         settings=Settings(
             level=options.level,
             resamples=options.resamples,
-            blocks=max(1, min(options.blocks, text.rows // statistics.FEWEST_ROWS)),
-            rbf_rows=min(options.rbf_rows, text.rows),
-            rank_rows=min(options.rank_rows, text.rows),
+            blocks=max(1, min(options.blocks, rows // statistics.FEWEST_ROWS)),
+            rbf_rows=min(bound.rbf_rows for bound in bounds),
+            rank_rows=min(bound.rank_rows for bound in bounds),
             dead_below=DEAD_BELOW,
             seed=options.seed,
         ),
-        layers=layers,
-        overall=overall(layers, options.resamples, options.level, options.seed),
-        difference=difference,
+        layers=found,
+        overall=overall(found, options.resamples, options.level, options.seed),
+        difference=with_labels(measurer.difference, source, reading.ids),
         history=source.history,
     )
 
@@ -195,117 +297,126 @@ def with_pair_of(findings: Findings, source: Source, options: Options, other: Fi
     cka = layer.cka[i][j] if max(i, j) < layer.experts else None
     if cka is None:
         return findings
-    _, rows, _ = _read(source, options.all_tokens, options.rows)
-    outputs_NTD = _outputs(source, shown.layer, rows.inputs_TD[shown.layer])
-    difference = difference_of(source, layer, (i, j, cka), outputs_NTD, rows.ids)
+    one = _OnePair(source, layer, (i, j, cka))
+    reading = source.walk(options.all_tokens, options.rows, one, [shown.layer], loss=False)
+    difference = with_labels(one.difference, source, reading.ids)
     return findings.model_copy(update={"difference": difference})
 
 
-def _read(source: Source, tokens: int, rows: int) -> tuple[list[_Counts], _Rows, Text]:
-    """The first pass."""
-    counts = [
-        _Counts(
-            torch.zeros(layer.experts, dtype=torch.float64),
-            torch.zeros(layer.experts, layer.experts, dtype=torch.float64),
-            torch.zeros(layer.experts, dtype=torch.float64),
-        )
-        for layer in source.layers
-    ]
-    kept: list[Batch] = []
-    total, scored, nats = 0, 0, 0.0
-    right: int | None = None
-    choices: int | None = None
-    read: list[Tensor] = []
-    for batch in source.read(tokens, rows):
-        total += len(batch.ids_T)
-        read.append(batch.ids_T.cpu())
-        choices = batch.choices
-        scored += batch.scored
-        nats += batch.nats
-        if batch.right is not None:
-            right = (right or 0) + batch.right
-        for count, routed in zip(counts, batch.layers, strict=True):
-            count.add(routed)
-        if batch.rows:
-            kept.append(batch)
-    ids = [token for batch in kept for token in batch.ids_T.tolist()]
-    if len(ids) < statistics.FEWEST_ROWS:
-        raise UserError(
-            f"{len(ids)} rows are too few to compare experts on",
-            where="--tokens",
-            hint="Use more tokens, or a split with more text.",
-            code=EXIT_DATA,
-        )
-    places = range(len(counts))
-    inputs = [torch.cat([batch.layers[place].input_TD for batch in kept]) for place in places]
-    chosen = [torch.cat([batch.layers[place].index_TK for batch in kept]) for place in places]
-    all_ids = torch.cat(read).long().numpy()
-    loss = nats / scored if scored else None
-    of_token = loss if right is None else None
-    text = Text(
+def _text(source: Source, reading: Reading) -> Text:
+    """What was read, and how well it was predicted."""
+    loss = reading.nats / reading.scored if reading.scored else None
+    of_token = loss if reading.right is None else None
+    read = reading.read_T.cpu().long().numpy()
+    return Text(
         corpus=source.corpus,
         split=source.split,
         notes=source.notes,
         unit=source.unit,
-        tokens=total,
-        rows=len(ids),
+        tokens=reading.tokens,
+        rows=len(reading.ids),
         block=source.block,
-        scored=scored,
+        scored=reading.scored,
         loss_nats=defined(loss),
         bpc=defined(of_token / math.log(2))
         if of_token is not None and source.unit in ("byte", "character")
         else None,
         perplexity=None if of_token is None else defined(math.exp(min(of_token, 700.0))),
-        accuracy=None if right is None else right / scored,
-        choices=choices,
-        distinct=len(set(all_ids.tolist())),
-        frequency_nats=frequency_nats(all_ids, choices) if right is None else None,
+        accuracy=None if reading.right is None else reading.right / reading.scored,
+        choices=reading.choices,
+        distinct=len(set(read.tolist())),
+        frequency_nats=frequency_nats(read, reading.choices) if reading.right is None else None,
     )
-    return counts, _Rows(ids, inputs, chosen), text
 
 
 def _outputs(source: Source, layer: int, input_TD: Tensor) -> Tensor:
-    """All experts of a layer on all rows, [N, T, D], some rows at a time."""
-    return torch.cat([source.dense(layer, part) for part in input_TD.split(DENSE_ROWS)], dim=1)
+    """All experts of a layer on all rows, [N, T, D] fp32, some rows at a time."""
+    rows, width = input_TD.shape
+    experts = source.layers[layer].experts
+    outputs_NTD: Tensor | None = None
+    step = max(1, DENSE_BYTES // (4 * experts * width))
+    for start in range(0, rows, step):
+        part_NRD = source.dense(layer, input_TD[start : start + step])
+        if outputs_NTD is None:
+            outputs_NTD = part_NRD.new_empty(experts, rows, part_NRD.shape[2])
+        outputs_NTD[:, start : start + step] = part_NRD
+    assert outputs_NTD is not None
+    return outputs_NTD
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """How much of a layer is compared with what grows faster than its rows.
+
+    Attributes:
+        partners: of a block of rows in the linear CKA, as in `statistics.cka_with_interval`.
+        rbf_rows, rank_rows: rows of the RBF CKA and of the effective rank.
+    """
+
+    partners: int | None
+    rbf_rows: int
+    rank_rows: int
+
+    @classmethod
+    def of(cls, options: Options, products: float, experts: int, rows: int, width: int) -> _Bounds:
+        """Bounds of a layer of N experts, T rows and D features, by multiplications allowed."""
+        rbf = int((products / (RBF_PASSES * experts * width)) ** 0.5)
+        rank = int((products / (experts * OF_AN_EIGENVALUE)) ** (1 / 3))
+        if rank >= width:  # the matrix whose eigenvalues are taken is no larger
+            rank = rows
+        return cls(
+            statistics.partners(experts, rows, width, options.blocks, products),
+            min(rows, options.rbf_rows, max(rbf, statistics.FEWEST_SHARED)),
+            min(rows, options.rank_rows, max(rank, statistics.FEWEST_SHARED)),
+        )
 
 
 def _layer(
     source: Source,
     number: int,
     count: _Counts,
-    tokens: int,
-    outputs_NTD: Tensor,
-    kept: _Rows,
+    input_TD: Tensor,
+    index_TK: Tensor,
     options: Options,
-) -> LayerFindings:
-    """Everything about one layer."""
+) -> tuple[LayerFindings, Tensor, _Bounds]:
+    """Everything about one layer, its experts' outputs [N, T, D], and how much was compared."""
     spec = source.layers[number]
-    experts, rows = spec.experts, outputs_NTD.shape[1]
-    index_TK = kept.index_TK[number]
-    finite_T = kept.inputs_TD[number].isfinite().all(-1)
+    experts, rows = spec.experts, len(input_TD)
     parts = source.weights(number)
+    weights = sum(part.numel() for part in parts)
+    seed = options.seed * 1_000_003 + number
+    matched = statistics.matched_units(
+        parts, options.matching, torch.Generator().manual_seed(seed + 500_000)
+    )
+    weight_cosine = matrix(statistics.flat_cosine(parts))
+    outputs_NTD = _outputs(source, number, input_TD)
+    finite_T = input_TD.isfinite().all(-1)
     non_finite = _non_finite(parts, outputs_NTD, finite_T)
     copies = exact_copies(parts, outputs_NTD)
+    del parts, input_TD
+    source.release(number)
     if not finite_T.all():
         outputs_NTD = torch.full_like(outputs_NTD, torch.nan)
-    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
-    bootstrap = (options.blocks, options.resamples, options.level, generator)
-    cka = statistics.cka_with_interval(outputs_NTD, *bootstrap)
-    rbf_NTD = statistics.median_scaled(outputs_NTD[:, spread(rows, options.rbf_rows)])
-    null, biased_null, rbf_null = _nulls(outputs_NTD, rbf_NTD, generator)
-    matched_NN, chance, _ = statistics.matched_units(parts, options.matching, generator)
+    products = max(options.products, rows * weights / OF_RUNNING)
+    bounds = _Bounds.of(options, products, experts, rows, outputs_NTD.shape[2])
+    generator = torch.Generator().manual_seed(seed)
+    bootstrap = (options.blocks, options.resamples, options.level, generator, bounds.partners)
+    standard = statistics.Standardised(outputs_NTD)
+    cka = statistics.cka_with_interval(standard, *bootstrap)
+    rbf_NTD = statistics.median_scaled(outputs_NTD[:, spread(rows, bounds.rbf_rows)])
+    null, biased_null, rbf_null = _nulls(outputs_NTD, rbf_NTD, options.blocks, bounds, generator)
+    rank_NTD = outputs_NTD[:, spread(rows, bounds.rank_rows)]
     load_N = count.chosen_N / count.chosen_N.sum().clamp(min=1)
     mean_load = load_N.mean().item()
-    probability_N = count.probability_N / tokens
-    rank_NTD = outputs_NTD[:, spread(rows, options.rank_rows)]
+    probability_N = count.probability_N / count.tokens
     pairs = int(torch.triu(~cka.debiased.isnan(), 1).sum())
     value, low, high = cka.mean
-    shared_NN = (count.shared_NN / tokens).fill_diagonal_(0)
-    cka_shared_NN = statistics.cka_of_shared(outputs_NTD, index_TK)
+    shared_NN = (count.shared_NN / count.tokens).fill_diagonal_(0)
+    cka_shared_NN = statistics.cka_of_shared(outputs_NTD, index_TK, products)
     if not count.defined:
         for routing in (load_N, shared_NN, cka_shared_NN):
             routing.fill_(torch.nan)
-    return LayerFindings(
+    found = LayerFindings(
         layer=number,
         name=spec.name,
         experts=experts,
@@ -326,16 +437,20 @@ def _layer(
                 blocks=min(options.blocks, rows // statistics.FEWEST_ROWS),
                 resamples=options.resamples,
             )
+            + ("" if cka.row_pairs == 1 else f"; {cka.row_pairs:.0%} of the pairs of rows")
             + "; null: of one pair, its 95 % quantile",
         ),
+        cka_row_pairs=cka.row_pairs,
         cka_biased=matrix(cka.biased),
         cka_biased_null=biased_null,
         cka_rbf=matrix(pairwise_rbf_cka(rbf_NTD, 1.0)),
         cka_rbf_null=rbf_null,
-        cosine=matrix(pairwise_cosine(outputs_NTD)),
-        weight_cosine=matrix(statistics.flat_cosine(parts)),
-        weight_matched=matrix(matched_NN),
-        weight_matched_chance=defined(chance),
+        cosine=matrix(statistics.mean_cosine(standard)),
+        weight_cosine=weight_cosine,
+        weight_matched=matrix(matched.found),
+        weight_matched_chance=defined(matched.chance),
+        weight_matched_units=matched.units,
+        weight_matched_of_unit=matched.weights,
         shared=matrix(shared_NN),
         cka_shared=matrix(cka_shared_NN),
         load=[defined(share) for share in load_N.tolist()],
@@ -344,7 +459,7 @@ def _layer(
         dead=torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist()
         if count.defined
         else None,
-        entropy_nats=defined(count.entropy / tokens if count.defined else math.nan),
+        entropy_nats=defined(count.entropy / count.tokens if count.defined else math.nan),
         entropy_of_mean_nats=defined(
             torch.special.entr(probability_N).sum().item() if count.defined else math.nan
         ),
@@ -356,28 +471,44 @@ def _layer(
         non_finite_inputs=count.non_finite_inputs,
         non_finite_scores=count.non_finite_scores,
     )
+    return found, outputs_NTD, bounds
 
 
 def _non_finite(parts: list[Tensor], outputs_NTD: Tensor, finite_T: Tensor) -> list[int]:
     """Experts with weights that are not finite, or outputs for rows of finite input."""
+    all_finite = bool(finite_T.all())
     return [
         expert
         for expert in range(len(outputs_NTD))
-        if not outputs_NTD[expert, finite_T].isfinite().all()
-        or not all(part[expert].isfinite().all() for part in parts)
+        if not _finite(outputs_NTD[expert] if all_finite else outputs_NTD[expert, finite_T])
+        or not all(_finite(part[expert]) for part in parts)
     ]
 
 
+def _finite(values: Tensor) -> bool:
+    """Whether all are finite; the largest and least are not where there is a NaN."""
+    return not values.numel() or bool(torch.stack(torch.aminmax(values)).isfinite().all())
+
+
 def _nulls(
-    outputs_NTD: Tensor, rbf_NTD: Tensor, generator: torch.Generator
+    outputs_NTD: Tensor,
+    rbf_NTD: Tensor,
+    blocks: int,
+    bounds: _Bounds,
+    generator: torch.Generator,
 ) -> tuple[Null, Null, Null]:
-    """Debiased, biased and RBF CKA of shuffled rows."""
+    """Debiased, biased and RBF CKA of shuffled rows, of at most `NULL_EXPERTS` experts."""
+    if len(outputs_NTD) > NULL_EXPERTS:
+        some_N = spread(len(outputs_NTD), NULL_EXPERTS)
+        outputs_NTD, rbf_NTD = outputs_NTD[some_N], rbf_NTD[some_N]
     experts = outputs_NTD.shape[0]
     rows, columns = torch.triu_indices(experts, experts, 1)
+    if bounds.partners is None:
+        blocks = statistics.NULL_BLOCKS
     debiased, biased, rbf = [], [], []
     for _ in range(_passes(NULL_DRAWS, len(rows))):
         shuffled_NTD = statistics.shuffled(outputs_NTD, generator)
-        cka = statistics.cka_with_interval(shuffled_NTD, statistics.NULL_BLOCKS, 0, 0, generator)
+        cka = statistics.cka_with_interval(shuffled_NTD, blocks, 0, 0, generator, bounds.partners)
         debiased.append(cka.debiased[rows, columns])
         biased.append(cka.biased[rows, columns])
     for _ in range(_passes(RBF_NULL_DRAWS, len(rows))):

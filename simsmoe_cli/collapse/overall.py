@@ -98,18 +98,14 @@ def most_alike(layer: LayerFindings) -> tuple[int, int, float] | None:
 
 
 def difference_of(
-    source: Source,
-    layer: LayerFindings,
-    pair: tuple[int, int, float],
-    outputs_NTD: Tensor,
-    ids: list[int],
+    layer: LayerFindings, pair: tuple[int, int, float], outputs_NTD: Tensor
 ) -> Difference:
-    """How far apart the two outputs of a pair are, token by token (Fig. 5)."""
+    """How far apart the two outputs of a pair are, token by token (Fig. 5); without labels."""
     i, j, cka = pair
     first_TD, second_TD = outputs_NTD[i].double(), outputs_NTD[j].double()
     size = ((first_TD.square() + second_TD.square()).mean() / 2).sqrt()
     apart_TD = ((first_TD - second_TD) / size).square().cpu()
-    rows = spread(len(ids), SHOWN_ROWS).tolist()
+    rows = spread(len(apart_TD), SHOWN_ROWS).tolist()
     width = apart_TD.shape[1]
     ends = np.linspace(0, width, min(SHOWN_FEATURES, width) + 1).round().astype(int).tolist()
     features = list(itertools.pairwise(ends))
@@ -118,7 +114,7 @@ def difference_of(
         experts=(i, j),
         cka=cka,
         rows=rows,
-        labels=source.text_of([ids[row] for row in rows]),
+        labels=[],
         features=features,
         values=[
             [apart_TD[row, start:end].mean().sqrt().item() for start, end in features]
@@ -126,6 +122,14 @@ def difference_of(
         ],
         mean=apart_TD.mean().sqrt().item(),
     )
+
+
+def with_labels(difference: Difference | None, source: Source, ids: list[int]) -> Difference | None:
+    """A difference with its tokens as text; `ids` are those of all measured rows."""
+    if difference is None:
+        return None
+    labels = source.text_of([ids[row] for row in difference.rows])
+    return difference.model_copy(update={"labels": labels})
 
 
 def spread(rows: int, wanted: int) -> Tensor:

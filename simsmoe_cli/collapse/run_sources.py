@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.collapse.sources import Batch, Routed, Source
+from simsmoe_cli.collapse.sources import Batch, Routed, Size, WholeSource
 from simsmoe_cli.collapse.windows import TOGETHER, tokens_together, windows
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import IGNORED, Tokens
@@ -31,7 +31,7 @@ from simsmoe_cli.model.language_model import Backbone, LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext, Routing
 
 
-class RunSource(Source):
+class RunSource(WholeSource):
     """A model of ours; what is known of it and its text is as in `Source`."""
 
     def __init__(self, model: Backbone, context: RouteContext, tokenizer: Tokenizer, **facts: Any):
@@ -75,6 +75,13 @@ class RunSource(Source):
         # SwiGLU stacks gate and up: a hidden unit has a row of each.
         halves = list(entering.chunk(2, dim=1)) if experts.swiglu else [entering]
         return [*halves, leaving]
+
+    @property
+    def size(self) -> Size:
+        layers = range(len(self.layers))
+        recipe = self.model.recipe
+        weights = [self.weights(layer) for layer in layers]
+        return Size.of(self.model, weights, recipe.moe.top_k, self.model.vocab_size)
 
     def text_of(self, ids: list[int]) -> list[str]:
         return [self.tokenizer.decode([token]) for token in ids]

@@ -93,6 +93,14 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
     ]
 
 
+def _sampled(main: Findings) -> str:
+    """How many hidden units were looked up, where that is known."""
+    units = [one.weight_matched_units for one in main.layers if one.weight_matched_units]
+    part = min((layer.weight_matched_of_unit for layer in main.layers), default=1.0)
+    of_unit = "" if part == 1 else f", by {part:.0%} of their weights"
+    return f" Looked up were {min(units):,} units of each expert{of_unit}." if units else ""
+
+
 def glossary(main: Findings) -> list[tuple[str, str]]:
     """What was measured and how, word by word."""
     settings, text = main.settings, main.text
@@ -103,7 +111,8 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
     return [
         (
             "What went in",
-            f"{of_text(main)} went through every expert of every layer, routed or not.",
+            f"{of_text(main)} went through every expert of every layer shown, routed or not, "
+            f"computed in {settings.precision}.",
         ),
         (
             "Layer",
@@ -129,7 +138,8 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
         (
             "Matched weights",
             "Mean over hidden units of the largest cosine with any unit of the other expert: "
-            "copies are found even where units are renumbered. Chance is that of shuffled weights.",
+            "copies are found even where units are renumbered. Chance is that of shuffled weights."
+            + _sampled(main),
         ),
         ("Correlations", correlation or "Pearson and Spearman over all pairs of all layers."),
         (

@@ -144,11 +144,16 @@ def pairwise_rbf_cka(outputs_NTD: Tensor, sigma: float | Literal["median"] = 0.8
 
     N kernels of T x T, flattened, and one product.
     """
+    rows = outputs_NTD.shape[1]
     with torch.autocast(outputs_NTD.device.type, enabled=False):
-        mask = whole_mask(outputs_NTD, None)
-        kernel_NTT, varies_N = _centred_gaussian(outputs_NTD, mask, sigma)
-        kernel_NS = kernel_NTT.flatten(1)
-        return _matrix(kernel_NS @ kernel_NS.T, varies_N & (mask.shape[1] >= _BIASED_ROWS))
+        step = max(1, _CHUNK // (rows * max(rows, outputs_NTD.shape[2])))
+        made = [
+            _centred_gaussian(part_NTD, whole_mask(part_NTD, None), sigma)
+            for part_NTD in outputs_NTD.split(step)
+        ]
+        kernel_NS = torch.cat([kernel_NTT.flatten(1) for kernel_NTT, _ in made])
+        varies_N = torch.cat([varies_N for _, varies_N in made])
+        return _matrix(kernel_NS @ kernel_NS.T, varies_N & (rows >= _BIASED_ROWS))
 
 
 def _matrix(hsic_NN: Tensor, defined_N: Tensor) -> Tensor:

@@ -11,18 +11,18 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.measure import Options
-from simsmoe_cli.collapse.sources import Batch, LayerSpec, Routed, Source
+from simsmoe_cli.collapse.sources import Batch, LayerSpec, Routed, Size, WholeSource
 from simsmoe_cli.moe.experts.loop import LoopExperts
 
 WIDTH, HIDDEN, EXPERTS = 40, 12, 5
 QUICK = Options(rows=1024, tokens=2048, blocks=16, resamples=100)
 
 
-class Planted(Source):
+class Planted(WholeSource):
     """Layers of SwiGLU experts, each on its own slice of the input: unrelated until changed."""
 
     def __init__(self, layers: int = 1, seed: int = 0):
@@ -85,6 +85,11 @@ class Planted(Source):
     def weights(self, layer: int) -> list[Tensor]:
         experts = self.experts[layer]
         return [*experts.w_in.detach().chunk(2, dim=1), experts.w_out.detach().mT]
+
+    @property
+    def size(self) -> Size:
+        weights = [self.weights(layer) for layer in range(len(self.layers))]
+        return Size.of(nn.ModuleList(self.experts), weights, 2, 0)
 
     def text_of(self, ids: list[int]) -> list[str]:
         return [f"t{token}" for token in ids]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure import Options, measure, with_pair_of
 from simsmoe_cli.collapse.run_sources import CorpusSource
-from simsmoe_cli.collapse.sources import Batch
+from simsmoe_cli.collapse.sources import Batch, Routed
 from simsmoe_cli.collapse.windows import windows
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
@@ -236,13 +236,50 @@ def test_too_few_rows_are_refused() -> None:
         def read(self, tokens: int, rows: int) -> Iterator[Batch]:
             part = next(super().read(tokens, rows))
             part.ids_T = part.ids_T[:3]
+            part.layers = [
+                Routed(layer.input_TD[:3], layer.index_TK[:3], layer.logits_TN[:3])
+                for layer in part.layers
+            ]
             yield part
 
     with pytest.raises(UserError, match="3 rows are too few"):
         measure(Short(), QUICK)
 
 
-def test_progress_is_told_layer_by_layer() -> None:
-    told: list[tuple[int, int]] = []
-    measure(Planted(2), QUICK, lambda done, of: told.append((done, of)))
-    assert told == [(1, 2), (2, 2)]
+def test_progress_is_told_batch_by_batch_and_layer_by_layer() -> None:
+    told: list[tuple[float, int]] = []
+    measure(Planted(2), QUICK, lambda share, done: told.append((share, done)))
+    assert told == [(0.25, 0), (0.5, 0), (0.75, 0), (1, 0), (1, 0), (1, 1), (1, 2)]
+
+
+def test_only_the_layers_asked_for_are_measured() -> None:
+    planted = Planted(4)
+    whole, some = measure(planted, QUICK), measure(planted, QUICK, layers=[1, 3])
+    assert [layer.layer for layer in some.layers] == [1, 3]
+    assert some.layers == [whole.layers[1], whole.layers[3]]
+    assert some.text == whole.text
+    other = measure(Planted(4, seed=3), QUICK, layers=[1, 3])
+    made = with_pair_of(some, planted, QUICK, other)
+    assert made.difference is not None
+    assert other.difference is not None
+    assert made.difference.layer == other.difference.layer
+
+
+def test_a_layer_too_costly_to_compare_whole_is_sampled_and_says_so() -> None:
+    planted = Planted()
+    planted.copy(0, 0, 1, permuted=True)
+    whole = measure(planted, QUICK).layers[0]
+    bounded = measure(planted, replace(QUICK, products=1e6, matching=1e3))
+    layer = bounded.layers[0]
+    assert (whole.cka_row_pairs, whole.weight_matched_units) == (1, 12)
+    assert layer.cka_row_pairs == pytest.approx(3 / 16)
+    assert "19% of the pairs of rows" in layer.cka_mean.method
+    assert layer.weight_matched_units == 4
+    assert bounded.settings.rbf_rows < 100
+    assert bounded.settings.rank_rows < 100
+    assert layer.cka[0][1] == pytest.approx(1, abs=1e-3)
+    assert layer.weight_matched[0][1] == pytest.approx(1, abs=1e-4)
+    for i, j in layer.pairs():
+        assert layer.cka[i][j] == pytest.approx(whole.cka[i][j], abs=0.05)
+    assert layer.cka_null.quantile_95 is not None
+    assert layer.cka_null.quantile_95 < 0.05

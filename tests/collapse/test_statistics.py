@@ -11,7 +11,12 @@ import torch
 from simsmoe_cli.collapse import statistics
 from simsmoe_cli.collapse.statistics import PairwiseCka, cka_with_interval
 from simsmoe_cli.similarity.agreement import pairwise_cosine
-from simsmoe_cli.similarity.cka import pairwise_debiased_cka, pairwise_linear_cka, pairwise_rbf_cka
+from simsmoe_cli.similarity.cka import (
+    debiased_linear_cka,
+    pairwise_debiased_cka,
+    pairwise_linear_cka,
+    pairwise_rbf_cka,
+)
 from tests.collapse.planted import oracle_biased, oracle_debiased
 
 
@@ -98,6 +103,89 @@ def test_the_interval_covers_the_population_value() -> None:
         assert (found.low[pairs] <= found.debiased[pairs]).all()
         assert (found.debiased[pairs] <= found.high[pairs]).all()
     assert 0.85 <= np.mean(covered) <= 0.995
+
+
+def test_fewer_pairs_of_rows_give_the_same_on_average() -> None:
+    outputs = related(5, 512, 12, 0.9)
+    outputs[2] *= torch.linspace(0.1, 4, 512)[:, None]
+    whole = cka(outputs)
+    some = [
+        cka_with_interval(outputs, 16, 0, 0, generator(seed), partners=1) for seed in range(150)
+    ]
+    assert whole.row_pairs == 1
+    assert some[0].row_pairs == pytest.approx(48 / 256)
+    drawn = torch.stack([found.debiased for found in some])
+    error = drawn.std(0) / len(some) ** 0.5
+    assert ((drawn.mean(0) - whole.debiased).abs() <= 4 * error + 2e-3).all()
+    assert (drawn - whole.debiased).abs().max() < 0.1
+    assert torch.equal(drawn[0].diagonal(), torch.ones(5, dtype=torch.float64))
+
+
+def test_the_interval_of_fewer_pairs_of_rows_covers_the_population_value() -> None:
+    truth = 1 / (1 + 0.8**2) ** 2
+    covered: list[bool] = []
+    pairs = torch.triu_indices(4, 4, 1).unbind()
+    for seed in range(25):
+        outputs = related(4, 512, 6, 0.8, seed)
+        found = cka_with_interval(outputs, 32, 200, 0.95, generator(), partners=2)
+        covered += ((found.low[pairs] <= truth) & (truth <= found.high[pairs])).tolist()
+    assert 0.85 <= np.mean(covered) <= 1
+
+
+def test_as_many_pairs_of_rows_are_compared_as_may_be() -> None:
+    assert statistics.partners(16, 4096, 256, 32, 4e10) is None
+    few = statistics.partners(64, 4096, 2048, 32, 4e10)
+    assert few == 1
+    more = statistics.partners(64, 4096, 2048, 32, 4e11)
+    assert more is not None
+    assert more > few
+    assert statistics.partners(512, 8192, 8192, 32, 1.0) == 1
+    assert statistics.partners(4, 4, 8, 32, 1.0) is None
+
+
+def test_cosines_some_rows_at_a_time_are_those_of_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outputs = related(4, 70, 9, 1.0)
+    outputs[1, 3] = 0
+    outputs[2] = 5.0
+    monkeypatch.setattr(statistics, "_CHUNK", 4 * 9 * 16)
+    found = statistics.mean_cosine(outputs)
+    assert torch.allclose(found.float(), pairwise_cosine(outputs), atol=1e-6, equal_nan=True)
+
+
+def test_cka_on_shared_rows_is_that_of_those_rows() -> None:
+    outputs = related(5, 300, 40, 0.7) * torch.tensor([1.0, 1e-3, 50, 1, 1])[:, None, None] + 3
+    index = torch.randint(0, 5, (300, 2), generator=generator(2))
+    index[:40] = torch.tensor([0, 1])
+    index[index == 4] = torch.where(torch.arange(300)[:, None] % 9 == 0, 4, 5).expand_as(index)[
+        index == 4
+    ]
+    outputs[3, (index == 3).any(1)] = 2.0
+    found = statistics.cka_of_shared(outputs, index)
+    sent = torch.stack([(index == expert).any(1) for expert in range(5)])
+    for i, j in itertools.combinations(range(5), 2):
+        both = sent[i] & sent[j]
+        expected = debiased_linear_cka(outputs[i, both], outputs[j, both]).item()
+        if both.sum() < statistics.FEWEST_SHARED or 3 in (i, j):
+            assert found[i, j].isnan()
+        else:
+            assert found[i, j].item() == pytest.approx(expected, abs=1e-4)
+    fewer = statistics.cka_of_shared(outputs, index, products=40 * 4e4)
+    assert not fewer[0, 1].isnan()
+    assert fewer[0, 1].item() == pytest.approx(found[0, 1].item(), abs=0.3)
+
+
+def test_the_bootstrap_of_some_experts_at_a_time_is_that_of_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outputs = related(5, 200, 8, 1.0)
+    whole = cka(outputs)
+    monkeypatch.setattr(statistics, "_CHUNK", 200 * 5 * 2)
+    parts = cka(outputs)
+    assert torch.allclose(parts.low, whole.low, equal_nan=True)
+    assert torch.allclose(parts.high, whole.high, equal_nan=True)
+    assert parts.mean == pytest.approx(whole.mean)
 
 
 def test_more_rows_make_a_narrower_interval() -> None:
@@ -202,12 +290,28 @@ def test_renumbered_and_rescaled_units_are_found_again(budget: float) -> None:
     order = torch.randperm(48, generator=generator(3))
     for factor, part in zip((3.0, 1.0, 1 / 3), parts, strict=True):
         part[2] = factor * part[0][order]
-    found, chance, asked = statistics.matched_units(parts, budget, generator())
-    assert asked == (48 if budget == 1e12 else 16)
+    matched = statistics.matched_units(parts, budget, generator())
+    found = matched.found
+    assert matched.units == (48 if budget == 1e12 else 13)
+    assert matched.weights == 1
     assert found[0, 2].item() == pytest.approx(1, abs=1e-5)
-    assert found[0, 1].item() == pytest.approx(chance, abs=0.04)
+    assert found[0, 1].item() == pytest.approx(matched.chance, abs=0.04)
     assert torch.allclose(found, found.T)
     assert statistics.flat_cosine(parts)[0, 2].abs() < 0.1
+
+
+def test_copies_are_found_by_some_of_the_weights_of_few_units() -> None:
+    source = generator()
+    parts = [torch.randn(4, 40, 600, generator=source) for _ in range(2)]
+    order = torch.randperm(40, generator=generator(3))
+    for part in parts:
+        part[2] = part[0][order]
+    matched = statistics.matched_units(parts, 1.0, generator())
+    assert matched.units == statistics.FEWEST_UNITS
+    assert matched.weights == pytest.approx(256 / 600)
+    assert matched.found[0, 2].item() == pytest.approx(1, abs=1e-5)
+    assert matched.found[0, 1].item() == pytest.approx(matched.chance, abs=0.06)
+    assert matched.chance < 0.3
 
 
 def test_flat_cosine_of_equal_weights_is_one() -> None:
