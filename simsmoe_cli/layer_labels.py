@@ -91,17 +91,38 @@ def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
     """The places of several layers, in the order of the model, each once.
 
     Args:
-        asked: labels with commas between them, as "0,7,15".
+        asked: labels with commas between them, or ranges of them with both ends, as "0,7,12-15". A
+            range passes over layers without experts.
         labels: of all layers with experts.
         where: the option they were given with.
 
     Raises:
-        UserError: nothing is asked for, or one there is not; names those there are.
+        UserError: nothing is asked for, one there is not, or a range without any; names those there
+            are.
     """
-    wanted = [part for part in asked.split(",") if part.strip()]
+    wanted = [part.strip() for part in asked.split(",") if part.strip()]
     if not wanted:
         raise UserError("no layer given", where=where, hint=f"There are {listed(labels)}.")
-    return sorted({find_layer(part, labels, where) for part in wanted})
+    places: set[int] = set()
+    for part in wanted:
+        ends = re.fullmatch(r"(\d{1,9})\s*-\s*(\d{1,9})", part, re.ASCII)
+        if ends is None or part in labels:
+            places.add(find_layer(part, labels, where))
+            continue
+        first, last = map(int, ends.groups())
+        inside = {
+            place
+            for place, label in enumerate(labels)
+            if label.isdecimal() and first <= int(label) <= last
+        }
+        if not inside:
+            raise UserError(
+                f"no layer with experts is in '{printable(part)}'",
+                where=where,
+                hint=f"There are {listed(labels)}.",
+            )
+        places |= inside
+    return sorted(places)
 
 
 def listed(labels: Sequence[str]) -> str:

@@ -90,3 +90,16 @@ def test_an_unknown_layer_is_told_which_there_are(asked: str) -> None:
 def test_a_long_list_of_layers_is_cut() -> None:
     with pytest.raises(UserError, match="22, 23 and 76 more"):
         find_layer("x", [str(number) for number in range(100)], "--layer")
+
+
+def test_ranges_of_layers_have_both_ends_and_pass_over_layers_without_experts() -> None:
+    labels = ["1", "3", "5", "7", "10"]
+    assert find_layers("3-7", labels, "--layers") == [1, 2, 3]
+    assert find_layers("0-3, 10", labels, "--layers") == [0, 1, 4]
+    assert find_layers("7-7,3", labels, "--layers") == [1, 3]
+    for nothing in ("8-9", "7-3"):
+        with pytest.raises(UserError, match=rf"'{nothing}'.*There are 1, 3, 5, 7, 10"):
+            find_layers(nothing, labels, "--layers")
+    with pytest.raises(UserError, match=r"'3-'.*There are 1"):
+        find_layers("3-", labels, "--layers")
+    assert find_layers("1-2", ["1-2", "3"], "--layers") == [0]

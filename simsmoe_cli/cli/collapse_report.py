@@ -30,13 +30,22 @@ def collapse_report(
         str | None, typer.Option(metavar="valid|test", help="Of the corpus; valid if left out.")
     ] = None,
     tokens: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             max=100_000_000,
-            help="Tokens all experts see; four times as many for load, routing and loss.",
+            help="Tokens all experts see, four times as many for load, routing and loss; 4,096 if "
+            "left out, fewer of a large model.",
         ),
-    ] = 4096,
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Layers to measure, as the model numbers them: 0,7,12-15; all with experts if "
+            "left out. The text goes through the others too.",
+        ),
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Held-out text for a Hugging Face model.")
     ] = None,
@@ -67,6 +76,7 @@ def collapse_report(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how alike a run's experts are on held-out text, and write a report."""
+    from simsmoe_cli.cli.progress import ReportView
     from simsmoe_cli.collapse.gate import check_limit, fail_above
     from simsmoe_cli.collapse.model_folder import other_file, repository
     from simsmoe_cli.collapse.report import PAGE, parse_formats, write_report
@@ -100,6 +110,7 @@ def collapse_report(
         split=split,
         text=text,
         tokens=tokens,
+        layers=layers,
         device=choose_device(device),
         data_dir=data_dir,
     )
@@ -107,10 +118,10 @@ def collapse_report(
     hint = "Use fewer --tokens, --device cpu, or a machine with more memory."
     with (
         clear_memory_errors(request.device, hint),
-        console(stderr=True).status("opening the run") as status,
+        ReportView(console(stderr=True), "opening the run") as view,
     ):
-        report = make_report(request, status.update)
-        status.update("drawing figures")
+        report = make_report(request, view)
+        view.at("drawing figures", 1.0)
         written = write_report(report, folder, wanted)
     if as_json:
         typer.echo(report.to_json(), nl=False)

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a progress bar, plain lines, or JSON lines.
+"""What a training and a report show while they run: a progress bar, plain lines, or JSON lines.
 
 A training does not depend on who watches it: `unwatched` lets it go on when nobody reads its output
 any more.
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, TextIO, cast
@@ -159,6 +160,54 @@ class TrainingView:
         self.console.print(
             f"trace in {where}; open it at ui.perfetto.dev or chrome://tracing\n", soft_wrap=True
         )
+
+
+class ReportView:
+    """Shows how a report comes along; use as a context manager.
+
+    On a terminal a line that changes says what is done and how long the rest takes. Elsewhere it is
+    a line for each tenth.
+
+    Args:
+        console: where to print, of `common.console` for stderr.
+        words: what is done first.
+    """
+
+    def __init__(self, console: Console, words: str):
+        self.console = console
+        self._status = console.status(words) if console.is_terminal else None
+        self._started, self._tenth, self._last = time.monotonic(), 0, 0.0
+
+    def __enter__(self) -> ReportView:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def say(self, words: str) -> None:
+        """A line that stays; what comes next begins anew."""
+        self.console.print(words, soft_wrap=True)
+        self._started, self._tenth, self._last = time.monotonic(), 0, 0.0
+
+    def at(self, words: str, share: float) -> None:
+        """So much is done, 0 to 1, and this is done now."""
+        self._last = max(self._last, share)
+        if 0.02 <= self._last < 1:
+            took = time.monotonic() - self._started
+            words += f", {_duration(took * (1 - self._last) / self._last)} left"
+        if self._status is not None:
+            self._status.update(words)
+        elif int(self._last * 10) > self._tenth:
+            self._tenth = int(self._last * 10)
+            self.console.print(f"{self._tenth * 10:3} % {words}", soft_wrap=True)
 
 
 def _score(event: dict[str, Any]) -> str:

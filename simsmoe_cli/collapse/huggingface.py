@@ -9,7 +9,9 @@ Shapes: B windows, M block, T tokens, D width, N experts, K experts per token, V
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,27 @@ from simsmoe_cli import __version__
 from simsmoe_cli.collapse.expert_calls import Watched, watching
 from simsmoe_cli.collapse.expert_layers import find_layers, no_experts
 from simsmoe_cli.collapse.findings import Subject
+from simsmoe_cli.collapse.layer_weights import LayerWeights
+from simsmoe_cli.collapse.layerwise import LayerWalk
 from simsmoe_cli.collapse.model_folder import ModelFolder, read_model_folder
 from simsmoe_cli.collapse.model_loading import (
     Loaded,
+    StrangeWeights,
     foreign_code,
     load_model,
     settings_of,
     silent_stderr,
     transformers_module,
-    weight_notes,
 )
-from simsmoe_cli.collapse.sources import Batch, LayerSpec, Source
+from simsmoe_cli.collapse.sources import (
+    Batch,
+    LayerSpec,
+    Listener,
+    Reading,
+    Routed,
+    Size,
+    WholeSource,
+)
 from simsmoe_cli.collapse.windows import tokens_together, windows
 from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
@@ -46,7 +58,7 @@ VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
 
-class HuggingFaceSource(Source):
+class HuggingFaceSource(WholeSource):
     """A model of transformers, or one that is called the same way; see `open_huggingface`.
 
     Args:
@@ -86,6 +98,11 @@ class HuggingFaceSource(Source):
         self.both_stacks = both_stacks
         self.vocab_size = vocab_size or int(self.subject.settings.get("vocab_size") or 0)
 
+    @property
+    def size(self) -> Size:
+        weights = [layer.hidden_units() for layer in self.found]
+        return Size.of(self.model, weights, self.watched[0].top_k, self.vocab_size)
+
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
         first = next(self.model.parameters())
         together = tokens_together(self.vocab_size)
@@ -102,7 +119,7 @@ class HuggingFaceSource(Source):
             output = self.model(input_ids=inputs_BM, **more, **self._without_cache())
         real_T = targets_BM.flatten() != IGNORED
         with foreign_code("the experts of this model cannot be run", where):
-            layers = [watched.result(real_T, where) for watched in self.watched]
+            layers = [self._result(place, real_T) for place in range(len(self.watched))]
         ids_T = inputs_BM.flatten()[real_T]
         if not self.predicts:
             return Batch(ids_T, layers, measured, 0.0, 0)
@@ -121,6 +138,10 @@ class HuggingFaceSource(Source):
             choices=output.logits.shape[-1],
         )
 
+    def _result(self, layer: int, real_T: Tensor) -> Routed:
+        """What a layer did with the real tokens."""
+        return self.watched[layer].result(real_T, self.subject.name)
+
     def _without_cache(self) -> dict[str, Any]:
         return {"use_cache": False} if hasattr(self.model, "config") else {}
 
@@ -138,12 +159,82 @@ class HuggingFaceSource(Source):
             return [str(self.tokenizer.decode([token])) for token in ids]
 
 
+class LayerwiseSource(HuggingFaceSource):
+    """As `HuggingFaceSource`, with weights that are read layer by layer.
+
+    Any layer can be asked for its experts at any time; it is read then if it is not at hand.
+    """
+
+    def __init__(self, weights: LayerWeights, strange: StrangeWeights, *args: Any, **facts: Any):
+        super().__init__(*args, **facts)
+        self.strange = strange
+        self.layer_weights = weights
+        self.decoder_of = [
+            next(name for name in weights.layers if f"{layer.name}.".startswith(f"{name}."))
+            for layer in self.found
+        ]
+        self.looked_at: set[str] = set()
+        for layer in weights.layers:
+            module = weights.model.get_submodule(layer)
+            module.forward = self._read_before(layer, module.forward)
+
+    def _read_before(self, layer: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._at_hand(layer)
+            return forward(*args, **kwargs)
+
+        return run
+
+    def _at_hand(self, layer: str) -> None:
+        with foreign_code("the weights cannot be read", self.subject.name):
+            self.layer_weights.load(layer)
+        if layer not in self.looked_at:
+            self.looked_at.add(layer)
+            known = set(self.strange.notes)
+            named = self.model.get_submodule(layer).named_parameters()
+            self.strange.look_at((f"{layer}.{name}", weight) for name, weight in named)
+            self.notes = [note for note in self.notes if note not in known] + self.strange.notes
+
+    @property
+    def size(self) -> Size:
+        weights = self.layer_weights
+        layers = [weights.bytes_of(layer) for layer in weights.layers]
+        return replace(super().size, stored=sum(layers), layer=max(layers), dtype=weights.dtype)
+
+    def _result(self, layer: int, real_T: Tensor) -> Routed:
+        self._at_hand(self.decoder_of[layer])
+        return super()._result(layer, real_T)
+
+    def dense(self, layer: int, x_TD: Tensor) -> Tensor:
+        self._at_hand(self.decoder_of[layer])
+        return super().dense(layer, x_TD)
+
+    def weights(self, layer: int) -> list[Tensor]:
+        self._at_hand(self.decoder_of[layer])
+        return super().weights(layer)
+
+    def release(self, layer: int) -> None:
+        if self.layer_weights.at_hand == self.decoder_of[layer]:
+            self.layer_weights.release()
+
+    def walk(
+        self,
+        tokens: int,
+        rows: int,
+        listener: Listener,
+        layers: Collection[int],
+        loss: bool = True,
+    ) -> Reading:
+        return LayerWalk(self, tokens, rows, listener, layers, loss and self.predicts).run()
+
+
 def open_huggingface(
     folder: Path,
     text: Path | None,
     *,
     device: torch.device,
     token_ids: NDArray[Any] | None = None,
+    layerwise: bool = True,
 ) -> HuggingFaceSource:
     """A model folder and a text.
 
@@ -169,14 +260,19 @@ def open_huggingface(
         if tokenizer is not None and content.strip():
             what = f"the tokenizer makes {len(token_ids)} tokens of the text"
         raise UserError(what, where=str(text or folder), code=EXIT_DATA)
-    loaded = load_model(files)
+    loaded = load_model(files, device, layerwise=layerwise)
     settings = settings_of(loaded.model)
     _require_known_ids(token_ids, loaded, folder)
     layers = find_layers(loaded.model)
-    notes += loaded.notes + weight_notes(loaded.model.named_parameters())
-    return HuggingFaceSource(
-        loaded.model.to(device),
-        token_ids.astype(np.uint32),
+    strange = StrangeWeights()
+    strange.look_at(loaded.model.named_parameters())
+    notes += loaded.notes
+    kind: Any = HuggingFaceSource
+    if loaded.weights is not None:
+        kind = functools.partial(LayerwiseSource, loaded.weights, strange)
+    source: HuggingFaceSource = kind(
+        loaded.model,
+        np.asarray(token_ids, dtype=np.uint32),
         tokenizer,
         _number(loaded.text_config, TOP_K_NAMES),
         vocab_size=_number(loaded.text_config, VOCABULARY_NAMES),
@@ -200,8 +296,9 @@ def open_huggingface(
         split="text",
         unit="token",
         block=min(BLOCK, _number(loaded.text_config, WINDOW_NAMES) or BLOCK),
-        notes=notes,
+        notes=notes + strange.notes,
     )
+    return source
 
 
 def _number(config: Any, names: tuple[str, ...]) -> int | None:

@@ -20,13 +20,17 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from simsmoe_cli.collapse.layer_weights import LayerWeights, headers, stored_dtype
+from simsmoe_cli.collapse.memory import require_memory
 from simsmoe_cli.collapse.model_folder import DEQUANTISED, ModelFolder
 from simsmoe_cli.errors import EXIT_DATA, MOST_LINES, UserError, printable
+from simsmoe_cli.model.precision import choose_precision
 
 TOO_MANY = 2**28  # numbers that no file holds, for which no memory is taken to name their keys
 MOST_AHEAD = 64  # layers that predict further tokens; models have one to three
@@ -58,6 +62,7 @@ class Loaded:
         text_config: the configuration of the part that reads text.
         predicts: whether its logits are of the next token.
         both_stacks: whether it is an encoder and a decoder.
+        weights: what reads its decoder layers when they are needed; None: all are in memory.
         notes: what a reader of the report should know.
     """
 
@@ -65,6 +70,7 @@ class Loaded:
     text_config: Any
     predicts: bool
     both_stacks: bool
+    weights: LayerWeights | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -83,11 +89,18 @@ def transformers_module() -> Any:
         ) from None
 
 
-def load_model(folder: ModelFolder) -> Loaded:
-    """Open a model and all its weights on the CPU, in the precision they are stored in.
+def load_model(folder: ModelFolder, device: torch.device, *, layerwise: bool = True) -> Loaded:
+    """Open a model, in the precision that `computed_in` says.
+
+    Args:
+        folder: its files.
+        device: where to compute.
+        layerwise: whether its decoder layers are left in the files until they are needed, where
+            that can be done.
 
     Raises:
-        UserError: transformers cannot open it, or its weights are not all there.
+        UserError: transformers cannot open it, its weights are not all there, or they do not fit
+            into memory.
     """
     transformers = transformers_module()
     where = str(folder.path)
@@ -113,10 +126,62 @@ def load_model(folder: ModelFolder) -> Loaded:
         options["quantization_config"] = _dequantise(folder, transformers)
     with foreign_code("transformers cannot build the model of config.json", where):
         _require_plausible(kind, config, folder)
+    both = bool(getattr(config, "is_encoder_decoder", False))
+    dtype = computed_in(folder.files, device)
+    weights = None
+    with foreign_code("transformers cannot open this model", where) as heard:
+        if layerwise and not both and not folder.quantised:
+            weights = LayerWeights.of(kind, config, folder.files, dtype, device)
+        heard.clear()
+    if weights is not None:
+        model, info = weights.model, weights.info
+        _require_convertible(info.broken, where)
+        require_complete(model, info.missing, info.unexpected, info.mismatched, where)
+        with foreign_code("transformers cannot open this model", where):
+            weights.load_rest()
+    else:
+        model = _load_whole(kind, config, folder, dtype, device, options)
+    predicts = type(model).__name__.endswith(LANGUAGE_MODELS) and not both
+    loaded = Loaded(model.eval(), text_config, predicts, both, weights)
+    if both:
+        loaded.notes.append("encoder and decoder both read this text, so no loss is measured")
+    elif not predicts:
+        loaded.notes.append("the model predicts no next token, so no loss is measured")
+    if folder.quantised:
+        loaded.notes.append(f"weights stored as {folder.quantised}, computed as {_dtype(model)}")
+    return loaded
+
+
+def computed_in(files: tuple[Path, ...], device: torch.device) -> torch.dtype:
+    """What a model is computed in: what its weights are stored in, or fp32.
+
+    A GPU computes what is stored. On a CPU it is fp32, into which all weights go unrounded, but for
+    weights in bf16 on a CPU that is faster in it.
+    """
+    stored = stored_dtype(headers(files))
+    if device.type == "cpu" and not (
+        stored == torch.bfloat16 and choose_precision(device).name == "bf16"
+    ):
+        return torch.float32
+    return torch.float32 if stored == torch.float64 else stored
+
+
+def _load_whole(
+    kind: Any,
+    config: Any,
+    folder: ModelFolder,
+    dtype: torch.dtype,
+    device: torch.device,
+    options: dict[str, Any],
+) -> nn.Module:
+    """A model with all its weights in memory."""
+    where = str(folder.path)
+    require_memory(folder.numbers * dtype.itemsize, device, where)
     with foreign_code("transformers cannot open this model", where) as heard:
         model, info = kind.from_pretrained(
             folder.path,
             config=config,
+            dtype=dtype,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -126,16 +191,18 @@ def load_model(folder: ModelFolder) -> Loaded:
     require_complete(
         model, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"], where
     )
-    both = bool(getattr(config, "is_encoder_decoder", False))
-    predicts = type(model).__name__.endswith(LANGUAGE_MODELS) and not both
-    loaded = Loaded(model.eval(), text_config, predicts, both)
-    if both:
-        loaded.notes.append("encoder and decoder both read this text, so no loss is measured")
-    elif not predicts:
-        loaded.notes.append("the model predicts no next token, so no loss is measured")
-    if folder.quantised:
-        loaded.notes.append(f"weights stored as {folder.quantised}, computed as {_dtype(model)}")
+    loaded: nn.Module = model.to(device)
     return loaded
+
+
+def _require_convertible(broken: Iterable[str], where: str) -> None:
+    if names := list(broken):
+        raise UserError(
+            "transformers cannot open this model: the tensors in the files cannot be put together "
+            f"to {_listed(names)}",
+            where=where,
+            code=EXIT_DATA,
+        )
 
 
 def require_complete(
@@ -189,26 +256,35 @@ def require_complete(
         )
 
 
-def weight_notes(named: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """What is strange about weights: not numbers, or nothing but zeros.
+@dataclass
+class StrangeWeights:
+    """Weights that are not numbers, or nothing but zeros, by name."""
 
-    Args:
-        named: names and parameters of any shape.
-    """
-    undefined, zero = [], []
-    for name, tensor in named:
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        if not torch.isfinite(tensor).all():
-            undefined.append(name)
-        elif tensor.ndim >= 2 and not re.search(r"bias|pos", name) and not tensor.any():
-            zero.append(name)
-    notes = []
-    if undefined:
-        notes.append(f"weights that are not finite (NaN or infinite): {_listed(undefined)}")
-    if zero:
-        notes.append(f"weights that are all zero: {_listed(zero)}")
-    return notes
+    undefined: list[str] = field(default_factory=list)
+    zero: list[str] = field(default_factory=list)
+
+    def look_at(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Look at parameters of any shape; those without memory are passed over."""
+        for name, tensor in named:
+            if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+                continue
+            ends = torch.stack(torch.aminmax(tensor.detach()))  # NaN where there is one
+            if not ends.isfinite().all():
+                self.undefined.append(name)
+            elif tensor.ndim >= 2 and not re.search(r"bias|pos", name) and not ends.any():
+                self.zero.append(name)
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to say of them."""
+        found = []
+        if self.undefined:
+            found.append(
+                f"weights that are not finite (NaN or infinite): {_listed(self.undefined)}"
+            )
+        if self.zero:
+            found.append(f"weights that are all zero: {_listed(self.zero)}")
+        return found
 
 
 @contextlib.contextmanager

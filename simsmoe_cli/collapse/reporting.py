@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -14,12 +15,26 @@ from simsmoe_cli.collapse.local_paths import without_paths
 from simsmoe_cli.collapse.measure import Options, measure, with_pair_of
 from simsmoe_cli.collapse.model_folder import other_folder
 from simsmoe_cli.collapse.opening import checkpoints, open_run
+from simsmoe_cli.collapse.plan import Plan, plan
 from simsmoe_cli.collapse.sources import Source
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError, nearest
+from simsmoe_cli.layer_labels import find_layers, layer_labels
 from simsmoe_cli.rundir import RunDir
 
 HELD_OUT = ("valid", "test")
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+ROWS = 4096  # tokens that all experts see, where it is not said
+
+
+class View(Protocol):
+    """What is told how a report comes along."""
+
+    def say(self, words: str) -> None:
+        """Something that is worth a line."""
+
+    def at(self, words: str, share: float) -> None:
+        """So much of what takes long is done, 0 to 1; in words, what is done now."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,8 @@ class Request:
             shows all.
         split: of HELD_OUT; None is valid.
         text: a file for a Hugging Face model.
-        tokens: that all experts see.
+        tokens: that all experts see; None: ROWS, or fewer of a large model.
+        layers: which to measure, as the model numbers them; None: all with experts.
         device: where to compute.
         data_dir: where prepared corpora lie.
     """
@@ -43,17 +59,18 @@ class Request:
     checkpoint: str | None
     split: str | None
     text: Path | None
-    tokens: int
+    tokens: int | None
+    layers: str | None
     device: torch.device
     data_dir: Path
 
 
-def make_report(request: Request, on_progress: Callable[[str], None]) -> Report:
+def make_report(request: Request, view: View) -> Report:
     """Measure and judge.
 
     Args:
         request: what to measure.
-        on_progress: told in words what is done next.
+        view: told what it costs, and how it comes along.
 
     Raises:
         UserError: contradictory or unknown settings, or a folder that cannot be measured.
@@ -67,11 +84,15 @@ def make_report(request: Request, on_progress: Callable[[str], None]) -> Report:
     ]
     found: list[Findings] = []
     for source in _sources(request.path, request, last_only=False):
-        found.append(_measure(source, request, on_progress))
+        made = _plan(source, request, view)
+        found.append(_measure(source, made, view))
     against = None
     if others:
-        against = _measure(others[0], request, on_progress)
-        found[-1], against = _one_pair((found[-1], source), (against, others[0]), request)
+        theirs = _plan(others[0], request, view)
+        against = _measure(others[0], theirs, view)
+        found[-1], against = _one_pair(
+            (found[-1], source, made.options), (against, others[0], theirs.options)
+        )
     return Report(findings=found, against=against, verdict=judge(found[-1], against))
 
 
@@ -127,35 +148,48 @@ def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[Sourc
         )
 
 
-def _measure(
-    source: Source,
-    request: Request,
-    on_progress: Callable[[str], None],
-) -> Findings:
+def _name(source: Source) -> str:
     step = source.subject.step
-    name = source.subject.name + ("" if step is None else f", step {step:,}")
-    on_progress(f"{name}: reading text")
-    found = measure(
-        source,
-        _options(request),
-        lambda done, of: on_progress(f"{name}: {done} of {of} layers measured"),
-    )
+    return source.subject.name + ("" if step is None else f", step {step:,}")
+
+
+def _plan(source: Source, request: Request, view: View) -> Plan:
+    """Which layers and how many tokens are measured; what it costs is told."""
+    layers = list(range(len(source.layers)))
+    if request.layers is not None:
+        labels = layer_labels([layer.name for layer in source.layers])
+        layers = find_layers(request.layers, labels, "--layers")
+    options = Options(rows=request.tokens or ROWS)
+    asked = request.tokens is not None
+    made = plan(source, options, layers, request.device, asked=asked)
+    view.say(f"{_name(source)}: {made.words}")
+    return made
+
+
+def _measure(source: Source, made: Plan, view: View) -> Findings:
+    name, layers = _name(source), len(made.layers)
+
+    def on_progress(share: float, done: int) -> None:
+        of_all = made.forward * share + (1 - made.forward) * done / layers
+        words = "reading text" if done == 0 else f"{done} of {layers} layers measured"
+        view.at(f"{name}: {words}", of_all)
+
+    found = measure(source, made.options, on_progress, made.layers)
     subject = found.subject.model_copy(update={"settings": without_paths(found.subject.settings)})
     text = found.text.model_copy(update={"notes": without_paths(found.text.notes)})
-    return found.model_copy(update={"subject": subject, "text": text})
-
-
-def _options(request: Request) -> Options:
-    return Options(rows=request.tokens)
+    settings = found.settings.model_copy(
+        update={"precision": PRECISIONS.get(source.size.dtype, str(source.size.dtype))}
+    )
+    return found.model_copy(update={"subject": subject, "text": text, "settings": settings})
 
 
 def _one_pair(
-    main: tuple[Findings, Source], against: tuple[Findings, Source], request: Request
+    main: tuple[Findings, Source, Options], against: tuple[Findings, Source, Options]
 ) -> tuple[Findings, Findings]:
     """Both runs with the difference of one pair: the most alike of the run where it is more so."""
-    (here, source), (there, other) = main, against
+    (here, source, options), (there, other, theirs) = main, against
     if here.difference is None or there.difference is None:
         return here, there
     if here.difference.cka >= there.difference.cka:
-        return here, with_pair_of(there, other, _options(request), here)
-    return with_pair_of(here, source, _options(request), there), there
+        return here, with_pair_of(there, other, theirs, here)
+    return with_pair_of(here, source, options, there), there

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse import reporting
+from simsmoe_cli.collapse import memory, reporting
 from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.errors import EXIT_COLLAPSE, EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
 from simsmoe_cli.rundir import RunDir
@@ -60,11 +60,13 @@ def reported(*arguments: str) -> Report:
 
 
 def refusal(capsys: Capture, code: int, *arguments: str) -> str:
-    """The one line on stderr of a command that fails; nothing is written."""
+    """The error on stderr, one line, of a command that fails; nothing is written."""
     assert command(*arguments) == code
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.count("\n") == 1
+    *before, error = printed.err.splitlines()
+    assert error.startswith("simsmoe: error: ")
+    assert not any("error" in line for line in before)
     assert not Path("out").exists()
     assert not list(Path().glob(".report-*"))
     return printed.err
@@ -83,7 +85,13 @@ def test_page_json_and_figures(
         names |= {f"figures/{stem}.png", f"figures/{stem}.svg"}
     assert found == names
     printed = capsys.readouterr()
-    assert printed.err == ""
+    cost, *progress = printed.err.splitlines()
+    assert re.fullmatch(r"plain, step 8: about \d+ s, \d+\.\d [GM]B", cost)
+    tenths = [int(line.split(" %")[0]) for line in progress]
+    assert tenths == sorted(set(tenths))
+    assert 1 <= len(tenths) <= 10
+    assert tenths[-1] == 100
+    assert "1 of 2 layers measured" in printed.err
     report = Report.read(Path("out/report.json"))
     assert report.main.text.rows == 128
     assert report.verdict.headline in printed.out
@@ -229,4 +237,47 @@ def test_out_of_memory(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(reporting, "measure", greedy)
     assert "out of memory on cpu. Use fewer --tokens" in refusal(
         capsys, EXIT_OUT_OF_MEMORY, "plain"
+    )
+
+
+def test_only_the_layers_asked_for() -> None:
+    whole, some = reported("plain"), reported("plain", "--layers", "3")
+    assert [layer.layer for layer in whole.main.layers] == [0, 1]
+    assert some.main.layers == whole.main.layers[1:]
+    assert some.main.text == whole.main.text
+    assert reported("plain", "--layers", "0-3").main.layers == whole.main.layers
+    both = reported("plain", "--layers", "1", "--against", "similar")
+    assert both.against is not None
+    assert [layer.layer for layer in both.against.layers] == [0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("2", "no layer with experts is called '2'"),
+        ("1,x", "no layer with experts is called 'x'"),
+        ("4-9", "no layer with experts is in '4-9'"),
+        (",", "no layer given"),
+    ],
+)
+def test_layers_that_are_not_there(capsys: Capture, asked: str, said: str) -> None:
+    line = refusal(capsys, EXIT_USAGE, "plain", "--layers", asked)
+    assert f"--layers: {said}" in line
+    assert "There are 1, 3" in line
+
+
+def test_what_does_not_fit_into_memory(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 300_000)
+    line = refusal(capsys, EXIT_OUT_OF_MEMORY, "plain", "--tokens", "512")
+    assert re.search(r"needs about \d\.\d MB more of memory even on 256 tokens, and 0\.3 MB", line)
+
+
+def test_fewer_tokens_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 9_000_000)
+    assert command("plain", "--tokens", "4096", "--format", "json") == 0
+    found = Report.read(Path("out/report.json")).main
+    assert 256 <= found.text.rows < 4096
+    assert any(
+        f"{found.text.rows:,} tokens were measured and not 4,096" in note
+        for note in found.text.notes
     )

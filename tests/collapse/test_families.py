@@ -78,7 +78,9 @@ def saved(model_type: str, folder: Path, **changes: Any) -> Path:
 
 
 def opened(folder: Path) -> HuggingFaceSource:
-    return open_huggingface(folder, None, device=torch.device("cpu"), token_ids=IDS)
+    return open_huggingface(
+        folder, None, device=torch.device("cpu"), token_ids=IDS, layerwise=False
+    )
 
 
 def test_every_family_is_on_one_of_the_lists() -> None:

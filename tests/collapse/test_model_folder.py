@@ -151,7 +151,7 @@ def test_weights_in_mxfp4_are_read_as_numbers(tmp_path: Path) -> None:
     configured(folder, quantization_config={"quant_method": "mxfp4"}, dtype="bfloat16")
     source = opened(folder)
     assert next(source.read(64, 64)).scored == 64
-    assert source.notes == ["weights stored as mxfp4, computed as bfloat16"]
+    assert source.notes == ["weights stored as mxfp4, computed as float32"]
     gate, up, down = source.weights(1)
     both = wanted["model.layers.1.mlp.experts.gate_up_proj"]
     assert torch.equal(gate.float(), both[..., ::2].mT)

@@ -49,7 +49,7 @@ def without(part: str) -> Callable[[Weights], object]:
     [
         ("Mixtral", ".experts.", "missing: model.layers.0.mlp.experts.down_proj"),
         ("Mixtral", ".experts.2.", "model.layers.1.mlp.experts.gate_up_proj (3x48x32 in the file"),
-        ("Mixtral", ".experts.2.w3.", "put together to model.layers.{0, 1}.mlp.experts.gate_up"),
+        ("Mixtral", ".experts.2.w3.", "put together to model.layers.0.mlp.experts.gate_up"),
         ("Mixtral", "layers.1.block_sparse_moe.gate.", "missing: model.layers.1.mlp.gate.weight"),
         ("Mixtral", "layers.0.self_attn.k_proj", "missing: model.layers.0.self_attn.k_proj.weight"),
         ("Mixtral", "model.norm", "missing: model.norm.weight"),

@@ -1,0 +1,116 @@
+"""How much memory there is, and whether something fits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+RESERVE = 0.05  # of what is free, left to others
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes that this process may still take; None where the system does not say.
+
+    On a CPU it is what the system can give without swapping, or what the control group that this
+    process runs in has left, whichever is less.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [value for value in (_of_system(), *_of_groups()) if value is not None]
+    return min(found, default=None)
+
+
+def require_memory(needed: float, device: torch.device, where: str, hint: str = "") -> None:
+    """Refuse what does not fit.
+
+    Args:
+        needed: bytes, beyond those taken already.
+        device: where.
+        where: what needs them, for the message.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    free = available(device)
+    if free is not None and needed > free * (1 - RESERVE):
+        raise UserError(
+            f"this needs {gigabytes(needed)} of memory, and {gigabytes(free)} are free",
+            where=where,
+            hint=hint or "Close other programs, or use a machine with more memory.",
+            code=EXIT_OUT_OF_MEMORY,
+        )
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as people say them: "4.1 GB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
+
+
+def resident() -> int:
+    """Bytes of memory this process takes now; 0 where the system does not say."""
+    try:
+        pages = int((PROC / "self" / "statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _of_system() -> int | None:
+    try:
+        lines = (PROC / "meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _of_groups() -> list[int]:
+    """What each control group that holds this process has left, of versions 1 and 2."""
+    try:
+        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, kinds, path = (*line.split(":", 2), "", "")[:3]
+        if kinds == "memory":
+            root, most, used = CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        elif kinds == "":
+            root, most, used = CGROUPS, "memory.max", "memory.current"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            limit, taken = _number(folder / most), _number(folder / used)
+            if limit is not None and taken is not None:
+                left.append(max(0, limit - taken + _reclaimable(folder)))
+    return left
+
+
+def _reclaimable(folder: Path) -> int:
+    """Bytes of a control group that only cache files and can be dropped."""
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    values = dict(line.split(" ", 1) for line in lines if " " in line)
+    return int(values.get("inactive_file", 0))
+
+
+def _number(file: Path) -> int | None:
+    """The number in a file; None where there is no file, or it sets no limit."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
