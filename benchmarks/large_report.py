@@ -156,9 +156,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("olmoe-sized"))
     parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument(
-        "--tokens", type=int, default=4096, help="rows; four times as many are read"
-    )
+    parser.add_argument("--tokens", type=int, help="as of collapse-report; its default if left out")
     parser.add_argument("--keep", action="store_true", help="leave the folder for another time")
     parser.add_argument("--run", choices=("forward", "report"), help=argparse.SUPPRESS)
     given = parser.parse_args(words)
