@@ -344,7 +344,16 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for router in registry.ROUTERS:
         given = load_recipe("quickstart", [*SMALL, *overrides(router)])
         run_dir = RunDir(tmp_path_factory.mktemp("runs") / router)
-        state = {"recipe": given.model_dump(mode="json")}
+        state = {
+            "recipe": given.model_dump(mode="json"),
+            "vocab_size": VOCABULARY,
+            "unit": "byte",
+            "vocabulary": "0",
+            "corpus": "0",
+            "store": "data/none",
+            "events_bytes": 0,
+            "precision": "fp32",
+        }
         model = LanguageModel(given, VOCABULARY)
         folders[router] = checkpoint.save(run_dir, 1, model, {}, state)
     return folders
