@@ -1,7 +1,6 @@
 """What a training and a report show while they run: a progress bar, plain lines, or JSON lines.
 
-A training does not depend on who watches it: `unwatched` lets it go on when nobody reads its output
-any more.
+With `unwatched` a training goes on when nobody reads its output any more.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from simsmoe_cli.rundir import RunDir
 
 
 class _Forgiving:
-    """A stream that is silent from the first thing on that it cannot write."""
+    """A stream that drops everything after the first write that fails."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -105,6 +104,7 @@ class TrainingView:
         self.total_steps = total_steps
         self.as_json = as_json
         self._progress: Progress | None = None
+        self._numbers = ""
         self._task = TaskID(0)
         if console.is_terminal and not as_json:
             self._progress = Progress(
@@ -129,6 +129,7 @@ class TrainingView:
         traceback: TracebackType | None,
     ) -> None:
         if self._progress is not None:
+            self._progress.update(self._task, numbers=self._numbers)
             self._progress.stop()
 
     def on_step(self, step: int) -> None:
@@ -146,8 +147,15 @@ class TrainingView:
             return
         line = _line(event, self.total_steps)
         if event["kind"] == "train" and self._progress is not None:
-            numbers = f"{_score(event)}  {event['tokens_per_s']:,.0f} tokens/s"
-            self._progress.update(self._task, completed=event["step"], numbers=numbers)
+            self._numbers = f"{_score(event)}  {event['tokens_per_s']:,.0f} tokens/s"
+            # Evaluating the test split can take minutes.
+            after = "  evaluating" if event["step"] == self.total_steps else ""
+            self._progress.update(
+                self._task,
+                completed=event["step"],
+                numbers=self._numbers + after,
+                refresh=bool(after),
+            )
         elif line:
             style = "yellow" if event["kind"] == "warning" else None
             self.console.print(line, style=style, soft_wrap=True)

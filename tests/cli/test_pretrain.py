@@ -186,6 +186,20 @@ def test_a_terminal_shows_a_bar_and_the_lines_that_matter() -> None:
     assert "valid 2.500 BPC  best so far" in text
 
 
+def test_the_bar_says_that_a_finished_training_is_being_evaluated() -> None:
+    bar, shown = view()
+    train = {"bpc": 2.345, "loss_nats": 1.6, "tokens_per_s": 54321.0, "step_ms": 10.0}
+    valid = {"kind": "eval", "split": "valid", "bpc": 2.5, "best": True}
+    with bar:
+        bar.on_event({"kind": "train", "step": 19, **train})
+        bar.on_event({"step": 19, **valid})
+        assert "evaluating" not in shown.getvalue()
+        bar.on_event({"kind": "train", "step": 20, **train})
+        bar.on_event({"step": 20, **valid})
+        assert "54,321 tokens/s  evaluating" in shown.getvalue()
+    assert "evaluating" not in shown.getvalue().splitlines()[-1]
+
+
 def test_undefined_similarity_is_said_to_be() -> None:
     bar, shown = view()
     with bar:
