@@ -1,6 +1,6 @@
-"""Files and folders that are replaced whole or not at all, whatever happens meanwhile.
+"""Files and folders that are replaced whole or not at all, even if the process is killed.
 
-What is new is written beside its place as ``.NAME.partial-…``, synced to the disk and renamed; then
+New content is written beside its place as ``.NAME.partial-…``, synced to the disk and renamed; then
 the folder that holds the name is synced. A process that is killed leaves its partial behind, and
 whoever writes to that place next deletes it. A partial belongs to a living process as long as a
 lock (flock) on it is held, which the system lets go of however the process ends.
@@ -26,7 +26,7 @@ LONGEST_NAME = 200  # characters of a name that its partial repeats; file system
 
 
 def sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk."""
+    """Write a file, or the names in a folder, to the disk; returns when they are there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -39,7 +39,7 @@ def sync(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """Return when everything below a folder is on the disk, and its own names."""
+    """Write everything below a folder, and its own names, to the disk."""
     for here, _, files in os.walk(folder):
         for name in files:
             sync(Path(here, name))
@@ -69,11 +69,11 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `path` unless the block raises.
 
     Args:
-        path: nothing, or an empty folder; its parents are made.
-        replace: or a folder with whatever in it, which is deleted.
+        path: where nothing is yet, or an empty folder; its parents are made.
+        replace: whether a folder that is not empty may be there, which is then deleted.
 
     Raises:
-        OSError: by the block or the system, and where `path` is neither.
+        OSError: from the block or the system, and if something else is at `path`.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder: from one moment to the next its name is gone."""
+    """Delete a folder; its name is gone at once, before its contents are."""
     doomed = _beside(path, PARTIAL)
     path.rename(doomed)
     sync(path.parent)
@@ -137,12 +137,12 @@ def _beside(path: Path, kind: str, mark: str = "") -> Path:
 
 
 def _place(path: Path, kind: str, name: str | None) -> Path:
-    """What a leftover was to be, or was."""
+    """The path that a leftover was meant for, or had."""
     return path.with_name(name or path.name[1:].rpartition(f".{kind}-")[0])
 
 
 def _left(folder: Path, name: str | None, kind: str) -> list[Path]:
-    """Leftovers of a kind; a partial of checkpoints had no mark once."""
+    """Leftovers of a kind; partials of earlier versions may have no mark."""
     start = "." if name is None else f".{name[:LONGEST_NAME]}.{kind}"
     with contextlib.suppress(FileNotFoundError):
         return [
@@ -156,7 +156,7 @@ def _left(folder: Path, name: str | None, kind: str) -> list[Path]:
 
 @contextlib.contextmanager
 def _claimed(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A partial that this process holds; gone in the end, unless it was renamed."""
+    """A partial that this process holds; deleted at the end unless it was renamed."""
     while True:
         partial = _beside(path, PARTIAL)
         make(partial)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from simsmoe_cli.data.text_stream import TextStream
 from simsmoe_cli.data.tokenizers import Tokenizer
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError, escaped
 from simsmoe_cli.model.generate import Reader, Sampling, generate
 
 MOST_NAMED = 10
@@ -89,6 +89,4 @@ def on_one_line(content: bytes) -> str:
     r"""Bytes as text, with \n, \t, \\ and \xNN for line ends, tabs, backslashes and what is no
     printable character."""
     text = content.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+    return escaped(text)

@@ -38,27 +38,34 @@ def printable(text: object, most: int = 80) -> str:
     if len(line) > most:
         tail = most // 3
         line = f"{line[: most - tail - 1]}…{line[-tail:]}"
-    if line.isprintable():
-        return line
-    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return "".join(escaped)
+    return escaped(line)
 
 
-def visible(text: str) -> str:
-    """A foreign text of several lines that any terminal can show: as :func:`printable`, but whole,
-    and with its line ends and tabs."""
+def escaped(text: str, keep: str = "") -> str:
+    """A whole text with escapes such as ``\\x1b`` for what is not printable.
+
+    Args:
+        text: foreign.
+        keep: characters that stay as they are, such as line ends.
+    """
     if text.isprintable():
         return text
     return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def visible(text: str) -> str:
+    """A foreign text of several lines that any terminal can show: whole, with its line ends and
+    tabs, other characters as :func:`escaped` has them."""
+    return escaped(text, keep="\n\t")
 
 
 class UserError(Exception):
     """A problem a user can cause and mend.
 
     Its text is one line: whatever a terminal cannot show is escaped, and what is very long is cut.
-    Whoever puts a foreign value into `what` cuts it with :func:`printable` first.
+    A foreign value in `what` should be cut with :func:`printable` first.
 
     Args:
         what: what is wrong, in a few words, without a full stop.
@@ -98,7 +105,7 @@ class UserError(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised where the command was: whatever it began is put in order on the way out."""
+    """SIGTERM as an exception, so that a command cleans up on its way out."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +128,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = closest(name, names)
     did_you_mean = f"Did you mean '{printable(close)}'? " if close else ""
-    listed = ", ".join(printable(each) for each in names[:MOST_NAMES]) or "none"
-    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-    return f"{did_you_mean}Available: {listed}{more}."
+    return f"{did_you_mean}Available: {listed(names, MOST_NAMES) or 'none'}."
+
+
+def listed(
+    texts: Sequence[object], most: int = MOST_LINES, *, longest: int = 80, between: str = ", "
+) -> str:
+    """The first foreign texts of several, and how many more there are; empty if there are none.
+
+    Args:
+        texts: each is shown by :func:`printable`.
+        most: how many are shown.
+        longest: characters of each.
+        between: what separates them.
+    """
+    shown = between.join(printable(text, longest) for text in texts[:most])
+    rest = len(texts) - most
+    return f"{shown} and {rest:,} more" if rest > 0 else shown
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -112,7 +112,7 @@ def export(trained: Trained, out: Path, kind: str) -> list[str]:
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(
-                "something is there already", where=str(out), hint="Name a folder that is not."
+                "is not an empty folder", where=str(out), hint="Choose a new or empty one."
             )
         with atomic.whole_folder(out) as partial:
             _fill(trained, partial, kind)

@@ -2,8 +2,8 @@
 
 A model of ours counts its sub-layers from 0, so in the pattern "sgsg" the layers with experts are 1
 and 3. Of a Hugging Face model it is the number in the module's name, so where the first layers are
-dense, `model.layers.1.mlp` may be the first layer with experts and is still layer 1. Whoever prunes
-by a report needs that number. Files and events also hold a layer's *place* among the layers with
+dense, `model.layers.1.mlp` may be the first layer with experts and is still layer 1. Pruning by a
+report needs that number. Files and events also hold a layer's *place* among the layers with
 experts, from 0.
 """
 
@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from simsmoe_cli import errors
 from simsmoe_cli.errors import UserError, printable
 
 _MOST_SUB_LAYERS = 1 << 20
@@ -22,9 +23,9 @@ _SHOWN = 24  # numbers of layers that a message lists
 def layer_labels(names: Sequence[str]) -> list[str]:
     """The label of each layer, all of them different.
 
-    A label is the first number of the module's name where that tells the layers apart. Where it
-    does not (an encoder and a decoder, two layers with experts in one block) a label is as much of
-    the name as does.
+    A label is the first number of the module's name if that tells the layers apart. If it does
+    not (an encoder and a decoder, two expert layers in one block), a label is as much of the name
+    as is needed.
 
     Args:
         names: of the modules, as "model.layers.3.mlp", in the order of the model.
@@ -83,7 +84,7 @@ def find_layer(asked: str, labels: Sequence[str], where: str) -> int:
     raise UserError(
         f"no layer with experts is called '{printable(asked)}'",
         where=where,
-        hint=f"There are {listed(labels)}.",
+        hint=f"Layers with experts: {listed(labels)}.",
     )
 
 
@@ -102,7 +103,9 @@ def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
     """
     wanted = [part.strip() for part in asked.split(",") if part.strip()]
     if not wanted:
-        raise UserError("no layer given", where=where, hint=f"There are {listed(labels)}.")
+        raise UserError(
+            "no layer given", where=where, hint=f"Layers with experts: {listed(labels)}."
+        )
     places: set[int] = set()
     for part in wanted:
         ends = re.fullmatch(r"(\d{1,9})\s*-\s*(\d{1,9})", part, re.ASCII)
@@ -119,7 +122,7 @@ def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
             raise UserError(
                 f"no layer with experts is in '{printable(part)}'",
                 where=where,
-                hint=f"There are {listed(labels)}.",
+                hint=f"Layers with experts: {listed(labels)}.",
             )
         places |= inside
     return sorted(places)
@@ -127,9 +130,7 @@ def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
 
 def listed(labels: Sequence[str]) -> str:
     """Labels as a message names them: the first two dozen, and how many more there are."""
-    shown = ", ".join(printable(label) for label in labels[:_SHOWN])
-    rest = len(labels) - _SHOWN
-    return (shown or "none") + (f" and {rest:,} more" if rest > 0 else "")
+    return errors.listed(labels, _SHOWN) or "none"
 
 
 @dataclass(frozen=True)

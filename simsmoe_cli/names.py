@@ -11,7 +11,7 @@ RESERVED = ("auto", "events.jsonl")  # --resume auto; a run may be given by its 
 
 
 def check_name(name: str, where: str = "--name", below: str = "--runs-dir") -> None:
-    """Refuse what cannot be the plain name of a folder, or would harm whoever prints it.
+    """Refuse what cannot be the plain name of a folder, or what is unsafe to print.
 
     Args:
         name: of a run, a corpus or a task.
@@ -57,5 +57,5 @@ def _fault(name: str) -> str:
     if name != name.strip():
         return "it starts or ends with a space"
     if name in RESERVED:
-        return "it means something else"
+        return "it is a reserved word"
     return ""

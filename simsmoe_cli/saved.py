@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 from torch import nn
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.recipe import Recipe
 from simsmoe_cli.rundir import RunDir
@@ -47,7 +47,7 @@ _STEP = re.compile(r"step-([0-9]{7,})")
 
 
 def _plain(name: str) -> str:
-    """The name of a file in a folder, and no way out of it."""
+    """The name of a file in a folder, which cannot lead out of it."""
     if name in ("", ".", "..") or name != Path(name).name or not name.isprintable():
         raise ValueError("it is no plain file name")
     return name
@@ -67,7 +67,7 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
 class Facts(BaseModel):
-    """What a file of JSON says: no number is a text, and no number is infinite."""
+    """The values of a JSON file: a text is never taken for a number, and all numbers are finite."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -320,7 +320,7 @@ def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
         raise damaged(path, str(error)) from None
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
-            raise damaged(path, f"{name} holds what is no finite number")
+            raise damaged(path, f"{name} holds values that are not finite")
 
 
 def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
@@ -377,9 +377,7 @@ def _available(run: RunDir, but: Path | None = None) -> str:
 
 
 def _first(texts: list[str]) -> str:
-    """The first few of some texts, and how many more there are."""
-    more = f" and {len(texts) - MOST_SAID:,} more" if len(texts) > MOST_SAID else ""
-    return "; ".join(printable(text, 160) for text in texts[:MOST_SAID]) + more
+    return listed(texts, MOST_SAID, longest=160, between="; ")
 
 
 def _one_and_the_same(model: nn.Module) -> list[list[str]]:

@@ -1,6 +1,6 @@
 """Files that somebody may have edited, cut or replaced: read within bounds, parsed, validated.
 
-What is wrong with a file is raised as `Unreadable`. Its text is a short reason such as "is no JSON
+What is wrong with a file is raised as `Unreadable`. Its text is a short reason such as "is not JSON
 (line 3)"; the caller, who knows what the file is for, makes a `UserError` of it. A JSON file can
 carry its own checksum (`sealed`), so that a change by hand is noticed too.
 
@@ -40,15 +40,15 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        Unreadable: it is larger than `most` bytes, no regular file (a FIFO would wait for ever), or
-            the system cannot read it.
+        Unreadable: it is larger than `most` bytes, not a regular file (a FIFO would wait for ever),
+            or the system cannot read it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
-                raise Unreadable("is no regular file")
+                raise Unreadable("is not a regular file")
             with open(descriptor, "rb", closefd=False) as file:
                 # Python makes room for as much as is asked for, however little there is.
                 content = file.read(min(facts.st_size, most) + 1)
@@ -73,7 +73,7 @@ def parse_json(content: bytes) -> Any:
     """The value that a JSON text stands for.
 
     Raises:
-        Unreadable: it is not UTF-8 or no JSON, a key occurs twice in one object, it is nested
+        Unreadable: it is not UTF-8 or not JSON, a key occurs twice in one object, it is nested
             deeper than `DEEPEST`, or has a number or a character that Python cannot hold.
     """
     try:
@@ -89,7 +89,7 @@ def parse_json(content: bytes) -> Any:
     except json.JSONDecodeError as error:
         reason = f"{error.msg[:1].lower()}{error.msg[1:]}"
         place = f", line {error.lineno:,}" if b"\n" in content else ""
-        raise Unreadable(f"is no JSON ({reason}{place})") from None
+        raise Unreadable(f"is not JSON ({reason}{place})") from None
     except RecursionError:
         raise Unreadable("is nested too deep") from None
     except ValueError as error:
@@ -147,10 +147,10 @@ def unsealed(value: Any) -> dict[str, Any]:
     """A JSON object without the checksum that `sealed` put into it.
 
     Raises:
-        Unreadable: it is no object, has no checksum, or was changed since.
+        Unreadable: it is not an object, has no checksum, or was changed since.
     """
     if not isinstance(value, dict):
-        raise Unreadable("is no JSON object")
+        raise Unreadable("is not a JSON object")
     rest = {name: item for name, item in value.items() if name != CHECKSUM}
     if CHECKSUM not in value:
         raise Unreadable("has no checksum")

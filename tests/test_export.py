@@ -78,7 +78,7 @@ def test_the_command(tmp_path: Path, trained: Trained, capsys: pytest.CaptureFix
     )
     assert main.run(arguments) == EXIT_USAGE
     assert capsys.readouterr().err == (
-        f"simsmoe: error: {tmp_path}/a/b: something is there already. Name a folder that is not.\n"
+        f"simsmoe: error: {tmp_path}/a/b: is not an empty folder. Choose a new or empty one.\n"
     )
     assert main.run([*arguments, "--checkpoint", "9"]) == EXIT_DATA
     assert "no checkpoint '9' in this run. Available: best" in capsys.readouterr().err
@@ -92,7 +92,7 @@ def test_only_an_empty_folder_is_filled(tmp_path: Path, trained: Trained) -> Non
         else:
             out.mkdir()
             (out / "mine").touch()
-        with pytest.raises(UserError, match="something is there already"):
+        with pytest.raises(UserError, match="is not an empty folder"):
             export(trained, out, "simsmoe")
     assert (tmp_path / "file").read_text() == "mine"
     assert os.listdir(tmp_path / "used") == ["mine"]

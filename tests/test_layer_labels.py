@@ -82,7 +82,7 @@ def test_an_unknown_layer_is_told_which_there_are(asked: str) -> None:
     assert caught.value.code == EXIT_USAGE
     text = str(caught.value)
     assert text.startswith("--layers: ")
-    assert text.endswith("There are 1, 3.")
+    assert text.endswith("Layers with experts: 1, 3.")
     assert text.isprintable()
     assert len(text) < 200
 
@@ -98,8 +98,8 @@ def test_ranges_of_layers_have_both_ends_and_pass_over_layers_without_experts() 
     assert find_layers("0-3, 10", labels, "--layers") == [0, 1, 4]
     assert find_layers("7-7,3", labels, "--layers") == [1, 3]
     for nothing in ("8-9", "7-3"):
-        with pytest.raises(UserError, match=rf"'{nothing}'.*There are 1, 3, 5, 7, 10"):
+        with pytest.raises(UserError, match=rf"'{nothing}'.*Layers with experts: 1, 3, 5, 7, 10"):
             find_layers(nothing, labels, "--layers")
-    with pytest.raises(UserError, match=r"'3-'.*There are 1"):
+    with pytest.raises(UserError, match=r"'3-'.*Layers with experts: 1"):
         find_layers("3-", labels, "--layers")
     assert find_layers("1-2", ["1-2", "3"], "--layers") == [0]

@@ -35,8 +35,8 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ("x" * 151, "longer than 150 bytes"),
         ("漢" * 51, "longer than 150 bytes"),
         ("x" * 100_000, "longer than 150 bytes"),
-        ("auto", "means something else"),
-        ("events.jsonl", "means something else"),
+        ("auto", "is a reserved word"),
+        ("events.jsonl", "is a reserved word"),
     ],
 )
 def test_any_other_is_refused_with_the_reason(name: str, why: str) -> None:

@@ -485,7 +485,7 @@ def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
 def test_what_is_no_file_is_no_recipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.yaml")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
-    assert "no regular file" in problem(str(tmp_path / "fifo.yaml"))
+    assert "not a regular file" in problem(str(tmp_path / "fifo.yaml"))
     assert "no such recipe file" in problem(str(tmp_path / "loop.yaml"))
     assert "got a folder" in problem(str(tmp_path))
     assert "File name too long" in problem("x" * 5000)

@@ -46,8 +46,8 @@ def test_json_comes_back_as_it_was_written(tmp_path: Path, value: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no JSON"),
-        (b'{"a": 1', "no JSON"),
+        (b"", "not JSON"),
+        (b'{"a": 1', "not JSON"),
         (b"{}\n\n[", "line 3"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b'{"a": 1, "b": 2, "a": 3}', "'a' twice"),

@@ -114,8 +114,8 @@ def start(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit code; errors a user can cause go to stderr.
 
-    What only we can cause is raised as it is. Output that nobody reads any more ends a command
-    without a word, as SIGPIPE would; where everything had been computed already, the code is still
+    A fault of ours is raised as it is. If nobody reads the output any more the command ends
+    silently, as SIGPIPE would do; if everything had been computed by then, the exit code is still
     the command's own.
 
     Args:
@@ -234,7 +234,7 @@ def _flush_output() -> None:
 
 
 def _print_error(message: str) -> None:
-    with contextlib.suppress(OSError):  # there is nowhere left to say it
+    with contextlib.suppress(OSError):  # stderr is closed as well
         typer.secho("simsmoe: error: ", fg="red", bold=True, nl=False, err=True)
         typer.echo(message, err=True)
 

@@ -1,4 +1,4 @@
-"""SIGTERM, turned into an exception: a command that is stopped puts in order what it began.
+"""SIGTERM as an exception, so that a command that is stopped cleans up what it began.
 
 Training has a way of its own, which saves first (`train/signals.py`).
 """

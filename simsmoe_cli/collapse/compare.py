@@ -25,8 +25,8 @@ from simsmoe_cli.rundir import Event, RunDir, number, read_events, whole
 # Fields of a recipe that describe it and set nothing.
 NOT_SETTINGS = ("name", "description", "source")
 ABSENT = "–"
-REPORTED = "report"  # the status of what is no run
-LARGEST, LONGEST = 1e300, 10**15  # values and steps of events are less, or damage
+REPORTED = "report"  # the status of a Hugging Face model
+LARGEST, LONGEST = 1e300, 10**15  # a larger value or step in an event is damage
 SUFFIXES = (".html", ".png", ".svg")
 
 
@@ -91,8 +91,8 @@ class RunSummary:
 
     Attributes:
         label: the run's name, and those of folders above it where two runs have one name.
-        path: of the run folder, as far as it tells it from the others.
-        status: finished, stopped, failed, or "in training" where no end was written; of a Hugging
+        path: of the run folder, only as much as tells it from the others.
+        status: finished, stopped, failed, or "in training" if no end was written; of a Hugging
             Face model "report".
         step, total_steps: the last step logged, and how many there will be.
         settings: every field of the resolved recipe, by dotted path.
@@ -149,7 +149,7 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
     A run that cannot be read is left out, with a note, as long as two others can.
 
     Raises:
-        UserError: fewer than two runs, or one of them twice, or fewer than two can be read.
+        UserError: fewer than two runs are given, one is given twice, or fewer than two can be read.
     """
     if len(runs) < 2:
         raise UserError("compare needs two or more runs", hint="Give their names or folders.")
@@ -252,7 +252,7 @@ def _read(run: RunDir, label: str) -> RunSummary:
             return _of_report(run.path, label)
         for needed in (run.recipe, run.events):
             if not needed.is_file():
-                what = f"no run: it has no {needed.name}"
+                what = f"not a run folder: it has no {needed.name}"
                 raise UserError(what, where=printable(run.path, 200), code=EXIT_DATA)
         return _summary(run, label, _recipe(run))
     except OSError as error:
@@ -349,14 +349,18 @@ def _of_report(folder: Path, label: str) -> RunSummary:
 def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
     notes = []
     if {"data.corpus", "data.tokenizer"} & set(differing):
-        notes.append("the runs have other corpora or tokenizers: their losses do not compare")
+        notes.append(
+            "the runs have different corpora or tokenizers, so their losses cannot be compared"
+        )
     if "finetune.task" in differing:
-        notes.append("the runs have other tasks: their accuracies do not compare")
+        notes.append("the runs have different tasks, so their accuracies cannot be compared")
     reports = [run for run in runs if run.status == REPORTED]
     if len({run.settings["report.text"] for run in reports}) > 1:
-        notes.append("the reports are of other texts: their perplexities do not compare")
+        notes.append("the reports are of different texts, so their perplexities cannot be compared")
     if reports and len({run.settings.get("vocab_size") for run in reports}) > 1:
-        notes.append("the models have other tokenizers: their perplexities do not compare")
+        notes.append(
+            "the models have different tokenizers, so their perplexities cannot be compared"
+        )
     if reports and len(reports) < len(runs):
         notes.append("a run was measured on its probe's tokens, a model on its report's text")
     if reports:
@@ -364,7 +368,9 @@ def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
     if len({run.step for run in runs}) > 1:
         notes.append("the runs are of different lengths: compare the curves step by step")
     if all(run.settings.get("train.seed") == runs[0].settings.get("train.seed") for run in runs):
-        notes.append("one seed each: a difference as small as between seeds means nothing")
+        notes.append(
+            "one seed each: other seeds alone make differences, so small ones may mean nothing"
+        )
     return notes
 
 

@@ -1,10 +1,10 @@
 """Which experts of a layer are exact copies: their weights are equal, and so are their outputs.
 
 Each hidden unit of an expert, with all weights that belong to it, gets one 64-bit number computed
-from the bits of its weights. Experts with the same numbers in the same order are copies, and with
-the same numbers in another order copies whose hidden units are renumbered. Arithmetic is exact, so
-nothing depends on rounding; -0 counts as 0. Outputs are compared as well, as experts may have
-parameters (biases of the output) that belong to no hidden unit.
+from the bits of its weights. Experts with the same numbers in the same order are copies; with
+the same numbers in another order they are copies whose hidden units are renumbered. Arithmetic is
+exact, so nothing depends on rounding; -0 counts as 0. Outputs are compared as well, as experts may
+have parameters (biases of the output) that belong to no hidden unit.
 
 Shapes: N experts, H hidden units, F weights of a unit in one matrix, T rows, D width.
 """

@@ -1,5 +1,5 @@
-"""What stands before a verdict: values that are not finite, exact copies, and text or numbers from
-which little can be concluded.
+"""What a reader must know before a verdict: values that are not finite, exact copies, and text or
+numbers from which little can be concluded.
 
 The text is too hard for the model where its loss is
 
@@ -17,7 +17,7 @@ from simsmoe_cli.collapse.findings import Findings, LayerFindings, Sentence
 from simsmoe_cli.collapse.remarks import NAMED, count, every, named
 
 NEAR_UNIFORM = 0.9  # of ln V
-FEW_ROWS = 64  # fewer tell unrelated experts from alike ones too badly
+FEW_ROWS = 64  # with fewer, similar and unrelated experts can hardly be told apart
 ONE_TOKEN = math.log(2)  # nats: fewer than two tokens' worth of choice in the whole text
 
 
@@ -55,7 +55,7 @@ def non_finite(findings: Findings) -> list[Sentence]:
         why = (
             ""
             if min(causes, default=first.layer) < first.layer
-            else " The cause comes before: embedding, attention or a dense layer."
+            else " The cause is before that layer: embedding, attention or a dense layer."
         )
         sentences.append(
             _bad(
@@ -109,11 +109,11 @@ def wasted_copies(findings: Findings) -> int:
 
 
 def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
-    """Why the text says little about the experts: in a few words, and as a sentence."""
+    """Why the text says little about the experts: in a few words, and as a full sentence."""
     text = findings.text
     loss, choices, frequency = text.loss_nats, text.choices, text.frequency_nats
     evidence = {"loss_nats": loss, "choices": choices, "frequency_nats": frequency}
-    little = "What experts do on it says little."
+    little = "Such text says little about the experts."
     if frequency is not None and frequency < ONE_TOKEN:
         short = "the text is hardly more than one token, repeated"
         words = (
@@ -136,17 +136,17 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
         short = f"the model predicts this text {better} better than a uniform guess"
         words = (
             f"The model predicts this text {better} better than a uniform guess: {loss:.2f} nats "
-            f"per {text.unit}, and a guess among {choices:,} has {math.log(choices):.2f}. So do "
-            "untrained weights, and trained ones on text unlike all they were trained on. "
+            f"per {text.unit}, and a guess among {choices:,} has {math.log(choices):.2f}. "
+            "Untrained weights do the same, and trained ones on text unlike their training data. "
             f"{little}"
         )
     elif frequency is not None and loss >= frequency:
         short = "the model predicts this text no better than the frequencies of its tokens do"
         words = (
             f"The model predicts this text no better than the frequencies of its tokens do: "
-            f"{loss:.2f} nats per {text.unit}, and to guess each by how often it occurs has "
-            f"{frequency:.2f}. So do trained weights on random text, or in a language or format "
-            f"they do not know. {little}"
+            f"{loss:.2f} nats per {text.unit}, and guessing each by its frequency has "
+            f"{frequency:.2f}. Trained weights do the same on random text, or on a language or "
+            f"format they do not know. {little}"
         )
     else:
         return None
@@ -160,18 +160,18 @@ def few_rows(findings: Findings) -> tuple[str, Sentence] | None:
         return None
     short = f"only {count(rows, 'token was', 'tokens were')} compared"
     text = (
-        f"Only {rows:,} tokens went through every expert: too few to tell alike experts from "
+        f"Only {rows:,} tokens went through every expert: too few to tell similar experts from "
         f"different ones. Use more --tokens, at least {FEW_ROWS}."
     )
     return short, Sentence(text=text, tone="warning", evidence={"rows": rows})
 
 
 def unknown(findings: Findings, alike_layer: float) -> list[str]:
-    """What is too little known to call experts different, each in a few words.
+    """Why too little is known to call the experts different, each reason in a few words.
 
     Args:
         findings: of one set of weights.
-        alike_layer: the mean CKA from which a layer is alike.
+        alike_layer: the mean CKA from which the experts of a layer count as alike.
     """
     layers = findings.layers
     doubts = []

@@ -1,9 +1,9 @@
-"""What the layers with experts of a foreign model do while it runs: chosen experts, their weights.
+"""What the expert layers of a Hugging Face model do while it runs: chosen experts, their weights.
 
-The routing of stacked experts is read from their call. Of listed ones it is the router's own
-indices, or the K largest of its scores. At the first run of a layer what was read is checked: the
+The routing of stacked experts is read from their call. For listed experts it is the router's own
+indices, or the K largest of its scores. When a layer first runs, what was read is checked: the
 outputs of the chosen experts, run one by one and mixed with the weights that were read, must be
-what the layer itself computed. A model whose layers work in another way is refused, not misread.
+what the layer itself computed. A model whose layers work in another way is refused.
 
 Shapes: T tokens, D width, N experts, K experts per token.
 """
@@ -230,7 +230,9 @@ class Watched:
         if isinstance(layer, ListedLayer) and choice.output_TD is None:
             counted = torch.bincount(choice.index_TK.flatten(), minlength=number)[:number]
             if counted.tolist() != self.rows_of_expert:
-                raise self._unreadable("sends other tokens to its experts than were read", where)
+                raise self._unreadable(
+                    "sends its experts other tokens than those that were read", where
+                )
             return
         rows = (choice.index_TK < number).all(1).nonzero().flatten()
         rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), CHECKED_ROWS)).long()]
@@ -254,9 +256,7 @@ class Watched:
         error = (parts_RKD.sum(1) - made_RD.float()).norm().item()
         size = max(parts_RKD.norm().item(), made_RD.float().norm().item(), 1e-12)
         if error > DISAGREES.get(x_RD.dtype, DISAGREES_16_BITS) * size:
-            raise self._unreadable(
-                "computes something else than its chosen experts, weighted and added up", where
-            )
+            raise self._unreadable("does not compute the weighted sum of its chosen experts", where)
 
     def _unreadable(self, what: str, where: str) -> UserError:
         name = type(self.layer.module).__name__

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.layer_labels import layer_labels
+from simsmoe_cli.untrusted import Unreadable, parse_json
 
 SCHEMA = 1
 
@@ -417,7 +418,9 @@ class Report(_Facts):
             UserError: it is none, or one of another version of the schema.
         """
         try:
-            found = json.loads(text)
+            found = parse_json(text.encode() if isinstance(text, str) else text)
+            if not isinstance(found, dict) or "schema_version" not in found:
+                raise Unreadable("has no schema_version")
             version = found["schema_version"]
             if version != SCHEMA:
                 raise UserError(
@@ -431,10 +434,12 @@ class Report(_Facts):
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             why = f"{printable(place)}: {printable(first['msg'], 160)}"
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            why = type(error).__name__
+        except Unreadable as error:
+            why = f"the file {error}"
+        except (ValueError, KeyError, TypeError, RecursionError):
+            why = "its values contradict each other"
         raise UserError(
-            f"this is no collapse report ({why})",
+            f"this is not a collapse report ({why})",
             where=where,
             hint="Write one with `simsmoe collapse-report`.",
             code=EXIT_DATA,

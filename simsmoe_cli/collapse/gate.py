@@ -22,9 +22,9 @@ def check_limit(limit: float) -> None:
 
 
 def fail_above(findings: Findings, limit: float) -> None:
-    """Fail if the mean debiased CKA of any layer is above the limit, or cannot be known.
+    """Fail if the mean debiased CKA of any layer is above the limit, or is not known.
 
-    It cannot be known from too few tokens, where most of a layer's pairs are undefined, or where
+    It is not known if there are too few tokens, if most pairs of a layer are undefined, or if
     anything is not finite.
 
     Raises:

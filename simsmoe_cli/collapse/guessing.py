@@ -1,4 +1,4 @@
-"""What a model that knows nothing of a text but how often each token occurs would have as a loss.
+"""The loss of a model that knows of a text only how often each token occurs.
 
 Each token is guessed from the frequencies of all other tokens of the same text, smoothed towards
 the uniform distribution by as much as the text has different tokens (Witten and Bell 1991):

@@ -1,7 +1,7 @@
 """Absolute paths of a machine, shortened to names before anything is written for others.
 
-A recipe, a model's configuration or a note may hold one; whoever gets the report has no use for it,
-and need not learn what folders there are. Imports no torch.
+A recipe, a model's configuration or a note may hold one. It is of no use to a reader of the report,
+and shows what folders a machine has. Imports no torch.
 """
 
 from __future__ import annotations

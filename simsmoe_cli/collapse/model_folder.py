@@ -2,7 +2,7 @@
 
 What is checked: config.json is an object; the weights are safetensors, all there and whole; nothing
 in the folder leads out of it; and the kind of weights can be read on this machine. Only headers are
-read. What a user may have given instead of a model folder is named, with what to do about it.
+read. If a user gives something else than a model folder, the error says what it is and what to do.
 
 Importing this module imports no torch.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from simsmoe_cli.errors import EXIT_DATA, MOST_LINES, UserError, printable
+from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
 from simsmoe_cli.untrusted import Unreadable, read_json
 
 CONFIG = "config.json"
@@ -82,12 +82,10 @@ def read_model_folder(folder: Path) -> ModelFolder:
         raise _adapter(folder)
     for entry in folder.iterdir():
         if entry.exists() and not entry.is_file() and not entry.is_dir():
-            raise _bad(f"{printable(entry.name)} is no regular file", folder)
+            raise _bad(f"{printable(entry.name)} is not a regular file", folder)
     config = _json(folder / CONFIG)
     if not isinstance(config.get("model_type"), str):
-        raise _bad(
-            "config.json names no model_type, so what kind of model this is, is not known", folder
-        )
+        raise _bad("config.json has no model_type, which says what kind of model this is", folder)
     quantised = _quantised(config, folder)
     files, sizes = _weights(folder)
     return ModelFolder(folder, config, files, quantised, len(sizes), sum(sizes.values()))
@@ -190,7 +188,7 @@ def _json(path: Path) -> dict[str, Any]:
         reason = str(error) if isinstance(error, Unreadable) else "is gone"
         raise _bad(f"{path.name} {reason}", path.parent) from None
     if not isinstance(content, dict):
-        raise _bad(f"{path.name} is no JSON object", path.parent)
+        raise _bad(f"{path.name} is not a JSON object", path.parent)
     return content
 
 
@@ -256,7 +254,7 @@ def _index(path: Path) -> dict[str, str]:
         )
     for name in places.values():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
-            raise _bad(f"{printable(name)} is no file of safetensors", path)
+            raise _bad(f"{printable(name)} is not a safetensors file", path)
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\x00" in name:
             raise _bad(f"{printable(name)} lies outside the folder", path)
     if not isinstance(content.get("metadata"), dict):
@@ -313,8 +311,4 @@ def _few(names: list[str], what: str) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The first ten names, and how many more there are."""
-    ordered = sorted(names)
-    shown = ", ".join(printable(name) for name in ordered[:MOST_LINES])
-    more = len(ordered) - MOST_LINES
-    return f"{shown} and {more:,} more" if more > 0 else shown
+    return listed(sorted(names))

@@ -1,4 +1,4 @@
-"""A Hugging Face model opened with transformers, and refused unless every weight is its own.
+"""A Hugging Face model opened with transformers, and refused unless all its weights are there.
 
 transformers fills what a folder lacks with random numbers and drops what it does not know. Here
 whatever is missing, of another shape, or left over in a part that the model has, is an error that
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from simsmoe_cli.collapse.layer_weights import LayerWeights, headers, stored_dtype
 from simsmoe_cli.collapse.memory import require_memory
 from simsmoe_cli.collapse.model_folder import DEQUANTISED, ModelFolder
-from simsmoe_cli.errors import EXIT_DATA, MOST_LINES, UserError, printable
+from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
 from simsmoe_cli.model.precision import choose_precision
 
 TOO_MANY = 2**28  # numbers that no file holds, for which no memory is taken to name their keys
@@ -331,8 +331,8 @@ def silent_stderr() -> Iterator[None]:
 def _class_for(transformers: Any, config: Any, where: str) -> Any:
     """The class of transformers that runs a configuration's model on text.
 
-    Of a model that reads images too it is the text part alone where transformers has one, else the
-    class its folder names.
+    For a model that also reads images it is the text part alone if transformers has one, else the
+    class that its folder names.
     """
     text_config = config.get_text_config(decoder=True)
     if text_config is not config:
@@ -470,11 +470,8 @@ def _shape(sizes: Any) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The first ten names, and how many more there are."""
     ordered = sorted(names, key=_natural)
-    shown = ", ".join(printable(name, 160) for name in ordered[:MOST_LINES])
-    more = len(ordered) - MOST_LINES
-    return f"{shown} and {more:,} more" if more > 0 else shown
+    return listed(ordered, longest=160)
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -544,5 +541,5 @@ def _without_origin(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """By which names sort with layer 10 after layer 2."""
+    """A key that sorts names with layer 10 after layer 2."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

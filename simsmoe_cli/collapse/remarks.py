@@ -12,7 +12,7 @@ from simsmoe_cli.collapse.findings import Findings, Sentence
 UNEVEN_LOAD = 1.0  # coefficient of variation
 UNDECIDED, NARROW = 0.95, 0.5  # of ln N: entropy of a token's routing, and of the mean routing
 NAMED = 3
-ROUNDED = 1e-3  # all pairs within this: their order is that of rounding
+ROUNDED = 1e-3  # when all pairs are this close, their order is only rounding
 NO_POWER = 0.5  # a null that reaches further hides a correlation worth knowing
 
 
@@ -71,7 +71,7 @@ def routing(findings: Findings) -> list[Sentence]:
         sentences.append(
             Sentence(
                 text=f"The router's entropy is unknown in {count(unknown, 'layer', 'layers')}: "
-                "what it gives there is no distribution over the experts, or not finite.",
+                "its output there is not a distribution over the experts, or not finite.",
                 tone="note",
                 evidence={"layers": unknown},
             )

@@ -3,7 +3,7 @@
 Nothing that a compressed file says is trusted. Its content is counted as it is unpacked, and more
 than `LARGEST_RATIO` times its size (at least `LEAST_LIMIT`) is refused; what lies compressed in an
 archive counts against the archive's size. A member with an absolute path, a `..`, a drive letter, a
-name that came before, or that is a link or a device, refuses the whole archive. Damaged and
+duplicate name, or that is a link or a device, refuses the whole archive. Damaged and
 truncated files are UserErrors.
 """
 

@@ -1,4 +1,4 @@
-"""The ids of a split, memory-mapped, and held against checksums before they are used.
+"""The ids of a split, memory-mapped, and checked against checksums before they are used.
 
 A split's checksums are the xxh3 (64 bits) of every 16 MiB of its file. A chunk is checked the first
 time anything in it is read, so nobody waits for a part of a corpus that is not used; a split that
@@ -43,7 +43,7 @@ class ChunkSums:
         self._room = CHUNK_BYTES
 
     def feed(self, ids: NDArray[Any]) -> None:
-        """Go on with some ids, one-dimensional."""
+        """Add some ids, one-dimensional."""
         rest = ids.view(np.uint8)
         while rest.size:
             part, rest = rest[: self._room], rest[self._room :]
@@ -73,8 +73,8 @@ class Expected:
         tokens: how many there are.
         vocab_size: every id is below.
         algorithm: a name in `xxhash` or `hashlib`.
-        chunk_bytes: how much a checksum is of.
-        checksums: hexadecimal, one a chunk.
+        chunk_bytes: what one checksum covers.
+        checksums: hexadecimal, one per chunk.
     """
 
     dtype: np.dtype[Any]
@@ -134,7 +134,7 @@ class SplitTokens:
         return np.array(self._ids, dtype=dtype, copy=copy)
 
     def check_all(self) -> None:
-        """Check what was not checked so far."""
+        """Check every chunk that was not checked before."""
         self._check(np.arange(len(self._checked)))
 
     def _chunks(self, key: Key) -> NDArray[np.integer[Any]]:
@@ -170,8 +170,9 @@ class SplitTokens:
             largest = max(largest, int(piece.view(expected.dtype).max()))
         if digest.hexdigest() != expected.checksums[chunk]:
             raise self._damaged(
-                f"{self._name} is not as it was written, between bytes {begin:,} and {end:,}: its "
-                f"{expected.algorithm} is {digest.hexdigest()}, not {expected.checksums[chunk]}"
+                f"{self._name} was changed since it was written, between bytes {begin:,} "
+                f"and {end:,}: its {expected.algorithm} is {digest.hexdigest()}, not "
+                f"{expected.checksums[chunk]}"
             )
         if largest >= expected.vocab_size:
             raise self._damaged(
@@ -191,8 +192,8 @@ class SplitTokens:
             view, place = view[count:], place + count
 
     def _require_size(self) -> None:
-        """Raise a UserError if the file has not its size: what lies behind its end kills whoever
-        reads it in the mapping."""
+        """Raise a UserError if the file does not have its size: reading a mapping beyond the end of
+        its file kills the process."""
         size = os.fstat(self._file).st_size
         if size != self._bytes:
             raise self._damaged(f"{self._name} has {size:,} bytes, not {self._bytes:,}")

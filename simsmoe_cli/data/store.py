@@ -7,13 +7,13 @@
 
 A store is built in a folder beside its place and renamed when whole (`prepare.py`). It is opened
 only if the manifest fits its schema and its own checksum, the numbers in it agree with each other,
-every file has the size, and the tokenizer the hash, that it says. The ids themselves are held
-against checksums when they are used (`split_tokens.py`).
+every file has the size, and the tokenizer the hash, that it says. The ids themselves are
+checked against checksums when they are used (`split_tokens.py`).
 
 Schema 2 has checksums of 16 MiB each and one of the manifest. Stores of schema 1 have a SHA-256 of
 each split instead and stay readable: a split is then read whole, once in a process, before anything
-of it is used, and nothing vouches for the manifest but that its numbers agree. They are never
-changed; `prepare-data --force` makes a store of schema 2 with the same fingerprint of them.
+of it is used, and the manifest is only checked for numbers that agree. They are never changed;
+`prepare-data --force` makes them stores of schema 2 with the same fingerprint.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Manifest(_Facts):
 
     @model_validator(mode="after")
     def _agree(self) -> Manifest:
-        """The numbers and names that follow from each other do."""
+        """Refuse numbers and names that contradict each other."""
         if sorted(self.splits) != sorted(SPLITS):
             raise ValueError(f"its splits are not {', '.join(SPLITS)}")
         if self.tokenizer not in TOKENIZERS:

@@ -207,7 +207,7 @@ def _json_rows(text: str, columns: Columns, where: str) -> Iterator[Row]:
         except Unreadable as error:
             raise data_error(where, number, str(error), "One object a line.") from None
         if not isinstance(item, dict):
-            raise data_error(where, number, "is no JSON object", "One object a line.")
+            raise data_error(where, number, "is not a JSON object", "One object a line.")
         label = "" if columns.label is None else _label(item, columns.label, where, number)
         content = _field(item, columns.text, where, number)
         if not isinstance(content, str):

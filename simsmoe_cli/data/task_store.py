@@ -10,8 +10,8 @@ are encoded with the tokenizer of the checkpoint they are fine-tuned from (`task
 Every task has the splits `train` and `valid`, and one more that is reported and chooses nothing:
 `test`, or `dev` where the published test labels are withheld. `Manifest.reported` names it.
 
-The manifest is held against its schema and its own checksum when a task is opened (tasks of schema
-1 have no such checksum), and a split against its SHA-256 and its counts whenever it is read.
+The manifest is checked against its schema and its own checksum when a task is opened (tasks of
+schema 1 have no such checksum), and a split against its SHA-256 and its counts whenever it is read.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class TaskManifest(_Facts):
 
     @model_validator(mode="after")
     def _agree(self) -> TaskManifest:
-        """The numbers and names that follow from each other do."""
+        """Refuse numbers and names that contradict each other."""
         if self.reported not in ("test", "dev"):
             raise ValueError("the reported split is neither test nor dev")
         if sorted(self.splits) != sorted(("train", "valid", self.reported)):

@@ -168,7 +168,7 @@ def discard_after(run: RunDir, step: int) -> list[int]:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what is damaged, so that nobody takes it for whole; its new path."""
+    """Rename something damaged, so that nobody takes it for whole; returns its new path."""
     number = 1
     while (aside := path.with_name(f"damaged-{number}-{path.name}")).exists():
         number += 1
@@ -177,7 +177,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _make_room(path: Path) -> None:
-    """Take a damaged checkpoint out of the way; of an empty folder nothing need be kept."""
+    """Move a damaged checkpoint out of the way; an empty folder is deleted."""
     with contextlib.suppress(FileNotFoundError):
         if any(path.iterdir()):
             set_aside(path)
@@ -186,7 +186,7 @@ def _make_room(path: Path) -> None:
 
 
 def newest(run: RunDir) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that can be read, and what is to be said of newer ones that cannot.
+    """The newest checkpoint that can be read, and notes on newer ones that cannot.
 
     Returns:
         None where a run has saved none.

@@ -21,7 +21,7 @@ import torch
 from simsmoe_cli.atomic import whole_file
 from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.data.task_store import Example, Task, open_task
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import EXIT_DATA, UserError, listed, nearest
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.model.precision import resolve_precision
@@ -179,8 +179,8 @@ def _on_task(
     labels = state["task"]["labels"]
     if task.labels != labels:
         raise UserError(
-            f"the task's labels are not those this run was fine-tuned on: {_shown(task.labels)}, "
-            f"not {_shown(labels)}",
+            "the task's labels are not those this run was fine-tuned on: "
+            f"{listed(task.labels, 5)}, not {listed(labels, 5)}",
             where=str(task.path),
             hint=f"Use a task with the labels of {state['task']['name']}, in their order.",
             code=EXIT_DATA,
@@ -291,12 +291,6 @@ def _unwritable(path: Path, error: OSError) -> UserError:
         hint="Name a file in a folder that can be written to.",
         code=EXIT_DATA,
     )
-
-
-def _shown(labels: list[str]) -> str:
-    """The first few of some labels."""
-    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(labels[:5]) + more
 
 
 def _check_top_k(top_k: int | None, recipe: Recipe) -> None:

@@ -91,7 +91,7 @@ class Trainer(Generic[S]):
         self.first_watched = 0
         self.best_loss = math.inf
         self.started = False
-        self._in_step = False  # something of a step was computed, and not all
+        self._in_step = False  # a step was begun and not finished
         self._events: EventLog | None = None
         self._held: list[tuple[str, int, dict[str, Any]]] = []  # until the events are open
         self._new = resume_from is None if new is None else new
@@ -208,7 +208,9 @@ class Trainer(Generic[S]):
         if self._subscriber is not None:
             self._events.subscribe(self._subscriber)
         if written is not None and self._events.position() < written:
-            self._notes.append("events from before the checkpoint are lost; training is not")
+            self._notes.append(
+                "events from before the checkpoint are lost; the training itself is whole"
+            )
         for kind, step, fields in self._held:
             self._events.emit(kind, step, **fields)
         if self._resume_from is not None:
@@ -226,7 +228,7 @@ class Trainer(Generic[S]):
         self.started = True
 
     def _keep_what_was_learned(self) -> None:
-        """Save, where the data of a step could not be read and so nothing of it was computed."""
+        """Save after the data of a step could not be read, before anything of it was computed."""
         saved = self.run.checkpoints / checkpoint.step_name(self.step)
         if self.started and not self._in_step and not saved.is_dir():
             with contextlib.suppress(UserError, OSError):
@@ -264,8 +266,8 @@ class Trainer(Generic[S]):
         self._warn(*self._notes)
 
     def _discard(self) -> None:
-        """Take away what is not of the course from here on. The events are cut after that: if this
-        process is killed in between, they still lead to each checkpoint there is."""
+        """Delete later checkpoints, then cut the events. In this order the events cover every
+        checkpoint even if the process is killed in between."""
         if dropped := checkpoint.discard_after(self.run, self.first_watched):
             self._notes.append(f"later checkpoints were deleted: {', '.join(map(str, dropped))}")
         if self._best_is_damaged:
@@ -412,7 +414,7 @@ class Trainer(Generic[S]):
                 "best validation from now on are kept"
             )
             return
-        # On the same course they are found again; on another they would be none of its weights.
+        # With the same settings they are found again; with others they would be foreign weights.
         of_this_course = state["recipe"] == self.recipe.model_dump(mode="json")
         if best["step"] <= state["step"] or of_this_course:
             self.best_loss = state["best_loss"]

@@ -197,7 +197,7 @@ def _run(
         if plan.resume_from is not None:
             notes += _unreadable_sessions(run)
         elif any(any(path.iterdir()) for _, path in checkpoint.step_folders(run)):
-            # Left of a run whose recipe and events are gone, or saved since this one was planned.
+            # Of a run that lost its recipe and events, or that was saved after planning.
             raise UserError(
                 "this run folder already holds checkpoints",
                 where=str(run.checkpoints),
@@ -220,7 +220,7 @@ def clear_memory_errors(device: torch.device, hint: str | Callable[[], str]) -> 
     """Turn running out of memory, however it shows, into one UserError.
 
     Args:
-        hint: what to do, or what says so when it has come to that.
+        hint: what to do; a function is called only when memory has run out.
     """
     try:
         yield

@@ -263,7 +263,7 @@ def test_only_the_layers_asked_for() -> None:
 def test_layers_that_are_not_there(capsys: Capture, asked: str, said: str) -> None:
     line = refusal(capsys, EXIT_USAGE, "plain", "--layers", asked)
     assert f"--layers: {said}" in line
-    assert "There are 1, 3" in line
+    assert "Layers with experts: 1, 3" in line
 
 
 def test_what_does_not_fit_into_memory(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_training_stops_at_ids_that_are_not_those_prepared(
         *("pretrain", "--recipe", wanted, "--data-dir", corpus.parent),
         *("--runs-dir", tmp_path / "runs", "--device", "cpu"),
     )
-    assert f"{split}.bin is not as it was written" in line
+    assert f"{split}.bin was changed since it was written" in line
     assert "--force" in line
 
 
@@ -76,9 +76,11 @@ def test_a_damaged_split_is_not_scored(
 ) -> None:
     flip(corpus / f"{split}.bin")
     where = ("--split", split, "--data-dir", corpus.parent)
-    assert f"{split}.bin is not as it was written" in refusal(capsys, "eval", trained, *where)
+    assert f"{split}.bin was changed since it was written" in refusal(
+        capsys, "eval", trained, *where
+    )
     line = refusal(capsys, "collapse-report", trained, *where, "--tokens", "64")
-    assert f"{split}.bin is not as it was written" in line
+    assert f"{split}.bin was changed since it was written" in line
 
 
 def test_the_test_score_of_a_training_is_not_made_from_a_damaged_split(
@@ -89,7 +91,7 @@ def test_the_test_score_of_a_training_is_not_made_from_a_damaged_split(
     wanted.write_text(dump_recipe(recipe(train={"steps": 2})), encoding="utf-8")
     where = ("--data-dir", str(corpus.parent), "--runs-dir", str(tmp_path / "runs"))
     assert main.run(["pretrain", "--recipe", str(wanted), *where]) == EXIT_DATA
-    assert "test.bin is not as it was written" in capsys.readouterr().err
+    assert "test.bin was changed since it was written" in capsys.readouterr().err
 
 
 def test_counts_that_were_edited_give_no_score(

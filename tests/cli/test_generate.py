@@ -173,7 +173,7 @@ def test_every_expert_has_a_style_of_its_own() -> None:
         (("--prompt", "a", "--layer", "0"), "--layer: says whose experts to show"),
         (
             ("--prompt", "a", "--layer", "2", "--show-experts"),
-            "--layer: no layer with experts is called '2'. There are 1, 3.",
+            "--layer: no layer with experts is called '2'. Layers with experts: 1, 3.",
         ),
         (("--prompt", "a", "--tokens", "0"), "'--tokens'"),
         (("--prompt", "a", "--seed", "-1"), "'--seed'"),
@@ -204,7 +204,7 @@ def test_prompt_files_that_cannot_be_read(capsys: Capture) -> None:
         capsys, EXIT_DATA, "bytes", "--prompt-file", "nowhere"
     )
     os.mkfifo("fifo")
-    for name, said in (("fifo", "is no regular file"), ("/dev/zero", "is no regular file")):
+    for name, said in (("fifo", "is not a regular file"), ("/dev/zero", "is not a regular file")):
         assert said in refusal(capsys, EXIT_DATA, "bytes", "--prompt-file", name)
     with open("large", "wb") as file:
         file.truncate(1 << 30)

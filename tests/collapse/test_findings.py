@@ -59,7 +59,7 @@ def test_it_says_its_version_and_reads_no_other(report: Report) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"schema_version": 1}', b"\xff\xfe"])
 def test_what_is_no_report_is_refused(text: Any) -> None:
-    with pytest.raises(UserError, match="no collapse report"):
+    with pytest.raises(UserError, match="not a collapse report"):
         Report.from_json(text)
 
 
@@ -89,7 +89,7 @@ def test_an_edited_report_is_refused_with_one_line_that_says_where(
 ) -> None:
     found = json.loads(report.to_json())
     change(found["findings"][0]["layers"][0])
-    with pytest.raises(UserError, match="no collapse report") as caught:
+    with pytest.raises(UserError, match="not a collapse report") as caught:
         Report.from_json(json.dumps(found), "there.json")
     assert words in str(caught.value)
     assert "findings.0.layers.0" in str(caught.value)
@@ -98,7 +98,7 @@ def test_an_edited_report_is_refused_with_one_line_that_says_where(
 
 
 def test_a_report_of_too_many_brackets_is_refused() -> None:
-    with pytest.raises(UserError, match="no collapse report"):
+    with pytest.raises(UserError, match="not a collapse report"):
         Report.from_json("[" * 100_000)
 
 

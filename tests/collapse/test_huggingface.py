@@ -266,8 +266,14 @@ class Doubling(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        (Contrary, "the layer mlp (Contrary) sends other tokens to its experts than were read"),
-        (Doubling, "the layer mlp (Doubling) computes something else than its chosen experts"),
+        (
+            Contrary,
+            "the layer mlp (Contrary) sends its experts other tokens than those that were read",
+        ),
+        (
+            Doubling,
+            "the layer mlp (Doubling) does not compute the weighted sum of its chosen experts",
+        ),
     ],
 )
 def test_a_layer_that_works_in_another_way_is_refused(layer: type[nn.Module], said: str) -> None:

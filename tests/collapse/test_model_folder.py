@@ -67,12 +67,12 @@ def test_a_whole_folder_opens(folder: Path, text: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "config.json is no JSON"),
-        ("{", "config.json is no JSON"),
-        ("[1, 2]", "config.json is no JSON object"),
+        ("", "config.json is not JSON"),
+        ("{", "config.json is not JSON"),
+        ("[1, 2]", "config.json is not a JSON object"),
         ("[" * 100_000, "config.json is nested too deep"),
-        ("{}", "config.json names no model_type"),
-        ('{"model_type": 7}', "config.json names no model_type"),
+        ("{}", "config.json has no model_type"),
+        ('{"model_type": 7}', "config.json has no model_type"),
         ('{"model_type": "\\u001b[31mx"}', "does not know models of type \\x1b[31mx"),
     ],
 )
@@ -234,13 +234,13 @@ def test_weights_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ("[]", "model.safetensors.index.json is no JSON object"),
+        ("[]", "model.safetensors.index.json is not a JSON object"),
         ("{}", "has no weight_map"),
         ('{"weight_map": {"lm_head.weight": "x.safetensors"}}', "no metadata"),
-        ('{"weight_map": {"a": "/etc/passwd"}}', "/etc/passwd is no file of safetensors"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "/etc/passwd is not a safetensors file"),
         ('{"weight_map": {"a": "/x/a.safetensors"}}', "/x/a.safetensors lies outside the folder"),
         ('{"weight_map": {"a": "../a.safetensors"}}', "../a.safetensors lies outside the folder"),
-        ('{"weight_map": {"a": 3}}', "3 is no file of safetensors"),
+        ('{"weight_map": {"a": 3}}', "3 is not a safetensors file"),
         (
             json.dumps(
                 {"metadata": {}, "weight_map": {f"{n}": f"{n:02}.safetensors" for n in range(12)}}
@@ -311,4 +311,4 @@ def test_a_text_the_tokenizer_does_not_know_is_noted(folder: Path, text: Path) -
 def test_a_pipe_is_not_waited_for(folder: Path, text: Path) -> None:
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
-    assert "tokenizer.json is no regular file" in refusal(folder, text)
+    assert "tokenizer.json is not a regular file" in refusal(folder, text)

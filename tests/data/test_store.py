@@ -220,7 +220,9 @@ def test_a_flipped_bit_is_found_wherever_it_is(
         lambda: opened.split(split)[np.array([[3, 1], [4, 1]])],
         lambda: np.asarray(opened.split(split)),
     ):
-        with pytest.raises(UserError, match=rf"{split}\.bin is not as it was written") as caught:
+        with pytest.raises(
+            UserError, match=rf"{split}\.bin was changed since it was written"
+        ) as caught:
             use()
         assert (caught.value.code, caught.value.where) == (EXIT_DATA, str(store.path))
         assert "--force" in caught.value.hint

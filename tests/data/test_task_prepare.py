@@ -290,7 +290,7 @@ def test_a_damaged_task_is_not_opened(tmp_path: Path) -> None:
         (json.dumps({"schema_version": 2}), "no checksum"),
         (json.dumps({**json.loads(manifest), "reported": "valid"}), "checksum"),
         ("[]", "schema None"),
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[" * 100_000, "nested too deep"),
     ):
         (out / "task.json").write_text(content_now)
@@ -359,7 +359,7 @@ def test_a_manifest_of_a_task_that_contradicts_itself_is_refused(
     [
         ("[]", "row 1"),
         ("null", "row 1"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[" * 100_000, "nested too deep"),
         ('{"text": "a"}', "label: field required"),
         ('{"text": 1, "label": 0}', "text"),

@@ -238,7 +238,7 @@ def test_a_text_without_white_space_has_no_words(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("kind", "content", "said"),
     [
-        ("bytes", b"", "no JSON"),
+        ("bytes", b"", "not JSON"),
         ("bytes", b"[]", "dictionary"),
         ("bytes", b'{"kind": "bytes"}', "bytes: field required"),
         ("bytes", b'{"kind": "chars", "bytes": [1]}', "kind"),

@@ -162,7 +162,7 @@ def test_a_damaged_environment_only_informs(
     cut(run.environment)
     damaged = run.environment.read_bytes()
     assert go_on() == 0
-    assert "warning: environment.json is no JSON" in capsys.readouterr().out
+    assert "warning: environment.json is not JSON" in capsys.readouterr().out
     assert (run.path / "damaged-1-environment.json").read_bytes() == damaged
     assert len(json.loads(run.environment.read_bytes())["sessions"]) == 1
 
@@ -281,7 +281,7 @@ def test_weights_that_are_no_numbers_are_an_error(
 ) -> None:
     edit(next(run.best.glob("weights-*")), lambda t: t["embedding.weight"][0].fill_(value))
     assert main.run(["eval", str(run.path), "--data-dir", str(corpus_dir)]) == EXIT_DATA
-    assert "embedding.weight holds what is no finite number" in error(capsys)
+    assert "embedding.weight holds values that are not finite" in error(capsys)
 
 
 def test_a_state_that_asks_for_a_giant_costs_no_memory(
