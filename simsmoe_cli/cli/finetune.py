@@ -48,7 +48,7 @@ def finetune(
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|PATH",
+            metavar="auto|RUN|PATH",
             help="Go on from the newest checkpoint (auto), or from a run or checkpoint folder.",
         ),
     ] = None,

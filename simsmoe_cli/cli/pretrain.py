@@ -34,7 +34,7 @@ def pretrain(
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|PATH",
+            metavar="auto|RUN|PATH",
             help="Go on from the newest checkpoint (auto), or from a run or checkpoint folder.",
         ),
     ] = None,

@@ -145,8 +145,8 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
         words = (
             f"The model predicts this text no better than the frequencies of its tokens do: "
             f"{loss:.2f} nats per {text.unit}, and guessing each by its frequency has "
-            f"{frequency:.2f}. Trained weights do the same on random text, or on a language or "
-            f"format they do not know. {little}"
+            f"{frequency:.2f}. Weights after few steps do the same, and trained ones on random "
+            f"text, or on a language or format they do not know. {little}"
         )
     else:
         return None

@@ -47,7 +47,7 @@ def routing(findings: Findings) -> list[Sentence]:
         and layer.entropy_of_mean_nats < NARROW * layer.entropy_max_nats
     ]
     for found, words in (
-        (undecided, "The router hardly decides: to a token nearly all experts are equally likely"),
+        (undecided, "The router hardly decides: for a token nearly all experts are equally likely"),
         (narrow, "The router knows few experts: the same ones are likely for all tokens"),
     ):
         if found:

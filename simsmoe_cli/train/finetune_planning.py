@@ -98,13 +98,13 @@ def plan_finetuning(
         data_dir: where prepared corpora and tasks lie.
         runs_dir: where run folders lie.
         name: of the run folder; None makes one from the run and the task.
-        resume: None, "auto", or the path of a run or checkpoint folder.
+        resume: None, "auto", a run folder, its name under `runs_dir`, or a checkpoint folder.
     """
     require_one_process()
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":
-        run, start = resumed(Path(resume), name)
+        run, start = resumed(Path(resume), name, runs_dir)
         return _go_on(run, start, None, overrides, data_dir)
     if source is None:
         run = RunDir(runs_dir / (name or ""))

@@ -70,14 +70,14 @@ def plan_training(
         overrides: "a.b=c" settings, later ones win.
         runs_dir: where run folders lie.
         name: of the run folder; None makes one from the recipe.
-        resume: None, "auto" (this name's newest run, if it has a checkpoint), or the path of a
-            run or checkpoint folder.
+        resume: None, "auto" (this name's newest run, if it has a checkpoint), a run
+            folder, its name under `runs_dir`, or a checkpoint folder.
     """
     require_one_process()
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":
-        run, start = resumed(Path(resume), name)
+        run, start = resumed(Path(resume), name, runs_dir)
         return Plan(resumed_recipe(run, start, recipe_name, overrides), run, start)
     if resume == "auto" and name is not None and recipe_name is None:
         run = RunDir(runs_dir / name)
@@ -180,15 +180,23 @@ def _fresh(runs_dir: Path, base: str) -> RunDir:
     return RunDir(path)
 
 
-def resumed(folder: Path, name: str | None) -> tuple[RunDir, Path]:
-    """The run and the checkpoint of the folder of either; a name beside it is a UserError."""
+def resumed(given: Path, name: str | None, runs_dir: Path) -> tuple[RunDir, Path]:
+    """The run and the checkpoint to go on with.
+
+    Args:
+        given: the folder of a run or checkpoint, or the name of a run under `runs_dir`.
+        name: of --name, which is a UserError beside it.
+        runs_dir: where run folders lie.
+    """
     if name is not None:
         raise UserError(
             "a run that is resumed by its path has its name",
             where="--name",
             hint="Leave it out, or use --resume auto.",
         )
-    folder = Path(os.path.abspath(folder))
+    if not os.path.isdir(given) and os.path.isdir(runs_dir / given):
+        given = runs_dir / given
+    folder = Path(os.path.abspath(given))
     if folder.parent.name == "checkpoints":
         return RunDir(folder.parent.parent), folder
     run = RunDir(folder)

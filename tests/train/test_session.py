@@ -172,6 +172,14 @@ def test_resume_by_path(
     assert {e["name"] for e in events(RunDir(Path("runs/mine")), "run_started")} == {"mine"}
 
 
+def test_resume_by_name(pretrain: Pretrain, corpus_dir: Path) -> None:
+    assert pretrain("--name", "mine", "--runs-dir", "elsewhere") == 0
+    command = ["pretrain", "--data-dir", str(corpus_dir), "--set", "train.steps=6"]
+    assert main.run([*command, "--runs-dir", "elsewhere", "--resume", "mine"]) == 0
+    (run,) = Path("elsewhere").iterdir()
+    assert [step for step, _ in checkpoint.list_checkpoints(RunDir(run))] == [4, 6]
+
+
 @pytest.mark.parametrize("path", ["runs/mime", "tiny.yaml", "runs/mine/checkpoints/step-0000009"])
 def test_nothing_to_resume_there(
     pretrain: Pretrain, capsys: Capture, corpus_dir: Path, path: str
