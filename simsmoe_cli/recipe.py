@@ -135,7 +135,7 @@ class TrainSettings(Section):
         "blocks shuffled; auto: contiguous for relative attention, shuffled for rope",
     )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="both fused")
-    lr: float = Field(1e-3, gt=0, le=1e6, description="peak learning rate")
+    lr: float = Field(1e-3, gt=0, le=1e12, description="peak learning rate")
     betas: list[float] = Field(
         [0.9, 0.999], min_length=2, max_length=2, description="Adam's decay rates"
     )

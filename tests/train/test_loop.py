@@ -335,11 +335,11 @@ def test_divergence_on_the_command_line_and_what_its_message_advises(
     command += ["--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path)]
     assert main.run([*command, "--set", "train.steps=1"]) == 0
     resume = [*command, "--resume", "auto"]
-    assert main.run([*resume, "--set", "train.lr=1e6"]) == EXIT_NON_FINITE
+    assert main.run([*resume, "--set", "train.lr=1e9"]) == EXIT_NON_FINITE
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert "became non-finite at step" in printed
-    assert "--resume auto and a lower train.lr (now 1e+06) or train.clip_norm=1.0" in printed
+    assert "--resume auto and a lower train.lr (now 1e+09) or train.clip_norm=1.0" in printed
     # The advice is one that can be followed.
     first = str(tmp_path / "run/checkpoints/step-0000001")
     advice = ["--set", "train.lr=1e-4", "--set", "train.clip_norm=1.0"]
