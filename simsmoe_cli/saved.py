@@ -163,6 +163,7 @@ def find(run: RunDir, which: str) -> Path:
             hint="Train one with `simsmoe pretrain`, or give the folder's path.",
             code=EXIT_DATA,
         )
+    require_run(run)
     steps = dict(list_checkpoints(run))
     if which == "best" and (run.best / STATE).is_file():
         return run.best
@@ -177,6 +178,18 @@ def find(run: RunDir, which: str) -> Path:
         hint=f"Available: {available}.",
         code=EXIT_DATA,
     )
+
+
+def require_run(run: RunDir) -> None:
+    """Raise a UserError, which says what it is, for a folder that no training made."""
+    if any(path.exists() for path in (run.recipe, run.events, run.checkpoints, run.best)):
+        return
+    if (run.path / "config.json").is_file():
+        what = "this folder holds a model, not a run: it has config.json and no recipe.yaml"
+        hint = "Give the run folder. Only collapse-report reads models of Hugging Face."
+    else:
+        what, hint = "no run in this folder: it has no recipe.yaml", "Give a run folder."
+    raise UserError(what, where=str(run.path), hint=hint, code=EXIT_DATA)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def collapse_report(
     from simsmoe_cli.cli.progress import ReportView
     from simsmoe_cli.collapse.gate import check_limit, fail_above
     from simsmoe_cli.collapse.model_folder import other_file, repository
-    from simsmoe_cli.collapse.report import PAGE, parse_formats, write_report
+    from simsmoe_cli.collapse.report import PAGE, check_destination, parse_formats, write_report
     from simsmoe_cli.collapse.reporting import Request, make_report
     from simsmoe_cli.collapse.terminal import show
     from simsmoe_cli.monitor.runs import resolve
@@ -115,6 +115,7 @@ def collapse_report(
         data_dir=data_dir,
     )
     folder = out or path / "report"
+    check_destination(folder)
     hint = "Use fewer --tokens, --device cpu, or a machine with more memory."
     with (
         clear_memory_errors(request.device, hint),

@@ -63,7 +63,10 @@ def pretrain(
         overrides.append(f"moe.backend={experts}")
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_dry_run
+        from simsmoe_cli.names import check_name
 
+        if name is not None:
+            check_name(name)
         show_dry_run(recipe or "quickstart", overrides, data_dir, as_json=as_json)
         return
 

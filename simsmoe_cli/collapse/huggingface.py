@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from simsmoe_cli import __version__
 from simsmoe_cli.collapse.expert_calls import Watched, watching
-from simsmoe_cli.collapse.expert_layers import find_layers, no_experts
+from simsmoe_cli.collapse.expert_layers import ExpertLayer, find_layers, no_experts
 from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.layer_weights import LayerWeights
 from simsmoe_cli.collapse.layerwise import LayerWalk
@@ -54,6 +54,7 @@ BLOCK = 512
 TEXT_BYTES = 2**23  # of a text file; more is not needed for a report
 MANY_UNKNOWN = 0.1  # share of a text's tokens
 TOP_K_NAMES = ("num_experts_per_tok", "moe_top_k", "num_experts_per_token", "moe_k", "top_k")
+CHOSEN_NAMES = (*TOP_K_NAMES[:-1], "moe_topk", "top_k_experts")  # top_k may be of sampling
 VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
@@ -258,12 +259,13 @@ def open_huggingface(
     if len(token_ids) < 2:
         what = "the text is empty"
         if tokenizer is not None and content.strip():
-            what = f"the tokenizer makes {len(token_ids)} tokens of the text"
-        raise UserError(what, where=str(text or folder), code=EXIT_DATA)
+            what = "the text is too short: it is a single token, or none"
+        raise UserError(what, where=str(text or folder), hint="Give a longer text.", code=EXIT_DATA)
     loaded = load_model(files, device, layerwise=layerwise)
     settings = settings_of(loaded.model)
     _require_known_ids(token_ids, loaded, folder)
     layers = find_layers(loaded.model)
+    _require_choice(loaded.text_config, layers, folder)
     strange = StrangeWeights()
     strange.look_at(loaded.model.named_parameters())
     notes += loaded.notes
@@ -299,6 +301,20 @@ def open_huggingface(
         notes=notes + strange.notes,
     )
     return source
+
+
+def _require_choice(config: Any, layers: list[ExpertLayer], folder: Path) -> None:
+    """Refuse a configuration that gives a token no expert, or more experts than there are."""
+    most = max((layer.number + layer.idle for layer in layers), default=0)
+    for name in CHOSEN_NAMES:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and layers and not 1 <= value <= most:
+            raise UserError(
+                f"config.json says {name} = {printable(value)}, and a layer has {most:,} experts",
+                where=str(folder),
+                hint="Give the config.json of these weights.",
+                code=EXIT_DATA,
+            )
 
 
 def _number(config: Any, names: tuple[str, ...]) -> int | None:

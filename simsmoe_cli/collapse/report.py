@@ -10,10 +10,12 @@ a report that fails, or is killed, leaves the earlier one as it was.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,26 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in names)
 
 
+def check_destination(out: Path) -> None:
+    """Find out whether a folder can be written, before hours are spent on what goes there.
+
+    Raises:
+        UserError: it is a file, or nothing can be made in it or in its place.
+    """
+    place = out.absolute()
+    with _clear_os_errors(out):
+        while True:
+            try:
+                mode = place.stat().st_mode
+                break
+            except FileNotFoundError:
+                place = place.parent
+        if not stat.S_ISDIR(mode):
+            raise UserError("not a folder", where=str(out), hint="Choose another --out.")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def write_report(report: Report, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write a report into a folder, which is made if need be.
 
@@ -97,8 +119,7 @@ def _place(files: Mapping[str, bytes], out: Path, figures_too: bool) -> None:
     One that holds other things, or that somebody works in, is kept, and its files are replaced one
     by one, the page last.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError("not a folder", where=str(out), hint="Choose another --out.")
+    check_destination(out)
     there = [path.relative_to(out) for path in out.rglob("*") if not path.is_dir()]
     kept = [
         path

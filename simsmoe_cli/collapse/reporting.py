@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from simsmoe_cli import saved
 from simsmoe_cli.collapse.findings import Findings, Report
 from simsmoe_cli.collapse.huggingface import open_huggingface
 from simsmoe_cli.collapse.local_paths import without_paths
@@ -117,6 +118,8 @@ def _check(request: Request) -> None:
         other = None if model or run.recipe.exists() or run.events.exists() else other_folder(path)
         if other is not None:
             raise other
+        if not model:
+            saved.require_run(run)
     if request.text is not None and not any(models):
         raise UserError(
             "a run is measured on its own corpus",

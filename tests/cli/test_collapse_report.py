@@ -230,6 +230,21 @@ def test_options_of_runs_are_none_of_a_hugging_face_model(capsys: Capture) -> No
         )
 
 
+@pytest.mark.parametrize("out", ["a file", "a file/below", "x" * 300])
+def test_a_place_that_cannot_be_written_is_said_before_any_work(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    def too_late(*args: Any, **settings: Any) -> None:
+        raise AssertionError("it was measured first")
+
+    Path("a file").write_text("")
+    monkeypatch.setattr(reporting, "measure", too_late)
+    assert main.run(["collapse-report", "plain", "--out", out]) == EXIT_USAGE
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "Choose another --out." in error
+
+
 def test_out_of_memory(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy(*args: Any, **settings: Any) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)

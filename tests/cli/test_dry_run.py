@@ -84,6 +84,14 @@ def test_an_unprepared_corpus_is_said_to_be_assumed(simsmoe: Command) -> None:
     assert shown["vocabulary_basis"] == "assumed, as 'mine' is not prepared"
 
 
+def test_a_name_that_a_training_would_refuse(simsmoe: Command) -> None:
+    for name in ("a/b", "\x1b[31mx", ".."):
+        done = simsmoe("pretrain", "--dry-run", "--name", name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("simsmoe: error: --name: '")
+    assert simsmoe("pretrain", "--dry-run", "--name", "mine").returncode == 0
+
+
 def test_a_recipe_error_comes_before_anything_else(simsmoe: Command) -> None:
     done = simsmoe("pretrain", "--dry-run", "--recipe", "quickstart", "--set", "model.heads=5")
     assert (done.returncode, done.stdout) == (2, "")

@@ -156,9 +156,8 @@ def test_no_runs_at_all(capsys: Capture) -> None:
 
 def test_a_folder_that_is_no_run(capsys: Capture) -> None:
     Path("folder").mkdir()
-    assert "no checkpoint 'best' in this run. Available: none" in refusal(
-        capsys, EXIT_DATA, "folder"
-    )
+    said = refusal(capsys, EXIT_DATA, "folder")
+    assert "folder: no run in this folder: it has no recipe.yaml. Give a run folder." in said
 
 
 @pytest.mark.parametrize("place", [".", "runs", "runs/bytes"])

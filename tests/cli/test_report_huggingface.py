@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,30 @@ def test_a_model_beside_a_run(capsys: Capture, tmp_path: Path) -> None:
     assert found["runs"][1]["measures"]["cka"] is not None
     assert any("a run was measured on its probe's tokens" in note for note in found["notes"])
     assert str(tmp_path) not in json.dumps(found)
+
+
+@pytest.mark.parametrize("chosen", [0, -1, 5])
+def test_a_token_is_given_one_of_the_experts_to_all(
+    capsys: Capture, tmp_path: Path, chosen: int
+) -> None:
+    folder = Path(shutil.copytree("models/mixtral", tmp_path / "changed"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": chosen}))
+    said = refusal(capsys, EXIT_DATA, "collapse-report", str(folder), *FEW, "--out", "out")
+    assert f"num_experts_per_tok = {chosen}, and a layer has 4 experts" in said
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", ["eval", "export", "generate", "finetune"])
+def test_a_model_is_not_taken_for_a_run(capsys: Capture, command: str) -> None:
+    more = {"export": ["out"], "generate": ["--prompt", "x"], "finetune": ["--task", "sst2"]}
+    model = ["--from", "models/mixtral"] if command == "finetune" else ["models/mixtral"]
+    said = refusal(capsys, EXIT_DATA, command, *model, *more.get(command, []))
+    assert "models/mixtral: this folder holds a model, not a run" in said
+
+
+def test_a_folder_that_is_neither_a_run_nor_a_model(capsys: Capture) -> None:
+    Path("notes").mkdir()
+    for arguments in ([], FEW):
+        said = refusal(capsys, EXIT_DATA, "collapse-report", "notes", *arguments)
+        assert "notes: no run in this folder: it has no recipe.yaml" in said
