@@ -37,6 +37,7 @@ MOST_AHEAD = 64  # layers that predict further tokens; models have one to three
 COMPUTED = re.compile(r"rotary_emb\.|masked_bias|position_ids")  # that old folders have stored
 RUST_PANIC = "PanicException"  # of the tokenizers, and no Exception
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+IMAGES_OF_PEOPLE = "its experts read images of people, not text, and no router chooses among them"
 # Families whose experts are no networks that can be compared pair by pair on the same tokens, or
 # whose text part cannot be run alone. Shown to the user.
 REFUSED = {
@@ -44,8 +45,8 @@ REFUSED = {
     "thousands in a layer: no pair of networks to compare",
     "nllb-moe": "transformers 5 passes NLLB's routing to its experts as a mask where they read "
     "indices, so that other experts run than the router chose",
-    "vitpose_backbone": "its experts read images of people, not text, and no router chooses among "
-    "them",
+    "vitpose": IMAGES_OF_PEOPLE,
+    "vitpose_backbone": IMAGES_OF_PEOPLE,
     "qwen3_omni_moe": "transformers runs this model by generating speech, not on a text; give the "
     "folder of its thinker alone",
     "qwen3_omni_moe_talker": "it writes audio codes for the thinker's states, not text",

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
 VOCABULARY = 61
 COUNTS_EXPERTS = re.compile(r"(^|_)(n|num)_(local_|routed_)?experts$")
@@ -105,11 +106,15 @@ SMALL: dict[str, Any] = {
     "index_head_dim": 16,
     "index_n_heads": 2,
     "index_topk": 16,
+    "audio_hidden_size": 32,
+    "blank_token_id": 57,
+    "video_temporal_patch_size": 2,
 }
 LATE = {"mlp_layer_types": ["dense", "sparse"]}
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 MORE: dict[str, dict[str, Any]] = {
     "beam": LATE,
+    "dbrx": {"attn_config": {"kv_n_heads": 4, "clip_qkv": 8.0, "rope_theta": 1e4}},
     "step3p5": LATE,
     "flint": {"mlp_only_layers": [0]},
     "glm5_next_text": {"qk_rope_head_dim": 0, "head_dim": 0, **LATE},
@@ -134,18 +139,20 @@ REPORTED = frozenset(
     re.findall(
         r"\S+",
         """
-        afmoe aria aria_text axk1 axk2 bailing_hybrid beam cohere2_moe deepseek_ocr2 deepseek_v2
-        deepseek_v3 deepseek_v32 deepseek_v4 dots1 dots3_note dots3_note_text ernie4_5_moe
-        ernie4_5_vl_moe exaone_moe flex_olmo flint gemma4 gemma4_text glm4_moe glm4_moe_lite
-        glm4v_moe glm4v_moe_text glm5_next glm5_next_text glm_moe_dsa gpt_oss granitemoe
-        granitemoe_swa granitemoehybrid granitemoeshared hunyuan_v1_moe hy_v3 hy_v4 hy_v4_vl
-        hy_v4_vl_text inkling2 inkling2_loop inkling2_loop_text inkling2_text inkling_text jamba
-        jetmoe kimi_linear kolibri1 laguna lara_mini lfm2_moe llama4 llama4_text longcat_flash
-        mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl minimax_m3_vl_text mistral4
-        mistral_large4 mistral_large4_text mixtral muse_spark muse_spark_text nemotron_h olmoe
-        openai_privacy_filter phimoe qwen2_moe qwen3_5_moe qwen3_5_moe_text qwen3_moe qwen3_next
-        qwen3_omni_moe_thinker qwen3_vl_moe qwen3_vl_moe_text qwen4_exp qwen4_exp_text
-        sarvam_mla sarvam_moe solar_open step3p7 switch_transformers unlimited_ocr zaya
+        afmoe aria aria_text axk1 axk2 bailing_hybrid beam cohere2_moe dbrx deepseek_ocr2
+        deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 dots1 dots3_note dots3_note_text
+        ernie4_5_moe ernie4_5_vl_moe exaone_moe flex_olmo flint gemma4 gemma4_text glm4_moe
+        glm4_moe_lite glm4v_moe glm4v_moe_text glm5_next glm5_next_text glm_moe_dsa gpt_oss
+        granitemoe granitemoe_swa granitemoehybrid granitemoeshared hunyuan_v1_moe hy_v3
+        hy_v4 hy_v4_vl hy_v4_vl_text inkling2 inkling2_loop inkling2_loop_text inkling2_text
+        inkling_text jamba jetmoe kimi_k25 kimi_linear kolibri1 laguna lara_mini lfm2_moe
+        llama4 llama4_text longcat_flash mellum mimo_v2_flash minimax minimax_m2
+        minimax_m3_vl minimax_m3_vl_text mistral4 mistral_large4 mistral_large4_text mixtral
+        muse_spark muse_spark_text nemo_speechlm nemotron_h nemotron_h_omni olmoe
+        openai_privacy_filter phimoe qwen2_moe qwen3_5_moe qwen3_5_moe_text qwen3_moe
+        qwen3_next qwen3_omni_moe_thinker qwen3_vl_moe qwen3_vl_moe_text qwen4_exp
+        qwen4_exp_text sarvam_mla sarvam_moe solar_open step3p7 switch_transformers
+        unlimited_ocr zaya
         """,
     )
 )
@@ -161,10 +168,12 @@ NOT_REPORTED = {
     "ernie4_5_vl_moe_text": ALONE,
     "inkling_mm_model": "it needs the package scipy",
     "nllb-moe": "other experts run than the router chose",
+    "qwen3_omni_moe": "transformers runs this model by generating speech",
     "qwen3_omni_moe_talker_text": ALONE,
     "qwen3_omni_moe_text": ALONE,
     "step3p5": ALONE,
     "unlimited_ocr_text": ALONE,
+    "vitpose": "its experts read images of people",
     "vitpose_backbone": "its experts read images of people",
 }
 
@@ -173,14 +182,32 @@ NOT_REPORTED = {
 def families() -> dict[str, type]:
     """Configuration classes by model type."""
     mapping = transformers.CONFIG_MAPPING
-    own = {name for name in mapping if any(map(COUNTS_EXPERTS.search, fields(mapping[name])))}
-    counted = {mapping[name] for name in own}
-    composites = {name for name in mapping if counted & set(_parts(mapping[name]))}
-    return {name: mapping[name] for name in sorted(own | composites)}
+    return {name: mapping[name] for name in sorted(mapping) if _counts_experts(mapping[name])}
 
 
-def _parts(kind: type) -> list[Any]:
-    return list((getattr(kind, "sub_configs", None) or {}).values())
+@cache
+def _counts_experts(kind: Any) -> bool:
+    """Whether a field of a class counts experts, or one of a part of it, or of a part's part."""
+    own = any(map(COUNTS_EXPERTS.search, fields(kind)))
+    return own or any(map(_counts_experts, parts(kind).values()))
+
+
+@cache
+def parts(kind: Any) -> dict[str, Any]:
+    """Configuration classes of the parts of a class, by the field that holds them."""
+    found = {}
+    for name, part in (getattr(kind, "sub_configs", None) or {}).items():
+        if part is transformers.AutoConfig:  # whatever it is by default
+            try:
+                part = type(getattr(kind(), name, None))
+            except (
+                ValueError,
+                StrictDataclassClassValidationError,
+            ):  # a class whose own defaults contradict each other
+                continue
+        if part is not type(None):
+            found[name] = part
+    return found
 
 
 def fields(kind: type) -> set[str]:
@@ -194,10 +221,6 @@ def tiny(kind: Any, **changes: Any) -> Any:
     model_type = getattr(kind, "model_type", "")
     known = fields(kind)
     settings = {name: value for name, value in SMALL.items() if name in known}
-    for name, part in (getattr(kind, "sub_configs", None) or {}).items():
-        if part is transformers.AutoConfig:
-            part = type(getattr(kind(), name))
-            if part is type(None):
-                continue
+    for name, part in parts(kind).items():
         settings[name] = tiny(part).to_dict()
     return kind(**{**settings, **MORE.get(model_type, {}), **changes})
