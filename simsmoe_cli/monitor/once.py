@@ -59,7 +59,8 @@ def _run(run: Seen, width: int, color: bool, now: float, *, alone: bool) -> list
     history = run.history
     lines = [_headline(history, now, width), *_about(history, width)]
     if not history.total_events:
-        return [*lines, Text("No event yet.", "dim")]
+        said = _events(history, width) if history.log else []
+        return [*lines, Text("No event yet.", "dim"), *said]
     half = (width - GAP) // 2 if width >= BESIDE_FROM else width
     if alone and "train" in history.series:
         title = _title_of_scores([run])

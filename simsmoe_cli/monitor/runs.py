@@ -133,11 +133,14 @@ def expected(run: str | Path, runs_dir: Path) -> Path:
 
 
 def folders(runs_dir: Path) -> list[Path]:
-    """Run folders of a folder; empty where there is none."""
-    try:
-        return [Path(entry.path) for entry in os.scandir(runs_dir) if _is_run(Path(entry.path))]
-    except OSError:
-        return []
+    """Run folders of a folder but for those that cannot be read; empty where there is none."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(runs_dir):
+            with contextlib.suppress(OSError):
+                if _is_run(Path(entry.path)):
+                    found.append(Path(entry.path))
+    return found
 
 
 def _is_run(folder: Path) -> bool:

@@ -100,6 +100,11 @@ def test_a_run_without_events_says_so(tmp_path: Path) -> None:
     assert "No event yet." in text(tmp_path / "soon")
 
 
+def test_events_that_cannot_be_read_are_not_taken_for_none_yet(tmp_path: Path) -> None:
+    (tmp_path / "run" / "events.jsonl").mkdir(parents=True)
+    assert "events.jsonl cannot be read: it is no plain file" in text(tmp_path / "run")
+
+
 def test_the_snapshot_agrees_with_the_events(made: Path) -> None:
     found = snapshot([read(made)], now=NOW)
     assert json.loads(json.dumps(found, allow_nan=False)) == found

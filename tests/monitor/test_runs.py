@@ -25,6 +25,22 @@ def test_no_folder_and_no_runs_are_an_empty_list(tmp_path: Path) -> None:
     assert find_runs(tmp_path) == []
 
 
+def test_a_folder_that_cannot_be_read_hides_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "locked", "z"):
+        write_run(tmp_path / name, until=500)
+    exists = Path.exists
+
+    def refused(path: Path) -> bool:
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    assert {run.name for run in find_runs(tmp_path)} == {"a", "z"}
+
+
 def test_runs_are_listed_with_the_newest_first(tmp_path: Path) -> None:
     for age, name in enumerate(["young", "middle", "old"]):
         folder = write_run(tmp_path / name, until=500)
