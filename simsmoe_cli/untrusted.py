@@ -129,6 +129,8 @@ def validated(schema: type[M], value: Any) -> M:
         first, *others = error.errors(include_url=False)
         place = printable(".".join(map(str, first["loc"])))
         reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "model_type":  # which names a class of ours
+            reason = "input should be an object"
         reason = printable(f"{reason[:1].lower()}{reason[1:]}", 300)
         given = first["input"]
         shown = "" if isinstance(given, dict | list) else f" (it is {printable(repr(given))})"

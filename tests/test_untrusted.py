@@ -94,7 +94,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ([], "dictionary"),
+        ([], "input should be an object"),
         ({"name": "a"}, "inner: field required"),
         ({"name": 1, "inner": {}}, "name: input should be a valid string (it is 1)"),
         ({"name": "a", "inner": {"x": {"count": -1}}}, "inner.x.count: input should be greater"),

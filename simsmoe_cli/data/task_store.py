@@ -234,9 +234,9 @@ def _examples(content: bytes, info: TaskSplit) -> list[Example]:
         try:
             row = validated(_Row, parse_json(line))
             if not 0 <= row.label < len(per_label):
-                raise Unreadable(f"has label {printable(row.label)} of {len(per_label)} classes")
+                raise Unreadable(f"label {printable(row.label)} of {len(per_label)} classes")
         except Unreadable as error:
-            raise Unreadable(f"is wrong in row {len(examples) + 1:,}, which {error}") from None
+            raise Unreadable(f"is wrong in row {len(examples) + 1:,}: {error}") from None
         per_label[row.label] += 1
         examples.append(Example(row.text, row.label))
     if per_label != info.per_label:
