@@ -80,12 +80,20 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     clean(path.parent, path.name)
     with _claimed(path, Path.mkdir) as partial:
         yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                share(file)
         sync_all(partial)
         if replace and path.is_dir() and any(path.iterdir()):
             _swap(partial, path)
         else:
             os.replace(partial, path)
             sync(path.parent)
+
+
+def share(file: Path) -> None:
+    """Let those read a file who may read its folder; safetensors writes for the owner alone."""
+    file.chmod(stat.S_IMODE(file.parent.stat().st_mode) & 0o666)
 
 
 def remove(path: Path) -> None:

@@ -124,3 +124,16 @@ def test_a_folder_is_removed_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder/deep").mkdir(parents=True)
     atomic.remove(tmp_path / "folder")
     assert names(tmp_path) == []
+
+
+def test_files_can_be_read_by_those_who_may_read_their_folder(tmp_path: Path) -> None:
+    """Whatever mode a library gives them, such as 600."""
+    before = os.umask(0o027)
+    try:
+        with atomic.whole_folder(tmp_path / "folder") as partial:
+            (partial / "weights").touch(0o600)
+            (partial / "weights").chmod(0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "folder/weights").stat().st_mode & 0o777 == 0o640

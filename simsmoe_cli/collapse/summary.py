@@ -36,7 +36,7 @@ def about(report: Report) -> str:
 
 def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | None, int, str]]:
     """The numbers to see first: label, value, decimals, and what stands below."""
-    means = [layer.cka_mean for layer in main.layers]
+    means = [layer.cka_mean for layer in main.layers if layer.cka_mean.value is not None]
     highest = max(
         (layer for layer in main.layers if layer.cka_mean.value is not None),
         key=lambda layer: layer.cka_mean.value or 0,
@@ -45,7 +45,8 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
     top = tables.alike_pairs(main.layers, 1)
     dead = tables.dead_experts(main)
     experts = sum(layer.experts for layer in main.layers)
-    load_cv = tables.mean_of([layer.load_cv for layer in main.layers])
+    loads = [layer.load_cv for layer in main.layers if layer.load_cv is not None]
+    load_cv = tables.mean_of(loads)
     name = labels(main.subject, against.subject)[1] if against else ""
 
     def other(value: float | None, digits: int) -> str:
@@ -54,7 +55,7 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
     score_name, field, digits = score_of(main.text)
     return [
         (
-            "Mean CKA of all layers",
+            f"Mean CKA of {_layers(main, len(means))}",
             main.overall.cka_mean,
             3,
             other(against.overall.cka_mean, 3)
@@ -75,7 +76,7 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
         ),
         ("Dead experts", dead, 0, f"of {experts:,}"),
         (
-            "Load CV, mean of layers",
+            f"Load CV, mean of {_layers(main, len(loads))}",
             load_cv,
             3,
             other(tables.mean_of([layer.load_cv for layer in against.layers]), 3)
@@ -91,6 +92,12 @@ def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | N
             else f"n = {main.text.scored:,} {scored_unit(main.text)}s",
         ),
     ]
+
+
+def _layers(main: Findings, known: int) -> str:
+    """Of how many layers a mean is: those where a value is undefined are not in it."""
+    layers = len(main.layers)
+    return "all layers" if known == layers else f"{known} of {layers} layers"
 
 
 def _sampled(main: Findings) -> str:

@@ -120,6 +120,7 @@ def save_best(run: RunDir, step: int, model: HasState, state: dict[str, Any]) ->
     partial = run.best / ".weights.partial"
     try:
         save_model(model, str(partial))  # type: ignore[arg-type]
+        atomic.share(partial)
         atomic.sync(partial)
         checksum = sha256(partial)
         # Other contents have another name: what the pointer names now is never written to.

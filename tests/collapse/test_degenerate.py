@@ -20,6 +20,7 @@ from simsmoe_cli.collapse.gate import fail_above
 from simsmoe_cli.collapse.measure import measure
 from simsmoe_cli.collapse.report import write_report
 from simsmoe_cli.collapse.sources import Batch, LayerSpec, Routed
+from simsmoe_cli.collapse.summary import tiles
 from simsmoe_cli.collapse.tables import experts_table, pairs_table
 from simsmoe_cli.collapse.terminal import show
 from simsmoe_cli.collapse.verdict import judge
@@ -119,6 +120,9 @@ def test_a_weight_that_is_not_finite_is_named_and_undefines_all_after_it(
     assert not [s for s in verdict.sentences if "dead, with less than" in s.text]
     assert not [s for s in verdict.sentences if s.tone == "good"]
     assert "layers 1, 3, 5 have values that are not finite" in gate(found)
+    labels = [tile[0] for tile in tiles(found, None)]
+    assert "Mean CKA of 1 of 3 layers" in labels
+    assert "Load CV, mean of 1 of 3 layers" in labels
 
 
 def test_a_router_that_is_not_finite_has_no_load(tmp_path: Path) -> None:
