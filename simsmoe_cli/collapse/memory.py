@@ -55,7 +55,7 @@ def gigabytes(size: float) -> str:
 def resident() -> int:
     """Bytes of memory this process takes now; 0 where the system does not say."""
     try:
-        pages = int((PROC / "self" / "statm").read_text().split()[1])
+        pages = int((PROC / "self" / "statm").read_text(encoding="utf-8").split()[1])
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -63,7 +63,7 @@ def resident() -> int:
 
 def _of_system() -> int | None:
     try:
-        lines = (PROC / "meminfo").read_text().splitlines()
+        lines = (PROC / "meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     for line in lines:
@@ -76,7 +76,7 @@ def _of_system() -> int | None:
 def _of_groups() -> list[int]:
     """What each control group that holds this process has left, of versions 1 and 2."""
     try:
-        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+        lines = (PROC / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     left = []
@@ -101,7 +101,7 @@ def _of_groups() -> list[int]:
 def _reclaimable(folder: Path) -> int:
     """Bytes of a control group that only cache files and can be dropped."""
     try:
-        lines = (folder / "memory.stat").read_text().splitlines()
+        lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     values = dict(line.split(" ", 1) for line in lines if " " in line)
@@ -111,6 +111,6 @@ def _reclaimable(folder: Path) -> int:
 def _number(file: Path) -> int | None:
     """The number in a file; None where there is no file, or it sets no limit."""
     try:
-        return int(file.read_text())
+        return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

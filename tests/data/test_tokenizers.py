@@ -239,7 +239,7 @@ def test_a_text_without_white_space_has_no_words(monkeypatch: pytest.MonkeyPatch
     ("kind", "content", "said"),
     [
         ("bytes", b"", "not JSON"),
-        ("bytes", b"[]", "dictionary"),
+        ("bytes", b"[]", "input should be an object"),
         ("bytes", b'{"kind": "bytes"}', "bytes: field required"),
         ("bytes", b'{"kind": "chars", "bytes": [1]}', "kind"),
         ("bytes", b'{"kind": "bytes", "bytes": []}', "bytes"),

@@ -153,12 +153,11 @@ def test_a_report_says_what_that_of_a_cpu_does(device: str, runs: Path, kind: st
 def test_a_report_of_a_hugging_face_model(device: str, tmp_path: Path) -> None:
     import transformers
 
-    from tests.collapse.test_huggingface import MORE, SIZES
+    from tests.collapse.families import tiny
 
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
-    sizes = SIZES | {"vocab_size": 256}
-    config = transformers.MixtralConfig(**sizes, **MORE["Mixtral"])
+    config = tiny(transformers.MixtralConfig, vocab_size=256)
     transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "mixtral")
     Path("text.txt").write_text("The text that a model of bytes reads, again and again. " * 60)
     save_byte_tokenizer(tmp_path / "mixtral")
