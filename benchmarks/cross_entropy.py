@@ -10,7 +10,7 @@ import functools
 import torch
 
 from benchmarks.timing import Case
-from simsmoe_cli.model import cross_entropy
+from simsmoe_cli.kernels import cross_entropy
 
 VOCABULARY, WIDTH, TOKENS = 267_735, 256, 1024
 

@@ -34,17 +34,17 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step import mixtral
-from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.model.generate import Reader, Sampling, generate
+from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.model.size import ModelSize, measure
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.recipe_loading import load_recipe
-from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train.language_modelling import LanguageModelling
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from simsmoe_cli.train.optim import build_optimizer
 from simsmoe_cli.train.probes import probe
 

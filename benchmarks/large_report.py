@@ -27,11 +27,11 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.timing import machine
-from simsmoe_cli.collapse.huggingface import HuggingFaceSource, open_huggingface
-from simsmoe_cli.collapse.measure import Options, measure
-from simsmoe_cli.collapse.plan import plan
-from simsmoe_cli.collapse.reporting import ROWS
-from simsmoe_cli.collapse.sources import Routed
+from simsmoe_cli.attach.routed import Routed
+from simsmoe_cli.collapse.build import ROWS
+from simsmoe_cli.collapse.estimate import plan
+from simsmoe_cli.collapse.measure.layers import Options, measure
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource, open_huggingface
 
 WIDTH, HIDDEN, EXPERTS, TOP_K, VOCABULARY = 2048, 1024, 64, 8, 50304
 LAYERS_OF_A_SHARD = 2

@@ -26,15 +26,15 @@ from simsmoe_cli.data.split_tokens import (
     SplitTokens,
 )
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.model.generate import Reader, Sampling, generate
+from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint, saving
 from simsmoe_cli.train.evaluate import evaluate_split
+from simsmoe_cli.train.log_window import LogWindow
 from simsmoe_cli.train.optim import build_optimizer
 from simsmoe_cli.train.probes import probe, probe_batch
-from simsmoe_cli.train.window import LogWindow
 
 Tables = list[dict[str, Any]]
 MEGABYTES = 100

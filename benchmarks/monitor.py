@@ -39,12 +39,12 @@ from typing import Any
 import numpy as np
 
 from simsmoe_cli.monitor.app import Monitor
-from simsmoe_cli.monitor.canvas import Curve, line_plot
-from simsmoe_cli.monitor.history import RunHistory
-from simsmoe_cli.monitor.runs import find_runs
+from simsmoe_cli.monitor.draw.canvas import Curve, line_plot
+from simsmoe_cli.monitor.read.tail import Tail
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
-from simsmoe_cli.monitor.tail import Tail
-from simsmoe_cli.rundir import EventLog, RunDir
+from simsmoe_cli.monitor.state.run import RunHistory
+from simsmoe_cli.monitor.state.runs import find_runs
+from simsmoe_cli.run.folder import EventLog, RunDir
 
 START = 1.7e9
 STEP_S = 0.25

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from simsmoe_cli import registry
-from simsmoe_cli.similarity_settings import PRESETS
+from simsmoe_cli.recipe.similarity import PRESETS
 
 # What a router needs besides its name.
 SETTINGS = {

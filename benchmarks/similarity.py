@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 
 VOCABULARY = 256
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from benchmarks.timing import Case
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.recipe_loading import load_recipe
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.train.evaluate import autocast
 from simsmoe_cli.train.optim import build_optimizer
 

@@ -221,26 +221,26 @@ MEASURES: dict[str, Entry] = {
 
 CORPORA: dict[str, Entry] = {
     "pystdlib": Entry(
-        "simsmoe_cli.data.corpora:PYSTDLIB",
+        "simsmoe_cli.data.corpora.facts:PYSTDLIB",
         "Python's standard library: on every machine, needs no network",
     ),
     "enwik8": Entry(
-        "simsmoe_cli.data.corpora:ENWIK8",
+        "simsmoe_cli.data.corpora.facts:ENWIK8",
         "first 100 MB of English Wikipedia as XML, by bytes",
         "Mahoney, Large Text Compression Benchmark",
     ),
     "text8": Entry(
-        "simsmoe_cli.data.corpora:TEXT8",
+        "simsmoe_cli.data.corpora.facts:TEXT8",
         "100 MB of English Wikipedia as letters and spaces",
         "Mahoney, Large Text Compression Benchmark",
     ),
     "wikitext-2": Entry(
-        "simsmoe_cli.data.corpora:WIKITEXT2",
+        "simsmoe_cli.data.corpora.facts:WIKITEXT2",
         "2 million words of Wikipedia articles",
         "Merity et al. 1609.07843",
     ),
     "wikitext-103": Entry(
-        "simsmoe_cli.data.corpora:WIKITEXT103",
+        "simsmoe_cli.data.corpora.facts:WIKITEXT103",
         "103 million words of Wikipedia articles",
         "Merity et al. 1609.07843",
     ),
@@ -248,32 +248,32 @@ CORPORA: dict[str, Entry] = {
 
 TASKS: dict[str, Entry] = {
     "sst2": Entry(
-        "simsmoe_cli.data.tasks:SST2",
+        "simsmoe_cli.data.tasks.facts:SST2",
         "phrases and sentences of film reviews, 2 classes; GLUE's",
         "Socher et al. 2013; Wang et al. 1804.07461",
     ),
     "sst2-trees": Entry(
-        "simsmoe_cli.data.tasks:SST2_TREES",
+        "simsmoe_cli.data.tasks.facts:SST2_TREES",
         "sentences of film reviews, 2 classes, without neutral",
         "Socher et al. 2013",
     ),
     "sst5": Entry(
-        "simsmoe_cli.data.tasks:SST5",
+        "simsmoe_cli.data.tasks.facts:SST5",
         "sentences of film reviews, 5 classes; from the trees",
         "Socher et al. 2013",
     ),
     "imdb": Entry(
-        "simsmoe_cli.data.tasks:IMDB",
+        "simsmoe_cli.data.tasks.facts:IMDB",
         "whole film reviews, 2 classes",
         "Maas et al. 2011",
     ),
     "banking77": Entry(
-        "simsmoe_cli.data.tasks:BANKING77",
+        "simsmoe_cli.data.tasks.facts:BANKING77",
         "what a bank's customer wants, 77 classes",
         "Casanueva et al. 2003.04807",
     ),
     "pystdlib-packages": Entry(
-        "simsmoe_cli.data.tasks:PYSTDLIB_PACKAGES",
+        "simsmoe_cli.data.tasks.facts:PYSTDLIB_PACKAGES",
         "which package of Python a snippet is from; no network",
     ),
 }

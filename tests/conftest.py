@@ -55,7 +55,7 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import argparse
     import typing
 
-    from simsmoe_cli.data.prepare import prepare
+    from simsmoe_cli.data.corpora.prepare import prepare
 
     folder = tmp_path_factory.mktemp("data")
     text = folder / "sources.txt"

@@ -8,10 +8,10 @@ import torch
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.opened import Trained, open_trained
 from simsmoe_cli.train import checkpoint
-from simsmoe_cli.trained import Trained, open_trained
 
 
 def drawn_run(path: Path, recipe: Recipe, store: TokenStore) -> Trained:

@@ -147,9 +147,9 @@ class Drill:
     def __init__(self, folder: Path):
         import typing
 
-        from simsmoe_cli.data.prepare import prepare
-        from simsmoe_cli.data.prepare_task import prepare_task
-        from simsmoe_cli.recipe_loading import dump_recipe
+        from simsmoe_cli.data.corpora.prepare import prepare
+        from simsmoe_cli.data.tasks.prepare import prepare_task
+        from simsmoe_cli.recipe.load import dump_recipe
 
         self.folder = folder
         self.runs = folder / "runs"

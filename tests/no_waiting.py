@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from simsmoe_cli.cpu_path import as_on_accelerators
+from simsmoe_cli.kernels.cpu import as_on_accelerators
 
 # Operators whose result the host reads, or whose shape depends on values.
 WAITING = {

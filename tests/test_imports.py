@@ -65,8 +65,8 @@ def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
         command("list", "corpora", "--json"),
         command("show", "quickstart"),
         command("show", "brainformer-large", "--similarity", "published", "--fields"),
-        "from simsmoe_cli.recipe_loading import load_recipe; load_recipe('mistral-modern')",
-        "import simsmoe_cli.rundir, simsmoe_cli.registry, simsmoe_cli.recipe_checks",
+        "from simsmoe_cli.recipe.load import load_recipe; load_recipe('mistral-modern')",
+        "import simsmoe_cli.run.folder, simsmoe_cli.registry, simsmoe_cli.recipe.checks",
     ],
 )
 def test_looking_and_validating_import_no_torch(program: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import JsonOption, console
+from simsmoe_cli.cli.options import JsonOption, console
 from simsmoe_cli.errors import UserError
 
 
@@ -77,12 +77,12 @@ def collapse_report(
 ) -> None:
     """Measure how alike a run's experts are on held-out text, and write a report."""
     from simsmoe_cli.cli.progress import ReportView
-    from simsmoe_cli.collapse.gate import check_limit, fail_above
-    from simsmoe_cli.collapse.model_folder import other_file, repository
-    from simsmoe_cli.collapse.report import PAGE, check_destination, parse_formats, write_report
-    from simsmoe_cli.collapse.reporting import Request, make_report
-    from simsmoe_cli.collapse.terminal import show
-    from simsmoe_cli.monitor.runs import resolve
+    from simsmoe_cli.collapse.build import Request, make_report
+    from simsmoe_cli.collapse.fail_above import check_limit, fail_above
+    from simsmoe_cli.collapse.show.html import PAGE, check_destination, parse_formats, write_report
+    from simsmoe_cli.collapse.show.terminal import show
+    from simsmoe_cli.collapse.sources.huggingface.folder import other_file, repository
+    from simsmoe_cli.monitor.state.runs import resolve
     from simsmoe_cli.train.session import choose_device, clear_memory_errors
 
     wanted = parse_formats(formats)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import JsonOption, console, print_json
+from simsmoe_cli.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from simsmoe_cli.collapse.compare import Comparison
+    from simsmoe_cli.compare.runs import Comparison
 
 MANY_RUNS = 4
 PLOT_WIDTH, PLOT_HEIGHT = 100, 12
@@ -38,9 +38,9 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Set runs side by side: settings that differ, scores, similarity, load, speed and curves."""
-    from simsmoe_cli.collapse import compare as comparing
-    from simsmoe_cli.monitor.runs import resolve
-    from simsmoe_cli.rundir import RunDir
+    from simsmoe_cli.compare import runs as comparing
+    from simsmoe_cli.monitor.state.runs import resolve
+    from simsmoe_cli.run.folder import RunDir
 
     if out is not None:
         comparing.check_suffix(out)
@@ -52,7 +52,7 @@ def compare(
             folders.append(RunDir(runs_dir / run))
     comparison = comparing.compare(folders)
     if out is not None:
-        from simsmoe_cli.collapse.report import write_comparison
+        from simsmoe_cli.collapse.show.html import write_comparison
 
         write_comparison(comparison, out)
     if as_json:
@@ -70,9 +70,9 @@ def _show(comparison: "Comparison", console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from simsmoe_cli.collapse.compare import CURVES, table
-    from simsmoe_cli.collapse.shown import clean, short
-    from simsmoe_cli.monitor.canvas import Curve, line_plot
+    from simsmoe_cli.collapse.show.format import clean, short
+    from simsmoe_cli.compare.runs import CURVES, table
+    from simsmoe_cli.monitor.draw.canvas import Curve, line_plot
 
     cells = table(comparison)
     if len(comparison.runs) > MANY_RUNS:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import JsonOption, console, print_json
+from simsmoe_cli.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from simsmoe_cli.doctor import Finding

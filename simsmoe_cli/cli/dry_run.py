@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from simsmoe_cli.cli.common import console, expected_vocabulary, print_json
+from simsmoe_cli.cli.options import console, expected_vocabulary, print_json
 
 
 def show_dry_run(
@@ -18,8 +18,8 @@ def show_dry_run(
 
     from simsmoe_cli.data.store import is_store
     from simsmoe_cli.model.size import BASIS, measure
-    from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
-    from simsmoe_cli.train.planning import require_pretraining
+    from simsmoe_cli.recipe.load import dump_recipe, load_recipe
+    from simsmoe_cli.train.plan_pretraining import require_pretraining
     from simsmoe_cli.train.session import open_store
 
     recipe = load_recipe(recipe_name, overrides)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simsmoe_cli.cli.common import console
+from simsmoe_cli.cli.options import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,10 +52,10 @@ def evaluate(
     """Evaluate a run's weights on a whole split: every token, or every text, once."""
     import json
 
-    from simsmoe_cli.rundir import finite
+    from simsmoe_cli.run.folder import finite
     from simsmoe_cli.train import session
-    from simsmoe_cli.train.evaluate_run import evaluate_run
-    from simsmoe_cli.train.planning import find_run
+    from simsmoe_cli.train.evaluation import evaluate_run
+    from simsmoe_cli.train.plan_pretraining import find_run
 
     report = evaluate_run(
         find_run(run, runs_dir),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import console
+from simsmoe_cli.cli.options import console
 
 
 def export(
@@ -30,9 +30,9 @@ def export(
     ] = Path("runs"),
 ) -> None:
     """Write weights, configuration, tokenizer and a readme into one folder."""
-    from simsmoe_cli.export import export as write
-    from simsmoe_cli.train.planning import find_run
-    from simsmoe_cli.trained import open_trained
+    from simsmoe_cli.export.folder import export as write
+    from simsmoe_cli.run.opened import open_trained
+    from simsmoe_cli.train.plan_pretraining import find_run
 
     files = write(open_trained(find_run(run, runs_dir), which, data_dir), folder, kind)
     console().print(f"{folder}: {', '.join(files)}", soft_wrap=True)

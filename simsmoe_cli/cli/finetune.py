@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import (
+from simsmoe_cli.cli.options import (
     ProfileOption,
     SetOption,
     SimilarityOption,
@@ -17,7 +17,7 @@ from simsmoe_cli.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from simsmoe_cli.train.finetune_planning import FinetunePlan
+    from simsmoe_cli.train.plan_finetuning import FinetunePlan
 
 
 def finetune(
@@ -78,7 +78,7 @@ def finetune(
     from simsmoe_cli.model.size import memory_of, require_possible
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
-    from simsmoe_cli.train.finetune_planning import plan_finetuning
+    from simsmoe_cli.train.plan_finetuning import plan_finetuning
     from simsmoe_cli.train.signals import Stopped
 
     screen = console(stderr=as_json)
@@ -152,7 +152,7 @@ def _show_dry_run(plan: "FinetunePlan", *, as_json: bool) -> None:
     import torch
 
     from simsmoe_cli.model.classifier import Classifier
-    from simsmoe_cli.recipe_loading import dump_recipe
+    from simsmoe_cli.recipe.load import dump_recipe
 
     with torch.device("meta"):
         model = Classifier(plan.recipe, plan.vocabulary.size, len(plan.task.labels))

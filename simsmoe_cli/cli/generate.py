@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import console
+from simsmoe_cli.cli.options import console
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
-from simsmoe_cli.layer_labels import find_layer, pattern_labels
-from simsmoe_cli.untrusted import Unreadable, read_bytes
+from simsmoe_cli.files.untrusted import Unreadable, read_bytes
+from simsmoe_cli.run.layer_labels import find_layer, pattern_labels
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from simsmoe_cli.completion import Piece
-    from simsmoe_cli.recipe import Recipe
+    from simsmoe_cli.generation.text import Piece
+    from simsmoe_cli.recipe.schema import Recipe
 
 MOST_BYTES = 16_000_000  # of a prompt
 
@@ -68,11 +68,11 @@ def generate(
     if layer is not None and not show_experts:
         raise UserError("says whose experts to show", where="--layer", hint="Add --show-experts.")
 
-    from simsmoe_cli.completion import complete, encode_prompt
-    from simsmoe_cli.model.generate import Reader, Sampling, generating
-    from simsmoe_cli.train.planning import find_run
+    from simsmoe_cli.generation.sampling import Reader, Sampling, generating
+    from simsmoe_cli.generation.text import complete, encode_prompt
+    from simsmoe_cli.run.opened import open_trained
+    from simsmoe_cli.train.plan_pretraining import find_run
     from simsmoe_cli.train.session import choose_device, clear_memory_errors
-    from simsmoe_cli.trained import open_trained
 
     sampling = Sampling(temperature, top_p, seed)
     trained = open_trained(find_run(run, runs_dir), which, data_dir)
@@ -163,7 +163,7 @@ def _write(out: "Console", pieces: "Iterable[Piece]") -> None:
 
 def _paint(out: "Console", pieces: "Iterable[Piece]", layer: _Layer, experts: int) -> None:
     """The text on the colours of its experts, a legend first."""
-    from simsmoe_cli.cli.painting import Painter
+    from simsmoe_cli.cli.expert_colours import Painter
 
     painter = Painter(experts)
     out.print(f"experts of layer {layer.label}: ", painter.legend(), sep="", soft_wrap=True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import JsonOption, console, print_json
+from simsmoe_cli.cli.options import JsonOption, console, print_json
 
 
 def list_names(
@@ -18,7 +18,7 @@ def list_names(
     from simsmoe_cli.errors import UserError, nearest
 
     if kind == "recipes":
-        from simsmoe_cli.recipe_loading import list_recipes, read_header
+        from simsmoe_cli.recipe.load import list_recipes, read_header
 
         rows = []
         for name, path in list_recipes():

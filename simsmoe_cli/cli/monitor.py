@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import JsonOption, print_json, shell
+from simsmoe_cli.cli.options import JsonOption, print_json, shell
 from simsmoe_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from simsmoe_cli.monitor.alerts import Thresholds
+    from simsmoe_cli.monitor.state.alerts import Thresholds
 
 NARROWEST = 40
 PIPED_WIDTH = 100
@@ -66,7 +66,7 @@ def monitor(
     Only reads run folders: works while another machine trains, before a run exists, and after it
     has finished.
     """
-    from simsmoe_cli.monitor.alerts import Thresholds
+    from simsmoe_cli.monitor.state.alerts import Thresholds
 
     names = list(dict.fromkeys(runs or []))
     thresholds = Thresholds(load_cv_above, cka_above, silent_after)
@@ -98,9 +98,9 @@ def _print(names: list[str], runs_dir: Path, thresholds: "Thresholds", json: boo
     from rich.console import Console
 
     from simsmoe_cli.errors import EXIT_DATA
+    from simsmoe_cli.monitor.json_snapshot import read, snapshot
     from simsmoe_cli.monitor.once import picture
-    from simsmoe_cli.monitor.runs import find_runs, resolve
-    from simsmoe_cli.monitor.snapshot import read, snapshot
+    from simsmoe_cli.monitor.state.runs import find_runs, resolve
 
     paths = [resolve(name, runs_dir) for name in names]
     if not paths:
@@ -148,7 +148,7 @@ def _watch(names: list[str], runs_dir: Path, thresholds: "Thresholds", interval:
         _print(names, runs_dir, thresholds, json=False)
         return
     from simsmoe_cli.monitor.app import Monitor
-    from simsmoe_cli.monitor.runs import expected
+    from simsmoe_cli.monitor.state.runs import expected
 
     paths = [expected(name, runs_dir) for name in names]
     Monitor(paths, runs_dir, thresholds, interval).run()
@@ -159,7 +159,7 @@ def _serve(arguments: list[str], host: str, port: int) -> None:
     import sys
 
     try:
-        from simsmoe_cli.monitor.serving import MonitorServer
+        from simsmoe_cli.monitor.serve import MonitorServer
     except ImportError:
         raise UserError(
             "--serve needs textual-serve",

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import JsonOption, console, print_json
+from simsmoe_cli.cli.options import JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from simsmoe_cli.data.store import TokenStore
-    from simsmoe_cli.data.task_store import Task, TaskManifest
+    from simsmoe_cli.data.tasks.store import Task, TaskManifest
 
 MOST_LABELS_SHOWN = 12
 
@@ -92,12 +92,12 @@ def prepare_data(
     since the checkpoint to be fine-tuned says how to tokenize them. Preparing the same again
     changes nothing.
     """
-    from simsmoe_cli.data.prepare import prepare
-    from simsmoe_cli.data.sources import default_name
+    from simsmoe_cli.data.corpora.prepare import prepare
+    from simsmoe_cli.data.corpora.sources import default_name
     from simsmoe_cli.data.store import find_store
-    from simsmoe_cli.data.task_parsers import table_kind
+    from simsmoe_cli.data.tasks.parsers import table_kind
     from simsmoe_cli.errors import UserError
-    from simsmoe_cli.names import check_name, safe_name
+    from simsmoe_cli.files.names import check_name, safe_name
     from simsmoe_cli.registry import CORPORA, TASKS
 
     if name is not None and out is not None:
@@ -120,7 +120,7 @@ def prepare_data(
             hint="Tasks: " + ", ".join(TASKS) + ", or a .csv, .tsv or .jsonl file of your own.",
         )
     if columns or corpus in TASKS:
-        from simsmoe_cli.data.prepare_task import prepare_task
+        from simsmoe_cli.data.tasks.prepare import prepare_task
 
         _require_no_tokenizer(tokenizer, vocab_size, vocab, sp_model, vocab_from)
         task_name = name or safe_name(_task_name(corpus))
@@ -196,8 +196,8 @@ def _require_no_tokenizer(
 
 def _task_name(task: str) -> str:
     """A name for the folder of a task: its own, or that of its file without endings."""
-    from simsmoe_cli.data.sources import default_name
-    from simsmoe_cli.data.task_parsers import table_kind
+    from simsmoe_cli.data.corpora.sources import default_name
+    from simsmoe_cli.data.tasks.parsers import table_kind
     from simsmoe_cli.registry import TASKS
 
     name = task if task in TASKS else default_name(task)
@@ -262,7 +262,7 @@ def _print_summary(store: "TokenStore", data_dir: Path) -> None:
 
 def _print_task(task: "Task", data_dir: Path) -> None:
     """What task was prepared, what to know of it, and what to do next."""
-    from simsmoe_cli.data.task_parsers import shown
+    from simsmoe_cli.data.tasks.parsers import shown
 
     manifest, screen = task.manifest, console()
     done = "Prepared" if task.built else "Already prepared, nothing changed:"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import (
+from simsmoe_cli.cli.options import (
     ProfileOption,
     RouterOption,
     SetOption,
@@ -63,7 +63,7 @@ def pretrain(
         overrides.append(f"moe.backend={experts}")
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_dry_run
-        from simsmoe_cli.names import check_name
+        from simsmoe_cli.files.names import check_name
 
         if name is not None:
             check_name(name)
@@ -77,7 +77,7 @@ def pretrain(
     from simsmoe_cli.model.size import memory_of, require_possible
     from simsmoe_cli.moe.layer import expert_backend
     from simsmoe_cli.train import session
-    from simsmoe_cli.train.planning import plan_training
+    from simsmoe_cli.train.plan_pretraining import plan_training
     from simsmoe_cli.train.signals import Stopped
 
     with unwatched():

@@ -27,7 +27,7 @@ from rich.progress import (
 )
 
 from simsmoe_cli.errors import printable
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.run.folder import RunDir
 
 
 class _Forgiving:

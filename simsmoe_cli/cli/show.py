@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from simsmoe_cli.cli.common import (
+from simsmoe_cli.cli.options import (
     JsonOption,
     RouterOption,
     SetOption,
@@ -27,8 +27,8 @@ def show(
     ] = False,
 ) -> None:
     """Print a recipe, resolved, as YAML that `simsmoe pretrain --recipe` takes."""
-    from simsmoe_cli import recipe as schema
-    from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
+    from simsmoe_cli.recipe import schema
+    from simsmoe_cli.recipe.load import dump_recipe, load_recipe
 
     resolved = load_recipe(recipe, all_overrides(settings, router, similarity))
     if not json:

@@ -23,8 +23,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
-from simsmoe_cli.layer_labels import layer_labels
-from simsmoe_cli.untrusted import Unreadable, parse_json
+from simsmoe_cli.files.untrusted import Unreadable, parse_json
+from simsmoe_cli.run.layer_labels import layer_labels
 
 SCHEMA = 1
 

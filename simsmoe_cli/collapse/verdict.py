@@ -22,7 +22,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simsmoe_cli.collapse.doubts import (
+from simsmoe_cli.collapse.findings import Findings, LayerFindings, Sentence, Verdict
+from simsmoe_cli.collapse.show.format import interval, number
+from simsmoe_cli.collapse.verdict_doubts import (
     copied,
     few_rows,
     hard_text,
@@ -30,8 +32,7 @@ from simsmoe_cli.collapse.doubts import (
     unknown,
     wasted_copies,
 )
-from simsmoe_cli.collapse.findings import Findings, LayerFindings, Sentence, Verdict
-from simsmoe_cli.collapse.remarks import (
+from simsmoe_cli.collapse.verdict_sentences import (
     NAMED,
     compared,
     count,
@@ -40,7 +41,6 @@ from simsmoe_cli.collapse.remarks import (
     routing,
     sharing,
 )
-from simsmoe_cli.collapse.shown import interval, number
 
 ALIKE_LAYER, COLLAPSED_LAYER = 0.25, 0.5
 ALIKE_PAIR, SAME_PAIR = 0.5, 0.95

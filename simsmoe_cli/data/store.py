@@ -27,12 +27,12 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from simsmoe_cli.data.corpora import SPLITS
+from simsmoe_cli.data.corpora.facts import SPLITS
 from simsmoe_cli.data.split_tokens import CHUNK_BYTES, Expected, SplitTokens
-from simsmoe_cli.data.tokenizers import TOKENIZERS, Tokenizer, dtype_for, tokenizer_class
+from simsmoe_cli.data.tokenizers.base import TOKENIZERS, Tokenizer, dtype_for, tokenizer_class
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.files.untrusted import Unreadable, read_bytes, read_json, unsealed, validated
 from simsmoe_cli.registry import CORPORA
-from simsmoe_cli.untrusted import Unreadable, read_bytes, read_json, unsealed, validated
 
 SCHEMA = 2
 MANIFEST = "manifest.json"

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simsmoe_cli.cpu_path import on_cpu_path
-from simsmoe_cli.model.relative import relative_attention
+from simsmoe_cli.kernels.cpu import on_cpu_path
+from simsmoe_cli.kernels.relative_attention import relative_attention
 
 # Queries that a windowed attention handles at a time: fewer waste less on keys they do not see,
 # more make better use of a kernel. A CPU prefers few (LOG.md); not measured on a GPU.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.model.language_model import Backbone, BackboneOutput
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 
 
 @dataclass

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from simsmoe_cli.kernels.cross_entropy import total_cross_entropy
 from simsmoe_cli.model.blocks import SubLayer, make_norm
-from simsmoe_cli.model.cross_entropy import total_cross_entropy
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 
 
 @dataclass

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from simsmoe_cli.cpu_path import as_on_accelerators
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+from simsmoe_cli.kernels.cpu import as_on_accelerators
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 
 MOST_BYTES = 10**15  # a million GB, a thousand times what the largest machines have
 BASIS = {

@@ -24,7 +24,7 @@ from simsmoe_cli.moe.balance import z_loss
 from simsmoe_cli.moe.experts.base import Experts
 from simsmoe_cli.moe.experts.grouped import ALIGNMENT
 from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.similarity.learning import SimilarityLearning, SimilarityResult
 
 

@@ -15,11 +15,11 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from simsmoe_cli.monitor.alerts import Thresholds
+from simsmoe_cli.monitor.draw.themes import DARK, LIGHT
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.screens.help import Help
 from simsmoe_cli.monitor.screens.picker import Picker
-from simsmoe_cli.monitor.themes import DARK, LIGHT
+from simsmoe_cli.monitor.state.alerts import Thresholds
 
 
 class Monitor(App[None]):

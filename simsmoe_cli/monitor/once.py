@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from rich.text import Text
 
-from simsmoe_cli.monitor.alerts import duration
-from simsmoe_cli.monitor.axes import short
-from simsmoe_cli.monitor.bars import bars
-from simsmoe_cli.monitor.canvas import Curve, line_plot, scatter
-from simsmoe_cli.monitor.frames import SimilarityFrame
-from simsmoe_cli.monitor.heatmap import heat_map, layout
-from simsmoe_cli.monitor.history import RunHistory
-from simsmoe_cli.monitor.layers import most_alike
-from simsmoe_cli.monitor.scales import color_bar, magnitude_scale, similarity_scale
-from simsmoe_cli.monitor.snapshot import Seen
+from simsmoe_cli.monitor.draw.axes import short
+from simsmoe_cli.monitor.draw.bars import bars
+from simsmoe_cli.monitor.draw.canvas import Curve, line_plot, scatter
+from simsmoe_cli.monitor.draw.heatmap import heat_map, layout
+from simsmoe_cli.monitor.draw.scales import color_bar, magnitude_scale, similarity_scale
+from simsmoe_cli.monitor.json_snapshot import Seen
+from simsmoe_cli.monitor.state.alerts import duration
+from simsmoe_cli.monitor.state.layers import most_alike
+from simsmoe_cli.monitor.state.probes import SimilarityFrame
+from simsmoe_cli.monitor.state.run import RunHistory
 
 COLORS = ("#3b8fd4", "#d08700", "#1f9e77", "#c06a9b", "#a08c00", "#d9593d", "#7c86d6", "#909090")
 BESIDE_FROM = 96  # cells of width from which panels stand beside each other

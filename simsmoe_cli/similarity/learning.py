@@ -35,9 +35,10 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli import registry
-from simsmoe_cli.cpu_path import on_cpu_path
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.schedule import value_at
+from simsmoe_cli.kernels.cpu import on_cpu_path
+from simsmoe_cli.recipe.schedule import value_at
+from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.contrastive import expert_confusion
 from simsmoe_cli.similarity.pairs import (
     PairTracker,
@@ -45,7 +46,6 @@ from simsmoe_cli.similarity.pairs import (
     sample_shared,
     selection_mask,
 )
-from simsmoe_cli.similarity_settings import SimilaritySettings
 
 Backend = Callable[[Tensor, Tensor], Tensor]
 

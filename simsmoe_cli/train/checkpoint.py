@@ -28,10 +28,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
-from simsmoe_cli import atomic
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
-from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.saved import (
+from simsmoe_cli.files import atomic
+from simsmoe_cli.files.untrusted import sealed
+from simsmoe_cli.run.checkpoint import (
     MODEL,
     STATE,
     TRAINING,
@@ -48,7 +48,7 @@ from simsmoe_cli.saved import (
     step_name,
     weights_name,
 )
-from simsmoe_cli.untrusted import sealed
+from simsmoe_cli.run.folder import RunDir
 
 __all__ = [
     "MODEL",

@@ -20,9 +20,10 @@ from torch import Tensor
 from simsmoe_cli.errors import EXIT_NON_FINITE, Terminated, UserError
 from simsmoe_cli.model.precision import cpu_bf16
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.rundir import EventLog, RunDir
+from simsmoe_cli.run.folder import EventLog, RunDir
 from simsmoe_cli.train import checkpoint, saving
-from simsmoe_cli.train.objective import LossWeights, Objective, S
+from simsmoe_cli.train.log_window import LogWindow
+from simsmoe_cli.train.objectives.base import LossWeights, Objective, S
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
 from simsmoe_cli.train.probes import probe
 from simsmoe_cli.train.profiling import (
@@ -36,7 +37,6 @@ from simsmoe_cli.train.profiling import (
     Unprofiled,
 )
 from simsmoe_cli.train.signals import Stopped, StopSignals
-from simsmoe_cli.train.window import LogWindow
 
 
 class Trainer(Generic[S]):

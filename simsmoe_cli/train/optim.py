@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.recipe import TrainSettings
+from simsmoe_cli.recipe.schema import TrainSettings
 
 # Biases of stacked experts are matrices in shape only.
 _STACKED_BIASES = ("b_in", "b_out")

@@ -23,8 +23,8 @@ from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouterSpec
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.vocabulary import Vocabulary
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.objective import Objective
-from simsmoe_cli.train.window import LogWindow
+from simsmoe_cli.train.log_window import LogWindow
+from simsmoe_cli.train.objectives.base import Objective
 
 
 class Snapshot:

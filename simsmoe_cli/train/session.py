@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli import __version__, atomic
-from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli import __version__
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore, find_store
 from simsmoe_cli.errors import (
     EXIT_DATA,
@@ -25,21 +25,22 @@ from simsmoe_cli.errors import (
     UserError,
     is_out_of_memory,
 )
+from simsmoe_cli.files import atomic
+from simsmoe_cli.files.untrusted import Unreadable, read_json
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.model.size import measure
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.allocator import keep_freed_memory
-from simsmoe_cli.train.classification import Classification, TaskEvaluation
 from simsmoe_cli.train.evaluate import Evaluation
-from simsmoe_cli.train.finetune_planning import FinetunePlan
-from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.objective import S
-from simsmoe_cli.train.planning import Plan
-from simsmoe_cli.untrusted import Unreadable, read_json
+from simsmoe_cli.train.objectives.base import S
+from simsmoe_cli.train.objectives.classification import Classification, TaskEvaluation
+from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
+from simsmoe_cli.train.plan_finetuning import FinetunePlan
+from simsmoe_cli.train.plan_pretraining import Plan
 
 # Of the memory of a device; the rest is for temporary tensors, which estimates leave out.
 ROOM_TO_PLAN_WITH = 0.7

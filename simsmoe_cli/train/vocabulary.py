@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli import atomic
 from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.data.tokenizers import Tokenizer, tokenizer_class
+from simsmoe_cli.data.tokenizers.base import Tokenizer, tokenizer_class
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.untrusted import Unreadable, read_bytes
+from simsmoe_cli.files import atomic
+from simsmoe_cli.files.untrusted import Unreadable, read_bytes
+from simsmoe_cli.run.folder import RunDir
 
 LARGEST = 1 << 30  # bytes of a tokenizer's file
 

@@ -12,12 +12,13 @@ import torch
 import typer
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse import memory, reporting
+from simsmoe_cli.collapse import build as reporting
+from simsmoe_cli.collapse import free_memory as memory
 from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.errors import EXIT_COLLAPSE, EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import session
-from simsmoe_cli.train.planning import Plan
+from simsmoe_cli.train.plan_pretraining import Plan
 from tests.train.tiny import recipe
 
 Capture = pytest.CaptureFixture[str]

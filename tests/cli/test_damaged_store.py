@@ -11,10 +11,10 @@ import torch
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_DATA
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import session
-from simsmoe_cli.train.planning import Plan
+from simsmoe_cli.train.plan_pretraining import Plan
 from tests.train.tiny import recipe
 
 Capture = pytest.CaptureFixture[str]

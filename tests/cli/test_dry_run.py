@@ -12,7 +12,7 @@ import pytest
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe_loading import dump_recipe
+from simsmoe_cli.recipe.load import dump_recipe
 from tests.train.tiny import recipe
 
 Command = Callable[..., "Done"]

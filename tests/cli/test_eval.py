@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train import evaluate_run, session
-from simsmoe_cli.train.planning import Plan
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train import evaluation as evaluate_run
+from simsmoe_cli.train import session
+from simsmoe_cli.train.plan_pretraining import Plan
 from tests.train.tiny import events, recipe
 
 Capture = pytest.CaptureFixture[str]

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from simsmoe_cli.cli import generate as command
 from simsmoe_cli.cli import main
-from simsmoe_cli.cli.painting import Painter
+from simsmoe_cli.cli.expert_colours import Painter
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_SIGINT, EXIT_USAGE
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import session
-from simsmoe_cli.train.planning import Plan
+from simsmoe_cli.train.plan_pretraining import Plan
 from tests.train.test_resume import PAPER_MODEL
 from tests.train.tiny import recipe
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from simsmoe_cli import registry
 from simsmoe_cli.cli.list import list_names
-from simsmoe_cli.recipe_loading import list_recipes, load_recipe
+from simsmoe_cli.recipe.load import list_recipes, load_recipe
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

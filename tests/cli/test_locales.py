@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
+from simsmoe_cli.recipe.load import dump_recipe, load_recipe
 from tests.train.tiny import recipe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import pytest
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
-from simsmoe_cli.monitor.serving import MonitorServer
+from simsmoe_cli.monitor.serve import MonitorServer
 from tests.monitor.made_run import write_run
 
 Capture = pytest.CaptureFixture[str]
@@ -211,7 +211,7 @@ def test_a_port_in_use_is_said(
 def test_serving_without_its_extra_says_what_to_install(
     runs_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "simsmoe_cli.monitor.serving")
+    monkeypatch.delitem(sys.modules, "simsmoe_cli.monitor.serve")
     monkeypatch.setitem(sys.modules, "textual_serve.server", None)
     code, message = refused(capsys, "one", "--serve", "--runs-dir", str(runs_dir))
     assert code == EXIT_USAGE

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.data.task_store import Task, open_task
+from simsmoe_cli.data.tasks.store import Task, open_task
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -9,7 +9,7 @@ import pytest
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_USAGE
-from simsmoe_cli.recipe_loading import dump_recipe
+from simsmoe_cli.recipe.load import dump_recipe
 from tests.train.tiny import recipe
 
 Capture = pytest.CaptureFixture[str]

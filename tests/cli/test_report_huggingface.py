@@ -13,7 +13,7 @@ from simsmoe_cli.cli import main
 from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
 from tests.collapse.models import IDS, made, with_tokenizer
-from tests.collapse.test_compare import made_run
+from tests.compare.test_runs import made_run
 
 Capture = pytest.CaptureFixture[str]
 FEW = ["--text", "text.txt", "--tokens", "64"]

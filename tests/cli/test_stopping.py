@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 import torch
 
-from simsmoe_cli import atomic, export
 from simsmoe_cli.cli import main
-from simsmoe_cli.data import prepare
-from simsmoe_cli.data.prepare_task import prepare_task
+from simsmoe_cli.data.corpora import prepare
 from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.data.tasks.prepare import prepare_task
 from simsmoe_cli.errors import EXIT_SIGINT, EXIT_SIGTERM
+from simsmoe_cli.export import folder as export
+from simsmoe_cli.files import atomic
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint, session
-from simsmoe_cli.train.language_modelling import LanguageModelling
-from simsmoe_cli.train.planning import Plan
+from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
+from simsmoe_cli.train.plan_pretraining import Plan
 from tests.fuzz.driving import contents
 from tests.train.tiny import recipe
 

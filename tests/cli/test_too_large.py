@@ -10,7 +10,7 @@ import torch
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY
 from simsmoe_cli.model import size
-from simsmoe_cli.recipe_loading import dump_recipe
+from simsmoe_cli.recipe.load import dump_recipe
 from tests.train.tiny import recipe
 
 

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from simsmoe_cli.attach.routed import Routed
 from simsmoe_cli.collapse.findings import Subject
-from simsmoe_cli.collapse.measure import Options
-from simsmoe_cli.collapse.sources import Batch, LayerSpec, Routed, Size, WholeSource
+from simsmoe_cli.collapse.measure.layers import Options
+from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Size, WholeSource
 from simsmoe_cli.moe.experts.loop import LoopExperts
 
 WIDTH, HIDDEN, EXPERTS = 40, 12, 5

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli.collapse.opening import open_run
-from simsmoe_cli.collapse.run_sources import CorpusSource
+from simsmoe_cli.collapse.sources.open_run import open_run
+from simsmoe_cli.collapse.sources.run import CorpusSource
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
 from tests.train.tiny import recipe as tiny
 

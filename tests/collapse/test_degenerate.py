@@ -15,14 +15,15 @@ import pytest
 import torch
 from rich.console import Console
 
+from simsmoe_cli.attach.routed import Routed
+from simsmoe_cli.collapse.fail_above import fail_above
 from simsmoe_cli.collapse.findings import Findings, Report, Verdict
-from simsmoe_cli.collapse.gate import fail_above
-from simsmoe_cli.collapse.measure import measure
-from simsmoe_cli.collapse.report import write_report
-from simsmoe_cli.collapse.sources import Batch, LayerSpec, Routed
-from simsmoe_cli.collapse.summary import tiles
-from simsmoe_cli.collapse.tables import experts_table, pairs_table
-from simsmoe_cli.collapse.terminal import show
+from simsmoe_cli.collapse.measure.layers import measure
+from simsmoe_cli.collapse.show.html import write_report
+from simsmoe_cli.collapse.show.summary import tiles
+from simsmoe_cli.collapse.show.tables import experts_table, pairs_table
+from simsmoe_cli.collapse.show.terminal import show
+from simsmoe_cli.collapse.sources.base import Batch, LayerSpec
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import EXIT_COLLAPSE, UserError
 from simsmoe_cli.moe.experts.loop import LoopExperts

@@ -21,16 +21,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simsmoe_cli.collapse.expert_layers import (
+from simsmoe_cli.attach.find_layers import (
     ExpertLayer,
     ListedLayer,
     PairedLayer,
     RepeatedLayer,
     find_layers,
 )
-from simsmoe_cli.collapse.huggingface import HuggingFaceSource, open_huggingface
-from simsmoe_cli.collapse.measure import measure
-from simsmoe_cli.collapse.sources import Routed
+from simsmoe_cli.attach.routed import Routed
+from simsmoe_cli.collapse.measure.layers import measure
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource, open_huggingface
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
 from tests.collapse.families import NOT_REPORTED, REPORTED, VOCABULARY, families, tiny

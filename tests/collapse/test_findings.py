@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from simsmoe_cli.collapse import findings as schema
 from simsmoe_cli.collapse.findings import Estimate, Report, Verdict
-from simsmoe_cli.collapse.measure import measure
+from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from tests.collapse.planted import EXPERTS, QUICK, Planted

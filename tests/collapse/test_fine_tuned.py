@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse.measure import Options, measure
-from simsmoe_cli.collapse.opening import open_run
-from simsmoe_cli.collapse.run_sources import TaskSource, spread_texts
-from simsmoe_cli.data.task_encode import EncodedSplit
+from simsmoe_cli.collapse.measure.layers import Options, measure
+from simsmoe_cli.collapse.sources.open_run import open_run
+from simsmoe_cli.collapse.sources.run import TaskSource, spread_texts
+from simsmoe_cli.data.tasks.encode import EncodedSplit
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.rundir import RunDir, read_events
+from simsmoe_cli.run.folder import RunDir, read_events
 from tests.train.transfer import QUICK, prepare, pretrain
 
 EVERYTHING = 10**6

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.collapse.findings import Findings
-from simsmoe_cli.collapse.measure import measure
+from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.verdict import judge
 from tests.collapse.planted import EXPERTS, QUICK, Planted, oracle_biased, oracle_debiased
 

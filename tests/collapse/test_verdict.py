@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from simsmoe_cli.collapse.findings import Estimate, Findings, Sentence
-from simsmoe_cli.collapse.measure import measure
+from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.verdict import judge
 from tests.collapse.planted import EXPERTS, QUICK, Planted
 

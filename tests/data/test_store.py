@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import xxhash
 
-from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.split_tokens import CHUNK_BYTES
 from simsmoe_cli.data.store import TokenStore, find_store
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
-from simsmoe_cli.untrusted import sealed
+from simsmoe_cli.files.untrusted import sealed
 
 TEXT = "".join(f"line {number} of the text\n" for number in range(500))
 

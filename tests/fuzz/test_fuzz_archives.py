@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.data import archives
+from simsmoe_cli.data.io import archives
 from simsmoe_cli.data.store import TokenStore, is_store
-from simsmoe_cli.data.task_store import Task
+from simsmoe_cli.data.tasks.store import Task
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
 from tests.fuzz.driving import (
     cases,

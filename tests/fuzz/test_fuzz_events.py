@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simsmoe_cli.collapse.history import read_history
+from simsmoe_cli.collapse.measure.training_history import read_history
 from tests.fuzz.driving import ODD, cases, damaged, disturbed, require_clear, simsmoe
 from tests.monitor.driving import monitor, ready
 from tests.monitor.made_run import event
@@ -118,7 +118,7 @@ def disturbed_file(rng: random.Random) -> bytes:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run "whole", and "odd", whose events the cases write."""
-    from simsmoe_cli.recipe_loading import dump_recipe
+    from simsmoe_cli.recipe.load import dump_recipe
 
     folder = tmp_path_factory.mktemp("runs")
     for name in ("whole", "odd"):

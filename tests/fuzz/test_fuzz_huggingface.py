@@ -18,9 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from simsmoe_cli.collapse import reporting
+from simsmoe_cli.collapse import build as reporting
 from simsmoe_cli.collapse.findings import Report
-from simsmoe_cli.collapse.measure import Options
+from simsmoe_cli.collapse.measure.layers import Options
 from simsmoe_cli.errors import EXIT_DATA
 from tests.collapse.models import IDS, made, with_tokenizer
 from tests.fuzz.driving import (

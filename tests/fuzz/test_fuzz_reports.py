@@ -12,10 +12,10 @@ import random
 import pytest
 from rich.console import Console
 
+from simsmoe_cli.collapse.fail_above import fail_above
 from simsmoe_cli.collapse.findings import Report
-from simsmoe_cli.collapse.gate import fail_above
-from simsmoe_cli.collapse.report import page
-from simsmoe_cli.collapse.terminal import show
+from simsmoe_cli.collapse.show.html import page
+from simsmoe_cli.collapse.show.terminal import show
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import EXIT_COLLAPSE, EXIT_DATA, UserError
 from tests.collapse.reports import report

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.data.prepare_task import prepare_task
+from simsmoe_cli.data.tasks.prepare import prepare_task
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.export import load_export
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.export.folder import load_export
+from simsmoe_cli.files.untrusted import sealed, unsealed
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
-from simsmoe_cli.untrusted import sealed, unsealed
 from tests.fuzz.driving import (
     ODD,
     cases,

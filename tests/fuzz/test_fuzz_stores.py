@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import TrainStreams, evaluation_streams
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.files.untrusted import sealed
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import session
-from simsmoe_cli.train.planning import Plan
-from simsmoe_cli.untrusted import sealed
+from simsmoe_cli.train.plan_pretraining import Plan
 from tests.fuzz.driving import cases, contents, damaged, disturbed, require_clear, simsmoe
 from tests.train.tiny import recipe
 

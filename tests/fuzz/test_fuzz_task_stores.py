@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from simsmoe_cli.data.prepare_task import prepare_task
-from simsmoe_cli.data.task_encode import encode
-from simsmoe_cli.data.task_store import Task, open_task
-from simsmoe_cli.data.tokenizers import BytesTokenizer
+from simsmoe_cli.data.tasks.encode import encode
+from simsmoe_cli.data.tasks.prepare import prepare_task
+from simsmoe_cli.data.tasks.store import Task, open_task
+from simsmoe_cli.data.tokenizers.base import BytesTokenizer
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.untrusted import sealed
+from simsmoe_cli.files.untrusted import sealed
 from tests.fuzz.driving import cases, contents, damaged, disturbed, require_clear, simsmoe
 
 SPLITS = ("train", "valid", "test")

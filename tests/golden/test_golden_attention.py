@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from simsmoe_cli.model import relative
+from simsmoe_cli.kernels import relative_attention as relative
 from simsmoe_cli.model.attention import RelativeAttention
 
 

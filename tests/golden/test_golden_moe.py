@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from simsmoe_cli.model.blocks import SubLayer
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.smoe import SMoERouter
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 
 
 def test_smoe_router(shared: Path) -> None:

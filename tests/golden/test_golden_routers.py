@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from simsmoe_cli import registry
 from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec
-from simsmoe_cli.router_settings import RouterSettings, StableMoESettings, XMoESettings
+from simsmoe_cli.recipe.routers import RouterSettings, StableMoESettings, XMoESettings
 
 CASES: list[tuple[str, RouterSettings, dict[str, str]]] = [
     (

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.cka import linear_cka, rbf_cka
 from simsmoe_cli.similarity.learning import SimilarityLearning
-from simsmoe_cli.similarity_settings import SimilaritySettings
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 

@@ -17,9 +17,9 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
 import torch
 
 from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train.language_modelling import LanguageModelling
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from tests.train.tiny import recipe
 
 

@@ -16,8 +16,8 @@ import torch
 from simsmoe_cli.cli import main
 from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
 from tests.gpu.devices import BOTH, CUDA
 from tests.train import transfer
 from tests.train.test_resume import PAPER_MODEL

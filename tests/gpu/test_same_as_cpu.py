@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli import registry
-from simsmoe_cli.cpu_path import as_on_accelerators
-from simsmoe_cli.model import cross_entropy
+from simsmoe_cli.kernels import cross_entropy
+from simsmoe_cli.kernels.cpu import as_on_accelerators
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe import dispatch

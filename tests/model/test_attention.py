@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from simsmoe_cli.model import attention, relative
+from simsmoe_cli.kernels import relative_attention as relative
+from simsmoe_cli.model import attention
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
 
 BATCH, BLOCK, SPAN, WIDTH, HEADS = 2, 13, 7, 24, 3

@@ -15,8 +15,8 @@ from simsmoe_cli.model.blocks import SubLayer
 from simsmoe_cli.model.classifier import Classifier, ClassifierOutput, pool, real_places
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.recipe_loading import load_recipe
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.schema import Recipe
 from tests.routers import CASES
 
 VOCABULARY, CLASSES = 30, 3

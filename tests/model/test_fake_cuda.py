@@ -19,10 +19,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from simsmoe_cli.model import cross_entropy
+from simsmoe_cli.kernels import cross_entropy
 from simsmoe_cli.model.language_model import LanguageModel, ModelOutput
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe_loading import list_recipes, load_recipe
+from simsmoe_cli.recipe.load import list_recipes, load_recipe
 from simsmoe_cli.registry import MEASURES
 from tests.routers import CASES
 

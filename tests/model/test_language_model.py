@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 
 PAPER = {
     "attention": "relative",

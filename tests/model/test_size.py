@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.cpu_path import as_on_accelerators
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+from simsmoe_cli.kernels.cpu import as_on_accelerators
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.model.size import least_bytes, measure, memory_of, require_possible
-from simsmoe_cli.recipe_loading import load_recipe
+from simsmoe_cli.recipe.load import load_recipe
 
 VOCAB = 50
 TINY = (

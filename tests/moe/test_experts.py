@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simsmoe_cli import registry
+from simsmoe_cli.kernels import grouped_product as product
+from simsmoe_cli.kernels.grouped_product import grouped_product
 from simsmoe_cli.moe import dispatch
-from simsmoe_cli.moe.experts import product
 from simsmoe_cli.moe.experts.base import Experts
-from simsmoe_cli.moe.experts.product import grouped_product
 
 # fastmoe's part is played by its stand-in.
 pytestmark = pytest.mark.usefixtures("standin")

@@ -21,7 +21,7 @@ from simsmoe_cli.moe.experts.fastmoe import FastMoEExperts
 from simsmoe_cli.moe.experts.loop import LoopExperts
 from simsmoe_cli.moe.layer import MoELayer, portable
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 
 TOKENS, WIDTH, HIDDEN, EXPERTS = 37, 12, 20, 5
 VARIANTS = [

@@ -11,7 +11,7 @@ import torch
 from simsmoe_cli.moe.balance import balance_loss, load_fraction, z_loss
 from simsmoe_cli.moe.layer import MoELayer
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe import Recipe
+from simsmoe_cli.recipe.schema import Recipe
 
 
 def layer(**sections: dict[str, Any]) -> MoELayer:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe_loading import load_recipe
+from simsmoe_cli.recipe.load import load_recipe
 from tests.no_waiting import NoWaiting
 from tests.routers import CASES
 

@@ -19,9 +19,9 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import RouteContext, Routing
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.recipe_loading import load_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
 from tests.no_waiting import NoWaiting
 from tests.routers import CASES, overrides

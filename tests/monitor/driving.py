@@ -10,9 +10,9 @@ from typing import Any, cast
 from textual.pilot import Pilot
 from textual.widget import Widget
 
-from simsmoe_cli.monitor.alerts import Thresholds
 from simsmoe_cli.monitor.app import Monitor
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
+from simsmoe_cli.monitor.state.alerts import Thresholds
 from tests.monitor.made_run import BEGAN, STEP_S
 
 NOW = BEGAN + 2000 * STEP_S + 5

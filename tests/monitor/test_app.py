@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from simsmoe_cli.monitor.alerts import Thresholds
 from simsmoe_cli.monitor.app import Monitor
-from simsmoe_cli.monitor.layout import pages
+from simsmoe_cli.monitor.panels.load import Load
+from simsmoe_cli.monitor.panels.shared_tokens import correlation, index_of, ranks
+from simsmoe_cli.monitor.screens.layout import pages
 from simsmoe_cli.monitor.screens.picker import Picker
-from simsmoe_cli.monitor.widgets.load import Load
-from simsmoe_cli.monitor.widgets.shared import correlation, index_of, ranks
+from simsmoe_cli.monitor.state.alerts import Thresholds
 from tests.monitor.driving import NOW, dashboard, drive, monitor, seen, text_of, until
 from tests.monitor.made_run import EXPERTS, cka_of, score, write_run
 

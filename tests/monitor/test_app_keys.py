@@ -12,17 +12,17 @@ from textual.dom import DOMNode
 from textual.pilot import Pilot
 
 from simsmoe_cli.monitor.app import Monitor
+from simsmoe_cli.monitor.panels.cka import Cka
+from simsmoe_cli.monitor.panels.events import Events
+from simsmoe_cli.monitor.panels.layers import Layers
+from simsmoe_cli.monitor.panels.load import Load
+from simsmoe_cli.monitor.panels.panel import Panel
+from simsmoe_cli.monitor.panels.score import Score
+from simsmoe_cli.monitor.panels.shared_tokens import Shared
+from simsmoe_cli.monitor.panels.signals import Signals
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.screens.help import Help
 from simsmoe_cli.monitor.screens.picker import Picker
-from simsmoe_cli.monitor.widgets.cka import Cka
-from simsmoe_cli.monitor.widgets.events import Events
-from simsmoe_cli.monitor.widgets.layers import Layers
-from simsmoe_cli.monitor.widgets.load import Load
-from simsmoe_cli.monitor.widgets.panel import Panel
-from simsmoe_cli.monitor.widgets.score import Score
-from simsmoe_cli.monitor.widgets.shared import Shared
-from simsmoe_cli.monitor.widgets.signals import Signals
 from tests.monitor.driving import dashboard, drive, monitor, seen, text_of, until
 from tests.monitor.made_run import write_run
 

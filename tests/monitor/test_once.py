@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simsmoe_cli.monitor.alerts import Thresholds
-from simsmoe_cli.monitor.layers import LayerSimilarity, most_alike
+from simsmoe_cli.monitor.json_snapshot import SNAPSHOT_SCHEMA, read, snapshot
 from simsmoe_cli.monitor.once import pearson, picture
-from simsmoe_cli.monitor.snapshot import SNAPSHOT_SCHEMA, read, snapshot
-from simsmoe_cli.rundir import finite, read_events
+from simsmoe_cli.monitor.state.alerts import Thresholds
+from simsmoe_cli.monitor.state.layers import LayerSimilarity, most_alike
+from simsmoe_cli.run.folder import finite, read_events
 from tests.monitor.made_run import BEGAN, STEP_S, event, write_run
 
 NOW = BEGAN + STEP_S * 2000
@@ -147,7 +147,7 @@ def test_the_snapshot_of_a_run_that_has_not_begun_is_full_of_nulls(tmp_path: Pat
 
 
 def test_every_field_of_the_snapshot_is_documented(made: Path) -> None:
-    from simsmoe_cli.monitor import snapshot as module
+    from simsmoe_cli.monitor import json_snapshot as module
 
     assert module.__doc__ is not None
     (run,) = snapshot([read(made)])["runs"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks.monitor import append_events, opened, write_run
-from simsmoe_cli.monitor import follow
-from simsmoe_cli.monitor.alerts import Thresholds
-from simsmoe_cli.monitor.follow import Follower
-from simsmoe_cli.monitor.history import RunHistory
-from simsmoe_cli.monitor.tail import Tail
+from simsmoe_cli.monitor.read import follow
+from simsmoe_cli.monitor.read.follow import Follower
+from simsmoe_cli.monitor.read.tail import Tail
+from simsmoe_cli.monitor.state.alerts import Thresholds
+from simsmoe_cli.monitor.state.run import RunHistory
 
 STEPS, LAYERS, EXPERTS, PROBE_EVERY = 12_000, 6, 40, 2000
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simsmoe_cli.monitor.history import RunHistory
-from simsmoe_cli.monitor.tail import Batch, Tail
+from simsmoe_cli.monitor.read.tail import Batch, Tail
+from simsmoe_cli.monitor.state.run import RunHistory
 from tests.monitor.made_run import event
 
 JSON = st.recursive(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.learning import SimilarityLearning
-from simsmoe_cli.similarity_settings import SimilaritySettings
 
 WIDTH = 12
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from simsmoe_cli.cpu_path import as_on_accelerators
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.kernels.cpu import as_on_accelerators
 from simsmoe_cli.registry import MEASURES, load
 from simsmoe_cli.similarity.cka import debiased_linear_cka, pairwise_debiased_cka
 from simsmoe_cli.similarity.learning import SimilarityResult

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.registry import MEASURES, load, resolve
-from simsmoe_cli.similarity_settings import SimilaritySettings
 from tests.similarity.measuring import make, related, with_gradients
 
 every_measure = pytest.mark.parametrize("name", MEASURES)

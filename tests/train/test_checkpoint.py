@@ -16,16 +16,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from simsmoe_cli import atomic
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.files import atomic
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from tests.train.test_resume import assert_same_run
 from tests.train.tiny import events, recipe
 
@@ -159,7 +159,7 @@ def test_running_out_of_memory_is_not_taken_for_another_model(
 
     folder = checkpoint.find(run, "last")
     state = checkpoint.read_state(folder)
-    monkeypatch.setattr("simsmoe_cli.saved.load_model", no_memory)
+    monkeypatch.setattr("simsmoe_cli.run.checkpoint.load_model", no_memory)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         checkpoint.load_weights(folder, state, LanguageModel(recipe(), state["vocab_size"]))
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import Tokens
 from simsmoe_cli.errors import EXIT_DATA, UserError

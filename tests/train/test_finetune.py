@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.data.task_encode import TaskBatches
+from simsmoe_cli.data.tasks.encode import TaskBatches
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
 from simsmoe_cli.moe.routers.stablemoe import StableMoERouter
-from simsmoe_cli.recipe_loading import load_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.classification import Classification, TaskEvaluation, some
-from simsmoe_cli.train.finetune_planning import FinetunePlan, plan_finetuning
 from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.objectives.classification import Classification, TaskEvaluation, some
+from simsmoe_cli.train.plan_finetuning import FinetunePlan, plan_finetuning
 from simsmoe_cli.train.probes import probe
 from simsmoe_cli.train.signals import Stopped
 from tests.no_waiting import NoWaiting

@@ -16,11 +16,12 @@ import torch
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
 from simsmoe_cli.moe.routers.base import RouteContext
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
-from simsmoe_cli.train import checkpoint, language_modelling
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.objectives import language_modelling
 from simsmoe_cli.train.optim import learning_rate
 from simsmoe_cli.train.signals import Stopped
 from tests.train.test_resume import PAPER_MODEL, assert_same_run

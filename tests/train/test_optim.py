@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.recipe import TrainSettings
+from simsmoe_cli.recipe.schema import TrainSettings
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
 from tests.train.tiny import recipe
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext, Routing
-from simsmoe_cli.rundir import EventLog, read_events
+from simsmoe_cli.run.folder import EventLog, read_events
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.probes import probe, probe_batch

@@ -15,10 +15,10 @@ from torch import nn
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import profiling
-from simsmoe_cli.train.language_modelling import LanguageModelling
 from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from tests.train.test_resume import PAPER_MODEL
 from tests.train.tiny import events, recipe, without_times
 

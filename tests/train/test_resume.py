@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from simsmoe_cli.errors import EXIT_SIGTERM
-from simsmoe_cli.recipe_loading import dump_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.signals import Stopped

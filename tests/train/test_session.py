@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import load_file
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.data.prepare import prepare
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
 from simsmoe_cli.model.size import measure
-from simsmoe_cli.recipe_loading import dump_recipe, load_recipe
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.recipe.load import dump_recipe, load_recipe
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint, session
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.planning import plan_training
+from simsmoe_cli.train.plan_pretraining import plan_training
 from tests.train.tiny import events, recipe
 
 Pretrain = Callable[..., int]
@@ -405,7 +405,7 @@ def test_a_model_too_large_for_memory_leaves_nothing(
     def too_large(*args: Any) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
-    monkeypatch.setattr("simsmoe_cli.train.language_modelling.LanguageModel", too_large)
+    monkeypatch.setattr("simsmoe_cli.train.objectives.language_modelling.LanguageModel", too_large)
     assert pretrain("--name", "mine") == EXIT_OUT_OF_MEMORY
     assert "model.width (now 32)" in error(capsys)
     assert list(Path("runs").iterdir()) == []

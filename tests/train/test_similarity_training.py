@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from simsmoe_cli.schedule import value_at
+from simsmoe_cli.recipe.schedule import value_at
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.signals import Stopped

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.rundir import RunDir, read_events
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.folder import RunDir, read_events
 
 TINY: dict[str, dict[str, Any]] = {
     "model": {"pattern": "sg", "repeats": 2, "width": 32, "heads": 2},

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli.data.prepare_task import prepare_task
-from simsmoe_cli.rundir import RunDir
+from simsmoe_cli.data.tasks.prepare import prepare_task
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import session
-from simsmoe_cli.train.planning import Plan
+from simsmoe_cli.train.plan_pretraining import Plan
 from tests.train.tiny import recipe
 
 LETTERS = {"down": "dn", "even": "ev", "up": "up"}

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from simsmoe_cli.kernels.swiglu import swiglu
 from simsmoe_cli.moe import dispatch
-from simsmoe_cli.moe.swiglu import swiglu
 
 
 class Experts(nn.Module):

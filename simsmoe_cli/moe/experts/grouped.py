@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from simsmoe_cli.kernels.grouped_product import grouped_product
 from simsmoe_cli.moe.experts.base import Experts
-from simsmoe_cli.moe.experts.product import grouped_product
 
 ALIGNMENT = 8
 

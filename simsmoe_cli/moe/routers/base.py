@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.balance import balance_loss
-from simsmoe_cli.router_settings import RouterSettings
+from simsmoe_cli.recipe.routers import RouterSettings
 
 
 @dataclass(frozen=True)

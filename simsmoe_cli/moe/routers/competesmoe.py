@@ -44,7 +44,7 @@ from simsmoe_cli.moe.routers.base import (
     fp32_linear,
     softmax_routing,
 )
-from simsmoe_cli.router_settings import CompeteSMoESettings
+from simsmoe_cli.recipe.routers import CompeteSMoESettings
 
 
 class CompeteSMoERouter(Router):

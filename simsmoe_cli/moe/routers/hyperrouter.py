@@ -27,7 +27,7 @@ from simsmoe_cli.moe.routers.base import (
     fp32_linear,
     softmax_routing,
 )
-from simsmoe_cli.router_settings import HyperRouterSettings
+from simsmoe_cli.recipe.routers import HyperRouterSettings
 
 
 class HyperRouter(Router):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
-from simsmoe_cli.router_settings import LossFreeSettings
+from simsmoe_cli.recipe.routers import LossFreeSettings
 
 
 class LossFreeRouter(Router):

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
-from simsmoe_cli.router_settings import ReMoESettings
+from simsmoe_cli.recipe.routers import ReMoESettings
 
 LARGEST = 1.0
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
-from simsmoe_cli.router_settings import SMoEDropoutSettings
+from simsmoe_cli.recipe.routers import SMoEDropoutSettings
 
 
 class SMoEDropoutRouter(Router):

@@ -38,7 +38,7 @@ from simsmoe_cli.moe.routers.base import (
     token_ids,
     vocabulary_of,
 )
-from simsmoe_cli.router_settings import StableMoESettings
+from simsmoe_cli.recipe.routers import StableMoESettings
 
 INIT_GAIN = 0.1
 PUBLISHED_INIT_GAIN, PUBLISHED_TAU = 0.32, 0.3

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simsmoe_cli.moe.balance import balance_loss
 from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
-from simsmoe_cli.router_settings import SwitchSettings
+from simsmoe_cli.recipe.routers import SwitchSettings
 
 
 class SwitchRouter(Router):

@@ -30,7 +30,7 @@ from simsmoe_cli.moe.routers.base import (
     fp32_linear,
     softmax_routing,
 )
-from simsmoe_cli.router_settings import XMoESettings
+from simsmoe_cli.recipe.routers import XMoESettings
 
 INIT_GAIN = 0.32
 PUBLISHED_DIMENSION, PUBLISHED_NORM, PUBLISHED_TAU = 8, 1.5, 0.3

@@ -19,21 +19,21 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer
 
-from simsmoe_cli.monitor.alerts import Thresholds
-from simsmoe_cli.monitor.follow import Follower, Following, News
-from simsmoe_cli.monitor.layout import Page, page_of, pages
+from simsmoe_cli.monitor.panels.cka import Cka
+from simsmoe_cli.monitor.panels.events import Events
+from simsmoe_cli.monitor.panels.header import Header
+from simsmoe_cli.monitor.panels.layers import Layers
+from simsmoe_cli.monitor.panels.load import Load
+from simsmoe_cli.monitor.panels.panel import Panel
+from simsmoe_cli.monitor.panels.score import Score
+from simsmoe_cli.monitor.panels.shared_tokens import Shared
+from simsmoe_cli.monitor.panels.signals import Signals
+from simsmoe_cli.monitor.panels.tabs import Tab, Tabs
+from simsmoe_cli.monitor.read.follow import Follower, Following, News
 from simsmoe_cli.monitor.screens.keys import DASHBOARD_BINDINGS
-from simsmoe_cli.monitor.selection import Selection
-from simsmoe_cli.monitor.widgets.cka import Cka
-from simsmoe_cli.monitor.widgets.events import Events
-from simsmoe_cli.monitor.widgets.header import Header
-from simsmoe_cli.monitor.widgets.layers import Layers
-from simsmoe_cli.monitor.widgets.load import Load
-from simsmoe_cli.monitor.widgets.panel import Panel
-from simsmoe_cli.monitor.widgets.score import Score
-from simsmoe_cli.monitor.widgets.shared import Shared
-from simsmoe_cli.monitor.widgets.signals import Signals
-from simsmoe_cli.monitor.widgets.tabs import Tab, Tabs
+from simsmoe_cli.monitor.screens.layout import Page, page_of, pages
+from simsmoe_cli.monitor.state.alerts import Thresholds
+from simsmoe_cli.monitor.state.selection import Selection
 
 PLAY_EVERY_S = 0.25
 DRAW_WHILE_READING_S = 2.0

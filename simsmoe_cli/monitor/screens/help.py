@@ -13,9 +13,9 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Static
 
-from simsmoe_cli.monitor.follow import Follower
+from simsmoe_cli.monitor.panels.panel import Panel
+from simsmoe_cli.monitor.read.follow import Follower
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
-from simsmoe_cli.monitor.widgets.panel import Panel
 
 
 class Help(ModalScreen[None]):

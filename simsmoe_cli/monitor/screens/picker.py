@@ -16,8 +16,8 @@ from textual.screen import Screen
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
 
-from simsmoe_cli.monitor.alerts import duration
-from simsmoe_cli.monitor.runs import RunSummary, find_runs
+from simsmoe_cli.monitor.state.alerts import duration
+from simsmoe_cli.monitor.state.runs import RunSummary, find_runs
 
 if TYPE_CHECKING:
     from simsmoe_cli.monitor.app import Monitor

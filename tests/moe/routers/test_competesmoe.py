@@ -14,8 +14,8 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import MoELayer
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.moe.routers.competesmoe import CompeteSMoERouter, competing_layers
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.router_settings import CompeteSMoESettings
+from simsmoe_cli.recipe.routers import CompeteSMoESettings
+from simsmoe_cli.recipe.schema import Recipe
 
 WIDTH, EXPERTS, STEPS = 8, 6, 10
 EVERY_STEP = {"rate": 1.0, "warmup": 0.0}

@@ -9,7 +9,7 @@ from simsmoe_cli.errors import EXIT_USAGE, UserError
 from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec
 from simsmoe_cli.moe.routers.expert_choice import ExpertChoiceRouter
 from simsmoe_cli.moe.routers.smoe import SMoERouter
-from simsmoe_cli.recipe_loading import load_recipe
+from simsmoe_cli.recipe.load import load_recipe
 
 EXPERTS = 4
 

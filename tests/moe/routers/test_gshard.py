@@ -10,7 +10,7 @@ import torch
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.gshard import GShardRouter
-from simsmoe_cli.router_settings import GShardSettings
+from simsmoe_cli.recipe.routers import GShardSettings
 
 EXPERTS = 5
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.hyperrouter import HyperRouter
-from simsmoe_cli.router_settings import HyperRouterSettings
+from simsmoe_cli.recipe.routers import HyperRouterSettings
 
 WIDTH, EXPERTS, HIDDEN = 12, 5, 20
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.loss_free import LossFreeRouter
-from simsmoe_cli.router_settings import LossFreeSettings
+from simsmoe_cli.recipe.routers import LossFreeSettings
 
 
 def make(experts: int = 4, top_k: int = 2, gamma: float = 0.01) -> LossFreeRouter:

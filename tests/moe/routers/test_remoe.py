@@ -11,8 +11,8 @@ from torch import Tensor
 from simsmoe_cli.moe.layer import MoELayer
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.remoe import ReMoERouter
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.router_settings import ReMoESettings
+from simsmoe_cli.recipe.routers import ReMoESettings
+from simsmoe_cli.recipe.schema import Recipe
 
 WIDTH, EXPERTS = 16, 8
 

@@ -11,9 +11,9 @@ from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.layer import MoELayer
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
-from simsmoe_cli.recipe import Recipe
-from simsmoe_cli.recipe_loading import load_recipe
-from simsmoe_cli.router_settings import SMoEDropoutSettings
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.routers import SMoEDropoutSettings
+from simsmoe_cli.recipe.schema import Recipe
 
 NAME = "moe.router=smoe-dropout"
 

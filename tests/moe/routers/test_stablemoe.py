@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec, Routing
 from simsmoe_cli.moe.routers.stablemoe import StableMoERouter, router
-from simsmoe_cli.router_settings import StableMoESettings
+from simsmoe_cli.recipe.routers import StableMoESettings
 
 EXPERTS, WIDTH, VOCABULARY, STEPS = 6, 16, 40, 100
 

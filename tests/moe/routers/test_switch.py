@@ -7,7 +7,7 @@ import torch
 
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.switch import SwitchRouter
-from simsmoe_cli.router_settings import SwitchSettings
+from simsmoe_cli.recipe.routers import SwitchSettings
 
 
 def make(jitter: float = 0.1) -> SwitchRouter:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
 from simsmoe_cli.moe.routers.xmoe import PublishedXMoERouter, XMoERouter, router
-from simsmoe_cli.router_settings import XMoESettings
+from simsmoe_cli.recipe.routers import XMoESettings
 
 
 def make(experts: int = 8, **settings: Any) -> XMoERouter:

@@ -1,0 +1,107 @@
+"""Options and output that several commands share. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simsmoe_cli.recipe.schema import Recipe
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting; repeatable."),
+]
+RouterOption = Annotated[str | None, typer.Option(help="Same as --set moe.router=NAME.")]
+SimilarityOption = Annotated[
+    str | None,
+    typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
+]
+ProfileOption = Annotated[
+    int,
+    typer.Option(
+        "--profile",
+        min=0,
+        max=100_000,
+        metavar="N",
+        show_default=False,
+        help="Record N steps after the first three with torch's profiler: a trace and a table of "
+        "where time and memory went, in the run's folder profile.",
+    ),
+]
+
+# What published work trains on: the distinct bytes of enwik8.
+ASSUMED_VOCABULARY = 205
+
+
+def all_overrides(
+    settings: list[str] | None, router: str | None, similarity: str | None
+) -> list[str]:
+    """What --set, --router and --similarity change in a recipe, as `load_recipe` takes it."""
+    overrides = list(settings or [])
+    if router is not None:
+        overrides.append(f"moe.router={router}")
+    if similarity is not None:
+        overrides.append(f"similarity.preset={similarity}")
+    return overrides
+
+
+def quieten_profiler() -> None:
+    """Keep what torch's profiler tells its own developers off the terminal; before torch comes."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, with escapes where its encoding lacks characters."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    complete = codecs.lookup(encoding).name.startswith("utf")
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=not complete))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that takes text as it is: no markup, emoji or highlighting.
+
+    What would control a terminal is shown as escapes, wherever it comes from. Piped output is as
+    wide as its lines need, so that other programs see whole cells.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from simsmoe_cli.errors import visible
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **options)
+
+    plain = Plain(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not plain.is_terminal:
+        plain.width = 1000
+    return plain
+
+
+def shell(*words: str | Path) -> str:
+    """A command line that a shell splits into these words."""
+    return shlex.join(str(word) for word in words)
+
+
+def expected_vocabulary(recipe: Recipe) -> tuple[int, str]:
+    """Vocabulary size of a recipe whose corpus is not prepared yet, and where it comes from."""
+    from simsmoe_cli import registry
+
+    corpus, tokenizer = recipe.data.corpus, recipe.data.tokenizer
+    if corpus in registry.CORPORA:
+        facts = registry.load("corpora", corpus)
+        if facts.vocab_size is not None and facts.tokenizer == tokenizer:
+            return facts.vocab_size, f"all of {corpus} with tokenizer {tokenizer}"
+    return ASSUMED_VOCABULARY, f"assumed, as '{corpus}' is not prepared"

@@ -1,0 +1,198 @@
+"""From folders to a report: which checkpoints, of which run, against which other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from simsmoe_cli.collapse.estimate import Plan, plan
+from simsmoe_cli.collapse.findings import Findings, Report
+from simsmoe_cli.collapse.measure.layers import Options, measure, with_pair_of
+from simsmoe_cli.collapse.show.local_paths import without_paths
+from simsmoe_cli.collapse.sources.base import Source
+from simsmoe_cli.collapse.sources.huggingface.folder import other_folder
+from simsmoe_cli.collapse.sources.huggingface.source import open_huggingface
+from simsmoe_cli.collapse.sources.open_run import checkpoints, open_run
+from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.errors import UserError, nearest
+from simsmoe_cli.run import checkpoint as saved
+from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.layer_labels import find_layers, layer_labels
+
+HELD_OUT = ("valid", "test")
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+ROWS = 4096  # tokens that all experts see, where it is not said
+
+
+class View(Protocol):
+    """What is told how a report comes along."""
+
+    def say(self, words: str) -> None:
+        """Something that is worth a line."""
+
+    def at(self, words: str, share: float) -> None:
+        """So much of what takes long is done, 0 to 1; in words, what is done now."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure.
+
+    Attributes:
+        path: a run folder, or that of a Hugging Face model.
+        against: another to compare with.
+        checkpoint: best, last, all or a step; None is best. Of `against` it is best where `path`
+            shows all.
+        split: of HELD_OUT; None is valid.
+        text: a file for a Hugging Face model.
+        tokens: that all experts see; None: ROWS, or fewer of a large model.
+        layers: which to measure, as the model numbers them; None: all with experts.
+        device: where to compute.
+        data_dir: where prepared corpora lie.
+    """
+
+    path: Path
+    against: Path | None
+    checkpoint: str | None
+    split: str | None
+    text: Path | None
+    tokens: int | None
+    layers: str | None
+    device: torch.device
+    data_dir: Path
+
+
+def make_report(request: Request, view: View) -> Report:
+    """Measure and judge.
+
+    Args:
+        request: what to measure.
+        view: told what it costs, and how it comes along.
+
+    Raises:
+        UserError: contradictory or unknown settings, or a folder that cannot be measured.
+    """
+    _check(request)
+    others = [
+        source
+        for path in (request.against,)
+        if path is not None
+        for source in _sources(path, request, last_only=True)
+    ]
+    found: list[Findings] = []
+    for source in _sources(request.path, request, last_only=False):
+        made = _plan(source, request, view)
+        found.append(_measure(source, made, view))
+    against = None
+    if others:
+        theirs = _plan(others[0], request, view)
+        against = _measure(others[0], theirs, view)
+        found[-1], against = _one_pair(
+            (found[-1], source, made.options), (against, others[0], theirs.options)
+        )
+    return Report(findings=found, against=against, verdict=judge(found[-1], against))
+
+
+def is_huggingface(folder: Path) -> bool:
+    """Whether a folder holds a Hugging Face model and not a run."""
+    return (folder / "config.json").is_file() and not RunDir(folder).recipe.is_file()
+
+
+def _check(request: Request) -> None:
+    if request.split is not None and request.split not in HELD_OUT:
+        raise UserError(
+            f"no held-out split '{request.split}'",
+            where="--split",
+            hint=nearest(request.split, HELD_OUT),
+        )
+    folders = [path for path in (request.path, request.against) if path is not None]
+    if len({path.resolve() for path in folders}) < len(folders):
+        raise UserError("a run cannot be compared with itself", where="--against")
+    models = [is_huggingface(path) for path in folders]
+    for path, model in zip(folders, models, strict=True):
+        run = RunDir(path)
+        other = None if model or run.recipe.exists() or run.events.exists() else other_folder(path)
+        if other is not None:
+            raise other
+        if not model:
+            saved.require_run(run)
+    if request.text is not None and not any(models):
+        raise UserError(
+            "a run is measured on its own corpus",
+            where="--text",
+            hint="Leave it out: it is for a Hugging Face model.",
+        )
+    for name, value in (("--checkpoint", request.checkpoint), ("--split", request.split)):
+        if value is not None and all(models):
+            raise UserError(
+                "a Hugging Face model has none", where=name, hint="Leave it out: it is for a run."
+            )
+
+
+def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[Source]:
+    """What is to be measured of a folder, opened one after the other."""
+    if is_huggingface(path):
+        yield open_huggingface(path, request.text, device=request.device)
+        return
+    run, which = RunDir(path), request.checkpoint or "best"
+    if last_only and which == "all":
+        which = "best"
+    for name in checkpoints(run, which):
+        yield open_run(
+            run,
+            name,
+            split=request.split or "valid",
+            data_dir=request.data_dir,
+            device=request.device,
+        )
+
+
+def _name(source: Source) -> str:
+    step = source.subject.step
+    return source.subject.name + ("" if step is None else f", step {step:,}")
+
+
+def _plan(source: Source, request: Request, view: View) -> Plan:
+    """Which layers and how many tokens are measured; what it costs is told."""
+    layers = list(range(len(source.layers)))
+    if request.layers is not None:
+        labels = layer_labels([layer.name for layer in source.layers])
+        layers = find_layers(request.layers, labels, "--layers")
+    options = Options(rows=request.tokens or ROWS)
+    asked = request.tokens is not None
+    made = plan(source, options, layers, request.device, asked=asked)
+    view.say(f"{_name(source)}: {made.words}")
+    return made
+
+
+def _measure(source: Source, made: Plan, view: View) -> Findings:
+    name, layers = _name(source), len(made.layers)
+
+    def on_progress(share: float, done: int) -> None:
+        of_all = made.forward * share + (1 - made.forward) * done / layers
+        words = "reading text" if done == 0 else f"{done} of {layers} layers measured"
+        view.at(f"{name}: {words}", of_all)
+
+    found = measure(source, made.options, on_progress, made.layers)
+    subject = found.subject.model_copy(update={"settings": without_paths(found.subject.settings)})
+    text = found.text.model_copy(update={"notes": without_paths(found.text.notes)})
+    settings = found.settings.model_copy(
+        update={"precision": PRECISIONS.get(source.size.dtype, str(source.size.dtype))}
+    )
+    return found.model_copy(update={"subject": subject, "text": text, "settings": settings})
+
+
+def _one_pair(
+    main: tuple[Findings, Source, Options], against: tuple[Findings, Source, Options]
+) -> tuple[Findings, Findings]:
+    """Both runs with the difference of one pair: the most alike of the run where it is more so."""
+    (here, source, options), (there, other, theirs) = main, against
+    if here.difference is None or there.difference is None:
+        return here, there
+    if here.difference.cka >= there.difference.cka:
+        return here, with_pair_of(there, other, theirs, here)
+    return with_pair_of(here, source, options, there), there

@@ -1,0 +1,177 @@
+"""What a report will cost, before it starts: time and memory, and how much is measured at all.
+
+Multiplications are counted from the sizes of the model; a product timed on this machine says how
+long they take. Memory is that of this process now, and what comes on top of it at the fullest
+moment. Where it does not fit, fewer tokens are measured, and it is said; where that is not enough,
+the report is refused.
+
+Shapes: T tokens, R rows, D model width, N experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from simsmoe_cli.collapse import free_memory as memory
+from simsmoe_cli.collapse.measure.layers import DENSE_BYTES, NULL_EXPERTS, OF_RUNNING, Options
+from simsmoe_cli.collapse.sources.base import Size, Source
+from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import TOGETHER
+from simsmoe_cli.collapse.sources.text_windows import tokens_together
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+
+LARGE = 1e13  # multiplications for all experts on all rows beyond which the default rows are fewer
+FEWEST_DEFAULT_ROWS = 1024
+FEWEST_ROWS = 256  # that are still tried where memory is short
+READ_PER_S = 1e9  # bytes of weights, from a disk and into the precision computed in
+PROBE = 768  # rows and columns of the products timed
+OF_PROBE = 0.6  # of that speed, what a whole model reaches
+STATISTICS = 8  # times `Options.products`, what all statistics of a layer cost together
+PASSES = 60  # over all outputs of a layer that the statistics make, in multiplications a number
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a report is made, and what it costs.
+
+    Attributes:
+        options: what is measured.
+        layers: places of the layers to measure.
+        seconds: about how long it takes.
+        size: bytes of memory it takes at most, about.
+        forward: share of the time that the forward pass takes.
+    """
+
+    options: Options
+    layers: list[int]
+    seconds: float
+    size: float
+    forward: float
+
+    @property
+    def words(self) -> str:
+        """Time and memory: "about 12 min, 4.1 GB"."""
+        return f"about {duration(self.seconds)}, {memory.gigabytes(self.size)}"
+
+
+def plan(
+    source: Source,
+    options: Options,
+    layers: Sequence[int],
+    device: torch.device,
+    *,
+    asked: bool = True,
+) -> Plan:
+    """Decide how much is measured, and say what it costs.
+
+    Args:
+        source: what is to be measured; a note is added to it where less is measured than `options`
+            say.
+        options: what is asked for.
+        layers: places of the layers to measure.
+        device: where to compute.
+        asked: whether the rows were asked for; else a large model is measured on fewer.
+
+    Raises:
+        UserError: it does not fit into memory, whatever is left out.
+    """
+    size = source.size
+    if not asked:
+        options = _default(size, options, layers)
+    free = memory.available(device)
+    here = memory.resident() if device.type == "cpu" else 0
+    wanted = options
+    while free is not None and bytes_needed(size, options) > free * (1 - memory.RESERVE):
+        if options.rows <= FEWEST_ROWS:
+            raise UserError(
+                f"a report needs about {memory.gigabytes(bytes_needed(size, options))} more of "
+                f"memory even on {options.rows:,} tokens, and {memory.gigabytes(free)} are free",
+                where=source.subject.name,
+                hint="Close other programs, or use a machine with more memory.",
+                code=EXIT_OUT_OF_MEMORY,
+            )
+        rows = max(FEWEST_ROWS, options.rows // 2)
+        options = replace(options, rows=rows, tokens=max(rows, options.all_tokens // 2))
+    if options.rows < wanted.rows:
+        source.notes = [
+            *source.notes,
+            f"{options.rows:,} tokens were measured and not {wanted.rows:,}, which do not fit into "
+            f"{memory.gigabytes(free or 0)} of memory",
+        ]
+    dtype = size.dtype if device.type == "cpu" else torch.float32
+    forward = size.products_per_token * options.all_tokens / speed(device, dtype)
+    forward += size.stored / READ_PER_S
+    dense = sum(size.in_experts[place] for place in layers) * options.rows / speed(device, dtype)
+    statistics = sum(_statistics(size, place, options) for place in layers)
+    rest = dense + statistics / speed(device, torch.float32)
+    return Plan(
+        options,
+        list(layers),
+        forward + rest,
+        here + bytes_needed(size, options),
+        forward / max(forward + rest, 1e-9),
+    )
+
+
+def bytes_needed(size: Size, options: Options) -> float:
+    """Bytes that measuring takes at its fullest moment, beyond the model as it is in memory now."""
+    rows, tokens = options.rows, options.all_tokens
+    outputs = 4.0 * rows * size.experts * size.width
+    shuffled = outputs * min(1.0, NULL_EXPERTS / size.experts)
+    part = min(outputs, DENSE_BYTES)
+    statistics = outputs + shuffled + 2 * part
+    vector = size.width * size.dtype.itemsize
+    logits = 12.0 * min(tokens, tokens_together(size.vocab_size)) * size.vocab_size
+    if not size.layer:  # all in memory: inputs of all layers are kept
+        kept = 4.0 * rows * size.width * len(size.in_experts)
+        return kept + statistics + 2 * part + logits
+    hidden = 3.0 * tokens * vector + 2.0 * rows * vector
+    forward = min(tokens, TOGETHER) * size.top_k * 5.0 * vector
+    reading = 0.7 * size.layer
+    while_at_hand = max(reading, forward, outputs + 3 * part)
+    return hidden + max(size.layer + while_at_hand, statistics, logits)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: "12 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+@functools.cache
+def speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Multiplications a second of a whole model here, from a few products of matrices."""
+    left = torch.ones(PROBE, PROBE, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.mm(left, left)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return OF_PROBE * PROBE**3 / best
+
+
+def _default(size: Size, options: Options, layers: Sequence[int]) -> Options:
+    """Rows that all experts see for about what it costs to send all tokens to K of them."""
+    if sum(size.in_experts[place] for place in layers) * options.rows < LARGE:
+        return options
+    share = size.top_k / size.experts
+    rows = min(options.rows, max(FEWEST_DEFAULT_ROWS, int(options.all_tokens * share)))
+    return replace(options, rows=rows, tokens=options.all_tokens)
+
+
+def _statistics(size: Size, place: int, options: Options) -> float:
+    """Multiplications that the statistics of a layer cost, about."""
+    bound = max(options.products, options.rows * size.in_experts[place] / OF_RUNNING)
+    numbers = options.rows * size.experts * size.width
+    whole = size.experts * size.width * options.rows**2
+    matching = min(options.matching, size.experts * size.in_experts[place])
+    return STATISTICS * min(bound, whole) + 2 * matching + PASSES * numbers

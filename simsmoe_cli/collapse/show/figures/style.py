@@ -1,0 +1,319 @@
+"""What all figures have in common: style, size, and how they become SVG and PNG.
+
+Figures are matplotlib `Figure` objects without pyplot, so there is no window, no current figure
+and no state between two of them. They are one column of a paper wide, which is also what a phone
+shows without shrinking the letters. The same findings give the same bytes of SVG. Colours are
+those of Okabe and Ito (2008) and uniform colour maps, so nothing depends on telling red from
+green.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+
+from simsmoe_cli.collapse.findings import Findings, LayerFindings
+from simsmoe_cli.collapse.show.format import clean, labels, number, short
+
+WIDTH = 3.5  # inches: one column of a paper
+PNG_DPI = 200
+LABEL = 20  # letters of a layer's label
+# Points of one run beyond which an SVG holds them as one image, for its size.
+MANY_POINTS = 2000
+
+INK = "#1b2430"
+MUTED = "#5d6875"
+RULE = "#d5dae1"
+# In the order in which runs and layers take them.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# What a page may recolour for a dark background.
+THEMED = {INK: "ink", MUTED: "muted", RULE: "rule"} | {
+    colour: f"series-{number}" for number, colour in enumerate(SERIES)
+}
+
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 8,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "hatch.color": MUTED,
+    "hatch.linewidth": 0.5,
+    "svg.hashsalt": "simsmoe",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and its words.
+
+    Attributes:
+        name: of its files, without suffix.
+        title: a few words.
+        caption: how to read it, with n, interval and null.
+        figure: drawn inside `style()`.
+        alone: not for the page, whose other figures show the same.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    alone: bool = False
+
+
+@contextlib.contextmanager
+def style(**more: Any) -> Iterator[None]:
+    """The settings of matplotlib all figures are drawn and saved with, whatever the user's are."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A name in letters the font lacks is shown as boxes in PNG; that is no one's error.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE | more)
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def inline_svg(drawing: Drawing) -> str:
+    """The figure for a page: an <svg> element whose text is text and whose colours are the
+    page's, with a label for those who do not see it."""
+    with style(**{"svg.fonttype": "none"}):
+        FigureCanvasSVG(drawing.figure)
+        _lay_out(drawing.figure)
+        buffer = io.StringIO()
+        drawing.figure.savefig(
+            buffer, format="svg", dpi=PNG_DPI, transparent=True, metadata=_no_metadata()
+        )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Identifiers are of the whole page.
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{drawing.name}-", text)
+    for colour, name in THEMED.items():
+        text = text.replace(colour, f"var(--{name})")
+    label = html.escape(clean(f"{drawing.title}. {drawing.caption}"), quote=True)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def svg_file(drawing: Drawing) -> bytes:
+    """A file for a paper, title and caption with it; letters are paths, the same everywhere."""
+    with style(**{"svg.fonttype": "path"}), _words(drawing) as box:
+        FigureCanvasSVG(drawing.figure)
+        buffer = io.BytesIO()
+        drawing.figure.savefig(
+            buffer,
+            format="svg",
+            dpi=PNG_DPI,
+            bbox_inches=box,
+            facecolor="white",
+            metadata=_no_metadata(),
+        )
+    return buffer.getvalue()
+
+
+def png_file(drawing: Drawing) -> bytes:
+    """The same as pixels."""
+    with style(), _words(drawing) as box:
+        FigureCanvasAgg(drawing.figure)
+        buffer = io.BytesIO()
+        drawing.figure.savefig(
+            buffer,
+            format="png",
+            dpi=PNG_DPI,
+            bbox_inches=box,
+            facecolor="white",
+            metadata={"Software": None},
+        )
+    return buffer.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Once, and not again for every file of a figure."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def _no_metadata() -> dict[str, None]:
+    return dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+@contextlib.contextmanager
+def _words(drawing: Drawing) -> Iterator[Bbox]:
+    """Title above and caption below the figure, for a file that stands alone; the box of all."""
+    figure = drawing.figure
+    _lay_out(figure)
+    width, height = figure.get_size_inches()
+    title = textwrap.fill(clean(drawing.title), round(width * 12.5))
+    caption = textwrap.fill(clean(drawing.caption), round(width * 21))
+    gap = 0.06
+    texts = [
+        figure.text(0.02, 1 + gap / height, title, fontsize=9, fontweight="bold", va="bottom"),
+        figure.text(
+            0.02, -gap / height, caption, fontsize=6, color=MUTED, va="top", linespacing=1.35
+        ),
+    ]
+    above = 2 * gap + _lines(title) * 9 * 1.3 / 72
+    below = 2 * gap + _lines(caption) * 6 * 1.4 / 72
+    try:
+        yield Bbox([[0, -below], [width, height + above]])
+    finally:
+        for text in texts:
+            text.remove()
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
+
+
+# Heat maps
+
+
+def as_array(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
+    """A matrix with nan where it is undefined."""
+    return np.array(
+        [[np.nan if value is None else value for value in row] for row in matrix], dtype=np.float64
+    )
+
+
+def heat_map(
+    axes: Axes,
+    values: NDArray[np.float64],
+    colours: Colormap,
+    scale: Normalize,
+    *,
+    diagonal: bool = False,
+    decimals: int | None = None,
+) -> None:
+    """A matrix as coloured cells; undefined ones are hatched.
+
+    Args:
+        axes: to draw on.
+        values: [rows, columns], nan where undefined.
+        colours, scale: which colour a value gets.
+        diagonal: leave the diagonal grey, where it is 1 by definition.
+        decimals: of the value written into its cell; None writes none.
+    """
+    undefined = np.isnan(values)
+    pixels = colours(scale(np.nan_to_num(values)))
+    pixels[undefined] = 0
+    if diagonal:
+        pixels[np.diag_indices(len(values))] = (0.5, 0.5, 0.5, 0.25)
+    axes.set_facecolor("none")
+    axes.patch.set_hatch("//////" if undefined.any() else "")
+    axes.imshow(pixels, interpolation="none", aspect="auto")
+    axes.grid(False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if decimals is None:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        if undefined[row, column] or (diagonal and row == column):
+            continue
+        red, green, blue, _ = pixels[row, column]
+        light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5
+        axes.text(
+            column,
+            row,
+            number(value, decimals).replace("0.", ".", 1),
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="#000000" if light else "#ffffff",
+        )
+
+
+def expert_ticks(axes: Axes, experts: int) -> None:
+    """Numbers of experts along both sides, as many as can be read."""
+    ticks = range(0, experts, 1 if experts <= 16 else -(-experts // 8))
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+
+
+def legend_above(axes: Axes, columns: int) -> None:
+    """A legend outside the axes, so that it hides nothing."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.6
+    )
+
+
+def layer_axis(axes: Axes, layers: Sequence[LayerFindings]) -> None:
+    """The horizontal axis of figures by layer."""
+    every = max(1, -(-len(layers) // 12))
+    shown = layers[::every]
+    words = [short(layer.label, LABEL) for layer in shown]
+    axes.set_xticks([layer.layer for layer in shown], words)
+    if any(len(word) > 4 for word in words):
+        axes.tick_params(axis="x", rotation=90)
+    axes.set_xlabel("layer with experts, first to last")
+    axes.grid(False, axis="x")
+
+
+def from_zero(axes: Axes) -> None:
+    """The vertical axis from 0, or from below it where values lie there."""
+    if axes.dataLim.y0 >= 0:
+        axes.set_ylim(bottom=0)
+
+
+def colour_bar(
+    figure: Figure, colours: Colormap, scale: Normalize, axes: Any, **how: Any
+) -> Colorbar:
+    """The scale of a heat map beside it."""
+    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, **{"pad": 0.02, **how})
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    return bar
+
+
+def subjects(main: Findings, against: Findings | None) -> list[tuple[Findings, str, str]]:
+    """Each run with its name and colour."""
+    first, second = labels(main.subject, against.subject if against else None)
+    found = [(main, first, SERIES[0])]
+    return found if against is None else [*found, (against, second, SERIES[1])]

@@ -1,0 +1,76 @@
+"""A report in a terminal: verdict, a table per layer, the most alike pairs, where the files are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from simsmoe_cli.collapse.fail_above import partly_undefined
+from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.collapse.show import tables
+from simsmoe_cli.collapse.show.format import clean, number
+from simsmoe_cli.collapse.show.summary import SIGNS, TONES, about, tiles
+
+PAIRS_SHOWN = 5
+STYLES = {"good": "green", "note": "", "warning": "yellow", "bad": "red"}
+
+
+def show(report: Report, console: Console, written: Sequence[Path]) -> None:
+    """Print the summary of a report.
+
+    Args:
+        report: what to show.
+        console: takes text as it is, as `cli.common.console` gives.
+        written: its files.
+    """
+    verdict = report.verdict
+    style = f"bold {STYLES[TONES[verdict.level]]}"
+    console.print(Text(clean(report.main.subject.name), "bold"))
+    console.print(Text(clean(about(report)), "dim"))
+    console.print()
+    console.print(Text(clean(verdict.headline), style))
+    grid = Table.grid(padding=(0, 1))
+    for sentence in verdict.sentences:
+        tone = STYLES[sentence.tone]
+        grid.add_row(Text(f" {SIGNS[sentence.tone]}", tone), Text(clean(sentence.text)))
+    console.print(grid)
+    console.print()
+    numbers = Table.grid(padding=(0, 2))
+    for label, value, digits, below in tiles(report.main, report.against):
+        numbers.add_row(
+            Text(clean(label)), Text(number(value, digits), "bold"), Text(clean(below), "dim")
+        )
+    console.print(numbers)
+    _print_table(console, tables.layers_table(report).brief())
+    for text in partly_undefined(report.main):
+        console.print(Text(f"Note: {text}.", "yellow"))
+    checkpoints = tables.checkpoints_table(report)
+    if checkpoints is not None:
+        _print_table(console, checkpoints)
+    _print_table(console, tables.pairs_table(report, PAIRS_SHOWN).brief())
+    _print_files(console, written)
+
+
+def _print_table(console: Console, shown: tables.Table) -> None:
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=shown.name, title_justify="left")
+    for column in shown.columns:
+        drawn.add_column(Text(clean(column.label)), justify="left" if column.words else "right")
+    for row in shown.rows:
+        drawn.add_row(*(Text(clean(cell.text), "red" if cell.tone else "") for cell in row))
+    console.print(drawn)
+
+
+def _print_files(console: Console, written: Sequence[Path]) -> None:
+    """Where the report is; figures by their folder."""
+    figures = [path for path in written if path.suffix in (".png", ".svg")]
+    for path in written:
+        if path not in figures:
+            console.print(Text(clean(str(path))), soft_wrap=True)
+    if figures:
+        where = clean(str(figures[0].parent))
+        console.print(Text(f"{where} ({len(figures)} files)"), soft_wrap=True)

@@ -1,0 +1,227 @@
+"""How a text goes through a Hugging Face model of which one decoder layer at a time is in memory.
+
+All windows of the text are one batch. The model's own `forward` runs on it once, so that masks,
+positions and whatever else goes from layer to layer is its own. Each decoder layer, when its turn
+comes, is read from the files, runs on some windows after the other, is measured if that is wanted,
+and its memory is given back. What leaves the last layer then goes through the rest of the model,
+again some windows at a time, for the loss. So memory holds one layer and a vector per token, and
+each weight is read once.
+
+Shapes: B windows, M block, b some of the windows, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simsmoe_cli.attach.expert_calls import Watched, watching
+from simsmoe_cli.collapse.sources.base import Listener, Reading
+from simsmoe_cli.collapse.sources.huggingface.loading import foreign_code
+from simsmoe_cli.collapse.sources.text_windows import tokens_together, windows
+from simsmoe_cli.data.streams import IGNORED
+
+if TYPE_CHECKING:
+    from simsmoe_cli.collapse.sources.huggingface.source import LayerwiseSource
+
+TOGETHER = 4096  # tokens that go through a decoder layer at once
+
+
+class _Stop(Exception):
+    """The last layer that matters is done; with what left the backbone, if it got so far."""
+
+    def __init__(self, output: Any = None):
+        super().__init__()
+        self.output = output
+
+
+class LayerWalk:
+    """One text on its way through a model; arguments as for `Source.walk`."""
+
+    def __init__(
+        self,
+        source: LayerwiseSource,
+        tokens: int,
+        rows: int,
+        listener: Listener,
+        layers: Collection[int],
+        loss: bool,
+    ):
+        self.source, self.listener, self.loss = source, listener, loss
+        self.failed: Exception | None = None
+        self.where = source.subject.name
+        self.model: Any = source.model
+        device = source.layer_weights.device
+        parts = list(windows(source.tokens, source.block, tokens, rows, False, TOGETHER))
+        self.inputs_BM = torch.cat([inputs for inputs, _, _ in parts]).to(device)
+        self.targets_BM = torch.cat([targets for _, targets, _ in parts]).to(device)
+        self.windows, self.block = self.inputs_BM.shape
+        self.parts: list[tuple[slice, bool]] = []
+        start = 0
+        for inputs, _, measured in parts:
+            self.parts.append((slice(start, start + len(inputs)), measured))
+            start += len(inputs)
+        if self.windows == self.block:
+            # Nothing told windows and places of a window apart: one more, which no one looks at.
+            self.inputs_BM = torch.cat([self.inputs_BM, self.inputs_BM[:1]])
+            self.parts.append((slice(start, start + 1), False))
+        names = source.layer_weights.layers
+        self.places = {
+            name: [place for place in layers if source.decoder_of[place] == name] for name in names
+        }
+        wanted = [number for number, name in enumerate(names) if self.places[name]]
+        self.names = names if self.loss else names[: max(wanted, default=0) + 1]
+
+    @torch.no_grad()
+    def run(self) -> Reading:
+        """Send the text through."""
+        modules = {name: self.model.get_submodule(name) for name in self.names}
+        own = {name: module.forward for name, module in modules.items()}
+        base = self._base()
+        for name, module in modules.items():
+            module.forward = self._through(name, own[name])
+        hook = base.register_forward_hook(_stop_after)
+        try:
+            with foreign_code("this model cannot be run", self.where):
+                output = self._backbone()
+        finally:
+            hook.remove()
+            for name, module in modules.items():
+                module.forward = own[name]
+        self.source.layer_weights.release()
+        if self.failed is not None:
+            raise self.failed
+        scored, nats, choices = self._score(base, output) if self.loss else (0, 0.0, None)
+        self.listener.progress(1.0)
+        real_BM = self.targets_BM != IGNORED
+        ids = [
+            token
+            for part, measured in self.parts
+            if measured
+            for token in self.inputs_BM[part][real_BM[part]].tolist()
+        ]
+        read_T = self.inputs_BM[: self.windows][real_BM]
+        return Reading(ids, read_T, scored, nats, choices=choices)
+
+    def _base(self) -> nn.Module:
+        """The smallest model that holds the decoder layers: what comes after it is the head."""
+        name = self.source.layer_weights.stack
+        while True:
+            name = name.rpartition(".")[0]
+            module: nn.Module = self.model.get_submodule(name)
+            if not name or hasattr(module, "base_model_prefix"):
+                return module
+
+    def _backbone(self) -> Any:
+        """The model's own forward pass, as far as the output layer."""
+        try:
+            output = self.model(input_ids=self.inputs_BM, use_cache=False)
+        except _Stop as stop:
+            return stop.output
+        return output
+
+    def _through(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A decoder layer's forward, some windows after the other."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            places, outputs = self.places[name], []
+            watched = [self.source.watched[place] for place in places]
+            for number, (part, measured) in enumerate(self.parts):
+                some = [self._some(value, part) for value in args]
+                named = {key: self._some(value, part) for key, value in kwargs.items()}
+                with watching(watched):
+                    outputs.append(forward(*some, **named))
+                self._tell(places, watched, part, measured)
+                self.listener.progress(self._share(name, (number + 1) / len(self.parts)))
+            output = _joined(outputs)
+            del outputs, some, named
+            try:
+                for place in places:
+                    self.listener.seen(place)
+            except Exception as error:  # not an error of the model's code
+                self.failed = error
+                raise _Stop from None
+            if name == self.names[-1] and not self.loss:
+                raise _Stop
+            return output
+
+        return run
+
+    def _tell(self, places: list[int], watched: list[Watched], part: slice, measured: bool) -> None:
+        if part.start >= self.windows:
+            return
+        real_T = self.targets_BM[part].flatten() != IGNORED
+        with foreign_code("the experts of this model cannot be run", self.where):
+            for place, one in zip(places, watched, strict=True):
+                self.listener.routed(place, one.result(real_T, self.where), measured)
+
+    def _share(self, name: str, of_layer: float) -> float:
+        head = 1 if self.loss else 0
+        return (self.names.index(name) + of_layer) / (len(self.names) + head)
+
+    def _some(self, value: Any, part: slice) -> Any:
+        """Those of some windows, of what has a part for each window; all else as it is."""
+        if isinstance(value, Tensor):
+            of_windows = (
+                value.ndim >= 2
+                and len(value) == len(self.inputs_BM)
+                and (value.ndim == 4 or value.shape[1] == self.block)
+            )
+            return value[part] if of_windows else value
+        if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+            return type(value)(self._some(item, part) for item in value)
+        if type(value) is dict:
+            return {key: self._some(item, part) for key, item in value.items()}
+        return value
+
+    def _score(self, base: nn.Module, output: Any) -> tuple[int, float, int | None]:
+        """Predictions scored, their summed cross-entropy and their choices, by some windows."""
+        scored, nats, choices = 0, 0.0, None
+        step = max(1, tokens_together(self.source.vocab_size) // self.block)
+        own = base.forward
+        try:
+            for start in range(0, self.windows, step):
+                part = slice(start, min(start + step, self.windows))
+                base.forward = _gives(output, part)
+                with foreign_code("this model cannot be run", self.where):
+                    found = self.model(input_ids=self.inputs_BM[part], use_cache=False)
+                targets_T = self.targets_BM[part].flatten()
+                nats += F.cross_entropy(
+                    found.logits.flatten(0, 1).float(),
+                    targets_T,
+                    ignore_index=IGNORED,
+                    reduction="sum",
+                ).item()
+                scored += int((targets_T != IGNORED).sum().item())
+                choices = found.logits.shape[-1]
+        finally:
+            base.forward = own
+        return scored, nats, choices
+
+
+def _stop_after(module: nn.Module, args: Any, output: Any) -> None:
+    raise _Stop(output)
+
+
+def _gives(output: Any, part: slice) -> Callable[..., Any]:
+    """A forward that gives what left the backbone, of some windows."""
+    if isinstance(output, tuple):
+        return lambda *args, **kwargs: (output[0][part], *output[1:])
+    some = copy.copy(output)
+    some["last_hidden_state"] = output["last_hidden_state"][part]
+    return lambda *args, **kwargs: some
+
+
+def _joined(outputs: list[Any]) -> Any:
+    """What a layer gave for some windows after the other, as for all at once."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(outputs)
+    if isinstance(first, (tuple, list)):
+        return type(first)(map(_joined, map(list, zip(*outputs, strict=True))))
+    return first

@@ -1,0 +1,190 @@
+"""Checkpoints of run folders as sources of a report; `opening.py` finds what they are made of.
+
+A language model reads windows of its corpus, and a fine-tuned classifier whole texts of its task,
+as many of them and as evenly spread as it reads in evaluation; padding is left out of everything.
+Both compute in fp32 whatever they were trained in, so that rounding is no part of what is measured.
+
+Shapes: B streams or texts, M block or longest text, T tokens, D model width, N experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from simsmoe_cli.attach.routed import Routed
+from simsmoe_cli.collapse.sources.base import Batch, Size, WholeSource
+from simsmoe_cli.collapse.sources.text_windows import TOGETHER, tokens_together, windows
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.data.streams import IGNORED, Tokens
+from simsmoe_cli.data.tasks.encode import Batch as Texts
+from simsmoe_cli.data.tasks.encode import EncodedSplit, collate
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.model.classifier import Classifier, real_places
+from simsmoe_cli.model.language_model import Backbone, LanguageModel
+from simsmoe_cli.moe.routers.base import RouteContext, Routing
+
+
+class RunSource(WholeSource):
+    """A model of ours; what is known of it and its text is as in `Source`."""
+
+    def __init__(self, model: Backbone, context: RouteContext, tokenizer: Tokenizer, **facts: Any):
+        super().__init__(**facts)
+        self.model = model.eval()
+        self.context = context
+        self.tokenizer = tokenizer
+        self.device = next(model.parameters()).device
+
+    def _run(
+        self, inputs: tuple[Any, ...], context: RouteContext, real_T: Tensor
+    ) -> tuple[Any, list[Routed]]:
+        """The model's output, and what its layers did with the real tokens, which are at real_T."""
+        taken: list[Tensor] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+            for layer in self.model.moe_layers
+        ]
+        try:
+            with torch.no_grad():
+                output = self.model(*inputs, context)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        routings: list[Routing] = [layer.routing for layer in output.moe]
+        routed = slice(None) if context.real_T is not None else real_T
+        return output, [
+            Routed(x.flatten(0, -2)[real_T], routing.index_TK[routed], routing.logits_TN[routed])
+            for x, routing in zip(taken, routings, strict=True)
+        ]
+
+    def dense(self, layer: int, x_TD: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.model.moe_layers[layer].experts.dense(x_TD).float()
+
+    def weights(self, layer: int) -> list[Tensor]:
+        experts = self.model.moe_layers[layer].experts
+        entering, leaving = experts.w_in.detach(), experts.w_out.detach().mT
+        if experts.b_in is not None:
+            entering = torch.cat([entering, experts.b_in.detach()[..., None]], dim=-1)
+        # SwiGLU stacks gate and up: a hidden unit has a row of each.
+        halves = list(entering.chunk(2, dim=1)) if experts.swiglu else [entering]
+        return [*halves, leaving]
+
+    @property
+    def size(self) -> Size:
+        layers = range(len(self.layers))
+        recipe = self.model.recipe
+        weights = [self.weights(layer) for layer in layers]
+        return Size.of(self.model, weights, recipe.moe.top_k, self.model.vocab_size)
+
+    def text_of(self, ids: list[int]) -> list[str]:
+        return [self.tokenizer.decode([token]) for token in ids]
+
+
+class CorpusSource(RunSource):
+    """A language model and the corpus it was trained on."""
+
+    model: LanguageModel
+
+    def __init__(
+        self, model: LanguageModel, context: RouteContext, store: TokenStore, **facts: Any
+    ):
+        super().__init__(model, context, store.tokenizer, **facts)
+        self.store = store
+        self.tokens: Tokens = store.checked_split(self.split)
+
+    def read(self, tokens: int, rows: int) -> Iterator[Batch]:
+        carries = self.model.position is not None
+        memory: list[Tensor] = []
+        together = tokens_together(self.model.vocab_size)
+        for inputs, targets, measured in windows(
+            self.tokens, self.block, tokens, rows, carries, together
+        ):
+            batch, memory = self._read(inputs.to(self.device), targets.to(self.device), memory)
+            batch.rows = measured
+            yield batch
+
+    def _read(
+        self, inputs_BM: Tensor, targets_BM: Tensor, memory: list[Tensor]
+    ) -> tuple[Batch, list[Tensor]]:
+        real_T = (targets_BM.flatten() != IGNORED).nonzero().flatten()
+        output, layers = self._run((inputs_BM, memory), self.context, real_T)
+        nats = F.cross_entropy(
+            output.logits.flatten(0, 1).float(),
+            targets_BM.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        batch = Batch(
+            inputs_BM.flatten()[real_T],
+            layers,
+            False,
+            nats.item(),
+            len(real_T),
+            choices=output.logits.shape[-1],
+        )
+        return batch, output.memory
+
+
+class TaskSource(RunSource):
+    """A fine-tuned classifier and the texts of its task.
+
+    A text's routing does not depend on the others it is read with, but where the router is
+    expert-choice, which spreads the tokens of a whole batch.
+    """
+
+    model: Classifier
+
+    def __init__(
+        self,
+        model: Classifier,
+        context: RouteContext,
+        tokenizer: Tokenizer,
+        texts: EncodedSplit,
+        **facts: Any,
+    ):
+        super().__init__(model, context, tokenizer, **facts)
+        self.texts = texts
+
+    def read(self, tokens: int, rows: int) -> Iterator[Batch]:
+        read_E = spread_texts(self.texts, np.arange(len(self.texts)), tokens)
+        rows_E = spread_texts(self.texts, read_E, rows)
+        for measured, index_E in ((True, rows_E), (False, np.setdiff1d(read_E, rows_E))):
+            by_length = index_E[np.argsort(self.texts.lengths[index_E], kind="stable")]
+            longest = int(self.texts.lengths[read_E].max())
+            together = max(1, TOGETHER // longest)
+            for start in range(0, len(by_length), together):
+                batch = self._read(collate(self.texts, by_length[start : start + together]))
+                batch.rows = measured
+                yield batch
+
+    def _read(self, texts: Texts) -> Batch:
+        length_B, label_B = texts.mask.sum(1), texts.labels.to(self.device)
+        real_T = real_places(length_B, texts.ids.shape[1]).to(self.device)
+        ids_BM = texts.ids.to(self.device)
+        context = replace(self.context, real_T=real_T)
+        output, layers = self._run((ids_BM, length_B.to(self.device)), context, real_T)
+        logits_BC = output.logits.float()
+        return Batch(
+            ids_BM.flatten()[real_T],
+            layers,
+            False,
+            F.cross_entropy(logits_BC, label_B, reduction="sum").item(),
+            len(label_B),
+            int((logits_BC.argmax(1) == label_B).sum().item()),
+            choices=logits_BC.shape[1],
+        )
+
+
+def spread_texts(texts: EncodedSplit, index_E: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
+    """Those of some texts that hold about so many tokens together, at least one, evenly spread."""
+    of_all = int(texts.lengths[index_E].sum())
+    wanted = min(len(index_E), max(1, round(len(index_E) * tokens / of_all)))
+    return index_E[np.linspace(0, len(index_E) - 1, wanted).round().astype(np.int64)]

@@ -1,0 +1,169 @@
+"""From a landed text to the files of a store: fit the tokenizer, encode, count, vouch.
+
+Every text is read in blocks that end where its tokenizer allows, so the ids are those of the text
+encoded at once, and memory does not grow with the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+from simsmoe_cli.data.corpora.facts import SPLITS
+from simsmoe_cli.data.corpora.plain_text import Counts, Text, too_short
+from simsmoe_cli.data.io.background import Beside
+from simsmoe_cli.data.io.download import Progress
+from simsmoe_cli.data.split_tokens import ChunkSums
+from simsmoe_cli.data.store import (
+    LONGEST,
+    MANIFEST,
+    FileInfo,
+    Manifest,
+    Settings,
+    SourceInfo,
+    SplitInfo,
+)
+from simsmoe_cli.data.tokenizers.base import (
+    BytesTokenizer,
+    CharsTokenizer,
+    Ids,
+    Tokenizer,
+    WordsTokenizer,
+    whole_blocks,
+)
+from simsmoe_cli.errors import printable
+from simsmoe_cli.files.untrusted import sealed
+
+SAMPLE_BYTES = 10_000_000
+# The disk is kept busy while the rest is encoded, so that little is left to wait for.
+SYNC_BYTES = 1 << 24
+
+
+def write_store(
+    folder: Path,
+    name: str,
+    corpus: str,
+    settings: Settings,
+    text: Text,
+    source: SourceInfo,
+    report: Progress,
+    lent: Tokenizer | None = None,
+) -> None:
+    """Fit the tokenizer unless one is lent, encode all splits, and write the manifest last."""
+    report("fit the tokenizer", 0, None)
+    try:
+        tokenizer = lent or _fit(settings, text)
+        content = tokenizer.dump()
+        _write_whole(folder / tokenizer.file_name, content)
+        splits = {split: _encode(text, split, tokenizer, folder, report) for split in SPLITS}
+    finally:
+        text.require_unchanged()
+    manifest = Manifest(
+        name=name,
+        corpus=corpus,
+        whole=text.whole,
+        unit=tokenizer.unit,
+        tokenizer=tokenizer.kind,
+        tokenizer_file=FileInfo(
+            file=tokenizer.file_name,
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        ),
+        vocab_size=tokenizer.vocab_size,
+        dtype=tokenizer.dtype.str,
+        settings=settings,
+        source=source,
+        splits=splits,
+        warnings=[printable(warning, LONGEST) for warning in text.warnings],
+    )
+    facts = sealed(manifest.model_dump(mode="json"))
+    text_of_it = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    _write_whole(folder / MANIFEST, text_of_it.encode())
+
+
+def _fit(settings: Settings, text: Text) -> Tokenizer:
+    """The tokenizer of a text: alphabets and words from all splits, pieces from train alone."""
+    if settings.tokenizer == "sentencepiece":
+        from simsmoe_cli.data.tokenizers.sentencepiece import PiecesTokenizer
+
+        sample = text.sample("train", SAMPLE_BYTES)
+        assert settings.vocab_size is not None
+        return PiecesTokenizer.fit(sample, settings.vocab_size, settings.sp_model)
+    if settings.tokenizer == "chars":
+        return CharsTokenizer.fit(_all_blocks(text, CharsTokenizer))
+    if settings.tokenizer == "words":
+        return WordsTokenizer.fit(_all_blocks(text, WordsTokenizer), settings.vocab_size)
+    return BytesTokenizer() if settings.vocab == "bytes256" else BytesTokenizer.fit(text.chunks())
+
+
+def _all_blocks(text: Text, tokenizer: type[Tokenizer]) -> Iterator[bytes]:
+    """The splits one after the other, each in blocks the tokenizer can take apart."""
+    cut = tokenizer.safe_cut
+    return chain.from_iterable(whole_blocks(text.chunks(split), cut) for split in SPLITS)
+
+
+def _encode(
+    text: Text, split: str, tokenizer: Tokenizer, folder: Path, report: Progress
+) -> SplitInfo:
+    """Write the ids of one split and count what they stand for."""
+    counts, digest, sums = Counts(), hashlib.sha256(), ChunkSums()
+    begun, _ = text.span(split)
+    tokens = unsynced = 0
+    with open(folder / f"{split}.bin", "wb") as file, Beside() as beside, Beside() as syncing:
+
+        def chunks() -> Iterator[bytes]:
+            read, chunk = begun, b""
+            for chunk in text.chunks(split):
+                beside(counts.feed, chunk)
+                read += len(chunk)
+                report("encode", read, text.size)
+                yield chunk
+            if tokenizer.closes_last_line and not chunk.endswith(b"\n"):
+                yield b"\n"
+
+        def vouch(ids: Ids) -> None:
+            digest.update(ids.data)
+            sums.feed(ids)
+
+        for block in whole_blocks(chunks(), tokenizer.safe_cut):
+            ids = tokenizer.encode(block)
+            beside(vouch, ids)
+            file.write(ids.data)
+            tokens += ids.size
+            unsynced += ids.nbytes
+            if unsynced >= SYNC_BYTES:
+                syncing(os.fsync, file.fileno())
+                unsynced = 0
+        beside.wait()
+        syncing.wait()
+        _flush(file)
+    if tokens < 2:
+        raise too_short(f"{text.size} bytes")
+    return SplitInfo(
+        file=f"{split}.bin",
+        size=tokens * tokenizer.dtype.itemsize,
+        sha256=digest.hexdigest(),
+        tokens=tokens,
+        bytes=counts.bytes,
+        characters=counts.characters,
+        lines=counts.lines,
+        words=counts.words,
+        chunks=sums.finish(),
+    )
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """A small file, on the disk when this returns."""
+    with open(path, "wb") as file:
+        file.write(content)
+        _flush(file)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

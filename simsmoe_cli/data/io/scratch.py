@@ -1,0 +1,81 @@
+"""Where something is prepared: one process at a time, with a scratch folder, clear about the disk.
+
+What is downloaded and unpacked lies in a folder `.NAME.scratch-PID` beside the place; what is
+prepared is built in a partial folder there and renamed when it is whole (`atomic.py`). All of this
+happens under a lock. What a failure leaves is removed at once, what a killed process leaves by the
+next one that prepares something there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from simsmoe_cli.data.io.download import DISK_FULL, Progress
+from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.files import atomic
+
+
+@contextlib.contextmanager
+def clear_os_errors(out: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"no room left for what is prepared ({os.strerror(error.errno).lower()})",
+                where=str(out),
+                hint="Free some space or choose another disk with --data-dir or --out; "
+                "nothing half-written was left.",
+                code=EXIT_DATA,
+            ) from None
+        reason = (error.strerror or str(error)).lower()
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else out
+        raise UserError(reason, where=str(where), code=EXIT_DATA) from None
+
+
+@contextlib.contextmanager
+def locked(out: Path, report: Progress) -> Iterator[None]:
+    """Let one process at a time prepare what goes there; the others wait for it."""
+    if not out.name.isprintable():
+        raise UserError(
+            "its name has characters that no terminal can show",
+            where=str(out),
+            hint="Choose another name with --name or --out.",
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out.parent / f".{out.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report("wait for another prepare-data", 0, None)
+        lock.acquire()
+    try:
+        atomic.clean(out.parent, out.name)
+        for left in _scratch_folders(out):
+            shutil.rmtree(left)
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """A folder for what is not kept."""
+    folder = out.parent / f".{out.name}.scratch-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_folders(out: Path) -> list[Path]:
+    prefix = f".{out.name}.scratch-"
+    return [path for path in out.parent.iterdir() if path.name.startswith(prefix)]

@@ -1,0 +1,247 @@
+"""A trained model as one folder that others can use: weights, configuration, tokenizer, a readme.
+
+Two formats. `simsmoe` holds any model of this project and is read back by `load_export`. `mixtral`
+is the layout of Hugging Face's Mixtral, for models that are one (`model/mixtral.py`). The folder is
+built beside its place and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_file, save_model
+
+from simsmoe_cli import __version__
+from simsmoe_cli.data.tokenizers.base import Tokenizer, tokenizer_class
+from simsmoe_cli.data.tokenizers.tokenizer_json import fast_tokenizer
+from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.export.mixtral import mixtral_config, mixtral_tensors, require_mixtral
+from simsmoe_cli.files import atomic
+from simsmoe_cli.files.untrusted import Unreadable, read_bytes, read_json, validated
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.moe.layer import portable
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint as saved
+from simsmoe_cli.run.opened import Trained
+
+FORMATS = ("simsmoe", "mixtral")
+SCHEMA = 1
+WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+LARGEST_VOCABULARY = 1 << 30  # bytes of a tokenizer's file
+CPU = torch.device("cpu")
+BODIES = {
+    "simsmoe": """
+| file | what |
+|---|---|
+| model.safetensors | parameters and buffers, what routers remember among them |
+| config.json | the resolved recipe, the size of the vocabulary, the step of the weights |
+| TOKENIZER | the vocabulary |
+
+```python
+from pathlib import Path
+
+import torch
+from simsmoe_cli.export.folder import load_export
+
+model, tokenizer, context = load_export(Path("."))
+tokens = torch.tensor([tokenizer.encode("a text").tolist()])
+logits = model(tokens, context=context).logits
+```
+""",
+    "mixtral": """
+The layout is that of Mixtral in Hugging Face transformers.
+
+| file | what |
+|---|---|
+| model.safetensors | parameters in fp32 |
+| config.json | the configuration |
+| tokenizer.json, tokenizer_config.json | the vocabulary |
+
+```python
+from transformers import AutoTokenizer, MixtralForCausalLM
+
+model = MixtralForCausalLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+logits = model(**tokenizer("a text", return_tensors="pt")).logits
+```
+
+There are no special tokens: no text begins or ends with one, so say how much to generate.
+""",
+}
+LEFT_OUT = "\nWhat the vocabulary lacks is left out of a text without a word.\n"
+TOKENIZER_NOTES = {
+    "bytes": LEFT_OUT,
+    "chars": LEFT_OUT,
+    "words": "\nA line end is read as `<eos>`, and `<eos>` is not written as a line end.\n",
+}
+
+
+class Config(saved.Facts):
+    """The config.json of an export of format simsmoe. Fields that only inform are passed over."""
+
+    step: saved.Count
+    vocab_size: int = Field(ge=1, le=saved.LARGEST_VOCABULARY)
+    tokenizer: saved.TokenizerFacts
+    recipe: Recipe
+
+
+def export(trained: Trained, out: Path, kind: str) -> list[str]:
+    """Write the folder.
+
+    Args:
+        trained: the checkpoint.
+        out: a folder that does not exist yet, or is empty.
+        kind: "simsmoe" or "mixtral".
+
+    Returns:
+        The names of its files.
+
+    Raises:
+        UserError: an unknown format, a model that has not its layout, or a folder that is in use.
+    """
+    if kind not in FORMATS:
+        raise UserError(
+            f"unknown format '{printable(kind)}'", where="--format", hint=nearest(kind, FORMATS)
+        )
+    if kind == "mixtral":
+        require_mixtral(trained.recipe)
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                "is not an empty folder", where=str(out), hint="Choose a new or empty one."
+            )
+        with atomic.whole_folder(out) as partial:
+            _fill(trained, partial, kind)
+            files = sorted(path.name for path in partial.iterdir())
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"cannot write the export: {reason}", where=str(out), code=EXIT_DATA
+        ) from None
+    return files
+
+
+def load_export(
+    folder: Path, device: torch.device = CPU
+) -> tuple[LanguageModel, Tokenizer, RouteContext]:
+    """An exported model of format simsmoe, in evaluation mode, its tokenizer, and the context its
+    routers expect in every forward pass.
+
+    Raises:
+        UserError: the folder holds none, or one that is damaged or of another version.
+    """
+    try:
+        content = read_json(folder / CONFIG)
+        named = content if isinstance(content, dict) else {}
+        if (named.get("format"), named.get("schema")) != ("simsmoe", SCHEMA):
+            raise Unreadable("is of another format or version")
+    except FileNotFoundError:
+        raise _unreadable(folder / CONFIG, "the file is missing") from None
+    except Unreadable as error:
+        raise _unreadable(folder / CONFIG, f"it {error}") from None
+    try:
+        config = validated(Config, content)
+    except Unreadable as error:
+        raise _unreadable(folder / CONFIG, str(error)) from None
+    recipe, weights = portable(config.recipe, device), folder / WEIGHTS
+    try:
+        file = folder / config.tokenizer.file
+        tokenizer = tokenizer_class(config.tokenizer.kind).load(
+            read_bytes(file, LARGEST_VOCABULARY)
+        )
+        saved.require_model(weights, lambda: LanguageModel(recipe, config.vocab_size))
+        model = LanguageModel(recipe, config.vocab_size).to(device)
+        load_model(model, weights, strict=True, device=str(device))
+    except FileNotFoundError:
+        raise _unreadable(file, "the file is missing") from None
+    except Unreadable as error:
+        raise _unreadable(file, f"it {error}") from None
+    except UserError as error:
+        raise _unreadable(Path(error.where or file), error.what) from None
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(weights, str(error)) from None
+    if tokenizer.vocab_size != config.vocab_size:
+        raise _unreadable(folder / CONFIG, "vocab_size is not that of the tokenizer")
+    context = RouteContext(step=config.step, total_steps=recipe.train.steps)
+    return model.eval(), tokenizer, context
+
+
+def _fill(trained: Trained, folder: Path, kind: str) -> None:
+    model, state = trained.model(CPU), trained.state
+    tokenizer = trained.store.tokenizer
+    if kind == "mixtral":
+        save_file(mixtral_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
+        _write_json(folder / CONFIG, mixtral_config(trained.recipe, state["vocab_size"]))
+        _write_json(folder / "tokenizer.json", fast_tokenizer(tokenizer))
+        _write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "clean_up_tokenization_spaces": False,
+            },
+        )
+    else:
+        save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+        (folder / tokenizer.file_name).write_bytes(tokenizer.dump())
+        manifest = trained.store.manifest
+        config = {
+            "format": "simsmoe",
+            "schema": SCHEMA,
+            "simsmoe": __version__,
+            "run": trained.run.name,
+            "step": state["step"],
+            "corpus": manifest.name,
+            "corpus_warnings": manifest.warnings,
+            "tokenizer": {"kind": tokenizer.kind, "file": tokenizer.file_name},
+            "vocab_size": state["vocab_size"],
+            "recipe": trained.recipe.model_dump(mode="json"),
+        }
+        _write_json(folder / CONFIG, config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    (folder / README).write_text(_readme(trained, kind, parameters), encoding="utf-8")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _readme(trained: Trained, kind: str, parameters: int) -> str:
+    recipe, manifest = trained.recipe, trained.store.manifest
+    moe = recipe.moe
+    experts = (
+        f"{moe.experts} experts a layer, {moe.top_k} a token, router {moe.router}, similarity "
+        f"learning {recipe.similarity.preset}"
+        if "g" in recipe.model.pattern
+        else "no experts"
+    )
+    facts = [
+        f"Recipe {recipe.name}: {experts}; {parameters:,} parameters.",
+        f"Weights of step {trained.state['step']:,} of {recipe.train.steps:,} (checkpoint "
+        f"{trained.checkpoint}), trained on blocks of {recipe.train.block} tokens.",
+        f"Corpus {manifest.name}; tokenizer {manifest.tokenizer}, {manifest.vocab_size:,} "
+        f"{manifest.unit}s.",
+        *manifest.warnings,
+    ]
+    facts = [printable(fact, 1000) for fact in facts]
+    body = BODIES[kind].replace("TOKENIZER", manifest.tokenizer_file.file)
+    if kind == "mixtral":
+        body += TOKENIZER_NOTES.get(manifest.tokenizer, "")
+    facts = [printable(fact, 400) for fact in facts]
+    title = f"# {printable(trained.run.name)}\n\n"
+    title += f"A language model exported with simsmoe {__version__}.\n\n"
+    return title + "".join(f"- {fact}\n" for fact in facts) + body
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(
+        f"no export that can be read: {why}",
+        where=str(path),
+        hint="Export the run again, with --format simsmoe.",
+        code=EXIT_DATA,
+    )

@@ -1,0 +1,191 @@
+"""Text after a prompt, token by token, at a cost per token that does not grow with the text.
+
+What was read is carried along: with relative attention as memory, with rotary positions as a cache
+of keys and values that holds no more than the sliding window. The window is at most a training
+block long: greater distances were never seen in training. Routers work as in evaluation; those
+that look at token ids are given them.
+
+Nucleus sampling: Holtzman et al. 1904.09751.
+
+Shapes: M tokens read at once, V vocabulary, T tokens, N experts, K chosen per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.moe.routers.base import RouteContext, Routing
+from simsmoe_cli.recipe.schema import Recipe
+
+READ_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the most likely token.
+        top_p: of the most likely tokens, as few as hold this much probability are drawn from.
+        seed: of the draws; None takes another every time.
+
+    Raises:
+        UserError: out of range, or settings that would be ignored.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(
+                f"{self.temperature:g} is no temperature",
+                where="--temperature",
+                hint="Use 0 for the most likely token, 1 for the model's own distribution.",
+            )
+        if not 0 < self.top_p <= 1:
+            raise UserError(
+                f"{self.top_p:g} is no share of probability",
+                where="--top-p",
+                hint="Use more than 0 and at most 1.",
+            )
+        if self.temperature == 0:
+            for flag, given in (("--top-p", self.top_p < 1), ("--seed", self.seed is not None)):
+                if given:
+                    raise UserError(
+                        "has no effect at temperature 0, where nothing is drawn",
+                        where=flag,
+                        hint="Leave it out, or raise --temperature.",
+                    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A token, and where it went.
+
+    Attributes:
+        token: its id.
+        experts: the expert with the largest weight in each MoE layer; None where it had none.
+    """
+
+    token: int
+    experts: list[int | None]
+
+
+def generating(recipe: Recipe) -> Recipe:
+    """The recipe a model that generates is built from: its window no longer than it was trained.
+
+    Raises:
+        UserError: the router looks at tokens that are yet to be written.
+    """
+    model, block = recipe.model, recipe.train.block
+    if "g" in model.pattern and recipe.moe.router == "expert-choice":
+        raise UserError(
+            "experts that choose their tokens look at the text to come, and here it is yet to be "
+            "written",
+            where="moe.router",
+            hint="A model with another router can generate.",
+        )
+    if model.attention == "rope" and block < model.span:
+        model = model.model_copy(update={"span": block})
+    return recipe.model_copy(update={"model": model})
+
+
+class Reader:
+    """A model with what it has read so far.
+
+    Args:
+        model: in evaluation mode.
+        context: step and options of routing.
+        at_once: tokens read in one forward pass at most.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        context: RouteContext | None = None,
+        at_once: int = READ_AT_ONCE,
+    ):
+        self.model = model
+        self.context = context
+        self.at_once = at_once
+        self.device = model.embedding.weight.device
+        self.memory = model.initial_cache(1)
+
+    @torch.inference_mode()
+    def read(self, tokens: Sequence[int]) -> tuple[Tensor, list[Step]]:
+        """Read on.
+
+        Args:
+            tokens: at least one id.
+
+        Returns:
+            Logits [V] of the token after them, and where each of them went.
+        """
+        steps: list[Step] = []
+        for start in range(0, len(tokens), self.at_once):
+            part = tokens[start : start + self.at_once]
+            ids_1M = torch.tensor([part], device=self.device)
+            found = self.model.encode(ids_1M, self.memory, self.context)
+            self.memory = found.memory
+            layers = [_foremost(layer.routing) for layer in found.moe]
+            experts = zip(*layers, strict=True) if layers else ([] for _ in part)
+            steps += [Step(token, list(own)) for token, own in zip(part, experts, strict=True)]
+        return self.model.output(found.hidden[0, -1]), steps
+
+
+def generate(
+    reader: Reader, prompt: Sequence[int], tokens: int, sampling: Sampling
+) -> Iterator[Step]:
+    """The prompt, and then one token after the other, each as soon as it is drawn.
+
+    Args:
+        reader: a model that has read nothing, or what stands before the prompt.
+        prompt: at least one id.
+        tokens: how many to add.
+        sampling: how they are drawn.
+    """
+    generator = torch.Generator()
+    generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
+    logits_V, steps = reader.read(prompt)
+    yield from steps
+    for _ in range(tokens):
+        logits_V, steps = reader.read([draw(logits_V, sampling, generator)])
+        yield from steps
+
+
+def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next token, drawn on the host so that a seed draws the same on every device.
+
+    Args:
+        logits_V: of a model, on any device.
+        generator: of the CPU.
+    """
+    logits_V = logits_V.float().cpu()
+    if sampling.temperature == 0:
+        return int(logits_V.argmax())
+    # The largest is subtracted first: divided by a small temperature it would be infinite. In fp32
+    # the smallest temperatures would be 0; none below this makes a difference.
+    temperature = max(sampling.temperature, 1e-30)
+    probability_V = ((logits_V - logits_V.max()) / temperature).softmax(0)
+    if sampling.top_p < 1:
+        sorted_V, order_V = probability_V.sort(descending=True, stable=True)
+        before_V = sorted_V.cumsum(0) - sorted_V
+        probability_V[order_V[before_V >= sampling.top_p]] = 0
+    return int(torch.multinomial(probability_V, 1, generator=generator))
+
+
+def _foremost(routing: Routing) -> list[int | None]:
+    """The expert each token went to with the largest weight."""
+    empty_TK = routing.index_TK == routing.logits_TN.shape[1]
+    weight_TK = routing.weight_TK.float().masked_fill(empty_TK, -1.0)
+    best_T1 = weight_TK.argmax(1, keepdim=True)
+    index_T = torch.where(empty_TK.all(1), -1, routing.index_TK.gather(1, best_T1).squeeze(1))
+    return [index if index >= 0 else None for index in index_T.tolist()]

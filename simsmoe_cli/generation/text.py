@@ -1,0 +1,92 @@
+"""A trained model goes on with a prompt: text in, text out, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.incremental_decode import TextStream
+from simsmoe_cli.errors import EXIT_DATA, UserError, escaped
+from simsmoe_cli.generation.sampling import Reader, Sampling, generate
+
+MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one token is to a reader.
+
+    Attributes:
+        text: what it adds to the text, in whole characters.
+        token: the token by itself, on one line: what cannot be shown is escaped.
+        experts: the foremost expert in each MoE layer; None where the token had none.
+        prompt: whether it was given.
+    """
+
+    text: str
+    token: str
+    experts: list[int | None]
+    prompt: bool
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str, where: str) -> tuple[list[int], list[str]]:
+    """The ids of a prompt, and its words that are read as `<unk>`.
+
+    Args:
+        tokenizer: of the model.
+        prompt: any text.
+        where: the flag it was given by.
+
+    Raises:
+        UserError: it is empty, or has characters that are not in the vocabulary; names them.
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError("the prompt is not UTF-8", where=where, code=EXIT_DATA) from None
+    missing = tokenizer.missing(prompt)
+    if missing and tokenizer.unit != "word":
+        named = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in missing[:MOST_NAMED])
+        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        raise UserError(
+            f"the vocabulary of {tokenizer.vocab_size} {tokenizer.unit}s has no {named}{more}",
+            where=where,
+            hint="The model can only be given what occurred in its corpus.",
+            code=EXIT_DATA,
+        )
+    ids = tokenizer.encode(prompt).tolist()
+    if not ids:
+        raise UserError(
+            "the prompt is empty",
+            where=where,
+            hint="The model needs something to go on from, if only a line end.",
+        )
+    return ids, missing
+
+
+def complete(
+    reader: Reader, tokenizer: Tokenizer, prompt: list[int], tokens: int, sampling: Sampling
+) -> Iterator[Piece]:
+    """The prompt and what follows it, each piece as soon as it is there.
+
+    Args:
+        reader: a model that has read nothing.
+        tokenizer: of the model.
+        prompt: its ids.
+        tokens: how many to add.
+        sampling: how they are drawn.
+    """
+    stream = TextStream(tokenizer)
+    for place, step in enumerate(generate(reader, prompt, tokens, sampling)):
+        shown = on_one_line(tokenizer.token_bytes(step.token))
+        yield Piece(stream.feed(step.token), shown, step.experts, place < len(prompt))
+    if rest := stream.finish():
+        yield Piece(rest, "", [], False)
+
+
+def on_one_line(content: bytes) -> str:
+    r"""Bytes as text, with \n, \t, \\ and \xNN for line ends, tabs, backslashes and what is no
+    printable character."""
+    text = content.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
+    return escaped(text)

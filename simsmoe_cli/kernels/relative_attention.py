@@ -1,0 +1,196 @@
+"""Relative attention over a span: scores q.k_j + q.p_dist for the L keys before each query.
+
+The score of query i and the key at distance column l lies, in a matrix of queries times keys, on a
+diagonal band: key i + l. With a row stride one longer than a row, that band is a plain matrix view
+of the same memory, so position scores are added and position gradients read in place; nothing is
+skewed (the family's published code skews twice).
+
+Two paths compute the same. On a CPU: tile by tile, few enough queries that a tile's scores stay in
+cache, recomputed in the backward pass instead of stored. Elsewhere, and under torch.compile: chunks
+of queries in plain differentiable operations, so that each chunk scores only keys it may see.
+
+Shapes: G batch times heads, M block, L span, W head width, C queries of a tile or chunk,
+S = L + C - 1 keys a tile sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from simsmoe_cli.kernels.cpu import on_cpu_path
+
+QUERY_CHUNK = 128
+
+
+def relative_attention(
+    query_GMW: Tensor, key_GSW: Tensor, value_GSW: Tensor, position_WL: Tensor, dropout: float
+) -> Tensor:
+    """softmax(q.k + q.p) v for the L keys before each query.
+
+    Args:
+        query_GMW: scaled.
+        key_GSW, value_GSW: L + M - 1 rows; query i sees rows i to i + L - 1.
+        position_WL: column l belongs to row i + l.
+        dropout: probability that an attention weight is dropped.
+
+    Returns:
+        [G, M, W].
+    """
+    if on_cpu_path(query_GMW):
+        kind = torch.promote_types(query_GMW.dtype, torch.float32)
+        parts = (query_GMW, key_GSW, value_GSW, position_WL)
+        with torch.autocast("cpu", enabled=False):
+            out = _tiled(*(part.to(kind).contiguous() for part in parts), dropout)
+        return out.to(query_GMW.dtype)
+    return _chunked(query_GMW, key_GSW, value_GSW, position_WL, dropout)
+
+
+def _chunked(
+    query_GMW: Tensor, key_GSW: Tensor, value_GSW: Tensor, position_WL: Tensor, dropout: float
+) -> Tensor:
+    block, span = query_GMW.shape[1], position_WL.shape[1]
+    key_GWS = key_GSW.transpose(-2, -1)
+    chunks = []
+    for start in range(0, block, QUERY_CHUNK):
+        q = query_GMW[:, start : start + QUERY_CHUNK]
+        seen = slice(start, start + span + q.shape[1] - 1)
+        scores = q @ key_GWS[..., seen] + band(q @ position_WL)
+        weight = F.dropout(scores.softmax(-1), dropout)
+        chunks.append(weight @ value_GSW[:, seen])
+    return torch.cat(chunks, dim=1)
+
+
+def band(score_CL: Tensor) -> Tensor:
+    """Scores by distance to scores by key: row i moves i to the right, the rest is -inf.
+
+    Args:
+        score_CL: [..., C, L], column j for the key j positions into the query's span.
+
+    Returns:
+        [..., C, L + C - 1], for the keys of the whole chunk.
+    """
+    rows, span = score_CL.shape[-2:]
+    flat = F.pad(score_CL, (0, rows), value=-math.inf).flatten(-2)
+    flat = flat[..., : rows * (span + rows - 1)]
+    return flat.view(*flat.shape[:-1], rows, span + rows - 1)
+
+
+class _Tile:
+    """The scores of C queries against the S keys they see, in memory that tiles share.
+
+    Attributes:
+        scores_CS: all of them.
+        band_CL: those within the span, by distance, in the same memory.
+        mask_CL: room for what dropout keeps, as numbers: mixed types would multiply slowly.
+    """
+
+    def __init__(self, memory: Tensor, rows: int, span: int):
+        keys = span + rows - 1
+        self.rows, self.span = rows, span
+        self.scores_CS = memory[: rows * keys].view(rows, keys)
+        self.band_CL = memory.as_strided((rows, span), (keys + 1, 1))
+        self.mask_CL = memory.new_empty(rows, span)
+        off = memory.new_full((rows, rows - 1), -math.inf)
+        self._before, self._after = off.tril(-1), off.triu()
+
+    def weigh(self, query_CW: Tensor, key_SW: Tensor, position_WL: Tensor) -> None:
+        """Attention weights, 0 off the band."""
+        torch.mm(query_CW, key_SW.T, out=self.scores_CS)
+        self.band_CL.addmm_(query_CW, position_WL)
+        if self.rows > 1:
+            self.scores_CS[:, : self.rows - 1].add_(self._before)
+            self.scores_CS[:, self.span :].add_(self._after)
+        torch.softmax(self.scores_CS, -1, out=self.scores_CS)
+
+    def drop(self, kept_CL: Tensor, scale: float) -> None:
+        """Zero what dropout does not keep, and scale the rest."""
+        self.band_CL.mul_(self.mask_CL.copy_(kept_CL).mul_(scale))
+
+
+class _Tiles:
+    """Where each tile lies, and memory for the two that are worked on at a time."""
+
+    def __init__(self, query_GMW: Tensor, span: int):
+        self.groups, self.block, _ = query_GMW.shape
+        self.span = span
+        largest = min(QUERY_CHUNK, self.block)
+        size = largest * (span + largest - 1)
+        sizes = {largest, self.block % largest or largest}
+        self.first, self.second = (
+            {rows: _Tile(memory, rows, span) for rows in sizes}
+            for memory in (query_GMW.new_empty(size), query_GMW.new_empty(size))
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, slice, slice]]:
+        """(group, queries, keys they see), as an index and two slices."""
+        for group in range(self.groups):
+            for start in range(0, self.block, QUERY_CHUNK):
+                stop = min(start + QUERY_CHUNK, self.block)
+                yield group, slice(start, stop), slice(start, stop + self.span - 1)
+
+
+class _Tiled(torch.autograd.Function):
+    """The CPU path: weights are computed again for gradients, never stored."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, position: Tensor, dropout: float
+    ) -> Tensor:
+        tiles = _Tiles(query, position.shape[1])
+        out = torch.empty_like(query)
+        kept = _kept((*query.shape[:2], position.shape[1]), dropout) if dropout else None
+        for group, rows, seen in tiles:
+            tile = tiles.first[rows.stop - rows.start]
+            tile.weigh(query[group, rows], key[group, seen], position)
+            if kept is not None:
+                tile.drop(kept[group, rows], 1 / (1 - dropout))
+            torch.mm(tile.scores_CS, value[group, seen], out=out[group, rows])
+        ctx.save_for_backward(query, key, value, position)
+        ctx.kept, ctx.dropout = kept, dropout
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        query, key, value, position = ctx.saved_tensors
+        tiles = _Tiles(query, position.shape[1])
+        grads = [torch.zeros_like(part) for part in (query, key, value, position)]
+        d_query, d_key, d_value, d_position = grads
+        grad = grad.contiguous()
+        softmax_backward = torch.ops.aten._softmax_backward_data.out
+        for group, rows, seen in tiles:
+            weight = tiles.first[rows.stop - rows.start]
+            score = tiles.second[rows.stop - rows.start]
+            q, k, v, g = query[group, rows], key[group, seen], value[group, seen], grad[group, rows]
+            weight.weigh(q, k, position)
+            # What score holds: d weight, then d score.
+            torch.mm(g, v.T, out=score.scores_CS)
+            if ctx.kept is not None:
+                score.drop(ctx.kept[group, rows], 1 / (1 - ctx.dropout))
+            softmax_backward(
+                score.scores_CS, weight.scores_CS, -1, query.dtype, grad_input=score.scores_CS
+            )
+            if ctx.kept is not None:
+                weight.band_CL.mul_(score.mask_CL)
+            d_value[group, seen].addmm_(weight.scores_CS.T, g)
+            d_query[group, rows].addmm_(score.scores_CS, k).addmm_(score.band_CL, position.T)
+            d_key[group, seen].addmm_(score.scores_CS.T, q)
+            d_position.addmm_(q.T, score.band_CL)
+        return d_query, d_key, d_value, d_position, None
+
+
+_tiled: Callable[..., Tensor] = _Tiled.apply
+
+
+def _kept(shape: tuple[int, ...], dropout: float) -> Tensor:
+    """Which weights dropout keeps, as bytes of 0 and 1: four from every 64 random bits."""
+    count = math.prod(shape)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    threshold = round(dropout * 2**16) - 2**15
+    return (bits.view(torch.int16)[:count] >= threshold).view(torch.uint8).view(shape)

@@ -1,0 +1,162 @@
+"""Follows runs in a thread of its own, so that a slow disk never holds up a key.
+
+The thread reads in small portions and holds `Following.lock` only while it takes one; whoever
+reads a history from another thread holds the lock meanwhile. Until a long run has been read, its
+first and last events and a few in between stand in for it, so that there is a picture at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from simsmoe_cli.monitor.read.head_tail import head_and_tail
+from simsmoe_cli.monitor.read.tail import Tail
+from simsmoe_cli.monitor.state.alerts import Thresholds
+from simsmoe_cli.monitor.state.run import RunHistory
+from simsmoe_cli.run.folder import RunDir
+
+PORTION_BYTES = 4 << 20
+PREVIEW_FROM = 8 << 20  # bytes of a run that is worth a preview
+PREVIEW_KINDS = ("train", "router", "similarity")
+PREVIEW_PLACES = 512  # in which the course of a run is seen; most may fall into long events
+TELL_EVERY_S = 0.5  # while there is much to read
+YIELD_S = 0.001  # between portions, for whoever waits for the lock
+
+
+@dataclass(frozen=True)
+class News:
+    """Something to tell at once, because it happened while someone watched."""
+
+    run: str
+    severity: Literal["information", "warning", "error"]
+    text: str
+
+
+class Follower:
+    """One run that is followed.
+
+    Args:
+        path: the run folder; it need not exist yet.
+        thresholds: when to alert.
+        clock: seconds since the epoch.
+
+    Attributes:
+        path: as given.
+        history: what is known of it; of a long run that is still being read, what its head, its
+            tail and a few places in between say.
+        version: grows whenever the history changes.
+        caught_up: everything that lay there has been read.
+    """
+
+    def __init__(self, path: Path, thresholds: Thresholds, clock: Callable[[], float]):
+        self.path = path
+        self.history = RunHistory(path, thresholds)
+        self.version = 0
+        self.caught_up = False
+        self._clock = clock
+        self._tail = Tail(RunDir(path).events)
+        self._read = self.history
+
+    def preview(self) -> None:
+        """Show the first and last events of a long run, and a few in between, until all have been
+        read."""
+        events = RunDir(self.path).events
+        with contextlib.suppress(OSError):  # polls say what is wrong
+            if events.stat().st_size >= PREVIEW_FROM:
+                shown = RunHistory(self.path, self.history.thresholds)
+                shown.apply(head_and_tail(events, PREVIEW_KINDS, PREVIEW_PLACES))
+                self.history = shown
+                self.version += 1
+
+    def poll(self) -> tuple[bool, list[News]]:
+        """Take a portion of what is new: whether there is more, and what to tell."""
+        batch = self._tail.poll(PORTION_BYTES)
+        live = self.caught_up and not batch.restarted
+        history = self._read
+        gone = batch.missing and not history.missing and history.total_events > 0
+        alerts = history.take(batch, live=live, now=self._clock())
+        if batch.events or batch.restarted or batch.notices or alerts or gone:
+            self.version += 1
+        caught_up = not batch.more
+        if caught_up or batch.restarted:
+            self.history = history
+        if caught_up != self.caught_up:
+            self.version += 1
+            self.caught_up = caught_up
+        news = [News(history.name, "warning", notice) for notice in batch.notices]
+        if gone:
+            news.append(News(history.name, "warning", "the run's events are gone; waiting"))
+        if batch.restarted:
+            news.append(News(history.name, "warning", "the run was cut back; read again"))
+        if live:
+            news += [
+                News(history.name, "information" if alert.recovered else "error", alert.text)
+                for alert in alerts
+            ]
+        return batch.more, news
+
+
+class Following:
+    """The runs of a dashboard and the thread that reads them.
+
+    Args:
+        runs: followed in this order.
+        interval_s: between two looks at their files.
+        tell: called from the thread, with what to tell, when anything has changed.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Follower],
+        interval_s: float,
+        tell: Callable[[list[News]], None],
+    ):
+        self.lock = threading.RLock()
+        self.runs = tuple(runs)
+        self._interval_s = interval_s
+        self._tell = tell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follow runs", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what it is reading now is the last it reads."""
+        self._stop.set()
+
+    def _follow(self) -> None:
+        with self.lock:
+            for follower in self.runs:
+                follower.preview()
+        self._tell([])
+        while not self._stop.is_set():
+            more = self._look()
+            if not more:
+                self._stop.wait(self._interval_s)
+
+    def _look(self) -> bool:
+        """Read what is new, for a while; whether there is more."""
+        began = time.monotonic()
+        before = [follower.version for follower in self.runs]
+        news: list[News] = []
+        waiting = list(self.runs)
+        while waiting and not self._stop.is_set() and time.monotonic() - began < TELL_EVERY_S:
+            follower = waiting.pop(0)
+            with self.lock:
+                more, told = follower.poll()
+            news += told
+            if more:
+                waiting.append(follower)
+                self._stop.wait(YIELD_S)
+        if not self._stop.is_set() and (
+            news or before != [follower.version for follower in self.runs]
+        ):
+            self._tell(news)
+        return bool(waiting)

@@ -1,0 +1,215 @@
+"""Follows an events.jsonl, whatever happens to it.
+
+The file grows by whole lines, but a reader may see a line half written; a resumed run cuts the
+file back and goes on (rundir.py); copies of a run folder are replaced as a whole; folders are
+deleted and made again. `Tail.poll` reads what is new and says when everything it said before no
+longer holds.
+
+Whether the file still is the one that was read is judged by its bytes, not by its inode, so that a
+copy synchronised from another machine is followed: the beginning of the first line, the beginning
+of the last line that was read (which holds the time of that event) and the bytes before the place
+read up to must be as they were.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+
+from simsmoe_cli.errors import printable
+from simsmoe_cli.monitor.state.stored import looks_like_one, stored_event
+from simsmoe_cli.run.folder import LONG_LINE, LONGEST_LINE, SCHEMA, Event, parse_event
+
+CHUNK_BYTES = 4 << 20
+STORED_FROM = 64 << 10  # similarity lines this long stay in the file
+MARK_BYTES = 256
+_INK = re.compile(rb"\S")
+
+
+@dataclass
+class Batch:
+    """What one poll found.
+
+    Attributes:
+        events: new events, oldest first. ``layers`` of a long similarity event is a
+            `stored.StoredLayers`.
+        restarted: the file is another, or was cut back: forget all earlier events; those given
+            here are from its beginning.
+        missing: there is no file to read now.
+        more: there is more to read at once.
+        notices: what is wrong with the file, in words; each said once.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    restarted: bool = False
+    missing: bool = False
+    more: bool = False
+    notices: list[str] = field(default_factory=list)
+
+
+class Tail:
+    """Reads the events of one file as they come; use from one thread at a time.
+
+    Args:
+        path: the events.jsonl; it need not exist yet.
+
+    Attributes:
+        path: as given.
+        skipped: lines that were skipped, by why: "broken" (no event), "newer" (an event of a newer
+            schema), "long" (over 8 MiB, or 64 MiB of a similarity event).
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.skipped: Counter[str] = Counter()
+        self._told: set[str] = set()
+        self._gone = False
+        # Used again and again while there is much to read: new memory for every piece of the file
+        # would take longer to be cleared than to be read into.
+        self._buffer = bytearray()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._offset = 0
+        self._in_long_line = False
+        self._marks: list[tuple[int, bytes]] = []
+        self.skipped.clear()
+
+    def poll(self, limit_bytes: int = 8 << 20) -> Batch:
+        """Read about `limit_bytes` of what is new, at least one whole line if there is one."""
+        batch = Batch()
+        try:
+            with self._open() as file:
+                self._read(file, limit_bytes, batch)
+            self._told.discard("unreadable")
+        except FileNotFoundError:
+            batch.missing = True
+        except OSError as error:
+            batch.missing = True
+            reason = error.strerror or str(error)
+            self._tell(batch, "unreadable", f"{self.path.name} cannot be read: {reason}")
+        if batch.missing and self._offset:
+            self._gone = True
+        return batch
+
+    def _open(self) -> FileIO:
+        """The file, unbuffered; never waits, as opening a pipe would."""
+        handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(0, "it is no plain file")
+        return FileIO(handle)
+
+    def _tell(self, batch: Batch, kind: str, message: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            batch.notices.append(message)
+
+    def _read(self, file: FileIO, limit_bytes: int, batch: Batch) -> None:
+        size = os.fstat(file.fileno()).st_size
+        if self._offset and (self._gone or size < self._offset or not self._as_before(file)):
+            batch.restarted = True
+            self._forget()
+        self._gone = False
+        if size == self._offset:
+            return
+        begin = self._offset
+        file.seek(begin)
+        buffer = self._buffer
+        held = 0  # bytes in the buffer that are no whole line yet
+        while (there := size - self._offset - held) > 0:
+            wanted = min(CHUNK_BYTES, max(1, limit_bytes), there)
+            if len(buffer) < held + wanted:
+                buffer.extend(bytes(held + wanted - len(buffer)))
+            with memoryview(buffer) as view:
+                count = file.readinto(view[held : held + wanted])
+                if not count:
+                    break
+                end = held + count
+                cut = buffer.rfind(b"\n", held, end) + 1
+                if cut:
+                    batch.events += self._events(buffer, cut, batch)
+                    view[: end - cut] = view[cut:end]
+            held = end - cut
+            if held > (LONGEST_LINE if looks_like_one(buffer, 0, held) else LONG_LINE):
+                self._skip_into_long_line(held, batch)
+                held = 0
+            if cut and self._offset - begin >= limit_bytes:
+                break
+        batch.more = self._offset + held < size
+        if not batch.more:
+            buffer.clear()
+
+    def _skip_into_long_line(self, held: int, batch: Batch) -> None:
+        if not self._in_long_line:
+            self._skip(batch, "long", f"lines of over {LONG_LINE >> 20} MiB are skipped")
+        self._in_long_line = True
+        self._offset += held
+
+    def _events(self, block: bytearray, size: int, batch: Batch) -> Iterator[Event]:
+        """Events of the whole lines in the first `size` bytes of a block that begins at the offset,
+        which moves behind them."""
+        begin = self._offset
+        self._offset += size
+        last = block.rfind(b"\n", 0, size - 1) + 1
+        tail = max(last, size - MARK_BYTES)
+        self._marks = [
+            self._marks[0]
+            if self._marks
+            else (begin, bytes(block[: min(MARK_BYTES, block.find(b"\n"))])),
+            (begin + last, bytes(block[last : min(size, last + MARK_BYTES)])),
+            (begin + tail, bytes(block[tail:size])),
+        ]
+        first = 0
+        while (found := _INK.search(block, first, size)) is not None:
+            # Where the line begins does not matter for what is parsed, and white space is none.
+            first, end = found.start(), block.find(b"\n", found.start())
+            event = None if self._in_long_line else self._event(block, first, end, begin, batch)
+            self._in_long_line = False
+            first = end + 1
+            if event is not None:
+                yield event
+
+    def _event(
+        self, block: bytearray, first: int, end: int, offset: int, batch: Batch
+    ) -> Event | None:
+        """The event of a line; None for one that is skipped."""
+        event = None
+        if end - first >= STORED_FROM:
+            event = stored_event(self.path, block, first, end, offset)
+        if event is None and end - first > LONG_LINE:
+            self._skip(batch, "long", f"lines of over {LONG_LINE >> 20} MiB are skipped")
+            return None
+        if event is None:
+            event = parse_event(block[first:end])
+        if event is None:
+            self._skip(batch, "broken", "lines that are no events are skipped")
+            return None
+        schema = event.get("schema", SCHEMA)
+        if schema != SCHEMA:
+            message = (
+                f"events of schema {printable(repr(schema), 20)} are skipped: this version of "
+                f"simsmoe reads schema {SCHEMA}"
+            )
+            self._skip(batch, "newer", message)
+            return None
+        return event
+
+    def _skip(self, batch: Batch, why: str, message: str) -> None:
+        self.skipped[why] += 1
+        self._tell(batch, why, message)
+
+    def _as_before(self, file: FileIO) -> bool:
+        """Whether the file still holds what was read."""
+        return all(_at(file, begin, len(seen)) == seen for begin, seen in self._marks)
+
+
+def _at(file: FileIO, begin: int, count: int) -> bytes:
+    file.seek(begin)
+    return file.read(count)

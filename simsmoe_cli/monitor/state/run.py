@@ -1,0 +1,352 @@
+"""All that is known of one run, built up from its events.
+
+A `RunHistory` takes batches of a `Tail` (or bare events) and holds what the panels show, in bounded
+memory. It belongs to one thread at a time: a reader in another thread must not look while a batch
+is taken. Kinds and fields it does not know are passed over, and so is any value that is not what
+it should be, so that no event can stop a monitor.
+
+Series by name:
+
+    train, valid, best       score, as `RunHistory.scoring` reads it
+    loss.NAME                auxiliary losses, nats
+    lr, grad_norm, tokens_per_s, step_ms
+    pairs.due, pairs.mean    similarity learning in training: pairs measured a step, their mean
+    metric.NAME              what routers report
+    cka, cka.L               mean pairwise similarity at probes: over layers, of layer L
+    load_cv, load_cv.L       coefficient of variation of the load: mean over layers, of layer L
+
+L is a layer's place among the layers with experts, as in the events. What people are shown is
+`RunHistory.label` of it, the number that the model gives it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from simsmoe_cli.monitor.draw.sanitize import clean
+from simsmoe_cli.monitor.read.tail import Batch
+from simsmoe_cli.monitor.state.alerts import Alert, Thresholds, Watch
+from simsmoe_cli.monitor.state.journal import Journal, Level, LogLine
+from simsmoe_cli.monitor.state.layers import number
+from simsmoe_cli.monitor.state.pace import Pace
+from simsmoe_cli.monitor.state.probes import (
+    Frames,
+    RouterFrame,
+    RouterLayer,
+    SimilarityFrame,
+    router_frame,
+    similarity_frame,
+)
+from simsmoe_cli.monitor.state.series import Series
+from simsmoe_cli.monitor.state.stored import LayerCache
+from simsmoe_cli.monitor.state.train_series import Gathered
+from simsmoe_cli.run.folder import Event
+from simsmoe_cli.run.layer_labels import recipe_labels
+from simsmoe_cli.run.score import Scoring
+
+Status = Literal["waiting", "training", "finished", "stopped", "failed", "stale"]
+LARGEST_STEP = 1 << 53
+
+
+class RunHistory:
+    """What the events of a run say; see the module for threads and names of series.
+
+    Args:
+        path: the run folder.
+        thresholds: when to alert.
+
+    Attributes:
+        path: as given.
+        name: of the folder, which a copy may have changed.
+        recipe: as the run_started event has it; empty before.
+        recipe_name, router, similarity: its name, router and similarity preset; "" before.
+        parameters, tokens_per_step, total_steps: None where unknown.
+        unit: of a token ("byte", "character", "word" ...); device, precision: "" where unknown.
+        step: steps done.
+        missing: whether there is no file now.
+        series: see the module.
+        routers: router events, `RouterFrame`, thinned.
+        similarities: similarity events, `SimilarityFrame`, thinned.
+        log: what happened, in words, oldest first; alerts and warnings too.
+        alerts: oldest first.
+        best_score, best_step: that of the best validation; nan and None before.
+        test_score: of the best weights, of a finished run; nan before.
+        reason: why the run ended; "" while it has not.
+        total_events: events taken.
+    """
+
+    def __init__(self, path: Path, thresholds: Thresholds | None = None):
+        self.path = path
+        self.thresholds = thresholds or Thresholds()
+        self._cache = LayerCache()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything but the path and the thresholds."""
+        self.name = clean(self.path.absolute().name)
+        self.recipe: dict[str, Any] = {}
+        self.recipe_name = self.router = self.similarity = ""
+        self.parameters: int | None = None
+        self.tokens_per_step: int | None = None
+        self.total_steps: int | None = None
+        self.unit = self.device = self.precision = ""
+        self.step = 0
+        self.missing = False
+        self._gathered = Gathered()
+        self.series: dict[str, Series] = self._gathered.series
+        self.routers: Frames[RouterFrame] = Frames()
+        self.similarities: Frames[SimilarityFrame] = Frames()
+        self._journal = Journal()
+        self.log = self._journal.lines
+        self.alerts = self._journal.alerts
+        self.best_score = self.test_score = math.nan
+        self.best_step: int | None = None
+        self.reason = ""
+        self.total_events = 0
+        self._ended: Status | None = None
+        self._saw_bpc = False
+        self._pace = Pace()
+        self._labels: list[str] = []
+        self._watch = Watch(self.thresholds, self.label)
+        self._cache.clear()
+
+    def take(self, batch: Batch, *, live: bool = False, now: float | None = None) -> list[Alert]:
+        """Take what a poll found; gives the alerts it causes.
+
+        Args:
+            batch: of this run's tail.
+            live: the events were written while the monitor watched, not before; so their age is
+                known however the clocks of two machines differ.
+            now: seconds since the epoch; None asks the clock.
+        """
+        now = time.time() if now is None else now
+        before = self.alerts[-1] if self.alerts else None
+        if batch.restarted:
+            self.reset()
+            self._say("warning", "the events file began anew or was cut back; read again")
+        if batch.missing and not self.missing and self.total_events:
+            self._say("warning", "the events file is gone; waiting for it to come back")
+        self.missing = batch.missing
+        for notice in batch.notices:
+            self._say("warning", notice)
+        self.apply(batch.events, heard_at=now if live and batch.events else None)
+        if not batch.more:
+            self.check_silence(now)
+        return self._journal.alerts_after(before)
+
+    def apply(self, events: Iterable[Event], heard_at: float | None = None) -> None:
+        """Add events, oldest first.
+
+        Args:
+            events: as the tail gives them.
+            heard_at: when they were seen to arrive, seconds since the epoch; None where they lay
+                there before.
+        """
+        if heard_at is not None:
+            self._pace.heard_at = heard_at
+        for event in events:
+            step, at = event.get("step"), number(event.get("time"))
+            if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < LARGEST_STEP:
+                continue
+            self.total_events += 1
+            self.step = step
+            self._pace.event(at)
+            kind = event.get("kind")
+            if kind == "train":
+                self._train(event, step, at)
+            elif kind == "eval":
+                self._eval(event, step, at)
+            elif kind == "router":
+                self._router(event, step, at)
+            elif kind == "similarity":
+                self._similarity(event, step, at)
+            elif kind == "run_started":
+                self._started(event)
+            elif kind == "checkpoint":
+                self._say("info", f"saved {clean(event.get('path'))}")
+            elif kind == "warning":
+                self._say("warning", clean(event.get("message")))
+            elif kind == "run_finished":
+                self._finished(event)
+        self._gathered.flush(self.scoring)
+
+    # What panels ask for.
+
+    @property
+    def scoring(self) -> Scoring:
+        """What the run is scored by."""
+        return Scoring.of_run(self.unit, self._saw_bpc)
+
+    @property
+    def last_time(self) -> float:
+        """Seconds since the epoch of the newest event; nan before."""
+        return self._pace.last_time
+
+    @property
+    def status(self) -> Status:
+        """What the run does now, by this machine's clock."""
+        return self.status_at(time.time())
+
+    def status_at(self, now: float) -> Status:
+        """What the run does: waiting (no event yet), training, finished, stopped, failed, or stale
+        (it says nothing any more and did not say why)."""
+        if not self.total_events:
+            return "waiting"
+        if self._ended is not None:
+            return self._ended
+        return "stale" if self.quiet_s(now) > self.patience_s else "training"
+
+    def quiet_s(self, now: float) -> float:
+        """Seconds since the newest event; inf where no event has a time."""
+        return self._pace.quiet_s(now)
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds of silence after which the run counts as stale."""
+        return self._pace.patience_s(self.thresholds.silent_after_s)
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the steps done; nan where the total is unknown."""
+        return min(1.0, self.step / self.total_steps) if self.total_steps else math.nan
+
+    def eta_seconds(self, now: float | None = None) -> float | None:
+        """Seconds to the last step at the pace of the last events; None unless it trains."""
+        now = time.time() if now is None else now
+        if self.total_steps is None or self.status_at(now) != "training":
+            return None
+        return self._pace.left_s(self.total_steps - self.step, now)
+
+    def last(self, name: str) -> float:
+        """Newest value of a series; nan where there is none."""
+        return self.series[name].last if name in self.series else math.nan
+
+    def named(self, prefix: str) -> dict[str, Series]:
+        """Series whose names begin with the prefix, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): series
+            for name, series in self.series.items()
+            if name.startswith(prefix)
+        }
+
+    @property
+    def router_layers(self) -> tuple[RouterLayer, ...]:
+        """Of the newest router event; empty where there is none."""
+        return self.routers[-1].layers if len(self.routers) else ()
+
+    @property
+    def layers(self) -> list[int]:
+        """Places, among those with experts, of the layers that any probe has seen last."""
+        seen = {layer.layer for layer in self.router_layers}
+        if len(self.similarities):
+            seen |= self.similarities[-1].means.keys()
+        return sorted(seen)
+
+    def label(self, layer: int) -> str:
+        """What the model calls a layer: its place among all sub-layers of the recipe's pattern.
+
+        Where the events hold no such recipe it is the place among the layers with experts.
+        """
+        return self._labels[layer] if layer < len(self._labels) else str(layer)
+
+    def check_silence(self, now: float) -> list[Alert]:
+        """The alert of a live run that fell silent, or is heard again."""
+        status = self.status_at(now)
+        found = self._watch.silence(self.step, now, self.quiet_s(now), status == "stale")
+        self._journal.alert(found)
+        return found
+
+    # Events by kind.
+
+    def _started(self, event: Event) -> None:
+        recipe = event.get("recipe")
+        self.recipe = recipe if isinstance(recipe, dict) else {}
+        self.recipe_name = clean(self.recipe.get("name"))
+        self._labels = recipe_labels(self.recipe)
+        self.router = clean(_inside(self.recipe, "moe", "router"))
+        self.similarity = clean(_inside(self.recipe, "similarity", "preset"))
+        self.parameters = _count(event.get("parameters"))
+        self.tokens_per_step = _count(event.get("tokens_per_step"))
+        self.total_steps = _count(event.get("total_steps"))
+        self._gathered.flush(self.scoring)
+        self.unit = clean(event.get("unit"))
+        self.device = clean(event.get("device"))
+        self.precision = clean(event.get("precision"))
+        self._ended, self.reason = None, ""
+        of = f" of {self.total_steps:,}" if self.total_steps else ""
+        begins = f"goes on with other settings at step {self.step:,}" if self.step else "begins"
+        self._say("info", f"training {begins}{of and f', {self.total_steps:,} steps in all'}")
+
+    def _train(self, event: Event, step: int, at: float) -> None:
+        self._ended, self.reason = None, ""
+        self._pace.trained(step, at)
+        self._saw_bpc = self._saw_bpc or event.get("bpc") is not None
+        self._gathered.train(event, step, at)
+        self._check_loss(event, step, at)
+
+    def _eval(self, event: Event, step: int, at: float) -> None:
+        self._saw_bpc = self._saw_bpc or not math.isnan(number(event.get("bpc")))
+        scoring = self.scoring
+        score = scoring.of(event)
+        split = clean(event.get("split"))
+        self._check_loss(event, step, at)
+        if split == "valid":
+            self._gathered.add("valid", step, at, score)
+            if scoring.better(score, self.best_score):
+                self.best_score, self.best_step = score, step
+            self._gathered.add("best", step, at, self.best_score)
+        elif split == "test":
+            self.test_score = score
+        best = ", best so far" if split == "valid" and self.best_step == step else ""
+        self._say("info", f"{split} {scoring.text(score)}{best}")
+
+    def _router(self, event: Event, step: int, at: float) -> None:
+        frame = router_frame(event)
+        self.routers.append(frame)
+        for layer in frame.layers:
+            self._gathered.add(f"load_cv.{layer.layer}", step, at, layer.load_cv)
+        known = [layer.load_cv for layer in frame.layers if math.isfinite(layer.load_cv)]
+        self._gathered.add("load_cv", step, at, sum(known) / len(known) if known else math.nan)
+        self._journal.alert(self._watch.router(frame))
+
+    def _similarity(self, event: Event, step: int, at: float) -> None:
+        frame = similarity_frame(event, self._cache)
+        self.similarities.append(frame)
+        for layer, mean in frame.means.items():
+            self._gathered.add(f"cka.{layer}", step, at, mean)
+        self._gathered.add("cka", step, at, frame.mean)
+        self._journal.alert(self._watch.similarity(frame))
+
+    def _finished(self, event: Event) -> None:
+        status = event.get("status")
+        self._ended = status if status in ("finished", "stopped", "failed") else "finished"
+        self.reason = clean(event.get("reason"))
+        why = f": {self.reason}" if self.reason else ""
+        level: Level = "good" if self._ended == "finished" else "warning"
+        self._say(level, f"{self._ended}{why}")
+
+    # How they are kept.
+
+    def _check_loss(self, event: Event, step: int, at: float) -> None:
+        if "loss_nats" in event:
+            finite = not math.isnan(number(event["loss_nats"]))
+            if found := self._watch.loss(step, at, finite):
+                self._journal.alert(found)
+
+    def _say(self, level: Level, text: str) -> None:
+        self.log.append(LogLine(self.step, self.last_time, level, text))
+
+
+def _count(value: Any) -> int | None:
+    """A number of things; None for what is none."""
+    found = number(value)
+    return int(found) if math.isfinite(found) and 0 <= found < LARGEST_STEP else None
+
+
+def _inside(tree: dict[str, Any], section: str, name: str) -> Any:
+    inner = tree.get(section)
+    return inner.get(name) if isinstance(inner, dict) else None

@@ -1,0 +1,373 @@
+"""Recipes as files: finding, reading, overriding and writing them.
+
+The dialect is YAML 1.2's core schema, which differs from PyYAML's default where that one
+surprises: 1e-3 is a number, on/off/yes/no are text, nothing is a date or a base-60 number. A key
+given twice is an error, and so are anchors, aliases and tags, a second document, and deep nesting.
+Importing this module never imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from simsmoe_cli.errors import Problem, UserError, nearest, printable
+from simsmoe_cli.files.names import name_from
+from simsmoe_cli.files.untrusted import Unreadable, read_bytes
+from simsmoe_cli.recipe.checks import contradictions, schema_problems
+from simsmoe_cli.recipe.schema import Recipe, fields
+
+SUFFIXES = (".yaml", ".yml")
+MOST_BYTES = 500_000  # of a recipe file
+DEEPEST = 12  # levels of lists and mappings
+MOST_DIGITS = 100
+
+CORE_SCHEMA = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9][0-9_]*",
+    "float": r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+
+
+class _Faulty(Exception):
+    """A text that is no recipe's YAML.
+
+    Attributes:
+        what: what is wrong.
+        line: where, from 1; 0 where unknown.
+    """
+
+    def __init__(self, what: str, line: int = 0):
+        super().__init__(what)
+        self.what = what
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """Core schema, no anchors and tags; keys given twice are noted in `twice` with their lines."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.twice: list[tuple[str, int]] = []
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _Faulty("recipes have no anchors", line)
+        if event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise _Faulty(f"recipes have no tags, such as {printable(tag)}", line)
+        if isinstance(event, yaml.ScalarEvent) and any(map(_is_surrogate, event.value)):
+            raise _Faulty("an escape that is no character", line)
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _Faulty("nested too deeply", line)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _Faulty("a key must be a name", key.start_mark.line + 1)
+            if key.value in mapping:
+                self.twice.append((key.value, key.start_mark.line + 1))
+            mapping[key.value] = self.construct_object(value, deep=True)
+        return mapping
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> int:
+        digits = node.value.replace("_", "")
+        if len(digits) > MOST_DIGITS:
+            line = node.start_mark.line + 1
+            raise _Faulty(f"a whole number of {len(digits):,} digits is too large", line)
+        return int(digits)
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
+def _parse(text: str) -> tuple[Any, list[tuple[str, int]]]:
+    """What a YAML text says, and its keys that are given twice with their lines.
+
+    Raises:
+        _Faulty: it is not YAML, or no recipe's.
+    """
+    try:
+        loader = _Loader(text)
+        return loader.get_single_data(), loader.twice
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        character = text[error.position : error.position + 1]
+        raise _Faulty(f"the character {character!a} is not allowed", line) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        what = error.problem or error.context or "it cannot be read"
+        if what == "but found another document":
+            what = "a recipe is one document, and this is another"
+        raise _Faulty(what, mark.line + 1 if mark else 0) from None
+    except (ValueError, OverflowError):  # of an escape past the last character
+        raise _Faulty("an escape that is no character", loader.line + 1) from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either dialect could take for something else; lists stay on one line."""
+
+    def represent_flow_list(self, items: list[Any]) -> yaml.Node:
+        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+
+    def represent_text(self, text: str) -> yaml.Node:
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+for _tag, _pattern in CORE_SCHEMA.items():
+    for _dialect in (_Loader, _Dumper):
+        _dialect.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None
+        )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
+_Dumper.add_representer(list, _Dumper.represent_flow_list)
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def recipes_dir() -> Path:
+    """Where the recipes lie: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parents[1] / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def list_recipes() -> list[tuple[str, Path]]:
+    """Name and file of every recipe that comes with simsmoe, by name."""
+    return sorted((path.stem, path) for path in recipes_dir().glob("*.yaml"))
+
+
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Find, read, override and validate a recipe.
+
+    Args:
+        name_or_path: a name of :func:`list_recipes`, or a YAML file.
+        overrides: what `--set` got, each "a.b=value" with the value in YAML; later ones win.
+            One that sets similarity.preset drops the file's whole similarity section, so that
+            the preset's own defaults hold; other overrides of the section stay.
+        base: what holds where the file says nothing, instead of the schema's defaults; a file that
+            sets similarity.preset drops its whole similarity section.
+
+    Raises:
+        UserError: listing everything that is wrong with the recipe, or that it isn't there.
+    """
+    path = _find(name_or_path)
+    data, problems = _read(path)
+    if base is not None:
+        similarity = data.get("similarity")
+        preset = isinstance(similarity, dict) and "preset" in similarity
+        data = _merged({**base, "similarity": {}} if preset else base, data)
+    changes: list[tuple[str, Any]] = []
+    for text in overrides:
+        change = _parse_override(text)
+        if isinstance(change, Problem):
+            problems.append(change)
+        else:
+            changes.append(change)
+    recipe, invalid = _validate(_override(data, changes))
+    problems += invalid
+    if recipe is None or problems:
+        raise _error(name_or_path, problems)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
+    """YAML with every field, defaults and presets resolved; it loads to an equal recipe.
+
+    Args:
+        recipe: any.
+        comments: put each field's documentation, type and default above it.
+    """
+    data = recipe.model_dump(exclude=recipe.idle_sections)
+    if not comments:
+        return _yaml(data)
+    lines = []
+    section = ""
+    for field in fields(recipe):
+        above, _, name = field.path.rpartition(".")
+        if above != section:
+            section = above
+            lines += ["", f"{section}:"]
+        indent = "  " if section else ""
+        about = f"{field.help} ({field.type}; default {_yaml([field.default]).strip()[1:-1]})"
+        lines += textwrap.wrap(
+            about, 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+        )
+        lines.append(indent + _yaml({name: (data[section] if section else data)[name]}).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(data: Any) -> str:
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Name, description and source of a recipe file, without validating the rest."""
+    data, _ = _read(path)
+    return {key: str(data.get(key, "")) for key in ("name", "description", "source")}
+
+
+def _find(name_or_path: str) -> Path:
+    known = dict(list_recipes())
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path)
+    where = printable(name_or_path, 200)
+    try:
+        if path.is_dir():
+            raise UserError("expected a recipe file, got a folder", where=where)
+        if path.exists():
+            return path
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=where) from None
+    if path.suffix in SUFFIXES or path.name != name_or_path:
+        hint = "`simsmoe list recipes` names those that come with simsmoe."
+        raise UserError("no such recipe file", where=where, hint=hint)
+    hint = nearest(name_or_path, known)
+    shown = printable(name_or_path)
+    raise UserError(f"unknown recipe '{shown}'", hint=f"{hint} Or give a YAML file.")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """The mapping in a recipe file, its name filled in, and keys that are given twice."""
+    where = printable(path, 200)
+    try:
+        content = read_bytes(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise UserError("no such recipe file", where=where) from None
+    except Unreadable as error:
+        raise UserError(f"the recipe {error}", where=where) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError("not a text file in UTF-8", where=where) from None
+    try:
+        data, given_twice = _parse(text)
+    except _Faulty as fault:
+        where = f"{where}:{fault.line}" if fault.line else where
+        raise UserError(f"not valid YAML: {printable(fault.what, 200)}", where=where) from None
+    if data is None:
+        raise UserError("the recipe is empty", where=where)
+    if not isinstance(data, dict):
+        raise UserError("a recipe is a mapping of fields, like 'name: mine'", where=where)
+    data.setdefault("name", name_from(path.stem) or "custom")
+    twice = [
+        Problem((f"line {line}",), f"the key '{printable(key)}' is given twice")
+        for key, line in given_twice
+    ]
+    return data, twice
+
+
+def _parse_override(text: str) -> tuple[str, Any] | Problem:
+    path, equals, raw = text.partition("=")
+    path = path.strip()
+    label = f"--set {printable(text)}"
+    if not equals or not all(path.split(".")):
+        return Problem((label,), "expected FIELD=VALUE", "For example train.lr=1e-3.")
+    if path.count(".") > 1:
+        return Problem((label,), "a field is SECTION.NAME or NAME", "For example train.lr=1e-3.")
+    value: Any = None
+    trouble = ""
+    try:
+        value, twice = _parse(raw)
+        if twice:
+            trouble = f"the key '{printable(twice[0][0])}' is given twice"
+    except _Faulty as fault:
+        trouble = fault.what
+    is_text = any(field.path == path and field.type == "text" for field in fields())
+    if is_text and (trouble or not isinstance(value, str)):
+        return path, raw
+    if trouble:
+        return Problem((label,), f"the value is not valid YAML: {printable(trouble, 200)}")
+    return path, value
+
+
+def _override(data: dict[str, Any], changes: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The recipe with the changes made; mappings are merged, all else is replaced."""
+    if any(
+        path == "similarity.preset"
+        or (path == "similarity" and isinstance(value, dict) and "preset" in value)
+        for path, value in changes
+    ):
+        data = {**data, "similarity": {}}
+    for path, value in changes:
+        for step in reversed(path.split(".")):
+            value = {step: value}
+        data = _merged(data, value)
+    return data
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
+def _validate(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe if nothing is wrong with it, and everything that is.
+
+    Where fields are invalid, the rest is still checked for contradictions, with defaults in
+    their place; a contradiction that such a field takes part in is not reported.
+    """
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems, bad = schema_problems(error)
+        rest = Recipe.model_validate(_without(data, bad))
+        wrong = {".".join(location) for location in bad}
+        problems += [
+            problem
+            for problem in contradictions(rest)
+            if not any({path, path.partition(".")[0]} & wrong for path in problem.paths)
+        ]
+        return None, problems
+    problems = contradictions(recipe)
+    return recipe, problems
+
+
+def _without(data: dict[str, Any], locations: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+    """A copy of the recipe without the fields at these places."""
+    kept = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
+    for location in locations:
+        section = kept
+        for step in location[:-1]:
+            section = section[step]
+        section.pop(location[-1], None)
+    return kept
+
+
+def _error(label: str, problems: Sequence[Problem]) -> UserError:
+    if len(problems) == 1:
+        problem = problems[0]
+        return UserError(
+            problem.what,
+            where=f"recipe {printable(label, 200)}: {printable(problem.paths[0])}",
+            hint=problem.hint,
+        )
+    return UserError(
+        f"{len(problems):,} problems in recipe {printable(label, 200)}",
+        problems=[
+            UserError(problem.what, where=printable(problem.paths[0]), hint=problem.hint)
+            for problem in problems
+        ],
+    )

@@ -1,0 +1,196 @@
+"""What a run trains a model to do: the seam between the training loop and its task.
+
+The loop knows steps, optimizer, events and checkpoints. An objective knows the model, what a step
+reads, its loss, how the model is scored, and what a checkpoint must say about it. There are two:
+language modelling and classification.
+
+Shapes: B rows of a micro-batch, M block, T places of a flattened batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from simsmoe_cli.model.language_model import Backbone, BackboneOutput
+from simsmoe_cli.model.precision import resolve_precision
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe.schedule import Schedule, value_at
+from simsmoe_cli.recipe.schema import Recipe
+
+
+class Score(Protocol):
+    """What an evaluation of any objective gives."""
+
+    @property
+    def loss_nats(self) -> float:
+        """Mean loss of the task."""
+
+
+S = TypeVar("S", bound=Score)
+
+
+class Objective(ABC, Generic[S]):
+    """What is trained; S is what an evaluation gives.
+
+    Attributes:
+        recipe, device: what and where.
+        precision: "fp32" or "bf16".
+        model: trained in place.
+        unit: what the loss is the mean over: what one token is called, or a text.
+        in_bits: whether the loss is that of characters or bytes, and worth giving in bits.
+        static_shapes: whether every step reads tensors of the same shapes, so that compiling it
+            once is enough.
+        warnings: what to say at the start of a run.
+    """
+
+    model: Backbone
+    unit: str
+    in_bits: bool
+    static_shapes: bool
+    warnings: list[str]
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe = recipe
+        self.device = device
+        self.precision = resolve_precision(recipe.train.precision, device)
+
+    @abstractmethod
+    def micro_batches(self, step: int) -> Iterator[tuple[Any, ...]]:
+        """What a step (0 is the first) reads, part by part: the arguments of `loss`."""
+
+    @abstractmethod
+    def loss(self, *arguments: Any) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Arguments of `micro_batches`, a RouteContext and the coefficients of losses by name, to a
+        micro-batch's share of the loss, its memory for the next step, and what to log (detached).
+        """
+
+    def keep(self, part: int, memory: list[Tensor]) -> None:
+        """Take the memory a micro-batch gave."""
+
+    @abstractmethod
+    def tokens_read(self, steps: int) -> int:
+        """Tokens of the first steps of a training, padding left out."""
+
+    @abstractmethod
+    def probe_batch(self) -> tuple[Tensor, Tensor | None]:
+        """Held-out tokens [B, M], the same every time, and where they are no padding, if there is
+        any (`RouteContext.real_T`)."""
+
+    @abstractmethod
+    def validate(self, context: RouteContext) -> S:
+        """Score the model as it is on the validation split."""
+
+    @abstractmethod
+    def test(self, context: RouteContext) -> S:
+        """Score the model on the split that is reported at the end."""
+
+    @property
+    def test_split(self) -> str:
+        """The split that is reported at the end."""
+        return "test"
+
+    @abstractmethod
+    def to_minimise(self, score: S) -> float:
+        """What the best weights have least of."""
+
+    @abstractmethod
+    def event_fields(self, score: S, split: str) -> dict[str, Any]:
+        """The fields of an eval event."""
+
+    @abstractmethod
+    def best_fields(self, score: S) -> dict[str, Any]:
+        """What the checkpoint of the best weights says of their validation."""
+
+    @abstractmethod
+    def result_fields(self, score: S) -> dict[str, Any]:
+        """What the last event of a run says of the test."""
+
+    @abstractmethod
+    def announcement(self) -> dict[str, Any]:
+        """Further fields of a run_started event."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint says about the model and what it was trained on."""
+
+    @abstractmethod
+    def require_same(self, state: Mapping[str, Any]) -> None:
+        """Raise a UserError unless a checkpoint's state is of this objective and this data."""
+
+    def carried(self) -> dict[str, Tensor]:
+        """Tensors a run goes on from, besides those of model and optimizer."""
+        return {}
+
+    def restore_carried(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `carried` gave; other names may be among them.
+
+        Raises:
+            ValueError: it is not what `carried` gives.
+        """
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """A tensor of the host, on the device; does not wait for it."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+
+class LossWeights:
+    """Coefficients of the losses, as the step in hand has them.
+
+    What changes over training is a tensor of the device that is written to, and no number that a
+    compiled step would hold for one of its own.
+    """
+
+    def __init__(self, values: Mapping[str, float | Schedule], device: torch.device):
+        self._schedules = {name: v for name, v in values.items() if isinstance(v, list)}
+        self._now: dict[str, float | Tensor] = {
+            name: torch.zeros((), device=device) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+
+    def at(self, progress: float) -> dict[str, float | Tensor]:
+        """By name, where this share of training is done; valid until the next call."""
+        for name, schedule in self._schedules.items():
+            now = self._now[name]
+            assert isinstance(now, Tensor)
+            now.fill_(value_at(schedule, progress))
+        return self._now
+
+
+def weighted(
+    task: Tensor, output: BackboneOutput, weights: Mapping[str, float | Tensor], share: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A micro-batch's share of the whole loss, and what to log of it (detached).
+
+    Args:
+        task: the loss of the task.
+        output: with the auxiliary losses.
+        weights: their coefficients by name.
+        share: of the batch.
+    """
+    total = task
+    measured = {"task": task.detach()}
+    for name, loss in output.losses.items():
+        total = total + weights[name] * loss
+        measured[f"loss.{name}"] = loss.detach()
+    for layer in output.moe:
+        if layer.similarity is not None:
+            due = layer.similarity.pairs_due
+            for name, value in (
+                ("pairs_due", due),
+                ("similarity_sum", (layer.similarity.mean * due).nan_to_num()),
+            ):
+                measured[name] = measured.get(name, 0.0) + value.detach()
+        for metric, value in layer.routing.metrics.items():
+            for name, part in (
+                (f"metric.{metric}", value.detach()),
+                (f"reports.{metric}", torch.ones_like(value)),
+            ):
+                measured[name] = measured.get(name, 0.0) + part
+    return total * share, {name: value * share for name, value in measured.items()}

@@ -1,0 +1,318 @@
+"""Classification: fine-tune a pre-trained backbone on a task, epoch by epoch.
+
+Texts start with an empty memory and are padded on the right; padding is never routed, never
+counted and never scored. All that schedules read (learning rate, similarity's weights, stages of a
+router) is read over the fine-tuning's own steps, from the state the checkpoint left: a StableMoE
+router that was frozen stays so, and one that was not freezes after `freeze_after` of fine-tuning.
+
+Shapes: B texts, M longest of them, T places of a flattened batch, E examples, C classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from simsmoe_cli.data.io.read_ahead import ReadAhead
+from simsmoe_cli.data.tasks.encode import (
+    Batch,
+    EncodedSplit,
+    TaskBatches,
+    collate,
+    encode,
+    evaluation_batches,
+)
+from simsmoe_cli.data.tasks.store import Example, Task
+from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.model.classifier import Classifier, real_places
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.train.classification_scores import accuracy, confusion, macro_f1
+from simsmoe_cli.train.evaluate import autocast
+from simsmoe_cli.train.objectives.base import Objective, weighted
+from simsmoe_cli.train.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class TaskEvaluation:
+    """What a classifier makes of a split.
+
+    Attributes:
+        probability_EC: of each class, fp32, examples in the order of the split.
+        label_E: the right classes, int64.
+        loss_nats: mean cross-entropy.
+        tokens: tokens read, padding left out.
+        seconds: how long it took.
+    """
+
+    probability_EC: NDArray[np.float32]
+    label_E: NDArray[np.int64]
+    loss_nats: float
+    tokens: int
+    seconds: float
+
+    @property
+    def predicted_E(self) -> NDArray[np.int64]:
+        """The most probable classes."""
+        predicted_E: NDArray[np.int64] = self.probability_EC.argmax(1)
+        return predicted_E
+
+    @property
+    def confusion_CC(self) -> NDArray[np.int64]:
+        """Examples of each class (row) by the class they were taken for (column)."""
+        return confusion(self.label_E, self.predicted_E, self.probability_EC.shape[1])
+
+    @property
+    def accuracy(self) -> float:
+        return float(accuracy(self.confusion_CC))
+
+    @property
+    def macro_f1(self) -> float:
+        return float(macro_f1(self.confusion_CC))
+
+    def event_fields(self, split: str) -> dict[str, Any]:
+        """The fields of an eval event."""
+        return {
+            "split": split,
+            "loss_nats": self.loss_nats,
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "examples": len(self.label_E),
+            "tokens": self.tokens,
+            "tokens_per_s": self.tokens / self.seconds,
+        }
+
+
+class Classification(Objective[TaskEvaluation]):
+    """A task on a backbone; weights are fresh until they are loaded.
+
+    Args:
+        recipe: what to train; `train.block` is the longest text in tokens.
+        task: a prepared task.
+        vocabulary: of the pre-trained model.
+        device: where to compute.
+        pretrained: what to remember of where the backbone came from.
+
+    Raises:
+        UserError: a text has no token in the vocabulary.
+    """
+
+    unit = "text"
+    in_bits = False
+    static_shapes = False
+    model: Classifier
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        vocabulary: Vocabulary,
+        device: torch.device,
+        pretrained: Mapping[str, Any],
+    ):
+        super().__init__(recipe, device)
+        settings = recipe.train
+        self.task, self.vocabulary, self.pretrained = task, vocabulary, dict(pretrained)
+        self.warnings = list(task.manifest.warnings)
+        train = some(task.split("train"), recipe.finetune.examples, settings.seed)
+        self.batches = TaskBatches(self._encode("train", train), settings.batch, settings.seed)
+        self._read = ReadAhead(self.batches.read)
+        self._valid = self._encode("valid", task.split("valid"))
+        self._test = self._encode(task.reported, task.split(task.reported))
+        self._probe = _first_texts(self._valid, settings.probe_tokens)
+        torch.manual_seed(settings.seed)
+        self.model = Classifier(recipe, vocabulary.size, len(task.labels)).to(device)
+
+    def _encode(self, split: str, examples: list[Example]) -> EncodedSplit:
+        """A split's ids; what could not be kept of its texts becomes a warning."""
+        encoded = encode_split(self.recipe, examples, self.vocabulary)
+        self.warnings += remarks(split, encoded, self.recipe)
+        return encoded
+
+    def micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+        batch = self._read(step)
+        examples = len(batch.labels)
+        parts = min(self.recipe.train.micro_batches, examples)
+        length_E = batch.mask.numpy().sum(1)  # by NumPy: the host never asks a tensor
+        for rows in np.array_split(np.arange(examples), parts):
+            longest = int(length_E[rows].max())
+            length_B = torch.from_numpy(length_E[rows])
+            own = slice(int(rows[0]), int(rows[-1]) + 1)
+            yield (
+                self.to_device(batch.ids[own, :longest].contiguous()),
+                self.to_device(length_B),
+                self.to_device(real_places(length_B, longest)),
+                self.to_device(batch.labels[own]),
+                len(rows) / examples,
+            )
+
+    def loss(
+        self,
+        tokens_BM: Tensor,
+        length_B: Tensor,
+        real_T: Tensor,
+        label_B: Tensor,
+        share: float,
+        context: RouteContext,
+        weights: Mapping[str, float | Tensor],
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        context = replace(context, real_T=real_T)
+        with autocast(self.device, self.precision):
+            output = self.model(tokens_BM, length_B, context)
+        task = F.cross_entropy(output.logits.float(), label_B)
+        total, measured = weighted(task, output, weights, share)
+        right_B = output.logits.detach().argmax(1) == label_B
+        return total, [], measured | {"accuracy": right_B.float().mean() * share}
+
+    def tokens_read(self, steps: int) -> int:
+        return self.batches.tokens_read(steps)
+
+    def probe_batch(self) -> tuple[Tensor, Tensor]:
+        return self._probe.ids, real_places(self._probe.mask.sum(1), self._probe.ids.shape[1])
+
+    def _evaluate(self, split: EncodedSplit, context: RouteContext) -> TaskEvaluation:
+        rows = self.recipe.train.batch // self.recipe.train.micro_batches
+        return classify(self.model, split, rows, self.precision, context)
+
+    def validate(self, context: RouteContext) -> TaskEvaluation:
+        return self._evaluate(self._valid, context)
+
+    def test(self, context: RouteContext) -> TaskEvaluation:
+        return self._evaluate(self._test, context)
+
+    @property
+    def test_split(self) -> str:
+        return self.task.reported
+
+    def to_minimise(self, score: TaskEvaluation) -> float:
+        return 1 - score.accuracy
+
+    def event_fields(self, score: TaskEvaluation, split: str) -> dict[str, Any]:
+        return score.event_fields(split) | {"bpc": None, "perplexity": None}
+
+    def best_fields(self, score: TaskEvaluation) -> dict[str, Any]:
+        return {"loss_nats": score.loss_nats, "accuracy": score.accuracy}
+
+    def result_fields(self, score: TaskEvaluation) -> dict[str, Any]:
+        return {
+            "test_bpc": None,
+            "test_loss_nats": score.loss_nats,
+            "test_accuracy": score.accuracy,
+        }
+
+    def announcement(self) -> dict[str, Any]:
+        return {
+            "task": self.task.name,
+            "labels": self.task.labels,
+            "steps_per_epoch": len(self.batches),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        manifest = self.task.manifest
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "vocab_size": self.vocabulary.size,
+            "unit": self.vocabulary.tokenizer.unit,
+            "vocabulary": self.vocabulary.sha256,
+            "tokenizer": {"kind": self.vocabulary.kind, "file": self.vocabulary.file},
+            "task": {
+                "name": manifest.name,
+                "labels": manifest.labels,
+                "fingerprint": manifest.fingerprint,
+                "path": str(self.task.path.resolve()),
+            },
+            "pretrained": self.pretrained,
+        }
+
+    def require_same(self, state: Mapping[str, Any]) -> None:
+        if state["task"]["fingerprint"] != self.task.manifest.fingerprint:
+            raise UserError(
+                "the prepared task is not the one this run was trained on",
+                where=str(self.task.path),
+                hint="Point --data-dir at the original, or start a new run with another --name.",
+                code=EXIT_DATA,
+            )
+
+
+def some(examples: list[Example], count: int, seed: int) -> list[Example]:
+    """So many of the examples, drawn by the seed, in their order; all of them for 0."""
+    if not 0 < count < len(examples):
+        return examples
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
+    return [examples[index] for index in np.sort(chosen)]
+
+
+def encode_split(recipe: Recipe, examples: list[Example], vocabulary: Vocabulary) -> EncodedSplit:
+    """A split's ids, texts cut as the recipe says."""
+    return encode(examples, vocabulary.tokenizer, recipe.train.block, recipe.finetune.keep)
+
+
+def remarks(name: str, split: EncodedSplit, recipe: Recipe) -> list[str]:
+    """What could not be kept of a split's texts, one line each."""
+    found = []
+    if split.cut:
+        found.append(
+            f"{name}: {split.cut:,} of {len(split):,} texts are longer than {recipe.train.block} "
+            f"tokens, and their {recipe.finetune.keep} was kept"
+        )
+    if split.unknown is not None:
+        found.append(f"{name}: {split.unknown}")
+    return found
+
+
+def _first_texts(split: EncodedSplit, tokens: int) -> Batch:
+    """The first texts of a split, about so many tokens of them, at least one."""
+    count = int(np.searchsorted(split.offsets[1:], tokens, side="right"))
+    return collate(split, np.arange(min(max(count, 1), len(split))))
+
+
+@torch.inference_mode()
+def classify(
+    model: Classifier, split: EncodedSplit, batch: int, precision: str, context: RouteContext
+) -> TaskEvaluation:
+    """Classify every text of a split, leaving the model in the mode it was in.
+
+    A text's result does not depend on the others, but where the router is expert-choice, which
+    spreads the tokens of a whole batch.
+
+    Args:
+        split: E examples.
+        batch: texts at once; those of like length, so that little is padded.
+        precision: "fp32" or "bf16" autocast.
+        context: step and options of routing.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    start = time.perf_counter()
+    logits: list[Tensor] = []
+    order: list[Tensor] = []
+    for part in evaluation_batches(split, batch):
+        length_B = part.mask.sum(1)
+        real_T = real_places(length_B, part.ids.shape[1]).to(device)
+        with autocast(device, precision):
+            output = model(
+                part.ids.to(device), length_B.to(device), replace(context, real_T=real_T)
+            )
+        logits.append(output.logits.float())
+        order.append(part.index)
+    model.train(was_training)
+    index_E = torch.cat(order)
+    logits_EC = torch.empty(len(split), logits[0].shape[1])
+    logits_EC[index_E] = torch.cat(logits).cpu()
+    label_E = torch.from_numpy(split.labels)
+    return TaskEvaluation(
+        probability_EC=logits_EC.softmax(1).numpy(),
+        label_E=split.labels,
+        loss_nats=F.cross_entropy(logits_EC, label_E).item(),
+        tokens=len(split.ids),
+        seconds=time.perf_counter() - start,
+    )

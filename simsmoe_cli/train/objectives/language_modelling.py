@@ -1,0 +1,167 @@
+"""Language modelling: predict the next token of contiguous streams, with carried memory.
+
+Shapes: B streams, M block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simsmoe_cli.data.io.read_ahead import ReadAhead
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.data.streams import TrainStreams
+from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
+from simsmoe_cli.train.objectives.base import Objective, weighted
+from simsmoe_cli.train.probes import probe_batch
+
+
+class LanguageModelling(Objective[Evaluation]):
+    """Next-token prediction on a prepared corpus.
+
+    Args:
+        recipe: what to train.
+        store: the prepared corpus.
+        device: where to compute.
+    """
+
+    static_shapes = True
+    model: LanguageModel
+
+    def __init__(self, recipe: Recipe, store: TokenStore, device: torch.device):
+        super().__init__(recipe, device)
+        settings = recipe.train
+        self.store = store
+        self.unit = store.manifest.unit
+        self.in_bits = self.unit in ("byte", "character")
+        self.warnings = store.warnings
+        self.streams = TrainStreams(
+            store.split("train"),
+            settings.batch,
+            settings.block,
+            shuffle_seed=settings.seed if recipe.shuffles_blocks else None,
+        )
+        self._read = ReadAhead(self.streams.read)
+        self._probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
+        torch.manual_seed(settings.seed)
+        self.model = LanguageModel(recipe, store.manifest.vocab_size).to(device)
+        rows = settings.batch // settings.micro_batches
+        self.memory = [self.model.initial_memory(rows) for _ in range(settings.micro_batches)]
+
+    def micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+        inputs, targets, restart = self._read(step)
+        rows = self.recipe.train.batch // self.recipe.train.micro_batches
+        for part, memory in enumerate(self.memory):
+            if restart:
+                for tensor in memory:
+                    tensor.zero_()
+            own = slice(part * rows, (part + 1) * rows)
+            yield self.to_device(inputs[own]), self.to_device(targets[own]), memory
+
+    def loss(
+        self,
+        x_BM: Tensor,
+        y_BM: Tensor,
+        memory: list[Tensor],
+        context: RouteContext,
+        weights: Mapping[str, float | Tensor],
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        with autocast(self.device, self.precision):
+            output = self.model.score(x_BM, y_BM, memory, context)
+        task = output.nats / y_BM.numel()
+        total, measured = weighted(task, output, weights, 1 / self.recipe.train.micro_batches)
+        return total, output.memory, measured
+
+    def keep(self, part: int, memory: list[Tensor]) -> None:
+        self.memory[part] = memory
+
+    def tokens_read(self, steps: int) -> int:
+        return steps * self.recipe.train.batch * self.recipe.train.block
+
+    def probe_batch(self) -> tuple[Tensor, None]:
+        return self._probe_batch, None
+
+    def _evaluate(self, split: str, max_blocks: int, context: RouteContext) -> Evaluation:
+        settings = self.recipe.eval
+        return evaluate_split(
+            self.model,
+            self.store.checked_split(split),
+            block=self.recipe.train.block,
+            streams=settings.streams,
+            overlap=settings.overlap,
+            max_blocks=max_blocks,
+            precision=self.precision,
+            context=context,
+        )
+
+    def validate(self, context: RouteContext) -> Evaluation:
+        return self._evaluate("valid", self.recipe.train.validate_blocks, context)
+
+    def test(self, context: RouteContext) -> Evaluation:
+        return self._evaluate("test", self.recipe.eval.final_blocks, context)
+
+    def to_minimise(self, score: Evaluation) -> float:
+        return score.loss_nats
+
+    def event_fields(self, score: Evaluation, split: str) -> dict[str, Any]:
+        return score.event_fields(split, self.store.manifest)
+
+    def best_fields(self, score: Evaluation) -> dict[str, Any]:
+        return {"loss_nats": score.loss_nats}
+
+    def result_fields(self, score: Evaluation) -> dict[str, Any]:
+        return {
+            "test_bpc": score.bpc if self.in_bits else None,
+            "test_loss_nats": score.loss_nats,
+        }
+
+    def announcement(self) -> dict[str, Any]:
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        manifest = self.store.manifest
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "vocab_size": self.model.vocab_size,
+            "unit": self.unit,
+            "corpus": manifest.fingerprint,
+            "vocabulary": manifest.vocabulary,
+            "store": str(self.store.path.resolve()),
+        }
+
+    def require_same(self, state: Mapping[str, Any]) -> None:
+        size = state["vocab_size"]
+        if state["corpus"] != self.store.manifest.fingerprint or size != self.model.vocab_size:
+            raise UserError(
+                "the prepared corpus is not the one this run was trained on",
+                where=str(self.store.path),
+                hint="Point --data-dir at the original, or start a new run with another --name.",
+                code=EXIT_DATA,
+            )
+
+    def carried(self) -> dict[str, Tensor]:
+        return {
+            f"memory.{part}.{layer}": tensor
+            for part, memory in enumerate(self.memory)
+            for layer, tensor in enumerate(memory)
+        }
+
+    def restore_carried(self, tensors: Mapping[str, Tensor]) -> None:
+        own = self.carried()
+        found = {name: tensor for name, tensor in tensors.items() if name.startswith("memory.")}
+        shapes = [
+            {name: tensor.shape for name, tensor in tensors.items() if tensor.is_floating_point()}
+            for tensors in (own, found)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError("the carried memory is not that of this model and batch")
+        for part, memory in enumerate(self.memory):
+            for layer in range(len(memory)):
+                memory[layer] = found[f"memory.{part}.{layer}"].to(self.device)

@@ -1,0 +1,243 @@
+"""From a `simsmoe finetune` command line to a plan: which weights, which task, which recipe.
+
+What is trained is put together from two sides. The checkpoint says what the model, its router and
+its similarity learning are; the recipe says how it is trained, and may change what is no shape of
+backbone or experts: similarity learning, dropout, settings of the router, or the router itself,
+which then starts fresh. Steps follow from epochs, and what happens every so many steps happens
+once an epoch unless the recipe says otherwise.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simsmoe_cli.data.tasks.store import Task, open_task
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.files.names import check_name, safe_name
+from simsmoe_cli.model.classifier import kept_layers
+from simsmoe_cli.recipe.load import list_recipes, load_recipe
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train import checkpoint
+from simsmoe_cli.train.plan_pretraining import (
+    differences,
+    find_place,
+    find_run,
+    require_one_process,
+    require_same_course,
+    resumed,
+    state_to_resume,
+)
+from simsmoe_cli.train.pretrained import Pretrained
+from simsmoe_cli.train.vocabulary import Vocabulary
+
+FALLBACK = "finetune-sst2"
+# Fields of these sections that the weights do not fix.
+FREE = (
+    "model.dropout",
+    "moe.router",
+    "moe.top_k",
+    "moe.backend",
+    "moe.balance_weight",
+    "moe.z_weight",
+)
+EVERY_EPOCH = ("validate_every", "checkpoint_every", "probe_every")
+TASK = "finetune.task="
+# More steps than any warm-up, until the task says how many there are.
+UNKNOWN_STEPS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class FinetunePlan:
+    """What `session.finetune` will do.
+
+    Attributes:
+        recipe: resolved, its steps and all.
+        run: the run folder; new, or the one to go on with.
+        resume_from: the checkpoint folder to go on from; None starts at step 0.
+        task: to fine-tune on.
+        vocabulary: of the pre-trained model.
+        pretrained: the weights to start from; None where a checkpoint is resumed.
+        origin: what the run remembers of them.
+        notes: what to say of the choice of `resume_from`.
+    """
+
+    recipe: Recipe
+    run: RunDir
+    resume_from: Path | None
+    task: Task
+    vocabulary: Vocabulary
+    pretrained: Pretrained | None
+    origin: dict[str, Any]
+    notes: Sequence[str] = ()
+
+
+def plan_finetuning(
+    source: Path | None,
+    which: str,
+    task_name: str | None,
+    recipe_name: str | None,
+    overrides: Sequence[str],
+    *,
+    data_dir: Path,
+    runs_dir: Path,
+    name: str | None = None,
+    resume: str | None = None,
+) -> FinetunePlan:
+    """Decide weights, task, recipe, run folder and starting point.
+
+    Args:
+        source, which: the pre-trained run (a name or path) and its checkpoint.
+        task_name: name or folder of a prepared task; None takes the recipe's.
+        recipe_name: name or path; None takes finetune-TASK, or else the settings of finetune-sst2.
+        overrides: "a.b=c" settings, later ones win.
+        data_dir: where prepared corpora and tasks lie.
+        runs_dir: where run folders lie.
+        name: of the run folder; None makes one from the run and the task.
+        resume: None, "auto", a run folder, its name under `runs_dir`, or a checkpoint folder.
+    """
+    require_one_process()
+    if name is not None:
+        check_name(name)
+    if resume is not None and resume != "auto":
+        run, start = resumed(Path(resume), name, runs_dir)
+        return _go_on(run, start, None, overrides, data_dir)
+    if source is None:
+        run = RunDir(runs_dir / (name or ""))
+        if resume == "auto" and name:
+            last, notes = checkpoint.newest(run)
+            if last is not None:
+                return _go_on(run, last, None, overrides, data_dir, notes)
+        raise UserError("no pre-trained run is named", where="--from", hint="Name one: --from RUN.")
+    pretrained = Pretrained.open(find_run(source, runs_dir), which)
+    recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
+    base = name or safe_name(f"{pretrained.run.name}-{task.name}") or "finetuned"
+    run, last, notes = find_place(runs_dir, base, name, resume)
+    if last is not None:
+        return _go_on(run, last, recipe, overrides, data_dir, notes)
+    vocabulary = pretrained.vocabulary(data_dir)
+    return FinetunePlan(recipe, run, None, task, vocabulary, pretrained, pretrained.identity())
+
+
+def _recipe(
+    pretrained: Pretrained,
+    task_name: str | None,
+    recipe_name: str | None,
+    overrides: Sequence[str],
+    data_dir: Path,
+) -> tuple[Recipe, Task]:
+    """The recipe of a new run, and its task."""
+    changes = list(overrides)
+    if task_name is not None:
+        changes.append(f"finetune.task={task_name}")
+    if recipe_name is None:
+        named = [change.partition("=")[2] for change in changes if change.startswith(TASK)]
+        if not named:
+            raise _no_task()
+        recipe_name = f"finetune-{named[-1]}"
+        if recipe_name not in dict(list_recipes()):
+            recipe_name = FALLBACK
+            changes[:0] = ["name=finetune", f"description=the settings of {FALLBACK}", "source="]
+    keep_router = _keeps_router(pretrained, recipe_name, changes)
+    settings = pretrained.settings(keep_router=keep_router)
+    base = {**settings, "train": {"steps": UNKNOWN_STEPS}}
+    recipe = load_recipe(recipe_name, changes, base)
+    if not recipe.finetune.task:
+        raise _no_task()
+    _require_fit(pretrained.recipe, recipe)
+    if recipe.finetune.drop_last_layer:
+        kept_layers(recipe)
+    task = open_task(recipe.finetune.task, data_dir)
+    epoch, steps = _steps(recipe, task)
+    if recipe.train.steps != UNKNOWN_STEPS:
+        raise UserError(
+            f"{steps} steps follow from {recipe.finetune.epochs} epochs of {epoch}",
+            where="train.steps",
+            hint="Leave it out, and set finetune.epochs or finetune.examples.",
+        )
+    train = {"steps": steps, **dict.fromkeys(EVERY_EPOCH, epoch)}
+    return load_recipe(recipe_name, changes, {**settings, "train": train}), task
+
+
+def _keeps_router(pretrained: Pretrained, recipe_name: str, changes: Sequence[str]) -> bool:
+    """Whether a recipe leaves the checkpoint's router in its place."""
+    base = {**pretrained.settings(keep_router=False), "train": {"steps": UNKNOWN_STEPS}}
+    try:
+        return load_recipe(recipe_name, changes, base).moe.router == pretrained.recipe.moe.router
+    except UserError:
+        return True  # whatever is wrong is said when it is loaded for use
+
+
+def _no_task() -> UserError:
+    return UserError("no task is named", where="--task", hint="Name one: --task NAME.")
+
+
+def _go_on(
+    run: RunDir,
+    start: Path,
+    wanted: Recipe | None,
+    overrides: Sequence[str],
+    data_dir: Path,
+    notes: Sequence[str] = (),
+) -> FinetunePlan:
+    """The plan of a run that is resumed.
+
+    Args:
+        run, start: the run and its checkpoint.
+        wanted: the recipe that a command line asks for; None takes the run's own.
+        overrides: changes of the run's own.
+        data_dir: where the task is looked for by name, before the place it had.
+        notes: what to say of the choice of checkpoint.
+    """
+    state = state_to_resume(run, start)
+    if "task" not in state:
+        raise UserError(
+            "this run pre-trains a language model",
+            where=str(run.path),
+            hint=f"Go on with it by simsmoe pretrain --resume {shlex.quote(str(run.path))}.",
+        )
+    recipe = wanted or load_recipe(str(run.recipe), overrides)
+    task = open_task_of(state, recipe.finetune.task, data_dir)
+    _, steps = _steps(recipe, task)
+    train = recipe.train.model_copy(update={"steps": steps})
+    recipe = recipe.model_copy(update={"train": train})
+    require_same_course(run, checkpoint.recipe_of(start, state), recipe, state["step"])
+    vocabulary = Vocabulary.of_run(run, state)
+    return FinetunePlan(recipe, run, start, task, vocabulary, None, state["pretrained"], notes)
+
+
+def open_task_of(state: dict[str, Any], name: str, data_dir: Path) -> Task:
+    """The task of a fine-tuned run: by its name, or where it was."""
+    trained_on = Path(state["task"]["path"])
+    by_name = (data_dir / name).is_dir() or not trained_on.is_dir()
+    return open_task(name, data_dir) if by_name else Task.open(trained_on)
+
+
+def _steps(recipe: Recipe, task: Task) -> tuple[int, int]:
+    """Steps of an epoch, and of all."""
+    examples = task.manifest.splits["train"].examples
+    examples = min(recipe.finetune.examples or examples, examples)
+    epoch = -(-examples // recipe.train.batch)
+    return epoch, epoch * recipe.finetune.epochs
+
+
+def _require_fit(before: Recipe, recipe: Recipe) -> None:
+    """Raise a UserError where a recipe asks for another model than the checkpoint's."""
+    fixed = {"model", "moe", "data"}
+    changed = [
+        f"{path} ({old!r} -> {new!r})"
+        for path, old, new in differences(
+            before.model_dump(include=fixed), recipe.model_dump(include=fixed)
+        )
+        if path not in FREE
+    ]
+    if changed:
+        raise UserError(
+            f"the pre-trained model cannot be changed: {', '.join(changed)}",
+            where=f"recipe {recipe.name}",
+            hint="Leave these out, or pre-train with them.",
+        )

@@ -1,0 +1,227 @@
+"""Figures: what they show and say, for whom, and that they do not depend on the machine."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.collapse.show.figures.similarity import report_figures
+from simsmoe_cli.collapse.show.figures.style import Drawing, inline_svg, png_file, svg_file
+from tests.collapse.reports import report
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def drawings() -> dict[str, Drawing]:
+    return named(report("plain", "other", layers=2))
+
+
+def named(made: Report) -> dict[str, Drawing]:
+    return {drawing.name: drawing for drawing in report_figures(made)}
+
+
+def texts(svg: str) -> list[str]:
+    """What can be read in an SVG."""
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_every_figure_asked_for_is_there(drawings: dict[str, Drawing]) -> None:
+    assert set(drawings) == {
+        "by-layer", "shared-tokens", "training", "loss", "difference", "load", "entropy",
+        "effective-rank", "cka-layer-0", "cka-layer-0-against", "cka-layer-1",
+        "cka-layer-1-against", "cka-all-layers",
+    }  # fmt: skip
+
+
+def test_every_caption_says_n_the_interval_and_the_null(drawings: dict[str, Drawing]) -> None:
+    for drawing in drawings.values():
+        assert re.search(r"n = [\d,]+", drawing.caption), drawing.name
+        assert "interval" in drawing.caption, drawing.name
+        assert re.search(r"\bnull\b", drawing.caption, re.IGNORECASE), drawing.name
+
+
+def test_the_caption_has_the_numbers_of_the_findings(drawings: dict[str, Drawing]) -> None:
+    """Pearson and Spearman of Fig. 4a with their intervals, as in `reports.py`."""
+    caption = drawings["shared-tokens"].caption
+    assert (
+        "Pearson 0.31 (n = 12 pairs; 95% interval 0.21 to 0.41; null, 95% within -0.20 to 0.20)"
+        in caption
+    )
+    assert "Spearman 0.27 (n = 12 pairs; 95% interval 0.17 to 0.37" in caption
+    assert "plain: " in caption
+    assert "other: " in caption
+
+
+def test_files_stand_alone(drawings: dict[str, Drawing]) -> None:
+    """SVG that is XML and loads nothing; PNG with the pixels of a paper's column."""
+    drawing = drawings["by-layer"]
+    content = svg_file(drawing)
+    root = ElementTree.fromstring(content)
+    for element in root.iter():
+        for name, value in element.attrib.items():
+            if name.endswith("href"):
+                assert value.startswith(("#", "data:"))
+    assert b"<dc:date>" not in content
+    image = imread(io.BytesIO(png_file(drawing)))
+    assert image.shape[1] == pytest.approx(3.5 * 200, abs=2)
+    assert image[:3, :3].min() == 1  # the ground is white
+    assert np.ptp(image[..., :3]) > 0.5
+
+
+def test_the_same_findings_give_the_same_bytes(
+    drawings: dict[str, Drawing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the user's matplotlib is set to, and that stays as it is."""
+    name = "cka-layer-0"
+    before = svg_file(drawings[name]), inline_svg(drawings[name])
+    for key, value in (("font.size", 20), ("axes.grid", False), ("text.usetex", True)):
+        monkeypatch.setitem(matplotlib.rcParams, key, value)
+    again = named(report("plain", "other", layers=2))[name]
+    assert (svg_file(again), inline_svg(again)) == before
+    assert matplotlib.rcParams["font.size"] == 20
+    assert matplotlib.rcParams["text.usetex"]
+
+
+def test_a_heat_map_shows_each_pair_of_a_small_layer(drawings: dict[str, Drawing]) -> None:
+    layer = report("plain", "other", layers=2).main.layers[0]
+    shown = texts(inline_svg(drawings["cka-layer-0"]))
+    for i, j in layer.pairs():
+        value = layer.cka[i][j]
+        assert value is not None
+        assert shown.count(f"{value:.2f}".lstrip("0")) >= 2
+
+
+@pytest.fixture
+def holes() -> dict[str, Any]:
+    """Changes that leave what concerns expert 3 undefined."""
+    layer = report().main.layers[0].model_dump()
+    for name in ("cka", "cka_low", "cka_high", "cka_biased", "cka_rbf", "cosine", "weight_cosine"):
+        for other in range(4):
+            layer[name][3][other] = layer[name][other][3] = None
+    layer["effective_rank"][3] = None
+    return layer
+
+
+def test_undefined_values_are_hatched_and_counted(holes: dict[str, Any]) -> None:
+    found = named(report(**holes))
+    drawing = found["cka-layer-0"]
+    assert "3 pairs are undefined (hatched)" in drawing.caption
+    assert "<pattern" in inline_svg(drawing)
+    assert "nan" not in texts(inline_svg(drawing))
+    assert "No pairs are undefined" in found["cka-layer-1"].caption
+    assert "<pattern" not in inline_svg(found["cka-layer-1"])
+    assert "3 pairs undefined and not shown" in found["by-layer"].caption
+    assert "1 undefined" in found["effective-rank"].caption
+
+
+def test_nothing_but_undefined_values(holes: dict[str, Any]) -> None:
+    nothing = {name: [[None] * 4] * 4 for name in ("cka", "cka_low", "cka_high", "cka_rbf")}
+    estimate = {**holes["cka_mean"], "value": None, "low": None, "high": None, "n": 0}
+    drawing = named(report(**holes | nothing | {"cka_mean": estimate}))["cka-layer-0"]
+    assert "Mean undefined (n = 0 pairs; no 95% interval)" in drawing.caption
+    ElementTree.fromstring(inline_svg(drawing))
+
+
+def test_a_dead_expert_is_named(holes: dict[str, Any]) -> None:
+    load = [0.0, 0.5, 0.25, 0.25]
+    found = named(report(layers=1, load=load, dead=[0]))["load"]
+    assert "1 dead" in found.caption
+    shown = texts(inline_svg(found))
+    assert "2.00" in shown  # twice a fair share
+    assert "0.00" not in shown  # a cross stands there
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "a & b", "$x^2$", "\x1b[31mred", "名前", "'\"><"]
+)
+def test_names_are_text_and_nothing_else(name: str) -> None:
+    found = named(report(name, "other", layers=1))
+    for drawing in (found["by-layer"], found["cka-layer-0"]):
+        ElementTree.fromstring(svg_file(drawing))
+        root = ElementTree.fromstring(inline_svg(drawing))
+        assert not list(root.iter(f"{SVG}script"))
+    shown = texts(inline_svg(found["by-layer"]))
+    assert name.replace("\x1b", "\\u{1b}") in shown
+
+
+def test_both_panels_of_the_difference_show_one_pair_or_say_why_not() -> None:
+    alone = named(report("plain", layers=1))["difference"]
+    assert "Shown is the most alike pair. " in alone.caption
+    made = report("plain", "other", layers=1).model_dump()
+    both = named(Report.model_validate(made))["difference"]
+    assert "Both panels show the most alike pair of plain, so by its choice" in both.caption
+    made["against"]["difference"]["experts"] = [1, 2]
+    apart = named(Report.model_validate(made))["difference"]
+    assert "Each panel shows the most alike pair of its run: that of plain is missing" in (
+        apart.caption
+    )
+
+
+def test_the_scores_of_a_classifier_are_accuracies() -> None:
+    made = report(layers=1).model_dump()
+    for point in made["findings"][0]["history"]["losses"]:
+        point |= {"bpc": None, "accuracy": 0.8}
+    shown = texts(inline_svg(named(Report.model_validate(made))["loss"]))
+    assert "accuracy" in shown
+    assert "loss, nats per token" not in shown
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    assert {"plain", "plain (against)"} <= set(
+        texts(inline_svg(named(report("plain", "plain", layers=1))["by-layer"]))
+    )
+
+
+def test_a_model_without_history_has_no_curves() -> None:
+    made = report(layers=1).model_dump()
+    made["findings"][0]["history"] = {}
+    made["findings"][0]["difference"] = None
+    found = named(Report.model_validate(made))
+    assert not {"loss", "training", "difference"} & set(found)
+
+
+@pytest.mark.parametrize(("layers", "experts"), [(1, 1), (1, 2), (9, 20)])
+def test_few_and_many_experts(layers: int, experts: int) -> None:
+    found = named(report(layers=layers, experts=experts))
+    assert f"cka-layer-{layers - 1}" in found
+    for name in ("cka-layer-0", "cka-all-layers", "load", "shared-tokens"):
+        ElementTree.fromstring(inline_svg(found[name]))
+
+
+def test_layers_of_any_name_have_files_of_their_own() -> None:
+    """Names from a foreign model reach file names as letters, digits, dots and dashes alone."""
+    made = report(layers=4).model_dump()
+    strange = ["../../<script>", "en\u202ecoder 1", "../../&script;", "x" * 300]
+    for layer, label in zip(made["findings"][0]["layers"], strange, strict=True):
+        layer["label"] = label
+    found = named(Report.model_validate(made))
+    files = [name for name in found if name.startswith("cka-layer-")]
+    assert len(files) == 4
+    for name in files:
+        assert re.fullmatch(r"[A-Za-z0-9.-]{1,90}", name)
+        assert ".." not in name
+    for name in (*files, "by-layer", "load", "cka-all-layers"):
+        ElementTree.fromstring(inline_svg(found[name]))
+        ElementTree.fromstring(svg_file(found[name]))
+
+
+def test_routing_that_is_undefined_is_hatched_and_said() -> None:
+    undefined = {
+        "load": [None] * 4, "dead": None, "load_cv": None, "load_max_over_mean": None,
+        "entropy_nats": None, "entropy_of_mean_nats": None, "shared": [[None] * 4] * 4,
+        "effective_rank": [None] * 4, "non_finite_inputs": 7,
+    }  # fmt: skip
+    found = named(report(layers=1, **undefined))
+    assert "How many are dead is undefined. " in found["load"].caption
+    for name in ("load", "entropy", "effective-rank", "shared-tokens"):
+        assert "nan" not in texts(inline_svg(found[name]))
+    assert "<pattern" in inline_svg(found["load"])

@@ -1,0 +1,134 @@
+"""What a report costs, told before it starts; how much memory there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simsmoe_cli.collapse import free_memory as memory
+from simsmoe_cli.collapse.estimate import Plan, bytes_needed, duration, plan
+from simsmoe_cli.collapse.measure.layers import Options
+from simsmoe_cli.collapse.sources.base import Size
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+from tests.collapse.planted import Planted
+
+CPU = torch.device("cpu")
+OLMOE = Size(
+    width=2048,
+    experts=64,
+    top_k=8,
+    in_experts=[64 * 3 * 2048 * 1024] * 16,
+    products_per_token=1.2e9,
+    vocab_size=50304,
+    stored=13_000_000_000,
+    layer=840_000_000,
+    dtype=torch.bfloat16,
+)
+
+
+class Sized(Planted):
+    """A source that says it is of some size."""
+
+    own = OLMOE
+
+    @property
+    def size(self) -> Size:
+        return self.own
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets how much memory there is."""
+
+    def make(size: float) -> None:
+        monkeypatch.setattr(memory, "available", lambda device: int(size))
+
+    make(1e12)
+    return make
+
+
+def planned(rows: int = 4096, layers: int = 16, asked: bool = True) -> tuple[Plan, Sized]:
+    source = Sized()
+    return plan(source, Options(rows=rows), range(layers), CPU, asked=asked), source
+
+
+def test_a_large_model_is_measured_on_fewer_rows_unless_they_are_asked_for(free: Any) -> None:
+    chosen, source = planned(asked=False)
+    assert (chosen.options.rows, chosen.options.all_tokens) == (2048, 16384)
+    assert source.notes == []
+    assert planned()[0].options.rows == 4096
+    assert planned(layers=2, asked=False)[0].options.rows == 4096
+
+
+def test_time_and_memory_grow_with_what_is_measured(free: Any) -> None:
+    few, many, one = planned(1024)[0], planned(4096)[0], planned(4096, layers=1)[0]
+    assert few.seconds < many.seconds
+    assert one.seconds < many.seconds
+    assert few.size < many.size == one.size
+    assert one.forward > many.forward
+    assert 0 < many.forward < 1
+
+
+def test_a_layer_at_a_time_needs_no_memory_for_the_others() -> None:
+    deeper = Size(**{**vars(OLMOE), "in_experts": OLMOE.in_experts * 4, "stored": 52 * 10**9})
+    assert bytes_needed(deeper, Options()) == bytes_needed(OLMOE, Options()) < 5e9
+    outputs = 4 * 4096 * 64 * 2048
+    assert bytes_needed(OLMOE, Options()) > OLMOE.layer + outputs
+
+
+def test_fewer_tokens_are_measured_where_memory_is_short_and_it_is_said(free: Any) -> None:
+    needed = bytes_needed(OLMOE, Options(rows=1024, tokens=4096))
+    free(needed / 0.95 + 1e6)
+    chosen, source = planned()
+    assert (chosen.options.rows, chosen.options.all_tokens) == (1024, 4096)
+    (note,) = source.notes
+    assert note.startswith("1,024 tokens were measured and not 4,096, which do not fit into ")
+
+
+def test_what_never_fits_is_refused(free: Any) -> None:
+    free(5e8)
+    with pytest.raises(UserError, match=r"about \d\.\d GB more .* 0\.5 GB are free") as caught:
+        planned()
+    assert caught.value.code == EXIT_OUT_OF_MEMORY
+    assert caught.value.where == "planted"
+
+
+def test_costs_in_words(free: Any) -> None:
+    assert Plan(Options(), [0], 700.0, 4.06e9, 0.5).words == "about 12 min, 4.1 GB"
+    assert [duration(seconds) for seconds in (0.2, 59, 300, 9000)] == [
+        "1 s", "59 s", "5 min", "2.5 h",
+    ]  # fmt: skip
+
+
+def test_memory_is_the_least_of_system_and_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (groups / "batch" / "job").mkdir(parents=True)
+    monkeypatch.setattr(memory, "PROC", proc)
+    monkeypatch.setattr(memory, "CGROUPS", groups)
+    assert memory.available(CPU) is None
+    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    assert memory.available(CPU) == 8000 * 1024
+    (proc / "self" / "cgroup").write_text("0::/batch/job\n")
+    (groups / "batch" / "job" / "memory.max").write_text("max\n")
+    (groups / "batch" / "job" / "memory.current").write_text("10\n")
+    assert memory.available(CPU) == 8000 * 1024
+    (groups / "batch" / "memory.max").write_text("5000000\n")
+    (groups / "batch" / "memory.current").write_text("4000000\n")
+    assert memory.available(CPU) == 1_000_000
+    (groups / "batch" / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
+    assert memory.available(CPU) == 1_500_000
+    (groups / "memory" / "old").mkdir(parents=True)
+    (groups / "memory" / "old" / "memory.limit_in_bytes").write_text("700\n")
+    (groups / "memory" / "old" / "memory.usage_in_bytes").write_text("300\n")
+    (proc / "self" / "cgroup").write_text("5:cpu:/x\n4:memory:/old\n")
+    assert memory.available(CPU) == 400
+
+
+def test_what_this_process_holds() -> None:
+    assert 5e7 < memory.resident() < 1e11

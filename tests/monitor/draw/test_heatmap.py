@@ -1,0 +1,192 @@
+"""A matrix as cells: every value where it belongs, in every space."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.style import Style
+from rich.text import Text
+
+from simsmoe_cli.monitor.draw.heatmap import SELECTED, Layout, heat_map, layout
+from simsmoe_cli.monitor.draw.scales import (
+    LEVELS,
+    UNDEFINED,
+    Scale,
+    color_bar,
+    magnitude_scale,
+    palette,
+    similarity_scale,
+)
+
+SIZES = st.integers(1, 70)
+
+
+def style_at(line: Text, x: int) -> Style:
+    """The last style that covers a cell."""
+    found = Style()
+    for span in line.spans:
+        if span.start <= x < span.end and isinstance(span.style, Style):
+            found = found + span.style
+    return found
+
+
+def background(line: Text, x: int) -> tuple[int, int, int]:
+    color = style_at(line, x).bgcolor
+    assert color is not None
+    assert color.triplet is not None
+    return tuple(color.triplet)
+
+
+def foreground(line: Text, x: int) -> tuple[int, int, int]:
+    color = style_at(line, x).color
+    assert color is not None
+    assert color.triplet is not None
+    return tuple(color.triplet)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SIZES, SIZES, st.integers(1, 130), st.integers(1, 50), st.booleans(), st.booleans())
+def test_any_matrix_fits_any_space(
+    rows: int, columns: int, width: int, height: int, color: bool, labels: bool
+) -> None:
+    names = [str(number) for number in range(max(rows, columns))]
+    label_width = len(names[rows - 1]) if labels else 0
+    place = layout(rows, columns, width, height, label_width=label_width, halves=color)
+    values = np.linspace(0, 1, rows * columns).reshape(rows, columns)
+    lines = heat_map(values, Scale(), place, row_labels=names, column_labels=names, color=color)
+    assert len(lines) == place.height <= height
+    assert all(line.cell_len == place.width <= width for line in lines)
+    for row, column in {(0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)}:
+        x, y = place.place_of(row, column)
+        assert 0 <= x < place.width
+        assert 0 <= y < place.height
+        found = place.cell_at(x, y)
+        assert found is not None
+        assert 0 <= row - found[0] < place.block[0] * (1 + place.halves)
+        assert 0 <= column - found[1] < place.block[1]
+    assert place.cell_at(place.width, 0) is None
+    assert place.cell_at(0, place.height) is None
+
+
+def test_values_are_printed_where_there_is_room() -> None:
+    values = np.array([[0.125, -0.3], [math.nan, 1.0]])
+    place = layout(2, 2, 40, 10, label_width=1)
+    assert place.numbers
+    lines = heat_map(values, Scale(-1, 1), place, row_labels="ab", column_labels="xy")
+    text = "\n".join(line.plain for line in lines)
+    assert [word for word in text.split() if word not in "abxy"] == ["0.12", "-.30", "–", "1.00"]
+    assert lines[0].plain.split() == ["x", "y"]
+
+
+def test_colours_are_those_of_the_scale() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random((6, 9))
+    values[2, 3] = math.nan
+    scale = Scale(0, 1)
+    place = layout(6, 9, 18, 6, numbers=False)
+    assert place == Layout(6, 9, 0, 0, 2, 1)
+    lines = heat_map(values, scale, place)
+    for row in range(6):
+        for column in range(9):
+            x, y = place.place_of(row, column)
+            level = int(scale.level(values[row, column]))
+            assert background(lines[y], x) == scale.rgb(level)
+    assert background(lines[2], 6) == UNDEFINED
+    assert "–" in lines[2].plain
+
+
+def test_two_rows_share_a_line_where_there_are_too_many() -> None:
+    values = np.arange(35.0).reshape(7, 5) / 34
+    scale = Scale(0, 1)
+    place = layout(7, 5, 5, 4)
+    assert place.halves
+    lines = heat_map(values, scale, place)
+    assert len(lines) == 4
+    for row in range(7):
+        for column in range(5):
+            x, y = place.place_of(row, column)
+            seen = (foreground if row % 2 == 0 else background)(lines[y], x)
+            assert seen == scale.rgb(int(scale.level(values[row, column])))
+
+
+def test_blocks_show_their_highest_value() -> None:
+    values = np.zeros((40, 40))
+    values[17, 33] = 1.0
+    place = layout(40, 40, 20, 10)
+    assert place.block == (2, 2)
+    lines = heat_map(values, Scale(0, 1), place)
+    x, y = place.place_of(17, 33)
+    top = palette("viridis")[LEVELS - 1]
+    assert top in (foreground(lines[y], x), background(lines[y], x))
+    others = [
+        foreground(line, column)
+        for number, line in enumerate(lines)
+        for column in range(20)
+        if (column, number) != (x, y)
+    ]
+    assert set(others) == {palette("viridis")[0]}
+
+
+def test_without_colours_shades_are_fuller_the_higher_the_value() -> None:
+    values = np.array([[0.0, 0.3, 0.5, 0.7, 1.0, math.nan]])
+    place = layout(1, 6, 6, 1, numbers=False, halves=False)
+    (line,) = heat_map(values, Scale(0, 1), place, color=False)
+    assert line.plain == " ░▒▓█–"
+    assert line.spans == [span for span in line.spans if not isinstance(span.style, Style)]
+
+
+def test_what_means_nothing_is_left_empty_and_what_is_chosen_is_marked() -> None:
+    values = np.full((3, 3), 0.5)
+    place = layout(3, 3, 30, 3)
+    lines = heat_map(
+        values, Scale(), place, masked_RC=np.eye(3, dtype=bool), selected=(1, 2), color=True
+    )
+    x, y = place.place_of(1, 1)
+    assert style_at(lines[y], x).bgcolor is None
+    x, y = place.place_of(1, 2)
+    assert style_at(lines[y], x).bgcolor == SELECTED.bgcolor
+    assert style_at(lines[y], x - place.wide).bgcolor != SELECTED.bgcolor
+
+
+def test_scales_grow_lighter_and_have_a_middle() -> None:
+    for kind in ("viridis", "cividis"):
+        light = [0.299 * r + 0.587 * g + 0.114 * b for r, g, b in palette(kind)]
+        assert light == sorted(light)
+    middle = Scale(-1, 1, "diverging")
+    red, green, blue = middle.rgb(int(middle.level(np.array(0.0))))
+    assert min(red, green, blue) > 230
+    red, green, blue = middle.rgb(int(middle.level(np.array(-0.9))))
+    assert blue > red
+    red, green, blue = middle.rgb(int(middle.level(np.array(0.9))))
+    assert red > blue
+
+
+def test_values_beyond_the_ends_have_the_colours_of_the_ends() -> None:
+    level = Scale(0, 1).level(np.array([-5.0, 0.0, 1.0, 7.0, math.nan, math.inf]))
+    assert level.tolist() == [0, 0, LEVELS - 1, LEVELS - 1, -1, LEVELS - 1]
+
+
+def test_similarity_diverges_only_where_it_is_clearly_negative() -> None:
+    assert similarity_scale(np.array([0.9, -0.01, math.nan])) == Scale(0, 1)
+    assert similarity_scale(np.array([0.9, -0.4])) == Scale(-1, 1, "diverging")
+    assert similarity_scale(np.array([math.nan])) == Scale(0, 1)
+
+
+def test_magnitudes_begin_at_zero_and_end_at_a_round_number() -> None:
+    assert magnitude_scale(np.array([0.1234, 0.02])).high == 0.13
+    assert magnitude_scale(np.array([0.12])).high == 0.12
+    assert magnitude_scale(np.array([math.nan, 0.0])).high == 1
+
+
+def test_a_colour_bar_has_its_ends_in_numbers() -> None:
+    bar = color_bar(Scale(-1, 1, "diverging"), 30)
+    assert bar.plain.startswith("-1.00 ")
+    assert bar.plain.endswith(" 1.00")
+    assert bar.cell_len == 30
+    assert color_bar(Scale(), 30, color=False).plain.strip(
+        "01. "
+    ) == "░" * 4 + "▒" * 4 + "▓" * 4 + ("█" * 4)
+    assert len(color_bar(Scale(), 5)) <= 5

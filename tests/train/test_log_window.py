@@ -1,0 +1,59 @@
+"""The log window: speed by a clock of the test's own."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from simsmoe_cli.train.log_window import LogWindow
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "perf_counter", made)
+    return made
+
+
+def step(window: LogWindow, clock: Clock, seconds: float) -> None:
+    clock.now += seconds
+    window.add({"task": torch.tensor(2.0)})
+    window.end_step(torch.tensor(1.0))
+
+
+def test_speed_is_that_of_steps_alone(clock: Clock) -> None:
+    window = LogWindow()
+    step(window, clock, 0.25)
+    with window.clock_paused():
+        clock.now += 1000.0
+    step(window, clock, 0.75)
+    fields = window.close(tokens=128, in_bits=False)
+    assert fields["step_ms"] == pytest.approx(500)
+    assert fields["tokens_per_s"] == pytest.approx(128)
+    step(window, clock, 0.125)
+    assert window.close(tokens=64, in_bits=False)["step_ms"] == pytest.approx(125)
+
+
+def test_steps_of_before_a_restart_count_for_means_and_not_for_speed(clock: Clock) -> None:
+    window = LogWindow()
+    window.sums = {
+        "task": torch.tensor(9.0),
+        "grad_norm": torch.tensor(3.0),
+        "steps": torch.tensor(3.0),
+    }
+    clock.now += 50.0
+    window.restart_clock()
+    step(window, clock, 0.5)
+    fields = window.close(tokens=64, in_bits=False)
+    assert fields["loss_nats"] == pytest.approx((9 + 2) / 4)
+    assert fields["grad_norm"] == pytest.approx(1)
+    assert fields["step_ms"] == pytest.approx(500)
