@@ -164,7 +164,7 @@ def product_case(name: str, recipe: Recipe, shape: Shape, dtype: torch.dtype) ->
 def model_flops(recipe: Recipe, shape: Shape, *, train: bool = True) -> float:
     """Floating-point operations of one step's matrix products; 3 times forward for training."""
     settings, moe = recipe.model, recipe.moe
-    width, kinds = settings.width, settings.pattern * settings.repeats
+    width, kinds = settings.width, settings.sublayers
     matrices = 3 if settings.activation == "swiglu" else 2
     window = settings.span
     keys = [min(i + 1, window) for i in range(shape.block)]

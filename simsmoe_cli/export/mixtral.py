@@ -26,7 +26,7 @@ ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "o
 def require_mixtral(recipe: Recipe) -> None:
     """Raise a UserError that names every setting that stands in the way."""
     model, moe = recipe.model, recipe.moe
-    kinds = model.pattern * model.repeats
+    kinds = model.sublayers
     wanted: list[tuple[str, object, object]] = [
         ("model.attention", model.attention, "rope"),
         ("model.norm", model.norm, "rmsnorm"),
@@ -62,7 +62,7 @@ def mixtral_config(recipe: Recipe, vocab_size: int) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "hidden_size": model.width,
         "intermediate_size": moe.hidden,
-        "num_hidden_layers": (model.pattern * model.repeats).count("s"),
+        "num_hidden_layers": model.sublayers.count("s"),
         "num_attention_heads": model.heads,
         "num_key_value_heads": model.heads,
         "head_dim": model.width // model.heads,

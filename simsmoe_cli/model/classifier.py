@@ -77,7 +77,7 @@ class Classifier(Backbone):
 
 def kept_layers(recipe: Recipe) -> int:
     """How many sub-layers a backbone has before its last layer."""
-    kinds = recipe.model.pattern * recipe.model.repeats
+    kinds = recipe.model.sublayers
     kept = kinds.rfind("s") if "s" in kinds else len(kinds) - 1
     if kept == 0:
         raise UserError(

@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         if settings.attention == "relative":
             head_width = settings.width // settings.heads
             self.position = nn.Parameter(torch.randn(head_width, settings.span))
-        kinds = settings.pattern * settings.repeats
+        kinds = settings.sublayers
         self.layers = nn.ModuleList(
             SubLayer(kind, recipe, vocab_size, kinds[:place].count("g"), kinds.count("g"))
             for place, kind in enumerate(kinds)
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
             return []
         settings = self.recipe.model
         shape = (batch, settings.span, settings.width)
-        attentions = (settings.pattern * settings.repeats).count("s")
+        attentions = settings.sublayers.count("s")
         return [torch.zeros(shape, device=self.position.device) for _ in range(attentions)]
 
     def initial_cache(self, batch: int) -> list[Tensor]:
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
         settings = self.recipe.model
         if settings.attention == "relative":
             return self.initial_memory(batch)
-        attentions = (settings.pattern * settings.repeats).count("s")
+        attentions = settings.sublayers.count("s")
         return [self.embedding.weight.new_empty(batch, 0, 2 * settings.width)] * attentions
 
     def encode(

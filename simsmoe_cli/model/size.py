@@ -168,7 +168,7 @@ def least_bytes(recipe: Recipe, vocab_size: int) -> int:
     """
     model, moe, train = recipe.model, recipe.moe, recipe.train
     width, matrices = model.width, 3 if model.activation == "swiglu" else 2
-    attention, mixtures, dense = (model.pattern.count(kind) * model.repeats for kind in "sgf")
+    attention, mixtures, dense = (model.sublayers.count(kind) for kind in "sgf")
     weights = (
         vocab_size * width * (1 if model.tie_embeddings else 2)
         + attention * 4 * width * width
@@ -227,7 +227,7 @@ def _attention_flops(recipe: Recipe) -> float:
     window, fewer at the start of a block.
     """
     model, block = recipe.model, recipe.train.block
-    layers = (model.pattern * model.repeats).count("s")
+    layers = model.sublayers.count("s")
     if model.attention == "relative":
         projections = 2 * 2 * model.width**2 * model.span / block
         return layers * (3 * 2 * model.width * model.span + projections)

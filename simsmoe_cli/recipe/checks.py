@@ -186,7 +186,7 @@ def contradictions(recipe: Recipe) -> list[Problem]:
 
 def _model_problems(recipe: Recipe) -> Iterator[Problem]:
     model = recipe.model
-    layers = len(model.pattern) * model.repeats
+    layers = len(model.sublayers)
     if layers > MOST_LAYERS:
         yield Problem(
             ("model.repeats", "model.pattern"),

@@ -83,6 +83,11 @@ class ModelSettings(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability everywhere")
     tie_embeddings: bool = Field(False, description="output layer shares the embedding's weights")
 
+    @property
+    def sublayers(self) -> str:
+        """The letter of every sub-layer of the model, from input to output: pattern x repeats."""
+        return self.pattern * self.repeats
+
 
 class MoESettings(Section):
     """The mixture-of-experts sub-layers."""

@@ -163,4 +163,4 @@ def look_back(model: LanguageModel) -> int:
     settings = model.recipe.model
     if settings.attention != "relative":
         return 0
-    return settings.span * (settings.pattern * settings.repeats).count("s")
+    return settings.span * settings.sublayers.count("s")

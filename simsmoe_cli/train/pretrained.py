@@ -169,8 +169,7 @@ class Pretrained:
 
 def _dropped(recipe: Recipe, kept: int) -> tuple[str, ...]:
     """How the names of sub-layers begin that the classifier does without."""
-    layers = len(recipe.model.pattern) * recipe.model.repeats
-    return tuple(f"layers.{number}." for number in range(kept, layers))
+    return tuple(f"layers.{number}." for number in range(kept, len(recipe.model.sublayers)))
 
 
 def _shapes(tensors: Mapping[str, Tensor], part: str) -> dict[str, tuple[int, ...]]:
