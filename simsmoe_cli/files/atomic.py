@@ -52,16 +52,29 @@ def write(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def move(file: Path, path: Path) -> None:
+    """Sync a file and give it another name in the same file system, replacing what is there."""
+    sync(file)
+    os.replace(file, path)
+    sync(path.parent)
+
+
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """An empty file to write to, which takes the place of `path` unless the block raises."""
+def partial_file(path: Path) -> Iterator[Path]:
+    """An empty file beside `path` to write to; deleted at the end unless it was moved."""
     path = Path(os.path.realpath(path))
     clean(path.parent, path.name)
     with _claimed(path, lambda partial: partial.touch(exist_ok=False)) as partial:
         yield partial
-        sync(partial)
-        os.replace(partial, path)
-        sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """An empty file to write to, which takes the place of `path` unless the block raises."""
+    path = Path(os.path.realpath(path))
+    with partial_file(path) as partial:
+        yield partial
+        move(partial, path)
 
 
 @contextlib.contextmanager

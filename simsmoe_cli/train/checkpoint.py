@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,18 +116,16 @@ def save(
 def save_best(run: RunDir, step: int, model: HasState, state: dict[str, Any]) -> None:
     """Replace the best weights: the new file first, then the pointer to it, atomically."""
     run.best.mkdir(parents=True, exist_ok=True)
-    partial = run.best / ".weights.partial"
     try:
-        save_model(model, str(partial))  # type: ignore[arg-type]
-        atomic.share(partial)
-        atomic.sync(partial)
-        checksum = sha256(partial)
-        # Other contents have another name: what the pointer names now is never written to.
-        weights = run.best / f"weights-{step:07d}-{checksum[:8]}.safetensors"
-        os.replace(partial, weights)
+        with atomic.partial_file(run.best / "weights") as partial:
+            save_model(model, str(partial))  # type: ignore[arg-type]
+            atomic.share(partial)
+            checksum = sha256(partial)
+            # Other contents have another name: what the pointer names now is never written to.
+            weights = run.best / f"weights-{step:07d}-{checksum[:8]}.safetensors"
+            atomic.move(partial, weights)
         _write_state(run.best / STATE, state | {"step": step, "sha256": {weights.name: checksum}})
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise _cannot_write(run.best, error) from error
     _unlink_all_but(run, weights.name)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.errors import EXIT_NON_FINITE, Terminated, UserError
+from simsmoe_cli.files.background import Background
 from simsmoe_cli.model.precision import cpu_bf16
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.run.folder import EventLog, RunDir
@@ -37,6 +38,8 @@ from simsmoe_cli.train.profiling import (
     Unprofiled,
 )
 from simsmoe_cli.train.signals import Stopped, StopSignals
+
+CHECKPOINTS_AHEAD = 2  # copies that may wait to be written
 
 
 class Trainer(Generic[S]):
@@ -86,7 +89,7 @@ class Trainer(Generic[S]):
         self._loss = torch.compile(objective.loss) if compiled else objective.loss
         self.window = LogWindow()
         self.signals = StopSignals()
-        self.writer = saving.Writer()
+        self.writer = Background(CHECKPOINTS_AHEAD, "checkpoint")
         self.step = 0
         self.first_watched = 0
         self.best_loss = math.inf

@@ -2,15 +2,12 @@
 
 With these tensors, and the step, a resumed run equals an uninterrupted one bit for bit on a CPU.
 
-Training waits for a copy of its tensors and not for the disk: copies are written by a thread, one
-after the other in the order they were taken.
+Training waits for a copy of its tensors and not for the disk: copies are written in the background,
+in the order they were taken.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,44 +42,6 @@ class Snapshot:
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
-
-
-class Writer:
-    """Writes in a thread, in order; what fails there is raised at the next `submit` or `wait`.
-
-    After a failure nothing more is written.
-    """
-
-    AHEAD = 2
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: deque[Future[None]] = deque()
-        self._failed = False
-
-    def submit(self, write: Callable[[], None]) -> None:
-        """Write later; waits while as many writes as are allowed ahead are still open."""
-        while len(self._pending) >= self.AHEAD or (self._pending and self._pending[0].done()):
-            self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._write, write))
-
-    def _write(self, write: Callable[[], None]) -> None:
-        if self._failed:
-            return
-        try:
-            write()
-        except BaseException:
-            self._failed = True
-            raise
-
-    def wait(self) -> None:
-        """Until everything is written."""
-        while self._pending:
-            self._pending.popleft().result()
-
-    def close(self) -> None:
-        """Let open writes end; what fails now is not raised."""
-        self._thread.shutdown()
 
 
 def training_tensors(

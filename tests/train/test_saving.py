@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.saving import Snapshot, Writer
+from simsmoe_cli.train.saving import Snapshot
 from tests.train.tiny import recipe
 
 Make = Callable[..., Trainer]
@@ -45,34 +45,6 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     for name, tensor in saved.items():
         assert torch.equal(tensor, weights[name]), name
     assert [step for step, _ in checkpoint.list_checkpoints(made.run)] == [2, 4, 6]
-
-
-def test_writes_happen_in_order_and_never_pile_up() -> None:
-    writer, order, gate = Writer(), [], threading.Event()
-    writer.submit(lambda: (gate.wait(60), order.append(0))[1])
-    writer.submit(lambda: order.append(1))
-    third = threading.Thread(target=lambda: writer.submit(lambda: order.append(2)))
-    third.start()
-    third.join(0.2)
-    assert third.is_alive()
-    gate.set()
-    third.join(60)
-    writer.wait()
-    assert order == [0, 1, 2]
-    writer.close()
-
-
-def test_what_fails_in_the_thread_is_raised_where_the_training_is() -> None:
-    writer = Writer()
-
-    def fail() -> None:
-        raise OSError("no room")
-
-    writer.submit(fail)
-    with pytest.raises(OSError, match="no room"):
-        writer.wait()
-    writer.wait()
-    writer.close()
 
 
 def test_tied_weights_are_copied_once(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from typing import IO
 
 from simsmoe_cli.data.corpora.facts import SPLITS
 from simsmoe_cli.data.corpora.plain_text import Counts, Text, too_short
-from simsmoe_cli.data.io.background import Beside
 from simsmoe_cli.data.io.download import Progress
 from simsmoe_cli.data.split_tokens import ChunkSums
 from simsmoe_cli.data.store import (
@@ -37,6 +36,7 @@ from simsmoe_cli.data.tokenizers.base import (
     whole_blocks,
 )
 from simsmoe_cli.errors import printable
+from simsmoe_cli.files.background import Background
 from simsmoe_cli.files.untrusted import sealed
 
 SAMPLE_BYTES = 10_000_000
@@ -114,12 +114,16 @@ def _encode(
     counts, digest, sums = Counts(), hashlib.sha256(), ChunkSums()
     begun, _ = text.span(split)
     tokens = unsynced = 0
-    with open(folder / f"{split}.bin", "wb") as file, Beside() as beside, Beside() as syncing:
+    with (
+        open(folder / f"{split}.bin", "wb") as file,
+        Background() as hashing,
+        Background() as syncing,
+    ):
 
         def chunks() -> Iterator[bytes]:
             read, chunk = begun, b""
             for chunk in text.chunks(split):
-                beside(counts.feed, chunk)
+                hashing.submit(counts.feed, chunk)
                 read += len(chunk)
                 report("encode", read, text.size)
                 yield chunk
@@ -132,14 +136,14 @@ def _encode(
 
         for block in whole_blocks(chunks(), tokenizer.safe_cut):
             ids = tokenizer.encode(block)
-            beside(vouch, ids)
+            hashing.submit(vouch, ids)
             file.write(ids.data)
             tokens += ids.size
             unsynced += ids.nbytes
             if unsynced >= SYNC_BYTES:
-                syncing(os.fsync, file.fileno())
+                syncing.submit(os.fsync, file.fileno())
                 unsynced = 0
-        beside.wait()
+        hashing.wait()
         syncing.wait()
         _flush(file)
     if tokens < 2:

@@ -24,10 +24,10 @@ import numpy as np
 from simsmoe_cli.data.corpora.facts import SPLITS, Corpus, Member
 from simsmoe_cli.data.corpora.sources import Part, Source
 from simsmoe_cli.data.io.archives import CHUNK, COMPRESSED, limit_for, read_chunks
-from simsmoe_cli.data.io.background import Beside
 from simsmoe_cli.data.io.download import Progress
 from simsmoe_cli.data.tokenizers.base import not_utf8
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.files.background import Background
 
 LINE_WINDOW = 1 << 16
 SAMPLE_PIECES = 256
@@ -216,10 +216,10 @@ def land(
     if in_place:
         text.modified_ns = _modified_ns(only)
     digest = hashlib.sha256()
-    with open(os.devnull if in_place else path, "wb") as out, Beside() as beside:
+    with open(os.devnull if in_place else path, "wb") as out, Background() as hashing:
 
         def keep(piece: bytes) -> None:
-            beside(digest.update, piece)
+            hashing.submit(digest.update, piece)
             out.write(piece)
             text.size += len(piece)
 
@@ -240,7 +240,7 @@ def land(
                 keep(b"\n")
             if part.split:
                 text.ends[part.split] = text.size
-        beside.wait()
+        hashing.wait()
     text.sha256 = digest.hexdigest()
     if not in_place:
         text.modified_ns = _modified_ns(path)

@@ -150,9 +150,7 @@ def official(
         )
         fresh = fetch(urls, scratch, report, known_hash=known_hash, hint=hint)
         downloads.mkdir(parents=True, exist_ok=True)
-        atomic.sync(fresh)
-        os.replace(fresh, kept)
-        atomic.sync(downloads)
+        atomic.move(fresh, kept)
     return kept
 
 

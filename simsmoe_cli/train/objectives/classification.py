@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.data.io.read_ahead import ReadAhead
 from simsmoe_cli.data.tasks.encode import (
     Batch,
     EncodedSplit,
@@ -32,6 +31,7 @@ from simsmoe_cli.data.tasks.encode import (
 )
 from simsmoe_cli.data.tasks.store import Example, Task
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.classifier import Classifier, real_places
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe.schema import Recipe

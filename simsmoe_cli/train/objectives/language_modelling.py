@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsmoe_cli.data.io.read_ahead import ReadAhead
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import TrainStreams
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.recipe.schema import Recipe
