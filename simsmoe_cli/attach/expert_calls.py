@@ -25,14 +25,29 @@ from simsmoe_cli.attach.find_layers import (
     PairedLayer,
     RepeatedLayer,
 )
-from simsmoe_cli.attach.routed import Routed
-from simsmoe_cli.attach.router_scores import Reading, read_router, scores_of
+from simsmoe_cli.attach.router_scores import RouterScores, read_router, scores_of
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 CHECKED_ROWS = 8
 # The largest error of the check, relative to the size of the output; rounding explains less.
 DISAGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
 DISAGREES_16_BITS = 0.05
+
+
+@dataclass
+class Routed:
+    """What one layer did with some tokens.
+
+    Attributes:
+        input_TD: what its experts are given.
+        index_TK: chosen experts; N for an empty slot.
+        logits_TN: scores whose softmax is the router's distribution over experts; None: what it
+            gives is no distribution, or not known to be one.
+    """
+
+    input_TD: Tensor
+    index_TK: Tensor
+    logits_TN: Tensor | None
 
 
 @dataclass
@@ -54,7 +69,7 @@ class Choice:
 
 
 @dataclass
-class Watched:
+class LayerRecorder:
     """One layer while its model runs.
 
     Attributes:
@@ -65,7 +80,7 @@ class Watched:
 
     layer: ExpertLayer
     top_k: int | None = None
-    reading: Reading | None = None
+    reading: RouterScores | None = None
     calls: int = 0
     routed: tuple[Any, ...] = ()
     router_input: Tensor | None = None
@@ -269,7 +284,7 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watching(layers: Sequence[Watched]) -> Iterator[None]:
+def recording(layers: Sequence[LayerRecorder]) -> Iterator[None]:
     """Watch layers while their model runs."""
     hooks = [hook for watched in layers for hook in watched.hooks()]
     try:

@@ -150,7 +150,7 @@ class PairedLayer(ExpertLayer):
 PAIR = ("input_linear", "output_linear")
 
 
-def find_layers(model: nn.Module) -> list[ExpertLayer]:
+def find_expert_layers(model: nn.Module) -> list[ExpertLayer]:
     """The layers with experts of a model, in the order of its modules; empty if there are none."""
     found = []
     for name, parent in model.named_modules():

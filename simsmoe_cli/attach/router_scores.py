@@ -37,7 +37,7 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Reading:
+class RouterScores:
     """How a router's outputs are to be read.
 
     Attributes:
@@ -60,7 +60,7 @@ class Reading:
         return found_TN.log() if self.kind == "probabilities" else SCORES[self.kind](found_TN)
 
 
-def read_router(outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | None) -> Reading:
+def read_router(outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | None) -> RouterScores:
     """Find out what a router gives.
 
     Args:
@@ -69,25 +69,25 @@ def read_router(outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | Non
         weight_TK: what their outputs are weighted with; None where that is not seen, and then
             the softmax of logits is taken for granted.
     """
-    fitting: list[tuple[float, Reading]] = []
+    fitting: list[tuple[float, RouterScores]] = []
     for place, found in enumerate(outputs):
         if is_distribution(found, index_TK.shape[1]):
-            return Reading(place, "probabilities")
+            return RouterScores(place, "probabilities")
         if weight_TK is None:
-            return Reading(place, "softmax")
+            return RouterScores(place, "softmax")
         for name, score in SCORES.items():
             error = _misfit(score(found.float()), index_TK, weight_TK.float())
             if error < FITS:
-                fitting.append((error, Reading(place, name)))
+                fitting.append((error, RouterScores(place, name)))
     if not fitting:
-        return Reading(None, "")
+        return RouterScores(None, "")
     least, best = min(fitting, key=lambda pair: pair[0])
     experts = outputs[0].shape[-1]
     entropy = _entropy(best.logits(outputs, experts))
     for error, rival in fitting:
         as_good = error <= max(3 * least, EXACT)
         if as_good and abs(_entropy(rival.logits(outputs, experts)) - entropy) > SAME_ENTROPY:
-            return Reading(None, "")
+            return RouterScores(None, "")
     return best
 
 

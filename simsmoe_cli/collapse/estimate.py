@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from simsmoe_cli.collapse import free_memory as memory
+from simsmoe_cli.collapse import available_memory as memory
 from simsmoe_cli.collapse.measure.layers import DENSE_BYTES, NULL_EXPERTS, OF_RUNNING, Options
 from simsmoe_cli.collapse.sources.base import Size, Source
-from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import TOGETHER
-from simsmoe_cli.collapse.sources.text_windows import tokens_together
+from simsmoe_cli.collapse.sources.evaluation_windows import tokens_per_batch
+from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LAYER_BATCH_TOKENS
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 
 LARGE = 1e13  # multiplications for all experts on all rows beyond which the default rows are fewer
@@ -125,12 +125,12 @@ def bytes_needed(size: Size, options: Options) -> float:
     part = min(outputs, DENSE_BYTES)
     statistics = outputs + shuffled + 2 * part
     vector = size.width * size.dtype.itemsize
-    logits = 12.0 * min(tokens, tokens_together(size.vocab_size)) * size.vocab_size
+    logits = 12.0 * min(tokens, tokens_per_batch(size.vocab_size)) * size.vocab_size
     if not size.layer:  # all in memory: inputs of all layers are kept
         kept = 4.0 * rows * size.width * len(size.in_experts)
         return kept + statistics + 2 * part + logits
     hidden = 3.0 * tokens * vector + 2.0 * rows * vector
-    forward = min(tokens, TOGETHER) * size.top_k * 5.0 * vector
+    forward = min(tokens, LAYER_BATCH_TOKENS) * size.top_k * 5.0 * vector
     reading = 0.7 * size.layer
     while_at_hand = max(reading, forward, outputs + 3 * part)
     return hidden + max(size.layer + while_at_hand, statistics, logits)

@@ -1,14 +1,13 @@
-"""What a report costs, told before it starts; how much memory there is."""
+"""What a report costs, estimated before it starts."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from simsmoe_cli.collapse import free_memory as memory
+from simsmoe_cli.collapse import available_memory as memory
 from simsmoe_cli.collapse.estimate import Plan, bytes_needed, duration, plan
 from simsmoe_cli.collapse.measure.layers import Options
 from simsmoe_cli.collapse.sources.base import Size
@@ -16,6 +15,8 @@ from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from tests.collapse.planted import Planted
 
 CPU = torch.device("cpu")
+
+
 OLMOE = Size(
     width=2048,
     experts=64,
@@ -101,34 +102,3 @@ def test_costs_in_words(free: Any) -> None:
     assert [duration(seconds) for seconds in (0.2, 59, 300, 9000)] == [
         "1 s", "59 s", "5 min", "2.5 h",
     ]  # fmt: skip
-
-
-def test_memory_is_the_least_of_system_and_control_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    (groups / "batch" / "job").mkdir(parents=True)
-    monkeypatch.setattr(memory, "PROC", proc)
-    monkeypatch.setattr(memory, "CGROUPS", groups)
-    assert memory.available(CPU) is None
-    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
-    assert memory.available(CPU) == 8000 * 1024
-    (proc / "self" / "cgroup").write_text("0::/batch/job\n")
-    (groups / "batch" / "job" / "memory.max").write_text("max\n")
-    (groups / "batch" / "job" / "memory.current").write_text("10\n")
-    assert memory.available(CPU) == 8000 * 1024
-    (groups / "batch" / "memory.max").write_text("5000000\n")
-    (groups / "batch" / "memory.current").write_text("4000000\n")
-    assert memory.available(CPU) == 1_000_000
-    (groups / "batch" / "memory.stat").write_text("anon 1\ninactive_file 500000\n")
-    assert memory.available(CPU) == 1_500_000
-    (groups / "memory" / "old").mkdir(parents=True)
-    (groups / "memory" / "old" / "memory.limit_in_bytes").write_text("700\n")
-    (groups / "memory" / "old" / "memory.usage_in_bytes").write_text("300\n")
-    (proc / "self" / "cgroup").write_text("5:cpu:/x\n4:memory:/old\n")
-    assert memory.available(CPU) == 400
-
-
-def test_what_this_process_holds() -> None:
-    assert 5e7 < memory.resident() < 1e11

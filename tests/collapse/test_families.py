@@ -21,14 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from simsmoe_cli.attach.expert_calls import Routed
 from simsmoe_cli.attach.find_layers import (
     ExpertLayer,
     ListedLayer,
     PairedLayer,
     RepeatedLayer,
-    find_layers,
+    find_expert_layers,
 )
-from simsmoe_cli.attach.routed import Routed
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource, open_huggingface
 from simsmoe_cli.collapse.verdict import judge
@@ -69,7 +69,7 @@ def saved(model_type: str, folder: Path, **changes: Any) -> Path:
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
         return folder
     with torch.no_grad():
-        for layer in find_layers(model):
+        for layer in find_expert_layers(model):
             for parameter in layer.router.parameters():
                 if parameter.ndim == 2:
                     parameter.normal_(0, 0.4)

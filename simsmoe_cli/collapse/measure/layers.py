@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from simsmoe_cli.attach.routed import Routed
+from simsmoe_cli.attach.expert_calls import Routed
 from simsmoe_cli.collapse.findings import (
     Difference,
     Estimate,

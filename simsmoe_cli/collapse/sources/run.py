@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.attach.routed import Routed
+from simsmoe_cli.attach.expert_calls import Routed
 from simsmoe_cli.collapse.sources.base import Batch, Size, WholeSource
-from simsmoe_cli.collapse.sources.text_windows import TOGETHER, tokens_together, windows
+from simsmoe_cli.collapse.sources.evaluation_windows import (
+    BATCH_TOKENS,
+    evaluation_windows,
+    tokens_per_batch,
+)
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.data.tasks.encode import Batch as Texts
@@ -103,8 +107,8 @@ class CorpusSource(RunSource):
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
         carries = self.model.position is not None
         memory: list[Tensor] = []
-        together = tokens_together(self.model.vocab_size)
-        for inputs, targets, measured in windows(
+        together = tokens_per_batch(self.model.vocab_size)
+        for inputs, targets, measured in evaluation_windows(
             self.tokens, self.block, tokens, rows, carries, together
         ):
             batch, memory = self._read(inputs.to(self.device), targets.to(self.device), memory)
@@ -159,7 +163,7 @@ class TaskSource(RunSource):
         for measured, index_E in ((True, rows_E), (False, np.setdiff1d(read_E, rows_E))):
             by_length = index_E[np.argsort(self.texts.lengths[index_E], kind="stable")]
             longest = int(self.texts.lengths[read_E].max())
-            together = max(1, TOGETHER // longest)
+            together = max(1, BATCH_TOKENS // longest)
             for start in range(0, len(by_length), together):
                 batch = self._read(collate(self.texts, by_length[start : start + together]))
                 batch.rows = measured

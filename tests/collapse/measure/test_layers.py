@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from simsmoe_cli.attach.routed import Routed
+from simsmoe_cli.attach.expert_calls import Routed
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import Options, measure, with_pair_of
 from simsmoe_cli.collapse.sources.base import Batch
+from simsmoe_cli.collapse.sources.evaluation_windows import evaluation_windows
 from simsmoe_cli.collapse.sources.run import CorpusSource
-from simsmoe_cli.collapse.sources.text_windows import windows
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.routers.base import RouteContext
@@ -41,7 +41,7 @@ def found(source: CorpusSource) -> Findings:
 
 def batch(source: CorpusSource, count: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets of what is read."""
-    parts = list(windows(source.tokens, source.block, count, count, False, 8192))
+    parts = list(evaluation_windows(source.tokens, source.block, count, count, False, 8192))
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
@@ -127,7 +127,7 @@ def test_carried_memory_is_warm_where_similarity_is_measured(
     source = opened(run, store)
     batches = list(source.read(1024, 256))
     assert [part.rows for part in batches] == [False, False, False, True]
-    parts = list(windows(source.tokens, 32, 1024, 256, True, 8192))
+    parts = list(evaluation_windows(source.tokens, 32, 1024, 256, True, 8192))
     memory: list[torch.Tensor] = []
     with torch.no_grad():
         for inputs, _, _ in parts:

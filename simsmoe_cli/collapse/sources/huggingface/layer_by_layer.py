@@ -20,16 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simsmoe_cli.attach.expert_calls import Watched, watching
+from simsmoe_cli.attach.expert_calls import LayerRecorder, recording
 from simsmoe_cli.collapse.sources.base import Listener, Reading
+from simsmoe_cli.collapse.sources.evaluation_windows import evaluation_windows, tokens_per_batch
 from simsmoe_cli.collapse.sources.huggingface.loading import foreign_code
-from simsmoe_cli.collapse.sources.text_windows import tokens_together, windows
 from simsmoe_cli.data.streams import IGNORED
 
 if TYPE_CHECKING:
     from simsmoe_cli.collapse.sources.huggingface.source import LayerwiseSource
 
-TOGETHER = 4096  # tokens that go through a decoder layer at once
+LAYER_BATCH_TOKENS = 4096  # tokens that go through a decoder layer at once
 
 
 class _Stop(Exception):
@@ -57,7 +57,9 @@ class LayerWalk:
         self.where = source.subject.name
         self.model: Any = source.model
         device = source.layer_weights.device
-        parts = list(windows(source.tokens, source.block, tokens, rows, False, TOGETHER))
+        parts = list(
+            evaluation_windows(source.tokens, source.block, tokens, rows, False, LAYER_BATCH_TOKENS)
+        )
         self.inputs_BM = torch.cat([inputs for inputs, _, _ in parts]).to(device)
         self.targets_BM = torch.cat([targets for _, targets, _ in parts]).to(device)
         self.windows, self.block = self.inputs_BM.shape
@@ -134,7 +136,7 @@ class LayerWalk:
             for number, (part, measured) in enumerate(self.parts):
                 some = [self._some(value, part) for value in args]
                 named = {key: self._some(value, part) for key, value in kwargs.items()}
-                with watching(watched):
+                with recording(watched):
                     outputs.append(forward(*some, **named))
                 self._tell(places, watched, part, measured)
                 self.listener.progress(self._share(name, (number + 1) / len(self.parts)))
@@ -152,7 +154,9 @@ class LayerWalk:
 
         return run
 
-    def _tell(self, places: list[int], watched: list[Watched], part: slice, measured: bool) -> None:
+    def _tell(
+        self, places: list[int], watched: list[LayerRecorder], part: slice, measured: bool
+    ) -> None:
         if part.start >= self.windows:
             return
         real_T = self.targets_BM[part].flatten() != IGNORED
@@ -182,7 +186,7 @@ class LayerWalk:
     def _score(self, base: nn.Module, output: Any) -> tuple[int, float, int | None]:
         """Predictions scored, their summed cross-entropy and their choices, by some windows."""
         scored, nats, choices = 0, 0.0, None
-        step = max(1, tokens_together(self.source.vocab_size) // self.block)
+        step = max(1, tokens_per_batch(self.source.vocab_size) // self.block)
         own = base.forward
         try:
             for start in range(0, self.windows, step):

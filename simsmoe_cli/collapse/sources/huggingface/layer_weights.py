@@ -27,7 +27,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from simsmoe_cli.attach.find_layers import find_layers
+from simsmoe_cli.attach.find_layers import find_expert_layers
 
 KNOWN_ARGUMENTS = {"model", "state_dict", "load_config", "disk_offload_index"}
 DTYPES = {
@@ -257,7 +257,7 @@ def open_tensors(stored: dict[str, StoredTensor], names: list[str]) -> Iterator[
 def _stack(model: nn.Module) -> str | None:
     """The name of the one list of modules that holds all layers with experts, if there is one."""
     found = set()
-    for layer in find_layers(model):
+    for layer in find_expert_layers(model):
         parts = layer.name.split(".")
         lists = (
             name

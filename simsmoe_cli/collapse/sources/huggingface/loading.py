@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.collapse.free_memory import require_memory
+from simsmoe_cli.collapse.available_memory import require_memory
 from simsmoe_cli.collapse.sources.huggingface.folder import DEQUANTISED, ModelFolder
 from simsmoe_cli.collapse.sources.huggingface.layer_weights import (
     LayerWeights,

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli import __version__
-from simsmoe_cli.attach.expert_calls import Watched, watching
-from simsmoe_cli.attach.find_layers import ExpertLayer, find_layers, no_experts
-from simsmoe_cli.attach.routed import Routed
+from simsmoe_cli.attach.expert_calls import LayerRecorder, Routed, recording
+from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers, no_experts
 from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Listener, Reading, Size, WholeSource
+from simsmoe_cli.collapse.sources.evaluation_windows import evaluation_windows, tokens_per_batch
 from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder, read_model_folder
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LayerWalk
 from simsmoe_cli.collapse.sources.huggingface.layer_weights import LayerWeights
@@ -39,7 +39,6 @@ from simsmoe_cli.collapse.sources.huggingface.loading import (
     silent_stderr,
     transformers_module,
 )
-from simsmoe_cli.collapse.sources.text_windows import tokens_together, windows
 from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
 
@@ -78,13 +77,13 @@ class HuggingFaceSource(WholeSource):
         both_stacks: bool = False,
         **facts: Any,
     ):
-        self.found = find_layers(model)
+        self.found = find_expert_layers(model)
         if not self.found:
             raise no_experts(model, facts["subject"].name)
         super().__init__(
             layers=[LayerSpec(layer.name, layer.number) for layer in self.found], **facts
         )
-        self.watched = [Watched(layer, top_k) for layer in self.found]
+        self.watched = [LayerRecorder(layer, top_k) for layer in self.found]
         self.model = model.eval()
         self.tokens = tokens
         self.tokenizer = tokenizer
@@ -99,8 +98,8 @@ class HuggingFaceSource(WholeSource):
 
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
         first = next(self.model.parameters())
-        together = tokens_together(self.vocab_size)
-        for inputs, targets, measured in windows(
+        together = tokens_per_batch(self.vocab_size)
+        for inputs, targets, measured in evaluation_windows(
             self.tokens, self.block, tokens, rows, carries_memory=False, together=together
         ):
             with torch.no_grad():
@@ -109,7 +108,7 @@ class HuggingFaceSource(WholeSource):
     def _run(self, inputs_BM: Tensor, targets_BM: Tensor, measured: bool) -> Batch:
         where = self.subject.name
         more = {"decoder_input_ids": inputs_BM} if self.both_stacks else {}
-        with watching(self.watched), foreign_code("this model cannot be run", where):
+        with recording(self.watched), foreign_code("this model cannot be run", where):
             output = self.model(input_ids=inputs_BM, **more, **self._without_cache())
         real_T = targets_BM.flatten() != IGNORED
         with foreign_code("the experts of this model cannot be run", where):
@@ -257,7 +256,7 @@ def open_huggingface(
     loaded = load_model(files, device, layerwise=layerwise)
     settings = settings_of(loaded.model)
     _require_known_ids(token_ids, loaded, folder)
-    layers = find_layers(loaded.model)
+    layers = find_expert_layers(loaded.model)
     _require_choice(loaded.text_config, layers, folder)
     strange = StrangeWeights()
     strange.look_at(loaded.model.named_parameters())

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from simsmoe_cli.attach.routed import Routed
-from simsmoe_cli.collapse import free_memory as memory
+from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.collapse import available_memory as memory
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.sources.base import Reading

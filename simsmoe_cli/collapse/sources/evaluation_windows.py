@@ -16,16 +16,16 @@ from torch import Tensor
 from simsmoe_cli.data.streams import Tokens, evaluation_blocks
 
 STREAMS = 8  # with carried memory: more streams are more of the text, fewer are more memory
-TOGETHER = 8192  # tokens that go through a model at once, at most
+BATCH_TOKENS = 8192  # tokens that go through a model at once, at most
 LOGITS = 2**27  # and how many logits, about
 
 
-def tokens_together(vocab_size: int) -> int:
+def tokens_per_batch(vocab_size: int) -> int:
     """How many tokens go through a model at once, so that their logits fit into memory."""
-    return min(TOGETHER, LOGITS // max(1, vocab_size))
+    return min(BATCH_TOKENS, LOGITS // max(1, vocab_size))
 
 
-def windows(
+def evaluation_windows(
     tokens: Tokens, block: int, count: int, rows: int, carries_memory: bool, together: int
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """Inputs and targets [B, M] of about `count` tokens of a split, and which are to be measured.
