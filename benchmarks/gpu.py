@@ -39,7 +39,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.model.size import ModelSize, measure
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.folder import RunDir
@@ -325,7 +325,7 @@ def probing(bench: Bench, recipe: Recipe) -> Figures:
     """A probe of all layers, as a run makes them."""
     objective = LanguageModelling(recipe, bench.store, bench.device)
     tokens_BM, _ = objective.probe_batch()
-    context = RouteContext(step=1, total_steps=2)
+    context = StepContext(step=1, total_steps=2)
     seconds, _ = bench.seconds(lambda: probe(objective.model, tokens_BM, context, "bf16"), 1.0)
     return {"seconds": seconds, "tokens": tokens_BM.numel()}
 
@@ -335,7 +335,7 @@ def generating(bench: Bench, recipe: Recipe) -> Figures:
     torch.manual_seed(0)
     with bench.device:
         model = LanguageModel(recipe, bench.vocabulary).eval()
-    context = RouteContext(step=1, total_steps=2)
+    context = StepContext(step=1, total_steps=2)
     prompt = torch.randint(bench.vocabulary, (64,)).tolist()
     count = 4 if bench.tiny else 128
 

@@ -28,7 +28,7 @@ from simsmoe_cli.data.split_tokens import (
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint, saving
 from simsmoe_cli.train.evaluate import evaluate_split
@@ -164,7 +164,7 @@ def reading(runs: int) -> Tables:
     model = LanguageModel(recipe, VOCABULARY)
     tokens = torch.randint(VOCABULARY, (32_768,)).to(torch.uint8).numpy()
     batch = probe_batch(tokens, 1024, 2048)
-    context = RouteContext(step=1, total_steps=2)
+    context = StepContext(step=1, total_steps=2)
 
     def evaluate() -> None:
         evaluate_split(model, tokens, block=1024, streams=8, precision="fp32")
@@ -187,7 +187,7 @@ def generating(runs: int) -> Tables:
     """Generated tokens after a prompt of 64 and of 1,024, with and without what was read kept."""
     recipe = modern()
     model = LanguageModel(recipe, VOCABULARY).eval()
-    context = RouteContext(step=1, total_steps=2)
+    context = StepContext(step=1, total_steps=2)
     greedy, count = Sampling(temperature=0.0), 64
     tables = []
     for length in (64, 1024):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.timing import Case
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.train.evaluate import autocast
@@ -68,7 +68,7 @@ def step_case(name: str, recipe: Recipe, shape: Shape, way: Way = Way()) -> Case
     call = torch.compile(model, dynamic=False) if way.compiled else model
     optimizer = build_optimizer(model, recipe.train)
     inputs, targets = shape.draw()
-    context = RouteContext(step=50, total_steps=100)
+    context = StepContext(step=50, total_steps=100)
 
     def forward() -> torch.Tensor:
         with autocast(CPU, way.precision):

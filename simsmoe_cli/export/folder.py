@@ -25,7 +25,7 @@ from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes, read_json, validated
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import portable
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint as saved
 from simsmoe_cli.run.opened import Trained
@@ -129,7 +129,7 @@ def export(trained: Trained, out: Path, kind: str) -> list[str]:
 
 def load_export(
     folder: Path, device: torch.device = CPU
-) -> tuple[LanguageModel, Tokenizer, RouteContext]:
+) -> tuple[LanguageModel, Tokenizer, StepContext]:
     """An exported model of format simsmoe, in evaluation mode, its tokenizer, and the context its
     routers expect in every forward pass.
 
@@ -168,7 +168,7 @@ def load_export(
         raise _unreadable(weights, str(error)) from None
     if tokenizer.vocab_size != config.vocab_size:
         raise _unreadable(folder / CONFIG, "vocab_size is not that of the tokenizer")
-    context = RouteContext(step=config.step, total_steps=recipe.train.steps)
+    context = StepContext(step=config.step, total_steps=recipe.train.steps)
     return model.eval(), tokenizer, context
 
 

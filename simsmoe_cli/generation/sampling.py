@@ -20,7 +20,7 @@ from torch import Tensor
 
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import RouteContext, Routing
+from simsmoe_cli.moe.routers.base import Routing, StepContext
 from simsmoe_cli.recipe.schema import Recipe
 
 READ_AT_ONCE = 256
@@ -110,7 +110,7 @@ class Reader:
     def __init__(
         self,
         model: LanguageModel,
-        context: RouteContext | None = None,
+        context: StepContext | None = None,
         at_once: int = READ_AT_ONCE,
     ):
         self.model = model

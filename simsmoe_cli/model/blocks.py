@@ -17,7 +17,7 @@ from simsmoe_cli.kernels.swiglu import swiglu
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
 from simsmoe_cli.model.norm import RMSNorm
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import ModelSettings, Recipe
 
 NORM_EPS = 1e-5
@@ -105,10 +105,12 @@ class SubLayer(nn.Module):
         out = self.attention(x, memory_BLD, position_WL)
         return self._leave(hidden, out), remembered
 
-    def mix(self, hidden: Tensor, context: RouteContext) -> tuple[Tensor, MoEOutput]:
+    def mix(
+        self, hidden: Tensor, context: StepContext, token_ids_T: Tensor | None = None
+    ) -> tuple[Tensor, MoEOutput]:
         """A mixture-of-experts sub-layer: the hidden states and what the layer reports."""
         x = self._enter(hidden)
-        output = self.moe(x, context)
+        output = self.moe(x, context, token_ids_T)
         mixed = F.dropout(output.hidden, self.dropout, self.training)
         if self.inner_norm is not None:
             mixed = self.inner_norm(x + mixed)

@@ -9,7 +9,7 @@ and whatever sub-layers follow that one (a whole repeat of "sg" or "sgfgfg", the
 layers of the pre-trained model, which routers that draw by layer and seed look at.
 
 Texts are padded on the right. Attention is causal, so no token of a text ever sees padding, and
-the MoE layers leave it out (`RouteContext.real_T`): padding changes nothing that is computed.
+the MoE layers leave it out (`StepContext.real_T`): padding changes nothing that is computed.
 
 Shapes: B texts, M the longest of them in tokens, T places of a flattened batch, D model width,
 C classes.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.model.language_model import Backbone, BackboneOutput
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 
 
@@ -60,7 +60,7 @@ class Classifier(Backbone):
         self.classifier = nn.Linear(recipe.model.width, classes)
 
     def forward(
-        self, tokens_BM: Tensor, length_B: Tensor, context: RouteContext | None = None
+        self, tokens_BM: Tensor, length_B: Tensor, context: StepContext | None = None
     ) -> ClassifierOutput:
         """Classify texts that are padded on the right.
 

@@ -9,7 +9,7 @@ Shapes: B batch, M block, L span, D model width, V vocabulary, W head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from simsmoe_cli.kernels.cross_entropy import total_cross_entropy
 from simsmoe_cli.model.blocks import SubLayer, make_norm
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 
 
@@ -107,16 +107,16 @@ class Backbone(nn.Module):
         self,
         tokens_BM: Tensor,
         memory: Sequence[Tensor] = (),
-        context: RouteContext | None = None,
+        context: StepContext | None = None,
     ) -> BackboneOutput:
         """Hidden states of each position.
 
         Args:
             tokens_BM: vocabulary ids, int64.
             memory: what the previous block returned; empty at the start of streams.
-            context: step and options of routing; token ids are filled in here.
+            context: what routers may know of the step.
         """
-        context = replace(context or RouteContext(), token_ids_T=tokens_BM.flatten())
+        context, ids_T = context or StepContext(), tokens_BM.flatten()
         hidden = self.embedding(tokens_BM)
         remembered = iter(memory or self.initial_memory(tokens_BM.shape[0]))
         next_memory: list[Tensor] = []
@@ -128,7 +128,7 @@ class Backbone(nn.Module):
                 if new is not None:
                     next_memory.append(new)
             elif layer.kind == "g":
-                hidden, output = layer.mix(hidden, context)
+                hidden, output = layer.mix(hidden, context, ids_T)
                 outputs.append(output)
             else:
                 hidden = layer.feed_forward(hidden)
@@ -156,7 +156,7 @@ class LanguageModel(Backbone):
         self,
         tokens_BM: Tensor,
         memory: Sequence[Tensor] = (),
-        context: RouteContext | None = None,
+        context: StepContext | None = None,
     ) -> ModelOutput:
         """Predict the token after each position; arguments as `encode` takes them."""
         found = self.encode(tokens_BM, memory, context)
@@ -169,7 +169,7 @@ class LanguageModel(Backbone):
         tokens_BM: Tensor,
         targets_BM: Tensor,
         memory: Sequence[Tensor] = (),
-        context: RouteContext | None = None,
+        context: StepContext | None = None,
     ) -> ScoreOutput:
         """What the targets cost, in nats; logits are never whole in memory.
 

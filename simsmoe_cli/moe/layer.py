@@ -5,7 +5,7 @@ the model sums them and the trainer weighs them (SimSMoE's published code added 
 the gate's balance loss, which scaled it by the balance coefficient).
 
 Padding is taken out before anything else and comes back as zeros, so that no router, loss, count
-of a load or of a pair ever sees it; `RouteContext.real_T` says where the tokens of the text are.
+of a load or of a pair ever sees it; `StepContext.real_T` says where the tokens of the text are.
 
 Shapes: B batch, M block, T = B*M tokens (those of the text, where some are padding), D model
 width, N experts, K experts per token.
@@ -13,7 +13,7 @@ width, N experts, K experts per token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.balance import z_loss
 from simsmoe_cli.moe.experts.base import Experts
 from simsmoe_cli.moe.experts.grouped import ALIGNMENT
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.similarity.learning import SimilarityLearning, SimilarityResult
 
@@ -112,12 +112,17 @@ class MoELayer(nn.Module):
             else None
         )
 
-    def forward(self, x_BMD: Tensor, context: RouteContext) -> MoEOutput:
+    def forward(
+        self, x_BMD: Tensor, context: StepContext, token_ids_T: Tensor | None = None
+    ) -> MoEOutput:
+        """The layer's output for hidden states [B, M, D] whose token ids are `token_ids_T`."""
         x_TD = x_BMD.flatten(0, -2)
         places, real_T = x_TD.shape[0], context.real_T
         if real_T is not None:
-            x_TD, context = x_TD.index_select(0, real_T), context.without_padding()
-        routing = self.router(x_TD, replace(context, dense_experts=self.experts.dense))
+            x_TD = x_TD.index_select(0, real_T)
+            if token_ids_T is not None:
+                token_ids_T = token_ids_T.index_select(0, real_T)
+        routing = self.router(x_TD, RouterInput(context, token_ids_T, self.experts.dense))
         hidden = self.experts.mixture(
             x_TD, routing.index_TK, routing.weight_TK, partial=routing.partial
         )

@@ -13,7 +13,7 @@ from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import portable
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint as saved
 from simsmoe_cli.run.folder import RunDir
@@ -40,9 +40,9 @@ class Trained:
     store: TokenStore
 
     @property
-    def context(self) -> RouteContext:
+    def context(self) -> StepContext:
         """How its routers route at the step of its weights."""
-        return RouteContext(step=self.state["step"], total_steps=self.recipe.train.steps)
+        return StepContext(step=self.state["step"], total_steps=self.recipe.train.steps)
 
     def model(
         self, device: torch.device, change: Callable[[Recipe], Recipe] = lambda recipe: recipe

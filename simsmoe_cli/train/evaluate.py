@@ -32,7 +32,7 @@ from simsmoe_cli.data.store import Manifest, SplitInfo
 from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_streams
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def evaluate_split(
     overlap: int = 0,
     max_blocks: int = 0,
     precision: str = "fp32",
-    context: RouteContext | None = None,
+    context: StepContext | None = None,
 ) -> Evaluation:
     """Evaluate, leaving the model in the mode it was in.
 

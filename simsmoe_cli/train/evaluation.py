@@ -26,7 +26,7 @@ from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.layer import portable
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
@@ -79,7 +79,7 @@ def evaluate_run(
     state = checkpoint.read_state(folder)
     recipe = checkpoint.recipe_of(folder, state)
     _check_top_k(top_k, recipe)
-    context = RouteContext(step=state["step"], total_steps=recipe.train.steps, top_k=top_k)
+    context = StepContext(step=state["step"], total_steps=recipe.train.steps, top_k=top_k)
     keep_freed_memory(device)
     known = {
         "run": run.name,
@@ -125,7 +125,7 @@ def _on_corpus(
     store_path: Path | None,
     data_dir: Path,
     device: torch.device,
-    context: RouteContext,
+    context: StepContext,
 ) -> dict[str, Any]:
     """A language model on a split of a corpus."""
     if store_path is not None:
@@ -178,7 +178,7 @@ def _on_task(
     task: Task,
     split: str,
     device: torch.device,
-    context: RouteContext,
+    context: StepContext,
 ) -> tuple[TaskEvaluation, list[str]]:
     """A fine-tuned run on a split of a task, and what could not be kept of the texts."""
     labels = state["task"]["labels"]

@@ -20,7 +20,6 @@ from torch import Tensor
 from simsmoe_cli.errors import EXIT_NON_FINITE, Terminated, UserError
 from simsmoe_cli.files.background import Background
 from simsmoe_cli.model.precision import cpu_bf16
-from simsmoe_cli.moe.routers.base import RouteContext
 from simsmoe_cli.run.folder import EventLog, RunDir
 from simsmoe_cli.train import checkpoint, saving
 from simsmoe_cli.train.log_window import LogWindow
@@ -292,7 +291,7 @@ class Trainer(Generic[S]):
         for part, inputs in enumerate(batches):
             self._in_step = True
             with profiler.part(FORWARD):
-                loss, memory, measured = self._loss(*inputs, self._context(self.step), weights)
+                loss, memory, measured = self._loss(*inputs, weights)
             with profiler.part(BACKWARD):
                 loss.backward()
             self.objective.keep(part, memory)
@@ -308,9 +307,6 @@ class Trainer(Generic[S]):
         self.window.end_step(grad_norm)
         self.step += 1
         self._in_step = False
-
-    def _context(self, step: int, real_T: Tensor | None = None) -> RouteContext:
-        return RouteContext(step=step, total_steps=self.settings.steps, real_T=real_T)
 
     def _clip(self) -> Tensor:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
@@ -356,7 +352,7 @@ class Trainer(Generic[S]):
 
     def _validate(self) -> None:
         self._check_finite()
-        score = self.objective.validate(self._context(self.step))
+        score = self.objective.validate(self.objective.context(self.step))
         if not math.isfinite(score.loss_nats):
             raise self._diverged(f"the validation loss became non-finite at step {self.step}")
         to_minimise = self.objective.to_minimise(score)
@@ -370,7 +366,7 @@ class Trainer(Generic[S]):
 
     def _probe(self) -> None:
         tokens_BM, real_T = self.objective.probe_batch()
-        context = self._context(self.step, real_T)
+        context = self.objective.context(self.step, real_T)
         router, similarity = probe(self.model, tokens_BM, context, self.objective.precision)
         self._emit("router", **router)
         self._emit("similarity", **similarity)
@@ -431,7 +427,7 @@ class Trainer(Generic[S]):
         folder = checkpoint.find(self.run, "best")
         state = checkpoint.read_state(folder)
         checkpoint.load_weights(folder, state, self.model)
-        score = self.objective.test(self._context(state["step"]))
+        score = self.objective.test(self.objective.context(state["step"]))
         self.signals.leave_when_asked(None)
         self._emit(
             "eval", **self.objective.event_fields(score, self.objective.test_split), best=True

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from simsmoe_cli.data.streams import Tokens
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.balance import load_fraction
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.train.evaluate import autocast
 
@@ -39,7 +39,7 @@ def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
 
 @torch.no_grad()
 def probe(
-    model: Backbone, batch_BM: Tensor, context: RouteContext, precision: str
+    model: Backbone, batch_BM: Tensor, context: StepContext, precision: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields of a router event and of a similarity event.
 

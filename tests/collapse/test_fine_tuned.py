@@ -17,7 +17,7 @@ from simsmoe_cli.collapse.sources.open_run import open_run
 from simsmoe_cli.collapse.sources.run import TaskSource, spread_texts
 from simsmoe_cli.data.tasks.encode import EncodedSplit
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run.folder import RunDir, read_events
 from tests.train.transfer import QUICK, prepare, pretrain
 
@@ -77,7 +77,7 @@ def test_what_layers_do_with_a_text_is_what_they_do_with_it_alone(folder: Path) 
         )
         ids = torch.from_numpy(source.texts.row(int(index)).astype(np.int64))[None]
         with torch.no_grad():
-            output = source.model(ids, torch.tensor([length]), RouteContext())
+            output = source.model(ids, torch.tensor([length]), StepContext())
         hook.remove()
         here = slice(begin, begin + int(length))
         assert torch.equal(read.ids_T[here], ids[0])

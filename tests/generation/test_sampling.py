@@ -12,7 +12,7 @@ from torch import Tensor
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.generation.sampling import Reader, Sampling, draw, generate, generating
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from tests.routers import CASES
@@ -139,11 +139,11 @@ def test_a_router_is_told_the_step_of_its_weights() -> None:
     """SMoE-Dropout's k grows from 1 to 4 in training."""
     lm = model("moe.router=smoe-dropout", "smoe_dropout.k_start=1", "smoe_dropout.k_end=4")
     for step in (0, 99):
-        context = RouteContext(step=step, total_steps=100)
+        context = StepContext(step=step, total_steps=100)
         logits, _ = Reader(lm, context).read(PROMPT)
         expected = lm(torch.tensor([PROMPT]), context=context).logits[0, -1]
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
-        other = RouteContext(step=99 - step, total_steps=100)
+        other = StepContext(step=99 - step, total_steps=100)
         assert not torch.allclose(Reader(lm, other).read(PROMPT)[0], expected, atol=1e-2)
 
 

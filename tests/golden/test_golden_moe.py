@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from simsmoe_cli.model.blocks import SubLayer
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec, StepContext
 from simsmoe_cli.moe.routers.smoe import SMoERouter
 from simsmoe_cli.recipe.schema import Recipe
 
@@ -20,7 +20,7 @@ def test_smoe_router(shared: Path) -> None:
     router.load_state_dict(
         {"gate.weight": golden["weight.gate.weight"], "gate.bias": golden["weight.gate.bias"]}
     )
-    routing = router(golden["x"], RouteContext())
+    routing = router(golden["x"], RouterInput())
     torch.testing.assert_close(routing.logits_TN, golden["logits"], atol=1e-6, rtol=1e-5)
     ours, our_order = routing.index_TK.sort(-1)
     theirs, their_order = golden["expert_index"].sort(-1)
@@ -71,7 +71,7 @@ def test_moe_sublayer(shared: Path, backend: str) -> None:
     assert not unexpected
     layer._leave = lambda hidden, output: output  # type: ignore[method-assign]
     x = golden["x"].requires_grad_()
-    output, _ = layer.mix(x, RouteContext())
+    output, _ = layer.mix(x, StepContext())
     torch.testing.assert_close(output, golden["output"], atol=1e-5, rtol=1e-5)
     output.square().sum().backward()
     torch.testing.assert_close(x.grad, golden["grad_x"], atol=1e-5, rtol=1e-5)

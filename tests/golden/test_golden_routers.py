@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from simsmoe_cli import registry
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec
 from simsmoe_cli.recipe.routers import RouterSettings, StableMoESettings, XMoESettings
 
 CASES: list[tuple[str, RouterSettings, dict[str, str]]] = [
@@ -37,7 +37,7 @@ def test_router(
     golden = load_file(shared / "golden" / f"router_{name}.safetensors")
     router = published(name, settings).train(training)
     router.load_state_dict({ours: golden[f"weight.{theirs}"] for ours, theirs in names.items()})
-    routing = router(golden["x"], RouteContext())
+    routing = router(golden["x"], RouterInput())
     torch.testing.assert_close(routing.logits_TN, golden["logits"], atol=1e-5, rtol=1e-5)
     ours, our_order = routing.index_TK.sort(-1)
     theirs, their_order = golden["expert_index"].sort(-1)

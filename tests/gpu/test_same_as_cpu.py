@@ -21,7 +21,7 @@ from simsmoe_cli.kernels.cpu import as_on_accelerators
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe import dispatch
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.similarity.contrastive import expert_confusion
 from tests.gpu.devices import BOTH, assert_near
 from tests.train.test_resume import PAPER_MODEL
@@ -278,7 +278,7 @@ def test_a_whole_model_in_fp32(device: str, kind: str, record_property: Any) -> 
 
 def whole_loss(model: LanguageModel) -> Callable[..., Tensor]:
     def call(first_BM: Tensor, second_BM: Tensor, target_BM: Tensor) -> Tensor:
-        context = RouteContext(step=1, total_steps=10)
+        context = StepContext(step=1, total_steps=10)
         memory = model.encode(first_BM, model.initial_memory(first_BM.shape[0]), context).memory
         output = model.score(second_BM, target_BM, memory, context)
         losses = [output.losses[name] for name in sorted(output.losses)]

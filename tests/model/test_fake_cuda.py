@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from simsmoe_cli.kernels import cross_entropy
 from simsmoe_cli.model.language_model import LanguageModel, ModelOutput
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import list_recipes, load_recipe
 from simsmoe_cli.registry import MEASURES
 from tests.routers import CASES
@@ -86,7 +86,7 @@ def run_on_fake_cuda(
     with torch.device("meta"):
         model = LanguageModel(recipe, VOCABULARY).train(training)
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    context = RouteContext(step=step, total_steps=10)
+    context = StepContext(step=step, total_steps=10)
     with FakeTensorMode(), torch.no_grad(), cuda_autocast(), ByOperators():
         tensors = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")

@@ -20,7 +20,7 @@ from simsmoe_cli.moe.experts.base import Experts
 from simsmoe_cli.moe.experts.fastmoe import FastMoEExperts
 from simsmoe_cli.moe.experts.loop import LoopExperts
 from simsmoe_cli.moe.layer import MoELayer, portable
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 
 TOKENS, WIDTH, HIDDEN, EXPERTS = 37, 12, 20, 5
@@ -137,7 +137,7 @@ def test_a_layer_with_similarity_learning_equals_the_loops() -> None:
     for backend in ("fastmoe", "loop"):
         torch.manual_seed(0)
         layer = MoELayer(recipe(backend, similarity={"preset": "calibrated"}))
-        output = layer(x_BMD, RouteContext())
+        output = layer(x_BMD, StepContext())
         loss = output.hidden.square().mean() + sum(output.losses.values())
         loss.backward()
         grads = {name: p.grad for name, p in layer.named_parameters()}
@@ -224,8 +224,8 @@ def test_a_model_trained_by_it_runs_elsewhere() -> None:
     other = MoELayer(elsewhere).eval()
     other.load_state_dict(trained.state_dict())
     x_BMD = torch.randn(1, 9, 16)
-    expected = trained(x_BMD, RouteContext()).hidden
-    torch.testing.assert_close(other(x_BMD, RouteContext()).hidden, expected, atol=1e-5, rtol=1e-4)
+    expected = trained(x_BMD, StepContext()).hidden
+    torch.testing.assert_close(other(x_BMD, StepContext()).hidden, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.gpu
@@ -259,7 +259,7 @@ def test_a_layer_with_similarity_learning_on_fastmoe_itself() -> None:
         layer = MoELayer(recipe(backend, similarity={"preset": "calibrated"})).cuda()
         # The same sampled tokens for both.
         torch.manual_seed(1)
-        output = layer(x_BMD, RouteContext())
+        output = layer(x_BMD, StepContext())
         (output.hidden.square().mean() + output.losses["similarity"]).backward()
         grads = {name: p.grad for name, p in layer.experts.named_parameters()}
         found.append({"hidden": output.hidden} | grads)

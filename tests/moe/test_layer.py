@@ -10,7 +10,7 @@ import torch
 
 from simsmoe_cli.moe.balance import balance_loss, load_fraction, z_loss
 from simsmoe_cli.moe.layer import MoELayer
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 
 
@@ -49,12 +49,12 @@ def test_z_loss_formula() -> None:
 
 def test_losses_are_named_and_similarity_is_its_own() -> None:
     x = torch.randn(2, 64, 16)
-    plain = layer()(x, RouteContext())
+    plain = layer()(x, StepContext())
     assert set(plain.losses) == {"balance"}
     both = layer(
         moe={"experts": 4, "hidden": 32, "z_weight": 1e-3}, similarity={"preset": "calibrated"}
     )
-    output = both(x, RouteContext())
+    output = both(x, StepContext())
     assert set(output.losses) == {"balance", "z", "similarity"}
     torch.testing.assert_close(output.losses["balance"], plain.losses["balance"])
     torch.testing.assert_close(output.hidden, plain.hidden)
@@ -64,7 +64,7 @@ def test_similarity_is_learned_in_training_only() -> None:
     moe = layer(similarity={"preset": "calibrated"})
     moe.eval()
     state = {name: value.clone() for name, value in moe.state_dict().items()}
-    output = moe(torch.randn(2, 64, 16), RouteContext())
+    output = moe(torch.randn(2, 64, 16), StepContext())
     assert "similarity" not in output.losses
     assert all(torch.equal(value, state[name]) for name, value in moe.state_dict().items())
 
@@ -72,7 +72,7 @@ def test_similarity_is_learned_in_training_only() -> None:
 def test_similarity_gradient_reaches_experts_and_nothing_else() -> None:
     moe = layer(similarity={"preset": "calibrated", "pairs": 6, "threshold": 0.0})
     x = torch.randn(4, 64, 16, requires_grad=True)
-    moe(x, RouteContext()).losses["similarity"].backward()
+    moe(x, StepContext()).losses["similarity"].backward()
     assert x.grad is None
     assert moe.router.gate.weight.grad is None
     assert moe.experts.w_in.grad is not None
@@ -84,11 +84,11 @@ def test_backends_give_the_same_layer() -> None:
     outputs = []
     for backend in ("grouped", "loop"):
         moe = layer(moe={"experts": 4, "hidden": 32, "backend": backend})
-        outputs.append(moe(x, RouteContext()).hidden)
+        outputs.append(moe(x, StepContext()).hidden)
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-4)
 
 
 def test_auto_takes_the_loop_where_grouped_cannot_align() -> None:
     recipe = {"model": {"width": 18}, "moe": {"experts": 2, "hidden": 9}}
     moe = MoELayer(Recipe.model_validate(recipe))
-    assert moe(torch.randn(1, 5, 18), RouteContext()).hidden.shape == (1, 5, 18)
+    assert moe(torch.randn(1, 5, 18), StepContext()).hidden.shape == (1, 5, 18)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import load_recipe
 from tests.no_waiting import NoWaiting
 from tests.routers import CASES
@@ -61,8 +61,8 @@ def run(
     layer.zero_grad()
     x = x.clone().requires_grad_()
     torch.manual_seed(2)
-    context = RouteContext(token_ids_T=ids_T, step=step, total_steps=STEPS, real_T=real_T)
-    output: MoEOutput = layer(x, context)
+    context = StepContext(step, STEPS, real_T)
+    output: MoEOutput = layer(x, context, ids_T)
     target = torch.linspace(-1, 1, WIDTH)
     loss = (output.hidden * target).sum() + sum(output.losses.values())
     if loss.requires_grad:

@@ -18,7 +18,7 @@ from simsmoe_cli import registry
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
-from simsmoe_cli.moe.routers.base import RouteContext, Routing
+from simsmoe_cli.moe.routers.base import Routing, StepContext
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.folder import RunDir
@@ -59,8 +59,8 @@ def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
 
 def run(layer: MoELayer, step: int = 0, seed: int = 1, **options: Any) -> MoEOutput:
     x, ids_T = batch(seed)
-    context = RouteContext(token_ids_T=ids_T, step=step, total_steps=STEPS, **options)
-    output: MoEOutput = layer(x, context)
+    context = StepContext(step, STEPS, **options)
+    output: MoEOutput = layer(x, context, ids_T)
     return output
 
 
@@ -317,7 +317,7 @@ def test_compiled_and_not_are_the_same(case: str) -> None:
     compiled = torch.compile(layer, fullgraph=case not in BREAKS, backend="aot_eager")
     x, ids_T = batch()
     for step in (0, 1, STEPS - 1):
-        context = RouteContext(token_ids_T=ids_T, step=step, total_steps=STEPS)
+        context = StepContext(step, STEPS)
         state = state_of(layer)
         results = []
         for forward in (layer, compiled):
@@ -326,7 +326,7 @@ def test_compiled_and_not_are_the_same(case: str) -> None:
             torch.manual_seed(3)
             # The shapes of a grouped product, which a compiler asks for, are known in bf16 alone.
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                output = forward(x, context)
+                output = forward(x, context, ids_T)
             total_loss(case, output).backward()
             grads = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
             result = {"index": output.routing.index_TK, "hidden": output.hidden}
@@ -388,6 +388,6 @@ def test_routers_that_look_at_token_ids_say_so_when_there_are_none(case: str) ->
             MoELayer(recipe(case))
     if case in {"hash", "random", "stablemoe"}:
         with pytest.raises(ValueError, match="token ids"):
-            layer(x, RouteContext())
+            layer(x, StepContext())
     else:
-        assert layer(x, RouteContext()).hidden.shape == x.shape
+        assert layer(x, StepContext()).hidden.shape == x.shape

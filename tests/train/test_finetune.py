@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.tasks.encode import TaskBatches
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
 from simsmoe_cli.moe.routers.stablemoe import StableMoERouter
 from simsmoe_cli.recipe.load import load_recipe
@@ -308,7 +308,7 @@ def test_probes_see_no_padding(finetune: Make) -> None:
     padded_BM = F.pad(ids_BM, (0, more), value=3)
     row_T = real_T // ids_BM.shape[1]
     found = [
-        probe(run.model, batch_BM, RouteContext(step=1, total_steps=9, real_T=places_T), "fp32")
+        probe(run.model, batch_BM, StepContext(step=1, total_steps=9, real_T=places_T), "fp32")
         for batch_BM, places_T in ((ids_BM, real_T), (padded_BM, real_T + more * row_T))
     ]
     for ours, theirs in zip(*found, strict=True):

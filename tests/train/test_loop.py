@@ -15,7 +15,7 @@ import torch
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
@@ -538,7 +538,7 @@ def test_the_summary_routes_as_at_the_step_of_the_best_weights(
 
     run.on_step = nothing_is_better_than_step_4
     summary = run.train()
-    context = RouteContext(step=4, total_steps=8)
+    context = StepContext(step=4, total_steps=8)
     expected = evaluate_split(
         run.model,
         run.objective.store.split("test"),

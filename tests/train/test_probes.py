@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import RouteContext, Routing
+from simsmoe_cli.moe.routers.base import Routing, StepContext
 from simsmoe_cli.run.folder import EventLog, read_events
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
@@ -41,7 +41,7 @@ def batch_BM() -> torch.Tensor:
 
 def look(lm: LanguageModel, batch_BM: torch.Tensor) -> tuple[list[Any], list[Any]]:
     """Layers of the router event and of the similarity event."""
-    router, similarity = probe(lm, batch_BM, RouteContext(), "fp32")
+    router, similarity = probe(lm, batch_BM, StepContext(), "fp32")
     return router["layers"], similarity["layers"]
 
 
@@ -53,7 +53,7 @@ def test_a_probe_changes_nothing(
     lm.train(training)
     before = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
     random_state, tokens = torch.get_rng_state(), batch_BM.clone()
-    probe(lm, batch_BM, RouteContext(), precision)
+    probe(lm, batch_BM, StepContext(), precision)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert torch.equal(batch_BM, tokens)
     assert {module.training for module in lm.modules()} == {training}
@@ -159,7 +159,7 @@ def test_what_is_undefined_is_null_in_the_events(
     one, none = (layer.experts for layer in lm.moe_layers)
     one.w_out.data[1] = 0
     none.w_out.data[:] = 0
-    router, similarity = probe(lm, batch_BM, RouteContext(), "fp32")
+    router, similarity = probe(lm, batch_BM, StepContext(), "fp32")
     log = EventLog(tmp_path / "events.jsonl")
     log.emit("router", 1, **router)
     log.emit("similarity", 1, **similarity)

@@ -29,7 +29,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import Backbone, LanguageModel
 from simsmoe_cli.moe.layer import portable
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint as saved
 from simsmoe_cli.run.folder import RunDir
@@ -50,8 +50,8 @@ class _Opened:
     device: torch.device
 
     @property
-    def context(self) -> RouteContext:
-        return RouteContext(step=self.state["step"], total_steps=self.recipe.train.steps)
+    def context(self) -> StepContext:
+        return StepContext(step=self.state["step"], total_steps=self.recipe.train.steps)
 
     def model(self, make: Callable[[], M]) -> M:
         """The model with its weights."""

@@ -33,13 +33,13 @@ from simsmoe_cli.data.tasks.encode import EncodedSplit, collate
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.model.classifier import Classifier, real_places
 from simsmoe_cli.model.language_model import Backbone, LanguageModel
-from simsmoe_cli.moe.routers.base import RouteContext, Routing
+from simsmoe_cli.moe.routers.base import Routing, StepContext
 
 
 class RunSource(WholeSource):
     """A model of ours; what is known of it and its text is as in `Source`."""
 
-    def __init__(self, model: Backbone, context: RouteContext, tokenizer: Tokenizer, **facts: Any):
+    def __init__(self, model: Backbone, context: StepContext, tokenizer: Tokenizer, **facts: Any):
         super().__init__(**facts)
         self.model = model.eval()
         self.context = context
@@ -47,7 +47,7 @@ class RunSource(WholeSource):
         self.device = next(model.parameters()).device
 
     def _run(
-        self, inputs: tuple[Any, ...], context: RouteContext, real_T: Tensor
+        self, inputs: tuple[Any, ...], context: StepContext, real_T: Tensor
     ) -> tuple[Any, list[Routed]]:
         """The model's output, and what its layers did with the real tokens, which are at real_T."""
         taken: list[Tensor] = []
@@ -97,9 +97,7 @@ class CorpusSource(RunSource):
 
     model: LanguageModel
 
-    def __init__(
-        self, model: LanguageModel, context: RouteContext, store: TokenStore, **facts: Any
-    ):
+    def __init__(self, model: LanguageModel, context: StepContext, store: TokenStore, **facts: Any):
         super().__init__(model, context, store.tokenizer, **facts)
         self.store = store
         self.tokens: Tokens = store.checked_split(self.split)
@@ -149,7 +147,7 @@ class TaskSource(RunSource):
     def __init__(
         self,
         model: Classifier,
-        context: RouteContext,
+        context: StepContext,
         tokenizer: Tokenizer,
         texts: EncodedSplit,
         **facts: Any,

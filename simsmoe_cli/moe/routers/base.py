@@ -6,7 +6,7 @@ Shapes: T tokens, D model width, N experts, K experts per token.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class RouterSpec:
     Attributes:
         width, experts, top_k: D, N and K.
         bias: whether linear logits have a bias.
-        vocab_size: ids `RouteContext.token_ids_T` may hold.
+        vocab_size: ids `RouterInput.token_ids_T` may hold.
         seed: for what a router draws once and keeps, such as a table.
         layer, layers: which MoE layer it is in, of how many.
         settings: the router's own section of the recipe.
@@ -40,67 +40,39 @@ class RouterSpec:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Where a training stands: optimizer steps taken, and of how many."""
+class StepContext:
+    """What only the step knows: where training stands, and which tokens of the batch are padding.
 
-    step: int
-    total_steps: int
-
-
-@dataclass(init=False)
-class RouteContext:
-    """What a router may want to know besides the tokens' hidden states.
+    Whoever runs the model makes one for each forward pass. Nothing in the model copies it, so a
+    compiled graph depends on the step only where a router reads it.
 
     Attributes:
-        token_ids_T: vocabulary ids of the tokens, for routers that look at them.
-        clock: steps; an object of its own, so that a compiled graph depends on the step only
-            where somebody reads it.
-        dense_experts: runs every expert on rows [T, D] and gives [N, T, D].
+        step: optimizer steps taken so far.
+        total_steps: optimizer steps of the whole training.
+        real_T: positions of the tokens that are not padding, int64, ascending; None: there is no
+            padding. Made on the host, which knows the lengths.
         top_k: overrides the layer's K (evaluation of a router at another k).
-        real_T: places of the tokens that are no padding, int64, ascending; None: there is no
-            padding. Made on the host, which knows the lengths. Routers never see padding.
     """
 
-    token_ids_T: Tensor | None
-    clock: Clock
-    dense_experts: Callable[[Tensor], Tensor] | None
-    top_k: int | None
-    real_T: Tensor | None
+    step: int = 0
+    total_steps: int = 1
+    real_T: Tensor | None = None
+    top_k: int | None = None
 
-    def __init__(
-        self,
-        token_ids_T: Tensor | None = None,
-        step: int = 0,
-        total_steps: int = 1,
-        dense_experts: Callable[[Tensor], Tensor] | None = None,
-        top_k: int | None = None,
-        real_T: Tensor | None = None,
-        clock: Clock | None = None,
-    ):
-        self.token_ids_T = token_ids_T
-        self.clock = Clock(step, total_steps) if clock is None else clock
-        self.dense_experts = dense_experts
-        self.top_k = top_k
-        self.real_T = real_T
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken so far."""
-        return self.clock.step
+@dataclass(frozen=True)
+class RouterInput:
+    """What a router may want to know besides the hidden states. The MoE layer makes it.
 
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole training."""
-        return self.clock.total_steps
+    Attributes:
+        context: what the step knows. Its padding is already left out of all that a router gets.
+        token_ids_T: vocabulary ids of the tokens, for routers that look at them.
+        run_experts: runs every expert on rows [T, D] and gives [N, T, D].
+    """
 
-    def without_padding(self) -> RouteContext:
-        """The context of the real tokens alone."""
-        if self.real_T is None:
-            return self
-        ids_T = self.token_ids_T
-        if ids_T is not None:
-            ids_T = ids_T.index_select(0, self.real_T)
-        return replace(self, token_ids_T=ids_T, real_T=None)
+    context: StepContext = StepContext()
+    token_ids_T: Tensor | None = None
+    run_experts: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -129,7 +101,7 @@ class Routing:
 
 
 class Router(nn.Module):
-    """Base of all routers: `forward(x_TD, context) -> Routing`."""
+    """Base of all routers: `forward(x_TD, given) -> Routing`."""
 
     def __init__(self, spec: RouterSpec):
         super().__init__()
@@ -137,8 +109,12 @@ class Router(nn.Module):
         self.experts = spec.experts
         self.top_k = spec.top_k
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         raise NotImplementedError
+
+    def chosen_k(self, given: RouterInput) -> int:
+        """K: what the step asks for, else the layer's own."""
+        return given.context.top_k or self.top_k
 
 
 def vocabulary_of(spec: RouterSpec) -> int:
@@ -148,11 +124,11 @@ def vocabulary_of(spec: RouterSpec) -> int:
     return spec.vocab_size
 
 
-def token_ids(context: RouteContext) -> Tensor:
+def token_ids(given: RouterInput) -> Tensor:
     """The ids of the tokens; a ValueError where there are none."""
-    if context.token_ids_T is None:
-        raise ValueError("this router looks at token ids, and the context has none")
-    return context.token_ids_T
+    if given.token_ids_T is None:
+        raise ValueError("this router looks at token ids, and was given none")
+    return given.token_ids_T
 
 
 def fp32_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -37,8 +37,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import (
-    RouteContext,
     Router,
+    RouterInput,
     RouterSpec,
     Routing,
     fp32_linear,
@@ -56,12 +56,12 @@ class CompeteSMoERouter(Router):
         self.settings = spec.settings
         self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
-        k = context.top_k or self.top_k
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
+        k = self.chosen_k(given)
         routing = softmax_routing(fp32_linear(x_TD, self.gate.weight, self.gate.bias), k)
-        if self.training and self.competes(context.step, context.total_steps):
-            assert context.dense_experts is not None
-            return self._competition(routing, self.affinity(context.dense_experts(x_TD)), k)
+        if self.training and self.competes(given.context.step, given.context.total_steps):
+            assert given.run_experts is not None
+            return self._competition(routing, self.affinity(given.run_experts(x_TD)), k)
         routing.losses["compete"] = torch.zeros_like(routing.losses["balance"])
         return routing
 

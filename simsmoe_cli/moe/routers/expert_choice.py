@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
 
 
 class ExpertChoiceRouter(Router):
@@ -33,10 +33,10 @@ class ExpertChoiceRouter(Router):
         share = tokens * (top_k or self.top_k)
         return max(1, (2 * share + self.experts) // (2 * self.experts))
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
         score_TN = logits_TN.softmax(-1)
-        capacity = self.capacity(x_TD.shape[0], context.top_k)
+        capacity = self.capacity(x_TD.shape[0], given.context.top_k)
         taken_CN = score_TN.topk(capacity, dim=0).indices
         taken_TN = torch.zeros_like(score_TN, dtype=torch.bool).scatter_(0, taken_CN, True)
         expert_N = torch.arange(self.experts, device=x_TD.device)

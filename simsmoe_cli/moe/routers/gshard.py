@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.balance import balance_loss
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
 from simsmoe_cli.recipe.routers import GShardSettings
 
 
@@ -31,9 +31,9 @@ class GShardRouter(Router):
         self.random_second = spec.settings.random_second
         self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
-        top_logits_TK, index_TK = logits_TN.topk(context.top_k or self.top_k, dim=-1)
+        top_logits_TK, index_TK = logits_TN.topk(self.chosen_k(given), dim=-1)
         weight_TK = top_logits_TK.softmax(-1)
         partial = self.training and self.random_second
         if partial:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.moe.routers.base import (
-    RouteContext,
     Router,
+    RouterInput,
     RouterSpec,
     Routing,
     list_routing,
@@ -38,9 +38,9 @@ class HashRouter(Router):
         order_VN = balanced_orders(vocabulary_of(spec), spec.experts, (spec.seed, spec.layer))
         self.register_buffer("order_VN", torch.tensor(order_VN, dtype=torch.int16))
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
-        order_TN = self.order_VN[token_ids(context)].long()
-        return list_routing(order_TN, context.top_k or self.top_k)
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
+        order_TN = self.order_VN[token_ids(given)].long()
+        return list_routing(order_TN, self.chosen_k(given))
 
 
 def balanced_orders(

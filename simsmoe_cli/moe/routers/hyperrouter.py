@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.routers.base import (
-    RouteContext,
     Router,
+    RouterInput,
     RouterSpec,
     Routing,
     fp32_linear,
@@ -55,6 +55,6 @@ class HyperRouter(Router):
         out = fp32_linear(inner, self.w_out, self.b_out).unflatten(0, (self.experts, -1))
         return out[:, :-1], out[:, -1]
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, *self.weights())
-        return softmax_routing(logits_TN, context.top_k or self.top_k)
+        return softmax_routing(logits_TN, self.chosen_k(given))

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
 from simsmoe_cli.recipe.routers import LossFreeSettings
 
 
@@ -36,10 +36,10 @@ class LossFreeRouter(Router):
         self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
         self.register_buffer("bias_N", torch.zeros(spec.experts))
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
         chosen_by_TN = logits_TN.detach().sigmoid() + self.bias_N
-        index_TK = chosen_by_TN.topk(context.top_k or self.top_k, dim=-1).indices
+        index_TK = chosen_by_TN.topk(self.chosen_k(given), dim=-1).indices
         if self.training:
             self._learn(index_TK)
         # Scores over their sum, by their logarithms: where all scores are tiny, 0 / 0 else.

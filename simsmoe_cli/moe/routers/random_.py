@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simsmoe_cli.moe.routers.base import RouteContext, Router, Routing, list_routing, token_ids
+from simsmoe_cli.moe.routers.base import Router, RouterInput, Routing, list_routing, token_ids
 
 MASK = 0xFFFFFFFF
 
@@ -20,8 +20,8 @@ MASK = 0xFFFFFFFF
 class RandomRouter(Router):
     """K of N experts, uniformly; it has no parameters and no state."""
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
-        ids_T, spec = token_ids(context), self.spec
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
+        ids_T, spec = token_ids(given), self.spec
         if self.training:
             score_TN = torch.rand(*ids_T.shape, self.experts, device=ids_T.device)
         else:
@@ -29,7 +29,7 @@ class RandomRouter(Router):
             key_T1 = mixed(ids_T.unsqueeze(1) ^ (own & MASK))
             expert_N = torch.arange(self.experts, device=ids_T.device)
             score_TN = mixed(key_T1 ^ mixed(expert_N + 1))
-        return list_routing(score_TN.argsort(dim=-1, stable=True), context.top_k or self.top_k)
+        return list_routing(score_TN.argsort(dim=-1, stable=True), self.chosen_k(given))
 
 
 def mixed(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
 from simsmoe_cli.recipe.routers import ReMoESettings
 
 LARGEST = 1.0
@@ -45,13 +45,13 @@ class ReMoERouter(Router):
         self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
         self.register_buffer("coefficient", torch.tensor(self.start))
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
         weight_TN = logits_TN.relu()
         active_TN = weight_TN > 0
-        if context.top_k is not None:
+        if given.context.top_k is not None:
             among_TN = torch.zeros_like(active_TN).scatter_(
-                1, weight_TN.topk(context.top_k, dim=-1).indices, True
+                1, weight_TN.topk(given.context.top_k, dim=-1).indices, True
             )
             active_TN = active_TN & among_TN
         expert_N = torch.arange(self.experts, device=x_TD.device)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.routers.base import (
-    RouteContext,
     Router,
+    RouterInput,
     RouterSpec,
     Routing,
     fp32_linear,
@@ -27,6 +27,6 @@ class SMoERouter(Router):
         super().__init__(spec)
         self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
-        return softmax_routing(logits_TN, context.top_k or self.top_k)
+        return softmax_routing(logits_TN, self.chosen_k(given))

@@ -4,7 +4,7 @@
 logits = Wx + b with W and b as they were drawn; the K largest are chosen; weights are their
 softmax. K grows linearly over training, from `moe.top_k` or `k_start` at the first step to `k_end`
 at the last, as a function of the step alone, so a resumed run goes on where it was. Evaluation uses
-the K of the checkpoint's step, or any other by `RouteContext.top_k`: the model was trained to work
+the K of the checkpoint's step, or any other by `StepContext.top_k`: the model was trained to work
 at many (self-slimmable).
 
 No balance loss: nothing here could learn from it, and through the hidden states it would only ask
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
 from simsmoe_cli.recipe.routers import SMoEDropoutSettings
 
 
@@ -36,8 +36,8 @@ class SMoEDropoutRouter(Router):
         done = min(step, last)
         return self.k_start + (2 * (self.k_end - self.k_start) * done + last) // (2 * last)
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
-        k = context.top_k or self.k_at(context.step, context.total_steps)
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
+        k = given.context.top_k or self.k_at(given.context.step, given.context.total_steps)
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
         top_logits_TK, index_TK = logits_TN.topk(k, dim=-1)
         return Routing(index_TK, top_logits_TK.softmax(-1), logits_TN)

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import (
-    RouteContext,
     Router,
+    RouterInput,
     RouterSpec,
     Routing,
     fp32_linear,
@@ -80,15 +80,15 @@ class StableMoERouter(Router):
         """Scores [T, N] by token id alone, fp32."""
         return fp32_linear(self.token_embedding(ids_T), self.light_embeddings)
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
-        ids_T, k = token_ids(context), context.top_k or self.top_k
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
+        ids_T, k = token_ids(given), self.chosen_k(given)
         if not self.training:
             # Both are computed, so that the host need not ask which stage the weights are of.
             learned_TN = fp32_linear(x_TD, self.embeddings)
             return softmax_routing(
                 torch.where(self.frozen, self.light_logits(ids_T), learned_TN), k
             )
-        frozen = self.is_frozen_at(context.step, context.total_steps)
+        frozen = self.is_frozen_at(given.context.step, given.context.total_steps)
         self.frozen.fill_(frozen)
         if frozen:
             with torch.no_grad():
@@ -124,6 +124,6 @@ class PublishedStableMoERouter(Router):
         self.embeddings = nn.Parameter(torch.empty(spec.experts, spec.width))
         nn.init.orthogonal_(self.embeddings, gain=PUBLISHED_INIT_GAIN)
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, F.normalize(self.embeddings.float(), dim=-1))
-        return softmax_routing(logits_TN, context.top_k or self.top_k, PUBLISHED_TAU)
+        return softmax_routing(logits_TN, self.chosen_k(given), PUBLISHED_TAU)

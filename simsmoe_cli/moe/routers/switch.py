@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.balance import balance_loss
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
 from simsmoe_cli.recipe.routers import SwitchSettings
 
 
@@ -27,12 +27,12 @@ class SwitchRouter(Router):
         self.jitter = spec.settings.jitter
         self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         if self.training and self.jitter:
             noise_TD = torch.rand_like(x_TD, dtype=torch.float32)
             x_TD = x_TD * (1 - self.jitter + 2 * self.jitter * noise_TD)
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
         probability_TN = logits_TN.softmax(-1)
-        weight_TK, index_TK = probability_TN.topk(context.top_k or self.top_k, dim=-1)
+        weight_TK, index_TK = probability_TN.topk(self.chosen_k(given), dim=-1)
         balance = balance_loss(probability_TN, index_TK)
         return Routing(index_TK, weight_TK, logits_TN, {"balance": balance})

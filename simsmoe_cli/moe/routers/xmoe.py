@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import (
-    RouteContext,
     Router,
+    RouterInput,
     RouterSpec,
     Routing,
     fp32_linear,
@@ -66,10 +66,10 @@ class XMoERouter(_SmallSpace):
         """The temperature now."""
         return self.tau_min + self.log_tau.float().exp()
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         z_Tr = F.normalize(fp32_linear(x_TD, self.projection.weight), dim=-1)
         cosine_TN = fp32_linear(z_Tr, F.normalize(self.embeddings.float(), dim=-1))
-        routing = softmax_routing(cosine_TN / self.tau, context.top_k or self.top_k)
+        routing = softmax_routing(cosine_TN / self.tau, self.chosen_k(given))
         routing.metrics["tau"] = self.tau
         return routing
 
@@ -80,14 +80,14 @@ class PublishedXMoERouter(_SmallSpace):
     def __init__(self, spec: RouterSpec):
         super().__init__(spec, PUBLISHED_DIMENSION)
 
-    def forward(self, x_TD: Tensor, context: RouteContext) -> Routing:
+    def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         if self.training:
             _set_norm(self.embeddings)
         z_Tr = fp32_linear(x_TD, self.projection.weight)
         # A copy: autograd keeps what this pass used, whatever the next one sets back.
         embeddings_Nr = F.normalize(self.embeddings.float().clone(), dim=-1)
         logits_TN = fp32_linear(z_Tr, embeddings_Nr)
-        return softmax_routing(logits_TN, context.top_k or self.top_k, PUBLISHED_TAU)
+        return softmax_routing(logits_TN, self.chosen_k(given), PUBLISHED_TAU)
 
 
 # A compiled graph would take the gradient at a parameter that it changes from its old value.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from simsmoe_cli.model.language_model import Backbone, BackboneOutput
 from simsmoe_cli.model.precision import resolve_precision
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schedule import Schedule, value_at
 from simsmoe_cli.recipe.schema import Recipe
 
@@ -59,14 +59,23 @@ class Objective(ABC, Generic[S]):
         self.device = device
         self.precision = resolve_precision(recipe.train.precision, device)
 
+    def context(self, step: int, real_T: Tensor | None = None) -> StepContext:
+        """What routers may know of a step of this training (0 is the first)."""
+        return StepContext(step, self.recipe.train.steps, real_T)
+
     @abstractmethod
     def micro_batches(self, step: int) -> Iterator[tuple[Any, ...]]:
         """What a step (0 is the first) reads, part by part: the arguments of `loss`."""
 
     @abstractmethod
     def loss(self, *arguments: Any) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-        """Arguments of `micro_batches`, a RouteContext and the coefficients of losses by name, to a
-        micro-batch's share of the loss, its memory for the next step, and what to log (detached).
+        """A micro-batch's share of the loss of a step.
+
+        Args:
+            arguments: those that `micro_batches` gave, and the coefficients of losses by name.
+
+        Returns:
+            The loss, the micro-batch's memory for the next step, and what to log (detached).
         """
 
     def keep(self, part: int, memory: list[Tensor]) -> None:
@@ -79,14 +88,14 @@ class Objective(ABC, Generic[S]):
     @abstractmethod
     def probe_batch(self) -> tuple[Tensor, Tensor | None]:
         """Held-out tokens [B, M], the same every time, and where they are no padding, if there is
-        any (`RouteContext.real_T`)."""
+        any (`StepContext.real_T`)."""
 
     @abstractmethod
-    def validate(self, context: RouteContext) -> S:
+    def validate(self, context: StepContext) -> S:
         """Score the model as it is on the validation split."""
 
     @abstractmethod
-    def test(self, context: RouteContext) -> S:
+    def test(self, context: StepContext) -> S:
         """Score the model on the split that is reported at the end."""
 
     @property

@@ -33,7 +33,7 @@ from simsmoe_cli.data.tasks.store import Example, Task
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.classifier import Classifier, real_places
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.train.classification_scores import accuracy, confusion, macro_f1
 from simsmoe_cli.train.evaluate import autocast
@@ -137,7 +137,9 @@ class Classification(Objective[TaskEvaluation]):
         self.warnings += remarks(split, encoded, self.recipe)
         return encoded
 
-    def micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+    def micro_batches(
+        self, step: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, float, StepContext]]:
         batch = self._read(step)
         examples = len(batch.labels)
         parts = min(self.recipe.train.micro_batches, examples)
@@ -146,25 +148,24 @@ class Classification(Objective[TaskEvaluation]):
             longest = int(length_E[rows].max())
             length_B = torch.from_numpy(length_E[rows])
             own = slice(int(rows[0]), int(rows[-1]) + 1)
+            real_T = self.to_device(real_places(length_B, longest))
             yield (
                 self.to_device(batch.ids[own, :longest].contiguous()),
                 self.to_device(length_B),
-                self.to_device(real_places(length_B, longest)),
                 self.to_device(batch.labels[own]),
                 len(rows) / examples,
+                self.context(step, real_T),
             )
 
     def loss(
         self,
         tokens_BM: Tensor,
         length_B: Tensor,
-        real_T: Tensor,
         label_B: Tensor,
         share: float,
-        context: RouteContext,
+        context: StepContext,
         weights: Mapping[str, float | Tensor],
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-        context = replace(context, real_T=real_T)
         with autocast(self.device, self.precision):
             output = self.model(tokens_BM, length_B, context)
         task = F.cross_entropy(output.logits.float(), label_B)
@@ -178,14 +179,14 @@ class Classification(Objective[TaskEvaluation]):
     def probe_batch(self) -> tuple[Tensor, Tensor]:
         return self._probe.ids, real_places(self._probe.mask.sum(1), self._probe.ids.shape[1])
 
-    def _evaluate(self, split: EncodedSplit, context: RouteContext) -> TaskEvaluation:
+    def _evaluate(self, split: EncodedSplit, context: StepContext) -> TaskEvaluation:
         rows = self.recipe.train.batch // self.recipe.train.micro_batches
         return classify(self.model, split, rows, self.precision, context)
 
-    def validate(self, context: RouteContext) -> TaskEvaluation:
+    def validate(self, context: StepContext) -> TaskEvaluation:
         return self._evaluate(self._valid, context)
 
-    def test(self, context: RouteContext) -> TaskEvaluation:
+    def test(self, context: StepContext) -> TaskEvaluation:
         return self._evaluate(self._test, context)
 
     @property
@@ -276,7 +277,7 @@ def _first_texts(split: EncodedSplit, tokens: int) -> Batch:
 
 @torch.inference_mode()
 def classify(
-    model: Classifier, split: EncodedSplit, batch: int, precision: str, context: RouteContext
+    model: Classifier, split: EncodedSplit, batch: int, precision: str, context: StepContext
 ) -> TaskEvaluation:
     """Classify every text of a split, leaving the model in the mode it was in.
 

@@ -16,7 +16,7 @@ from simsmoe_cli.data.streams import TrainStreams
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
 from simsmoe_cli.train.objectives.base import Objective, weighted
@@ -55,22 +55,25 @@ class LanguageModelling(Objective[Evaluation]):
         rows = settings.batch // settings.micro_batches
         self.memory = [self.model.initial_memory(rows) for _ in range(settings.micro_batches)]
 
-    def micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    def micro_batches(
+        self, step: int
+    ) -> Iterator[tuple[Tensor, Tensor, list[Tensor], StepContext]]:
         inputs, targets, restart = self._read(step)
         rows = self.recipe.train.batch // self.recipe.train.micro_batches
+        context = self.context(step)
         for part, memory in enumerate(self.memory):
             if restart:
                 for tensor in memory:
                     tensor.zero_()
             own = slice(part * rows, (part + 1) * rows)
-            yield self.to_device(inputs[own]), self.to_device(targets[own]), memory
+            yield self.to_device(inputs[own]), self.to_device(targets[own]), memory, context
 
     def loss(
         self,
         x_BM: Tensor,
         y_BM: Tensor,
         memory: list[Tensor],
-        context: RouteContext,
+        context: StepContext,
         weights: Mapping[str, float | Tensor],
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         with autocast(self.device, self.precision):
@@ -88,7 +91,7 @@ class LanguageModelling(Objective[Evaluation]):
     def probe_batch(self) -> tuple[Tensor, None]:
         return self._probe_batch, None
 
-    def _evaluate(self, split: str, max_blocks: int, context: RouteContext) -> Evaluation:
+    def _evaluate(self, split: str, max_blocks: int, context: StepContext) -> Evaluation:
         settings = self.recipe.eval
         return evaluate_split(
             self.model,
@@ -101,10 +104,10 @@ class LanguageModelling(Objective[Evaluation]):
             context=context,
         )
 
-    def validate(self, context: RouteContext) -> Evaluation:
+    def validate(self, context: StepContext) -> Evaluation:
         return self._evaluate("valid", self.recipe.train.validate_blocks, context)
 
-    def test(self, context: RouteContext) -> Evaluation:
+    def test(self, context: StepContext) -> Evaluation:
         return self._evaluate("test", self.recipe.eval.final_blocks, context)
 
     def to_minimise(self, score: Evaluation) -> float:

@@ -20,7 +20,7 @@ from simsmoe_cli.collapse.sources.evaluation_windows import evaluation_windows
 from simsmoe_cli.collapse.sources.run import CorpusSource
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.train.probes import probe
 from tests.collapse.planted import EXPERTS, QUICK, Planted
 from tests.collapse.runs import RELATIVE, opened, write_run
@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_a_probe_on_the_same_tokens(
 def test_the_loss_is_that_of_the_text_read(source: CorpusSource, found: Findings) -> None:
     inputs, targets = batch(source)
     with torch.no_grad():
-        logits = source.model(inputs, (), RouteContext()).logits
+        logits = source.model(inputs, (), StepContext()).logits
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
     assert found.text.loss_nats == pytest.approx(loss, rel=1e-5)
     assert found.text.bpc == pytest.approx(loss / math.log(2), rel=1e-5)

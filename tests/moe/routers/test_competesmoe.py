@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import MoELayer
-from simsmoe_cli.moe.routers.base import RouteContext
+from simsmoe_cli.moe.routers.base import RouterInput, StepContext
 from simsmoe_cli.moe.routers.competesmoe import CompeteSMoERouter, competing_layers
 from simsmoe_cli.recipe.routers import CompeteSMoESettings
 from simsmoe_cli.recipe.schema import Recipe
@@ -32,8 +32,8 @@ def make(dropout: float = 0.0, top_k: int = 2, **settings: Any) -> MoELayer:
     return MoELayer(Recipe.model_validate(recipe))
 
 
-def context(step: int = 0) -> RouteContext:
-    return RouteContext(step=step, total_steps=STEPS)
+def context(step: int = 0) -> StepContext:
+    return StepContext(step=step, total_steps=STEPS)
 
 
 def responses(layer: MoELayer, x_TD: Tensor, version: int) -> Tensor:
@@ -172,7 +172,7 @@ def test_nobody_competes_in_evaluation() -> None:
     def dense(x_TD: Tensor) -> Tensor:
         raise AssertionError("all experts were run")
 
-    router(torch.randn(4, WIDTH), RouteContext(dense_experts=dense))
+    router(torch.randn(4, WIDTH), RouterInput(run_experts=dense))
 
 
 # When who competes

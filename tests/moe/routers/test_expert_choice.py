@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simsmoe_cli.errors import EXIT_USAGE, UserError
-from simsmoe_cli.moe.routers.base import RouteContext, Router, RouterSpec
+from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, StepContext
 from simsmoe_cli.moe.routers.expert_choice import ExpertChoiceRouter
 from simsmoe_cli.moe.routers.smoe import SMoERouter
 from simsmoe_cli.recipe.load import load_recipe
@@ -27,7 +27,7 @@ def test_every_expert_takes_its_best_tokens_and_as_many_as_any_other(
     tokens: int, top_k: int, asked: int | None, capacity: int
 ) -> None:
     x_TD = torch.randn(tokens, 8)
-    routing = make(top_k=top_k)(x_TD, RouteContext(top_k=asked))
+    routing = make(top_k=top_k)(x_TD, RouterInput(StepContext(top_k=asked)))
     score_TN = routing.logits_TN.softmax(-1)
     for expert in range(EXPERTS):
         takes_TK = routing.index_TK == expert
@@ -38,14 +38,14 @@ def test_every_expert_takes_its_best_tokens_and_as_many_as_any_other(
 
 
 def test_tokens_get_as_many_experts_as_want_them() -> None:
-    routing = make(top_k=1)(torch.randn(256, 8), RouteContext())
+    routing = make(top_k=1)(torch.randn(256, 8), RouterInput())
     counts_T = (routing.index_TK < EXPERTS).sum(1)
     assert counts_T.float().mean() == 1
     assert {0, 1, 2} <= set(counts_T.tolist())
 
 
 def test_it_needs_no_balance_loss() -> None:
-    assert make()(torch.randn(8, 8), RouteContext()).losses == {}
+    assert make()(torch.randn(8, 8), RouterInput()).losses == {}
 
 
 def test_a_token_to_come_changes_where_an_earlier_one_goes() -> None:
@@ -57,7 +57,7 @@ def test_a_token_to_come_changes_where_an_earlier_one_goes() -> None:
         for seed in range(10):
             torch.manual_seed(seed)
             other_TD = torch.cat([x_TD[:16], 3 * torch.randn(16, 8)])
-            one, two = (router(x, RouteContext()).index_TK[:16] for x in (x_TD, other_TD))
+            one, two = (router(x, RouterInput()).index_TK[:16] for x in (x_TD, other_TD))
             changed |= not torch.equal(one, two)
         assert changed == leaks
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from simsmoe_cli.moe.balance import load_fraction
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec
 from simsmoe_cli.moe.routers.gshard import GShardRouter
 from simsmoe_cli.recipe.routers import GShardSettings
 
@@ -36,7 +36,7 @@ def tokens(g2: float, count: int = 20_000) -> torch.Tensor:
 @pytest.mark.parametrize("g2", [0.05, 0.2, 0.4, 0.4999])
 def test_the_second_is_kept_twice_as_often_as_its_weight(g2: float) -> None:
     torch.manual_seed(0)
-    routing = make()(tokens(g2), RouteContext())
+    routing = make()(tokens(g2), RouterInput())
     assert routing.partial
     assert (routing.index_TK[:, 0] == 1).all()
     kept_T = routing.index_TK[:, 1] == 3
@@ -48,7 +48,7 @@ def test_the_second_is_kept_twice_as_often_as_its_weight(g2: float) -> None:
 
 def test_experts_left_out_do_not_count_as_load() -> None:
     torch.manual_seed(0)
-    routing = make()(tokens(0.1), RouteContext())
+    routing = make()(tokens(0.1), RouterInput())
     load_N = load_fraction(routing.index_TK, EXPERTS)
     assert load_N[3].item() == pytest.approx(0.2 / 1.2, abs=0.01)
     expected = EXPERTS * (load_N * routing.logits_TN.softmax(-1).mean(0)).sum()
@@ -57,6 +57,6 @@ def test_experts_left_out_do_not_count_as_load() -> None:
 
 @pytest.mark.parametrize(("random_second", "training"), [(True, False), (False, True)])
 def test_both_are_kept_in_evaluation_and_where_asked(random_second: bool, training: bool) -> None:
-    routing = make(random_second).train(training)(tokens(0.01, 100), RouteContext())
+    routing = make(random_second).train(training)(tokens(0.01, 100), RouterInput())
     assert not routing.partial
     assert routing.index_TK.tolist() == [[1, 3]] * 100

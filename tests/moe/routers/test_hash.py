@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec, Routing
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec, Routing, StepContext
 from simsmoe_cli.moe.routers.hash_ import HashRouter
 
 
@@ -16,8 +16,8 @@ def make(vocabulary: int = 205, experts: int = 16, seed: int = 0, layer: int = 0
 
 
 def route(router: HashRouter, ids_T: torch.Tensor, top_k: int | None = None) -> Routing:
-    context = RouteContext(token_ids_T=ids_T, top_k=top_k)
-    routing: Routing = router(torch.randn(len(ids_T), 8), context)
+    given = RouterInput(StepContext(top_k=top_k), ids_T)
+    routing: Routing = router(torch.randn(len(ids_T), 8), given)
     return routing
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec
 from simsmoe_cli.moe.routers.hyperrouter import HyperRouter
 from simsmoe_cli.recipe.routers import HyperRouterSettings
 
@@ -20,7 +20,7 @@ def make(seed: int = 0) -> HyperRouter:
 
 
 def logits(router: HyperRouter, x_TD: Tensor) -> Tensor:
-    result: Tensor = router(x_TD, RouteContext()).logits_TN
+    result: Tensor = router(x_TD, RouterInput()).logits_TN
     return result
 
 
@@ -63,12 +63,12 @@ def test_the_vector_learns_and_the_network_does_not() -> None:
 def test_it_balances_by_its_vector() -> None:
     router = make()
     x_TD = torch.randn(512, WIDTH) + 1
-    before = router(x_TD, RouteContext()).losses["balance"]
+    before = router(x_TD, RouterInput()).losses["balance"]
     optimizer = torch.optim.Adam(router.parameters(), lr=0.02)
     for _ in range(60):
         optimizer.zero_grad()
-        router(x_TD, RouteContext()).losses["balance"].backward()
+        router(x_TD, RouterInput()).losses["balance"].backward()
         optimizer.step()
-    after = router(x_TD, RouteContext()).losses["balance"]
+    after = router(x_TD, RouterInput()).losses["balance"]
     assert before > 1.5
     assert after < 1.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec, Routing
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec, Routing
 from simsmoe_cli.moe.routers.random_ import MASK, RandomRouter, mixed
 
 EXPERTS = 8
@@ -17,7 +17,7 @@ def make(seed: int = 0, layer: int = 0) -> RandomRouter:
 
 
 def route(router: RandomRouter, ids_T: torch.Tensor) -> Routing:
-    routing: Routing = router(torch.zeros(len(ids_T), 4), RouteContext(token_ids_T=ids_T))
+    routing: Routing = router(torch.zeros(len(ids_T), 4), RouterInput(token_ids_T=ids_T))
     return routing
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.moe.layer import MoELayer
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec, StepContext
 from simsmoe_cli.moe.routers.remoe import ReMoERouter
 from simsmoe_cli.recipe.routers import ReMoESettings
 from simsmoe_cli.recipe.schema import Recipe
@@ -36,7 +36,7 @@ def make_layer(top_k: int = 2, experts: int = EXPERTS, **settings: Any) -> MoELa
 def test_a_token_gets_the_experts_with_positive_logits_weighted_by_them() -> None:
     layer = make_layer().eval()
     x = torch.randn(1, 40, WIDTH)
-    output = layer(x, RouteContext())
+    output = layer(x, StepContext())
     logits_TN = x[0] @ layer.router.gate.weight.T
     outputs_NTD = layer.experts.dense(x[0])
     assert (logits_TN <= 0).any()
@@ -52,7 +52,7 @@ def test_a_token_gets_the_experts_with_positive_logits_weighted_by_them() -> Non
 def test_the_loss_is_the_load_balanced_norm_times_the_coefficient() -> None:
     router = make(l1_start=0.25)
     x_TD = torch.randn(30, WIDTH)
-    routing = router(x_TD, RouteContext())
+    routing = router(x_TD, RouterInput())
     weight_TN = routing.logits_TN.clamp(min=0)
     total = 0.0
     for expert in range(EXPERTS):
@@ -65,7 +65,7 @@ def test_the_loss_is_the_load_balanced_norm_times_the_coefficient() -> None:
 
 def test_experts_are_taxed_by_their_share() -> None:
     router = make(l1_start=1.0)
-    routing = router(torch.randn(64, WIDTH), RouteContext())
+    routing = router(torch.randn(64, WIDTH), RouterInput())
     routing.logits_TN.retain_grad()
     routing.losses["sparsity"].backward()
     grad_TN = routing.logits_TN.grad
@@ -89,10 +89,10 @@ def test_the_coefficient_rises_with_too_many_experts_and_falls_with_too_few(
     bias: float, step: float
 ) -> None:
     router, x_TD = biased(bias)
-    router.eval()(x_TD, RouteContext())
+    router.eval()(x_TD, RouterInput())
     assert router.coefficient.item() == pytest.approx(0.01)
     for power in (1, 2, 3):
-        router.train()(x_TD, RouteContext())
+        router.train()(x_TD, RouterInput())
         assert router.coefficient.item() == pytest.approx(0.01 * step**power)
 
 
@@ -100,7 +100,7 @@ def test_the_coefficient_rises_with_too_many_experts_and_falls_with_too_few(
 def test_the_coefficient_stays_within_its_bounds(bias: float, bound: float) -> None:
     router, x_TD = biased(bias)
     for _ in range(50):
-        router(x_TD, RouteContext())
+        router(x_TD, RouterInput())
     assert router.coefficient.item() == pytest.approx(bound)
 
 
@@ -109,7 +109,7 @@ def test_at_the_target_the_coefficient_stays() -> None:
     with torch.no_grad():
         router.gate.weight.zero_()
         router.gate.bias.copy_(torch.tensor([1.0, 1, -1, -1, -1, -1, -1, -1]))
-    router(torch.randn(5, WIDTH), RouteContext())
+    router(torch.randn(5, WIDTH), RouterInput())
     assert router.coefficient.item() == pytest.approx(0.01)
 
 
@@ -124,7 +124,7 @@ def test_training_reaches_the_target_sparsity(experts: int, top_k: int) -> None:
     used, losses = [], []
     for _ in range(400):
         x = torch.randn(1, 256, WIDTH) + 1
-        output = layer(x, RouteContext())
+        output = layer(x, StepContext())
         task = (output.hidden - target(x)).square().mean()
         optimizer.zero_grad()
         (task + output.losses["sparsity"]).backward()
@@ -139,9 +139,9 @@ def test_training_reaches_the_target_sparsity(experts: int, top_k: int) -> None:
 def test_evaluation_at_k_keeps_the_strongest_of_the_active() -> None:
     router = make().eval()
     x_TD = torch.randn(50, WIDTH)
-    everything = router(x_TD, RouteContext())
+    everything = router(x_TD, RouterInput())
     for k in (1, 3, EXPERTS):
-        routing = router(x_TD, RouteContext(top_k=k))
+        routing = router(x_TD, RouterInput(StepContext(top_k=k)))
         for logits_N, index_K in zip(routing.logits_TN, routing.index_TK.tolist(), strict=True):
             active = [n for n in logits_N.argsort(descending=True).tolist() if logits_N[n] > 0]
             assert sorted(n for n in index_K if n < EXPERTS) == sorted(active[:k])

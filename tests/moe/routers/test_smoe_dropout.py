@@ -9,7 +9,7 @@ import torch
 
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.layer import MoELayer
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec, StepContext
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.routers import SMoEDropoutSettings
@@ -63,9 +63,11 @@ def test_tokens_go_to_k_experts_of_the_step_or_to_as_many_as_asked(training: boo
     router = make(k_start=2, k_end=8).train(training)
     x_TD = torch.randn(10, 8)
     for step, k in ((0, 2), (50, 5), (99, 8), (100, 8)):
-        assert router(x_TD, RouteContext(step=step, total_steps=100)).index_TK.shape == (10, k)
-    asked = router(x_TD, RouteContext(step=50, total_steps=100, top_k=3))
-    everything = router(x_TD, RouteContext(step=50, total_steps=100, top_k=16))
+        assert router(
+            x_TD, RouterInput(StepContext(step=step, total_steps=100))
+        ).index_TK.shape == (10, k)
+    asked = router(x_TD, RouterInput(StepContext(step=50, total_steps=100, top_k=3)))
+    everything = router(x_TD, RouterInput(StepContext(step=50, total_steps=100, top_k=16)))
     assert torch.equal(asked.index_TK, everything.index_TK[:, :3])
 
 
@@ -85,7 +87,7 @@ def test_the_router_is_random_and_stays_as_it_was_drawn() -> None:
     drawn = {name: value.clone() for name, value in layer.router.state_dict().items()}
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     for step in range(3):
-        output = layer(torch.randn(1, 32, 16), RouteContext(step=step, total_steps=3))
+        output = layer(torch.randn(1, 32, 16), StepContext(step=step, total_steps=3))
         (output.hidden.square().mean() + output.losses["z"]).backward()
         optimizer.step()
     assert drawn.keys() == layer.router.state_dict().keys()
@@ -93,7 +95,7 @@ def test_the_router_is_random_and_stays_as_it_was_drawn() -> None:
 
 
 def test_nothing_that_cannot_learn_has_a_balance_loss() -> None:
-    assert make()(torch.randn(4, 8), RouteContext()).losses == {}
+    assert make()(torch.randn(4, 8), RouterInput()).losses == {}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec, Routing
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec, Routing, StepContext
 from simsmoe_cli.moe.routers.stablemoe import StableMoERouter, router
 from simsmoe_cli.recipe.routers import StableMoESettings
 
@@ -44,7 +44,7 @@ def tokens(count: int = 300, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 def route(made: StableMoERouter, step: int, seed: int = 1) -> Routing:
     ids_T, x_TD = tokens(seed=seed)
-    routing: Routing = made(x_TD, RouteContext(ids_T, step, STEPS))
+    routing: Routing = made(x_TD, RouterInput(StepContext(step, STEPS), ids_T))
     return routing
 
 
@@ -128,8 +128,8 @@ def test_stage_2_begins_after_its_share_of_training(freeze_after: float, first: 
 def test_in_stage_2_routing_is_a_function_of_the_token_id_alone() -> None:
     made = distilled()
     ids_T, x_TD = tokens()
-    routing = made(x_TD, RouteContext(ids_T, STEPS - 1, STEPS))
-    elsewhere = made(torch.randn_like(x_TD), RouteContext(ids_T, STEPS - 1, STEPS))
+    routing = made(x_TD, RouterInput(StepContext(STEPS - 1, STEPS), ids_T))
+    elsewhere = made(torch.randn_like(x_TD), RouterInput(StepContext(STEPS - 1, STEPS), ids_T))
     for part in ("index_TK", "weight_TK", "logits_TN"):
         assert torch.equal(getattr(routing, part), getattr(elsewhere, part))
     table = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from simsmoe_cli.moe.routers.base import RouteContext, RouterSpec
+from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec
 from simsmoe_cli.moe.routers.xmoe import PublishedXMoERouter, XMoERouter, router
 from simsmoe_cli.recipe.routers import XMoESettings
 
@@ -31,21 +31,21 @@ def published() -> PublishedXMoERouter:
 @pytest.mark.parametrize("scale", [1e-3, 7.0, 1e4])
 def test_the_scale_of_a_token_or_an_expert_does_not_matter(scale: float) -> None:
     xmoe, x_TD = make(), torch.randn(40, 32)
-    plain = xmoe(x_TD, RouteContext())
-    scaled = xmoe(scale * x_TD, RouteContext())
+    plain = xmoe(x_TD, RouterInput())
+    scaled = xmoe(scale * x_TD, RouterInput())
     assert torch.equal(plain.index_TK, scaled.index_TK)
     torch.testing.assert_close(plain.logits_TN, scaled.logits_TN)
     torch.testing.assert_close(plain.weight_TK, scaled.weight_TK)
     with torch.no_grad():
         xmoe.embeddings[3] *= scale
-    torch.testing.assert_close(xmoe(x_TD, RouteContext()).logits_TN, plain.logits_TN)
+    torch.testing.assert_close(xmoe(x_TD, RouterInput()).logits_TN, plain.logits_TN)
 
 
 def test_scores_are_cosines_over_tau() -> None:
     xmoe, x_TD = make(tau=0.5), torch.randn(40, 32)
     z_Tr = x_TD @ xmoe.projection.weight.T
     expected = F.cosine_similarity(z_Tr[:, None], xmoe.embeddings[None], dim=-1) / 0.5
-    torch.testing.assert_close(xmoe(x_TD, RouteContext()).logits_TN, expected)
+    torch.testing.assert_close(xmoe(x_TD, RouterInput()).logits_TN, expected)
 
 
 @pytest.mark.parametrize(
@@ -78,23 +78,23 @@ def test_tau_starts_as_given_and_learns_both_ways_above_its_floor() -> None:
 
 def test_tau_is_reported() -> None:
     xmoe = make(tau=0.4)
-    metrics = xmoe(torch.randn(4, 32), RouteContext()).metrics
+    metrics = xmoe(torch.randn(4, 32), RouterInput()).metrics
     assert metrics["tau"].item() == pytest.approx(0.4)
 
 
 def test_the_baseline_is_not_blind_to_scale() -> None:
     xmoe, x_TD = published(), torch.randn(40, 32)
-    plain = xmoe(x_TD, RouteContext())
-    scaled = xmoe(3 * x_TD, RouteContext())
+    plain = xmoe(x_TD, RouterInput())
+    scaled = xmoe(3 * x_TD, RouterInput())
     torch.testing.assert_close(scaled.logits_TN, 3 * plain.logits_TN)
 
 
 def test_the_baseline_sets_its_embeddings_back_in_training_alone() -> None:
     xmoe, x_TD = published(), torch.randn(40, 32)
     before = xmoe.embeddings.detach().clone()
-    evaluated = xmoe.eval()(x_TD, RouteContext())
+    evaluated = xmoe.eval()(x_TD, RouterInput())
     assert torch.equal(xmoe.embeddings, before)
-    trained = xmoe.train()(x_TD, RouteContext())
+    trained = xmoe.train()(x_TD, RouterInput())
     torch.testing.assert_close(xmoe.embeddings.norm(dim=1), torch.full((8,), 1.5))
     torch.testing.assert_close(F.normalize(xmoe.embeddings), F.normalize(before))
     torch.testing.assert_close(trained.logits_TN, evaluated.logits_TN)
@@ -103,12 +103,12 @@ def test_the_baseline_sets_its_embeddings_back_in_training_alone() -> None:
 def test_gradients_of_two_passes_of_the_baseline_add_up() -> None:
     """Although each pass sets the embeddings back in place."""
     xmoe, x_TD = published(), torch.randn(40, 32)
-    xmoe(x_TD, RouteContext())
-    total = sum(xmoe(part_TD, RouteContext()).logits_TN.square().sum() for part_TD in x_TD.chunk(2))
+    xmoe(x_TD, RouterInput())
+    total = sum(xmoe(part_TD, RouterInput()).logits_TN.square().sum() for part_TD in x_TD.chunk(2))
     assert isinstance(total, torch.Tensor)
     total.backward()
     assert xmoe.embeddings.grad is not None
     together = xmoe.embeddings.grad.clone()
     xmoe.zero_grad()
-    xmoe(x_TD, RouteContext()).logits_TN.square().sum().backward()
+    xmoe(x_TD, RouterInput()).logits_TN.square().sum().backward()
     torch.testing.assert_close(together, xmoe.embeddings.grad)
