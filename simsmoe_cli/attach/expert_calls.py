@@ -49,6 +49,11 @@ class Routed:
     index_TK: Tensor
     logits_TN: Tensor | None
 
+    def of(self, tokens_T: Tensor) -> Routed:
+        """Some of the tokens, by a mask or by their positions."""
+        logits_TN = None if self.logits_TN is None else self.logits_TN[tokens_T]
+        return Routed(self.input_TD[tokens_T], self.index_TK[tokens_T], logits_TN)
+
 
 @dataclass
 class Choice:
@@ -88,18 +93,22 @@ class LayerRecorder:
     made: Any = None
     rows_of_expert: list[int] = field(default_factory=list)
 
-    def hooks(self) -> list[RemovableHandle]:
-        """Begin to watch; what was seen before is forgotten."""
-        layer = self.layer
+    def begin(self) -> None:
+        """Forget what was seen before."""
         self.calls, self.routed, self.router_input = 0, (), None
         self.given, self.made = ((), {}), None
+        self.rows_of_expert = [0] * self.layer.number
+
+    def hooks(self) -> list[RemovableHandle]:
+        """Begin to watch; what was seen before is forgotten."""
+        self.begin()
+        layer = self.layer
         watched = layer.module if isinstance(layer, PairedLayer) else layer.experts
         hooks = [
             layer.router.register_forward_hook(self._router),
             watched.register_forward_hook(self._experts, with_kwargs=True),
         ]
         if isinstance(layer, ListedLayer):
-            self.rows_of_expert = [0] * layer.number
             for number, expert in enumerate(layer.modules):
                 hooks.append(expert.register_forward_pre_hook(self._rows(number)))
         return hooks
@@ -120,11 +129,11 @@ class LayerRecorder:
 
         return count
 
-    def result(self, real_T: Tensor, where: str) -> Routed:
+    def result(self, real_T: Tensor | None, where: str) -> Routed:
         """What the layer did with the real tokens.
 
         Args:
-            real_T: which of the tokens are real.
+            real_T: which of the tokens are real, as a mask or indices; None: all.
             where: the model, for errors.
 
         Raises:
@@ -144,11 +153,8 @@ class LayerRecorder:
             choice.index_TK = choice.index_TK.masked_fill(choice.weight_TK == 0, layer.number)
         choice.index_TK = choice.index_TK.clamp(max=layer.number)
         logits_TN = self.reading.logits(scores, layer.number)
-        return Routed(
-            choice.input_TD[real_T],
-            choice.index_TK[real_T],
-            None if logits_TN is None else logits_TN[real_T],
-        )
+        routed = Routed(choice.input_TD, choice.index_TK, logits_TN)
+        return routed if real_T is None else routed.of(real_T)
 
     def _choice(self, where: str) -> Choice:
         layer = self.layer

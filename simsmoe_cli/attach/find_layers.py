@@ -61,18 +61,27 @@ class ExpertLayer:
         """Whether the experts are called with the router's choice."""
         return True
 
+    def run(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
+        """Rows through one expert each, [R, D] in the model's precision.
+
+        Args:
+            rows_RD: sorted by expert.
+            count_N: how many rows each expert gets, int64.
+        """
+        slots = 1 + bool(self.idle)  # LongCat-Flash fails on one slot: the second is an idle expert
+        weight_RS = torch.ones(len(rows_RD), slots, dtype=rows_RD.dtype, device=rows_RD.device)
+        weight_RS[:, 1:] = 0
+        index_RS = torch.full(weight_RS.shape, self.number, device=rows_RD.device)
+        expert_N = torch.arange(self.number, device=rows_RD.device)
+        index_RS[:, 0] = expert_N.repeat_interleave(count_N, output_size=len(rows_RD))
+        out: Tensor = self.experts(rows_RD, index_RS, weight_RS)
+        return out.reshape(len(rows_RD), -1)
+
     def dense(self, x_TD: Tensor) -> Tensor:
         """Every expert on the same rows, [N, T, D] in the model's precision."""
         # One call for all: many rows at once are computed several times as fast as few.
-        rows_RD = x_TD.repeat(self.number, 1)
-        slots = 1 + bool(self.idle)  # LongCat-Flash fails on one slot: the second is an idle expert
-        weight_RS = torch.ones(len(rows_RD), slots, dtype=x_TD.dtype, device=x_TD.device)
-        weight_RS[:, 1:] = 0
-        index_RS = torch.full(weight_RS.shape, self.number, device=x_TD.device)
-        expert_R = torch.arange(self.number, device=x_TD.device).repeat_interleave(len(x_TD))
-        index_RS[:, 0] = expert_R
-        out: Tensor = self.experts(rows_RD, index_RS, weight_RS)
-        return out.reshape(self.number, len(x_TD), -1)
+        count_N = torch.full((self.number,), len(x_TD), device=x_TD.device)
+        return self.run(x_TD.repeat(self.number, 1), count_N).view(self.number, len(x_TD), -1)
 
     def hidden_units(self) -> list[Tensor]:
         """Weights by hidden unit, one [N, H, weights of a unit] per matrix; gate and up apart."""
@@ -98,6 +107,12 @@ class RepeatedLayer(ExpertLayer):
     def stacked(self) -> bool:
         return False
 
+    def run(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
+        expert_N = torch.arange(self.number, device=rows_RD.device)
+        expert_R = expert_N.repeat_interleave(count_N, output_size=len(rows_RD))
+        row_R = torch.arange(len(rows_RD), device=rows_RD.device)
+        return self.dense(rows_RD)[expert_R, row_R]
+
     def dense(self, x_TD: Tensor) -> Tensor:
         out: Tensor = self.experts(x_TD.repeat(self.number, 1))
         return out.view(self.number, len(x_TD), -1)
@@ -114,6 +129,11 @@ class ListedLayer(ExpertLayer):
     def modules(self) -> list[nn.Module]:
         """The experts, in order."""
         return _listed(self.experts)
+
+    def run(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
+        parts = rows_RD.split(count_N.tolist())
+        made = [expert(part) for expert, part in zip(self.modules, parts, strict=True) if len(part)]
+        return torch.cat(made)
 
     def dense(self, x_TD: Tensor) -> Tensor:
         return torch.stack([expert(x_TD) for expert in self.modules])
@@ -135,12 +155,12 @@ class PairedLayer(ExpertLayer):
     def stacked(self) -> bool:
         return False
 
-    def dense(self, x_TD: Tensor) -> Tensor:
-        sizes = [len(x_TD)] * self.number
+    def run(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
+        sizes = count_N.tolist()
         into, out = (getattr(self.module, name) for name in PAIR)
-        gate, up = into(x_TD.repeat(self.number, 1), sizes).chunk(2, dim=-1)
+        gate, up = into(rows_RD, sizes).chunk(2, dim=-1)
         mixed: Tensor = out(self.module.activation(gate) * up, sizes)  # type: ignore[operator]
-        return mixed.view(self.number, len(x_TD), -1)
+        return mixed
 
     def hidden_units(self) -> list[Tensor]:
         into, out = (getattr(self.module, name).weight.detach() for name in PAIR)

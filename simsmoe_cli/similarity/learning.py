@@ -68,9 +68,24 @@ class SimilarityResult:
 class SimilarityLearning(nn.Module):
     """The head and loss of one MoE layer, and its pair tracker. To be called in training only."""
 
-    def __init__(self, settings: SimilaritySettings, width: int, experts: int, top_k: int):
-        """Raises UserError when there are fewer than two experts or the measure is unknown."""
+    def __init__(
+        self,
+        settings: SimilaritySettings,
+        width: int,
+        experts: int,
+        top_k: int,
+        generator: torch.Generator | None = None,
+    ):
+        """Args:
+            settings: what is compared and how.
+            width, experts, top_k: D, N and K of the layer.
+            generator: what draws tokens; PyTorch's own if left out.
+
+        Raises:
+            UserError: there are fewer than two experts, or the measure is unknown.
+        """
         super().__init__()
+        self.generator = generator
         if experts < 2:
             raise UserError(
                 "similarity learning compares experts, and there is only one",
@@ -175,7 +190,9 @@ class SimilarityLearning(nn.Module):
             if on_cpu_path(x_TD) and not due.due_P.any():
                 return self._nothing(x_TD)
             places = settings.tokens // 2 if settings.anywhere else settings.tokens
-            index_Pn, mask_Pn = sample_shared(selected_TN, due.first_P, due.second_P, places)
+            index_Pn, mask_Pn = sample_shared(
+                selected_TN, due.first_P, due.second_P, places, self.generator
+            )
             # A pair every rank checks may share few tokens on this one.
             enough_P = mask_Pn.sum(1) >= min(settings.min_tokens, places)
             measured_P = due.due_P & enough_P
@@ -183,7 +200,9 @@ class SimilarityLearning(nn.Module):
             first_P, second_P, measured_XP = due.first_P, due.second_P, measured_P[None]
             if settings.anywhere:
                 first_P, second_P = first_P.repeat(2), second_P.repeat(2)
-                index_Pn = torch.cat([index_Pn, sample_any(index_Pn, x_TD.shape[0])])
+                index_Pn = torch.cat(
+                    [index_Pn, sample_any(index_Pn, x_TD.shape[0], self.generator)]
+                )
                 mask_Pn = torch.cat([mask_Pn, torch.ones_like(mask_Pn)])
                 measured_XP = measured_XP.expand(2, -1)
         first_PnD, second_PnD = self._outputs(x_TD, first_P, second_P, index_Pn, experts)
@@ -226,7 +245,7 @@ class SimilarityLearning(nn.Module):
         """
         tokens = self.settings.tokens
         if tokens < x_TD.shape[0]:
-            chance_T = torch.rand(x_TD.shape[0], device=x_TD.device)
+            chance_T = torch.rand(x_TD.shape[0], device=x_TD.device, generator=self.generator)
             x_TD = x_TD.index_select(0, chance_T.topk(tokens).indices)
         count_N = torch.full((self.experts,), x_TD.shape[0], device=x_TD.device)
         rows_RD = experts(x_TD.repeat(self.experts, 1), count_N)

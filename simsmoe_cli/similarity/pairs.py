@@ -113,7 +113,11 @@ def selection_mask(index_TK: Tensor, logits_TN: Tensor, top_k: int) -> Tensor:
 
 
 def sample_shared(
-    selected_TN: Tensor, first_P: Tensor, second_P: Tensor, tokens: int
+    selected_TN: Tensor,
+    first_P: Tensor,
+    second_P: Tensor,
+    tokens: int,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Up to `tokens` of the tokens each pair shares, drawn uniformly without replacement.
 
@@ -121,6 +125,7 @@ def sample_shared(
         selected_TN: which experts each token was routed to, bool.
         first_P, second_P: the pairs.
         tokens: n at most; from T on, all tokens are taken in order and nothing is drawn.
+        generator: what draws; PyTorch's own if left out.
 
     Returns:
         index [P, n] int64 into the tokens, and mask [P, n] bool: the slots that hold a shared
@@ -130,12 +135,12 @@ def sample_shared(
     if tokens >= shared_PT.shape[1]:
         index_T = torch.arange(shared_PT.shape[1], device=shared_PT.device)
         return index_T.expand_as(shared_PT), shared_PT
-    chance_PT = torch.rand(shared_PT.shape, device=shared_PT.device)
+    chance_PT = torch.rand(shared_PT.shape, device=shared_PT.device, generator=generator)
     index_Pn = torch.where(shared_PT, chance_PT, -1.0).topk(tokens).indices
     return index_Pn, shared_PT.gather(1, index_Pn)
 
 
-def sample_any(index_Pn: Tensor, tokens: int) -> Tensor:
+def sample_any(index_Pn: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:
     """As many of all tokens for each pair, drawn uniformly without replacement: [P, n] int64.
 
     Where n is all of them they are taken in order and nothing is drawn.
@@ -143,4 +148,5 @@ def sample_any(index_Pn: Tensor, tokens: int) -> Tensor:
     pairs, count = index_Pn.shape
     if count == tokens:
         return torch.arange(tokens, device=index_Pn.device).expand(pairs, tokens)
-    return torch.rand(pairs, tokens, device=index_Pn.device).topk(count).indices
+    chance_PT = torch.rand(pairs, tokens, device=index_Pn.device, generator=generator)
+    return chance_PT.topk(count).indices

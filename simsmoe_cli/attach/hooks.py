@@ -1,0 +1,299 @@
+"""What a layer with experts does while somebody else's loop trains it.
+
+A hook on the layer reads, after each of its forward passes, which experts were chosen (`LayerRecorder`),
+counts their load, compares pairs that are due, and returns the layer's output with the similarity
+loss attached (`with_loss`). Everything that runs an expert happens inside the layer's own forward
+pass, because under FSDP2 the experts' weights exist nowhere else.
+
+Only training counts: passes in evaluation mode or without gradients are left alone. A pass inside
+the backward pass is a recomputation of gradient checkpointing and is not counted again. Padding is
+never counted.
+
+Shapes: T tokens, D width, N experts, K experts per token, R rows, n probed tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from simsmoe_cli.attach.expert_calls import LayerRecorder, Routed
+from simsmoe_cli.attach.find_layers import ExpertLayer
+from simsmoe_cli.attach.similarity import AttachedSimilarity, in_backward, with_loss
+from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.recipe.similarity import SimilaritySettings
+from simsmoe_cli.similarity.cka import pairwise_debiased_cka
+from simsmoe_cli.similarity.learning import SimilarityResult
+from simsmoe_cli.similarity.pairs import selection_mask
+
+PROBE_TOKENS = 256
+
+
+@dataclass
+class Progress:
+    """Where the training is; one object for all layers of a model.
+
+    Attributes:
+        step: optimizer steps done.
+        total_steps: of the whole training, for schedules.
+        tokens: in the batch, padding included; 0: not known.
+        real_T: which of them are not padding, as indices; None: all.
+        coefficient: of the similarity loss now.
+        probing: whether the next pass is probed.
+    """
+
+    step: int = 0
+    total_steps: int = 1
+    tokens: int = 0
+    real_T: Tensor | None = None
+    coefficient: Callable[[], float] = field(default=lambda: 1.0)
+    probing: bool = False
+
+
+@dataclass
+class Probe:
+    """How similar all experts of a layer are on the same tokens of one batch.
+
+    Attributes:
+        cka_NN: debiased linear CKA; nan where undefined.
+        shared_NN: fraction of the batch's tokens that both experts were sent.
+        tokens: n.
+    """
+
+    cka_NN: Tensor
+    shared_NN: Tensor
+    tokens: int
+
+
+class AttachedLayer:
+    """One layer of a model that is attached.
+
+    Attributes:
+        layer: what was found in the model.
+        slots_N: tokens sent to each expert since `start_window`, fp32.
+        window: sums of the batches since then, on the device: "batches", "entropy" in nats,
+            "pairs_due" and "similarity" (summed over pairs).
+        probe: the newest, until it is taken.
+    """
+
+    def __init__(
+        self,
+        layer: ExpertLayer,
+        top_k: int | None,
+        settings: SimilaritySettings | None,
+        progress: Progress,
+        where: str,
+        seed: int,
+    ):
+        """Args:
+        layer: to be watched.
+        top_k: K, where the layer's router gives scores alone.
+        settings: of similarity learning; None: only measure.
+        progress: shared with the other layers.
+        where: the model's name, for errors.
+        seed: of the tokens drawn.
+        """
+        self.layer = layer
+        self.progress = progress
+        self.settings = settings
+        self.slots_N = torch.zeros(layer.number)
+        self.window: dict[str, Tensor] = {}
+        self.probe: Probe | None = None
+        self.similarity: AttachedSimilarity | None = None
+        self._saved: dict[str, Tensor] | None = None
+        self._recorder = LayerRecorder(layer, top_k)
+        self._where = where
+        self._seed = seed
+        self._generator: torch.Generator | None = None
+        self._inside = False
+        self._first_passes = 0  # outside the backward pass, since the optimizer's last step
+        self._hooks: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        """Put the hooks in."""
+        self._hooks = [
+            self.layer.module.register_forward_pre_hook(self._before),
+            *self._recorder.hooks(),
+            self.layer.module.register_forward_hook(self._after),
+        ]
+
+    def detach(self) -> None:
+        """Take the hooks out."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def start_window(self) -> None:
+        """Forget the sums, and what recomputations would need."""
+        self.slots_N = torch.zeros_like(self.slots_N)
+        self.window = {}
+
+    def end_step(self) -> None:
+        """The optimizer made a step: no earlier batch will be recomputed."""
+        self._first_passes = 0
+        if self.similarity is not None:
+            self.similarity.forget()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed training goes on from; empty before the first batch."""
+        return {} if self.similarity is None else self.similarity.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave, as soon as the first batch comes."""
+        self._saved = state or None
+
+    @property
+    def _counts(self) -> bool:
+        return self.layer.module.training and torch.is_grad_enabled() and not self._inside
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self._inside:
+            self._recorder.begin()
+
+    @torch._dynamo.disable  # type: ignore[untyped-decorator]
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not self._counts:
+            return None
+        self._inside = True
+        try:
+            return self._observe(output)
+        finally:
+            self._inside = False
+            self._recorder.begin()  # what was seen holds the graph of this pass
+
+    def _observe(self, output: Any) -> Any:
+        """Count, probe, and attach the loss to the layer's output."""
+        with torch.no_grad():
+            routed = self._recorder.result(None, self._where)
+        progress = self.progress
+        if progress.real_T is not None and progress.tokens == len(routed.input_TD):
+            routed = routed.of(progress.real_T)
+        recomputed = in_backward()
+        if not recomputed:
+            self._first_passes += 1
+        if not recomputed or not self._first_passes:
+            self._count(routed)
+            if self.progress.probing and self.probe is None:
+                self.probe = self._measured(routed)
+        if self.settings is None or not any(
+            part.requires_grad for part in self.layer.experts.parameters()
+        ):
+            return None
+        result = self._learn(routed, self.settings, recomputed=recomputed)
+        if not result.loss.requires_grad:
+            return None
+        return _with_loss_on_first(output, result.loss, self.progress.coefficient)
+
+    @torch.no_grad()
+    def _count(self, routed: Routed) -> None:
+        number = self.layer.number
+        index_R = routed.index_TK.flatten()
+        slots_N = torch.zeros(number + 1, device=index_R.device)
+        slots_N = slots_N.scatter_add(0, index_R, torch.ones_like(index_R, dtype=torch.float32))
+        self.slots_N = self.slots_N.to(index_R.device) + slots_N[:number]
+        found = {"batches": torch.ones((), device=index_R.device)}
+        if routed.logits_TN is not None:
+            probability_TN = routed.logits_TN.float().softmax(-1)
+            found["entropy"] = torch.special.entr(probability_TN).sum(-1).mean()
+        self._add(found)
+
+    def _add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.window[name] = self.window[name] + value if name in self.window else value
+
+    @torch.no_grad()
+    def _measured(self, routed: Routed) -> Probe:
+        """Every expert on the same tokens, drawn from the batch."""
+        x_TD = routed.input_TD.detach()
+        if self._generator is None:
+            self._generator = torch.Generator(x_TD.device)
+            self._generator.manual_seed(self._seed)
+        chance_T = torch.rand(len(x_TD), device=x_TD.device, generator=self._generator)
+        x_nD = x_TD[chance_T.topk(min(PROBE_TOKENS, len(x_TD))).indices]
+        with _in_evaluation(self.layer.experts):
+            cka_NN = pairwise_debiased_cka(self.layer.dense(x_nD).float())
+        chosen_TN = selection_mask(routed.index_TK, self._logits(routed), routed.index_TK.shape[1])
+        shared_NN = chosen_TN.float().T @ chosen_TN.float() / len(x_TD)
+        return Probe(cka_NN, shared_NN.fill_diagonal_(0), len(x_nD))
+
+    def _logits(self, routed: Routed) -> Tensor:
+        if routed.logits_TN is not None:
+            return routed.logits_TN
+        return routed.input_TD.new_zeros(len(routed.input_TD), self.layer.number)
+
+    def _learn(
+        self, routed: Routed, settings: SimilaritySettings, *, recomputed: bool
+    ) -> SimilarityResult:
+        if self.similarity is None:
+            self.similarity = self._start(routed, settings)
+        with _in_evaluation(self.layer.experts):
+            result = self.similarity(
+                routed.input_TD,
+                routed.index_TK,
+                self._logits(routed),
+                self.layer.run,
+                self.progress.step,
+                self.progress.total_steps,
+                recomputed=recomputed,
+            )
+        if not recomputed or not self._first_passes:
+            pairs = result.pairs_due.detach()
+            summed = torch.where(pairs > 0, result.mean.detach() * pairs, 0.0)
+            self._add({"pairs_due": pairs, "similarity": summed})
+        return result
+
+    def _start(self, routed: Routed, settings: SimilaritySettings) -> AttachedSimilarity:
+        top_k = routed.index_TK.shape[1]
+        if top_k == 1 and routed.logits_TN is None:
+            raise UserError(
+                f"the router of layer {self.layer.name} sends a token to one expert and its scores "
+                "are not understood, so no two experts share tokens",
+                where=self._where,
+                hint='Attach with similarity="none" to measure only.',
+                code=EXIT_DATA,
+            )
+        similarity = AttachedSimilarity(
+            settings,
+            routed.input_TD.shape[1],
+            self.layer.number,
+            top_k,
+            routed.input_TD.device,
+            self._seed,
+        )
+        if self._saved is not None:
+            similarity.load_state_dict(self._saved)
+            self._saved = None
+        return similarity
+
+
+@contextlib.contextmanager
+def _in_evaluation(module: nn.Module) -> Iterator[None]:
+    """No dropout meanwhile: it would draw from the user's generator."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _with_loss_on_first(output: Any, loss: Tensor, coefficient: Callable[[], float]) -> Any:
+    """A layer's output with the loss attached to its first tensor that has a gradient."""
+    if isinstance(output, Tensor):
+        return with_loss(output, loss, coefficient) if output.requires_grad else output
+    if not isinstance(output, tuple):
+        return output
+    parts = list(output)
+    for place, part in enumerate(parts):
+        if isinstance(part, Tensor) and part.requires_grad:
+            parts[place] = with_loss(part, loss, coefficient)
+            break
+    return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
