@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from simsmoe_cli.attach.find_layers import ExpertLayer, find_layers, no_experts
+from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers, no_experts
 from simsmoe_cli.attach.hooks import AttachedLayer, Probe, Progress
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.recipe.schedule import value_at
@@ -58,7 +58,7 @@ def attach(
         UserError: the model has no expert layers, is attached already, or a setting is wrong.
     """
     settings = _settings(similarity, total_steps)
-    found = list((layers or find_layers)(model))
+    found = list((layers or find_expert_layers)(model))
     name = type(model).__name__
     if not found:
         raise no_experts(model, name)
@@ -223,7 +223,9 @@ class Handle:
                 if len(cka):
                     found[f"{prefix}cka_mean"] = cka.mean().item()
                     found[f"{prefix}cka_max"] = cka.max().item()
-        for name, join in {"dead": sum, "cka_mean": _mean, "cka_max": max}.items():
+        joined: dict[str, Callable[[Sequence[float]], float]]
+        joined = {"dead": sum, "cka_mean": _mean, "cka_max": max}
+        for name, join in joined.items():
             values = [value for key, value in found.items() if key.endswith(f"/{name}")]
             if values:
                 found[name] = join(values)

@@ -1,9 +1,9 @@
 """What a layer with experts does while somebody else's loop trains it.
 
-A hook on the layer reads, after each of its forward passes, which experts were chosen (`LayerRecorder`),
-counts their load, compares pairs that are due, and returns the layer's output with the similarity
-loss attached (`with_loss`). Everything that runs an expert happens inside the layer's own forward
-pass, because under FSDP2 the experts' weights exist nowhere else.
+After each forward pass of the layer a hook reads which experts were chosen, counts their load,
+compares pairs that are due, and returns the layer's output with the similarity loss attached
+(`with_loss`). Everything that runs an expert happens inside the layer's own forward pass, because
+under FSDP2 the experts' weights exist nowhere else.
 
 Only training counts: passes in evaluation mode or without gradients are left alone. A pass inside
 the backward pass is a recomputation of gradient checkpointing and is not counted again. Padding is

@@ -19,10 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from simsmoe_cli.attach.find_layers import (
     ExpertLayer,
-    ListedLayer,
     PairedLayer,
     RepeatedLayer,
-    find_layers,
+    find_expert_layers,
 )
 from simsmoe_cli.attach.handle import Handle, attach
 from tests.collapse.families import VOCABULARY, families, tiny
@@ -53,7 +52,7 @@ def made(model_type: str, **changes: Any) -> nn.Module:
     model = whole_model(config)
     assert model is not None
     with torch.no_grad():
-        for layer in find_layers(model):
+        for layer in find_expert_layers(model):
             for parameter in layer.router.parameters():
                 if parameter.ndim == 2:
                     parameter.normal_(0, 0.4)
@@ -83,7 +82,7 @@ class Seen:
     """What each layer's router chose and its experts were given, read with hooks of this test."""
 
     def __init__(self, model: nn.Module):
-        self.layers = find_layers(model)
+        self.layers = find_expert_layers(model)
         self.x_TD: list[Tensor] = [torch.empty(0)] * len(self.layers)
         self.index_TK: list[Tensor] = [torch.empty(0)] * len(self.layers)
         for place, layer in enumerate(self.layers):
@@ -214,13 +213,15 @@ def test_the_gradient_is_that_of_an_explicit_loss(model_type: str) -> None:
 
 def checkpoint_layers(model: nn.Module, reentrant: bool) -> None:
     """Every decoder layer keeps its input alone and runs again in the backward pass."""
+
+    def checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return checkpoint(partial(forward, **kwargs), *args, use_reentrant=reentrant)
+
+        return run
+
     for layer in model.model.layers:
-        forward = type(layer).forward
-
-        def run(*args: Any, _forward: Any = partial(forward, layer), **kwargs: Any) -> Any:
-            return checkpoint(partial(_forward, **kwargs), *args, use_reentrant=reentrant)
-
-        layer.forward = run
+        layer.forward = checkpointed(layer.forward)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
