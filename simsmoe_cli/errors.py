@@ -11,7 +11,6 @@ import difflib
 import errno
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 EXIT_USAGE = 2
 EXIT_DATA = 3
@@ -106,21 +105,6 @@ class UserError(Exception):
 
 class Terminated(BaseException):
     """SIGTERM as an exception, so that a command cleans up on its way out."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a recipe.
-
-    Attributes:
-        paths: the fields involved, dotted; the first is where it is reported.
-        what: what is wrong with the value given.
-        hint: the nearest valid thing, or what to do.
-    """
-
-    paths: tuple[str, ...]
-    what: str
-    hint: str = ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

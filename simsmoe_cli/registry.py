@@ -7,6 +7,7 @@ nothing heavy. :func:`load` imports one row when it is needed.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,85 +19,122 @@ class Entry:
     """One row of a table.
 
     Attributes:
-        target: where the thing lives, "module:Attribute".
+        target: where the object is, "module:Attribute".
         help: one line about it.
         source: its paper or code.
-        options: for a similarity measure, the fields of the recipe it takes.
-        all_pairs: for a similarity measure, its form for all pairs of experts at once, if it has
-            one that costs less than the pairs one by one.
     """
 
     target: str
     help: str
     source: str = ""
+
+
+@dataclass(frozen=True)
+class RouterEntry(Entry):
+    """A router, with what is true of it whatever its settings.
+
+    Attributes:
+        top_k: the only K it works with; 0 if any K will do.
+        balance_loss: whether it has the common balance loss.
+        z_loss: whether the router z-loss has an effect; not where logits are fixed or random.
+        looks_ahead: whether later tokens of a text take part in routing a token.
+    """
+
+    top_k: int = 0
+    balance_loss: bool = True
+    z_loss: bool = True
+    looks_ahead: bool = False
+
+
+@dataclass(frozen=True)
+class MeasureEntry(Entry):
+    """A similarity measure.
+
+    Attributes:
+        options: fields of the recipe's section `similarity` that it takes.
+        all_pairs: its form for all pairs of experts at once, "module:Attribute"; empty if it has
+            none that costs less than computing the pairs one by one.
+    """
+
     options: tuple[str, ...] = ()
     all_pairs: str = ""
 
 
-ROUTERS: dict[str, Entry] = {
-    "smoe": Entry(
+ROUTERS: dict[str, RouterEntry] = {
+    "smoe": RouterEntry(
         "simsmoe_cli.moe.routers.smoe:SMoERouter",
         "linear logits, softmax over the selected top-K",
         "Shazeer et al. 1701.06538",
     ),
-    "switch": Entry(
+    "switch": RouterEntry(
         "simsmoe_cli.moe.routers.switch:SwitchRouter",
         "one expert a token, weighted with its probability",
         "Fedus et al. 2101.03961",
+        top_k=1,
     ),
-    "gshard": Entry(
+    "gshard": RouterEntry(
         "simsmoe_cli.moe.routers.gshard:GShardRouter",
         "two experts a token, the second left out at random in training",
         "Lepikhin et al. 2006.16668",
+        top_k=2,
     ),
-    "xmoe": Entry(
+    "xmoe": RouterEntry(
         "simsmoe_cli.moe.routers.xmoe:router",
         "cosine scores in a small space, learned temperature",
         "Chi et al. 2204.09179",
     ),
-    "stablemoe": Entry(
+    "stablemoe": RouterEntry(
         "simsmoe_cli.moe.routers.stablemoe:router",
         "learns to route, distils it into a router by token id, freezes that",
         "Dai et al. 2204.08396",
     ),
-    "smoe-dropout": Entry(
+    "smoe-dropout": RouterEntry(
         "simsmoe_cli.moe.routers.smoe_dropout:SMoEDropoutRouter",
         "a random, frozen router; K grows while training, any K in evaluation",
         "Chen et al. 2303.01610",
+        balance_loss=False,
     ),
-    "hyperrouter": Entry(
+    "hyperrouter": RouterEntry(
         "simsmoe_cli.moe.routers.hyperrouter:HyperRouter",
         "a frozen network makes the router's weights from a learned vector",
         "Do et al. 2312.07035",
     ),
-    "competesmoe": Entry(
+    "competesmoe": RouterEntry(
         "simsmoe_cli.moe.routers.competesmoe:CompeteSMoERouter",
         "at times all experts compete for tokens; the router learns who wins",
         "Pham et al. 2402.02526; 2505.13380",
     ),
-    "hash": Entry(
+    "hash": RouterEntry(
         "simsmoe_cli.moe.routers.hash_:HashRouter",
         "a fixed balanced table from token id to experts",
         "Roller et al. 2106.04426",
+        balance_loss=False,
+        z_loss=False,
     ),
-    "random": Entry(
+    "random": RouterEntry(
         "simsmoe_cli.moe.routers.random_:RandomRouter",
         "any K experts, anew in every training step: a control",
+        balance_loss=False,
+        z_loss=False,
     ),
-    "loss-free": Entry(
+    "loss-free": RouterEntry(
         "simsmoe_cli.moe.routers.loss_free:LossFreeRouter",
         "sigmoid scores; a bias on selection evens the load without a loss",
         "DeepSeek-V3 2412.19437",
+        balance_loss=False,
     ),
-    "remoe": Entry(
+    "remoe": RouterEntry(
         "simsmoe_cli.moe.routers.remoe:ReMoERouter",
         "ReLU weights, as many experts as are positive, K on average",
         "Wang et al. 2412.14711",
+        balance_loss=False,
     ),
-    "expert-choice": Entry(
+    "expert-choice": RouterEntry(
         "simsmoe_cli.moe.routers.expert_choice:ExpertChoiceRouter",
         "each expert takes its best tokens; sees the future: not if causal",
         "Zhou et al. 2202.09368",
+        balance_loss=False,
+        looks_ahead=True,
     ),
 }
 
@@ -117,101 +155,101 @@ EXPERTS: dict[str, Entry] = {
     ),
 }
 
-MEASURES: dict[str, Entry] = {
-    "cka-linear": Entry(
+MEASURES: dict[str, MeasureEntry] = {
+    "cka-linear": MeasureEntry(
         "simsmoe_cli.similarity.cka:linear_cka",
         "linear CKA, biased estimator",
         "Kornblith et al. 1905.00414",
         all_pairs="simsmoe_cli.similarity.cka:pairwise_linear_cka",
     ),
-    "cka-linear-debiased": Entry(
+    "cka-linear-debiased": MeasureEntry(
         "simsmoe_cli.similarity.cka:debiased_linear_cka",
         "linear CKA, debiased estimator: near 0 for unrelated experts",
         "Nguyen et al. 2010.15327",
         all_pairs="simsmoe_cli.similarity.cka:pairwise_debiased_cka",
     ),
-    "cka-rbf": Entry(
+    "cka-rbf": MeasureEntry(
         "simsmoe_cli.similarity.cka:rbf_cka",
         "CKA with Gaussian kernels, biased estimator (the paper's measure)",
         "Do et al. 2406.15883",
         options=("sigma",),
         all_pairs="simsmoe_cli.similarity.cka:pairwise_rbf_cka",
     ),
-    "cosine": Entry(
+    "cosine": MeasureEntry(
         "simsmoe_cli.similarity.agreement:cosine",
         "mean cosine of the outputs on the same token",
         "Chen and He 2011.10566",
         all_pairs="simsmoe_cli.similarity.agreement:pairwise_cosine",
     ),
-    "cosine-absolute": Entry(
+    "cosine-absolute": MeasureEntry(
         "simsmoe_cli.similarity.agreement:absolute_cosine",
         "mean absolute cosine",
         "Do et al. 2406.15883, code",
         all_pairs="simsmoe_cli.similarity.agreement:pairwise_absolute_cosine",
     ),
-    "infonce": Entry(
+    "infonce": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:infonce",
         "is an output recognised among the other expert's by its token?",
         "van den Oord et al. 1807.03748",
         options=("temperature",),
     ),
-    "rince-v1": Entry(
+    "rince-v1": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:rince_v1",
         "robust InfoNCE, symmetric (q = 1)",
         "Chuang et al. 2201.04309",
         options=("temperature", "rince_lambda"),
     ),
-    "rince-v2": Entry(
+    "rince-v2": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:rince_v2",
         "robust InfoNCE, between InfoNCE (q near 0) and symmetric (q = 1)",
         "Chuang et al. 2201.04309",
         options=("temperature", "rince_lambda", "rince_q"),
     ),
-    "simclr-v1": Entry(
+    "simclr-v1": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:simclr_v1",
         "NT-Xent among the outputs of both, with inner products",
         "Chen et al. 2002.05709",
         options=("temperature",),
     ),
-    "simclr-v2": Entry(
+    "simclr-v2": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:simclr_v2",
         "NT-Xent among the outputs of both, with cosines",
         "Chen et al. 2006.10029",
         options=("temperature",),
     ),
-    "dcl": Entry(
+    "dcl": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:dcl",
         "cosine on the same token less the soft maximum over others",
         "Yeh et al. 2110.06848",
         options=("temperature",),
     ),
-    "directclr": Entry(
+    "directclr": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:directclr",
         "InfoNCE of the first features alone",
         "Jing et al. 2110.09348",
         options=("temperature", "directclr_width"),
     ),
-    "hypersphere": Entry(
+    "hypersphere": MeasureEntry(
         "simsmoe_cli.similarity.agreement:hypersphere",
         "alignment and uniformity: closer on the same token than on others",
         "Wang and Isola 2005.10242",
         options=("spread_weight",),
         all_pairs="simsmoe_cli.similarity.agreement:pairwise_hypersphere",
     ),
-    "tico": Entry(
+    "tico": MeasureEntry(
         "simsmoe_cli.similarity.agreement:tico",
         "cosine on the same token less the squared cosine between tokens",
         "Zhu et al. 2206.10698",
         options=("spread_weight",),
         all_pairs="simsmoe_cli.similarity.agreement:pairwise_tico",
     ),
-    "barlow-twins": Entry(
+    "barlow-twins": MeasureEntry(
         "simsmoe_cli.similarity.agreement:barlow_twins",
         "each feature correlates with itself in the other expert alone",
         "Zbontar et al. 2103.03230",
         options=("spread_weight",),
     ),
-    "byol": Entry(
+    "byol": MeasureEntry(
         "simsmoe_cli.similarity.agreement:byol",
         "cosine, one expert at a time the fixed target: half the gradient",
         "Grill et al. 2006.07733",
@@ -278,7 +316,7 @@ TASKS: dict[str, Entry] = {
     ),
 }
 
-TABLES: dict[str, dict[str, Entry]] = {
+TABLES: dict[str, Mapping[str, Entry]] = {
     "routers": ROUTERS,
     "experts": EXPERTS,
     "similarity": MEASURES,

@@ -6,7 +6,7 @@ import pytest
 
 from simsmoe_cli import registry
 from simsmoe_cli.errors import UserError, nearest
-from simsmoe_cli.recipe.schema import MoESettings
+from simsmoe_cli.recipe.moe import MoESettings
 from simsmoe_cli.recipe.similarity import PRESETS
 
 ROWS = [(table, name) for table, rows in registry.TABLES.items() for name in rows]

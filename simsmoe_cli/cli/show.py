@@ -27,7 +27,7 @@ def show(
     ] = False,
 ) -> None:
     """Print a recipe, resolved, as YAML that `simsmoe pretrain --recipe` takes."""
-    from simsmoe_cli.recipe import schema
+    from simsmoe_cli.recipe.fields import fields as documented
     from simsmoe_cli.recipe.load import dump_recipe, load_recipe
 
     resolved = load_recipe(recipe, all_overrides(settings, router, similarity))
@@ -39,7 +39,7 @@ def show(
         print_json(values)
         return
     rows = []
-    for known in schema.fields(resolved):
+    for known in documented(resolved):
         section, _, name = known.path.rpartition(".")
         rows.append(
             {

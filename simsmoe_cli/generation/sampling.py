@@ -22,6 +22,7 @@ from simsmoe_cli.errors import UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import Routing, StepContext
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.registry import ROUTERS
 
 READ_AT_ONCE = 256
 
@@ -86,10 +87,9 @@ def generating(recipe: Recipe) -> Recipe:
         UserError: the router looks at tokens that are yet to be written.
     """
     model, block = recipe.model, recipe.train.block
-    if "g" in model.pattern and recipe.moe.router == "expert-choice":
+    if "g" in model.pattern and ROUTERS[recipe.moe.router].looks_ahead:
         raise UserError(
-            "experts that choose their tokens look at the text to come, and here it is yet to be "
-            "written",
+            f"router {recipe.moe.router} looks at the tokens that follow, and none are written yet",
             where="moe.router",
             hint="A model with another router can generate.",
         )

@@ -1,191 +1,40 @@
-"""What can be wrong with a recipe, in plain words, all of it at once.
+"""Settings of a recipe that are each valid but contradict one another, or would be ignored.
 
-Two sources: the schema (pydantic's errors: unknown keys, types, ranges), put into words by
-:func:`schema_problems`; and settings that are each fine but contradict one another or would be
-ignored, found by :func:`contradictions`.
+Here are the checks that concern several sections. Those of one section stand beside its fields:
+`moe.py`, `routers.py`, `similarity.py`. What does not fit the schema at all is put into words by
+`schema_errors.py`.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from simsmoe_cli.errors import printable
+from simsmoe_cli.recipe.fields import default_of
+from simsmoe_cli.recipe.schema import ModelSettings, Recipe
+from simsmoe_cli.recipe.section import Problem
 
-from simsmoe_cli import registry
-from simsmoe_cli.errors import MOST_LINES, Problem, closest, nearest, printable
-from simsmoe_cli.recipe.router_checks import ignored_settings, router_problems
-from simsmoe_cli.recipe.schedule import Schedule
-from simsmoe_cli.recipe.schema import Recipe, fields, listed, sections
-from simsmoe_cli.recipe.similarity_checks import similarity_problems
-
-# Experts' widths the grouped backend takes are multiples of this (16-byte rows in bf16).
-GROUPED_ALIGNMENT = 8
 MOST_ROWS = 2**24
 MOST_LAYERS = 2_000  # sub-layers of a model
-
-SECTION_TYPES = ("model_type", "model_attributes_type", "dict_type")
-EXPECTED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "string_unicode": "text without halves of characters",
-    "list_type": "a list",
-    "finite_number": "a finite number",
-    **dict.fromkeys(SECTION_TYPES, "a section of fields"),
-}
-SCHEDULE_TYPE = str(Schedule)  # pydantic's name of this alternative
-LIMITS = {
-    "greater_than_equal": ("of at least", "ge"),
-    "greater_than": ("above", "gt"),
-    "less_than_equal": ("of at most", "le"),
-    "less_than": ("below", "lt"),
-}
-
-
-def shown(value: Any) -> str:
-    """A given value on one short line."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return printable(repr(value))
-
-
-def schema_problems(error: ValidationError) -> tuple[list[Problem], list[tuple[str, ...]]]:
-    """Pydantic's errors in plain words, and the places of the fields they are about.
-
-    The errors of one field (the alternatives of its type, the items of its list) are one problem.
-    """
-    by_place: dict[tuple[str, ...], list[ErrorDetails]] = {}
-    for detail in error.errors(include_url=False):
-        by_place.setdefault(_place(detail["loc"]), []).append(detail)
-    # Looking for the nearest name takes time, and no more than so many are shown.
-    problems = [
-        _schema_problem(place, details)
-        if number < MOST_LINES
-        else Problem((".".join(place),), "not valid")
-        for number, (place, details) in enumerate(by_place.items())
-    ]
-    return problems, list(by_place)
-
-
-def _place(location: tuple[int | str, ...]) -> tuple[str, ...]:
-    """Section and field of an error, without pydantic's further steps into values."""
-    depth = 2 if location[0] in sections() else 1
-    return tuple(str(step) for step in location[:depth])
-
-
-def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Problem:
-    paths = (".".join(place),)
-    # Of the alternatives of a type, the one that a value out of range or the items of a list
-    # came closest to says what is wrong.
-    nearer = [
-        each
-        for each in details
-        if each["type"] in LIMITS or any(isinstance(step, int) for step in each["loc"])
-    ]
-    details = nearer[:1] or details
-    detail = details[0]
-    given, kind = detail["input"], detail["type"]
-    if kind == "extra_forbidden":
-        return Problem(paths, "unknown key", _nearest_key(place))
-    if kind == "string_pattern_mismatch" and "\\P{C}" in detail["ctx"]["pattern"]:
-        return Problem(paths, f"no control characters are allowed, got {shown(given)}")
-    index = next((step for step in detail["loc"] if isinstance(step, int)), None)
-    if index is not None:
-        return Problem(paths, f"item {index + 1}: {_complaint(detail)}")
-    if len(details) > 1:
-        expected = listed([_expected(each) for each in details])
-        return Problem(paths, f"expected {expected}, got {shown(given)}")
-    hint = ""
-    if kind == "int_type" and isinstance(given, float) and given.is_integer():
-        hint = f"Write {int(given)}."
-    elif kind == "string_type" and isinstance(given, (int, float)):
-        hint = f"Put it in quotes: '{printable(given)}'."
-    elif kind == "literal_error":
-        close = closest(given, _choices(detail)) if isinstance(given, str) else ""
-        hint = f"Did you mean '{close}'?" if close else ""
-    elif kind == "string_pattern_mismatch":
-        about = _about(paths[0])
-        hint = f"{about[0].upper()}{about[1:]}."
-    elif kind in LIMITS:
-        hint = f"Meaning: {_about(paths[0])}."
-    return Problem(paths, _complaint(detail), hint)
-
-
-def _about(path: str) -> str:
-    """What a field is, in the words of the recipe."""
-    return next(field.help for field in fields() if field.path == path)
-
-
-def _complaint(detail: ErrorDetails) -> str:
-    given = detail["input"]
-    if detail["type"] == "too_long":
-        return f"expected {_expected(detail)}, got {len(given):,}"
-    return f"expected {_expected(detail)}, got {shown(given)}"
-
-
-def _expected(detail: ErrorDetails) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "literal_error":
-        choices = _choices(detail)
-        return f"one of {', '.join(choices)}" if len(choices) > 1 else f"'{choices[0]}'"
-    if kind == "list_type" and detail["loc"][-1] == SCHEDULE_TYPE:
-        return "a schedule"
-    if kind in LIMITS:
-        words, bound = LIMITS[kind]
-        limit = context[bound]
-        return f"a number {words} {limit:{',' if isinstance(limit, int) else 'g'}}"
-    if kind in ("too_short", "too_long"):
-        if kind == "too_long" and context["max_length"] > 2:
-            return f"at most {context['max_length']:,} values"
-        return f"{context.get('min_length', context.get('max_length'))} values"
-    if kind == "string_too_long":
-        return f"at most {context['max_length']:,} characters"
-    if kind == "string_pattern_mismatch":
-        return f"text that matches {context['pattern']}"
-    return EXPECTED.get(kind, "something else")
-
-
-def _choices(detail: ErrorDetails) -> list[str]:
-    """The alternatives in pydantic's phrase: "'a', 'b' or 2" -> [a, b, 2]."""
-    return [each.strip("'") for each in re.split(", | or ", detail["ctx"]["expected"])]
-
-
-def _nearest_key(place: tuple[str, ...]) -> str:
-    """The valid key a wrong one most likely meant: in its section, or of its name elsewhere."""
-    *above, name = place
-    if "." in name:
-        section, _, inner = name.partition(".")
-        return f"Write '{printable(inner)}' inside the section '{printable(section)}'."
-    siblings = sections()[".".join(above)].model_fields
-    if not closest(name, siblings, 0.8):
-        for field in fields():
-            if field.path.endswith(f".{name}"):
-                return f"Did you mean '{field.path}'?"
-    return nearest(name, siblings)
 
 
 def contradictions(recipe: Recipe) -> list[Problem]:
     """Settings that cannot hold together, and settings that would be ignored."""
+    model, moe = recipe.model, recipe.moe
+    has_experts = "g" in model.pattern
     return [
-        *_model_problems(recipe),
-        *_moe_problems(recipe),
-        *router_problems(recipe),
-        *similarity_problems(recipe),
+        *_model_problems(model),
+        *moe.problems(model.width, has_experts=has_experts),
+        *recipe.router_problems(moe, causal=not recipe.finetune.task, has_experts=has_experts),
+        *recipe.similarity.problems(model.pattern, model.width, moe.experts),
         *_train_problems(recipe),
         *_eval_problems(recipe),
         *_finetune_problems(recipe),
     ]
 
 
-def _model_problems(recipe: Recipe) -> Iterator[Problem]:
-    model = recipe.model
+def _model_problems(model: ModelSettings) -> Iterator[Problem]:
     layers = len(model.sublayers)
     if layers > MOST_LAYERS:
         yield Problem(
@@ -212,37 +61,12 @@ def _model_problems(recipe: Recipe) -> Iterator[Problem]:
             f"'double' needs a mixture of experts, and pattern '{model.pattern}' has no g",
             "Set it to single.",
         )
-    if model.attention == "relative" and model.rope_base != _default("model.rope_base"):
+    if model.attention == "relative" and model.rope_base != default_of("model.rope_base"):
         yield Problem(
             ("model.rope_base", "model.attention"),
             "has no effect with relative attention",
             "Leave it out.",
         )
-
-
-def _moe_problems(recipe: Recipe) -> Iterator[Problem]:
-    moe, model = recipe.moe, recipe.model
-    if moe.router not in registry.ROUTERS:
-        yield Problem(
-            ("moe.router",),
-            f"unknown router {shown(moe.router)}",
-            nearest(moe.router, registry.ROUTERS),
-        )
-    if "g" not in model.pattern:
-        return
-    if moe.top_k > moe.experts:
-        yield Problem(
-            ("moe.top_k", "moe.experts", "model.pattern"),
-            f"{moe.top_k} experts per token are more than the {moe.experts} there are",
-            f"Use at most {moe.experts}.",
-        )
-    for path, size in (("model.width", model.width), ("moe.hidden", moe.hidden)):
-        if moe.backend == "grouped" and size % GROUPED_ALIGNMENT:
-            yield Problem(
-                (path, "moe.backend", "model.pattern"),
-                f"the grouped backend needs a multiple of {GROUPED_ALIGNMENT}, got {size}",
-                "Or set moe.backend to auto.",
-            )
 
 
 def _train_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -275,7 +99,7 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
         )
     if any(not 0 <= beta < 1 for beta in train.betas):
         yield Problem(
-            ("train.betas",), f"must each be at least 0 and below 1, got {shown(train.betas)}"
+            ("train.betas",), f"must each be at least 0 and below 1, got {printable(train.betas)}"
         )
     if train.schedule == "multistep":
         if not train.milestones:
@@ -287,7 +111,7 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
         if any(a >= b for a, b in itertools.pairwise([0, *train.milestones])):
             yield Problem(
                 ("train.milestones",),
-                f"must be positive and ascending, got {shown(train.milestones)}",
+                f"must be positive and ascending, got {printable(train.milestones)}",
             )
     for name, schedules in (
         ("milestones", ("multistep",)),
@@ -295,7 +119,7 @@ def _train_problems(recipe: Recipe) -> Iterator[Problem]:
         ("final_lr_ratio", ("linear", "cosine")),
     ):
         given = getattr(train, name)
-        if train.schedule not in schedules and given != _default(f"train.{name}"):
+        if train.schedule not in schedules and given != default_of(f"train.{name}"):
             yield Problem(
                 (f"train.{name}", "train.schedule"),
                 f"has no effect with schedule {train.schedule}",
@@ -328,29 +152,21 @@ def _eval_problems(recipe: Recipe) -> Iterator[Problem]:
 
 def _finetune_problems(recipe: Recipe) -> Iterator[Problem]:
     if not recipe.finetune.task:
-        yield from ignored_settings(
-            "finetune",
-            recipe.finetune,
-            "pre-training",
-            "or set finetune.task",
-            "finetune.task",
+        yield from recipe.finetune.without_effect(
+            "finetune", "pre-training", "or set finetune.task", "finetune.task"
         )
         return
     for name in ("order", "validate_blocks"):
-        if getattr(recipe.train, name) != _default(f"train.{name}"):
+        if getattr(recipe.train, name) != default_of(f"train.{name}"):
             yield Problem(
                 (f"train.{name}", "finetune.task"),
                 "has no effect in fine-tuning, which shuffles examples and validates on all",
                 "Leave it out.",
             )
-    yield from ignored_settings(
-        "eval", recipe.eval, "a task", "as a task is evaluated text by text", "finetune.task"
+    yield from recipe.eval.without_effect(
+        "eval", "a task", "as a task is evaluated text by text", "finetune.task"
     )
 
 
 def _closest(number: int, candidates: Iterable[int]) -> int:
     return min(candidates, key=lambda candidate: (abs(candidate - number), candidate))
-
-
-def _default(path: str) -> Any:
-    return next(field.default for field in fields() if field.path == path)

@@ -1,147 +1,26 @@
-"""Recipes as files: finding, reading, overriding and writing them.
-
-The dialect is YAML 1.2's core schema, which differs from PyYAML's default where that one
-surprises: 1e-3 is a number, on/off/yes/no are text, nothing is a date or a base-60 number. A key
-given twice is an error, and so are anchors, aliases and tags, a second document, and deep nesting.
-Importing this module never imports torch.
-"""
+"""Recipes as files: finding, reading, overriding, validating and writing them."""
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from simsmoe_cli.errors import Problem, UserError, nearest, printable
+from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.files.names import name_from
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes
-from simsmoe_cli.recipe.checks import contradictions, schema_problems
-from simsmoe_cli.recipe.schema import Recipe, fields
+from simsmoe_cli.recipe.checks import contradictions
+from simsmoe_cli.recipe.fields import fields
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.recipe.schema_errors import schema_problems
+from simsmoe_cli.recipe.section import Problem
+from simsmoe_cli.recipe.yaml_dialect import FaultyYaml, read_yaml, write_yaml
 
 SUFFIXES = (".yaml", ".yml")
 MOST_BYTES = 500_000  # of a recipe file
-DEEPEST = 12  # levels of lists and mappings
-MOST_DIGITS = 100
-
-CORE_SCHEMA = {
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?[0-9][0-9_]*",
-    "float": r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
-    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-}
-
-
-class _Faulty(Exception):
-    """A text that is no recipe's YAML.
-
-    Attributes:
-        what: what is wrong.
-        line: where, from 1; 0 where unknown.
-    """
-
-    def __init__(self, what: str, line: int = 0):
-        super().__init__(what)
-        self.what = what
-        self.line = line
-
-
-class _Loader(yaml.SafeLoader):
-    """Core schema, no anchors and tags; keys given twice are noted in `twice` with their lines."""
-
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
-
-    def __init__(self, text: str):
-        super().__init__(text)
-        self.twice: list[tuple[str, int]] = []
-        self._depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise _Faulty("recipes have no anchors", line)
-        if event.tag is not None:
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise _Faulty(f"recipes have no tags, such as {printable(tag)}", line)
-        if isinstance(event, yaml.ScalarEvent) and any(map(_is_surrogate, event.value)):
-            raise _Faulty("an escape that is no character", line)
-        self._depth += 1
-        if self._depth > DEEPEST:
-            raise _Faulty("nested too deeply", line)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
-
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        mapping: dict[str, Any] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _Faulty("a key must be a name", key.start_mark.line + 1)
-            if key.value in mapping:
-                self.twice.append((key.value, key.start_mark.line + 1))
-            mapping[key.value] = self.construct_object(value, deep=True)
-        return mapping
-
-    def construct_decimal(self, node: yaml.ScalarNode) -> int:
-        digits = node.value.replace("_", "")
-        if len(digits) > MOST_DIGITS:
-            line = node.start_mark.line + 1
-            raise _Faulty(f"a whole number of {len(digits):,} digits is too large", line)
-        return int(digits)
-
-
-def _is_surrogate(character: str) -> bool:
-    return "\ud800" <= character <= "\udfff"
-
-
-def _parse(text: str) -> tuple[Any, list[tuple[str, int]]]:
-    """What a YAML text says, and its keys that are given twice with their lines.
-
-    Raises:
-        _Faulty: it is not YAML, or no recipe's.
-    """
-    try:
-        loader = _Loader(text)
-        return loader.get_single_data(), loader.twice
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        character = text[error.position : error.position + 1]
-        raise _Faulty(f"the character {character!a} is not allowed", line) from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        what = error.problem or error.context or "it cannot be read"
-        if what == "but found another document":
-            what = "a recipe is one document, and this is another"
-        raise _Faulty(what, mark.line + 1 if mark else 0) from None
-    except (ValueError, OverflowError):  # of an escape past the last character
-        raise _Faulty("an escape that is no character", loader.line + 1) from None
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that either dialect could take for something else; lists stay on one line."""
-
-    def represent_flow_list(self, items: list[Any]) -> yaml.Node:
-        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
-
-    def represent_text(self, text: str) -> yaml.Node:
-        style = None if text.isprintable() else '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-for _tag, _pattern in CORE_SCHEMA.items():
-    for _dialect in (_Loader, _Dumper):
-        _dialect.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None
-        )
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
-_Dumper.add_representer(list, _Dumper.represent_flow_list)
-_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def recipes_dir() -> Path:
@@ -200,7 +79,7 @@ def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
     """
     data = recipe.model_dump(exclude=recipe.idle_sections)
     if not comments:
-        return _yaml(data)
+        return write_yaml(data)
     lines = []
     section = ""
     for field in fields(recipe):
@@ -209,16 +88,13 @@ def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
             section = above
             lines += ["", f"{section}:"]
         indent = "  " if section else ""
-        about = f"{field.help} ({field.type}; default {_yaml([field.default]).strip()[1:-1]})"
+        about = f"{field.help} ({field.type}; default {write_yaml([field.default]).strip()[1:-1]})"
         lines += textwrap.wrap(
             about, 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
         )
-        lines.append(indent + _yaml({name: (data[section] if section else data)[name]}).rstrip())
+        value = (data[section] if section else data)[name]
+        lines.append(indent + write_yaml({name: value}).rstrip())
     return "\n".join(lines) + "\n"
-
-
-def _yaml(data: Any) -> str:
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9)
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -262,8 +138,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     except UnicodeDecodeError:
         raise UserError("not a text file in UTF-8", where=where) from None
     try:
-        data, given_twice = _parse(text)
-    except _Faulty as fault:
+        data, given_twice = read_yaml(text)
+    except FaultyYaml as fault:
         where = f"{where}:{fault.line}" if fault.line else where
         raise UserError(f"not valid YAML: {printable(fault.what, 200)}", where=where) from None
     if data is None:
@@ -289,10 +165,10 @@ def _parse_override(text: str) -> tuple[str, Any] | Problem:
     value: Any = None
     trouble = ""
     try:
-        value, twice = _parse(raw)
+        value, twice = read_yaml(raw)
         if twice:
             trouble = f"the key '{printable(twice[0][0])}' is given twice"
-    except _Faulty as fault:
+    except FaultyYaml as fault:
         trouble = fault.what
     is_text = any(field.path == path and field.type == "text" for field in fields())
     if is_text and (trouble or not isinstance(value, str)):

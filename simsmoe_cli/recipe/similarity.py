@@ -1,13 +1,19 @@
-"""Settings of similarity learning: one section of a recipe, and its presets (METHODS section 4)."""
+"""Settings of similarity learning: one section of a recipe, its presets and its checks.
+
+METHODS section 4. A measure's own options are named in its row of `registry.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from simsmoe_cli.errors import nearest, printable
+from simsmoe_cli.recipe import schedule
 from simsmoe_cli.recipe.schedule import Schedule, value_at
-from simsmoe_cli.recipe.section import Section
+from simsmoe_cli.recipe.section import Problem, Section
 from simsmoe_cli.registry import MEASURES
 
 Preset = Literal["none", "published", "paper", "calibrated"]
@@ -15,7 +21,7 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-# METHODS: SimSMoE's published code, the text of its paper, and the setting that separates experts.
+# METHODS: SimSMoE's published code, the text of its paper, and the settings that separate experts.
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {"weight": 0.0},
     "published": {
@@ -40,84 +46,106 @@ PRESETS: dict[str, dict[str, Any]] = {
         "measure": "cka-linear-debiased",
         "head": "none",
         "check_every": 0.0,
-        # Pairs that differ already are left alone; more weight costs BPC. On shared tokens alone
-        # experts stay alike elsewhere, on any alone where they work together. Measured: LOG.md.
+        # Pairs below the threshold add no loss; a larger weight costs BPC. Comparing only shared
+        # tokens leaves experts similar on other tokens, and comparing only random tokens leaves
+        # them similar on the tokens they share. Measured: LOG.md.
         "threshold": 0.1,
         "weight": 0.003,
         "anywhere": True,
         "tokens": 128,
     },
 }
+# Fields that may be schedules, and the bounds of their values.
+SCHEDULED: dict[str, tuple[float, float]] = {
+    "weight": (0, 1e6),
+    "threshold": (0, 1),
+    "check_every": (0, 1e6),
+    "sigma": (1e-9, 1e6),
+}
+# Fields that only the pair tracker reads.
+TRACKED = ("check_every", "pairs", "min_tokens", "anywhere")
 
 
 class SimilaritySettings(Section):
     """Similarity learning (SimSMoE); fields left out come from the preset."""
 
-    preset: Preset = Field("none", description="where fields left out come from")
+    preset: Preset = Field("none", description="values of the fields that are left out")
     scope: Literal["pairs", "layer", "experts"] = Field(
         "pairs",
-        description="pairs: the P pairs most overdue, each on tokens both received, their sum; "
-        "layer: all pairs of a layer on tokens that every expert is given, their mean; experts: "
-        "there too, each expert against all others at once, by contrast, their mean",
+        description="what is compared. pairs: the P most overdue pairs, each on tokens that both "
+        "experts received; their sum. layer: all pairs of a layer, on tokens given to every "
+        "expert; their mean. experts: on such tokens too, each expert contrasted with all others "
+        "at once; their mean",
     )
     measure: str = Field(
         "cka-linear-debiased",
         max_length=100,
-        description="how alike two experts are; `simsmoe list similarity`",
+        description="measure of how similar two experts are; `simsmoe list similarity`",
     )
     sigma: Positive | Literal["median"] | Schedule = Field(
-        0.8, description="cka-rbf: bandwidth of the kernels, or 'median' (distance, detached)"
+        0.8, description="cka-rbf: bandwidth of the kernels, or 'median' (of distances, detached)"
     )
     temperature: Positive | Literal["auto"] = Field(
         "auto",
-        description="tau of infonce, directclr, rince, simclr, dcl and of scope experts; auto: "
-        "0.1, 1 for simclr-v1, 0.2 for experts",
+        description="temperature tau of contrastive measures and of scope experts; auto: 0.1, "
+        "1 for simclr-v1, 0.2 for scope experts",
     )
     rince_lambda: float = Field(
-        0.025, gt=0, lt=1, description="rince: weight of the candidates against the match"
+        0.025, gt=0, lt=1, description="rince: weight of the other candidates relative to the match"
     )
     rince_q: float = Field(
-        0.5, gt=0, le=1, description="rince-v2: near 0 is InfoNCE, 1 is symmetric and most robust"
+        0.5,
+        gt=0,
+        le=1,
+        description="rince-v2: near 0 is InfoNCE, 1 is symmetric and the most robust",
     )
     directclr_width: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="directclr: features it looks at; 0: 360 of 2048, as in the paper",
+        description="directclr: how many features are compared; 0: 360 of 2048, as in the paper",
     )
     spread_weight: NotNegative | Literal["auto"] = Field(
         "auto",
-        description="weight of the uniformity in hypersphere, the covariance in tico, the "
-        "redundancy in barlow-twins; auto: 1, 1, 0.005",
+        description="weight of the uniformity in hypersphere (auto: 1), of the covariance in tico "
+        "(1), of the redundancy in barlow-twins (0.005)",
     )
     head: Literal["none", "linear", "mlp"] = Field(
-        "none", description="projection before measuring: none, D -> N, or D -> N -> N"
+        "none", description="projection before measuring: none; linear, D -> N; mlp, D -> N -> N"
     )
-    head_frozen: bool = Field(False, description="keep the head at its random start")
+    head_frozen: bool = Field(False, description="keep the head at its random initial weights")
     check_every: NotNegative | Schedule = Field(
-        0.0, description="f*: a pair is due past this many batches' worth of shared tokens"
+        0.0,
+        description="f*: a pair is due once it has shared this many batches' worth of tokens",
     )
     threshold: Fraction | Schedule = Field(
-        0.0, description="T*: what is less alike than this adds no loss; 0 is chance, 1 the same"
+        0.0,
+        description="T*: pairs less similar than this add no loss; 0 is chance level, 1 identical",
     )
     weight: NotNegative | Schedule = Field(
         0.0,
-        description="beta: coefficient of the similarity loss. A schedule is points "
-        "[share of training, value], as [[0, 0.0], [0.1, 0.003]], straight in between",
+        description="beta: coefficient of the similarity loss. A schedule is a list of points "
+        "[share of training, value], such as [[0, 0.0], [0.1, 0.003]], linear in between",
     )
     pairs: int = Field(
-        4, ge=1, le=1_000_000, description="P: pairs examined a step, the most overdue first"
+        4, ge=1, le=1_000_000, description="P: pairs compared per step, the most overdue first"
     )
     tokens: int = Field(
-        128, ge=4, le=10_000_000, description="tokens sampled per pair, or for all experts"
+        128,
+        ge=4,
+        le=10_000_000,
+        description="tokens sampled per pair; for the scopes layer and experts, for all experts",
     )
     anywhere: bool = Field(
         False,
-        description="scope pairs: draw half of a pair's tokens from the whole batch instead, and "
-        "compare the pair on each half",
+        description="scope pairs: draw half of a pair's tokens from the whole batch, half from the "
+        "shared tokens, and compare the pair on each half",
     )
     min_tokens: int = Field(
-        16, ge=4, le=10_000_000, description="fewer shared tokens than this: the pair waits"
+        16,
+        ge=4,
+        le=10_000_000,
+        description="a pair with fewer shared tokens than this is not compared yet",
     )
 
     @model_validator(mode="before")
@@ -130,18 +158,18 @@ class SimilaritySettings(Section):
 
     @property
     def enabled(self) -> bool:
-        """Whether training measures pairs at all."""
+        """Whether training compares experts at all."""
         return self.preset != "none"
 
     @property
     def measure_options(self) -> tuple[str, ...]:
-        """Fields that the measure in use takes."""
+        """Fields that the measure in use reads."""
         if self.scope == "experts":
             return ("temperature",)
         return MEASURES[self.measure].options if self.measure in MEASURES else ()
 
     def in_force(self, progress: float) -> dict[str, float]:
-        """What beta, T*, f* and sigma are now, as far as they have an effect.
+        """The present values of beta, T*, f* and sigma, of those that have an effect.
 
         Args:
             progress: share of training that is done.
@@ -150,3 +178,100 @@ class SimilaritySettings(Section):
         names += ["check_every"] if self.scope == "pairs" else []
         names += ["sigma"] if "sigma" in self.measure_options and self.sigma != "median" else []
         return {name: value_at(getattr(self, name), progress) for name in names}
+
+    def problems(self, pattern: str, width: int, experts: int) -> Iterator[Problem]:
+        """All contradictions within the section, and with the model.
+
+        Args:
+            pattern: of the model's sub-layers.
+            width: of the model, D.
+            experts: per layer, N.
+        """
+        if self.measure not in MEASURES:
+            unknown = f"unknown measure '{printable(self.measure)}'"
+            yield Problem(("similarity.measure",), unknown, nearest(self.measure, MEASURES))
+        changed = self._changed()
+        if not self.enabled:
+            for name in changed:
+                yield Problem(
+                    (f"similarity.{name}", "similarity.preset"),
+                    "has no effect with similarity.preset none",
+                    "Choose a preset, or leave it out.",
+                )
+            return
+        if "g" not in pattern:
+            yield Problem(
+                ("similarity.preset", "model.pattern"),
+                f"similarity learning needs experts, and pattern '{pattern}' has no g",
+                "Set it to none.",
+            )
+        elif experts < 2:
+            yield Problem(
+                ("similarity.preset", "moe.experts"),
+                "similarity learning needs at least 2 experts",
+                "Set it to none.",
+            )
+        for name, (least, most) in SCHEDULED.items():
+            value = getattr(self, name)
+            if isinstance(value, list) and (fault := schedule.fault(value, least, most)):
+                yield Problem((f"similarity.{name}",), fault, "For example [[0, 0.0], [0.1, 0.5]].")
+        yield from self._scope_problems(changed)
+        yield from self._measure_problems(changed, width if self.head == "none" else experts)
+        if self.head_frozen and self.head == "none":
+            yield Problem(
+                ("similarity.head_frozen", "similarity.head"),
+                "has no effect without a head",
+                "Leave it out, or set similarity.head to linear or mlp.",
+            )
+
+    def _changed(self) -> list[str]:
+        """Fields that differ from the preset."""
+        preset = SimilaritySettings.model_validate({"preset": self.preset})
+        names = SimilaritySettings.model_fields
+        return [name for name in names if getattr(self, name) != getattr(preset, name)]
+
+    def _scope_problems(self, changed: list[str]) -> Iterator[Problem]:
+        if self.scope == "pairs":
+            if self.min_tokens > self.tokens:
+                yield Problem(
+                    ("similarity.min_tokens", "similarity.tokens"),
+                    f"{self.min_tokens} is more than the {self.tokens} tokens sampled per "
+                    "pair, so no pair would ever be measured",
+                    f"Use at most {self.tokens}.",
+                )
+            return
+        for name in (*TRACKED, *(("measure",) if self.scope == "experts" else ())):
+            if name in changed:
+                yield Problem(
+                    (f"similarity.{name}", "similarity.scope"),
+                    f"has no effect with scope {self.scope}, which compares all experts every step"
+                    + (" by contrast" if name == "measure" else ""),
+                    "Leave it out, or set similarity.scope to pairs.",
+                )
+
+    def _measure_problems(self, changed: list[str], features: int) -> Iterator[Problem]:
+        """Options that the measure does not take, and a width that is too large.
+
+        Args:
+            changed: fields that differ from the preset.
+            features: width of what is compared.
+        """
+        every_option = {option for entry in MEASURES.values() for option in entry.options}
+        if self.scope == "experts":
+            beside, because = "scope experts", "similarity.scope"
+        else:
+            beside, because = f"measure {self.measure}", "similarity.measure"
+        for name in sorted(every_option - set(self.measure_options)):
+            if name in changed and self.measure in MEASURES:
+                takers = [measure for measure, entry in MEASURES.items() if name in entry.options]
+                yield Problem(
+                    (f"similarity.{name}", because),
+                    f"has no effect with {beside}",
+                    f"Leave it out, or set similarity.measure to {' or '.join(takers)}.",
+                )
+        if "directclr_width" in self.measure_options and self.directclr_width > features:
+            yield Problem(
+                ("similarity.directclr_width", "similarity.head", "model.width", "moe.experts"),
+                f"{self.directclr_width} is more than the {features} features that are compared",
+                f"Use at most {features}.",
+            )

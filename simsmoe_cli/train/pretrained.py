@@ -21,8 +21,7 @@ from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import RouterSpec
-from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
+from simsmoe_cli.recipe.routers import section_name
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint
@@ -88,22 +87,16 @@ class Pretrained:
         """
         idle = self.recipe.idle_sections | {"name", "description", "source"}
         settings = self.recipe.model_dump(exclude={*idle, "train", "eval", "finetune"})
-        router = self.recipe.moe.router
-        if router == "smoe-dropout":
-            # Experts per token go on growing from where they were, not from the start.
-            settings["moe"]["top_k"] = self._experts_per_token()
-            settings["smoe_dropout"]["k_start"] = 0
-        if not keep_router:
-            settings.pop(router.replace("-", "_"), None)
-        return settings
-
-    def _experts_per_token(self) -> int:
-        moe = self.recipe.moe
-        spec = RouterSpec(
-            width=1, experts=moe.experts, top_k=moe.top_k, settings=self.recipe.router_settings
+        moe, router = self.recipe.router_settings.continued(
+            self.recipe.moe, self.state["step"], self.recipe.train.steps
         )
-        router = SMoEDropoutRouter(spec)
-        return router.k_at(self.state["step"], self.recipe.train.steps)
+        settings["moe"] = moe.model_dump()
+        section = section_name(moe.router)
+        if section in settings and keep_router:
+            settings[section] = router.model_dump()
+        elif not keep_router:
+            settings.pop(section, None)
+        return settings
 
     def vocabulary(self, data_dir: Path) -> Vocabulary:
         """The tokenizer of the corpus it was trained on.

@@ -192,7 +192,9 @@ def test_no_experts_to_show(capsys: Capture) -> None:
 
 
 def test_a_router_that_looks_ahead(capsys: Capture) -> None:
-    assert "look at the text to come" in refusal(capsys, EXIT_USAGE, "ahead", "--prompt", "a")
+    assert "router expert-choice looks at the tokens that follow" in refusal(
+        capsys, EXIT_USAGE, "ahead", "--prompt", "a"
+    )
 
 
 def test_a_prompt_the_vocabulary_lacks(capsys: Capture) -> None:

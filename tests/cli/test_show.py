@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from simsmoe_cli.recipe.fields import fields
 from simsmoe_cli.recipe.load import list_recipes, load_recipe
-from simsmoe_cli.recipe.schema import fields
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

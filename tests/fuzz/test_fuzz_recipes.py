@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from simsmoe_cli.recipe.fields import fields
 from simsmoe_cli.recipe.load import dump_recipe, load_recipe
-from simsmoe_cli.recipe.schema import fields
 from tests.fuzz.driving import (
     ODD,
     cases,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli import registry
-from simsmoe_cli.recipe.schema import fields
+from simsmoe_cli.recipe.fields import fields
 from tests.fuzz.driving import ODD, cases, contents, require_clear, simsmoe
 from tests.fuzz.test_fuzz_recipes import FRAGMENTS, SMALL
 

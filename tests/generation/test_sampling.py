@@ -117,7 +117,7 @@ def test_distances_never_seen_in_training_are_not_attended_to() -> None:
 
 
 def test_a_router_that_looks_ahead_is_refused() -> None:
-    with pytest.raises(UserError, match="look at the text to come"):
+    with pytest.raises(UserError, match="router expert-choice looks at the tokens that follow"):
         generating(recipe(*CASES["expert-choice"]))
     assert generating(recipe(*CASES["expert-choice"], "model.pattern=sf")).model.pattern == "sf"
 

@@ -5,19 +5,11 @@ from __future__ import annotations
 import pytest
 
 from simsmoe_cli import registry
-from simsmoe_cli.errors import EXIT_USAGE, UserError
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.routers import RouterSections, SMoEDropoutSettings, section_name
+from tests.recipe.given import problem
 from tests.routers import CASES, overrides
-
-
-def problem(*changes: str) -> str:
-    """What is said about the quickstart with changes; it must be one problem on one line."""
-    with pytest.raises(UserError) as caught:
-        load_recipe("quickstart", changes)
-    assert caught.value.code == EXIT_USAGE
-    text = str(caught.value)
-    assert "\n" not in text
-    return text.removeprefix("recipe quickstart: ")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -85,7 +77,7 @@ def test_more_experts_per_token_than_there_are_is_an_error(router: str) -> None:
     ],
 )
 def test_wrong_combinations_are_named_with_what_to_do(changes: list[str], expected: str) -> None:
-    assert expected in problem(*changes)
+    assert expected in problem("quickstart", *changes)
 
 
 def test_a_router_no_layer_uses_is_not_checked() -> None:
@@ -100,3 +92,24 @@ def test_stablemoe_in_two_stages_balances_more() -> None:
     assert (weights()["balance"], weights()["distill"]) == (0.3, 0.3)
     assert weights("stablemoe.published=true")["balance"] == 0.01
     assert weights("moe.balance_weight=0.02")["balance"] == 0.02
+
+
+def test_smoe_dropout_continues_with_as_many_experts_as_it_had() -> None:
+    """K grows from 1 to 5 in 101 steps: at step 50, halfway, it is 3."""
+    recipe = load_recipe(
+        "quickstart", ["moe.router=smoe-dropout", "smoe_dropout.k_start=1", "smoe_dropout.k_end=5"]
+    )
+    moe, router = recipe.router_settings.continued(recipe.moe, 50, 101)
+    assert moe == recipe.moe.model_copy(update={"top_k": 3})
+    assert router == SMoEDropoutSettings(k_end=5)
+
+
+def test_other_routers_continue_as_they_are() -> None:
+    recipe = load_recipe("quickstart", ["moe.router=xmoe", "xmoe.tau=0.5"])
+    continued = recipe.router_settings.continued(recipe.moe, 50, 101)
+    assert continued == (recipe.moe, recipe.router_settings)
+
+
+def test_every_section_is_that_of_a_router() -> None:
+    names = {section_name(router) for router in registry.ROUTERS}
+    assert set(RouterSections.model_fields) <= names
