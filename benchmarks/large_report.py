@@ -30,7 +30,8 @@ from benchmarks.timing import machine
 from simsmoe_cli.attach.expert_calls import Routed
 from simsmoe_cli.collapse.build import ROWS
 from simsmoe_cli.collapse.estimate import plan
-from simsmoe_cli.collapse.measure.layers import Options, measure
+from simsmoe_cli.collapse.measure.layers import measure
+from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource, open_huggingface
 
 WIDTH, HIDDEN, EXPERTS, TOP_K, VOCABULARY = 2048, 1024, 64, 8, 50304

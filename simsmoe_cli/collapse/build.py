@@ -11,7 +11,8 @@ import torch
 
 from simsmoe_cli.collapse.estimate import Plan, plan
 from simsmoe_cli.collapse.findings import Findings, Report
-from simsmoe_cli.collapse.measure.layers import Options, measure, with_pair_of
+from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
+from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.show.local_paths import without_paths
 from simsmoe_cli.collapse.sources.base import Source
 from simsmoe_cli.collapse.sources.huggingface.folder import other_folder

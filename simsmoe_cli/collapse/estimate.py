@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from simsmoe_cli.collapse import available_memory as memory
-from simsmoe_cli.collapse.measure.layers import DENSE_BYTES, NULL_EXPERTS, OF_RUNNING, Options
+from simsmoe_cli.collapse.measure.options import DENSE_BYTES, NULL_EXPERTS, OF_RUNNING, Options
 from simsmoe_cli.collapse.sources.base import Size, Source
 from simsmoe_cli.collapse.sources.evaluation_windows import tokens_per_batch
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LAYER_BATCH_TOKENS

@@ -16,7 +16,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,6 +32,12 @@ SCHEMA = 1
 Number = float | None
 Matrix = list[list[Number]]
 Count = Annotated[int, Field(ge=0)]
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are not None, or None."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 class _Facts(BaseModel):
@@ -185,7 +192,7 @@ class LayerFindings(_Facts):
     cka_shared: Matrix = Field(
         [],
         description="debiased linear CKA on the measured rows sent to both; None where they are "
-        "fewer than `statistics.FEWEST_SHARED`; empty in reports of earlier versions",
+        "fewer than `cka_on_shared_tokens.FEWEST_SHARED`; empty in reports of earlier versions",
     )
 
     load: list[Number] = Field(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from rich.text import Text
@@ -22,6 +21,7 @@ from simsmoe_cli.monitor.state.alerts import duration
 from simsmoe_cli.monitor.state.layers import most_alike
 from simsmoe_cli.monitor.state.probes import SimilarityFrame
 from simsmoe_cli.monitor.state.run import RunHistory
+from simsmoe_cli.run.correlation import pearson
 
 COLORS = ("#3b8fd4", "#d08700", "#1f9e77", "#c06a9b", "#a08c00", "#d9593d", "#7c86d6", "#909090")
 BESIDE_FROM = 96  # cells of width from which panels stand beside each other
@@ -258,15 +258,6 @@ def _pairs(history: RunHistory, frame: SimilarityFrame) -> list[Text]:
         Text(f"layer {history.label(number)}, experts {first} and {second}: CKA {value:.2f}")
         for value, number, first, second in found[:PAIRS_LISTED]
     ]
-
-
-def pearson(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
-    """Correlation of what is defined in both; nan where it is not defined."""
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known].astype(np.float64), y[known].astype(np.float64)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _events(history: RunHistory, width: int) -> list[Text]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from simsmoe_cli.collapse.measure.layers import Options
+from simsmoe_cli.collapse.measure.options import Options
 
 VOCABULARY = 61
 SIZES: dict[str, Any] = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simsmoe_cli.attach.expert_calls import Routed
 from simsmoe_cli.collapse.findings import Subject
-from simsmoe_cli.collapse.measure.layers import Options
+from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Size, WholeSource
 from simsmoe_cli.moe.experts.loop import LoopExperts
 

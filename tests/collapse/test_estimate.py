@@ -9,7 +9,7 @@ import torch
 
 from simsmoe_cli.collapse import available_memory as memory
 from simsmoe_cli.collapse.estimate import Plan, bytes_needed, duration, plan
-from simsmoe_cli.collapse.measure.layers import Options
+from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.base import Size
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from tests.collapse.planted import Planted

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse.measure.layers import Options, measure
+from simsmoe_cli.collapse.measure.layers import measure
+from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.open_run import open_run
 from simsmoe_cli.collapse.sources.run import TaskSource, spread_texts
 from simsmoe_cli.data.tasks.encode import EncodedSplit

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from simsmoe_cli.monitor.json_snapshot import SNAPSHOT_SCHEMA, read, snapshot
-from simsmoe_cli.monitor.once import pearson, picture
+from simsmoe_cli.monitor.once import picture
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.layers import LayerSimilarity, most_alike
 from simsmoe_cli.run.folder import finite, read_events
@@ -172,16 +171,6 @@ def test_the_most_alike_pairs_come_first_and_undefined_ones_not_at_all() -> None
     cka = np.array([[1, 0.2, np.nan], [0.2, 1, 0.7], [np.nan, 0.7, 1]], dtype=np.float32)
     found = most_alike(LayerSimilarity(0, 0.45, cka, cka), 5)
     assert [(i, j) for i, j, _ in found] == [(1, 2), (0, 1)]
-
-
-def test_pearson_is_numpys_and_undefined_where_it_has_no_meaning() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 50))
-    assert pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
-    y[3] = np.nan
-    assert pearson(x, y) == pytest.approx(np.corrcoef(np.delete(x, 3), np.delete(y, 3))[0, 1])
-    assert math.isnan(pearson(np.ones(9), x[:9]))
-    assert math.isnan(pearson(x[:2], y[:2]))
 
 
 def test_nothing_in_a_snapshot_is_what_json_cannot_hold(made: Path) -> None:

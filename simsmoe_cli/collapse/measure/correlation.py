@@ -1,7 +1,7 @@
-"""Pearson and Spearman over pairs of experts.
+"""Pearson and Spearman over pairs of experts, with interval and null.
 
-Pairs share experts and are not independent, so experts are resampled and relabelled, not pairs
-(Snijders and Borgatti 1999 for the interval, Mantel 1967 for the null).
+Two pairs with an expert in common are not independent, so experts are resampled and relabelled,
+not pairs (Snijders and Borgatti 1999 for the interval, Mantel 1967 for the null). Imports no torch.
 
 Shapes: N experts, S resamples.
 """
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from simsmoe_cli.collapse.findings import Matrix
+from simsmoe_cli.run.correlation import Array, of_sums, ranks, standardised
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Correlation:
 
 def correlate(
     layers: Sequence[tuple[Array, Array]],
-    ranks: bool,
+    by_rank: bool,
     resamples: int,
     level: float,
     generator: np.random.Generator,
@@ -45,7 +45,7 @@ def correlate(
 
     Args:
         layers: two symmetric [N, N] matrices each; pairs that are nan in either are left out.
-        ranks: Spearman (ranks over all layers at once) instead of Pearson.
+        by_rank: Spearman (ranks over all layers at once) instead of Pearson.
         resamples: of the experts within each layer, and relabellings of them.
         level: of the interval.
         generator: for both.
@@ -59,10 +59,7 @@ def correlate(
         values = np.concatenate(
             [layer[side][mask] for layer, mask in zip(both, pairs, strict=True)]
         )
-        values = rank(values) if ranks else values
-        # Centred and scaled: sums of squares below lose no digits.
-        spread = values.std()
-        values = (values - values.mean()) / (spread if spread > 0 else 1.0)
+        values = standardised(ranks(values) if by_rank else values)
         start = 0
         for layer, mask in zip(both, pairs, strict=True):
             layer[side][...] = 0
@@ -83,28 +80,12 @@ def correlate(
                 x, y[moved], defined * defined[moved], np.ones((1, experts))
             )
     tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = _quantiles(_pearson(drawn), tails)
-    null = _pearson(relabelled)
+    low, high = _quantiles(of_sums(drawn), tails)
+    null = of_sums(relabelled)
     null_low, null_high = _quantiles(null, [0.025, 0.975])
     null_mean = float(null.mean()) if np.isfinite(null).all() else np.nan
-    value = float(_pearson(plain)[0])
+    value = float(of_sums(plain)[0])
     return Correlation(value, low, high, (null_mean, null_low, null_high), count)
-
-
-def rank(values: Array) -> Array:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    means: Array = ends - (counts - 1) / 2
-    ranked: Array = means[place]
-    return ranked
-
-
-def pearson(x: Array, y: Array) -> float:
-    """Pearson correlation of two vectors; nan with fewer than 3 entries or a constant one."""
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan
-    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _sums(x: Array, y: Array, defined: Array, weight_SN: Array) -> Array:
@@ -115,17 +96,16 @@ def _sums(x: Array, y: Array, defined: Array, weight_SN: Array) -> Array:
     )
 
 
-def _pearson(sums: Array) -> Array:
-    n, x, y, xy, xx, yy = sums
-    with np.errstate(invalid="ignore", divide="ignore"):
-        spread = (xx - x * x / n) * (yy - y * y / n)
-        value: Array = np.where(spread > 1e-18 * n * n, (xy - x * y / n) / np.sqrt(spread), np.nan)
-    return value
-
-
 def _quantiles(values: Array, tails: Sequence[float]) -> tuple[float, float]:
     """Two quantiles; nan if a value is undefined."""
     if not np.isfinite(values).all():
         return np.nan, np.nan
     low, high = np.quantile(values, tails)
     return float(low), float(high)
+
+
+def nan_array(matrix: Matrix) -> Array:
+    """A matrix of findings with nan where it is undefined."""
+    return np.array(
+        [[np.nan if value is None else value for value in row] for row in matrix], dtype=np.float64
+    )

@@ -12,17 +12,23 @@ Shapes: N experts, H hidden units, F weights of a unit in one matrix, T rows, D 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from simsmoe_cli.collapse.findings import Copies
+from simsmoe_cli.collapse.measure.layer import Layer, spread
 
 # Outputs of one function differ by less than this, relative to their root mean square: they are
 # summed in another order where hidden units are.
 SAME_OUTPUT = 1e-2
 LOOKED_AT = 32  # rows
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def measure_weights(layer: Layer) -> dict[str, Any]:
+    return {"copies": exact_copies(layer.parts_NHF, layer.outputs_NTD)}
 
 
 def exact_copies(parts_NHF: Sequence[Tensor], outputs_NTD: Tensor) -> list[Copies]:
@@ -60,7 +66,7 @@ def exact_copies(parts_NHF: Sequence[Tensor], outputs_NTD: Tensor) -> list[Copie
 def _candidates(outputs_NTD: Tensor) -> list[int]:
     """Experts whose outputs on some rows are near those of another; the rest are no copies."""
     rows = outputs_NTD.shape[1]
-    some_R = torch.linspace(0, rows - 1, min(rows, LOOKED_AT)).round().long()
+    some_R = spread(rows, LOOKED_AT)
     x_NS = outputs_NTD[:, some_R].flatten(1).nan_to_num(0, 0, 0).double()
     x_NS = x_NS / x_NS.abs().amax().clamp(min=1e-300)
     square_N = x_NS.square().sum(1)

@@ -13,6 +13,7 @@ from simsmoe_cli.monitor.draw.canvas import scatter
 from simsmoe_cli.monitor.panels.columns import beside, filled, fitting
 from simsmoe_cli.monitor.panels.pairs import PairPanel, share_text, value_text
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
+from simsmoe_cli.run.correlation import pearson, ranks
 
 LEAST_WIDTH = 22
 FEW = 500  # pairs that are drawn as points, not as dots
@@ -99,8 +100,8 @@ class Shared(PairPanel):
                 line.append(share_text(float(layer.shared[here]), short=len(self.runs) > 1))
             else:
                 share, cka = cloud(layer)
-                pearson, spearman = correlation(share, cka), correlation(ranks(share), ranks(cka))
-                line.append(f"r {_signed(pearson)}  rho {_signed(spearman)}")
+                linear, ranked = pearson(share, cka), pearson(ranks(share), ranks(cka))
+                line.append(f"r {_signed(linear)}  rho {_signed(ranked)}")
                 if len(self.runs) == 1:
                     defined = int(np.isfinite(share + cka).sum())
                     line.append(f"  ({defined} of {len(cka)} pairs defined)", "dim")
@@ -127,27 +128,6 @@ def index_of(experts: int, pair: tuple[int, int]) -> int:
     """Where a pair stands among all pairs, as `cloud` orders them."""
     low, high = sorted(pair)
     return low * experts - low * (low + 1) // 2 + high - low - 1
-
-
-def correlation(x: Array, y: Array) -> float:
-    """Pearson's correlation where both are defined; nan for fewer than three or constant values."""
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known] - x[known].mean() if known.any() else x[known], y[known]
-    if len(x) < 3:
-        return float("nan")
-    y = y - y.mean()
-    scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
-    return float((x * y).sum()) / scale if scale > 1e-12 else float("nan")
-
-
-def ranks(values: Array) -> Array:
-    """The rank of each value, ties sharing their mean rank; nan stays nan."""
-    found = np.full(len(values), np.nan)
-    known = np.isfinite(values)
-    _, inverse, counts = np.unique(values[known], return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    found[known] = ((ends - counts + ends - 1) / 2)[inverse]
-    return found
 
 
 def _signed(value: float) -> str:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from simsmoe_cli.attach.expert_calls import Routed
 from simsmoe_cli.collapse.findings import Findings
-from simsmoe_cli.collapse.measure.layers import Options, measure, with_pair_of
+from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
+from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.base import Batch
 from simsmoe_cli.collapse.sources.evaluation_windows import evaluation_windows
 from simsmoe_cli.collapse.sources.run import CorpusSource

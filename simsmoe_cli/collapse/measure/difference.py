@@ -1,0 +1,59 @@
+"""How far the outputs of two experts are apart, token by token (Fig. 5 of the paper).
+
+Shapes: T rows, D model width, N experts.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from torch import Tensor
+
+from simsmoe_cli.collapse.findings import Difference, LayerFindings
+from simsmoe_cli.collapse.measure.layer import spread
+from simsmoe_cli.collapse.sources.base import Source
+
+SHOWN_ROWS, SHOWN_FEATURES = 48, 64
+
+
+def most_similar(layer: LayerFindings) -> tuple[int, int, float] | None:
+    """The live pair with the largest debiased CKA, or any defined pair if none is live."""
+    found = [(i, j, value) for i, j in layer.pairs() if (value := layer.cka[i][j]) is not None]
+    live = [pair for pair in found if not {pair[0], pair[1]} & set(layer.dead or ())]
+    return max(live or found, key=lambda pair: pair[2], default=None)
+
+
+def difference_of(
+    layer: LayerFindings, pair: tuple[int, int, float], outputs_NTD: Tensor
+) -> Difference:
+    """How far apart the two outputs of a pair are, token by token (Fig. 5); without labels."""
+    i, j, cka = pair
+    first_TD, second_TD = outputs_NTD[i].double(), outputs_NTD[j].double()
+    size = ((first_TD.square() + second_TD.square()).mean() / 2).sqrt()
+    apart_TD = ((first_TD - second_TD) / size).square().cpu()
+    rows = spread(len(apart_TD), SHOWN_ROWS).tolist()
+    width = apart_TD.shape[1]
+    ends = np.linspace(0, width, min(SHOWN_FEATURES, width) + 1).round().astype(int).tolist()
+    features = list(itertools.pairwise(ends))
+    return Difference(
+        layer=layer.layer,
+        experts=(i, j),
+        cka=cka,
+        rows=rows,
+        labels=[],
+        features=features,
+        values=[
+            [apart_TD[row, start:end].mean().sqrt().item() for start, end in features]
+            for row in rows
+        ],
+        mean=apart_TD.mean().sqrt().item(),
+    )
+
+
+def with_labels(difference: Difference | None, source: Source, ids: list[int]) -> Difference | None:
+    """A difference with its tokens as text; `ids` are those of all measured rows."""
+    if difference is None:
+        return None
+    labels = source.text_of([ids[row] for row in difference.rows])
+    return difference.model_copy(update={"labels": labels})

@@ -1,0 +1,147 @@
+"""One layer while it is measured: what every measure may look at, and the run of all of them.
+
+A measure is a file of this folder with a function
+
+    measure_layer(layer: Layer) -> dict         fields of `findings.LayerFindings` by name
+
+which is found by its name alone: nothing else lists the measures. `measure_weights` is the same,
+called while the layer's weights are in memory; before `measure_layer` they are released.
+
+Shapes: T rows, D model width, H hidden units, F weights of a unit in one matrix, N experts,
+K experts per token.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from simsmoe_cli.collapse.findings import LayerFindings, Matrix, Number
+from simsmoe_cli.collapse.measure.block_sums import Standardised
+from simsmoe_cli.collapse.measure.options import DENSE_BYTES, Bounds, Options
+from simsmoe_cli.collapse.sources.base import Source
+
+if TYPE_CHECKING:
+    from simsmoe_cli.collapse.measure.routing import Counts
+
+
+class Layer:
+    """One layer with experts, and the rows that similarity is measured on.
+
+    Attributes:
+        source, place: the model, and the layer's place among those with experts.
+        spec: the layer's name and number of experts.
+        options, bounds: how much is measured.
+        counts: of the routing of all tokens.
+        rows: T.
+        finite_T: which rows have a finite input.
+        index_TK: which experts each row was sent to.
+        input_TD, parts_NHF: what the experts are given, and their weights by hidden unit, one part
+            a matrix; both empty once the weights are released.
+        outputs_NTD: of every expert on every row, fp32; after `measure_weights` all NaN if any
+            input is not finite.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        place: int,
+        counts: Counts,
+        input_TD: Tensor,
+        index_TK: Tensor,
+        options: Options,
+    ):
+        self.source, self.place, self.spec = source, place, source.layers[place]
+        self.options, self.counts, self.index_TK = options, counts, index_TK
+        self.input_TD, self.rows = input_TD, len(input_TD)
+        self.finite_T = input_TD.isfinite().all(-1)
+        self.parts_NHF = source.weights(place)
+        weights = sum(part.numel() for part in self.parts_NHF)
+        self.outputs_NTD = all_outputs(source, place, input_TD)
+        width = self.outputs_NTD.shape[2]
+        self.bounds = Bounds.of(options, weights, self.spec.experts, self.rows, width)
+
+    @functools.cached_property
+    def standardised(self) -> Standardised:
+        """The outputs centred and scaled."""
+        return Standardised(self.outputs_NTD)
+
+    def generator(self, stream: int = 0) -> torch.Generator:
+        """A new generator of this layer's; equal for equal `stream`."""
+        seed = self.options.seed * 1_000_003 + self.place
+        return torch.Generator().manual_seed(seed + stream)
+
+    def release_weights(self) -> None:
+        """Let the weights go; what inputs that are not finite gave is undefined from now on."""
+        self.parts_NHF, self.input_TD = [], self.input_TD.new_empty(0)
+        self.source.release(self.place)
+        if not self.finite_T.all():
+            self.outputs_NTD = torch.full_like(self.outputs_NTD, torch.nan)
+
+
+def measure_all(layer: Layer, label: str) -> LayerFindings:
+    """Everything there is to know about one layer.
+
+    Args:
+        layer: which; its weights are released.
+        label: what the layer is called.
+    """
+    found: dict[str, Any] = {}
+    for measure in measures("measure_weights"):
+        found |= measure(layer)
+    layer.release_weights()
+    for measure in measures("measure_layer"):
+        found |= measure(layer)
+    return LayerFindings(
+        layer=layer.place, label=label, name=layer.spec.name, experts=layer.spec.experts, **found
+    )
+
+
+@functools.cache
+def measures(function: str) -> list[Callable[[Layer], dict[str, Any]]]:
+    """The functions of this name of all files of this folder, by the files' names."""
+    return [getattr(module, function) for module in _files() if hasattr(module, function)]
+
+
+def _files() -> Iterator[Any]:
+    package = __name__.rpartition(".")[0]
+    for file in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if f"{package}.{file.name}" != __name__:
+            yield importlib.import_module(f"{package}.{file.name}")
+
+
+def all_outputs(source: Source, place: int, input_TD: Tensor) -> Tensor:
+    """The outputs of all experts of a layer on all rows, [N, T, D] fp32, some rows at a time."""
+    rows, width = input_TD.shape
+    experts = source.layers[place].experts
+    outputs_NTD: Tensor | None = None
+    step = max(1, DENSE_BYTES // (4 * experts * width))
+    for start in range(0, rows, step):
+        part_NRD = source.dense(place, input_TD[start : start + step])
+        if outputs_NTD is None:
+            outputs_NTD = part_NRD.new_empty(experts, rows, part_NRD.shape[2])
+        outputs_NTD[:, start : start + step] = part_NRD
+    assert outputs_NTD is not None
+    return outputs_NTD
+
+
+def spread(rows: int, wanted: int) -> Tensor:
+    """Numbers of at most so many rows, evenly spread."""
+    return torch.linspace(0, rows - 1, min(rows, wanted)).round().long()
+
+
+def defined(value: float | None) -> Number:
+    """A plain float; None for what is undefined."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def matrix(values_NN: Tensor) -> Matrix:
+    """Rows of plain floats; None for what is undefined."""
+    return [[defined(value) for value in row] for row in values_NN.double().tolist()]

@@ -1,0 +1,101 @@
+"""How tokens are spread over the experts of a layer: load, dead experts, shared tokens, entropy.
+
+Shapes: T tokens, N experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.collapse.measure.layer import Layer, defined, matrix
+
+DEAD_BELOW = 0.01  # of a fair share of the load, as in the probes of training
+
+
+@dataclass
+class Counts:
+    """Sums over all tokens of one layer.
+
+    Sums mean nothing once a token's input or router scores were not finite.
+    """
+
+    chosen_N: Tensor
+    shared_NN: Tensor
+    probability_N: Tensor
+    entropy: float = 0.0  # NaN where a router gives no distribution
+    top_k: int = 0
+    tokens: int = 0
+    non_finite_inputs: int = 0
+    non_finite_scores: int = 0
+
+    @classmethod
+    def of(cls, experts: int) -> Counts:
+        """Nothing counted yet."""
+        return cls(
+            torch.zeros(experts, dtype=torch.float64),
+            torch.zeros(experts, experts, dtype=torch.float64),
+            torch.zeros(experts, dtype=torch.float64),
+        )
+
+    @property
+    def defined(self) -> bool:
+        return not (self.non_finite_inputs or self.non_finite_scores)
+
+    def add(self, routed: Routed) -> None:
+        index_TK, logits_TN = routed.index_TK, routed.logits_TN
+        finite_T = routed.input_TD.isfinite().all(-1)
+        self.non_finite_inputs += int((~finite_T).sum())
+        chosen_TN = received(index_TK, self.chosen_N.numel()).float()
+        self.chosen_N += chosen_TN.sum(0).double().cpu()
+        self.shared_NN += (chosen_TN.T @ chosen_TN).double().cpu()
+        self.top_k = max(self.top_k, index_TK.shape[1])
+        self.tokens += len(index_TK)
+        if logits_TN is None:
+            self.entropy = math.nan
+            self.probability_N.fill_(math.nan)
+            return
+        probability_TN = logits_TN.float().softmax(-1)  # a score of -inf is none
+        scored_T = probability_TN.isfinite().all(-1)
+        self.non_finite_scores += int((finite_T & ~scored_T).sum())
+        self.probability_N += probability_TN.sum(0).double().cpu()
+        self.entropy += torch.special.entr(probability_TN).sum().item()
+
+
+def measure_layer(layer: Layer) -> dict[str, Any]:
+    counts, experts = layer.counts, layer.spec.experts
+    load_N = counts.chosen_N / counts.chosen_N.sum().clamp(min=1)
+    mean = load_N.mean().item()
+    probability_N = counts.probability_N / counts.tokens
+    shared_NN = (counts.shared_NN / counts.tokens).fill_diagonal_(0)
+    entropy = counts.entropy / counts.tokens
+    if not counts.defined:
+        mean = entropy = math.nan
+        for values in (load_N, shared_NN, probability_N):
+            values.fill_(math.nan)
+    return {
+        "top_k": counts.top_k,
+        "shared": matrix(shared_NN),
+        "load": [defined(share) for share in load_N.tolist()],
+        "load_cv": defined(load_N.std(correction=0).item() / mean if mean else math.nan),
+        "load_max_over_mean": defined(load_N.max().item() / mean if mean else math.nan),
+        "dead": torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist()
+        if counts.defined
+        else None,
+        "entropy_nats": defined(entropy),
+        "entropy_of_mean_nats": defined(torch.special.entr(probability_N).sum().item()),
+        "entropy_max_nats": math.log(experts),
+    }
+
+
+def received(index_TK: Tensor, experts: int) -> Tensor:
+    """Which experts each token was sent to, [T, N] bool; index N stands for no expert."""
+    received_TN = torch.zeros(
+        index_TK.shape[0], experts + 1, dtype=torch.bool, device=index_TK.device
+    )
+    return received_TN.scatter_(1, index_TK, True)[:, :experts]
