@@ -29,7 +29,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from simsmoe_cli.data.corpora.facts import SPLITS
 from simsmoe_cli.data.split_tokens import CHUNK_BYTES, Expected, SplitTokens
-from simsmoe_cli.data.tokenizers.base import TOKENIZERS, Tokenizer, dtype_for, tokenizer_class
+from simsmoe_cli.data.tokenizers.base import Tokenizer, dtype_for
+from simsmoe_cli.data.tokenizers.names import TOKENIZERS, tokenizer_class
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes, read_json, unsealed, validated
 from simsmoe_cli.registry import CORPORA

@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
 
 from simsmoe_cli import __version__
-from simsmoe_cli.data.tokenizers.base import Tokenizer, tokenizer_class
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.names import tokenizer_class
 from simsmoe_cli.data.tokenizers.tokenizer_json import fast_tokenizer
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.export.mixtral import mixtral_config, mixtral_tensors, require_mixtral

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.data.tokenizers.base import Tokenizer, tokenizer_class
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.names import tokenizer_class
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes

@@ -14,7 +14,7 @@ import pytest
 from simsmoe_cli.data.tasks.encode import encode
 from simsmoe_cli.data.tasks.prepare import prepare_task
 from simsmoe_cli.data.tasks.store import Task, open_task
-from simsmoe_cli.data.tokenizers.base import BytesTokenizer
+from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.untrusted import sealed
 from tests.fuzz.driving import cases, contents, damaged, disturbed, require_clear, simsmoe

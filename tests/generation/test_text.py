@@ -7,12 +7,10 @@ from itertools import islice
 import pytest
 import torch
 
-from simsmoe_cli.data.tokenizers.base import (
-    BytesTokenizer,
-    CharsTokenizer,
-    Tokenizer,
-    WordsTokenizer,
-)
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
+from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
+from simsmoe_cli.data.tokenizers.words import WordsTokenizer
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 from simsmoe_cli.generation.text import complete, encode_prompt, on_one_line

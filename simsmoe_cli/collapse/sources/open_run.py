@@ -24,7 +24,8 @@ from simsmoe_cli.collapse.sources.run import CorpusSource, RunSource, TaskSource
 from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.data.tasks.encode import encode
 from simsmoe_cli.data.tasks.store import Task, is_task, open_task
-from simsmoe_cli.data.tokenizers.base import Tokenizer, tokenizer_class
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.names import tokenizer_class
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import Backbone, LanguageModel

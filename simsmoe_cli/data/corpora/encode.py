@@ -27,14 +27,10 @@ from simsmoe_cli.data.store import (
     SourceInfo,
     SplitInfo,
 )
-from simsmoe_cli.data.tokenizers.base import (
-    BytesTokenizer,
-    CharsTokenizer,
-    Ids,
-    Tokenizer,
-    WordsTokenizer,
-    whole_blocks,
-)
+from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer, whole_blocks
+from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
+from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
+from simsmoe_cli.data.tokenizers.words import WordsTokenizer
 from simsmoe_cli.errors import printable
 from simsmoe_cli.files.background import Background
 from simsmoe_cli.files.untrusted import sealed
@@ -89,11 +85,11 @@ def write_store(
 def _fit(settings: Settings, text: Text) -> Tokenizer:
     """The tokenizer of a text: alphabets and words from all splits, pieces from train alone."""
     if settings.tokenizer == "sentencepiece":
-        from simsmoe_cli.data.tokenizers.sentencepiece import PiecesTokenizer
+        from simsmoe_cli.data.tokenizers.sentencepiece import SentencePieceTokenizer
 
         sample = text.sample("train", SAMPLE_BYTES)
         assert settings.vocab_size is not None
-        return PiecesTokenizer.fit(sample, settings.vocab_size, settings.sp_model)
+        return SentencePieceTokenizer.fit(sample, settings.vocab_size, settings.sp_model)
     if settings.tokenizer == "chars":
         return CharsTokenizer.fit(_all_blocks(text, CharsTokenizer))
     if settings.tokenizer == "words":

@@ -21,12 +21,13 @@ from simsmoe_cli.data.corpora.sources import require_exists, resolve
 from simsmoe_cli.data.io.download import Progress, is_url
 from simsmoe_cli.data.io.scratch import clear_os_errors, locked, scratch
 from simsmoe_cli.data.store import LONGEST, Manifest, Settings, SourceInfo, TokenStore, is_store
-from simsmoe_cli.data.tokenizers.base import PIECES_VOCAB_SIZE, TOKENIZERS
+from simsmoe_cli.data.tokenizers.names import TOKENIZERS
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.files.atomic import whole_folder
 from simsmoe_cli.registry import CORPORA, TASKS, load
 
 MOST_VOCAB = 1 << 24
+PIECES_VOCAB_SIZE = 8192  # of sentencepiece, where none is asked for
 
 
 def prepare(

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simsmoe_cli.data.tasks.store import Example
-from simsmoe_cli.data.tokenizers.base import UNK, Tokenizer
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.words import UNK
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 POOL = 64

@@ -31,7 +31,7 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 MOST_REMEMBERED = 1 << 17
 
 
-class PiecesTokenizer(Tokenizer):
+class SentencePieceTokenizer(Tokenizer):
     """One id per piece of a trained SentencePiece model."""
 
     kind = "sentencepiece"
@@ -45,7 +45,7 @@ class PiecesTokenizer(Tokenizer):
         self._ids: dict[str, list[int]] = {}
 
     @classmethod
-    def fit(cls, sample: Iterable[bytes], vocab_size: int, model: str) -> PiecesTokenizer:
+    def fit(cls, sample: Iterable[bytes], vocab_size: int, model: str) -> SentencePieceTokenizer:
         """Train on a sample of text.
 
         Args:
@@ -124,7 +124,7 @@ class PiecesTokenizer(Tokenizer):
         return self._model
 
     @classmethod
-    def load(cls, content: bytes) -> PiecesTokenizer:
+    def load(cls, content: bytes) -> SentencePieceTokenizer:
         if not content:
             raise damaged("the file is empty")
         try:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from simsmoe_cli.data.tokenizers.base import EOS, UNK, Tokenizer
-from simsmoe_cli.data.tokenizers.sentencepiece import PiecesTokenizer
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from simsmoe_cli.data.tokenizers.words import EOS, UNK
 
 Json = dict[str, Any]
 SPACE = "\u2581"
-# A word with the spaces before it, a line end, spaces: what PiecesTokenizer encodes at once.
+# A word with the spaces before it, a line end, spaces: what SentencePieceTokenizer encodes at once.
 SEGMENT = rf"{SPACE}*[^{SPACE}\n]+|\n|{SPACE}+"
 # Where a text spells a piece that SentencePiece never finds in one, it is taken apart.
 SPELLED = r"<(?=unk>|0x[0-9A-F]{2}>)"
@@ -35,7 +36,7 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Json:
         "post_processor": None,
         "decoder": None,
     }
-    if isinstance(tokenizer, PiecesTokenizer):
+    if isinstance(tokenizer, SentencePieceTokenizer):
         return parts | _pieces(tokenizer)
     content = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
     if tokenizer.kind == "words":
@@ -86,7 +87,7 @@ def _words(words: list[str]) -> Json:
     }
 
 
-def _pieces(tokenizer: PiecesTokenizer) -> Json:
+def _pieces(tokenizer: SentencePieceTokenizer) -> Json:
     """Spaces become U+2581; words, with the spaces before them, are taken one at a time."""
     pieces = tokenizer.scored_pieces()
     vocab = {piece: token for token, (piece, _, _) in enumerate(pieces)}

@@ -16,13 +16,11 @@ from simsmoe_cli.data.tasks import encode as task_encode
 from simsmoe_cli.data.tasks.encode import EncodedSplit, TaskBatches, encode, evaluation_batches
 from simsmoe_cli.data.tasks.prepare import prepare_task
 from simsmoe_cli.data.tasks.store import Example
-from simsmoe_cli.data.tokenizers.base import (
-    BytesTokenizer,
-    CharsTokenizer,
-    Tokenizer,
-    WordsTokenizer,
-)
-from simsmoe_cli.data.tokenizers.sentencepiece import PiecesTokenizer
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
+from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
+from simsmoe_cli.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from simsmoe_cli.data.tokenizers.words import WordsTokenizer
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 
@@ -90,7 +88,7 @@ def test_unknown_words_are_reported_and_unk_itself_is_not() -> None:
 
 
 def test_pieces_know_every_text() -> None:
-    tokenizer = PiecesTokenizer.fit([b"a film of films and of a film\n" * 50], 280, "bpe")
+    tokenizer = SentencePieceTokenizer.fit([b"a film of films and of a film\n" * 50], 280, "bpe")
     split = encode(examples("a film", "ü film\t\u4e2d"), tokenizer, 100)
     assert split.unknown is None
     assert decoded(split, tokenizer) == ["a film", "ü film\t\u4e2d"]

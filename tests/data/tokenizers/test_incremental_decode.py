@@ -6,17 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simsmoe_cli.data.tokenizers.base import (
-    BytesTokenizer,
-    CharsTokenizer,
-    Tokenizer,
-    WordsTokenizer,
-)
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
+from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
 from simsmoe_cli.data.tokenizers.incremental_decode import TextStream
-from simsmoe_cli.data.tokenizers.sentencepiece import PiecesTokenizer
+from simsmoe_cli.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from simsmoe_cli.data.tokenizers.words import WordsTokenizer
 
 SAMPLE = "The café at 5 → naïve 字符\n  two  spaces, and <unk>\n\nAn end 🙂 of it\n"
-PIECES = PiecesTokenizer.fit([(SAMPLE * 40).encode()], 284, "unigram")
+PIECES = SentencePieceTokenizer.fit([(SAMPLE * 40).encode()], 284, "unigram")
 TOKENIZERS: dict[str, Tokenizer] = {
     "bytes": BytesTokenizer(),
     "chars": CharsTokenizer(SAMPLE),

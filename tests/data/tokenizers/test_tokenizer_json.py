@@ -10,14 +10,12 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simsmoe_cli.data.tokenizers.base import (
-    BytesTokenizer,
-    CharsTokenizer,
-    Tokenizer,
-    WordsTokenizer,
-)
-from simsmoe_cli.data.tokenizers.sentencepiece import PiecesTokenizer
+from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
+from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
+from simsmoe_cli.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from simsmoe_cli.data.tokenizers.tokenizer_json import fast_tokenizer
+from simsmoe_cli.data.tokenizers.words import WordsTokenizer
 from tests.data.tokenizers.test_incremental_decode import SAMPLE
 
 ALPHABET = "ab é→\n\t字"
@@ -29,7 +27,7 @@ def exported(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 
 
 BYTES = BytesTokenizer()
-UNIGRAM = PiecesTokenizer.fit([(SAMPLE * 40).encode()], 284, "unigram")
+UNIGRAM = SentencePieceTokenizer.fit([(SAMPLE * 40).encode()], 284, "unigram")
 FAST = {"bytes": exported(BYTES), "unigram": exported(UNIGRAM)}
 
 
@@ -73,7 +71,7 @@ def test_pieces(text: str) -> None:
 @pytest.mark.parametrize("model", ["unigram", "bpe"])
 def test_pieces_of_real_text(model: str, shared: Path) -> None:
     text = (shared / "data/tinyshakespeare/input.txt").read_text()[:200_000]
-    tokenizer = PiecesTokenizer.fit([text.encode()], 1000, model)
+    tokenizer = SentencePieceTokenizer.fit([text.encode()], 1000, model)
     assert tokenizer.is_unigram == (model == "unigram")
     fast = exported(tokenizer)
     sample = text[:50_000] + SAMPLE + "<unk> <0x41> <s>"
