@@ -44,7 +44,8 @@ from simsmoe_cli.monitor.read.tail import Tail
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.monitor.state.runs import find_runs
-from simsmoe_cli.run.folder import EventLog, RunDir
+from simsmoe_cli.run.events import EventLog
+from simsmoe_cli.run.folder import RunDir
 
 START = 1.7e9
 STEP_S = 0.25
@@ -161,10 +162,14 @@ def append_events(
     log = EventLog(events, keep_bytes=events.stat().st_size)
     count = int(seconds / every_s)
     for step in range(first, first + count):
-        log.emit("train", step, **train_fields(step, first + count, rng.normal(size=6)))
+        log.emit(
+            {"kind": "train", "step": step, **train_fields(step, first + count, rng.normal(size=6))}
+        )
         if step == first + count // 2:
-            log.emit("router", step, **router_fields(layers, experts, rng))
-            log.emit("similarity", step, **similarity_fields(layers, experts, rng))
+            log.emit({"kind": "router", "step": step, **router_fields(layers, experts, rng)})
+            log.emit(
+                {"kind": "similarity", "step": step, **similarity_fields(layers, experts, rng)}
+            )
         time.sleep(every_s)
     log.close()
 

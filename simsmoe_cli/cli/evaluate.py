@@ -52,7 +52,7 @@ def evaluate(
     """Evaluate a run's weights on a whole split: every token, or every text, once."""
     import json
 
-    from simsmoe_cli.run.folder import finite
+    from simsmoe_cli.run.events import finite
     from simsmoe_cli.train import session
     from simsmoe_cli.train.evaluation import evaluate_run
     from simsmoe_cli.train.plan_pretraining import find_run

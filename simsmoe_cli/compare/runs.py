@@ -20,7 +20,8 @@ from simsmoe_cli.compare.foreign_report import measures_of, read_reported, setti
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run.folder import Event, RunDir, number, read_events, whole
+from simsmoe_cli.run.events import read_events
+from simsmoe_cli.run.folder import RunDir
 
 # Fields of a recipe that describe it and set nothing.
 NOT_SETTINGS = ("name", "description", "source")
@@ -80,9 +81,9 @@ class Curve:
     steps: list[int] = field(default_factory=list)
     values: list[float | None] = field(default_factory=list)
 
-    def add(self, step: int, value: Any) -> None:
+    def add(self, step: int, value: float | None) -> None:
         self.steps.append(step)
-        self.values.append(number(value))
+        self.values.append(value)
 
 
 @dataclass(frozen=True)
@@ -279,37 +280,41 @@ def _summary(run: RunDir, label: str, recipe: Recipe) -> RunSummary:
     try:
         for event in read_events(run.events):
             step = event["step"]
-            match event["kind"]:
-                case "run_started":
-                    status, total_steps = "in training", whole(event.get("total_steps"))
-                case "train":
-                    curves["train_bpc"].add(step, event.get("bpc"))
-                    curves["train_accuracy"].add(step, event.get("accuracy"))
-                    if (speed := number(event.get("tokens_per_s"))) is not None:
-                        speeds.append(speed)
-                case "eval" if event.get("split") == "valid":
-                    curves["valid_bpc"].add(step, event.get("bpc"))
-                    curves["valid_accuracy"].add(step, event.get("accuracy"))
-                    for name, best in (("bpc", min), ("perplexity", min), ("accuracy", max)):
-                        seen = (measures[f"valid_{name}"], number(event.get(name)))
-                        known = [value for value in seen if value is not None]
-                        measures[f"valid_{name}"] = best(known) if known else None
-                case "similarity":
-                    means = _of_layers(event, "mean")
-                    measures["cka"] = _mean(means)
-                    measures["cka_worst_layer"] = max(means, default=None)
-                    curves["cka"].add(step, measures["cka"])
-                case "router":
-                    measures["load_cv"] = _mean(_of_layers(event, "load_cv"))
-                    measures["dead_experts"] = _dead(event)
-                    curves["load_cv"].add(step, measures["load_cv"])
-                case "run_finished":
-                    given = event.get("status")
-                    status = given if given in ("finished", "stopped", "failed") else "unknown"
-                    measures["test_bpc"] = number(event.get("test_bpc"))
-                    measures["test_accuracy"] = number(event.get("test_accuracy"))
-                    loss = number(event.get("test_loss_nats"))
-                    measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
+            if event["kind"] == "run_started":
+                status, total_steps = "in training", event.get("total_steps")
+            elif event["kind"] == "train":
+                curves["train_bpc"].add(step, event.get("bpc"))
+                curves["train_accuracy"].add(step, event.get("accuracy"))
+                if (speed := event.get("tokens_per_s")) is not None:
+                    speeds.append(speed)
+            elif event["kind"] == "eval" and event.get("split") == "valid":
+                curves["valid_bpc"].add(step, event.get("bpc"))
+                curves["valid_accuracy"].add(step, event.get("accuracy"))
+                scores = (
+                    ("bpc", event.get("bpc"), min),
+                    ("perplexity", event.get("perplexity"), min),
+                    ("accuracy", event.get("accuracy"), max),
+                )
+                for name, score, best in scores:
+                    known = _known([measures[f"valid_{name}"], score])
+                    measures[f"valid_{name}"] = best(known) if known else None
+            elif event["kind"] == "similarity":
+                means = _known([layer.get("mean") for layer in event.get("layers", [])])
+                measures["cka"] = _mean(means)
+                measures["cka_worst_layer"] = max(means, default=None)
+                curves["cka"].add(step, measures["cka"])
+            elif event["kind"] == "router":
+                layers = event.get("layers", [])
+                measures["load_cv"] = _mean(_known([layer.get("load_cv") for layer in layers]))
+                dead = [float(len(layer.get("dead", []))) for layer in layers]
+                measures["dead_experts"] = sum(dead) if dead else None
+                curves["load_cv"].add(step, measures["load_cv"])
+            elif event["kind"] == "run_finished":
+                status = event.get("status", "unknown")
+                measures["test_bpc"] = event.get("test_bpc")
+                measures["test_accuracy"] = event.get("test_accuracy")
+                loss = event.get("test_loss_nats")
+                measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
     except OSError as error:
         raise UserError(
             f"cannot be read: {error.strerror}", where=str(run.events), code=EXIT_DATA
@@ -374,20 +379,8 @@ def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
     return notes
 
 
-def _of_layers(event: Event, name: str) -> list[float]:
-    layers = event.get("layers")
-    if not isinstance(layers, list):
-        return []
-    values = [number(layer.get(name)) for layer in layers if isinstance(layer, dict)]
+def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
-
-
-def _dead(event: Event) -> float | None:
-    layers = event.get("layers")
-    if not isinstance(layers, list):
-        return None
-    lists = [layer.get("dead") for layer in layers if isinstance(layer, dict)]
-    return float(sum(len(dead) for dead in lists if isinstance(dead, list)))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -34,7 +34,8 @@ from simsmoe_cli.monitor.read.tail import Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.layers import most_alike
 from simsmoe_cli.monitor.state.run import RunHistory
-from simsmoe_cli.run.folder import RunDir, finite
+from simsmoe_cli.run.events import finite
+from simsmoe_cli.run.folder import RunDir
 
 SNAPSHOT_SCHEMA = 1
 

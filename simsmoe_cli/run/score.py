@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simsmoe_cli.monitor.state.layers import number
 from simsmoe_cli.monitor.state.series import Array
-from simsmoe_cli.run.folder import Event
+from simsmoe_cli.run.events import Event, number
 
 OF_CHARACTERS = ("byte", "character")
 OF_TEXTS = "text"  # what a classifier is trained on, one by one

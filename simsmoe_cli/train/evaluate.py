@@ -33,6 +33,7 @@ from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_streams
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.run.events import SplitScore
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Evaluation:
         """
         return self.loss_nats * split.tokens / units
 
-    def event_fields(self, split: str, manifest: Manifest) -> dict[str, float | int | str | None]:
-        """The fields of an eval event.
+    def on_split(self, split: str, manifest: Manifest) -> SplitScore:
+        """What an eval event says of it.
 
         Args:
             split: its name.

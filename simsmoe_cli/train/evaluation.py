@@ -114,7 +114,7 @@ def evaluate_run(
     if predictions is not None:
         write_predictions(predictions, result, on.split(split), on.labels)
     report = task_report(result, on)
-    return known | {"task": on.name, "warnings": notes} | result.event_fields(split) | report
+    return known | {"task": on.name, "warnings": notes} | result.on_split(split) | report
 
 
 def _on_corpus(
@@ -167,7 +167,7 @@ def _on_corpus(
             precision=resolve_precision(recipe.train.precision, device),
             context=context,
         )
-    return {"corpus": store.manifest.name, **result.event_fields(split, store.manifest)}
+    return {"corpus": store.manifest.name, **result.on_split(split, store.manifest)}
 
 
 def _on_task(

@@ -10,19 +10,28 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from simsmoe_cli.model.language_model import BackboneOutput
+from simsmoe_cli.run.events import SimilarityLearning, Train
+
+# Names of the sums. Checkpoints hold them, after "window.".
+ACCURACY = "accuracy"  # share of texts that a classifier has right
+_TASK = "task"  # loss of the task, nats
+_STEPS = "steps"  # how many
+_GRAD_NORM = "grad_norm"
+_PAIRS_DUE = "pairs_due"  # pairs compared by similarity learning
+_SIMILARITY = "similarity_sum"  # of these pairs
+_LOSS = "loss."  # NAME: an auxiliary loss, nats
+_METRIC = "metric."  # NAME: what routers report
+_REPORTS = "reports."  # NAME: how many layers reported it
+
 
 class LogWindow:
-    """Sums of the steps since the last train event, fp32, by name.
-
-    "task" is the task's loss in nats, "accuracy" the share of examples a classifier has right,
-    "loss.NAME" an auxiliary loss, "grad_norm" the gradient norm, "pairs_due" and "similarity_sum"
-    pairs measured and the sum of their similarity, "metric.NAME" and "reports.NAME" what routers
-    report and how many layers reported it, "steps" the number of steps. `timed_steps` of them were
+    """Sums of the steps since the last train event, fp32, by name; `timed_steps` of the steps were
     taken since the clock was restarted.
     """
 
@@ -42,27 +51,26 @@ class LogWindow:
             for name, tensor in tensors.items()
             if name.startswith("window.")
         }
-        reported = {n.replace("metric.", "reports.", 1) for n in sums if n.startswith("metric.")}
-        needed = {"task", "grad_norm", "steps"} | reported if sums else set()
-        if "pairs_due" in sums:
-            needed.add("similarity_sum")
+        reported = {n.replace(_METRIC, _REPORTS, 1) for n in sums if n.startswith(_METRIC)}
+        needed = {_TASK, _GRAD_NORM, _STEPS} | reported if sums else set()
+        if _PAIRS_DUE in sums:
+            needed.add(_SIMILARITY)
         if any(
             t.shape != () or t.dtype != torch.float32 or not t.isfinite() for t in sums.values()
         ):
             raise ValueError("the sums of the open log window are no numbers")
-        if not needed <= sums.keys() or (sums and not sums["steps"] >= 1):
+        if not needed <= sums.keys() or (sums and not sums[_STEPS] >= 1):
             raise ValueError("the open log window is not whole")
         self.sums = {name: tensor.to(device) for name, tensor in sums.items()}
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add to the sums; does not wait on the device."""
         for name, value in values.items():
-            value = value.float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            _add(self.sums, name, value.float())
 
     def end_step(self, grad_norm: Tensor) -> None:
         """A step was done."""
-        self.add({"grad_norm": grad_norm, "steps": torch.ones_like(grad_norm)})
+        self.add({_GRAD_NORM: grad_norm, _STEPS: torch.ones_like(grad_norm)})
         self.timed_steps += 1
 
     def restart_clock(self) -> None:
@@ -76,48 +84,87 @@ class LogWindow:
         yield
         self._since += time.perf_counter() - start
 
-    def close(self, tokens: int, *, in_bits: bool) -> dict[str, Any]:
-        """Fields of the train event, all sums read at once; a new window begins.
+    def close(
+        self,
+        step: int,
+        *,
+        tokens: int,
+        timed_tokens: int,
+        lr: float,
+        similarity: Mapping[str, float],
+        in_bits: bool,
+    ) -> Train:
+        """The train event, all sums read at once; a new window begins.
 
         The host waits on the device here.
 
         Args:
-            tokens: of the timed steps, for the speed.
+            step: steps done.
+            tokens: read since the training began.
+            timed_tokens: of the timed steps, for the speed.
+            lr: learning rate of the last step.
+            similarity: settings of similarity learning in force, by name.
             in_bits: whether the loss is also given as BPC.
         """
         names = list(self.sums)
         values = torch.stack([self.sums[name] for name in names]).tolist()
         sums = dict(zip(names, values, strict=True))
-        steps = sums["steps"]
-        loss_nats = sums["task"] / steps
+        steps = sums[_STEPS]
+        loss_nats = sums[_TASK] / steps
         seconds = time.perf_counter() - self._since
-        fields: dict[str, Any] = {
+        losses = {name: value / steps for name, value in _named(_LOSS, sums)}
+        event: Train = {
+            "kind": "train",
+            "step": step,
             "loss_nats": loss_nats,
             "bpc": loss_nats / math.log(2) if in_bits else None,
-            "losses": {
-                name.removeprefix("loss."): value / steps
-                for name, value in sums.items()
-                if name.startswith("loss.")
-            },
-            "grad_norm": sums["grad_norm"] / steps,
-            "tokens_per_s": tokens / seconds,
+            "losses": losses,
+            "grad_norm": sums[_GRAD_NORM] / steps,
+            "tokens_per_s": timed_tokens / seconds,
             "step_ms": 1000 * seconds / self.timed_steps,
+            "lr": lr,
+            "tokens": tokens,
         }
-        if "accuracy" in sums:
-            fields["accuracy"] = sums["accuracy"] / steps
-        if "pairs_due" in sums:
-            due = sums["pairs_due"]
-            fields["similarity"] = {
-                "pairs_due": due / steps,
-                "mean": sums["similarity_sum"] / due if due else None,
-            }
-        metrics = {
-            name.removeprefix("metric."): value / sums[name.replace("metric.", "reports.", 1)]
-            for name, value in sums.items()
-            if name.startswith("metric.")
-        }
-        if metrics:
-            fields["metrics"] = metrics
+        if ACCURACY in sums:
+            event["accuracy"] = sums[ACCURACY] / steps
+        if _PAIRS_DUE in sums:
+            due = sums[_PAIRS_DUE]
+            mean = sums[_SIMILARITY] / due if due else None
+            event["similarity"] = {"pairs_due": due / steps, "mean": mean}
+            event["similarity"].update(cast(SimilarityLearning, similarity))
+        if metrics := {n: value / sums[_REPORTS + n] for n, value in _named(_METRIC, sums)}:
+            event["metrics"] = dict(metrics)
         self.sums = {}
         self.restart_clock()
-        return fields
+        return event
+
+
+def measured(task: Tensor, output: BackboneOutput) -> dict[str, Tensor]:
+    """What a micro-batch adds to the window, detached.
+
+    Args:
+        task: the loss of the task.
+        output: with auxiliary losses, and what similarity learning and routers say of each layer.
+    """
+    found = {_TASK: task.detach()}
+    found |= {_LOSS + name: loss.detach() for name, loss in output.losses.items()}
+    for layer in output.moe:
+        if layer.similarity is not None:
+            due = layer.similarity.pairs_due
+            _add(found, _PAIRS_DUE, due.detach())
+            _add(found, _SIMILARITY, (layer.similarity.mean * due).nan_to_num().detach())
+        for metric, value in layer.routing.metrics.items():
+            _add(found, _METRIC + metric, value.detach())
+            _add(found, _REPORTS + metric, torch.ones_like(value))
+    return found
+
+
+def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def _named(prefix: str, sums: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """Sums whose names begin with the prefix, by the rest of their names."""
+    for name, value in sums.items():
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix), value

@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from torch import Tensor
 from simsmoe_cli.errors import EXIT_NON_FINITE, Terminated, UserError
 from simsmoe_cli.files.background import Background
 from simsmoe_cli.model.precision import cpu_bf16
-from simsmoe_cli.run.folder import EventLog, RunDir
+from simsmoe_cli.run.events import Event, EventLog, RunFinished, RunStarted
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import checkpoint, saving
 from simsmoe_cli.train.log_window import LogWindow
 from simsmoe_cli.train.objectives.base import LossWeights, Objective, S
@@ -95,7 +96,7 @@ class Trainer(Generic[S]):
         self.started = False
         self._in_step = False  # a step was begun and not finished
         self._events: EventLog | None = None
-        self._held: list[tuple[str, int, dict[str, Any]]] = []  # until the events are open
+        self._held: list[Event] = []  # until the events are open
         self._new = resume_from is None if new is None else new
         self._on_begin = on_begin
         self._notes = list(notes)
@@ -152,12 +153,14 @@ class Trainer(Generic[S]):
         assert self._events is not None
         return self._events
 
-    def _leave(self, status: str, reason: str) -> None:
+    def _leave(self, status: Literal["stopped", "failed"], reason: str) -> None:
         """The last event of a run that did not finish, if it can be written: a full disk or a
         reader that left must not hide why."""
         if self._events is not None:
             with contextlib.suppress(OSError):
-                self._emit("run_finished", status=status, reason=reason)
+                self._emit(
+                    RunFinished(kind="run_finished", step=self.step, status=status, reason=reason)
+                )
 
     def _train(self, signals: contextlib.ExitStack) -> S:
         settings = self.settings
@@ -191,7 +194,15 @@ class Trainer(Generic[S]):
                     self._save()
             with self.window.clock_paused():
                 if self.profiler.step_done():
-                    self._emit("profile", path=self.run.profile.name, trace=TRACE, summary=SUMMARY)
+                    self._emit(
+                        {
+                            "kind": "profile",
+                            "step": self.step,
+                            "path": self.run.profile.name,
+                            "trace": TRACE,
+                            "summary": SUMMARY,
+                        }
+                    )
             if stopping:
                 self.writer.wait()
                 self.signals.leave_if_asked(self.step)
@@ -213,8 +224,8 @@ class Trainer(Generic[S]):
             self._notes.append(
                 "events from before the checkpoint are lost; the training itself is whole"
             )
-        for kind, step, fields in self._held:
-            self._events.emit(kind, step, **fields)
+        for event in self._held:
+            self._events.emit(event)
         if self._resume_from is not None:
             self._go_on(self._resume_from)
 
@@ -242,24 +253,25 @@ class Trainer(Generic[S]):
 
     def _announce(self) -> None:
         recipe, settings = self.recipe, self.settings
-        self._emit(
-            "run_started",
-            step=self.first_watched,
-            name=self.run.name,
-            recipe=recipe.model_dump(mode="json"),
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            tokens_per_step=settings.batch * settings.block,
-            total_steps=settings.steps,
-            unit=self.objective.unit,
-            device=str(self.device),
-            precision=self.objective.precision,
+        started: RunStarted = {
+            "kind": "run_started",
+            "step": self.first_watched,
+            "name": self.run.name,
+            "recipe": recipe.model_dump(mode="json"),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "tokens_per_step": settings.batch * settings.block,
+            "total_steps": settings.steps,
+            "unit": self.objective.unit,
+            "device": str(self.device),
+            "precision": self.objective.precision,
             **self.objective.announcement(),
-        )
+        }
+        self._emit(started)
 
     def _go_on(self, folder: Path) -> None:
         """Say what a resumed run goes on from, and what is not as it was."""
         path = str(folder.relative_to(self.run.path))
-        self._emit("checkpoint", step=self.first_watched, path=path)
+        self._emit({"kind": "checkpoint", "step": self.first_watched, "path": path})
         if self._resumed["recipe"] != self.recipe.model_dump(mode="json"):
             self._announce()
         precision, before = self.objective.precision, self._resumed["precision"]
@@ -278,7 +290,7 @@ class Trainer(Generic[S]):
 
     def _warn(self, *messages: str) -> None:
         for message in messages:
-            self._emit("warning", step=self.first_watched, message=message)
+            self._emit({"kind": "warning", "step": self.first_watched, "message": message})
 
     def _train_step(self) -> None:
         """One optimizer step over all micro-batches; never waits on the device."""
@@ -319,12 +331,16 @@ class Trainer(Generic[S]):
         self._check_finite()
         tokens = self.objective.tokens_read(self.step)
         timed = tokens - self.objective.tokens_read(self.step - self.window.timed_steps)
-        fields = self.window.close(timed, in_bits=self.objective.in_bits)
-        if "similarity" in fields:
-            progress = (self.step - 1) / self.settings.steps
-            fields["similarity"] |= self.recipe.similarity.in_force(progress)
-        lr = learning_rate(self.step - 1, self.settings)
-        self._emit("train", **fields, lr=lr, tokens=tokens)
+        self._emit(
+            self.window.close(
+                self.step,
+                tokens=tokens,
+                timed_tokens=timed,
+                lr=learning_rate(self.step - 1, self.settings),
+                similarity=self.recipe.similarity.in_force((self.step - 1) / self.settings.steps),
+                in_bits=self.objective.in_bits,
+            )
+        )
 
     def _check_finite(self) -> None:
         if self.guard.tripped():
@@ -332,7 +348,7 @@ class Trainer(Generic[S]):
             raise self._diverged(f"the loss or its gradient became non-finite at step {first_bad}")
 
     def _diverged(self, message: str) -> UserError:
-        self._emit("warning", message=message)
+        self._emit({"kind": "warning", "step": self.step, "message": message})
         self.writer.wait()
         settings = self.settings
         saved = checkpoint.list_checkpoints(self.run)
@@ -362,14 +378,14 @@ class Trainer(Generic[S]):
             state = self.objective.identity() | self.objective.best_fields(score)
             step, model = self.step, saving.Snapshot(self.model)
             self.writer.submit(lambda: checkpoint.save_best(self.run, step, model, state))
-        self._emit("eval", **self.objective.event_fields(score, "valid"), best=best)
+        self._evaluated(score, "valid", best)
 
     def _probe(self) -> None:
         tokens_BM, real_T = self.objective.probe_batch()
         context = self.objective.context(self.step, real_T)
         router, similarity = probe(self.model, tokens_BM, context, self.objective.precision)
-        self._emit("router", **router)
-        self._emit("similarity", **similarity)
+        self._emit({"kind": "router", "step": self.step, "layers": router})
+        self._emit({"kind": "similarity", "step": self.step, **similarity})
 
     def _save(self) -> None:
         self._check_finite()
@@ -388,7 +404,8 @@ class Trainer(Generic[S]):
 
         self.writer.submit(write)
         path = self.run.checkpoints / checkpoint.step_name(step)
-        self._emit("checkpoint", path=str(path.relative_to(self.run.path)))
+        name = str(path.relative_to(self.run.path))
+        self._emit({"kind": "checkpoint", "step": step, "path": name})
 
     def _restore(self, folder: Path) -> dict[str, Any]:
         """Everything back as it was when the checkpoint was taken; its state."""
@@ -429,21 +446,24 @@ class Trainer(Generic[S]):
         checkpoint.load_weights(folder, state, self.model)
         score = self.objective.test(self.objective.context(state["step"]))
         self.signals.leave_when_asked(None)
-        self._emit(
-            "eval", **self.objective.event_fields(score, self.objective.test_split), best=True
-        )
-        self._emit(
-            "run_finished",
-            status="finished",
-            reason="all steps done",
-            **self.objective.result_fields(score),
-            best_step=state["step"],
-        )
+        self._evaluated(score, self.objective.test_split, best=True)
+        finished: RunFinished = {
+            "kind": "run_finished",
+            "step": self.step,
+            "status": "finished",
+            "reason": "all steps done",
+            **self.objective.test_scores(score),
+            "best_step": state["step"],
+        }
+        self._emit(finished)
         return score
 
-    def _emit(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
-        step = self.step if step is None else step
+    def _evaluated(self, score: S, split: str, best: bool) -> None:
+        scored = self.objective.split_score(score, split)
+        self._emit({"kind": "eval", "step": self.step, **scored, "best": best})
+
+    def _emit(self, event: Event) -> None:
         if self._events is None:
-            self._held.append((kind, step, fields))
+            self._held.append(event)
         else:
-            self._events.emit(kind, step, **fields)
+            self._events.emit(event)

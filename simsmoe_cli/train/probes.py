@@ -12,7 +12,6 @@ Shapes: B batch, M block, T = B*M tokens, N experts, K experts per token.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from simsmoe_cli.data.streams import Tokens
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.run.events import ProbedSimilarity, RouterLayer, SimilarityLayer
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.train.evaluate import autocast
 
@@ -40,8 +40,8 @@ def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
 @torch.no_grad()
 def probe(
     model: Backbone, batch_BM: Tensor, context: StepContext, precision: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields of a router event and of a similarity event.
+) -> tuple[list[RouterLayer], ProbedSimilarity]:
+    """What a router event and a similarity event say.
 
     Args:
         model: left in the mode it was in.
@@ -71,7 +71,8 @@ def probe(
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    routers, similarities = [], []
+    routers: list[RouterLayer] = []
+    similarities: list[SimilarityLayer] = []
     # The host reads the numbers here, once per probe and layer.
     for number, (output, cka_NN) in enumerate(zip(outputs, cka, strict=True)):
         routing = output.routing
@@ -101,10 +102,12 @@ def probe(
                 "shared": shared_NN.fill_diagonal_(0).tolist(),
             }
         )
-    return (
-        {"layers": routers},
-        {"measure": "cka-linear-debiased", "tokens": tokens, "layers": similarities},
-    )
+    found: ProbedSimilarity = {
+        "measure": "cka-linear-debiased",
+        "tokens": tokens,
+        "layers": similarities,
+    }
+    return routers, found
 
 
 def _real(x_BMD: Tensor, real_T: Tensor | None) -> Tensor:

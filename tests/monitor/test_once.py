@@ -12,7 +12,7 @@ from simsmoe_cli.monitor.json_snapshot import SNAPSHOT_SCHEMA, read, snapshot
 from simsmoe_cli.monitor.once import picture
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.layers import LayerSimilarity, most_alike
-from simsmoe_cli.run.folder import finite, read_events
+from simsmoe_cli.run.events import finite, read_events
 from tests.monitor.made_run import BEGAN, STEP_S, event, write_run
 
 NOW = BEGAN + STEP_S * 2000

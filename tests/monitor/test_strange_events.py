@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from simsmoe_cli.monitor.read.tail import Batch, Tail
 from simsmoe_cli.monitor.state.run import RunHistory
+from simsmoe_cli.run.events import Event, NotAnEvent, parse_event
 from tests.monitor.made_run import event
 
 JSON = st.recursive(
@@ -47,11 +50,17 @@ EVENT = st.fixed_dictionaries(
 )
 
 
+def parsed(strange: list[dict[str, Any]]) -> Iterator[Event]:
+    for found in strange:
+        with contextlib.suppress(NotAnEvent):
+            yield parse_event(json.dumps(found).encode())
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(EVENT | st.dictionaries(st.text(max_size=5), JSON), max_size=6))
 def test_no_event_can_stop_it(strange: list[dict[str, Any]]) -> None:
     history = RunHistory(Path("run"))
-    history.apply(strange)
+    history.apply(parsed(strange))
     right = event("train", 60, loss_nats=1.25, lr=0.5)
     history.take(Batch([right]), live=True)
     assert history.last("lr") == 0.5

@@ -205,7 +205,7 @@ def fields(store: TokenStore, probability_V: np.ndarray[Any, Any]) -> dict[str, 
     torch.nn.init.zeros_(lm.output.weight)
     lm.output.bias.data = torch.from_numpy(probability_V).log().float()
     result = evaluate_split(lm, store.split("test"), block=64, streams=8)
-    return result.event_fields("test", store.manifest)
+    return result.on_split("test", store.manifest)
 
 
 @pytest.mark.parametrize("settings", [PAPER_MODEL, ROPE], ids=["relative", "rope"])
@@ -216,7 +216,7 @@ def test_what_a_word_costs_does_not_depend_on_how_its_text_is_batched(
     store = stores[kind]
     lm = LanguageModel(recipe(model=settings), store.manifest.vocab_size)
     found = [
-        evaluate_split(lm, store.split("test"), block=32, streams=streams).event_fields(
+        evaluate_split(lm, store.split("test"), block=32, streams=streams).on_split(
             "test", store.manifest
         )
         for streams in (1, 3, 8)
@@ -267,7 +267,7 @@ def test_bits_per_byte_of_known_distributions(stores: dict[str, TokenStore]) -> 
 def test_fields_by_their_definitions(store: TokenStore) -> None:
     text = store.manifest.splits["valid"]
     result = Evaluation(total_nats=2.0 * text.tokens, tokens=text.tokens, seconds=4.0)
-    assert result.event_fields("valid", store.manifest) == {
+    assert result.on_split("valid", store.manifest) == {
         "split": "valid",
         "loss_nats": 2.0,
         "bpc": pytest.approx(2 / math.log(2)),
@@ -278,6 +278,6 @@ def test_fields_by_their_definitions(store: TokenStore) -> None:
         "tokens_per_s": text.tokens / 4,
     }
     half = Evaluation(result.total_nats / 2, text.tokens // 2, 4.0)
-    assert half.event_fields("valid", store.manifest)["bits_per_byte"] == pytest.approx(
+    assert half.on_split("valid", store.manifest)["bits_per_byte"] == pytest.approx(
         2 / math.log(2), rel=1e-3
     )

@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from simsmoe_cli.run.events import Train
 from simsmoe_cli.train.log_window import LogWindow
 
 
@@ -24,6 +25,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
+def closed(window: LogWindow, tokens: int) -> Train:
+    return window.close(
+        3, tokens=1000, timed_tokens=tokens, lr=0.5, similarity={"weight": 0.25}, in_bits=False
+    )
+
+
 def step(window: LogWindow, clock: Clock, seconds: float) -> None:
     clock.now += seconds
     window.add({"task": torch.tensor(2.0)})
@@ -36,11 +43,11 @@ def test_speed_is_that_of_steps_alone(clock: Clock) -> None:
     with window.clock_paused():
         clock.now += 1000.0
     step(window, clock, 0.75)
-    fields = window.close(tokens=128, in_bits=False)
+    fields = closed(window, 128)
     assert fields["step_ms"] == pytest.approx(500)
     assert fields["tokens_per_s"] == pytest.approx(128)
     step(window, clock, 0.125)
-    assert window.close(tokens=64, in_bits=False)["step_ms"] == pytest.approx(125)
+    assert closed(window, 64)["step_ms"] == pytest.approx(125)
 
 
 def test_steps_of_before_a_restart_count_for_means_and_not_for_speed(clock: Clock) -> None:
@@ -53,7 +60,7 @@ def test_steps_of_before_a_restart_count_for_means_and_not_for_speed(clock: Cloc
     clock.now += 50.0
     window.restart_clock()
     step(window, clock, 0.5)
-    fields = window.close(tokens=64, in_bits=False)
+    fields = closed(window, 64)
     assert fields["loss_nats"] == pytest.approx((9 + 2) / 4)
     assert fields["grad_norm"] == pytest.approx(1)
     assert fields["step_ms"] == pytest.approx(500)

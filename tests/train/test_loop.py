@@ -30,7 +30,7 @@ from tests.train.tiny import events, recipe, without_times
 Make = Callable[..., Trainer]
 
 COMMON = {"schema", "kind", "step", "time"}
-# What rundir.py documents.
+# What run/events.py documents.
 FIELDS = {
     "run_started": {
         "name", "recipe", "parameters", "tokens_per_step", "total_steps", "unit", "device",

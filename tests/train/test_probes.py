@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import Routing, StepContext
-from simsmoe_cli.run.folder import EventLog, read_events
+from simsmoe_cli.run.events import EventLog, read_events
 from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.probes import probe, probe_batch
@@ -42,7 +42,7 @@ def batch_BM() -> torch.Tensor:
 def look(lm: LanguageModel, batch_BM: torch.Tensor) -> tuple[list[Any], list[Any]]:
     """Layers of the router event and of the similarity event."""
     router, similarity = probe(lm, batch_BM, StepContext(), "fp32")
-    return router["layers"], similarity["layers"]
+    return router, similarity["layers"]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -161,8 +161,8 @@ def test_what_is_undefined_is_null_in_the_events(
     none.w_out.data[:] = 0
     router, similarity = probe(lm, batch_BM, StepContext(), "fp32")
     log = EventLog(tmp_path / "events.jsonl")
-    log.emit("router", 1, **router)
-    log.emit("similarity", 1, **similarity)
+    log.emit({"kind": "router", "step": 1, "layers": router})
+    log.emit({"kind": "similarity", "step": 1, **similarity})
     log.close()
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert all("NaN" not in line and json.loads(line) for line in lines)

@@ -84,12 +84,12 @@ elif moment == "checkpoint":
 elif moment == "rename":
     emit = loop.EventLog.emit
     calls = 0
-    def patched(self, kind, step, **fields):
+    def patched(self, event):
         global calls
-        calls += kind == "checkpoint"
+        calls += event["kind"] == "checkpoint"
         if calls == at:
             die()
-        emit(self, kind, step, **fields)
+        emit(self, event)
     loop.EventLog.emit = patched
 
 sys.argv = ["simsmoe", *sys.argv[3:]]

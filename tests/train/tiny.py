@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run.folder import RunDir, read_events
+from simsmoe_cli.run.events import read_events
+from simsmoe_cli.run.folder import RunDir
 
 TINY: dict[str, dict[str, Any]] = {
     "model": {"pattern": "sg", "repeats": 2, "width": 32, "heads": 2},

@@ -1,7 +1,4 @@
-"""What a run's events say of its training: the loss curve and the probes, for a report.
-
-Events of unknown kinds, and fields that are missing or no numbers, are passed over.
-"""
+"""What a run's events say of its training: the loss curve and the probes, for a report."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any
 
 from simsmoe_cli.collapse.findings import History, LossPoint, ProbePoint
 from simsmoe_cli.errors import printable
-from simsmoe_cli.run.folder import Event, number, read_events, whole
+from simsmoe_cli.run.events import Eval, Train, read_events
 
 LOSSES_KEPT = 2000  # points of the loss curve; more cannot be told apart in a figure
 
@@ -25,22 +22,23 @@ def read_history(path: Path) -> History:
     facts: dict[str, int] = {}
     loads: list[list[float]] = []
     for event in read_events(path):
-        kind, step = event["kind"], event["step"]
-        if kind == "run_started" and (total := whole(event.get("total_steps"))) is not None:
-            facts["total_steps"] = total
-        elif kind in ("train", "eval"):
-            losses.append(_loss(event, step))
-        elif kind == "similarity":
-            means = [number(layer.get("mean")) for layer in _layers(event)]
+        step = event["step"]
+        if event["kind"] == "run_started":
+            if "total_steps" in event:
+                facts["total_steps"] = event["total_steps"]
+        elif event["kind"] == "train" or event["kind"] == "eval":
+            losses.append(_loss(event))
+        elif event["kind"] == "similarity":
+            means = [layer.get("mean") for layer in event.get("layers", [])]
             probes.setdefault(step, {})["cka_mean"] = means
-            if (tokens := whole(event.get("tokens"))) is not None:
-                facts["probe_tokens"] = tokens
-        elif kind == "router":
-            layers = _layers(event)
-            now = [[number(share) or 0.0 for share in _list(layer, "load")] for layer in layers]
+            if "tokens" in event:
+                facts["probe_tokens"] = event["tokens"]
+        elif event["kind"] == "router":
+            layers = event.get("layers", [])
+            now = [[share or 0.0 for share in layer.get("load", [])] for layer in layers]
             probes.setdefault(step, {}).update(
-                load_cv=[number(layer.get("load_cv")) for layer in layers],
-                dead=[len(_list(layer, "dead")) for layer in layers],
+                load_cv=[layer.get("load_cv") for layer in layers],
+                dead=[len(layer.get("dead", [])) for layer in layers],
                 drift=_drift(loads, now),
             )
             loads = now
@@ -54,24 +52,16 @@ def read_history(path: Path) -> History:
     )
 
 
-def _loss(event: Event, step: int) -> LossPoint:
+def _loss(event: Train | Eval) -> LossPoint:
+    evaluated = event if event["kind"] == "eval" else None
     return LossPoint(
-        step=step,
-        split=printable(event.get("split", "train")),
-        loss_nats=number(event.get("loss_nats")),
-        bpc=number(event.get("bpc")),
-        accuracy=number(event.get("accuracy")),
-        best=event.get("best") is True,
+        step=event["step"],
+        split="train" if evaluated is None else printable(evaluated.get("split", "")),
+        loss_nats=event.get("loss_nats"),
+        bpc=event.get("bpc"),
+        accuracy=event.get("accuracy"),
+        best=evaluated is not None and evaluated.get("best", False),
     )
-
-
-def _layers(event: Event) -> list[dict[str, Any]]:
-    return [layer for layer in _list(event, "layers") if isinstance(layer, dict)]
-
-
-def _list(fields: dict[str, Any], name: str) -> list[Any]:
-    value = fields.get(name)
-    return value if isinstance(value, list) else []
 
 
 def _drift(before: list[list[float]], now: list[list[float]]) -> list[float | None]:

@@ -3,13 +3,14 @@ the rest, if asked for, a few places, so that the course of the run is seen."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from simsmoe_cli.monitor.state.stored import stored_event
-from simsmoe_cli.run.folder import SCHEMA, Event, parse_event
+from simsmoe_cli.run.events import Event, NotAnEvent, parse_event
 
 HEAD_BYTES = 64 << 10
 TAIL_BYTES = 64 << 10
@@ -78,7 +79,5 @@ def _events(path: Path, lines: list[tuple[int, bytes]]) -> Iterator[Event]:
         if not line.endswith(b"\n"):
             continue
         event = stored_event(path, line, 0, len(line) - 1, begin)
-        if event is None:
-            event = parse_event(line)
-        if event is not None and event.get("schema", SCHEMA) == SCHEMA:
-            yield event
+        with contextlib.suppress(NotAnEvent):
+            yield event or parse_event(line)

@@ -22,9 +22,8 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from simsmoe_cli.errors import printable
 from simsmoe_cli.monitor.state.stored import looks_like_one, stored_event
-from simsmoe_cli.run.folder import LONG_LINE, LONGEST_LINE, SCHEMA, Event, parse_event
+from simsmoe_cli.run.events import LONG_LINE, LONGEST_LINE, Event, NotAnEvent, parse_event
 
 CHUNK_BYTES = 4 << 20
 STORED_FROM = 64 << 10  # similarity lines this long stay in the file
@@ -186,20 +185,11 @@ class Tail:
         if event is None and end - first > LONG_LINE:
             self._skip(batch, "long", f"lines of over {LONG_LINE >> 20} MiB are skipped")
             return None
-        if event is None:
-            event = parse_event(block[first:end])
-        if event is None:
-            self._skip(batch, "broken", "lines that are no events are skipped")
+        try:
+            return event or parse_event(block[first:end])
+        except NotAnEvent as error:
+            self._skip(batch, error.why, str(error))
             return None
-        schema = event.get("schema", SCHEMA)
-        if schema != SCHEMA:
-            message = (
-                f"events of schema {printable(repr(schema), 20)} are skipped: this version of "
-                f"simsmoe reads schema {SCHEMA}"
-            )
-            self._skip(batch, "newer", message)
-            return None
-        return event
 
     def _skip(self, batch: Batch, why: str, message: str) -> None:
         self.skipped[why] += 1

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simsmoe_cli.run import events
+
 Matrix = NDArray[np.float32]
 MAX_EXPERTS = 4096
 
@@ -68,35 +70,20 @@ def most_alike(layer: LayerSimilarity, count: int) -> list[tuple[int, int, float
     ]
 
 
-def number(value: Any) -> float:
-    """A JSON number as a float; nan for null, anything else, and what a float cannot hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else math.nan
-    if isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.nan
-    return math.nan
+def defined(value: float | None) -> float:
+    """A number of an event; nan for None."""
+    return math.nan if value is None else value
 
 
-def parse_layer(value: Any) -> LayerSimilarity | None:
+def parse_layer(layer: events.SimilarityLayer) -> LayerSimilarity | None:
     """A layer of a similarity event; None for what is none."""
-    if not isinstance(value, dict) or (layer := index(value.get("layer"))) is None:
-        return None
-    cka = _matrix(value.get("cka"))
+    cka = _matrix(layer.get("cka"))
     if cka is None:
         return None
-    shared = _matrix(value.get("shared"))
+    shared = _matrix(layer.get("shared"))
     if shared is None or shared.shape != cka.shape:
         shared = np.full_like(cka, np.nan)
-    return LayerSimilarity(layer, number(value.get("mean")), cka, shared)
-
-
-def index(value: Any) -> int | None:
-    """A layer's or an expert's number; None for what is none."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 20
-    return value if whole else None
+    return LayerSimilarity(layer["layer"], defined(layer.get("mean")), cka, shared)
 
 
 def _matrix(value: Any) -> Matrix | None:
@@ -119,22 +106,14 @@ def _float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return single
 
 
-def parse_router_layer(value: Any) -> RouterLayer | None:
-    """A layer of a router event; None for what is none."""
-    if not isinstance(value, dict) or (layer := index(value.get("layer"))) is None:
-        return None
-    load = value.get("load")
-    load_N = np.array(
-        [number(item) for item in load[:MAX_EXPERTS]] if isinstance(load, list) else [],
-        dtype=np.float64,
-    )
-    dead = value.get("dead")
-    ids = [index(item) for item in dead[:MAX_EXPERTS]] if isinstance(dead, list) else []
+def parse_router_layer(layer: events.RouterLayer) -> RouterLayer:
+    """A layer of a router event."""
+    load_N = np.array(layer.get("load", [])[:MAX_EXPERTS], dtype=np.float64)
     return RouterLayer(
-        layer=layer,
+        layer=layer["layer"],
         load=_float32(load_N),
-        load_cv=number(value.get("load_cv")),
-        dead=tuple(sorted(i for i in ids if i is not None)),
-        entropy_nats=number(value.get("entropy_nats")),
-        entropy_of_mean_nats=number(value.get("entropy_of_mean_nats")),
+        load_cv=defined(layer.get("load_cv")),
+        dead=tuple(sorted(layer.get("dead", [])[:MAX_EXPERTS])),
+        entropy_nats=defined(layer.get("entropy_nats")),
+        entropy_of_mean_nats=defined(layer.get("entropy_of_mean_nats")),
     )

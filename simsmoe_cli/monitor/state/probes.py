@@ -15,11 +15,12 @@ from simsmoe_cli.monitor.state.layers import (
     LayerSimilarity,
     Matrix,
     RouterLayer,
-    number,
+    defined,
     parse_layer,
     parse_router_layer,
 )
 from simsmoe_cli.monitor.state.stored import LayerCache, StoredLayers
+from simsmoe_cli.run.events import Router, Similarity
 
 __all__ = [
     "Frames",
@@ -153,10 +154,9 @@ class Frames(Generic[F]):
         self._stride, self._seen, self._bytes = 1, 0, 0
 
 
-def similarity_frame(event: dict[str, Any], cache: LayerCache) -> SimilarityFrame:
-    """The frame of a similarity event whose step and time are numbers; layers that are none are
-    left out."""
-    stored = event.get("layers")
+def similarity_frame(event: Similarity, cache: LayerCache) -> SimilarityFrame:
+    """The frame of a similarity event; layers that are none are left out."""
+    stored: Any = event.get("layers")
     held: dict[int, LayerSimilarity] = {}
     if isinstance(stored, StoredLayers):
         means = stored.means
@@ -165,13 +165,11 @@ def similarity_frame(event: dict[str, Any], cache: LayerCache) -> SimilarityFram
         held = {layer.layer: layer for layer in found if layer is not None}
         means = {layer.layer: layer.mean for layer in held.values()}
         stored = None
-    measure = event.get("measure")
-    tokens = number(event.get("tokens"))
     return SimilarityFrame(
-        step=int(event["step"]),
-        time=number(event.get("time")),
-        measure=measure if isinstance(measure, str) else "",
-        tokens=int(tokens) if math.isfinite(tokens) else 0,
+        step=event["step"],
+        time=defined(event.get("time")),
+        measure=event.get("measure", ""),
+        tokens=event.get("tokens", 0),
         means={layer: means[layer] for layer in sorted(means)},
         _held=held,
         _stored=stored,
@@ -179,11 +177,9 @@ def similarity_frame(event: dict[str, Any], cache: LayerCache) -> SimilarityFram
     )
 
 
-def router_frame(event: dict[str, Any]) -> RouterFrame:
-    """The frame of a router event whose step is a number; layers that are none are left out."""
-    values = event.get("layers")
-    found = [parse_router_layer(value) for value in values] if isinstance(values, list) else []
-    layers = {layer.layer: layer for layer in found if layer is not None}
+def router_frame(event: Router) -> RouterFrame:
+    """The frame of a router event."""
+    layers = {layer["layer"]: parse_router_layer(layer) for layer in event.get("layers", [])}
     return RouterFrame(
-        int(event["step"]), number(event.get("time")), tuple(layers[key] for key in sorted(layers))
+        event["step"], defined(event.get("time")), tuple(layers[key] for key in sorted(layers))
     )

@@ -31,7 +31,7 @@ from simsmoe_cli.monitor.draw.sanitize import clean
 from simsmoe_cli.monitor.read.tail import Batch
 from simsmoe_cli.monitor.state.alerts import Alert, Thresholds, Watch
 from simsmoe_cli.monitor.state.journal import Journal, Level, LogLine
-from simsmoe_cli.monitor.state.layers import number
+from simsmoe_cli.monitor.state.layers import defined
 from simsmoe_cli.monitor.state.pace import Pace
 from simsmoe_cli.monitor.state.probes import (
     Frames,
@@ -44,12 +44,11 @@ from simsmoe_cli.monitor.state.probes import (
 from simsmoe_cli.monitor.state.series import Series
 from simsmoe_cli.monitor.state.stored import LayerCache
 from simsmoe_cli.monitor.state.train_series import Gathered
-from simsmoe_cli.run.folder import Event
+from simsmoe_cli.run.events import Eval, Event, Router, RunFinished, RunStarted, Similarity, Train
 from simsmoe_cli.run.layer_labels import recipe_labels
 from simsmoe_cli.run.score import Scoring
 
 Status = Literal["waiting", "training", "finished", "stopped", "failed", "stale"]
-LARGEST_STEP = 1 << 53
 
 
 class RunHistory:
@@ -149,28 +148,25 @@ class RunHistory:
         if heard_at is not None:
             self._pace.heard_at = heard_at
         for event in events:
-            step, at = event.get("step"), number(event.get("time"))
-            if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < LARGEST_STEP:
-                continue
+            step, at = event["step"], defined(event.get("time"))
             self.total_events += 1
             self.step = step
             self._pace.event(at)
-            kind = event.get("kind")
-            if kind == "train":
+            if event["kind"] == "train":
                 self._train(event, step, at)
-            elif kind == "eval":
+            elif event["kind"] == "eval":
                 self._eval(event, step, at)
-            elif kind == "router":
+            elif event["kind"] == "router":
                 self._router(event, step, at)
-            elif kind == "similarity":
+            elif event["kind"] == "similarity":
                 self._similarity(event, step, at)
-            elif kind == "run_started":
+            elif event["kind"] == "run_started":
                 self._started(event)
-            elif kind == "checkpoint":
+            elif event["kind"] == "checkpoint":
                 self._say("info", f"saved {clean(event.get('path'))}")
-            elif kind == "warning":
+            elif event["kind"] == "warning":
                 self._say("warning", clean(event.get("message")))
-            elif kind == "run_finished":
+            elif event["kind"] == "run_finished":
                 self._finished(event)
         self._gathered.flush(self.scoring)
 
@@ -262,16 +258,15 @@ class RunHistory:
 
     # Events by kind.
 
-    def _started(self, event: Event) -> None:
-        recipe = event.get("recipe")
-        self.recipe = recipe if isinstance(recipe, dict) else {}
+    def _started(self, event: RunStarted) -> None:
+        self.recipe = event.get("recipe", {})
         self.recipe_name = clean(self.recipe.get("name"))
         self._labels = recipe_labels(self.recipe)
         self.router = clean(_inside(self.recipe, "moe", "router"))
         self.similarity = clean(_inside(self.recipe, "similarity", "preset"))
-        self.parameters = _count(event.get("parameters"))
-        self.tokens_per_step = _count(event.get("tokens_per_step"))
-        self.total_steps = _count(event.get("total_steps"))
+        self.parameters = event.get("parameters")
+        self.tokens_per_step = event.get("tokens_per_step")
+        self.total_steps = event.get("total_steps")
         self._gathered.flush(self.scoring)
         self.unit = clean(event.get("unit"))
         self.device = clean(event.get("device"))
@@ -281,15 +276,15 @@ class RunHistory:
         begins = f"goes on with other settings at step {self.step:,}" if self.step else "begins"
         self._say("info", f"training {begins}{of and f', {self.total_steps:,} steps in all'}")
 
-    def _train(self, event: Event, step: int, at: float) -> None:
+    def _train(self, event: Train, step: int, at: float) -> None:
         self._ended, self.reason = None, ""
         self._pace.trained(step, at)
         self._saw_bpc = self._saw_bpc or event.get("bpc") is not None
         self._gathered.train(event, step, at)
         self._check_loss(event, step, at)
 
-    def _eval(self, event: Event, step: int, at: float) -> None:
-        self._saw_bpc = self._saw_bpc or not math.isnan(number(event.get("bpc")))
+    def _eval(self, event: Eval, step: int, at: float) -> None:
+        self._saw_bpc = self._saw_bpc or event.get("bpc") is not None
         scoring = self.scoring
         score = scoring.of(event)
         split = clean(event.get("split"))
@@ -304,7 +299,7 @@ class RunHistory:
         best = ", best so far" if split == "valid" and self.best_step == step else ""
         self._say("info", f"{split} {scoring.text(score)}{best}")
 
-    def _router(self, event: Event, step: int, at: float) -> None:
+    def _router(self, event: Router, step: int, at: float) -> None:
         frame = router_frame(event)
         self.routers.append(frame)
         for layer in frame.layers:
@@ -313,7 +308,7 @@ class RunHistory:
         self._gathered.add("load_cv", step, at, sum(known) / len(known) if known else math.nan)
         self._journal.alert(self._watch.router(frame))
 
-    def _similarity(self, event: Event, step: int, at: float) -> None:
+    def _similarity(self, event: Similarity, step: int, at: float) -> None:
         frame = similarity_frame(event, self._cache)
         self.similarities.append(frame)
         for layer, mean in frame.means.items():
@@ -321,9 +316,8 @@ class RunHistory:
         self._gathered.add("cka", step, at, frame.mean)
         self._journal.alert(self._watch.similarity(frame))
 
-    def _finished(self, event: Event) -> None:
-        status = event.get("status")
-        self._ended = status if status in ("finished", "stopped", "failed") else "finished"
+    def _finished(self, event: RunFinished) -> None:
+        self._ended = event.get("status", "finished")
         self.reason = clean(event.get("reason"))
         why = f": {self.reason}" if self.reason else ""
         level: Level = "good" if self._ended == "finished" else "warning"
@@ -331,20 +325,14 @@ class RunHistory:
 
     # How they are kept.
 
-    def _check_loss(self, event: Event, step: int, at: float) -> None:
+    def _check_loss(self, event: Train | Eval, step: int, at: float) -> None:
         if "loss_nats" in event:
-            finite = not math.isnan(number(event["loss_nats"]))
+            finite = event["loss_nats"] is not None
             if found := self._watch.loss(step, at, finite):
                 self._journal.alert(found)
 
     def _say(self, level: Level, text: str) -> None:
         self.log.append(LogLine(self.step, self.last_time, level, text))
-
-
-def _count(value: Any) -> int | None:
-    """A number of things; None for what is none."""
-    found = number(value)
-    return int(found) if math.isfinite(found) and 0 <= found < LARGEST_STEP else None
 
 
 def _inside(tree: dict[str, Any], section: str, name: str) -> Any:

@@ -11,12 +11,12 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json
 
-from simsmoe_cli.monitor.state.layers import LayerSimilarity, index, number, parse_layer
-from simsmoe_cli.run.folder import Event, parse_event
+from simsmoe_cli.monitor.state.layers import LayerSimilarity, defined, parse_layer
+from simsmoe_cli.run.events import Event, NotAnEvent, number, parse_event, whole
 
 CACHE_BYTES = 16 << 20
 MARK = 256  # bytes of a line in which its kind is looked for
@@ -98,12 +98,11 @@ def stored_event(
     at = block.find(b'"layers":[', first, first + LONGEST_HEAD)
     if at < 0:
         return None
-    event = parse_event(block[first:at] + b'"layers":[]}')
-    if (
-        event is None
-        or event["kind"] != "similarity"
-        or not {"schema", "step", "time"} <= event.keys()
-    ):
+    try:
+        event = parse_event(block[first:at] + b'"layers":[]}')
+    except NotAnEvent:
+        return None
+    if event["kind"] != "similarity" or not {"schema", "time"} <= event.keys():
         return None
     # In such a line, braces open layers only, and no number holds an m.
     layers = _found(block, b"{", b'{"layer":', at, end)
@@ -116,8 +115,8 @@ def stored_event(
     ):
         return None
     try:
-        numbers = [index(_value_at(block, layer + len(b'{"layer":'))) for layer in layers]
-        values = [number(_value_at(block, mean + len(b'mean":'))) for mean in means]
+        numbers = [whole(_value_at(block, layer + len(b'{"layer":'))) for layer in layers]
+        values = [defined(number(_value_at(block, mean + len(b'mean":')))) for mean in means]
     except ValueError:
         return None
     known = [found for found in numbers if found is not None]
@@ -128,7 +127,7 @@ def stored_event(
         for layer, begin, end in zip(known, layers, ends, strict=True)
     }
     stored = StoredLayers(path, spans, dict(zip(known, values, strict=True)))
-    return {**event, "layers": stored}
+    return cast(Event, {**event, "layers": stored})
 
 
 def _found(block: bytes | bytearray, rare: bytes, key: bytes, first: int, end: int) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from simsmoe_cli.monitor.draw.sanitize import clean
 from simsmoe_cli.monitor.state.series import Series
-from simsmoe_cli.run.folder import Event
+from simsmoe_cli.run.events import Event
 from simsmoe_cli.run.score import Scoring, numbers
 
 MAX_SERIES = 1024

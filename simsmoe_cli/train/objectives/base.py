@@ -21,6 +21,8 @@ from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schedule import Schedule, value_at
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
+from simsmoe_cli.train.log_window import measured
 
 
 class Score(Protocol):
@@ -108,19 +110,19 @@ class Objective(ABC, Generic[S]):
         """What the best weights have least of."""
 
     @abstractmethod
-    def event_fields(self, score: S, split: str) -> dict[str, Any]:
-        """The fields of an eval event."""
+    def split_score(self, score: S, split: str) -> SplitScore:
+        """What an eval event says of a score."""
 
     @abstractmethod
     def best_fields(self, score: S) -> dict[str, Any]:
         """What the checkpoint of the best weights says of their validation."""
 
     @abstractmethod
-    def result_fields(self, score: S) -> dict[str, Any]:
+    def test_scores(self, score: S) -> TestScores:
         """What the last event of a run says of the test."""
 
     @abstractmethod
-    def announcement(self) -> dict[str, Any]:
+    def announcement(self) -> TaskFacts:
         """Further fields of a run_started event."""
 
     @abstractmethod
@@ -184,22 +186,7 @@ def weighted(
         share: of the batch.
     """
     total = task
-    measured = {"task": task.detach()}
     for name, loss in output.losses.items():
         total = total + weights[name] * loss
-        measured[f"loss.{name}"] = loss.detach()
-    for layer in output.moe:
-        if layer.similarity is not None:
-            due = layer.similarity.pairs_due
-            for name, value in (
-                ("pairs_due", due),
-                ("similarity_sum", (layer.similarity.mean * due).nan_to_num()),
-            ):
-                measured[name] = measured.get(name, 0.0) + value.detach()
-        for metric, value in layer.routing.metrics.items():
-            for name, part in (
-                (f"metric.{metric}", value.detach()),
-                (f"reports.{metric}", torch.ones_like(value)),
-            ):
-                measured[name] = measured.get(name, 0.0) + part
-    return total * share, {name: value * share for name, value in measured.items()}
+    to_log = measured(task, output)
+    return total * share, {name: value * share for name, value in to_log.items()}

@@ -35,8 +35,10 @@ from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.classifier import Classifier, real_places
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.train.classification_scores import accuracy, confusion, macro_f1
 from simsmoe_cli.train.evaluate import autocast
+from simsmoe_cli.train.log_window import ACCURACY
 from simsmoe_cli.train.objectives.base import Objective, weighted
 from simsmoe_cli.train.vocabulary import Vocabulary
 
@@ -78,8 +80,12 @@ class TaskEvaluation:
     def macro_f1(self) -> float:
         return float(macro_f1(self.confusion_CC))
 
-    def event_fields(self, split: str) -> dict[str, Any]:
-        """The fields of an eval event."""
+    def on_split(self, split: str) -> SplitScore:
+        """What an eval event says of it.
+
+        Args:
+            split: its name.
+        """
         return {
             "split": split,
             "loss_nats": self.loss_nats,
@@ -171,7 +177,7 @@ class Classification(Objective[TaskEvaluation]):
         task = F.cross_entropy(output.logits.float(), label_B)
         total, measured = weighted(task, output, weights, share)
         right_B = output.logits.detach().argmax(1) == label_B
-        return total, [], measured | {"accuracy": right_B.float().mean() * share}
+        return total, [], measured | {ACCURACY: right_B.float().mean() * share}
 
     def tokens_read(self, steps: int) -> int:
         return self.batches.tokens_read(steps)
@@ -196,20 +202,20 @@ class Classification(Objective[TaskEvaluation]):
     def to_minimise(self, score: TaskEvaluation) -> float:
         return 1 - score.accuracy
 
-    def event_fields(self, score: TaskEvaluation, split: str) -> dict[str, Any]:
-        return score.event_fields(split) | {"bpc": None, "perplexity": None}
+    def split_score(self, score: TaskEvaluation, split: str) -> SplitScore:
+        return {**score.on_split(split), "bpc": None, "perplexity": None}
 
     def best_fields(self, score: TaskEvaluation) -> dict[str, Any]:
         return {"loss_nats": score.loss_nats, "accuracy": score.accuracy}
 
-    def result_fields(self, score: TaskEvaluation) -> dict[str, Any]:
+    def test_scores(self, score: TaskEvaluation) -> TestScores:
         return {
             "test_bpc": None,
             "test_loss_nats": score.loss_nats,
             "test_accuracy": score.accuracy,
         }
 
-    def announcement(self) -> dict[str, Any]:
+    def announcement(self) -> TaskFacts:
         return {
             "task": self.task.name,
             "labels": self.task.labels,

@@ -18,6 +18,7 @@ from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
 from simsmoe_cli.train.objectives.base import Objective, weighted
 from simsmoe_cli.train.probes import probe_batch
@@ -113,19 +114,19 @@ class LanguageModelling(Objective[Evaluation]):
     def to_minimise(self, score: Evaluation) -> float:
         return score.loss_nats
 
-    def event_fields(self, score: Evaluation, split: str) -> dict[str, Any]:
-        return score.event_fields(split, self.store.manifest)
+    def split_score(self, score: Evaluation, split: str) -> SplitScore:
+        return score.on_split(split, self.store.manifest)
 
     def best_fields(self, score: Evaluation) -> dict[str, Any]:
         return {"loss_nats": score.loss_nats}
 
-    def result_fields(self, score: Evaluation) -> dict[str, Any]:
+    def test_scores(self, score: Evaluation) -> TestScores:
         return {
             "test_bpc": score.bpc if self.in_bits else None,
             "test_loss_nats": score.loss_nats,
         }
 
-    def announcement(self) -> dict[str, Any]:
+    def announcement(self) -> TaskFacts:
         return {}
 
     def identity(self) -> dict[str, Any]:

@@ -8,22 +8,35 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli.collapse.measure.training_history import LOSSES_KEPT, read_history
-from simsmoe_cli.run.folder import EventLog
+from simsmoe_cli.run.events import EventLog
 
 
 def test_history_tells_losses_and_probes(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
-    log.emit("run_started", 0, total_steps=9000)
+    log.emit({"kind": "run_started", "step": 0, "total_steps": 9000})
     for step in range(1, 9001):
-        log.emit("train", step, loss_nats=3.0, bpc=None if step == 7 else 4.0)
-    log.emit("eval", 9000, split="valid", loss_nats=2.0, bpc=2.9, best=True)
+        log.emit(
+            {"kind": "train", "step": step, "loss_nats": 3.0, "bpc": None if step == 7 else 4.0}
+        )
+    log.emit(
+        {"kind": "eval", "step": 9000, "split": "valid", "loss_nats": 2.0, "bpc": 2.9, "best": True}
+    )
     for step, first in ((10, 0.5), (20, 0.9)):
         log.emit(
-            "router",
-            step,
-            layers=[{"layer": 0, "load": [first, 1 - first], "load_cv": 0.1, "dead": [1]}],
+            {
+                "kind": "router",
+                "step": step,
+                "layers": [{"layer": 0, "load": [first, 1 - first], "load_cv": 0.1, "dead": [1]}],
+            }
         )
-        log.emit("similarity", step, tokens=64, layers=[{"layer": 0, "mean": float("nan")}])
+        log.emit(
+            {
+                "kind": "similarity",
+                "step": step,
+                "tokens": 64,
+                "layers": [{"layer": 0, "mean": float("nan")}],
+            }
+        )
     log.close()
     history = read_history(tmp_path / "events.jsonl")
     trained = [point for point in history.losses if point.split == "train"]

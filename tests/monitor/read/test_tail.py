@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from simsmoe_cli.monitor.read import tail as module
 from simsmoe_cli.monitor.read.tail import Batch, Tail
-from simsmoe_cli.monitor.state.layers import number
+from simsmoe_cli.monitor.state.layers import defined
 from simsmoe_cli.monitor.state.stored import StoredLayers
-from simsmoe_cli.run.folder import SCHEMA, EventLog
+from simsmoe_cli.run.events import SCHEMA, EventLog, number, parse_event
 from tests.monitor.made_run import event
 
 
@@ -118,15 +118,15 @@ def test_a_resumed_run_is_noticed_even_when_it_has_grown_past_where_it_was(
     """Between two polls the file is cut and grows again; events differ only in their time."""
     tail = Tail(path)
     log = EventLog(path)
-    log.emit("train", 1)
+    log.emit({"kind": "train", "step": 1})
     kept = log.position()
     for step in (2, 3):
-        log.emit("train", step, loss_nats=0.5)
+        log.emit({"kind": "train", "step": step, "loss_nats": 0.5})
     log.close()
     assert steps(tail.poll()) == [1, 2, 3]
     log = EventLog(path, keep_bytes=kept)
     for step in range(2, after + 1):
-        log.emit("train", step, loss_nats=0.5)
+        log.emit({"kind": "train", "step": step, "loss_nats": 0.5})
     log.close()
     batch = tail.poll()
     assert batch.restarted
@@ -320,10 +320,10 @@ def test_a_long_event_of_any_form_says_what_json_says(path: Path, change: Any) -
     stored = found["layers"]
     if isinstance(stored, StoredLayers):
         right = [layer for layer in event["layers"] if isinstance(layer, dict)]
-        means = {layer["layer"]: number(layer["mean"]) for layer in right}
+        means = {layer["layer"]: defined(number(layer["mean"])) for layer in right}
         assert stored.means == pytest.approx(means, nan_ok=True)
     else:
-        assert found == event
+        assert found == parse_event(json.dumps(event).encode())
 
 
 def test_a_line_longer_than_any_event_is_skipped_and_said(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from simsmoe_cli.monitor.read.tail import Batch, Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.run import RunHistory
-from simsmoe_cli.run.folder import EventLog, read_events
+from simsmoe_cli.run.events import EventLog, read_events
 from tests.monitor.made_run import BEGAN, STEP_S, cka_of, event, score, write_run
 
 LATER = BEGAN + STEP_S * 2000 + 1
@@ -247,13 +247,13 @@ def test_alerts_follow_the_order_of_events_within_a_batch() -> None:
 def test_a_file_cut_back_forgets_what_it_said(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     log, history, tail = EventLog(path), RunHistory(path.parent), Tail(path)
-    log.emit("train", 1, loss_nats=5.0)
+    log.emit({"kind": "train", "step": 1, "loss_nats": 5.0})
     kept = log.position()
-    log.emit("train", 2, loss_nats=4.0)
+    log.emit({"kind": "train", "step": 2, "loss_nats": 4.0})
     log.close()
     history.take(tail.poll())
     log = EventLog(path, keep_bytes=kept)
-    log.emit("train", 2, loss_nats=3.0)
+    log.emit({"kind": "train", "step": 2, "loss_nats": 3.0})
     log.close()
     history.take(tail.poll())
     assert history.series["train"].points().mean.tolist() == [5.0, 3.0]

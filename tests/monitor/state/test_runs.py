@@ -9,7 +9,7 @@ import pytest
 
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.monitor.state.runs import RunSummary, expected, find_runs, resolve
-from simsmoe_cli.run.folder import EventLog
+from simsmoe_cli.run.events import EventLog
 from tests.monitor.made_run import BEGAN, STEP_S, write_run
 
 
@@ -67,7 +67,7 @@ def test_whether_a_run_lives_follows_from_the_age_of_its_events(tmp_path: Path) 
     log = EventLog(
         tmp_path / "run" / "events.jsonl", (tmp_path / "run/events.jsonl").stat().st_size
     )
-    log.emit("run_finished", 1000, status="stopped", reason="SIGTERM")
+    log.emit({"kind": "run_finished", "step": 1000, "status": "stopped", "reason": "SIGTERM"})
     log.close()
     assert only(tmp_path, last + 86400).state == "stopped"
 
@@ -96,11 +96,19 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_score_is_found_behind_a_long_probe(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     log = EventLog(path)
-    log.emit("run_started", 0, total_steps=10, unit="byte", recipe={"name": "r"})
-    log.emit("train", 5, loss_nats=1.0, bpc=1.5)
+    log.emit(
+        {
+            "kind": "run_started",
+            "step": 0,
+            "total_steps": 10,
+            "unit": "byte",
+            "recipe": {"name": "r"},
+        }
+    )
+    log.emit({"kind": "train", "step": 5, "loss_nats": 1.0, "bpc": 1.5})
     matrix = [[0.123456] * 64 for _ in range(64)]
     layers = [{"layer": n, "cka": matrix, "mean": 0.25, "shared": matrix} for n in range(3)]
-    log.emit("similarity", 5, layers=layers, measure="cka")
+    log.emit({"kind": "similarity", "step": 5, "layers": layers, "measure": "cka"})
     log.close()
     assert path.stat().st_size > 150_000
     run = only(tmp_path, BEGAN)
@@ -110,9 +118,9 @@ def test_a_score_is_found_behind_a_long_probe(tmp_path: Path) -> None:
 def test_the_list_follows_what_changes(tmp_path: Path) -> None:
     path = tmp_path / "run" / "events.jsonl"
     log = EventLog(path)
-    log.emit("train", 1, loss_nats=1.0)
+    log.emit({"kind": "train", "step": 1, "loss_nats": 1.0})
     assert only(tmp_path, BEGAN).step == 1
-    log.emit("train", 2, loss_nats=1.0)
+    log.emit({"kind": "train", "step": 2, "loss_nats": 1.0})
     assert only(tmp_path, BEGAN).step == 2
     log.close()
 
