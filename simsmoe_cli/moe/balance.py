@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 
-def load_fraction(index_TK: Tensor, experts: int) -> Tensor:
+def load_fraction(index_TK: Tensor, num_experts: int) -> Tensor:
     """Fraction of routed slots each expert received, [N] fp32, summing to 1.
 
     Empty slots (index N) are not counted.
     """
-    chosen_RN = index_TK.flatten().unsqueeze(1) == torch.arange(experts, device=index_TK.device)
+    chosen_RN = index_TK.flatten().unsqueeze(1) == torch.arange(num_experts, device=index_TK.device)
     count_N = chosen_RN.float().sum(0)
     return count_N / count_N.sum().clamp(min=1)
 
 
 def balance_loss(probability_TN: Tensor, index_TK: Tensor) -> Tensor:
     """N * sum_i f_i * P_i: f_i the fraction of slots of expert i, P_i its mean probability."""
-    experts = probability_TN.shape[1]
-    fraction_N = load_fraction(index_TK, experts)
-    return experts * (fraction_N * probability_TN.mean(0)).sum()
+    num_experts = probability_TN.shape[1]
+    fraction_N = load_fraction(index_TK, num_experts)
+    return num_experts * (fraction_N * probability_TN.mean(0)).sum()
 
 
 def z_loss(logits_TN: Tensor) -> Tensor:

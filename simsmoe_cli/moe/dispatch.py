@@ -35,19 +35,19 @@ class Plan:
     partial: bool
 
 
-def plan(index_TK: Tensor, experts: int, *, partial: bool = False) -> Plan:
+def plan(index_TK: Tensor, num_experts: int, *, partial: bool = False) -> Plan:
     """Sort the routed slots by expert.
 
     Args:
         index_TK: chosen experts; N for an empty slot, which sorts last.
-        experts: N.
+        num_experts: N.
         partial: whether slots may be empty.
     """
     sorted_R, order_R = index_TK.flatten().sort(stable=True)
     inverse_R = torch.empty_like(order_R).scatter_(
         0, order_R, torch.arange(order_R.shape[0], device=order_R.device)
     )
-    ids_N = torch.arange(experts, device=sorted_R.device)
+    ids_N = torch.arange(num_experts, device=sorted_R.device)
     ends_N = torch.searchsorted(sorted_R, ids_N, right=True)
     return Plan(order_R, inverse_R, ends_N.diff(prepend=ends_N.new_zeros(1)), partial)
 

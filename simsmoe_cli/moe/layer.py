@@ -86,7 +86,7 @@ class MoELayer(nn.Module):
         model, moe = recipe.model, recipe.moe
         spec = RouterSpec(
             width=model.width,
-            experts=moe.experts,
+            num_experts=moe.experts,
             top_k=moe.top_k,
             bias=model.bias,
             vocab_size=vocab_size,

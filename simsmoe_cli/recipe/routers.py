@@ -152,10 +152,10 @@ class SMoEDropoutSettings(RouterSettings):
         description="experts per token at the last step; 0: N/2, at least k_start",
     )
 
-    def range_of_k(self, top_k: int, experts: int) -> tuple[int, int]:
+    def range_of_k(self, top_k: int, num_experts: int) -> tuple[int, int]:
         """K at the first and at the last step of training, of N experts."""
         start = self.k_start or top_k
-        return start, self.k_end or max(start, experts // 2)
+        return start, self.k_end or max(start, num_experts // 2)
 
     def k_at(self, step: int, steps: int, top_k: int, experts: int) -> int:
         """K at a step of training (0 is the first), rounded; that of the last step after it."""

@@ -168,8 +168,8 @@ def _matrix(hsic_NN: Tensor, defined_N: Tensor) -> Tensor:
 
 def _frobenius(x_NTD: Tensor) -> Tensor:
     """<K_i, K_j> of the linear kernels of all pairs, [N, N]."""
-    experts, tokens, width = x_NTD.shape
-    if tokens * (width + experts) < experts * width * width:
+    num_experts, tokens, width = x_NTD.shape
+    if tokens * (width + num_experts) < num_experts * width * width:
         return _pairwise_by_gram(x_NTD)
     return _pairwise_by_features(x_NTD)
 
@@ -249,9 +249,9 @@ def _pairwise_by_gram(x_NTD: Tensor) -> Tensor:
 
     The matrices are symmetric: what lies right of a diagonal block counts twice.
     """
-    experts, tokens, _ = x_NTD.shape
-    step = max(1, _CHUNK // (experts * tokens))
-    total_NN = x_NTD.new_zeros(experts, experts)
+    num_experts, tokens, _ = x_NTD.shape
+    step = max(1, _CHUNK // (num_experts * tokens))
+    total_NN = x_NTD.new_zeros(num_experts, num_experts)
     for start in range(0, tokens, step):
         block_NRD = x_NTD[:, start : start + step]
         diagonal_NS = (block_NRD @ block_NRD.mT).flatten(1)
@@ -262,11 +262,11 @@ def _pairwise_by_gram(x_NTD: Tensor) -> Tensor:
 
 def _pairwise_by_features(x_NTD: Tensor) -> Tensor:
     """||X_i^T X_j||_F^2 for all pairs, some experts i at once."""
-    experts, tokens, width = x_NTD.shape
-    x_TE = x_NTD.transpose(0, 1).reshape(tokens, experts * width)
-    step = max(1, _CHUNK // (experts * width * width))
+    num_experts, tokens, width = x_NTD.shape
+    x_TE = x_NTD.transpose(0, 1).reshape(tokens, num_experts * width)
+    step = max(1, _CHUNK // (num_experts * width * width))
     parts = [
-        (part_TE.T @ x_TE).view(-1, width, experts, width).square().sum((1, 3))
+        (part_TE.T @ x_TE).view(-1, width, num_experts, width).square().sum((1, 3))
         for part_TE in torch.split(x_TE, step * width, dim=1)
     ]
     return torch.cat(parts)

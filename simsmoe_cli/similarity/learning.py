@@ -72,13 +72,13 @@ class SimilarityLearning(nn.Module):
         self,
         settings: SimilaritySettings,
         width: int,
-        experts: int,
+        num_experts: int,
         top_k: int,
         generator: torch.Generator | None = None,
     ):
         """Args:
             settings: what is compared and how.
-            width, experts, top_k: D, N and K of the layer.
+            width, num_experts, top_k: D, N and K of the layer.
             generator: what draws tokens; PyTorch's own if left out.
 
         Raises:
@@ -86,14 +86,14 @@ class SimilarityLearning(nn.Module):
         """
         super().__init__()
         self.generator = generator
-        if experts < 2:
+        if num_experts < 2:
             raise UserError(
                 "similarity learning compares experts, and there is only one",
                 where="moe.experts",
                 hint="Use at least 2 experts, or similarity.preset none.",
             )
         self.settings = settings
-        self.experts = experts
+        self.num_experts = num_experts
         self.top_k = top_k
         self.measure: Callable[..., Tensor] = registry.load("similarity", settings.measure)
         all_pairs = registry.MEASURES[settings.measure].all_pairs
@@ -106,8 +106,8 @@ class SimilarityLearning(nn.Module):
             if (value := getattr(settings, name)) != "auto"
         }
         if settings.scope == "pairs":
-            self.tracker = PairTracker(experts)
-        self.head = _head(settings.head, width, experts)
+            self.tracker = PairTracker(num_experts)
+        self.head = _head(settings.head, width, num_experts)
         if settings.head_frozen:
             self.head.requires_grad_(False)
 
@@ -123,7 +123,7 @@ class SimilarityLearning(nn.Module):
         x_TD: Tensor,
         index_TK: Tensor,
         logits_TN: Tensor,
-        experts: Backend,
+        run_experts: Backend,
         step: int = 0,
         total_steps: int = 1,
     ) -> SimilarityResult:
@@ -133,7 +133,8 @@ class SimilarityLearning(nn.Module):
             x_TD: hidden states the MoE layer was given; detached here.
             index_TK: experts each token was routed to, int64.
             logits_TN: router logits.
-            experts: (rows [R, D] sorted by expert, count_N int64) -> rows [R, D], without dropout.
+            run_experts: (rows [R, D] sorted by expert, count_N int64) -> rows [R, D], without
+                dropout.
             step, total_steps: of the training, for schedules.
         """
 
@@ -149,10 +150,10 @@ class SimilarityLearning(nn.Module):
             selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
             count_NN = self.tracker.observe(selected_TN)
             similarity, measured = self._pairs(
-                x_TD, selected_TN, count_NN, experts, f_star, options
+                x_TD, selected_TN, count_NN, run_experts, f_star, options
             )
         else:
-            outputs_NnD = self._every_expert(x_TD, experts)
+            outputs_NnD = self._every_expert(x_TD, run_experts)
             compare = self._layer if settings.scope == "layer" else expert_confusion
             similarity = compare(outputs_NnD, **options)
             measured = torch.ones_like(similarity, dtype=torch.bool)
@@ -175,7 +176,7 @@ class SimilarityLearning(nn.Module):
         x_TD: Tensor,
         selected_TN: Tensor,
         count_NN: Tensor,
-        experts: Backend,
+        run_experts: Backend,
         check_every: float,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
@@ -205,7 +206,7 @@ class SimilarityLearning(nn.Module):
                 )
                 mask_Pn = torch.cat([mask_Pn, torch.ones_like(mask_Pn)])
                 measured_XP = measured_XP.expand(2, -1)
-        first_PnD, second_PnD = self._outputs(x_TD, first_P, second_P, index_Pn, experts)
+        first_PnD, second_PnD = self._outputs(x_TD, first_P, second_P, index_Pn, run_experts)
         similarity = self.measure(first_PnD, second_PnD, mask_Pn, **options)
         return similarity.view(measured_XP.shape), measured_XP
 
@@ -221,9 +222,9 @@ class SimilarityLearning(nn.Module):
         first_P: Tensor,
         second_P: Tensor,
         index_Pn: Tensor,
-        experts: Backend,
+        run_experts: Backend,
     ) -> tuple[Tensor, Tensor]:
-        """Both experts' outputs on each pair's tokens, [P, n, D] twice, in one call of `experts`.
+        """Both experts' outputs on each pair's tokens, [P, n, D] twice, in one call of the experts.
 
         Each of the 2P blocks of n rows goes to one expert, so sorting rows is sorting blocks.
         """
@@ -232,13 +233,13 @@ class SimilarityLearning(nn.Module):
         order_B = expert_B.argsort(stable=True)
         index_R = torch.cat([index_Pn, index_Pn]).index_select(0, order_B).flatten()
         block_rows_B = torch.full_like(expert_B, n)
-        count_N = block_rows_B.new_zeros(self.experts).scatter_add(0, expert_B, block_rows_B)
-        rows_RD = experts(x_TD.index_select(0, index_R), count_N)
+        count_N = block_rows_B.new_zeros(self.num_experts).scatter_add(0, expert_B, block_rows_B)
+        rows_RD = run_experts(x_TD.index_select(0, index_R), count_N)
         blocks_BnD = rows_RD.reshape(2 * places, n, -1).index_select(0, order_B.argsort())
         first_PnD, second_PnD = self._project(blocks_BnD).chunk(2)
         return first_PnD, second_PnD
 
-    def _every_expert(self, x_TD: Tensor, experts: Backend) -> Tensor:
+    def _every_expert(self, x_TD: Tensor, run_experts: Backend) -> Tensor:
         """All experts' outputs on up to n tokens, drawn uniformly without replacement, [N, n, D].
 
         From T on, all tokens are taken in order and nothing is drawn.
@@ -247,18 +248,18 @@ class SimilarityLearning(nn.Module):
         if tokens < x_TD.shape[0]:
             chance_T = torch.rand(x_TD.shape[0], device=x_TD.device, generator=self.generator)
             x_TD = x_TD.index_select(0, chance_T.topk(tokens).indices)
-        count_N = torch.full((self.experts,), x_TD.shape[0], device=x_TD.device)
-        rows_RD = experts(x_TD.repeat(self.experts, 1), count_N)
-        return self._project(rows_RD.reshape(self.experts, x_TD.shape[0], -1))
+        count_N = torch.full((self.num_experts,), x_TD.shape[0], device=x_TD.device)
+        rows_RD = run_experts(x_TD.repeat(self.num_experts, 1), count_N)
+        return self._project(rows_RD.reshape(self.num_experts, x_TD.shape[0], -1))
 
     def _layer(self, outputs_NnD: Tensor, **options: Any) -> Tensor:
         """T of all pairs, [P]."""
         first_P, second_P = torch.triu_indices(
-            self.experts, self.experts, 1, device=outputs_NnD.device
+            self.num_experts, self.num_experts, 1, device=outputs_NnD.device
         )
         if self.all_pairs is not None:
             similarity_NN = self.all_pairs(outputs_NnD, **options)
-            return similarity_NN.flatten().index_select(0, first_P * self.experts + second_P)
+            return similarity_NN.flatten().index_select(0, first_P * self.num_experts + second_P)
         first_PnD = outputs_NnD.index_select(0, first_P)
         return self.measure(first_PnD, outputs_NnD.index_select(0, second_P), **options)
 
@@ -269,9 +270,11 @@ class SimilarityLearning(nn.Module):
             return projected
 
 
-def _head(kind: str, width: int, experts: int) -> nn.Module:
+def _head(kind: str, width: int, num_experts: int) -> nn.Module:
     if kind == "linear":
-        return nn.Linear(width, experts)
+        return nn.Linear(width, num_experts)
     if kind == "mlp":
-        return nn.Sequential(nn.Linear(width, experts), nn.ReLU(), nn.Linear(experts, experts))
+        return nn.Sequential(
+            nn.Linear(width, num_experts), nn.ReLU(), nn.Linear(num_experts, num_experts)
+        )
     return nn.Identity()

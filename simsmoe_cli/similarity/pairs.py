@@ -45,10 +45,12 @@ class PairTracker(nn.Module):
 
     shared_NN: Tensor
 
-    def __init__(self, experts: int):
+    def __init__(self, num_experts: int):
         super().__init__()
-        self.experts = experts
-        self.register_buffer("shared_NN", torch.zeros(experts, experts, dtype=torch.float32))
+        self.num_experts = num_experts
+        self.register_buffer(
+            "shared_NN", torch.zeros(num_experts, num_experts, dtype=torch.float32)
+        )
 
     @torch.no_grad()
     def observe(self, selected_TN: Tensor) -> Tensor:
@@ -84,9 +86,11 @@ class PairTracker(nn.Module):
             score_NN = torch.where(able_NN, score_NN, -1.0)
         upper_NN = torch.ones_like(score_NN, dtype=torch.bool).triu(1)
         score_NN = torch.where(upper_NN, score_NN, -torch.inf)
-        places = min(pairs, self.experts * (self.experts - 1) // 2)
+        places = min(pairs, self.num_experts * (self.num_experts - 1) // 2)
         score_P, pair_P = score_NN.flatten().topk(places)
-        return DuePairs(pair_P // self.experts, pair_P % self.experts, score_P > check_every)
+        return DuePairs(
+            pair_P // self.num_experts, pair_P % self.num_experts, score_P > check_every
+        )
 
     @torch.no_grad()
     def checked(self, pairs: DuePairs) -> None:
@@ -104,12 +108,12 @@ def selection_mask(index_TK: Tensor, logits_TN: Tensor, top_k: int) -> Tensor:
     The experts it was routed to; for K = 1, where no two experts share a token, also the best of
     the others by its logits. An index of N stands for no expert.
     """
-    tokens, experts = logits_TN.shape
+    tokens, num_experts = logits_TN.shape
     if top_k == 1:
-        others_TN = F.pad(logits_TN, (0, 1)).scatter(1, index_TK, -torch.inf)[:, :experts]
+        others_TN = F.pad(logits_TN, (0, 1)).scatter(1, index_TK, -torch.inf)[:, :num_experts]
         index_TK = torch.cat([index_TK, others_TN.argmax(1, keepdim=True)], dim=1)
-    selected = torch.zeros(tokens, experts + 1, dtype=torch.bool, device=logits_TN.device)
-    return selected.scatter(1, index_TK, True)[:, :experts]
+    selected = torch.zeros(tokens, num_experts + 1, dtype=torch.bool, device=logits_TN.device)
+    return selected.scatter(1, index_TK, True)[:, :num_experts]
 
 
 def sample_shared(

@@ -76,24 +76,24 @@ def probe(
     # The host reads the numbers here, once per probe and layer.
     for number, (output, cka_NN) in enumerate(zip(outputs, cka, strict=True)):
         routing = output.routing
-        experts = routing.logits_TN.shape[1]
-        load_N = load_fraction(routing.index_TK, experts)
+        num_experts = routing.logits_TN.shape[1]
+        load_N = load_fraction(routing.index_TK, num_experts)
         probability_TN = routing.logits_TN.softmax(-1)
         # One column more for empty slots, dropped again.
         chosen_TN = F.pad(torch.zeros_like(routing.logits_TN), (0, 1))
-        chosen_TN = chosen_TN.scatter_(1, routing.index_TK, 1.0)[:, :experts]
+        chosen_TN = chosen_TN.scatter_(1, routing.index_TK, 1.0)[:, :num_experts]
         shared_NN = (chosen_TN.T @ chosen_TN) / chosen_TN.shape[0]
         routers.append(
             {
                 "layer": number,
                 "load": load_N.tolist(),
                 "load_cv": (load_N.std(correction=0) / load_N.mean()).item(),
-                "dead": torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist(),
+                "dead": torch.nonzero(load_N < DEAD_BELOW / num_experts).flatten().tolist(),
                 "entropy_nats": _entropy(probability_TN).mean().item(),
                 "entropy_of_mean_nats": _entropy(probability_TN.mean(0)).item(),
             }
         )
-        pairs = cka_NN[tuple(torch.triu_indices(experts, experts, 1))]
+        pairs = cka_NN[tuple(torch.triu_indices(num_experts, num_experts, 1))]
         similarities.append(
             {
                 "layer": number,

@@ -16,7 +16,7 @@ from simsmoe_cli.recipe.schema import Recipe
 
 def test_smoe_router(shared: Path) -> None:
     golden = load_file(shared / "golden" / "router_smoe.safetensors")
-    router = SMoERouter(RouterSpec(width=32, experts=8, top_k=2))
+    router = SMoERouter(RouterSpec(width=32, num_experts=8, top_k=2))
     router.load_state_dict(
         {"gate.weight": golden["weight.gate.weight"], "gate.bias": golden["weight.gate.bias"]}
     )

@@ -23,7 +23,7 @@ CASES: list[tuple[str, RouterSettings, dict[str, str]]] = [
 
 
 def published(name: str, settings: RouterSettings) -> Router:
-    spec = RouterSpec(width=32, experts=8, top_k=2, settings=settings)
+    spec = RouterSpec(width=32, num_experts=8, top_k=2, settings=settings)
     router = registry.load("routers", name)(spec)
     assert isinstance(router, Router)
     return router

@@ -50,7 +50,7 @@ def test_eight_steps_of_similarity_learning(shared: Path, places: int) -> None:
         tokens=96,
         min_tokens=4,
     )
-    learning = SimilarityLearning(settings, width=32, experts=4, top_k=2)
+    learning = SimilarityLearning(settings, width=32, num_experts=4, top_k=2)
     learning.head.load_state_dict({name: weight[f"project.{name}"] for name in ("weight", "bias")})
 
     def experts(rows_RD: Tensor, count_N: Tensor) -> Tensor:

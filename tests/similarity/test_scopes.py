@@ -23,7 +23,7 @@ every_shape = pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (2, 2), (5,
 def expected_layer(learning: SimilarityLearning, toy: ToyExperts, x_TD: Tensor) -> list[Tensor]:
     """T of every pair, one after the other."""
     measure = load("similarity", learning.settings.measure)
-    outputs = [learning.head(toy.one(i, x_TD)) for i in range(learning.experts)]
+    outputs = [learning.head(toy.one(i, x_TD)) for i in range(learning.num_experts)]
     pairs = itertools.combinations(outputs, 2)
     return [measure(first, second, **learning.options) for first, second in pairs]
 

@@ -27,7 +27,7 @@ class Experts(nn.Module):
     """Base of all expert backends.
 
     Args:
-        experts, width, hidden: N, D and H.
+        num_experts, width, hidden: N, D and H.
         activation: "relu" or "swiglu".
         bias: whether both matrices have biases.
         dropout: probability after the activation, in training.
@@ -36,7 +36,7 @@ class Experts(nn.Module):
 
     def __init__(
         self,
-        experts: int,
+        num_experts: int,
         width: int,
         hidden: int,
         *,
@@ -46,14 +46,14 @@ class Experts(nn.Module):
         published_init: bool = False,
     ):
         super().__init__()
-        self.experts = experts
+        self.num_experts = num_experts
         self.swiglu = activation == "swiglu"
         self.dropout = dropout
         inner = hidden * (2 if self.swiglu else 1)
-        self.w_in = nn.Parameter(torch.empty(experts, inner, width))
-        self.w_out = nn.Parameter(torch.empty(experts, width, hidden))
-        self.b_in = nn.Parameter(torch.empty(experts, inner)) if bias else None
-        self.b_out = nn.Parameter(torch.empty(experts, width)) if bias else None
+        self.w_in = nn.Parameter(torch.empty(num_experts, inner, width))
+        self.w_out = nn.Parameter(torch.empty(num_experts, width, hidden))
+        self.b_in = nn.Parameter(torch.empty(num_experts, inner)) if bias else None
+        self.b_out = nn.Parameter(torch.empty(num_experts, width)) if bias else None
         self._initialise(published_init)
 
     def _initialise(self, published: bool) -> None:
@@ -116,14 +116,14 @@ class Experts(nn.Module):
         Returns:
             [T, D], in the precision the matrices were multiplied in.
         """
-        plan = dispatch.plan(index_TK, self.experts, partial=partial)
+        plan = dispatch.plan(index_TK, self.num_experts, partial=partial)
         rows_RD: Tensor = self(dispatch.gather(x_TD, plan), plan.count_N, partial=partial)
         return dispatch.combine(rows_RD, weight_TK, plan)
 
     def dense(self, x_TD: Tensor) -> Tensor:
         """Every token through every expert, without dropout: [N, T, D]."""
         tokens = x_TD.shape[0]
-        rows_RD = x_TD.unsqueeze(0).expand(self.experts, -1, -1).flatten(0, 1)
-        count_N = torch.full((self.experts,), tokens, device=x_TD.device)
+        rows_RD = x_TD.unsqueeze(0).expand(self.num_experts, -1, -1).flatten(0, 1)
+        count_N = torch.full((self.num_experts,), tokens, device=x_TD.device)
         out: Tensor = self(rows_RD, count_N, dropout=False)
-        return out.view(self.experts, tokens, -1)
+        return out.view(self.num_experts, tokens, -1)

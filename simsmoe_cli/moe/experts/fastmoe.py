@@ -89,9 +89,9 @@ class FastMoEExperts(Experts):
         top_k, processes = index_TK.shape[1], 1
         gate_R = index_TK.flatten()
         if partial:
-            gate_R = gate_R.masked_fill(gate_R == self.experts, NO_EXPERT)
+            gate_R = gate_R.masked_fill(gate_R == self.num_experts, NO_EXPERT)
         slot_R, here_N, everywhere_N, count_N, full = self._functions.prepare_forward(
-            gate_R, self.experts, processes
+            gate_R, self.num_experts, processes
         )
         rows_RD: Tensor = self._functions.MOEScatter.apply(
             x_TD.to(self.matmul_dtype(x_TD.device)),

@@ -31,7 +31,7 @@ class GroupedExperts(Experts):
         # Which expert a row belongs to, for the biases; empty rows may take any.
         expert_R = None
         if self.b_in is not None:
-            expert_R = torch.searchsorted(end_N, row_R, right=True).clamp(max=self.experts - 1)
+            expert_R = torch.searchsorted(end_N, row_R, right=True).clamp(max=self.num_experts - 1)
 
         def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             out = grouped_product(rows, weight.to(dtype), offset_N)

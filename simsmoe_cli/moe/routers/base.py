@@ -20,7 +20,7 @@ class RouterSpec:
     """What a router is built from.
 
     Attributes:
-        width, experts, top_k: D, N and K.
+        width, num_experts, top_k: D, N and K.
         bias: whether linear logits have a bias.
         vocab_size: ids `RouterInput.token_ids_T` may hold.
         seed: for what a router draws once and keeps, such as a table.
@@ -29,7 +29,7 @@ class RouterSpec:
     """
 
     width: int
-    experts: int
+    num_experts: int
     top_k: int
     bias: bool = True
     vocab_size: int = 0
@@ -106,7 +106,7 @@ class Router(nn.Module):
     def __init__(self, spec: RouterSpec):
         super().__init__()
         self.spec = spec
-        self.experts = spec.experts
+        self.num_experts = spec.num_experts
         self.top_k = spec.top_k
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:

@@ -54,7 +54,7 @@ class CompeteSMoERouter(Router):
         super().__init__(spec)
         assert isinstance(spec.settings, CompeteSMoESettings)
         self.settings = spec.settings
-        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+        self.gate = nn.Linear(spec.width, spec.num_experts, bias=spec.bias)
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         k = self.chosen_k(given)

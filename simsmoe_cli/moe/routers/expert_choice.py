@@ -26,12 +26,12 @@ class ExpertChoiceRouter(Router):
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
-        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+        self.gate = nn.Linear(spec.width, spec.num_experts, bias=spec.bias)
 
     def capacity(self, tokens: int, top_k: int | None = None) -> int:
         """C: tokens an expert takes; rounded to the nearest, at least 1."""
         share = tokens * (top_k or self.top_k)
-        return max(1, (2 * share + self.experts) // (2 * self.experts))
+        return max(1, (2 * share + self.num_experts) // (2 * self.num_experts))
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
@@ -39,9 +39,9 @@ class ExpertChoiceRouter(Router):
         capacity = self.capacity(x_TD.shape[0], given.context.top_k)
         taken_CN = score_TN.topk(capacity, dim=0).indices
         taken_TN = torch.zeros_like(score_TN, dtype=torch.bool).scatter_(0, taken_CN, True)
-        expert_N = torch.arange(self.experts, device=x_TD.device)
+        expert_N = torch.arange(self.num_experts, device=x_TD.device)
         return Routing(
-            index_TK=torch.where(taken_TN, expert_N, self.experts),
+            index_TK=torch.where(taken_TN, expert_N, self.num_experts),
             weight_TK=score_TN,
             logits_TN=logits_TN,
             partial=True,

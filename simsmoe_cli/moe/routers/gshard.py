@@ -29,7 +29,7 @@ class GShardRouter(Router):
         super().__init__(spec)
         assert isinstance(spec.settings, GShardSettings)
         self.random_second = spec.settings.random_second
-        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+        self.gate = nn.Linear(spec.width, spec.num_experts, bias=spec.bias)
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
@@ -39,6 +39,6 @@ class GShardRouter(Router):
         if partial:
             # The first of two has at least half of the weight, so it always stays.
             kept_TK = torch.rand_like(weight_TK) < 2 * weight_TK
-            index_TK = torch.where(kept_TK, index_TK, self.experts)
+            index_TK = torch.where(kept_TK, index_TK, self.num_experts)
         balance = balance_loss(logits_TN.softmax(-1), index_TK)
         return Routing(index_TK, weight_TK, logits_TN, {"balance": balance}, partial=partial)

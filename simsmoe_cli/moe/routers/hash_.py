@@ -35,7 +35,7 @@ class HashRouter(Router):
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
-        order_VN = balanced_orders(vocabulary_of(spec), spec.experts, (spec.seed, spec.layer))
+        order_VN = balanced_orders(vocabulary_of(spec), spec.num_experts, (spec.seed, spec.layer))
         self.register_buffer("order_VN", torch.tensor(order_VN, dtype=torch.int16))
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
@@ -44,7 +44,7 @@ class HashRouter(Router):
 
 
 def balanced_orders(
-    vocabulary: int, experts: int, seed: tuple[int, ...]
+    vocabulary: int, num_experts: int, seed: tuple[int, ...]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """An order of all experts for each token id, [V, N], every column balanced.
 
@@ -53,10 +53,10 @@ def balanced_orders(
     expert once.
     """
     random = np.random.default_rng(seed)
-    groups = -(-vocabulary // experts)
-    ids_N = np.arange(experts)
+    groups = -(-vocabulary // num_experts)
+    ids_N = np.arange(num_experts)
     shift_GN = np.tile(ids_N, (groups, 1))
     shift_GN[:, 1:] = random.permuted(shift_GN[:, 1:], axis=1)
-    order_GNN = (ids_N[None, :, None] + shift_GN[:, None, :]) % experts
-    order_VN: np.ndarray[tuple[int, int], np.dtype[np.int64]] = order_GNN.reshape(-1, experts)
+    order_GNN = (ids_N[None, :, None] + shift_GN[:, None, :]) % num_experts
+    order_VN: np.ndarray[tuple[int, int], np.dtype[np.int64]] = order_GNN.reshape(-1, num_experts)
     return order_VN[random.permutation(vocabulary)]

@@ -44,7 +44,7 @@ class HyperRouter(Router):
         hidden = spec.settings.hidden
         self.embedding = nn.Parameter(torch.randn(spec.width))
         first = nn.Linear(spec.width, hidden)
-        second = nn.Linear(hidden, spec.experts * (spec.width + 1))
+        second = nn.Linear(hidden, spec.num_experts * (spec.width + 1))
         for layer, suffix in ((first, "in"), (second, "out")):
             self.register_buffer(f"w_{suffix}", layer.weight.detach())
             self.register_buffer(f"b_{suffix}", layer.bias.detach())
@@ -52,7 +52,7 @@ class HyperRouter(Router):
     def weights(self) -> tuple[Tensor, Tensor]:
         """The router's weights now: [N, D] and [N], fp32."""
         inner = fp32_linear(self.embedding, self.w_in, self.b_in).relu()
-        out = fp32_linear(inner, self.w_out, self.b_out).unflatten(0, (self.experts, -1))
+        out = fp32_linear(inner, self.w_out, self.b_out).unflatten(0, (self.num_experts, -1))
         return out[:, :-1], out[:, -1]
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:

@@ -33,8 +33,8 @@ class LossFreeRouter(Router):
         super().__init__(spec)
         assert isinstance(spec.settings, LossFreeSettings)
         self.gamma = spec.settings.gamma
-        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
-        self.register_buffer("bias_N", torch.zeros(spec.experts))
+        self.gate = nn.Linear(spec.width, spec.num_experts, bias=spec.bias)
+        self.register_buffer("bias_N", torch.zeros(spec.num_experts))
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
@@ -48,10 +48,10 @@ class LossFreeRouter(Router):
 
     def _learn(self, index_TK: Tensor) -> None:
         """Move the bias one step towards even load."""
-        expert_N = torch.arange(self.experts, device=index_TK.device)
+        expert_N = torch.arange(self.num_experts, device=index_TK.device)
         count_N = (index_TK.flatten().unsqueeze(1) == expert_N).sum(0)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(count_N)
         # In whole numbers, so that an expert with exactly the mean load stays where it is.
-        missing_N = count_N.sum() - self.experts * count_N
+        missing_N = count_N.sum() - self.num_experts * count_N
         self.bias_N.add_(missing_N.sign(), alpha=self.gamma)

@@ -23,11 +23,11 @@ class RandomRouter(Router):
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         ids_T, spec = token_ids(given), self.spec
         if self.training:
-            score_TN = torch.rand(*ids_T.shape, self.experts, device=ids_T.device)
+            score_TN = torch.rand(*ids_T.shape, self.num_experts, device=ids_T.device)
         else:
             own = spec.seed * spec.layers + spec.layer
             key_T1 = mixed(ids_T.unsqueeze(1) ^ (own & MASK))
-            expert_N = torch.arange(self.experts, device=ids_T.device)
+            expert_N = torch.arange(self.num_experts, device=ids_T.device)
             score_TN = mixed(key_T1 ^ mixed(expert_N + 1))
         return list_routing(score_TN.argsort(dim=-1, stable=True), self.chosen_k(given))
 

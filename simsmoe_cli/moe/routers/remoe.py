@@ -41,8 +41,8 @@ class ReMoERouter(Router):
         super().__init__(spec)
         assert isinstance(spec.settings, ReMoESettings)
         self.start, self.factor = spec.settings.l1_start, spec.settings.l1_factor
-        self.target = 1 - spec.top_k / spec.experts
-        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+        self.target = 1 - spec.top_k / spec.num_experts
+        self.gate = nn.Linear(spec.width, spec.num_experts, bias=spec.bias)
         self.register_buffer("coefficient", torch.tensor(self.start))
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
@@ -54,9 +54,9 @@ class ReMoERouter(Router):
                 1, weight_TN.topk(given.context.top_k, dim=-1).indices, True
             )
             active_TN = active_TN & among_TN
-        expert_N = torch.arange(self.experts, device=x_TD.device)
+        expert_N = torch.arange(self.num_experts, device=x_TD.device)
         return Routing(
-            index_TK=torch.where(active_TN, expert_N, self.experts),
+            index_TK=torch.where(active_TN, expert_N, self.num_experts),
             weight_TK=weight_TN,
             logits_TN=logits_TN,
             losses={"sparsity": self._sparsity_loss(weight_TN, active_TN)},

@@ -25,7 +25,7 @@ class SMoERouter(Router):
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
-        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+        self.gate = nn.Linear(spec.width, spec.num_experts, bias=spec.bias)
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)

@@ -28,12 +28,12 @@ class SMoEDropoutRouter(Router):
         super().__init__(spec)
         assert isinstance(spec.settings, SMoEDropoutSettings)
         self.settings = spec.settings
-        self.k_start, self.k_end = spec.settings.range_of_k(spec.top_k, spec.experts)
-        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias).requires_grad_(False)
+        self.k_start, self.k_end = spec.settings.range_of_k(spec.top_k, spec.num_experts)
+        self.gate = nn.Linear(spec.width, spec.num_experts, bias=spec.bias).requires_grad_(False)
 
     def k_at(self, step: int, total_steps: int) -> int:
         """K at a step of training (0 is the first), to the nearest whole number; k_end after it."""
-        return self.settings.k_at(step, total_steps, self.top_k, self.experts)
+        return self.settings.k_at(step, total_steps, self.top_k, self.num_experts)
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         k = given.context.top_k or self.k_at(given.context.step, given.context.total_steps)

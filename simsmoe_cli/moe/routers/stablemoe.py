@@ -63,9 +63,9 @@ class StableMoERouter(Router):
     def __init__(self, spec: RouterSpec, settings: StableMoESettings):
         super().__init__(spec)
         self.freeze_after = settings.freeze_after
-        self.embeddings = nn.Parameter(torch.empty(spec.experts, spec.width))
+        self.embeddings = nn.Parameter(torch.empty(spec.num_experts, spec.width))
         self.token_embedding = nn.Embedding(vocabulary_of(spec), settings.token_width)
-        self.light_embeddings = nn.Parameter(torch.empty(spec.experts, settings.token_width))
+        self.light_embeddings = nn.Parameter(torch.empty(spec.num_experts, settings.token_width))
         for parameter in (self.embeddings, self.light_embeddings):
             nn.init.orthogonal_(parameter, gain=INIT_GAIN)
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
@@ -121,7 +121,7 @@ class PublishedStableMoERouter(Router):
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
-        self.embeddings = nn.Parameter(torch.empty(spec.experts, spec.width))
+        self.embeddings = nn.Parameter(torch.empty(spec.num_experts, spec.width))
         nn.init.orthogonal_(self.embeddings, gain=PUBLISHED_INIT_GAIN)
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:

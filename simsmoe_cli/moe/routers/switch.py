@@ -25,7 +25,7 @@ class SwitchRouter(Router):
         super().__init__(spec)
         assert isinstance(spec.settings, SwitchSettings)
         self.jitter = spec.settings.jitter
-        self.gate = nn.Linear(spec.width, spec.experts, bias=spec.bias)
+        self.gate = nn.Linear(spec.width, spec.num_experts, bias=spec.bias)
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         if self.training and self.jitter:

@@ -48,7 +48,7 @@ class _SmallSpace(Router):
     def __init__(self, spec: RouterSpec, dimension: int):
         super().__init__(spec)
         self.projection = nn.Linear(spec.width, dimension, bias=False)
-        self.embeddings = nn.Parameter(torch.empty(spec.experts, dimension))
+        self.embeddings = nn.Parameter(torch.empty(spec.num_experts, dimension))
         nn.init.orthogonal_(self.embeddings, gain=INIT_GAIN)
 
 
@@ -57,7 +57,7 @@ class XMoERouter(_SmallSpace):
 
     def __init__(self, spec: RouterSpec, settings: XMoESettings):
         # N/2 rounded to a multiple of 8, at least 8.
-        super().__init__(spec, settings.dimension or max(8, (spec.experts // 2 + 4) // 8 * 8))
+        super().__init__(spec, settings.dimension or max(8, (spec.num_experts // 2 + 4) // 8 * 8))
         self.tau_min = settings.tau_min
         self.log_tau = nn.Parameter(torch.tensor(math.log(settings.tau - settings.tau_min)))
 

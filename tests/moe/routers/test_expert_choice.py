@@ -16,7 +16,7 @@ EXPERTS = 4
 
 def make(kind: type[Router] = ExpertChoiceRouter, top_k: int = 2) -> Router:
     torch.manual_seed(0)
-    return kind(RouterSpec(width=8, experts=EXPERTS, top_k=top_k)).eval()
+    return kind(RouterSpec(width=8, num_experts=EXPERTS, top_k=top_k)).eval()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ EXPERTS = 5
 def make(random_second: bool = True) -> GShardRouter:
     """A router whose logits are its first inputs."""
     settings = GShardSettings(random_second=random_second)
-    router = GShardRouter(RouterSpec(width=8, experts=EXPERTS, top_k=2, settings=settings))
+    router = GShardRouter(RouterSpec(width=8, num_experts=EXPERTS, top_k=2, settings=settings))
     with torch.no_grad():
         router.gate.weight.copy_(torch.eye(EXPERTS, 8))
         router.gate.bias.zero_()

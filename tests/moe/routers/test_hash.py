@@ -11,7 +11,9 @@ from simsmoe_cli.moe.routers.hash_ import HashRouter
 
 def make(vocabulary: int = 205, experts: int = 16, seed: int = 0, layer: int = 0) -> HashRouter:
     return HashRouter(
-        RouterSpec(width=8, experts=experts, top_k=2, vocab_size=vocabulary, seed=seed, layer=layer)
+        RouterSpec(
+            width=8, num_experts=experts, top_k=2, vocab_size=vocabulary, seed=seed, layer=layer
+        )
     )
 
 

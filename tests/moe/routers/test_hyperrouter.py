@@ -16,7 +16,7 @@ WIDTH, EXPERTS, HIDDEN = 12, 5, 20
 def make(seed: int = 0) -> HyperRouter:
     torch.manual_seed(seed)
     settings = HyperRouterSettings(hidden=HIDDEN)
-    return HyperRouter(RouterSpec(width=WIDTH, experts=EXPERTS, top_k=2, settings=settings))
+    return HyperRouter(RouterSpec(width=WIDTH, num_experts=EXPERTS, top_k=2, settings=settings))
 
 
 def logits(router: HyperRouter, x_TD: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from simsmoe_cli.recipe.routers import LossFreeSettings
 def make(experts: int = 4, top_k: int = 2, gamma: float = 0.01) -> LossFreeRouter:
     """A router whose logits are its first inputs."""
     settings = LossFreeSettings(gamma=gamma)
-    router = LossFreeRouter(RouterSpec(width=8, experts=experts, top_k=top_k, settings=settings))
+    router = LossFreeRouter(
+        RouterSpec(width=8, num_experts=experts, top_k=top_k, settings=settings)
+    )
     with torch.no_grad():
         router.gate.weight.copy_(torch.eye(experts, 8))
         router.gate.bias.zero_()

@@ -12,7 +12,7 @@ EXPERTS = 8
 
 
 def make(seed: int = 0, layer: int = 0) -> RandomRouter:
-    spec = RouterSpec(width=4, experts=EXPERTS, top_k=2, seed=seed, layer=layer, layers=4)
+    spec = RouterSpec(width=4, num_experts=EXPERTS, top_k=2, seed=seed, layer=layer, layers=4)
     return RandomRouter(spec)
 
 

@@ -20,7 +20,7 @@ WIDTH, EXPERTS = 16, 8
 def make(experts: int = EXPERTS, top_k: int = 2, **settings: Any) -> ReMoERouter:
     torch.manual_seed(0)
     given = ReMoESettings(**settings)
-    return ReMoERouter(RouterSpec(width=WIDTH, experts=experts, top_k=top_k, settings=given))
+    return ReMoERouter(RouterSpec(width=WIDTH, num_experts=experts, top_k=top_k, settings=given))
 
 
 def make_layer(top_k: int = 2, experts: int = EXPERTS, **settings: Any) -> MoELayer:

@@ -21,7 +21,7 @@ NAME = "moe.router=smoe-dropout"
 def make(experts: int = 16, top_k: int = 2, **settings: Any) -> SMoEDropoutRouter:
     torch.manual_seed(0)
     given = SMoEDropoutSettings(**settings)
-    return SMoEDropoutRouter(RouterSpec(width=8, experts=experts, top_k=top_k, settings=given))
+    return SMoEDropoutRouter(RouterSpec(width=8, num_experts=experts, top_k=top_k, settings=given))
 
 
 @pytest.mark.parametrize(("start", "end", "steps"), [(2, 8, 1000), (1, 16, 40), (3, 4, 7)])

@@ -23,7 +23,7 @@ def make(top_k: int = 2, seed: int = 0, **settings: Any) -> StableMoERouter:
     made = router(
         RouterSpec(
             width=WIDTH,
-            experts=EXPERTS,
+            num_experts=EXPERTS,
             top_k=top_k,
             vocab_size=VOCABULARY,
             settings=StableMoESettings(**settings),

@@ -13,7 +13,7 @@ from simsmoe_cli.recipe.routers import SwitchSettings
 def make(jitter: float = 0.1) -> SwitchRouter:
     torch.manual_seed(0)
     settings = SwitchSettings(jitter=jitter)
-    return SwitchRouter(RouterSpec(width=16, experts=6, top_k=1, settings=settings))
+    return SwitchRouter(RouterSpec(width=16, num_experts=6, top_k=1, settings=settings))
 
 
 def test_the_most_probable_expert_with_its_probability() -> None:

@@ -15,7 +15,9 @@ from simsmoe_cli.recipe.routers import XMoESettings
 
 def make(experts: int = 8, **settings: Any) -> XMoERouter:
     torch.manual_seed(0)
-    made = router(RouterSpec(width=32, experts=experts, top_k=2, settings=XMoESettings(**settings)))
+    made = router(
+        RouterSpec(width=32, num_experts=experts, top_k=2, settings=XMoESettings(**settings))
+    )
     assert isinstance(made, XMoERouter)
     return made
 
@@ -23,7 +25,7 @@ def make(experts: int = 8, **settings: Any) -> XMoERouter:
 def published() -> PublishedXMoERouter:
     torch.manual_seed(0)
     settings = XMoESettings(published=True)
-    made = router(RouterSpec(width=32, experts=8, top_k=2, settings=settings))
+    made = router(RouterSpec(width=32, num_experts=8, top_k=2, settings=settings))
     assert isinstance(made, PublishedXMoERouter)
     return made
 
