@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from textual.app import App, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.screen import Screen
 
-from simsmoe_cli.monitor.draw.themes import DARK, LIGHT
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.screens.help import Help
+from simsmoe_cli.monitor.screens.keys import APP_KEYS
 from simsmoe_cli.monitor.screens.picker import Picker
+from simsmoe_cli.monitor.screens.themes import DARK, LIGHT
 from simsmoe_cli.monitor.state.alerts import Thresholds
 
 
@@ -36,45 +37,7 @@ class Monitor(App[None]):
     TITLE = "simsmoe monitor"
     CSS_PATH = "monitor.tcss"
     ENABLE_COMMAND_PALETTE = True
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "f1",
-            "help",
-            "Help",
-            id="app.help",
-            key_display="F1",
-            tooltip="Explain the panel in focus and every key",
-        ),
-        Binding(
-            "question_mark",
-            "help",
-            "Help",
-            id="app.help2",
-            show=False,
-            tooltip="Explain the panel in focus and every key",
-        ),
-        Binding(
-            "ctrl+p",
-            "command_palette",
-            "palette",
-            id="app.palette",
-            show=False,
-            priority=True,
-            tooltip="Everything that can be done, by name",
-        ),
-        Binding(
-            "d", "toggle_theme", "Theme", id="app.theme", show=False, tooltip="Dark or light theme"
-        ),
-        Binding(
-            "s",
-            "picture",
-            "Picture",
-            id="app.picture",
-            show=False,
-            tooltip="Save what is seen as an SVG file in the working directory",
-        ),
-        Binding("q", "quit", "Quit", id="app.quit", tooltip="Leave; training goes on"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = APP_KEYS
 
     def __init__(
         self,
@@ -95,21 +58,22 @@ class Monitor(App[None]):
         self.theme = DARK.name
 
     def on_mount(self) -> None:
-        first = self.dashboard(self.paths) if self.paths else Picker(self.runs_dir, self.clock)
-        self.push_screen(first)
+        self.push_screen(self._dashboard() if self.paths else self._picker())
 
-    def dashboard(self, paths: Sequence[Path]) -> Dashboard:
-        """A dashboard of these runs."""
-        return Dashboard(paths, self.thresholds, self.interval, self.clock)
+    def _dashboard(self) -> Dashboard:
+        return Dashboard(self.paths, self.thresholds, self.interval, self.clock, self.open_picker)
+
+    def _picker(self) -> Picker:
+        return Picker(self.runs_dir, self.clock, self.open_runs, chosen=self.paths)
 
     def open_runs(self, paths: Sequence[Path]) -> None:
         """Show these runs instead of what is seen now."""
         self.paths = list(paths)
-        self.switch_screen(self.dashboard(paths))
+        self.switch_screen(self._dashboard())
 
     def open_picker(self) -> None:
         """Choose other runs."""
-        self.switch_screen(Picker(self.runs_dir, self.clock, chosen=self.paths))
+        self.switch_screen(self._picker())
 
     def action_help(self) -> None:
         if not isinstance(self.screen, Help):

@@ -11,8 +11,6 @@ import pytest
 from textual.pilot import Pilot
 
 from simsmoe_cli.monitor.app import Monitor
-from simsmoe_cli.monitor.panels.load import Load
-from simsmoe_cli.monitor.panels.shared_tokens import index_of
 from simsmoe_cli.monitor.screens.layout import pages
 from simsmoe_cli.monitor.screens.picker import Picker
 from simsmoe_cli.monitor.state.alerts import Thresholds
@@ -40,11 +38,11 @@ def test_nothing_is_lost_in_a_small_window(runs: Path) -> None:
         for fact in (*facts, *numbers):
             assert fact in head
         for number, panel in enumerate(screen.panels, 1):
-            assert f"{number} {panel.SHORT}" in head
+            assert f"{number} {panel.panel.short}" in head
             await pilot.press(str(number))
             await pilot.pause()
             assert panel.display
-            assert f"{number} {panel.TITLE}" in seen(pilot)
+            assert f"{number} {panel.panel.title}" in seen(pilot)
             assert "Quit" in seen(pilot).split("\n")[-1]
             assert len(text_of(panel).split()) > 5
 
@@ -56,7 +54,7 @@ def test_a_large_window_shows_all_panels_at_once(runs: Path) -> None:
         screen = dashboard(pilot)
         picture = seen(pilot)
         for number, panel in enumerate(screen.panels, 1):
-            assert f"{number} {panel.TITLE}" in picture
+            assert f"{number} {panel.panel.title}" in picture
         assert not screen.tabs.display
 
     drive(monitor([runs / "first"], runs), scenario, size=(200, 60))
@@ -98,7 +96,7 @@ def test_the_cursor_on_a_pair_tells_its_exact_value(runs: Path) -> None:
         assert f"experts {row} and {column}: CKA {value:.3f}" in text_of(screen.panels[1])
         known = [cka_of(2, i, j, 1750, 1.0) or 0 for i in range(EXPERTS) for j in range(i)]
         mean = sum(known) / len(known)
-        assert screen.panels[1].below == f"layer 5 · step 1,750 · mean {mean:.3f}"
+        assert screen.panels[1].picture.note == f"layer 5 · step 1,750 · mean {mean:.3f}"
 
     drive(monitor([runs / "first"], runs), scenario)
 
@@ -133,7 +131,7 @@ def test_a_click_chooses_a_cell(runs: Path) -> None:
         assert screen.selection.pair == (3, 5)
         await pilot.press("3")
         await pilot.pause()
-        load = screen.query_one(Load)
+        load = screen.panels[2]
         lines = text_of(load).split("\n")
         row = next(y for y, line in enumerate(lines) if line.strip().startswith("5 "))
         await pilot.click("#load", offset=(lines[0].index("3") + 2, row + 1))
@@ -206,7 +204,7 @@ def test_the_cursor_on_curves_tells_every_value(runs: Path) -> None:
         train = score(1000, 1.0)
         valid = train + 0.04 / math.log(2)
         told = f"best {valid:.3f} train {train:.3f} validation {valid:.3f}"
-        assert screen.panels[0].below == f"step 1,000: {told}"
+        assert screen.panels[0].picture.note == f"step 1,000: {told}"
 
     drive(monitor([runs / "first"], runs), scenario)
 
@@ -290,15 +288,6 @@ def test_what_stands_still_is_not_drawn_again(runs: Path, monkeypatch: pytest.Mo
         assert "events" not in drawn
 
     drive(monitor([runs / "first"], runs), scenario, size=(200, 60))
-
-
-def test_a_pair_stands_where_its_number_says() -> None:
-    import numpy as np
-
-    rows, columns = np.triu_indices(6, 1)
-    pairs = list(zip(rows.tolist(), columns.tolist(), strict=True))
-    assert [index_of(6, pair) for pair in pairs] == list(range(15))
-    assert index_of(6, (4, 2)) == pairs.index((2, 4))
 
 
 def test_the_dashboard_never_imports_torch() -> None:

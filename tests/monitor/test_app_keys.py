@@ -12,14 +12,7 @@ from textual.dom import DOMNode
 from textual.pilot import Pilot
 
 from simsmoe_cli.monitor.app import Monitor
-from simsmoe_cli.monitor.panels.cka import Cka
-from simsmoe_cli.monitor.panels.events import Events
-from simsmoe_cli.monitor.panels.layers import Layers
-from simsmoe_cli.monitor.panels.load import Load
-from simsmoe_cli.monitor.panels.panel import Panel
-from simsmoe_cli.monitor.panels.score import Score
-from simsmoe_cli.monitor.panels.shared_tokens import Shared
-from simsmoe_cli.monitor.panels.signals import Signals
+from simsmoe_cli.monitor.panels import PANELS
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.screens.help import Help
 from simsmoe_cli.monitor.screens.picker import Picker
@@ -109,15 +102,15 @@ CURSOR: list[Step] = [
     ("end", at, 2000.0),
     ("home", at, 50.0),
 ]
-OF_PANEL: dict[type[Panel], list[Step]] = {
-    Score: [
+OF_PANEL: dict[str, list[Step]] = {
+    "score": [
         *CURSOR,
         ("y", ticks, "4:2.25 8:2.20 13:2.15"),
         ("y", ticks, "3:5 6:4 10:3"),
         ("y", ticks, "4:5 7:4 11:3"),
     ],
-    Cka: PAIRS,
-    Load: [
+    "cka": PAIRS,
+    "load": [
         *PROBES,
         ("l", expert, 0),
         ("l", expert, 1),
@@ -125,14 +118,14 @@ OF_PANEL: dict[type[Panel], list[Step]] = {
         ("shift+right", expert, 1),
         ("shift+left", expert, 0),
     ],
-    Signals: [
+    "signals": [
         *CURSOR,
         ("down", first_plot, "balance loss"),
         ("up", first_plot, "tokens/s"),
     ],
-    Layers: PROBES,
-    Shared: PAIRS,
-    Events: [
+    "layers": PROBES,
+    "shared": PAIRS,
+    "events": [
         ("down", top_line, "2,000   test 2.250 BPC"),
         ("up", top_line, "2,000 ✓ finished: all steps done"),
         ("j", top_line, "2,000   test 2.250 BPC"),
@@ -172,16 +165,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("panel", OF_PANEL, ids=lambda panel: panel.__name__)
-def test_the_keys_of_a_panel(panel: type[Panel], runs: Path) -> None:
-    steps = OF_PANEL[panel]
-    assert {key for key, _, _ in steps} == keys_of(panel)
+def test_every_key_of_every_panel_is_pressed() -> None:
+    for panel in PANELS:
+        keys = {name for key in panel.keys for name in key.keys.split(",")}
+        assert keys == {key for key, _, _ in OF_PANEL[panel.id]}, panel.id
+        assert all(key.help for key in panel.keys)
 
+
+@pytest.mark.parametrize("panel", OF_PANEL)
+def test_the_keys_of_a_panel(panel: str, runs: Path) -> None:
     async def scenario(pilot: Pilot[None]) -> None:
         screen = dashboard(pilot)
-        number = next(i for i, other in enumerate(screen.panels) if type(other) is panel)
+        number = next(i for i, other in enumerate(PANELS) if other.id == panel)
         await pilot.press(str(number + 1))
         assert screen.focused is screen.panels[number]
+        steps = OF_PANEL[panel]
         for position, (key, look, expected) in enumerate(steps):
             await pilot.press(key)
             await pilot.pause()

@@ -68,7 +68,7 @@ def test_a_probe_looked_at_stays_while_newer_ones_come(tmp_path: Path) -> None:
         append(path, similarity_event(1250, 1.0))
         await until(pilot, lambda: len(screen.followers[0].history.similarities) == 6)
         assert screen.selection.step == 750
-        assert "step 750" in screen.panels[1].below
+        assert "step 750" in screen.panels[1].picture.note
 
     drive(monitor([path], tmp_path, now=lambda: NOW - 2000), scenario, SIZE)
 

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.text import Text
 
+from simsmoe_cli.monitor import once
 from simsmoe_cli.monitor.json_snapshot import SNAPSHOT_SCHEMA, read, snapshot
 from simsmoe_cli.monitor.once import picture
+from simsmoe_cli.monitor.panels import PANELS
+from simsmoe_cli.monitor.panels.panel import Panel, Picture
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.layers import LayerSimilarity, most_alike
+from simsmoe_cli.monitor.view import View
 from simsmoe_cli.run.events import finite, read_events
 from tests.monitor.made_run import BEGAN, STEP_S, event, write_run
 
@@ -31,21 +36,36 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_picture_has_every_panel(made: Path) -> None:
     seen = text(made)
     for words in (
-        "made  finished  step 2,000 of 2,000 (100%)",
-        "recipe quickstart  router smoe  similarity calibrated  3.21M parameters  cpu fp32",
-        "BPC, bits per byte",
-        "tokens/s",
-        "learning rate",
-        "gradient norm",
-        "auxiliary losses",
-        "load by layer and expert, step 2,000",
-        "; dead: 3",
-        "mean CKA by layer",
-        "CKA against shared tokens, r ",
+        "made  finished",
+        "100% · step 2,000/2,000",
+        "quickstart · smoe · similarity calibrated · 3.21 M parameters · cpu fp32",
+        "BPC: train 2.150  valid 2.208  best 2.208",
+        "test 2.250",
+        "tokens/s  8,931",
+        "learning rate  1.2e-04",
+        "gradient norm  0.5633",
+        "balance loss  1.201",
+        "z loss  0.1200",
+        "mean CKA  0.2344",
+        "layer 1 ",
         "layer 3, experts 2 and 5: CKA 0.99",
-        "finished: all steps done",
+        "28 of 28 pairs defined",
+        "✓ finished: all steps done",
+        *(panel.title for panel in PANELS),
     ):
         assert words in seen, words
+    load = seen[seen.index("Router load") :].split("\n")
+    assert any(line.rstrip().endswith("0.61 3") for line in load)
+
+
+def test_a_new_panel_is_printed_too(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(view: View, width: int, height: int) -> Picture:
+        return Picture([Text(f"{view.chosen.name} has a new panel")])
+
+    new = Panel("new", "A new panel", "New", "It is new.", draw)
+    monkeypatch.setattr(once, "PANELS", (*PANELS, new))
+    assert "── A new panel ─" in text(made)
+    assert "made has a new panel" in text(made)
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
@@ -56,7 +76,7 @@ def test_no_line_is_wider_than_asked_for(made: Path, width: int) -> None:
 
 
 def test_the_layer_shown_is_the_one_whose_experts_are_most_alike(made: Path) -> None:
-    assert "layer 1, the most alike" in text(made)
+    assert "── Pairwise CKA · layer 1 " in text(made)
 
 
 def test_undefined_values_are_shown_as_undefined(tmp_path: Path) -> None:
@@ -67,18 +87,19 @@ def test_undefined_values_are_shown_as_undefined(tmp_path: Path) -> None:
     (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     seen = text(folder)
     assert "nan" not in seen
-    assert "of all –" in seen
-    assert "r –" in seen
+    assert "mean CKA  –" in seen
+    assert "r undefined  rho undefined" in seen
     assert "the loss is not finite" in seen
 
 
 def test_several_runs_share_the_curves(made: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", until=1000, finished=False, separate=0.1)
     seen = text(made, 120, other, now=NOW + 3600)
-    assert seen.count("BPC, bits per byte") == 1
+    assert seen.count("bits per byte") == 1
     assert "made train" in seen
     assert "other train" in seen
-    assert "other  stale, no event for 1 h 33 min  step 1,000 of 2,000 (50%)" in seen
+    assert "other  stale, no event for 1 h 33 min" in seen
+    assert "50% · step 1,000/2,000" in seen
 
 
 def test_layers_of_a_run_without_a_pattern_have_their_places(made: Path, tmp_path: Path) -> None:
@@ -89,14 +110,14 @@ def test_layers_of_a_run_without_a_pattern_have_their_places(made: Path, tmp_pat
     del first["recipe"]["model"]
     (old / "events.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
     seen = text(old)
-    assert "layer 0, the most alike" in seen
+    assert "── Pairwise CKA · layer 0 " in seen
     assert "layer 1, experts 2 and 5: CKA 0.99" in seen
 
 
 def test_a_run_without_events_says_so(tmp_path: Path) -> None:
     (tmp_path / "soon").mkdir()
     assert "soon  waiting" in text(tmp_path / "soon")
-    assert "No event yet." in text(tmp_path / "soon")
+    assert "Waiting for soon: there are no events in" in text(tmp_path / "soon")
 
 
 def test_events_that_cannot_be_read_are_not_taken_for_none_yet(tmp_path: Path) -> None:

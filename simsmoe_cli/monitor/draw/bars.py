@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-from rich.text import Text
 
 from simsmoe_cli.monitor.draw.axes import axis
 from simsmoe_cli.monitor.draw.scales import Floats
@@ -15,35 +13,10 @@ BARS = " ▏▎▍▌▋▊▉█"
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
-def bars(
-    labels: Sequence[str],
-    values: Floats,
-    width: int,
-    *,
-    high: float | None = None,
-    style: str = "",
-    digits: int = 2,
-) -> list[Text]:
-    """A line per value: label, bar, number. Bars begin at 0; negative and undefined ones are empty.
-
-    Args:
-        high: value of a full bar; None takes the largest.
-    """
-    finite = values[np.isfinite(values)]
-    top = high if high is not None else float(finite.max()) if finite.size else 1.0
-    wide = max((len(label) for label in labels), default=0)
-    numbers = ["–" if math.isnan(v) else f"{v:.{digits}f}" for v in values.tolist()]
-    room = max(0, width - wide - 2 - max(map(len, numbers), default=0))
-    lines = []
-    for label, value, written in zip(labels, values.tolist(), numbers, strict=True):
-        part = 0.0 if math.isnan(value) or top <= 0 else min(1.0, max(0.0, value / top))
-        eighths = round(part * room * 8)
-        bar = "█" * (eighths // 8) + BARS[eighths % 8].strip()
-        line = Text(f"{label.rjust(wide)} ")
-        line.append(bar.ljust(room), style)
-        line.append(f" {written}")
-        lines.append(line)
-    return lines
+def bar(part: float, width: int) -> str:
+    """A bar as long as a part (0 to 1) of the width, exact to an eighth of a cell; "" for nan."""
+    eighths = round(max(0.0, min(1.0, part)) * width * 8) if math.isfinite(part) else 0
+    return "█" * (eighths // 8) + BARS[eighths % 8].strip()
 
 
 def sparkline(values: Floats, width: int) -> str:

@@ -1,149 +1,131 @@
-"""The header: which runs are seen, what they are, how far they are and how fast."""
+"""The header: which runs are seen, what they are, how far they are and how fast.
+
+It is drawn above the panels and is not one of them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Hashable
 
 from rich.text import Text
 
-from simsmoe_cli.monitor.draw.themes import curve_colors
-from simsmoe_cli.monitor.panels.drawing import Drawing
-from simsmoe_cli.monitor.read.follow import Follower
+from simsmoe_cli.monitor.draw.text import cut
 from simsmoe_cli.monitor.state.alerts import duration
-from simsmoe_cli.monitor.state.run import RunHistory, Status
-
-if TYPE_CHECKING:
-    from simsmoe_cli.monitor.screens.dashboard import Dashboard
+from simsmoe_cli.monitor.state.run import RunHistory
+from simsmoe_cli.monitor.view import ShownRun, View
 
 BAR = 12
-WIDE = 112  # from here on what a run is stands beside its name
+WIDE = 110  # from here on what a run is stands beside its name
 
 
-class Header(Drawing):
-    """A line for each run, and one or two more for the run chosen.
-
-    Args:
-        clock: seconds since the epoch.
-    """
-
-    def __init__(self, clock: Callable[[], float]):
-        super().__init__(id="header")
-        self._clock = clock
-
-    @property
-    def dashboard(self) -> Dashboard:
-        return cast("Dashboard", self.screen)
-
-    def lines_for(self, runs: int, width: int, height: int) -> int:
-        """Lines it wants for so many runs in a window of that size."""
-        return min(runs + 1 + (width < WIDE), max(3, height // 5))
-
-    def fingerprint(self) -> Hashable:
-        now = self._clock()
-        # What time alone changes: status and ETA, to the second.
-        moving = tuple(
-            (run.history.status_at(now), round(run.history.eta_seconds(now) or 0))
-            for run in self.dashboard.followers
-        )
-        versions = tuple(run.version for run in self.dashboard.followers)
-        return (moving, versions, self.dashboard.selection.run)
-
-    def draw(self, width: int, height: int) -> Sequence[Text]:
-        runs = self.dashboard.followers
-        chosen = self.dashboard.selection.run
-        narrow = width < WIDE - 2
-        room = max(1, height - 1 - narrow)
-        first = max(0, min(chosen - room // 2, len(runs) - room))
-        lines = []
-        for index in range(first, min(len(runs), first + room)):
-            line = self._who(runs[index], index, width)
-            if not narrow:
-                facts = self._facts(runs[index].history, width - line.cell_len - 2)
-                line.append(" " * (width - line.cell_len - facts.cell_len)).append_text(facts)
-            if index == chosen and len(runs) > 1:
-                line.stylize("reverse", 0, 1)
-            lines.append(line)
-        if narrow:
-            lines.append(self._facts(runs[chosen].history, width))
-        lines.append(self._where(runs[chosen].history, width))
-        return lines
-
-    def _who(self, run: Follower, index: int, width: int) -> Text:
-        """Name and state."""
-        colors = curve_colors(self.app.current_theme.dark)
-        status = run.history.status_at(self._clock())
-        words = f"  {status_words(run, status)}"
-        progress = run.history.progress
-        if status == "training" and math.isfinite(progress) and len(self.dashboard.followers) > 1:
-            words += f" {progress:.0%}"  # the line below tells it of the chosen run alone
-        line = Text(no_wrap=True).append("● ", colors[index % len(colors)])
-        name = Text(run.history.name, style="bold")
-        name.truncate(max(8, width - 2 - len(words)), overflow="ellipsis")
-        return line.append_text(name).append(words, self._status_style(status))
-
-    def _facts(self, history: RunHistory, width: int) -> Text:
-        """What the run is."""
-        facts = [
-            history.recipe_name,
-            history.router,
-            f"similarity {history.similarity}" if history.similarity else "",
-            f"{millions(history.parameters)} parameters" if history.parameters else "",
-            " ".join(part for part in (history.device, history.precision) if part),
-        ]
-        line = Text(" · ".join(fact for fact in facts if fact), style="dim", no_wrap=True)
-        line.truncate(max(0, width), overflow="ellipsis")
-        return line
-
-    def _where(self, history: RunHistory, width: int) -> Text:
-        """Progress, speed and score; without the bar where it would take their place."""
-        theme = self.app.current_theme
-        progress = history.progress
-        parts = [Text()]
-        if not math.isnan(progress):
-            done = round(BAR * progress)
-            parts[0].append("━" * done, theme.primary or "").append("━" * (BAR - done), "dim")
-            parts[0].append(f" {progress:.0%}")
-        of = f"/{history.total_steps:,}" if history.total_steps else ""
-        eta = history.eta_seconds(self._clock())
-        rate = history.last("tokens_per_s")
-        told = [
-            ("step ", f"{history.step:,}{of}"),
-            ("ETA ", "–" if eta is None else duration(eta)),
-            ("", f"{rate:,.0f} tokens/s" if math.isfinite(rate) else "– tokens/s"),
-        ]
-        if math.isfinite(history.best_score):
-            told.append(("best ", f"{history.best_score:.3f} at {history.best_step:,}"))
-        if math.isfinite(history.test_score):
-            told.append(("test ", f"{history.test_score:.3f}"))
-        parts += [Text.assemble((label, "dim"), value) for label, value in told]
-        between = Text(" · ", style="dim")
-        line = between.join([part for part in parts if part])
-        if line.cell_len > width:
-            line = between.join(parts[1:])
-        line.truncate(width, overflow="ellipsis")
-        return line
-
-    def _status_style(self, status: Status) -> str:
-        theme = self.app.current_theme
-        return {
-            "training": f"bold {theme.primary}",
-            "finished": f"bold {theme.success}",
-            "waiting": "dim",
-            "stopped": f"bold {theme.warning}",
-            "stale": f"bold {theme.warning}",
-            "failed": f"bold {theme.error}",
-        }[status]
+def height(runs: int, width: int, window: int) -> int:
+    """Lines it wants for so many runs, at this width, in a window of so many lines."""
+    return min(runs + 1 + (width < WIDE), max(3, window // 5))
 
 
-def status_words(run: Follower, status: Status) -> str:
+def depends_on(view: View) -> Hashable:
+    """All that the lines depend on but for size and colours."""
+    # What time alone changes: status and ETA, to the second.
+    moving = tuple(
+        (_status_words(run, view.now), round(run.history.eta_seconds(view.now) or 0))
+        for run in view.runs
+    )
+    return (moving, view.runs, view.selection.run)
+
+
+def draw(view: View, width: int, height: int) -> list[Text]:
+    """A line for each run, and one or two more for the run chosen."""
+    chosen = view.selection.run
+    narrow = width < WIDE
+    room = max(1, height - 1 - narrow)
+    first = max(0, min(chosen - room // 2, len(view.runs) - room))
+    lines = []
+    for index in range(first, min(len(view.runs), first + room)):
+        line = _who(view, index, width)
+        if not narrow:
+            facts = _facts(view.runs[index].history, width - line.cell_len - 2)
+            line.append(" " * (width - line.cell_len - facts.cell_len)).append_text(facts)
+        if index == chosen and view.several:
+            line.stylize("reverse", 0, 1)
+        lines.append(line)
+    if narrow:
+        lines.append(_facts(view.chosen, width))
+    lines.append(_where(view, width))
+    return lines
+
+
+def _who(view: View, index: int, width: int) -> Text:
+    """Name and state."""
+    run, palette = view.runs[index], view.palette
+    history = run.history
+    words = f"  {_status_words(run, view.now)}"
+    status = history.status_at(view.now)
+    if status == "training" and math.isfinite(history.progress) and view.several:
+        words += f" {history.progress:.0%}"  # the last line tells it of the chosen run alone
+    line = Text(no_wrap=True).append("● ", view.color_of(index))
+    name = cut(Text(history.name, style="bold"), max(8, width - 2 - len(words)))
+    style = {
+        "training": f"bold {palette.primary}",
+        "finished": f"bold {palette.success}",
+        "waiting": "dim",
+        "stopped": f"bold {palette.warning}",
+        "stale": f"bold {palette.warning}",
+        "failed": f"bold {palette.error}",
+    }[status]
+    return cut(line.append_text(name).append(words, style), width)
+
+
+def _status_words(run: ShownRun, now: float) -> str:
     """The state of a run, and what is odd about its files."""
+    status = run.history.status_at(now)
     if run.history.missing and run.history.total_events:
         return f"{status}, its events are gone"
-    if not run.caught_up and run.history.total_events:
+    if run.reading and run.history.total_events:
         return f"{status}, reading"
+    if status == "stale" and math.isfinite(quiet := run.history.quiet_s(now)):
+        return f"{status}, no event for {duration(quiet)}"
     return status
+
+
+def _facts(history: RunHistory, width: int) -> Text:
+    """What the run is."""
+    facts = [
+        history.recipe_name,
+        history.router,
+        f"similarity {history.similarity}" if history.similarity else "",
+        f"{millions(history.parameters)} parameters" if history.parameters else "",
+        " ".join(part for part in (history.device, history.precision) if part),
+    ]
+    return cut(Text(" · ".join(fact for fact in facts if fact), style="dim", no_wrap=True), width)
+
+
+def _where(view: View, width: int) -> Text:
+    """Progress, speed and score of the chosen run; without the bar where it would take their
+    place."""
+    history = view.chosen
+    bar = Text()
+    if not math.isnan(history.progress):
+        done = round(BAR * history.progress)
+        rest = "━" if view.color else "─"
+        bar.append("━" * done, view.palette.primary).append(rest * (BAR - done), "dim")
+        bar.append(f" {history.progress:.0%}")
+    of = f"/{history.total_steps:,}" if history.total_steps else ""
+    eta = history.eta_seconds(view.now)
+    rate = history.last("tokens_per_s")
+    told = [
+        ("step ", f"{history.step:,}{of}"),
+        ("ETA ", "–" if eta is None else duration(eta)),
+        ("", f"{rate:,.0f} tokens/s" if math.isfinite(rate) else "– tokens/s"),
+    ]
+    if math.isfinite(history.best_score):
+        told.append(("best ", f"{history.best_score:.3f} at {history.best_step:,}"))
+    if math.isfinite(history.test_score):
+        told.append(("test ", f"{history.test_score:.3f}"))
+    parts = [Text.assemble((label, "dim"), value) for label, value in told]
+    between = Text(" · ", style="dim")
+    line = between.join([bar, *parts] if bar else parts)
+    return cut(line if line.cell_len <= width else between.join(parts), width)
 
 
 def millions(count: int) -> str:

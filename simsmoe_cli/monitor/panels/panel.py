@@ -1,178 +1,177 @@
-"""What every panel of the dashboard is: a framed drawing that reads the runs and the selection."""
+"""What a panel is: words about it, keys, and one pure function that draws it.
+
+Panels know no terminal and no Textual. The dashboard gives each a widget
+(screens/panel_widget.py); `--once` prints the lines it draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 from rich.text import Text
-from textual.binding import Binding, BindingType
 
-from simsmoe_cli.monitor.draw.themes import curve_colors
-from simsmoe_cli.monitor.panels.drawing import Drawing
-from simsmoe_cli.monitor.read.follow import Follower
-from simsmoe_cli.monitor.state.selection import Selection
+from simsmoe_cli.monitor.draw.heatmap import Layout
+from simsmoe_cli.monitor.draw.text import cut, message
+from simsmoe_cli.monitor.view import View
 
-if TYPE_CHECKING:
-    from simsmoe_cli.monitor.screens.dashboard import Dashboard
+LEAST_WIDTH = 22  # cells for the picture of one run among others
+GAP = 2  # cells between pictures
 
-_LAYER = Binding.Group("Layer", compact=True)
-_PROBE = Binding.Group("Probe", compact=True)
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A heat map inside a picture, whose cells can be clicked.
+
+    Attributes:
+        run: whose it is.
+        x, y: where it begins in the picture.
+        layout: where its cells are, from there.
+    """
+
+    run: int
+    x: int
+    y: int
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a panel has drawn.
+
+    Attributes:
+        lines: at most as many, and as wide, as it was asked for.
+        note: a few words on the lower edge of its frame.
+        title: on the upper edge; "" for the panel's own.
+        maps: what can be clicked.
+        scroll: that of the view, as far as it was possible to scroll.
+        empty: whether there is nothing to show yet, and the lines only say so.
+    """
+
+    lines: Sequence[Text]
+    note: str = ""
+    title: str = ""
+    maps: Sequence[HeatMap] = ()
+    scroll: int = 0
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a panel.
+
+    Attributes:
+        keys: their names in Textual, separated by commas.
+        action: from a view and the width of the panel to the view after the key; or the name of an
+            action of the dashboard, with its arguments.
+        label: in the footer; "" leaves the key out there.
+        help: what it does.
+        group: keys of the same group share this one label.
+        display: how the key is written; "" for its name.
+    """
+
+    keys: str
+    action: Callable[[View, int], View] | str
+    label: str
+    help: str
+    group: str = ""
+    display: str = ""
+
+
+def shows_probes(view: View) -> Hashable:
+    """All that a panel of probes depends on: it does not change with every step of training."""
+    probes = tuple(
+        (frames, len(frames), frames[-1].step if len(frames) else None)
+        for run in view.runs
+        for frames in (run.history.routers, run.history.similarities)
+    )
+    return (probes, tuple(run.history.total_events > 0 for run in view.runs), view.selection)
+
+
+def shows_series(view: View) -> Hashable:
+    """All that a panel of curves depends on."""
+    selection = view.selection
+    versions = tuple((run.history, run.version) for run in view.runs)
+    return (versions, selection.run, selection.at, selection.by_time)
+
+
+def _some(view: View, width: int) -> int:
+    return 16
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel.
+
+    Attributes:
+        id: of its widget.
+        title: on its frame.
+        short: in the row of tabs.
+        about: what it shows and how to read it, for the help.
+        draw: from a view, a width and a height, at least 1 each, to a picture of that size.
+        depends_on: all that the picture depends on but for size and colours; it is drawn again
+            when this changes.
+        keys: that act while it has the focus.
+        click: from a view, and run, row and column of a clicked cell, to the view after it.
+        height: from a view and a width to the lines that show everything, for `--once`.
+        wide: whether `--once` gives it the whole width.
+    """
+
+    id: str
+    title: str
+    short: str
+    about: str
+    draw: Callable[[View, int, int], Picture]
+    depends_on: Callable[[View], Hashable] = shows_probes
+    keys: tuple[Key, ...] = ()
+    click: Callable[[View, int, int, int], View] | None = None
+    height: Callable[[View, int], int] = _some
+    wide: bool = False
+
 
 # Keys of the panels that compare experts.
-PROBE_BINDINGS: list[BindingType] = [
-    Binding(
-        "up",
-        "screen.layer(-1)",
-        "Layer before",
-        id="probe.up",
-        group=_LAYER,
-        tooltip="The layer before",
-    ),
-    Binding(
-        "down",
-        "screen.layer(1)",
-        "Next layer",
-        id="probe.down",
-        group=_LAYER,
-        tooltip="The next layer",
-    ),
-    Binding(
-        "left",
-        "screen.probe(-1)",
-        "Probe before",
-        id="probe.left",
-        group=_PROBE,
-        tooltip="Back over training, probe by probe",
-    ),
-    Binding(
+PROBE_KEYS = (
+    Key("up", "screen.layer(-1)", "Layer before", "The layer before", "Layer"),
+    Key("down", "screen.layer(1)", "Next layer", "The next layer", "Layer"),
+    Key("left", "screen.probe(-1)", "Probe before", "Back over training, probe by probe", "Probe"),
+    Key(
         "right",
         "screen.probe(1)",
         "Next probe",
-        id="probe.right",
-        group=_PROBE,
-        tooltip="Forward over training; at the end, follow the newest probe",
+        "Forward over training; at the end, follow the newest probe",
+        "Probe",
     ),
-    Binding(
-        "home",
-        "screen.probe(-1000000)",
-        "First probe",
-        id="probe.home",
-        show=False,
-        tooltip="The first probe",
-    ),
-    Binding(
-        "end",
-        "screen.probe(1000000)",
-        "Newest probe",
-        id="probe.end",
-        show=False,
-        tooltip="The newest probe, and follow it",
-    ),
-    Binding("space", "screen.play", "Play", id="probe.play", tooltip="Play over training, or stop"),
-]
+    Key("home", "screen.probe(-1000000)", "", "The first probe"),
+    Key("end", "screen.probe(1000000)", "", "The newest probe, and follow it"),
+    Key("space", "screen.play", "Play", "Play over training, or stop"),
+)
 
 
-class Panel(Drawing, can_focus=True):
-    """One panel.
+def runs_that_fit(view: View, width: int) -> tuple[range, int]:
+    """Which runs fit beside each other, the chosen one among them, and how wide each may be."""
+    runs = len(view.runs)
+    count = max(1, min(runs, (width + GAP) // (LEAST_WIDTH + GAP)))
+    first = max(0, min(view.selection.run - count // 2, runs - count))
+    return range(first, first + count), (width - GAP * (count - 1)) // count
 
-    Class attributes:
-        TITLE: on its frame.
-        SHORT: in the row of tabs.
-        ABOUT: what it shows and how to read it, for the help.
 
-    Attributes:
-        above, below: on the frame; a drawing sets them.
-    """
+def run_heading(view: View, run: int, width: int, told: str = "") -> list[Text]:
+    """The name of a run above its picture, and more words where there is room; nothing where there
+    is only one run."""
+    if not view.several:
+        return []
+    line = Text(no_wrap=True).append("● ", view.color_of(run))
+    name = view.runs[run].history.name
+    cut(line.append(name, "bold" if run == view.selection.run else "not bold"), width)
+    if told and line.cell_len + 2 + len(told) <= width:
+        line.append(f"  {told}", "dim")
+    return [line]
 
-    TITLE: ClassVar[str]
-    SHORT: ClassVar[str]
-    ABOUT: ClassVar[str]
 
-    def __init__(self, *, id: str):
-        super().__init__(id=id)
-        self.above = self.TITLE
-        self.below = ""
-        self._on_frame = ("", "")
-
-    @property
-    def dashboard(self) -> Dashboard:
-        return cast("Dashboard", self.screen)
-
-    @property
-    def runs(self) -> Sequence[Follower]:
-        return self.dashboard.followers
-
-    @property
-    def selection(self) -> Selection:
-        return self.dashboard.selection
-
-    @property
-    def curve_colors(self) -> tuple[str, ...]:
-        """Colours of curves on the theme in force."""
-        return curve_colors(self.app.current_theme.dark)
-
-    def color_of(self, run: int) -> str:
-        """The colour of a run."""
-        return self.curve_colors[run % len(self.curve_colors)]
-
-    @property
-    def chosen_label(self) -> str:
-        """What the chosen run's model calls the chosen layer."""
-        return self.dashboard.chosen.history.label(self.selection.layer)
-
-    def fingerprint(self) -> Hashable:
-        """For the panels of probes: these do not change with every training step."""
-        probes = tuple(
-            (frames, len(frames), frames[-1].step if len(frames) else None)
-            for run in self.runs
-            for frames in (run.history.routers, run.history.similarities)
-        )
-        began = tuple(run.history.total_events > 0 for run in self.runs)
-        return (probes, began, self.selection)
-
-    def on_mount(self) -> None:
-        self.label_frame()
-
-    def redraw(self) -> None:
-        with self.dashboard.following.lock:
-            super().redraw()
-        # Not at once: the frame may be being painted just now.
-        self.call_next(self.label_frame)
-
-    def label_frame(self) -> None:
-        """Write what the drawing says about itself on its frame."""
-        above = f"{self.dashboard.number_of(self)} {self.above}"
-        if self._on_frame != (above, self.below):
-            self._on_frame = (above, self.below)
-            self.border_title, self.border_subtitle = Text(above), Text(self.below)
-
-    def run_heading(self, run: int, width: int, told: str = "") -> Text:
-        """The name of a run above its picture, and something more where there is room."""
-        line = Text(no_wrap=True).append("● ", self.color_of(run))
-        name = self.runs[run].history.name
-        line.append(name, "bold" if run == self.selection.run else "not bold")
-        line.truncate(width, overflow="ellipsis")
-        if told and line.cell_len + 2 + len(told) <= width:
-            line.append(f"  {told}", "dim")
-        return line
-
-    def message(self, text: str, width: int, height: int) -> list[Text]:
-        """A few words in the middle, where there is nothing to draw yet."""
-        self.below = ""
-        words = Text(text, style="dim").wrap(self.app.console, max(1, min(width - 2, 60)))
-        lines = [Text() for _ in range(max(0, (height - len(words)) // 2))]
-        for line in words:
-            line.rstrip()
-            line.pad_left(max(0, (width - line.cell_len) // 2))
-            lines.append(line)
-        return lines
-
-    def waiting(self, for_what: str, width: int, height: int) -> list[Text]:
-        """What is said where there is nothing to show yet."""
-        if all(run.history.total_events == 0 for run in self.runs):
-            path = self.runs[0].path
-            text = f"Waiting for {path.name}: there are no events in {path} yet."
-        else:
-            text = f"No {for_what} yet."
-        return self.message(text, width, height)
+def waiting(view: View, for_what: str, width: int, height: int) -> Picture:
+    """What is said where there is nothing to show yet."""
+    text = f"No {for_what} yet."
+    if all(run.history.total_events == 0 for run in view.runs):
+        path = view.runs[0].history.path
+        text = f"Waiting for {path.name}: there are no events in {path} yet."
+    return Picture(message(text, width, height), empty=True)

@@ -1,124 +1,129 @@
-"""BPC over training: train, validation and the best so far; several runs in one plot."""
+"""The score over training: train, validation and the best so far; several runs in one plot."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from rich.text import Text
-from textual.binding import Binding, BindingType
 
 from simsmoe_cli.monitor.draw.axes import Axis, axis
 from simsmoe_cli.monitor.draw.canvas import Curve, line_plot
-from simsmoe_cli.monitor.panels.curves import CURSOR_BINDINGS, CurvePanel, value_at
+from simsmoe_cli.monitor.panels.curves import (
+    CURSOR_KEYS,
+    cursor_x,
+    curve,
+    points,
+    value_at,
+    x_axis,
+    x_label,
+)
+from simsmoe_cli.monitor.panels.panel import Key, Panel, Picture, shows_series, waiting
+from simsmoe_cli.monitor.view import View
 
 RANGES = ("", ", values of the later half", ", logarithmic")
-# In the order in which they are drawn: what is best lies under the validation it comes from.
+# In the order in which they are drawn: the best lies under the validation it comes from.
 PARTS = (("best", "best", 2), ("train", "train", 0), ("valid", "validation", 1))
 
 
-class Score(CurvePanel):
-    """The score a run is judged by: bits per character, loss where a token is none, accuracy."""
+def draw(view: View, width: int, height: int) -> Picture:
+    """The scores; `view.scroll` is the range of y."""
+    begun = [run.history.scoring for run in view.runs if run.history.total_events]
+    name = " and ".join(sorted({scoring.name for scoring in begun})) or "BPC"
+    title = name[:1].upper() + name[1:] + RANGES[view.scroll]
+    curves = _several(view) if view.several else _one(view)
+    if not curves:
+        return replace(waiting(view, "training step", width, height), title=title)
+    lines = line_plot(
+        curves,
+        width,
+        height,
+        x_axis=x_axis(view),
+        y_axis=_late_axis(view, curves) if view.scroll == 1 else None,
+        log_y=view.scroll == 2,
+        x_label=x_label(view),
+        cursor=cursor_x(view),
+        color=view.color,
+    )
+    units = " and ".join(sorted({scoring.in_words for scoring in begun}))
+    return Picture(lines, _reading(view) or units, title, scroll=view.scroll)
 
-    TITLE = "BPC"
-    SHORT = "BPC"
-    ABOUT = (
+
+def _one(view: View) -> list[Curve]:
+    history = view.runs[0].history
+    found = [
+        curve(view, history, name, label, view.color_of(color)) for name, label, color in PARTS
+    ]
+    return [curve for curve in found if curve is not None]
+
+
+def _several(view: View) -> list[Curve]:
+    """Validation in the colour of its run, training in the same colour dimmed."""
+    train, valid = [], []
+    for index, run in enumerate(view.runs):
+        history, color = run.history, view.color_of(index)
+        name = history.name
+        valid.append(curve(view, history, "valid", name, f"bold {color}"))
+        alone = valid[-1] is None
+        label = name if alone else "" if view.color else f"{name} train"
+        style = color if alone else f"dim {color}"
+        train.append(curve(view, history, "train", label, style))
+    return [curve for curve in (*train, *valid) if curve is not None]
+
+
+def _late_axis(view: View, curves: Sequence[Curve]) -> Axis:
+    """A y axis for the values in the later half of x."""
+    x = x_axis(view)
+    middle = (x.low + x.high) / 2
+    return axis([np.asarray(curve.y)[np.asarray(curve.x) >= middle] for curve in curves])
+
+
+def _reading(view: View) -> str:
+    """The values under the cursor."""
+    at = view.selection.at
+    if at is None:
+        return ""
+    told = []
+    for run in view.runs:
+        history = run.history
+        values = [
+            f"{label} {value:.3f}"
+            for name, label, _ in PARTS
+            if math.isfinite(value := value_at(points(history, name), at))
+            and (not view.several or name == "valid")
+        ]
+        name = f"{history.name} " if view.several else ""
+        told.append(name + (" ".join(values) or "–"))
+    return f"step {at:,.0f}: " + " · ".join(told)
+
+
+def next_range(view: View, _width: int) -> View:
+    """The next range of y."""
+    return replace(view, scroll=(view.scroll + 1) % len(RANGES))
+
+
+PANEL = Panel(
+    id="score",
+    title="BPC",
+    short="BPC",
+    about=(
         "Bits per character (lower is better) against steps or time: of training batches, of the "
-        "validation split, and the best validation so far. Where a token is no character, the "
+        "validation split, and the best validation so far. Where tokens are not characters, the "
         "loss in nats per token; of a classifier, its accuracy (higher is better). Of several "
         "runs, validation is drawn in the run's colour and training dim. y changes the range, so "
         "that a late difference is seen."
-    )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *CURSOR_BINDINGS,
-        Binding(
+    ),
+    draw=draw,
+    depends_on=shows_series,
+    keys=(
+        *CURSOR_KEYS,
+        Key(
             "y",
-            "range",
+            next_range,
             "Range",
-            id="score.range",
-            tooltip="Range of y: all values, those of the later half, or logarithmic",
+            "Range of y: all values, those of the later half, or logarithmic",
         ),
-    ]
-
-    def __init__(self) -> None:
-        super().__init__(id="score")
-        self._range = 0
-
-    def fingerprint(self) -> Hashable:
-        selection = self.selection
-        looked_at = (selection.run, selection.at, selection.by_time)
-        return (tuple(run.version for run in self.runs), looked_at, self._range)
-
-    def draw(self, width: int, height: int) -> Sequence[Text]:
-        names = {run.history.scoring.name for run in self.runs if run.history.total_events}
-        units = {run.history.scoring.in_words for run in self.runs if run.history.total_events}
-        title = " and ".join(sorted(names)) or "BPC"
-        title = title[:1].upper() + title[1:]
-        self.above = title + RANGES[self._range]
-        curves = self._one() if len(self.runs) == 1 else self._several()
-        if not curves:
-            return self.waiting("training step", width, height)
-        self.below = self._reading() or " and ".join(sorted(units))
-        return line_plot(
-            curves,
-            width,
-            height,
-            x_axis=self.x_axis(),
-            y_axis=self._late_axis(curves) if self._range == 1 else None,
-            log_y=self._range == 2,
-            x_label=self.x_label,
-            cursor=self.cursor_x(),
-        )
-
-    def _one(self) -> list[Curve]:
-        history = self.runs[0].history
-        found = [
-            self.curve(history, name, label, self.curve_colors[color])
-            for name, label, color in PARTS
-        ]
-        return [curve for curve in found if curve is not None]
-
-    def _several(self) -> list[Curve]:
-        train, valid = [], []
-        for index, run in enumerate(self.runs):
-            color = self.color_of(index)
-            train.append(self.curve(run.history, "train", "", f"dim {color}"))
-            valid.append(self.curve(run.history, "valid", run.history.name, f"bold {color}"))
-            if valid[-1] is None and train[-1] is not None:
-                train[-1] = self.curve(run.history, "train", run.history.name, color)
-        return [curve for curve in (*train, *valid) if curve is not None]
-
-    def _late_axis(self, curves: Sequence[Curve]) -> Axis:
-        """A y axis for what is right of the middle."""
-        x = self.x_axis()
-        middle = (x.low + x.high) / 2
-        late = [
-            np.asarray(values)[np.asarray(curve.x) >= middle]
-            for curve in curves
-            for values in (curve.y,)
-        ]
-        return axis(late)
-
-    def _reading(self) -> str:
-        """The values under the cursor."""
-        at = self.selection.at
-        if at is None:
-            return ""
-        told = []
-        for run in self.runs:
-            history = run.history
-            values = [
-                f"{label} {value:.3f}"
-                for name, label, _ in PARTS
-                if math.isfinite(value := value_at(self.points(history, name), at))
-                and (len(self.runs) == 1 or name == "valid")
-            ]
-            name = f"{history.name} " if len(self.runs) > 1 else ""
-            told.append(name + (" ".join(values) or "–"))
-        return f"step {at:,.0f}: " + " · ".join(told)
-
-    def action_range(self) -> None:
-        self._range = (self._range + 1) % len(RANGES)
-        self.update()
+    ),
+    wide=True,
+)

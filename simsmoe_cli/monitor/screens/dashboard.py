@@ -19,21 +19,15 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer
 
-from simsmoe_cli.monitor.panels.cka import Cka
-from simsmoe_cli.monitor.panels.events import Events
-from simsmoe_cli.monitor.panels.header import Header
-from simsmoe_cli.monitor.panels.layers import Layers
-from simsmoe_cli.monitor.panels.load import Load
-from simsmoe_cli.monitor.panels.panel import Panel
-from simsmoe_cli.monitor.panels.score import Score
-from simsmoe_cli.monitor.panels.shared_tokens import Shared
-from simsmoe_cli.monitor.panels.signals import Signals
-from simsmoe_cli.monitor.panels.tabs import Tab, Tabs
+from simsmoe_cli.monitor.panels import PANELS, header
 from simsmoe_cli.monitor.read.follow import Follower, Following, News
-from simsmoe_cli.monitor.screens.keys import DASHBOARD_BINDINGS
+from simsmoe_cli.monitor.screens.header_and_tabs import HeaderBar, Tab, Tabs
+from simsmoe_cli.monitor.screens.keys import DASHBOARD_KEYS
 from simsmoe_cli.monitor.screens.layout import Page, page_of, pages
+from simsmoe_cli.monitor.screens.panel_widget import PanelWidget, panel_widget
+from simsmoe_cli.monitor.screens.themes import palette_of
 from simsmoe_cli.monitor.state.alerts import Thresholds
-from simsmoe_cli.monitor.state.selection import Selection
+from simsmoe_cli.monitor.view import Selection, ShownRun, View
 
 PLAY_EVERY_S = 0.25
 DRAW_WHILE_READING_S = 2.0
@@ -56,9 +50,10 @@ class Dashboard(Screen[None]):
         thresholds: when to alert.
         interval: seconds between two looks at the files.
         clock: seconds since the epoch.
+        open_picker: shows the list of runs instead.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = DASHBOARD_BINDINGS
+    BINDINGS: ClassVar[list[BindingType]] = DASHBOARD_KEYS
 
     selection: reactive[Selection] = reactive(Selection())
 
@@ -68,22 +63,18 @@ class Dashboard(Screen[None]):
         thresholds: Thresholds,
         interval: float,
         clock: Callable[[], float],
+        open_picker: Callable[[], None],
     ):
         super().__init__()
-        self.thresholds = thresholds
         self.clock = clock
+        self.action_open = open_picker
         self.followers = tuple(Follower(path, thresholds, clock) for path in paths)
         self.following = Following(self.followers, interval, self._tell)
-        self.panels: tuple[Panel, ...] = (
-            Score(),
-            Cka(),
-            Load(),
-            Signals(),
-            Layers(),
-            Shared(),
-            Events(),
+        self.panels = tuple(
+            panel_widget(panel, number, self.view, self._select, self.following.lock)
+            for number, panel in enumerate(PANELS, 1)
         )
-        self.header = Header(clock)
+        self.header = HeaderBar(self.view)
         self.tabs = Tabs()
         self._zoomed = False
         self._drawn_at = -math.inf
@@ -106,9 +97,13 @@ class Dashboard(Screen[None]):
     def on_unmount(self) -> None:
         self.following.stop()
 
-    def number_of(self, panel: Panel) -> int:
-        """The number by which a panel is called."""
-        return self.panels.index(panel) + 1
+    def view(self) -> View:
+        """What the panels are drawn from."""
+        runs = (
+            ShownRun(run.history, run.version, reading=not run.caught_up) for run in self.followers
+        )
+        palette = palette_of(self.app.current_theme)
+        return View(tuple(runs), self.selection, palette, self.clock())
 
     # Layout
 
@@ -120,15 +115,15 @@ class Dashboard(Screen[None]):
 
     def _arrange(self, width: int, height: int) -> None:
         """Show the panels that fit, among them the one in focus."""
-        header = self.header.lines_for(len(self.followers), width, height)
+        above = header.height(len(self.followers), width - 2, height)
         focused = self._focused_index()
-        body = height - header - 1
+        body = height - above - 1
         found = pages(len(self.panels), width, body)
         if len(found) > 1 or self._zoomed:
             found = pages(len(self.panels), width, body - 1)
         page = Page((focused,), 1, False) if self._zoomed else page_of(focused, found)
         self.tabs.display = len(page.panels) < len(self.panels)
-        self.header.styles.height = header
+        self.header.styles.height = above
         grid = self.query_one("#panels", Grid)
         grid.styles.grid_size_columns = page.columns
         grid.styles.grid_size_rows = page.rows
@@ -143,7 +138,7 @@ class Dashboard(Screen[None]):
         self.refresh_bindings()
 
     def _focused_index(self) -> int:
-        return self.panels.index(self.focused) if isinstance(self.focused, Panel) else 0
+        return self.panels.index(self.focused) if isinstance(self.focused, PanelWidget) else 0
 
     def _update_tabs(self) -> None:
         focused = self._focused_index()
@@ -153,7 +148,7 @@ class Dashboard(Screen[None]):
             self._seen_alerts = alerts
         self.tabs.tabs = tuple(
             Tab(
-                panel.SHORT,
+                panel.panel.short,
                 bool(panel.display),
                 index == focused,
                 index == events_index and alerts > self._seen_alerts,
@@ -222,7 +217,10 @@ class Dashboard(Screen[None]):
 
     def choose(self, **fields: Any) -> None:
         """Change the selection."""
-        self.selection = replace(self.selection, **fields)
+        self._select(replace(self.selection, **fields))
+
+    def _select(self, selection: Selection) -> None:
+        self.selection = selection
 
     def _keep_selection_valid(self) -> None:
         layers = self.chosen.history.layers
@@ -270,9 +268,6 @@ class Dashboard(Screen[None]):
     def action_run(self, by: int) -> None:
         self.choose(run=(self.selection.run + by) % len(self.followers))
         self._keep_selection_valid()
-
-    def action_open(self) -> None:
-        self.app.open_picker()  # type: ignore[attr-defined]
 
     def action_layer(self, by: int) -> None:
         """Walk the layers."""
@@ -331,7 +326,7 @@ class Dashboard(Screen[None]):
         """What the command palette offers here."""
         for index, panel in enumerate(self.panels):
             yield SystemCommand(
-                f"Panel: {panel.TITLE}",
+                f"Panel: {panel.panel.title}",
                 f"Key {index + 1}",
                 lambda index=index: self.action_go(index),
             )

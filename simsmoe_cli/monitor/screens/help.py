@@ -8,14 +8,15 @@ from typing import ClassVar
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Static
 
-from simsmoe_cli.monitor.panels.panel import Panel
 from simsmoe_cli.monitor.read.follow import Follower
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
+from simsmoe_cli.monitor.screens.keys import HELP_KEYS
+from simsmoe_cli.monitor.screens.panel_widget import PanelWidget
 
 
 class Help(ModalScreen[None]):
@@ -25,9 +26,7 @@ class Help(ModalScreen[None]):
         of: that screen.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,q", "dismiss", "Close", id="help.close", tooltip="Close the help"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = HELP_KEYS
 
     def __init__(self, of: Screen[object]):
         super().__init__()
@@ -37,9 +36,9 @@ class Help(ModalScreen[None]):
         panel = self._of.focused
         facts = _facts(self._of.followers) if isinstance(self._of, Dashboard) else []
         with VerticalScroll(id="help"):
-            if isinstance(panel, Panel):
-                yield Static(Text(panel.TITLE, style="bold"), classes="heading")
-                yield Static(Text(panel.ABOUT))
+            if isinstance(panel, PanelWidget):
+                yield Static(Text(panel.panel.title, style="bold"), classes="heading")
+                yield Static(Text(panel.panel.about))
             for heading, keys in self._keys().items():
                 yield Static(Text(heading, style="bold"), classes="heading")
                 yield Static(_table(keys))
@@ -57,7 +56,7 @@ class Help(ModalScreen[None]):
         for node, binding, enabled, tooltip in self._of.active_bindings.values():
             if not binding.id or not enabled:
                 continue
-            if isinstance(node, Panel):
+            if isinstance(node, PanelWidget):
                 heading = "Keys of this panel"
             elif node is self.app:
                 heading = "Anywhere"

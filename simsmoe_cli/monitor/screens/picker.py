@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import events, work
 from textual.app import ComposeResult, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
 
+from simsmoe_cli.monitor.draw.text import decimal
+from simsmoe_cli.monitor.screens.keys import PICKER_KEYS
 from simsmoe_cli.monitor.state.alerts import duration
 from simsmoe_cli.monitor.state.runs import RunSummary, find_runs
-
-if TYPE_CHECKING:
-    from simsmoe_cli.monitor.app import Monitor
 
 LOOK_EVERY_S = 3.0
 # Columns by importance: the last of them go first where the window is narrow.
@@ -34,34 +32,11 @@ class Picker(Screen[None]):
     Args:
         runs_dir: where they lie.
         clock: seconds since the epoch.
+        open_runs: shows the chosen runs instead.
         chosen: run folders that are marked at first.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "enter",
-            "open",
-            "Open",
-            id="picker.open",
-            priority=True,
-            tooltip="Show the marked runs, or the one under the cursor",
-        ),
-        Binding(
-            "space",
-            "mark",
-            "Mark to compare",
-            id="picker.mark",
-            tooltip="Mark a run, to show several beside each other",
-        ),
-        Binding(
-            "escape",
-            "unmark",
-            "Unmark all",
-            id="picker.unmark",
-            show=False,
-            tooltip="Unmark all runs",
-        ),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = PICKER_KEYS
 
     class Found(Message):
         """The folder was read."""
@@ -70,10 +45,17 @@ class Picker(Screen[None]):
             super().__init__()
             self.runs = runs
 
-    def __init__(self, runs_dir: Path, clock: Callable[[], float], chosen: Sequence[Path] = ()):
+    def __init__(
+        self,
+        runs_dir: Path,
+        clock: Callable[[], float],
+        open_runs: Callable[[Sequence[Path]], None],
+        chosen: Sequence[Path] = (),
+    ):
         super().__init__()
         self.runs_dir = runs_dir
         self.clock = clock
+        self._open_runs = open_runs
         self.runs: list[RunSummary] = []
         self.marked: list[Path] = list(chosen) if len(chosen) > 1 else []
 
@@ -156,13 +138,12 @@ class Picker(Screen[None]):
     def _cells(self, run: RunSummary) -> list[tuple[str, str]]:
         """What stands in each column, and its style."""
         total = f"/{run.total_steps:,}" if run.total_steps else ""
-        score = f"{run.score:.3f}" if math.isfinite(run.score) else "–"
         return [
             (run.name, "bold"),
             (run.state, _state_style(run.state, self.app.current_theme)),
             (f"{run.step:,}{total}", ""),
-            (f"{score} {run.score_name}", ""),
-            (f"{run.cka:.3f}" if math.isfinite(run.cka) else "–", ""),
+            (f"{decimal(run.score)} {run.score_name}", ""),
+            (decimal(run.cka), ""),
             (f"{duration(max(0.0, self.clock() - run.modified))} ago", "dim"),
             (run.router, ""),
             (run.similarity, ""),
@@ -192,7 +173,7 @@ class Picker(Screen[None]):
         path = self._under_cursor()
         chosen = self.marked or ([path] if path is not None else [])
         if chosen:
-            cast("Monitor", self.app).open_runs(chosen)
+            self._open_runs(chosen)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.action_open()
@@ -203,7 +184,7 @@ class Picker(Screen[None]):
             yield SystemCommand(
                 f"Open {run.name}",
                 f"{run.state}, {run.recipe_name} {run.router} {run.similarity}",
-                lambda path=run.path: cast("Monitor", self.app).open_runs([path]),
+                lambda path=run.path: self._open_runs([path]),
                 discover=False,
             )
 

@@ -1,4 +1,4 @@
-"""Curves, points and bars of terminal cells show what is in the numbers."""
+"""Curves and points of terminal cells show what is in the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from rich.text import Text
 
 from simsmoe_cli.monitor.draw.axes import Axis, axis, short
-from simsmoe_cli.monitor.draw.bars import bars, sparkline
 from simsmoe_cli.monitor.draw.canvas import Curve, line_plot, scatter
 
 FLOATS = st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0])
@@ -217,19 +216,3 @@ def test_an_axis_holds_all_that_is_finite() -> None:
 )
 def test_numbers_are_short(value: float, step: float, text: str) -> None:
     assert short(value, step) == text
-
-
-def test_bars_are_as_long_as_their_values() -> None:
-    values = np.array([1.0, 0.5, 0.0, math.nan, -1.0])
-    lines = [line.plain for line in bars(["a", "b", "c", "d", "e"], values, 27)]
-    assert [line.count("█") for line in lines] == [19, 9, 0, 0, 0]
-    assert "▌" in lines[1]
-    assert [line.split()[-1] for line in lines] == ["1.00", "0.50", "0.00", "–", "-1.00"]
-    assert all(len(line) <= 27 for line in lines)
-
-
-def test_a_sparkline_follows_its_values() -> None:
-    assert sparkline(np.array([0.0, 1, 2, 3, 4, 5, 6, 7]), 8) == "▁▂▃▄▅▆▇█"
-    assert sparkline(np.array([0.0, math.nan, 1.0]), 3) == "▁ █"
-    assert len(sparkline(np.arange(1000.0), 12)) == 12
-    assert sparkline(np.array([]), 5) == ""

@@ -1,12 +1,10 @@
-"""The two themes of the dashboard and the colours of its curves.
-
-Curves take the colours of Okabe and Ito (2008), which people with any common colour vision can
-tell apart; on a light ground the pale ones are darkened until they are readable.
-"""
+"""The two themes of the dashboard, and the palette of the theme in force."""
 
 from __future__ import annotations
 
 from textual.theme import Theme
+
+from simsmoe_cli.monitor.draw.palette import ON_DARK, ON_LIGHT, Palette
 
 DARK = Theme(
     name="simsmoe-dark",
@@ -37,10 +35,14 @@ LIGHT = Theme(
     dark=False,
 )
 
-_ON_DARK = ("#56b4e9", "#e69f00", "#3fc49b", "#dc8fbb", "#f0e442", "#f0743e", "#9db7ff", "#b8b8b8")
-_ON_LIGHT = ("#0072b2", "#b35c00", "#00795c", "#a8427f", "#7a6a00", "#b8400a", "#4456b8", "#5c5c5c")
 
-
-def curve_colors(dark: bool) -> tuple[str, ...]:
-    """Eight colours for curves, in the order in which they are used."""
-    return _ON_DARK if dark else _ON_LIGHT
+def palette_of(theme: Theme) -> Palette:
+    """The colours that panels are drawn in; a theme may leave out any but its primary one."""
+    return Palette(
+        primary=theme.primary,
+        accent=theme.accent or "",
+        success=theme.success or "",
+        warning=theme.warning or "",
+        error=theme.error or "",
+        curves=ON_DARK if theme.dark else ON_LIGHT,
+    )

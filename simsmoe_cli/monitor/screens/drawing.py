@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from rich.console import Console
 from rich.text import Text
 from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-_CONSOLE = Console(width=10_000, color_system=None, force_terminal=False, legacy_windows=False)
+from simsmoe_cli.monitor.draw.text import CONSOLE
 
 
 class Drawing(Widget):
@@ -77,6 +76,6 @@ class Drawing(Widget):
         style = self.rich_style
         lines = self.draw(size.width, size.height) if size.width and size.height else []
         self._strips = [
-            Strip(line.render(_CONSOLE)).adjust_cell_length(size.width).apply_style(style)
+            Strip(line.render(CONSOLE)).adjust_cell_length(size.width).apply_style(style)
             for line in lines[: size.height]
         ]

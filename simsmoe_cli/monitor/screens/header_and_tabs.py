@@ -1,15 +1,38 @@
-"""The row of tabs: which panels there are, which are on the screen, which has the focus."""
+"""What is above the panels: the header, and the row of tabs.
+
+The tabs say which panels there are, which are on the screen and which has the focus.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
 from textual import events
 from textual.message import Message
 
-from simsmoe_cli.monitor.panels.drawing import Drawing
+from simsmoe_cli.monitor.panels import header
+from simsmoe_cli.monitor.screens.drawing import Drawing
+from simsmoe_cli.monitor.view import View
+
+
+class HeaderBar(Drawing):
+    """The header on the screen.
+
+    Args:
+        look: gives the view to draw.
+    """
+
+    def __init__(self, look: Callable[[], View]):
+        super().__init__(id="header")
+        self._look = look
+
+    def fingerprint(self) -> Hashable:
+        return header.depends_on(self._look())
+
+    def draw(self, width: int, height: int) -> Sequence[Text]:
+        return header.draw(self._look(), width, height)
 
 
 @dataclass(frozen=True)
@@ -56,16 +79,13 @@ class Tabs(Drawing):
                 style = f"bold {theme.warning}"
             else:
                 style = "" if tab.shown else "dim"
-            mark = "!" if tab.alarmed else ""
-            label = f" {number} {tab.name}{mark} " if long else f" {number} {tab.name[:7]}{mark} "
-            line.append(label, style)
+            name = tab.name if long else tab.name[:7]
+            line.append(f" {number} {name}{'!' if tab.alarmed else ''} ", style)
         return [line]
 
     def on_click(self, event: events.Click) -> None:
-        position = 0
         text = self.draw(self.content_size.width, 1)[0]
         for index, span in enumerate(text.spans):
-            position = span.end
-            if event.x < position:
+            if event.x < span.end:
                 self.post_message(self.Chosen(index))
                 return
