@@ -29,8 +29,10 @@ from simsmoe_cli.errors import UserError
 from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run.background_writer import Snapshot
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint, saving
+from simsmoe_cli.train import resume_state
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.log_window import LogWindow
 from simsmoe_cli.train.optim import build_optimizer
@@ -126,7 +128,7 @@ def checkpoints(runs: int) -> Tables:
     optimizer.step()
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder) / "run")
-        tensors = checkpoint.optimizer_tensors(model, optimizer)
+        tensors = weights.optimizer_tensors(model, optimizer)
         objective: Any = SimpleNamespace(model=model, device=torch.device("cpu"), carried=dict)
         window = LogWindow()
         count = iter(range(10**6))
@@ -140,8 +142,8 @@ def checkpoints(runs: int) -> Tables:
 
         def copies() -> None:
             # All that stands between two steps; the rest is done by a thread (train/loop.py).
-            saving.training_tensors(objective, optimizer, window)
-            saving.Snapshot(model)
+            resume_state.training_tensors(objective, optimizer, window)
+            Snapshot(model)
 
         def plain() -> None:
             with open(Path(folder) / "plain", "wb") as file:

@@ -9,9 +9,9 @@ import torch
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import Trained, open_trained
-from simsmoe_cli.train import checkpoint
 
 
 def drawn_run(path: Path, recipe: Recipe, store: TokenStore) -> Trained:

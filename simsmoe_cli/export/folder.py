@@ -28,13 +28,14 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint as saved
+from simsmoe_cli.run.checkpoint_state import LARGEST_VOCABULARY, Count, Facts, TokenizerFacts
 from simsmoe_cli.run.opened import Trained
+from simsmoe_cli.run.weights import require_model
 
 FORMATS = ("simsmoe", "mixtral")
 SCHEMA = 1
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
-LARGEST_VOCABULARY = 1 << 30  # bytes of a tokenizer's file
+LARGEST_TOKENIZER = 1 << 30  # bytes of its file
 CPU = torch.device("cpu")
 BODIES = {
     "simsmoe": """
@@ -83,12 +84,12 @@ TOKENIZER_NOTES = {
 }
 
 
-class Config(saved.Facts):
+class Config(Facts):
     """The config.json of an export of format simsmoe. Fields that only inform are passed over."""
 
-    step: saved.Count
-    vocab_size: int = Field(ge=1, le=saved.LARGEST_VOCABULARY)
-    tokenizer: saved.TokenizerFacts
+    step: Count
+    vocab_size: int = Field(ge=1, le=LARGEST_VOCABULARY)
+    tokenizer: TokenizerFacts
     recipe: Recipe
 
 
@@ -153,10 +154,8 @@ def load_export(
     recipe, weights = portable(config.recipe, device), folder / WEIGHTS
     try:
         file = folder / config.tokenizer.file
-        tokenizer = tokenizer_class(config.tokenizer.kind).load(
-            read_bytes(file, LARGEST_VOCABULARY)
-        )
-        saved.require_model(weights, lambda: LanguageModel(recipe, config.vocab_size))
+        tokenizer = tokenizer_class(config.tokenizer.kind).load(read_bytes(file, LARGEST_TOKENIZER))
+        require_model(weights, lambda: LanguageModel(recipe, config.vocab_size))
         model = LanguageModel(recipe, config.vocab_size).to(device)
         load_model(model, weights, strict=True, device=str(device))
     except FileNotFoundError:
@@ -224,7 +223,7 @@ def _readme(trained: Trained, kind: str, parameters: int) -> str:
     facts = [
         f"Recipe {recipe.name}: {experts}; {parameters:,} parameters.",
         f"Weights of step {trained.state['step']:,} of {recipe.train.steps:,} (checkpoint "
-        f"{trained.checkpoint}), trained on blocks of {recipe.train.block} tokens.",
+        f"{trained.asked_for}), trained on blocks of {recipe.train.block} tokens.",
         f"Corpus {manifest.name}; tokenizer {manifest.tokenizer}, {manifest.vocab_size:,} "
         f"{manifest.unit}s.",
         *manifest.warnings,

@@ -1,135 +1,48 @@
-"""What training saved, opened for reading: which checkpoints a run has, and their weights.
+"""Checkpoints of a run: which there are, written whole or not at all, checked when read.
 
-Whoever looks at a model afterwards (evaluation, the collapse report) needs this and no trainer;
-`train/checkpoint.py` describes the files and writes them. Nothing is ever unpickled, and nothing is
-used before the schema of this file has seen it: a checksum says that a file is as it was written,
-and not that it makes sense.
+    checkpoints/step-0000100/
+      model.safetensors      parameters and buffers (pair counts among them)
+      training.safetensors   optimizer moments, carried memory, random states, open log window
+      state.json             step, best loss, event position, recipe, vocabulary, sha256 of both
+                             and of itself (`checkpoint_state.py`)
+    best/
+      weights-0000100-SHA.safetensors
+      state.json             step, loss, recipe, vocabulary, sha256; replaced atomically
+
+A folder that cannot be read is renamed to damaged-1-NAME before another takes its place. Nothing is
+ever unpickled. `weights.py` puts the tensors into a model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Protocol
 
-import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model
-from torch import nn
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import save_file, save_model
+from torch import Tensor
 
 from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
-from simsmoe_cli.files.untrusted import Unreadable, read_json, unsealed, validated
-from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.files import atomic
+from simsmoe_cli.files.untrusted import Unreadable, read_json, sealed, unsealed, validated
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.checkpoint_state import LARGEST_STATE, MODEL, STATE, TRAINING, State
 from simsmoe_cli.run.folder import RunDir
 
-MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
-LARGEST_STATE = 64 << 20  # bytes
-LARGEST = 1 << 53
-LARGEST_VOCABULARY = 1 << 31
-MOST_SAID = 3
-_TYPES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 _STEP = re.compile(r"step-([0-9]{7,})")
+_FIELDS_NAMED = 3  # of a recipe that does not fit, in a message
 
 
-def _plain(name: str) -> str:
-    """The name of a file in a folder, which cannot lead out of it."""
-    if name in ("", ".", "..") or name != Path(name).name or not name.isprintable():
-        raise ValueError("it is no plain file name")
-    return name
+class HasState(Protocol):
+    """A module, or a copy of what it holds."""
 
-
-def _path(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("it is no path")
-    return text
-
-
-PlainName = Annotated[str, Field(max_length=255), AfterValidator(_plain)]
-PathText = Annotated[str, Field(max_length=4096), AfterValidator(_path)]
-Hash = Annotated[str, Field(max_length=200)]
-Label = Annotated[str, Field(max_length=1000)]
-Count = Annotated[int, Field(ge=0, le=LARGEST)]
-
-
-class Facts(BaseModel):
-    """The values of a JSON file: a text is never taken for a number, and all numbers are finite."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class TokenizerFacts(Facts):
-    """The tokenizer that a fine-tuned run took along."""
-
-    kind: Literal["bytes", "chars", "words", "sentencepiece"]
-    file: PlainName
-
-
-class TaskFacts(Facts):
-    """What a run was fine-tuned on."""
-
-    name: Label
-    labels: list[Label] = Field(min_length=1)
-    fingerprint: Hash
-    path: PathText
-
-
-class Origin(Facts):
-    """What a run was fine-tuned from."""
-
-    run: Label
-    step: Count
-    sha256: Hash
-
-
-class State(Facts):
-    """The state.json of a checkpoint or of best/. Fields that are not here are passed over."""
-
-    step: Count
-    sha256: dict[PlainName, Hash]
-    recipe: dict[str, Any]
-    vocab_size: int = Field(ge=1, le=LARGEST_VOCABULARY)
-    unit: Label
-    vocabulary: Hash
-    # Of a language model.
-    corpus: Hash | None = None
-    store: PathText | None = None
-    # Of a fine-tuned model.
-    task: TaskFacts | None = None
-    tokenizer: TokenizerFacts | None = None
-    pretrained: Origin | None = None
-    # Of a checkpoint; best/ has none of these.
-    best_loss: float | None = None
-    events_bytes: Count | None = None
-    precision: Literal["fp32", "bf16"] | None = None
-    training_tensors: Count | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> State:
-        given = self.model_fields_set
-        wanted = {"task", "tokenizer", "pretrained"} if "task" in given else {"corpus", "store"}
-        if TRAINING in self.sha256:
-            wanted |= {"events_bytes", "precision"}
-        lacking = [name for name in sorted(wanted) if getattr(self, name) is None]
-        if lacking:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
-        if len(self.sha256.keys() - {TRAINING}) != 1:
-            raise ValueError("it names not one file of weights")
-        return self
+    def state_dict(self) -> dict[str, Tensor]: ...
 
 
 def step_name(step: int) -> str:
@@ -232,110 +145,6 @@ def weights_name(state: Mapping[str, Any]) -> str:
     return next(name for name in files if name != TRAINING)
 
 
-M = TypeVar("M", bound=Backbone)
-
-
-def open_model(
-    folder: Path, state: dict[str, Any], make: Callable[[], M], device: torch.device
-) -> M:
-    """A model filled from a checkpoint folder or best/.
-
-    Args:
-        folder, state: of the checkpoint.
-        make: builds it; called twice, at first without memory for its contents, so that a state
-            that asks for another model than its weights are of costs nothing.
-        device: where to put it.
-
-    Raises:
-        UserError: see `load_weights`.
-    """
-    require_model(folder / weights_name(state), make)
-    model = make().to(device)
-    load_weights(folder, state, model)
-    return model
-
-
-def require_model(path: Path, make: Callable[[], nn.Module]) -> None:
-    """Raise a UserError unless a model can be built and is that of a file of weights. Nothing is
-    built in memory."""
-    try:
-        with torch.device("meta"):
-            shapes = make()
-    except UserError:
-        raise
-    except Exception as error:  # of a recipe that contradicts itself, and there are many ways
-        raise damaged(path.with_name(STATE), f"its recipe makes no model ({error})") from None
-    require_fit(path, shapes)
-
-
-def require_fit(path: Path, model: nn.Module) -> None:
-    """Raise a UserError unless a file of weights has a model's tensors; it may have no contents."""
-    own = {
-        name: (tuple(tensor.shape), _TYPES.get(tensor.dtype, str(tensor.dtype)))
-        for name, tensor in model.state_dict().items()
-    }
-    try:
-        found = tensors_in(path)
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from None
-    for names in _one_and_the_same(model):  # of which one is written
-        if any(name in found for name in names):
-            own = {name: what for name, what in own.items() if name in found or name not in names}
-    differ = [
-        f"{printable(name, 120)} is {_words(found.get(name))} in the file and "
-        f"{_words(own.get(name))} in the model"
-        for name in sorted(own | found)
-        if found.get(name) != own.get(name)
-    ]
-    if differ:
-        raise UserError(
-            f"the checkpoint's weights do not fit this model: {_first(differ)}",
-            where=str(path),
-            hint="Use the recipe (router, experts, widths) it was trained with.",
-            code=EXIT_DATA,
-        )
-
-
-def tensors_in(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shapes and types (as safetensors calls them) of the tensors of a file, by name.
-
-    Raises:
-        SafetensorError, OSError: it cannot be read.
-    """
-    with safe_open(path, "pt") as file:
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {
-            name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in parts.items()
-        }
-
-
-def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
-    """Fill the model from a checkpoint folder or best/.
-
-    Raises:
-        UserError: the weights are of another model, or no numbers; says which router, or which
-            tensors.
-    """
-    trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
-    if model.moe_layers and trained != given:  # tensors of different routers may well fit
-        raise UserError(
-            f"the checkpoint was trained with router {printable(trained)}, and this model has "
-            f"{given}",
-            where=str(folder),
-            hint=f"Set moe.router to {printable(trained)}.",
-            code=EXIT_DATA,
-        )
-    path = folder / weights_name(state)
-    require_fit(path, model)
-    try:
-        load_model(model, path, strict=True, device=_device(model))
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from None
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise damaged(path, f"{name} holds values that are not finite")
-
-
 def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
     """The recipe a checkpoint was written with.
 
@@ -349,13 +158,144 @@ def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
     else:
         wrong = [] if bool(recipe.finetune.task) == ("task" in state) else ["finetune.task"]
     if wrong:
+        fields = listed(wrong, _FIELDS_NAMED, longest=160, between="; ")
         raise UserError(
-            f"its recipe is not one of this version of simsmoe ({_first(wrong)})",
+            f"its recipe is not one of this version of simsmoe ({fields})",
             where=str(folder),
             hint="Use the version the run was trained with; environment.json names it.",
             code=EXIT_DATA,
         )
     return recipe
+
+
+def newest(run: RunDir) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that can be read, and notes on newer ones that cannot.
+
+    Returns:
+        None where a run has saved none.
+
+    Raises:
+        UserError: it has saved some, and none of them can be read.
+    """
+    found = [(step, path) for step, path in step_folders(run) if any(path.iterdir())]
+    notes = []
+    for step, path in reversed(found):
+        try:
+            read_state(path)
+        except UserError as error:
+            notes.append(
+                f"checkpoint {step} is skipped and kept aside: {error.where}: {error.what}"
+            )
+        else:
+            if notes:
+                notes.append(f"going on from checkpoint {step}, the newest that is whole")
+            return path, notes
+    if notes:
+        raise UserError(
+            f"no checkpoint of this run can be read: {notes[0]}",
+            where=str(run.path),
+            hint="Start anew with another --name, or put a copy of a checkpoint in its place.",
+            code=EXIT_DATA,
+        )
+    return None, []
+
+
+def save(
+    run: RunDir, step: int, model: HasState, training: dict[str, Tensor], state: dict[str, Any]
+) -> Path:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        training: tensors to go on from.
+        state: what JSON can hold; `step`, checksums and the number of `training` are added.
+
+    Returns:
+        Its folder.
+    """
+    final = run.checkpoints / step_name(step)
+    if (final / STATE).is_file():
+        return final
+    try:
+        _make_room(final)
+        with atomic.whole_folder(final) as partial:
+            save_model(model, str(partial / MODEL))  # type: ignore[arg-type]
+            save_file(training, partial / TRAINING)
+            checksums = {name: sha256(partial / name) for name in (MODEL, TRAINING)}
+            facts = {"step": step, "sha256": checksums, "training_tensors": len(training)}
+            _write_state(partial / STATE, state | facts)
+    except (OSError, SafetensorError) as error:
+        raise _cannot_write(final, error) from error
+    return final
+
+
+def save_best(run: RunDir, step: int, model: HasState, state: dict[str, Any]) -> None:
+    """Replace the best weights: the new file first, then the pointer to it, atomically."""
+    run.best.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic.partial_file(run.best / "weights") as partial:
+            save_model(model, str(partial))  # type: ignore[arg-type]
+            atomic.share(partial)
+            checksum = sha256(partial)
+            # Other contents have another name: what the pointer names now is never written to.
+            weights = run.best / f"weights-{step:07d}-{checksum[:8]}.safetensors"
+            atomic.move(partial, weights)
+        _write_state(run.best / STATE, state | {"step": step, "sha256": {weights.name: checksum}})
+    except (OSError, SafetensorError) as error:
+        raise _cannot_write(run.best, error) from error
+    _unlink_all_but(run, weights.name)
+
+
+def prune(run: RunDir, keep_last: int) -> None:
+    """Delete all but the newest checkpoints, and what interrupted writes left behind."""
+    for _, path in list_checkpoints(run)[:-keep_last]:
+        atomic.remove(path)
+    atomic.clean(run.checkpoints)
+
+
+def tidy(run: RunDir) -> None:
+    """Finish what a process that was killed began to write or delete in a run folder."""
+    for folder in (run.path, run.checkpoints, run.best):
+        atomic.clean(folder)
+    with contextlib.suppress(UserError):
+        if run.best.is_dir():
+            _unlink_all_but(run, weights_name(read_state(run.best)))
+
+
+def discard_after(run: RunDir, step: int) -> list[int]:
+    """Delete the checkpoints of later steps, the newest first, and say which: a run goes on from
+    this one.
+
+    What cannot be read is set aside and not deleted.
+    """
+    deleted: list[int] = []
+    for number, path in reversed(step_folders(run)):
+        if number > step:
+            try:
+                read_state(path)
+            except UserError:
+                _make_room(path)
+            else:
+                atomic.remove(path)
+                deleted.insert(0, number)
+    return deleted
+
+
+def set_aside(path: Path) -> Path:
+    """Rename something damaged, so that nobody takes it for whole; returns its new path."""
+    number = 1
+    while (aside := path.with_name(f"damaged-{number}-{path.name}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
+
+
+def _make_room(path: Path) -> None:
+    """Move a damaged checkpoint out of the way; an empty folder is deleted."""
+    with contextlib.suppress(FileNotFoundError):
+        if any(path.iterdir()):
+            set_aside(path)
+        else:
+            path.rmdir()
 
 
 def sha256(path: Path) -> str:
@@ -389,24 +329,20 @@ def _available(run: RunDir, but: Path | None = None) -> str:
     return ", ".join(steps)
 
 
-def _first(texts: list[str]) -> str:
-    return listed(texts, MOST_SAID, longest=160, between="; ")
+def _unlink_all_but(run: RunDir, kept: str) -> None:
+    for path in run.best.glob("weights-*.safetensors"):
+        if path.name != kept:
+            path.unlink()
 
 
-def _one_and_the_same(model: nn.Module) -> list[list[str]]:
-    """Names of parameters that are one, where there are several."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [same for same in names.values() if len(same) > 1]
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    atomic.write(path, json.dumps(sealed(state), indent=1, allow_nan=False))
 
 
-def _words(tensor: tuple[tuple[int, ...], str] | None) -> str:
-    if tensor is None:
-        return "missing"
-    shape, kind = tensor
-    return f"{' x '.join(map(str, shape)) or 'a number'} ({kind})"
-
-
-def _device(model: nn.Module) -> str:
-    return str(next(model.parameters()).device)
+def _cannot_write(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"cannot write the checkpoint: {error}",
+        where=str(path),
+        hint="Free some space; earlier checkpoints are untouched, --resume auto goes on from them.",
+        code=EXIT_DATA,
+    )

@@ -15,7 +15,7 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint as saved
+from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
 
 
@@ -25,7 +25,7 @@ class Trained:
 
     Attributes:
         run: it belongs to.
-        checkpoint: what was asked for: "best", "last" or a step.
+        asked_for: the checkpoint: "best", "last" or a step.
         folder: of the checkpoint, or best/.
         state: its state.
         recipe: it was trained with.
@@ -33,7 +33,7 @@ class Trained:
     """
 
     run: RunDir
-    checkpoint: str
+    asked_for: str
     folder: Path
     state: dict[str, Any]
     recipe: Recipe
@@ -55,32 +55,32 @@ class Trained:
         """
         recipe = change(portable(self.recipe, device))
         size = self.state["vocab_size"]
-        model = saved.open_model(
+        model = weights.open_model(
             self.folder, self.state, lambda: LanguageModel(recipe, size), device
         )
         return model.eval()
 
 
-def open_trained(run: RunDir, checkpoint: str, data_dir: Path) -> Trained:
+def open_trained(run: RunDir, which: str, data_dir: Path) -> Trained:
     """A run's checkpoint and its vocabulary.
 
     Args:
         run: its folder.
-        checkpoint: "best", "last" or a step.
+        which: "best", "last" or a step.
         data_dir: where the corpus is looked for by name, before the place it had in training.
 
     Raises:
         UserError: no such checkpoint, a damaged one, one of a classifier, or no such vocabulary.
     """
-    folder = saved.find(run, checkpoint)
-    state = saved.read_state(folder)
+    folder = checkpoint.find(run, which)
+    state = checkpoint.read_state(folder)
     if "task" in state:
         raise UserError(
             "this run is a classifier, and a language model is needed",
             where=str(run.path),
             hint="Use the run it was fine-tuned from.",
         )
-    recipe = saved.recipe_of(folder, state)
+    recipe = checkpoint.recipe_of(folder, state)
     trained_on = Path(state["store"])
     by_name = is_store(data_dir / recipe.data.corpus) or not is_store(trained_on)
     store = TokenStore.open(find_store(recipe.data.corpus, data_dir) if by_name else trained_on)
@@ -92,4 +92,4 @@ def open_trained(run: RunDir, checkpoint: str, data_dir: Path) -> Trained:
             f"{trained_on.parent}).",
             code=EXIT_DATA,
         )
-    return Trained(run, checkpoint, folder, state, recipe, store)
+    return Trained(run, which, folder, state, recipe, store)

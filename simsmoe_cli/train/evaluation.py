@@ -28,8 +28,9 @@ from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.classification_scores import COVERAGE, RESAMPLES, bootstrap, by_class
 from simsmoe_cli.train.evaluate import evaluate_split
@@ -41,7 +42,6 @@ from simsmoe_cli.train.objectives.classification import (
 )
 from simsmoe_cli.train.plan_finetuning import open_task_of
 from simsmoe_cli.train.session import clear_memory_errors, open_store
-from simsmoe_cli.train.vocabulary import Vocabulary
 
 NO_MEMORY = "Use --device cpu, or a machine with more memory."
 
@@ -155,7 +155,7 @@ def _on_corpus(
         )
     with clear_memory_errors(device, NO_MEMORY):
         built = portable(recipe, device)
-        model = checkpoint.open_model(
+        model = weights.open_model(
             folder, state, lambda: LanguageModel(built, state["vocab_size"]), device
         )
         result = evaluate_split(
@@ -198,7 +198,7 @@ def _on_task(
     encoded = encode_split(recipe, task.split(split), vocabulary)
     with clear_memory_errors(device, NO_MEMORY):
         built = portable(recipe, device)
-        model = checkpoint.open_model(
+        model = weights.open_model(
             folder, state, lambda: Classifier(built, state["vocab_size"], len(labels)), device
         )
         rows = recipe.train.batch // recipe.train.micro_batches

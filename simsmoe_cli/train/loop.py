@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.errors import EXIT_NON_FINITE, Terminated, UserError
-from simsmoe_cli.files.background import Background
 from simsmoe_cli.model.precision import cpu_bf16
+from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run.background_writer import BackgroundWriter
 from simsmoe_cli.run.events import Event, EventLog, RunFinished, RunStarted
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint, saving
+from simsmoe_cli.train import resume_state
 from simsmoe_cli.train.log_window import LogWindow
 from simsmoe_cli.train.objectives.base import LossWeights, Objective, S
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
@@ -38,8 +39,6 @@ from simsmoe_cli.train.profiling import (
     Unprofiled,
 )
 from simsmoe_cli.train.signals import Stopped, StopSignals
-
-CHECKPOINTS_AHEAD = 2  # copies that may wait to be written
 
 
 class Trainer(Generic[S]):
@@ -89,7 +88,7 @@ class Trainer(Generic[S]):
         self._loss = torch.compile(objective.loss) if compiled else objective.loss
         self.window = LogWindow()
         self.signals = StopSignals()
-        self.writer = Background(CHECKPOINTS_AHEAD, "checkpoint")
+        self.writer = BackgroundWriter(run, settings.keep_last)
         self.step = 0
         self.first_watched = 0
         self.best_loss = math.inf
@@ -376,8 +375,7 @@ class Trainer(Generic[S]):
         if best:
             self.best_loss = to_minimise
             state = self.objective.identity() | self.objective.best_fields(score)
-            step, model = self.step, saving.Snapshot(self.model)
-            self.writer.submit(lambda: checkpoint.save_best(self.run, step, model, state))
+            self.writer.save_best(self.step, self.model, state)
         self._evaluated(score, "valid", best)
 
     def _probe(self) -> None:
@@ -389,27 +387,20 @@ class Trainer(Generic[S]):
 
     def _save(self) -> None:
         self._check_finite()
-        tensors = saving.training_tensors(self.objective, self.optimizer, self.window)
+        tensors = resume_state.training_tensors(self.objective, self.optimizer, self.window)
         state = self.objective.identity() | {
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "events_bytes": self.events.position(),
             "precision": self.objective.precision,
         }
-        step, model = self.step, saving.Snapshot(self.model)
-
-        def write() -> None:
-            self.events.sync()
-            checkpoint.save(self.run, step, model, tensors, state)
-            checkpoint.prune(self.run, self.settings.keep_last)
-
-        self.writer.submit(write)
-        path = self.run.checkpoints / checkpoint.step_name(step)
+        self.writer.save(self.step, self.model, tensors, state, sync_events=self.events.sync)
+        path = self.run.checkpoints / checkpoint.step_name(self.step)
         name = str(path.relative_to(self.run.path))
-        self._emit({"kind": "checkpoint", "step": step, "path": name})
+        self._emit({"kind": "checkpoint", "step": self.step, "path": name})
 
     def _restore(self, folder: Path) -> dict[str, Any]:
         """Everything back as it was when the checkpoint was taken; its state."""
-        state = saving.restore(folder, self.objective, self.optimizer, self.window)
+        state = resume_state.restore(folder, self.objective, self.optimizer, self.window)
         self.step = self.first_watched = state["step"]
         # A probe's choice holds for the whole training: it goes on bit for bit.
         asked = {self.settings.precision, state["recipe"]["train"]["precision"]}
@@ -443,7 +434,7 @@ class Trainer(Generic[S]):
         self.signals.leave_when_asked(self.step)
         folder = checkpoint.find(self.run, "best")
         state = checkpoint.read_state(folder)
-        checkpoint.load_weights(folder, state, self.model)
+        weights.load_weights(folder, state, self.model)
         score = self.objective.test(self.objective.context(state["step"]))
         self.signals.leave_when_asked(None)
         self._evaluated(score, self.objective.test_split, best=True)

@@ -21,8 +21,9 @@ from simsmoe_cli.files.names import check_name, safe_name
 from simsmoe_cli.model.classifier import kept_layers
 from simsmoe_cli.recipe.load import list_recipes, load_recipe
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.plan_pretraining import (
     differences,
     find_place,
@@ -33,7 +34,6 @@ from simsmoe_cli.train.plan_pretraining import (
     state_to_resume,
 )
 from simsmoe_cli.train.pretrained import Pretrained
-from simsmoe_cli.train.vocabulary import Vocabulary
 
 FALLBACK = "finetune-sst2"
 # Fields of these sections that the weights do not fix.

@@ -16,8 +16,8 @@ from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.files.names import check_name
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 
 # Fields a resumed run may change: how long and how often, and what mends a run that diverged.
 FREE_ON_RESUME = (

@@ -23,9 +23,9 @@ from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.routers import section_name
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
-from simsmoe_cli.train.vocabulary import Vocabulary
+from simsmoe_cli.run.vocabulary import Vocabulary
 
 HEAD, SIMILARITY, ROUTER = "classifier.", ".similarity.", ".moe.router."
 
@@ -62,8 +62,8 @@ class Pretrained:
                 hint=f"Start from the run it came from: {state['pretrained']['run']}.",
             )
         recipe = checkpoint.recipe_of(folder, state)
-        weights = folder / checkpoint.weights_name(state)
-        checkpoint.require_model(weights, lambda: LanguageModel(recipe, state["vocab_size"]))
+        file = folder / checkpoint.weights_name(state)
+        weights.require_model(file, lambda: LanguageModel(recipe, state["vocab_size"]))
         return cls(run, folder, state, recipe)
 
     @property

@@ -31,8 +31,8 @@ from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.evaluate import Evaluation
 from simsmoe_cli.train.loop import Trainer

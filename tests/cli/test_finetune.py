@@ -15,8 +15,8 @@ import pytest
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.corpora.prepare import prepare as prepare_corpus
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train import evaluation as evaluate_run
 from tests.train.tiny import events
 from tests.train.transfer import QUICK, prepare, pretrain

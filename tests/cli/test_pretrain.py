@@ -20,8 +20,8 @@ from simsmoe_cli.cli import main
 from simsmoe_cli.cli.progress import TrainingView
 from simsmoe_cli.errors import EXIT_SIGINT, EXIT_SIGTERM
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from tests.train.tiny import events, recipe
 
 Capture = pytest.CaptureFixture[str]

@@ -21,8 +21,9 @@ from simsmoe_cli.export import folder as export
 from simsmoe_cli.files import atomic
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint, session
+from simsmoe_cli.train import session
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from simsmoe_cli.train.plan_pretraining import Plan
 from tests.fuzz.driving import contents

@@ -13,8 +13,8 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from tests.train.tiny import recipe as tiny
 
 RELATIVE: dict[str, Any] = {"attention": "relative", "span": 64, "norm_position": "post"}

@@ -140,7 +140,7 @@ def test_a_model_that_is_no_mixtral_says_why(tmp_path: Path, store: TokenStore) 
 
 
 def test_a_classifier_is_refused(tmp_path: Path, trained: Trained) -> None:
-    from simsmoe_cli.train import checkpoint
+    from simsmoe_cli.run import checkpoint
 
     task = {"name": "sst2", "labels": ["a", "b"], "fingerprint": "00", "path": "sst2"}
     state = {

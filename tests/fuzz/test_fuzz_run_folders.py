@@ -22,8 +22,8 @@ from simsmoe_cli.errors import UserError
 from simsmoe_cli.export.folder import load_export
 from simsmoe_cli.files.untrusted import sealed, unsealed
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from tests.fuzz.driving import (
     ODD,
     cases,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.signals import Stopped
 from tests.gpu.devices import (

@@ -21,8 +21,8 @@ from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import Routing, StepContext
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from tests.no_waiting import NoWaiting
 from tests.routers import CASES, overrides
 
@@ -368,13 +368,13 @@ def test_a_checkpoint_of_another_router_is_refused_by_name(
     for other, folder in saved.items():
         state = checkpoint.read_state(folder)
         if other == router:
-            checkpoint.load_weights(folder, state, model)
+            weights.load_weights(folder, state, model)
             assert any(
                 not torch.equal(value, before[name]) for name, value in model.state_dict().items()
             )
             continue
         with pytest.raises(UserError) as caught:
-            checkpoint.load_weights(folder, state, model)
+            weights.load_weights(folder, state, model)
         assert f"trained with router {other}, and this model has {router}" in str(caught.value)
         assert caught.value.code == EXIT_DATA
 

@@ -19,8 +19,9 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from simsmoe_cli.files.untrusted import sealed, unsealed
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint, session
+from simsmoe_cli.train import session
 from simsmoe_cli.train.plan_pretraining import Plan
 from tests.train.test_resume import assert_same_run
 from tests.train.tiny import events, recipe

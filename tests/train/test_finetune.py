@@ -21,8 +21,8 @@ from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
 from simsmoe_cli.moe.routers.stablemoe import StableMoERouter
 from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objectives.classification import Classification, TaskEvaluation, some
 from simsmoe_cli.train.plan_finetuning import FinetunePlan, plan_finetuning

@@ -17,8 +17,9 @@ from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run.weights import optimizer_tensors
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objectives import language_modelling
@@ -69,7 +70,7 @@ def steps(run: RunDir) -> list[int]:
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = dict(trainer.model.named_parameters())
-    tensors |= checkpoint.optimizer_tensors(trainer.model, trainer.optimizer)
+    tensors |= optimizer_tensors(trainer.model, trainer.optimizer)
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 

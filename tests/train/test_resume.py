@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from simsmoe_cli.errors import EXIT_SIGTERM
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.signals import Stopped
 from tests.train.tiny import events, recipe, without_times
@@ -53,7 +53,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 # Runs `simsmoe ARGUMENTS` and kills this process with SIGKILL at a chosen moment.
 KILLED = """
 import os, signal, sys
-from simsmoe_cli.train import checkpoint, loop
+from simsmoe_cli.run import checkpoint
+from simsmoe_cli.train import loop
 
 moment, at = sys.argv[1], int(sys.argv[2])
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.signals import Stopped
 from tests.routers import CASES

@@ -23,8 +23,9 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.load import dump_recipe, load_recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint, session
+from simsmoe_cli.train import session
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.plan_pretraining import plan_training
 from tests.train.tiny import events, recipe

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from simsmoe_cli.recipe.schedule import value_at
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.signals import Stopped
 from tests.no_waiting import NoWaiting

@@ -32,7 +32,8 @@ from simsmoe_cli.model.language_model import Backbone, LanguageModel
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint as saved
+from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run.checkpoint_state import STATE
 from simsmoe_cli.run.folder import RunDir
 
 M = TypeVar("M", bound=Backbone)
@@ -56,7 +57,7 @@ class _Opened:
 
     def model(self, make: Callable[[], M]) -> M:
         """The model with its weights."""
-        return saved.open_model(self.folder, self.state, make, self.device)
+        return weights.open_model(self.folder, self.state, make, self.device)
 
     def facts(self, model: Backbone) -> dict[str, Any]:
         """What a source tells of the model."""
@@ -91,19 +92,19 @@ def checkpoints(run: RunDir, which: str) -> list[str]:
     """
     if which != "all":
         return [which]
-    steps = [step for step, _ in saved.list_checkpoints(run)]
+    steps = [step for step, _ in checkpoint.list_checkpoints(run)]
     if not steps:
-        saved.find(run, "best")
+        checkpoint.find(run, "best")
         return ["best"]
     names = {step: str(step) for step in steps}
-    if (run.best / saved.STATE).is_file():
-        names.setdefault(int(saved.read_state(run.best)["step"]), "best")
+    if (run.best / STATE).is_file():
+        names.setdefault(int(checkpoint.read_state(run.best)["step"]), "best")
     return [names[step] for step in sorted(names)]
 
 
 def open_run(
     run: RunDir,
-    checkpoint: str = "best",
+    which: str = "best",
     *,
     split: str = "valid",
     data_dir: Path,
@@ -113,7 +114,7 @@ def open_run(
 
     Args:
         run: its folder.
-        checkpoint: "best", "last" or a step.
+        which: "best", "last" or a step.
         split: "valid", "test" or "train". For a task, "test" is the split its results are reported
             on, whatever its name.
         data_dir: where the corpus or task is looked for by name, before the place it had in
@@ -124,10 +125,10 @@ def open_run(
         UserError: no such checkpoint, split, corpus or task, another one, or a model without
             experts.
     """
-    folder = saved.find(run, checkpoint)
-    state = saved.read_state(folder)
-    recipe = saved.recipe_of(folder, state)
-    opened = _Opened(run, checkpoint, folder, state, recipe, data_dir, device)
+    folder = checkpoint.find(run, which)
+    state = checkpoint.read_state(folder)
+    recipe = checkpoint.recipe_of(folder, state)
+    opened = _Opened(run, which, folder, state, recipe, data_dir, device)
     if "g" not in recipe.model.pattern:
         raise UserError(
             "this model has no experts, so none can be alike",

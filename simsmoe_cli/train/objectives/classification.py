@@ -36,11 +36,11 @@ from simsmoe_cli.model.classifier import Classifier, real_places
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
+from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.classification_scores import accuracy, confusion, macro_f1
 from simsmoe_cli.train.evaluate import autocast
 from simsmoe_cli.train.log_window import ACCURACY
 from simsmoe_cli.train.objectives.base import Objective, weighted
-from simsmoe_cli.train.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from simsmoe_cli.collapse.sources.run import CorpusSource
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run import checkpoint
 from tests.collapse.runs import opened, write_run
 from tests.train.tiny import recipe
 

@@ -1,9 +1,6 @@
-"""Between a training and its checkpoints: everything a resumed run goes on from.
+"""Everything a resumed run goes on from, besides the step and the model's own tensors.
 
-With these tensors, and the step, a resumed run equals an uninterrupted one bit for bit on a CPU.
-
-Training waits for a copy of its tensors and not for the disk: copies are written in the background,
-in the order they were taken.
+With these tensors, a resumed run equals an uninterrupted one bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -12,36 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run.background_writer import host_copy
+from simsmoe_cli.run.checkpoint_state import TRAINING
 from simsmoe_cli.train.log_window import LogWindow
 from simsmoe_cli.train.objectives.base import Objective
-
-
-class Snapshot:
-    """A model's parameters and buffers as they are now, in host memory.
-
-    Tensors that share memory share it in the copy, so that they are written once.
-    """
-
-    def __init__(self, model: nn.Module):
-        copies: dict[int, Tensor] = {}
-        self._state = {}
-        for name, tensor in model.state_dict().items():
-            place = tensor.data_ptr() if tensor.numel() else id(tensor)
-            copy = copies.get(place)
-            if copy is None or copy.shape != tensor.shape:
-                copies[place] = copy = _copy(tensor)
-            self._state[name] = copy
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """As of a module."""
-        return self._state
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
 
 
 def training_tensors(
@@ -49,10 +23,10 @@ def training_tensors(
 ) -> dict[str, Tensor]:
     """Copies of optimizer moments, the open log window, what the objective carries, and random
     states."""
-    tensors = checkpoint.optimizer_tensors(objective.model, optimizer)
+    tensors = weights.optimizer_tensors(objective.model, optimizer)
     tensors |= {f"window.{name}": value for name, value in window.sums.items()}
     tensors |= objective.carried()
-    tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
+    tensors = {name: host_copy(tensor) for name, tensor in tensors.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if objective.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(objective.device)
@@ -73,15 +47,15 @@ def restore(
     device = objective.device
     state = checkpoint.read_state(folder)
     objective.require_same(state)
-    checkpoint.load_weights(folder, state, objective.model)
-    tensors = checkpoint.load_training(folder, state)
+    weights.load_weights(folder, state, objective.model)
+    tensors = weights.load_training(folder, state)
     try:
-        checkpoint.restore_optimizer(objective.model, optimizer, tensors)
+        weights.restore_optimizer(objective.model, optimizer, tensors)
         window.restore(tensors, device)
         objective.restore_carried(tensors)
         _restore_random(tensors, device)
     except ValueError as error:
-        raise checkpoint.damaged(folder / checkpoint.TRAINING, str(error)) from None
+        raise checkpoint.damaged(folder / TRAINING, str(error)) from None
     return state
 
 

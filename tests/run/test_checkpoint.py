@@ -22,8 +22,8 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import checkpoint
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from tests.train.test_resume import assert_same_run
@@ -133,13 +133,13 @@ def test_weights_of_another_model_are_named(run: RunDir) -> None:
     with pytest.raises(
         UserError, match=r"layers\.1\.moe\.experts\.w_in is 4 x 64 x 32 \(F32\) in the file"
     ) as caught:
-        checkpoint.load_weights(folder, state, wider)
+        weights.load_weights(folder, state, wider)
     assert caught.value.code == EXIT_DATA
     deeper = LanguageModel(recipe(model={"repeats": 3}), state["vocab_size"])
     with pytest.raises(
         UserError, match=r"layers\.4\.attention\.key\.weight is missing in the file"
     ):
-        checkpoint.load_weights(folder, state, deeper)
+        weights.load_weights(folder, state, deeper)
 
 
 def test_weights_replaced_while_they_are_read_are_missed(run: RunDir) -> None:
@@ -147,7 +147,7 @@ def test_weights_replaced_while_they_are_read_are_missed(run: RunDir) -> None:
     state = checkpoint.read_state(run.best)
     next(run.best.glob("weights-*")).unlink()
     with pytest.raises(UserError, match="damaged checkpoint: ") as caught:
-        checkpoint.load_weights(run.best, state, LanguageModel(recipe(), state["vocab_size"]))
+        weights.load_weights(run.best, state, LanguageModel(recipe(), state["vocab_size"]))
     assert caught.value.code == EXIT_DATA
 
 
@@ -159,9 +159,9 @@ def test_running_out_of_memory_is_not_taken_for_another_model(
 
     folder = checkpoint.find(run, "last")
     state = checkpoint.read_state(folder)
-    monkeypatch.setattr("simsmoe_cli.run.checkpoint.load_model", no_memory)
+    monkeypatch.setattr("simsmoe_cli.run.weights.load_model", no_memory)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
-        checkpoint.load_weights(folder, state, LanguageModel(recipe(), state["vocab_size"]))
+        weights.load_weights(folder, state, LanguageModel(recipe(), state["vocab_size"]))
 
 
 def test_a_recipe_of_another_version_is_named(run: RunDir) -> None:
@@ -205,7 +205,7 @@ def test_best_weights_are_replaced_at_once(
     comes to the same step with other weights."""
     before = checkpoint.read_state(run.best)
     model = LanguageModel(recipe(), before["vocab_size"])
-    checkpoint.load_weights(run.best, before, model)
+    weights.load_weights(run.best, before, model)
     old = model.output.weight.detach().clone()
     model.output.weight.data += 1
     step = before["step"] + (not same_step)
@@ -220,12 +220,12 @@ def test_best_weights_are_replaced_at_once(
             checkpoint.save_best(run, step, model, state)
     assert checkpoint.read_state(run.best) == before
     reader = LanguageModel(recipe(), before["vocab_size"])
-    checkpoint.load_weights(run.best, before, reader)
+    weights.load_weights(run.best, before, reader)
     assert torch.equal(reader.output.weight, old)
 
     checkpoint.save_best(run, step, model, state)
     after = checkpoint.read_state(run.best)
-    checkpoint.load_weights(run.best, after, reader)
+    weights.load_weights(run.best, after, reader)
     assert torch.equal(reader.output.weight, old + 1)
     assert len(list(run.best.iterdir())) == 2
 

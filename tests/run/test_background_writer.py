@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.train import checkpoint
+from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.background_writer import Snapshot
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.saving import Snapshot
 from tests.train.tiny import recipe
 
 Make = Callable[..., Trainer]

@@ -1,0 +1,103 @@
+"""The schema of a checkpoint's state.json: what is true of every checkpoint that can be used.
+
+A checksum says that a file is as it was written, and not that it makes sense, so nothing of a state
+is used before this schema has accepted it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
+LARGEST_STATE = 64 << 20  # bytes
+LARGEST = 1 << 53  # whole numbers up to here are exact as floats
+LARGEST_VOCABULARY = 1 << 31
+
+
+def _plain(name: str) -> str:
+    """The name of a file in a folder, which cannot lead out of it."""
+    if name in ("", ".", "..") or name != Path(name).name or not name.isprintable():
+        raise ValueError("it is no plain file name")
+    return name
+
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it is no path")
+    return text
+
+
+PlainName = Annotated[str, Field(max_length=255), AfterValidator(_plain)]
+PathText = Annotated[str, Field(max_length=4096), AfterValidator(_path)]
+Hash = Annotated[str, Field(max_length=200)]
+Label = Annotated[str, Field(max_length=1000)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+
+
+class Facts(BaseModel):
+    """The values of a JSON file: a text is never taken for a number, and all numbers are finite."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class TokenizerFacts(Facts):
+    """The tokenizer that a fine-tuned run took along."""
+
+    kind: Literal["bytes", "chars", "words", "sentencepiece"]
+    file: PlainName
+
+
+class TaskFacts(Facts):
+    """What a run was fine-tuned on."""
+
+    name: Label
+    labels: list[Label] = Field(min_length=1)
+    fingerprint: Hash
+    path: PathText
+
+
+class Origin(Facts):
+    """What a run was fine-tuned from."""
+
+    run: Label
+    step: Count
+    sha256: Hash
+
+
+class State(Facts):
+    """The state.json of a checkpoint or of best/. Fields that are not here are passed over."""
+
+    step: Count
+    sha256: dict[PlainName, Hash]
+    recipe: dict[str, Any]
+    vocab_size: int = Field(ge=1, le=LARGEST_VOCABULARY)
+    unit: Label
+    vocabulary: Hash
+    # Of a language model.
+    corpus: Hash | None = None
+    store: PathText | None = None
+    # Of a fine-tuned model.
+    task: TaskFacts | None = None
+    tokenizer: TokenizerFacts | None = None
+    pretrained: Origin | None = None
+    # Of a checkpoint; best/ has none of these.
+    best_loss: float | None = None
+    events_bytes: Count | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    training_tensors: Count | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> State:
+        given = self.model_fields_set
+        wanted = {"task", "tokenizer", "pretrained"} if "task" in given else {"corpus", "store"}
+        if TRAINING in self.sha256:
+            wanted |= {"events_bytes", "precision"}
+        lacking = [name for name in sorted(wanted) if getattr(self, name) is None]
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        if len(self.sha256.keys() - {TRAINING}) != 1:
+            raise ValueError("it names not one file of weights")
+        return self

@@ -1,0 +1,217 @@
+"""The tensors of a checkpoint and a model: whether they fit, and putting them in.
+
+A state that asks for another model than its weights are of costs nothing: shapes are compared
+before any memory is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, load_model
+from torch import Tensor, nn
+
+from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
+from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.run.checkpoint import damaged, weights_name
+from simsmoe_cli.run.checkpoint_state import STATE, TRAINING
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, beside its step
+_TENSORS_NAMED = 3  # that do not fit, in a message
+_TYPES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+M = TypeVar("M", bound=Backbone)
+
+
+def open_model(
+    folder: Path, state: dict[str, Any], make: Callable[[], M], device: torch.device
+) -> M:
+    """A model filled from a checkpoint folder or best/.
+
+    Args:
+        folder, state: of the checkpoint.
+        make: builds it; called twice, at first without memory for its contents, so that a state
+            that asks for another model than its weights are of costs nothing.
+        device: where to put it.
+
+    Raises:
+        UserError: see `load_weights`.
+    """
+    require_model(folder / weights_name(state), make)
+    model = make().to(device)
+    load_weights(folder, state, model)
+    return model
+
+
+def require_model(path: Path, make: Callable[[], nn.Module]) -> None:
+    """Raise a UserError unless a model can be built and is that of a file of weights. Nothing is
+    built in memory."""
+    try:
+        with torch.device("meta"):
+            shapes = make()
+    except UserError:
+        raise
+    except Exception as error:  # of a recipe that contradicts itself, and there are many ways
+        raise damaged(path.with_name(STATE), f"its recipe makes no model ({error})") from None
+    require_fit(path, shapes)
+
+
+def require_fit(path: Path, model: nn.Module) -> None:
+    """Raise a UserError unless a file of weights has a model's tensors; it may have no contents."""
+    own = {
+        name: (tuple(tensor.shape), _TYPES.get(tensor.dtype, str(tensor.dtype)))
+        for name, tensor in model.state_dict().items()
+    }
+    try:
+        found = tensors_in(path)
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, str(error)) from None
+    for names in _one_and_the_same(model):  # of which one is written
+        if any(name in found for name in names):
+            own = {name: what for name, what in own.items() if name in found or name not in names}
+    differ = [
+        f"{printable(name, 120)} is {_words(found.get(name))} in the file and "
+        f"{_words(own.get(name))} in the model"
+        for name in sorted(own | found)
+        if found.get(name) != own.get(name)
+    ]
+    if differ:
+        tensors = listed(differ, _TENSORS_NAMED, longest=160, between="; ")
+        raise UserError(
+            f"the checkpoint's weights do not fit this model: {tensors}",
+            where=str(path),
+            hint="Use the recipe (router, experts, widths) it was trained with.",
+            code=EXIT_DATA,
+        )
+
+
+def tensors_in(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shapes and types (as safetensors calls them) of the tensors of a file, by name.
+
+    Raises:
+        SafetensorError, OSError: it cannot be read.
+    """
+    with safe_open(path, "pt") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in parts.items()
+        }
+
+
+def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
+    """Fill the model from a checkpoint folder or best/.
+
+    Raises:
+        UserError: the weights are of another model, or no numbers; says which router, or which
+            tensors.
+    """
+    trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
+    if model.moe_layers and trained != given:  # tensors of different routers may well fit
+        raise UserError(
+            f"the checkpoint was trained with router {printable(trained)}, and this model has "
+            f"{given}",
+            where=str(folder),
+            hint=f"Set moe.router to {printable(trained)}.",
+            code=EXIT_DATA,
+        )
+    path = folder / weights_name(state)
+    require_fit(path, model)
+    try:
+        load_model(model, path, strict=True, device=_device(model))
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, str(error)) from None
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise damaged(path, f"{name} holds values that are not finite")
+
+
+def load_training(folder: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors a run goes on from, on the CPU.
+
+    Raises:
+        UserError: they cannot be read, or are not all there.
+    """
+    path = folder / TRAINING
+    if TRAINING not in state["sha256"]:
+        raise damaged(folder / STATE, f"it does not name {TRAINING}")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise damaged(path, str(error)) from None
+    expected = state.get("training_tensors")
+    if expected is not None and len(tensors) != expected:
+        raise damaged(path, f"it holds {len(tensors)} tensors, not {expected}")
+    return tensors
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's state by parameter name."""
+    return {
+        f"optimizer.{key}.{name}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    """Put Adam's state back.
+
+    Raises:
+        ValueError: it is not that of this model.
+    """
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        kind, _, rest = full_name.partition(".")
+        if kind == "optimizer":
+            key, _, owner = rest.partition(".")
+            by_name.setdefault(owner, {})[key] = tensor
+    parameters = dict(model.named_parameters())
+    for name, state in by_name.items():
+        parameter = parameters.get(name)
+        if parameter is None:
+            raise ValueError(f"optimizer state of {printable(name)}, which the model has not")
+        shapes = dict.fromkeys(MOMENTS, tuple(parameter.shape)) | {"step": ()}
+        found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        kinds = {tensor.dtype for tensor in state.values()}
+        if found != shapes or kinds != {torch.float32}:
+            raise ValueError(f"the optimizer state of {name} is not one of its shape in fp32")
+        optimizer.state[parameter] = {
+            key: value.to(parameter.device) for key, value in state.items()
+        }
+
+
+def _one_and_the_same(model: nn.Module) -> list[list[str]]:
+    """Names of parameters that are one, where there are several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [same for same in names.values() if len(same) > 1]
+
+
+def _words(tensor: tuple[tuple[int, ...], str] | None) -> str:
+    if tensor is None:
+        return "missing"
+    shape, kind = tensor
+    return f"{' x '.join(map(str, shape)) or 'a number'} ({kind})"
+
+
+def _device(model: nn.Module) -> str:
+    return str(next(model.parameters()).device)
