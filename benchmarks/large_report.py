@@ -32,7 +32,8 @@ from simsmoe_cli.collapse.build import ROWS
 from simsmoe_cli.collapse.estimate import plan
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.measure.options import Options
-from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource, open_huggingface
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
+from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 
 WIDTH, HIDDEN, EXPERTS, TOP_K, VOCABULARY = 2048, 1024, 64, 8, 50304
 LAYERS_OF_A_SHARD = 2

@@ -81,7 +81,7 @@ def collapse_report(
     from simsmoe_cli.collapse.fail_above import check_limit, fail_above
     from simsmoe_cli.collapse.show.html import PAGE, check_destination, parse_formats, write_report
     from simsmoe_cli.collapse.show.terminal import show
-    from simsmoe_cli.collapse.sources.huggingface.folder import other_file, repository
+    from simsmoe_cli.collapse.sources.huggingface.unsupported import other_file, repository
     from simsmoe_cli.monitor.state.runs import resolve
     from simsmoe_cli.train.session import choose_device, clear_memory_errors
 

@@ -15,8 +15,8 @@ from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.show.local_paths import without_paths
 from simsmoe_cli.collapse.sources.base import Source
-from simsmoe_cli.collapse.sources.huggingface.folder import other_folder
-from simsmoe_cli.collapse.sources.huggingface.source import open_huggingface
+from simsmoe_cli.collapse.sources.huggingface.unsupported import other_folder
+from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.sources.open_run import checkpoints, open_run
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError, nearest

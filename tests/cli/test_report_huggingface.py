@@ -12,7 +12,7 @@ import pytest
 from simsmoe_cli.cli import main
 from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
-from tests.collapse.models import IDS, made, with_tokenizer
+from tests.collapse.sources.huggingface.models import IDS, made, with_tokenizer
 from tests.compare.test_runs import made_run
 
 Capture = pytest.CaptureFixture[str]
@@ -88,11 +88,14 @@ def test_the_name_of_a_repository_says_how_to_download_it(capsys: Capture) -> No
     [
         (
             {"adapter_config.json": '{"base_model_name_or_path": "a/b"}'},
-            "this is an adapter (LoRA) of a/b",
+            "this is an adapter (LoRA) for a/b",
         ),
-        ({"adapter_config.json": "", "config.json": "{}"}, "this is an adapter (LoRA), which"),
+        (
+            {"adapter_config.json": "", "config.json": "{}"},
+            "this is an adapter (LoRA): it holds changes",
+        ),
         ({"model_index.json": "{}"}, "this is a pipeline of several models"),
-        ({"model.Q4_K_M.gguf": ""}, "weights in GGUF, the format of llama.cpp"),
+        ({"model.Q4_K_M.gguf": ""}, "the weights are in GGUF, the format of llama.cpp"),
         ({"model.safetensors": ""}, "weights, but no config.json"),
         ({"one/config.json": "{}", "two/config.json": "{}"}, "this folder holds 2 model folders"),
         ({"snapshots/0a1b/config.json": "{}"}, "Give the folder of a snapshot:"),
@@ -109,7 +112,7 @@ def test_another_kind_of_folder_is_named(capsys: Capture, files: dict[str, str],
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("model.gguf", "weights in GGUF"),
+        ("model.gguf", "the weights are in GGUF"),
         ("model.safetensors", "one file of a model, and a report needs a folder"),
         ("notes.txt", "this is a file, and a report needs a folder"),
     ],

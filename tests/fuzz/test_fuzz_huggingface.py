@@ -22,7 +22,7 @@ from simsmoe_cli.collapse import build as reporting
 from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.errors import EXIT_DATA
-from tests.collapse.models import IDS, made, with_tokenizer
+from tests.collapse.sources.huggingface.models import IDS, made, with_tokenizer
 from tests.fuzz.driving import (
     cases,
     damaged,

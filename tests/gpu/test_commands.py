@@ -153,7 +153,7 @@ def test_a_report_says_what_that_of_a_cpu_does(device: str, runs: Path, kind: st
 def test_a_report_of_a_hugging_face_model(device: str, tmp_path: Path) -> None:
     import transformers
 
-    from tests.collapse.families import tiny
+    from tests.collapse.sources.huggingface.families import tiny
 
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)

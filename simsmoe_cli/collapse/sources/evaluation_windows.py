@@ -3,7 +3,7 @@
 Windows spread evenly over a split; or, for attention that carries memory, a few streams of several
 blocks, the last of which see memory as full as there is time for, and are what is measured.
 
-Shapes: B windows or streams, M block.
+Shapes: B windows or streams, M block, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from simsmoe_cli.data.streams import Tokens, evaluation_blocks
+from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_blocks
 
 STREAMS = 8  # with carried memory: more streams are more of the text, fewer are more memory
 BATCH_TOKENS = 8192  # tokens that go through a model at once, at most
@@ -23,6 +24,17 @@ LOGITS = 2**27  # and how many logits, about
 def tokens_per_batch(vocab_size: int) -> int:
     """How many tokens go through a model at once, so that their logits fit into memory."""
     return min(BATCH_TOKENS, LOGITS // max(1, vocab_size))
+
+
+def next_token_nats(logits_BMV: Tensor, targets_BM: Tensor) -> float:
+    """Summed cross-entropy of the targets that are not ignored, computed in fp32."""
+    nats = F.cross_entropy(
+        logits_BMV.flatten(0, 1).float(),
+        targets_BM.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+    return nats.item()
 
 
 def evaluation_windows(

@@ -24,6 +24,7 @@ from simsmoe_cli.collapse.sources.base import Batch, Size, WholeSource
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     BATCH_TOKENS,
     evaluation_windows,
+    next_token_nats,
     tokens_per_batch,
 )
 from simsmoe_cli.data.store import TokenStore
@@ -118,17 +119,11 @@ class CorpusSource(RunSource):
     ) -> tuple[Batch, list[Tensor]]:
         real_T = (targets_BM.flatten() != IGNORED).nonzero().flatten()
         output, layers = self._run((inputs_BM, memory), self.context, real_T)
-        nats = F.cross_entropy(
-            output.logits.flatten(0, 1).float(),
-            targets_BM.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
         batch = Batch(
             inputs_BM.flatten()[real_T],
             layers,
             False,
-            nats.item(),
+            next_token_nats(output.logits, targets_BM),
             len(real_T),
             choices=output.logits.shape[-1],
         )

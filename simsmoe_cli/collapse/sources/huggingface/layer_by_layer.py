@@ -14,20 +14,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from simsmoe_cli.attach.expert_calls import LayerRecorder, recording
-from simsmoe_cli.collapse.sources.base import Listener, Reading
-from simsmoe_cli.collapse.sources.evaluation_windows import evaluation_windows, tokens_per_batch
-from simsmoe_cli.collapse.sources.huggingface.loading import foreign_code
+from simsmoe_cli.attach.expert_calls import LayerRecorder, Routed, recording
+from simsmoe_cli.collapse.sources.base import Listener, Reading, Size
+from simsmoe_cli.collapse.sources.evaluation_windows import (
+    evaluation_windows,
+    next_token_nats,
+    tokens_per_batch,
+)
+from simsmoe_cli.collapse.sources.huggingface.check_weights import UnusualWeights
+from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
+from simsmoe_cli.collapse.sources.huggingface.layer_weights import LayerWeights
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.data.streams import IGNORED
-
-if TYPE_CHECKING:
-    from simsmoe_cli.collapse.sources.huggingface.source import LayerwiseSource
 
 LAYER_BATCH_TOKENS = 4096  # tokens that go through a decoder layer at once
 
@@ -38,6 +42,75 @@ class _Stop(Exception):
     def __init__(self, output: Any = None):
         super().__init__()
         self.output = output
+
+
+class LayerwiseSource(HuggingFaceSource):
+    """As `HuggingFaceSource`, with weights that are read layer by layer.
+
+    Any layer can be asked for its experts at any time; it is read then if it is not at hand.
+    """
+
+    def __init__(self, weights: LayerWeights, unusual: UnusualWeights, *args: Any, **facts: Any):
+        super().__init__(*args, **facts)
+        self.unusual = unusual
+        self.layer_weights = weights
+        self.decoder_of = [
+            next(name for name in weights.layers if f"{layer.name}.".startswith(f"{name}."))
+            for layer in self.found
+        ]
+        self.looked_at: set[str] = set()
+        for layer in weights.layers:
+            module = weights.model.get_submodule(layer)
+            module.forward = self._read_before(layer, module.forward)
+
+    def _read_before(self, layer: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._at_hand(layer)
+            return forward(*args, **kwargs)
+
+        return run
+
+    def _at_hand(self, layer: str) -> None:
+        with foreign_code("the weights cannot be read", self.subject.name):
+            self.layer_weights.load(layer)
+        if layer not in self.looked_at:
+            self.looked_at.add(layer)
+            known = set(self.unusual.notes)
+            named = self.model.get_submodule(layer).named_parameters()
+            self.unusual.look_at((f"{layer}.{name}", weight) for name, weight in named)
+            self.notes = [note for note in self.notes if note not in known] + self.unusual.notes
+
+    @property
+    def size(self) -> Size:
+        weights = self.layer_weights
+        layers = [weights.bytes_of(layer) for layer in weights.layers]
+        return replace(super().size, stored=sum(layers), layer=max(layers), dtype=weights.dtype)
+
+    def _result(self, layer: int, real_T: Tensor) -> Routed:
+        self._at_hand(self.decoder_of[layer])
+        return super()._result(layer, real_T)
+
+    def dense(self, layer: int, x_TD: Tensor) -> Tensor:
+        self._at_hand(self.decoder_of[layer])
+        return super().dense(layer, x_TD)
+
+    def weights(self, layer: int) -> list[Tensor]:
+        self._at_hand(self.decoder_of[layer])
+        return super().weights(layer)
+
+    def release(self, layer: int) -> None:
+        if self.layer_weights.at_hand == self.decoder_of[layer]:
+            self.layer_weights.release()
+
+    def walk(
+        self,
+        tokens: int,
+        rows: int,
+        listener: Listener,
+        layers: Collection[int],
+        loss: bool = True,
+    ) -> Reading:
+        return LayerWalk(self, tokens, rows, listener, layers, loss and self.predicts).run()
 
 
 class LayerWalk:
@@ -194,14 +267,9 @@ class LayerWalk:
                 base.forward = _gives(output, part)
                 with foreign_code("this model cannot be run", self.where):
                     found = self.model(input_ids=self.inputs_BM[part], use_cache=False)
-                targets_T = self.targets_BM[part].flatten()
-                nats += F.cross_entropy(
-                    found.logits.flatten(0, 1).float(),
-                    targets_T,
-                    ignore_index=IGNORED,
-                    reduction="sum",
-                ).item()
-                scored += int((targets_T != IGNORED).sum().item())
+                targets_BM = self.targets_BM[part]
+                nats += next_token_nats(found.logits, targets_BM)
+                scored += int((targets_BM != IGNORED).sum().item())
                 choices = found.logits.shape[-1]
         finally:
             base.forward = own

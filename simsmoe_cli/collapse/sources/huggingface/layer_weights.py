@@ -1,24 +1,19 @@
 """The weights of a Hugging Face model, read from its files one decoder layer at a time.
 
 The model is built without memory for its parameters. All tensors of the files are first put through
-what transformers does to them on loading (renaming, stacking of experts, splitting) as shapes
-without numbers: so what is missing, left over or of another shape is known before anything is read.
-Then the embeddings, norms and output layer are read, and each decoder layer when it is asked for.
+the conversions of transformers as shapes without numbers: so what is missing, left over or of
+another shape is known before anything is read. Then the embeddings, norms and output layer are
+read, and each decoder layer when it is asked for.
 
-This uses functions of transformers that may change between its versions. Where they are not as they
-are known here, or the model is not one stack of layers, `LayerWeights.of` gives None and the model
-is to be loaded as a whole.
+Where transformers is not as it is known here, or the model is not one stack of layers,
+`LayerWeights.of` gives None and the model is to be loaded as a whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
-import importlib
-import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +23,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from simsmoe_cli.attach.find_layers import find_expert_layers
+from simsmoe_cli.collapse.sources.huggingface.stored_tensors import StoredTensor
+from simsmoe_cli.collapse.sources.huggingface.weight_conversion import (
+    WeightConversion,
+    parameter_names,
+)
 
-KNOWN_ARGUMENTS = {"model", "state_dict", "load_config", "disk_offload_index"}
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -38,49 +37,15 @@ DTYPES = {
 }
 
 
-@dataclass
-class StoredTensor:
-    """Where a tensor lies, and what its header says.
-
-    Attributes:
-        file: that holds it.
-        shape: of it.
-        dtype: of it; None where it is no plain float.
-    """
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: torch.dtype | None
-
-    def shape_only(self) -> Tensor:
-        """A tensor of that shape without memory."""
-        return torch.empty(self.shape, dtype=self.dtype or torch.float32, device="meta")
-
-
-@dataclass
-class LoadingInfo:
-    """What does not fit between a model and its files, as transformers says it.
-
-    Attributes:
-        missing, unexpected: names of the model's parameters, and of the files' tensors.
-        mismatched: names, and shapes in the files and in the model.
-        broken: names of parameters that the files' tensors cannot be put together to.
-    """
-
-    missing: set[str] = field(default_factory=set)
-    unexpected: set[str] = field(default_factory=set)
-    mismatched: set[tuple[str, Any, Any]] = field(default_factory=set)
-    broken: set[str] = field(default_factory=set)
-
-
 class LayerWeights:
     """A model whose decoder layers are read when they are needed.
 
     Attributes:
-        model: all its decoder layers without memory; the rest as well until `load_rest`.
+        model: its decoder layers are without memory, but for the one at hand; so is the rest until
+            `load_rest`.
         stack: the name of the list of its decoder layers.
         layers: names of its decoder layers, in order.
-        info: what does not fit.
+        info: how model and files disagree.
         at_hand: the decoder layer that is in memory, if one is.
     """
 
@@ -88,8 +53,7 @@ class LayerWeights:
         self,
         model: Any,
         stack: str,
-        stored: dict[str, StoredTensor],
-        stored_as: torch.dtype,
+        stored: Mapping[str, StoredTensor],
         dtype: torch.dtype,
         device: torch.device,
     ):
@@ -97,19 +61,22 @@ class LayerWeights:
         self.stack = stack
         self.layers = [f"{stack}.{number}" for number in range(len(model.get_submodule(stack)))]
         self.stored = stored
-        self.stored_as = stored_as
+        self.stored_as = stored_dtype(stored.values())
         self.dtype = dtype
         self.device = device
         self.at_hand: str | None = None
-        self._loading = _Loading.of(model, dtype)
+        self._conversion = WeightConversion(model, dtype)
         # While they are read, weights stay as they are stored: stacking needs less memory then.
-        kept = self._loading.kept_in_fp32()
+        kept = self._conversion.kept_in_fp32()
         for name, parameter in model.named_parameters():
             if parameter.dtype == dtype and not kept(name):
-                parameter.data = parameter.data.to(stored_as)
-        blank = {name: tensor.shape_only() for name, tensor in stored.items()}
-        self.info = self._loading.load(blank, torch.device("meta"))
-        self._place = {name: self._layer_of(target) for name, target in self._loading.targets()}
+                parameter.data = parameter.data.to(self.stored_as)
+        blank = {name: _shape_only(tensor) for name, tensor in stored.items()}
+        self.info = self._conversion.load(blank, torch.device("meta"))
+        self._layer_of_tensor = {
+            name: self._layer_of(parameter)
+            for name, parameter in parameter_names(model, stored).items()
+        }
         self._blank: dict[str, dict[str, nn.Parameter]] = {
             layer: dict(model.get_submodule(layer).named_parameters()) for layer in self.layers
         }
@@ -119,32 +86,29 @@ class LayerWeights:
         cls,
         kind: Any,
         config: Any,
-        files: tuple[Path, ...],
+        stored: Mapping[str, StoredTensor],
         dtype: torch.dtype,
         device: torch.device,
     ) -> LayerWeights | None:
         """A model's weights, if it can be read layer by layer.
 
         Args:
-            kind: its class, of transformers.
+            kind: its class in transformers.
             config: its configuration.
-            files: safetensors.
+            stored: the tensors of its files.
             dtype: what it is to compute in.
             device: where it is to compute.
         """
-        if not _Loading.known():
+        if not WeightConversion.known():
             return None
         model = skeleton(kind, config, dtype)
         stack = _stack(model)
-        if stack is None:
-            return None
-        stored = headers(files)
-        return cls(model, stack, stored, stored_dtype(stored), dtype, device)
+        return None if stack is None else cls(model, stack, stored, dtype, device)
 
     def load_rest(self) -> None:
         """Read all that is in no decoder layer."""
         self._read(None)
-        self._loading.tie()
+        self._conversion.tie()
         for name, buffer in list(self.model.named_buffers()):
             if buffer.device.type == "meta":
                 continue
@@ -194,9 +158,9 @@ class LayerWeights:
         return weight.to(self.dtype) if weight.dtype == self.stored_as else weight
 
     def _read(self, layer: str | None) -> None:
-        names = [name for name, place in self._place.items() if place == layer]
+        names = [name for name, owner in self._layer_of_tensor.items() if owner == layer]
         with open_tensors(self.stored, names) as tensors:
-            self._loading.load(tensors, self.device)
+            self._conversion.load(tensors, self.device)
 
 
 def skeleton(kind: Any, config: Any, dtype: torch.dtype) -> Any:
@@ -213,31 +177,17 @@ def skeleton(kind: Any, config: Any, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def headers(files: tuple[Path, ...]) -> dict[str, StoredTensor]:
-    """The tensors of safetensors files by name; nothing but headers is read."""
-    found = {}
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                part = opened.get_slice(name)
-                found[name] = StoredTensor(
-                    file, tuple(part.get_shape()), DTYPES.get(part.get_dtype())
-                )
-    return found
-
-
-def stored_dtype(stored: dict[str, StoredTensor]) -> torch.dtype:
-    """What most of the numbers of some files are stored in."""
+def stored_dtype(stored: Iterable[StoredTensor]) -> torch.dtype:
+    """The plain dtype that most of the numbers of some tensors are stored in."""
     numbers: dict[torch.dtype, int] = {}
-    for tensor in stored.values():
-        if tensor.dtype is not None:
-            size = int(torch.Size(tensor.shape).numel())
-            numbers[tensor.dtype] = numbers.get(tensor.dtype, 0) + size
+    for tensor in stored:
+        if (dtype := DTYPES.get(tensor.dtype)) is not None:
+            numbers[dtype] = numbers.get(dtype, 0) + tensor.count
     return max(numbers, key=lambda dtype: numbers[dtype], default=torch.float32)
 
 
 @contextlib.contextmanager
-def open_tensors(stored: dict[str, StoredTensor], names: list[str]) -> Iterator[dict[str, Any]]:
+def open_tensors(stored: Mapping[str, StoredTensor], names: list[str]) -> Iterator[dict[str, Any]]:
     """Tensors that are read when they are indexed, by name.
 
     The files are mapped into memory only for as long as this is open, so what was read of them does
@@ -252,6 +202,12 @@ def open_tensors(stored: dict[str, StoredTensor], names: list[str]) -> Iterator[
                 opened[file] = files.enter_context(safe_open(file, framework="pt"))
             found[name] = opened[file].get_slice(name)
         yield found
+
+
+def _shape_only(tensor: StoredTensor) -> Tensor:
+    """A tensor of the same shape and dtype without memory; fp32 for what is not a plain float."""
+    dtype = DTYPES.get(tensor.dtype, torch.float32)
+    return torch.empty(tensor.shape, dtype=dtype, device="meta")
 
 
 def _stack(model: nn.Module) -> str | None:
@@ -274,100 +230,3 @@ def _stack(model: nn.Module) -> str | None:
     if any(key.startswith(f"{name}.") for pair in shared.items() for key in pair):
         return None
     return name
-
-
-class _Loading:
-    """What transformers does between the tensors of files and the parameters of a model."""
-
-    def __init__(self, model: Any, config: Any, mapping: list[Any], dtype: torch.dtype):
-        self.model = model
-        self.config = config
-        self.mapping = mapping
-        self.dtype = dtype
-        self.names: list[str] = []
-        self.absent: set[str] = set()
-
-    @staticmethod
-    def _modules() -> tuple[Any, Any, Any]:
-        return (
-            importlib.import_module("transformers.core_model_loading"),
-            importlib.import_module("transformers.conversion_mapping"),
-            importlib.import_module("transformers.modeling_utils"),
-        )
-
-    @classmethod
-    def known(cls) -> bool:
-        """Whether transformers has the functions used here."""
-        try:
-            core, mapping, utils = cls._modules()
-            arguments = inspect.signature(core.convert_and_load_state_dict_in_model).parameters
-            wanted = (
-                core.rename_source_key,
-                core.WeightRenaming,
-                core.WeightConverter,
-                mapping.get_model_conversion_mapping,
-                utils.PreTrainedModel._get_dtype_plan,
-                utils.PreTrainedModel._adjust_missing_and_unexpected_keys,
-            )
-            config = utils.LoadStateDictConfig()
-        except (ImportError, AttributeError, TypeError):
-            return False
-        fields = {"dtype", "dtype_plan", "weight_mapping", "device_map"}
-        return (
-            set(arguments) == KNOWN_ARGUMENTS
-            and all(map(callable, wanted))
-            and all(hasattr(config, name) for name in fields)
-        )
-
-    @classmethod
-    def of(cls, model: Any, dtype: torch.dtype) -> _Loading:
-        _, mapping, utils = cls._modules()
-        config = utils.LoadStateDictConfig(dtype=dtype, dtype_plan=model._get_dtype_plan(dtype))
-        return cls(model, config, mapping.get_model_conversion_mapping(model), dtype)
-
-    def kept_in_fp32(self) -> Any:
-        """Whether a parameter is not to be computed in the precision of the others."""
-        core, _, _ = self._modules()
-        if not self.config.dtype_plan:
-            return lambda name: False
-        pattern = core.build_glob_alternation(list(self.config.dtype_plan))[0]
-        return lambda name: pattern.search(name) is not None
-
-    def load(self, tensors: dict[str, Any], device: torch.device) -> LoadingInfo:
-        """Put tensors of the files into the model, on a device."""
-        core = self._modules()[0]
-        self.names = list(tensors)
-        config = dataclasses.replace(
-            self.config, weight_mapping=copy.deepcopy(self.mapping), device_map={"": device}
-        )
-        with torch.no_grad():
-            info, _ = core.convert_and_load_state_dict_in_model(self.model, tensors, config)
-        if device.type == "meta":
-            self.absent = set(info.missing_keys)
-            self.model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
-            self.model._adjust_missing_and_unexpected_keys(info)
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
-        return LoadingInfo(
-            set(info.missing_keys),
-            set(info.unexpected_keys),
-            set(info.mismatched_keys),
-            set(info.conversion_errors),
-        )
-
-    def tie(self) -> None:
-        """Give weights that the files hold once, and the model twice, to both."""
-        self.model.tie_weights(missing_keys=set(self.absent), recompute_mapping=False)
-
-    def targets(self) -> Iterator[tuple[str, str]]:
-        """Of each tensor loaded last, its name and that of the (first) parameter it goes into."""
-        core, _, _ = self._modules()
-        renamings = [one for one in self.mapping if isinstance(one, core.WeightRenaming)]
-        converters = [one for one in self.mapping if isinstance(one, core.WeightConverter)]
-        known, base = self.model.state_dict(), self.model.base_model_prefix
-        for name in self.names:
-            target = core.rename_source_key(name, renamings, converters, base, known)[0]
-            if target not in known and name in known:
-                target = core.rename_source_key(name, [], [], base, known)[0]
-            if target in known:
-                yield name, target

@@ -12,27 +12,26 @@ import pytest
 import torch
 
 from simsmoe_cli.attach.expert_calls import Routed
-from simsmoe_cli.collapse import available_memory as memory
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.sources.base import Reading
 from simsmoe_cli.collapse.sources.huggingface import layer_weights
-from simsmoe_cli.collapse.sources.huggingface.source import (
-    HuggingFaceSource,
-    LayerwiseSource,
-    open_huggingface,
-)
-from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LayerwiseSource
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.model import precision
-from tests.collapse.models import IDS, MORE, QUICK, VOCABULARY, made
-from tests.collapse.test_families import saved
+from tests.collapse.sources.huggingface.models import (
+    MORE,
+    QUICK,
+    VOCABULARY,
+    made,
+    opened,
+)
+from tests.collapse.sources.huggingface.test_families import saved
 
 CPU = torch.device("cpu")
+
+
 KINDS = [kind for kind in MORE if kind != "Llama"]
-
-
-def opened(folder: Path, **options: Any) -> HuggingFaceSource:
-    return open_huggingface(folder, None, device=CPU, token_ids=IDS, **options)
 
 
 def numbers(found: Findings) -> dict[str, Any]:
@@ -252,17 +251,6 @@ def test_bf16_is_computed_where_that_is_faster(
         assert keeper.parts[0][0].input_TD.dtype == expected
         assert source.weights(0)[0].dtype == expected
         assert reading.nats / reading.scored == pytest.approx(np.log(VOCABULARY), abs=0.5)
-
-
-def test_a_model_that_must_be_held_whole_needs_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = made("Mixtral", tmp_path / "model")
-    monkeypatch.setattr(memory, "available", lambda device: 50_000)
-    with pytest.raises(UserError, match=r"needs 0\.1 MB of memory, and 0\.1 MB are free") as caught:
-        opened(folder, layerwise=False)
-    assert caught.value.code == EXIT_OUT_OF_MEMORY
-    opened(folder)
 
 
 def test_an_error_of_the_listener_is_its_own(tmp_path: Path) -> None:

@@ -1,149 +1,104 @@
-"""Weights that are not all a model's own are refused, by the names of what is wrong."""
+"""Weights of every format are loaded, in the precision and the memory there is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse.measure.layers import measure
-from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource, open_huggingface
-from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, UserError
-from tests.collapse.models import IDS, QUICK, made, with_tokenizer
-
-Weights = dict[str, Tensor]
-
-
-def opened(folder: Path) -> HuggingFaceSource:
-    return open_huggingface(folder, None, device=torch.device("cpu"), token_ids=IDS)
-
-
-def changed(folder: Path, change: Callable[[Weights], object]) -> Path:
-    """The folder with its weights changed in place."""
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        opened(folder)
-    assert caught.value.code == EXIT_DATA
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def without(part: str) -> Callable[[Weights], object]:
-    return lambda weights: [weights.pop(name) for name in list(weights) if part in name]
-
-
-@pytest.mark.parametrize(
-    ("kind", "part", "named"),
-    [
-        ("Mixtral", ".experts.", "missing: model.layers.0.mlp.experts.down_proj"),
-        ("Mixtral", ".experts.2.", "model.layers.1.mlp.experts.gate_up_proj (3x48x32 in the file"),
-        ("Mixtral", ".experts.2.w3.", "put together to model.layers.0.mlp.experts.gate_up"),
-        ("Mixtral", "layers.1.block_sparse_moe.gate.", "missing: model.layers.1.mlp.gate.weight"),
-        ("Mixtral", "layers.0.self_attn.k_proj", "missing: model.layers.0.self_attn.k_proj.weight"),
-        ("Mixtral", "model.norm", "missing: model.norm.weight"),
-        ("Mixtral", "embed_tokens", "missing: model.embed_tokens.weight"),
-        ("Mixtral", "lm_head", "missing: lm_head.weight"),
-        ("DeepseekV3", "layers.1.mlp.experts.", "missing: model.layers.1.mlp.experts.down_proj"),
-        ("DeepseekV3", "e_score_correction", "model.layers.1.mlp.gate.e_score_correction_bias"),
-        ("DeepseekV3", "layers.0.mlp.up_proj", "missing: model.layers.0.mlp.up_proj.weight"),
-        ("GptOss", "experts.down_proj_bias", "model.layers.0.mlp.experts.down_proj_bias"),
-    ],
+from simsmoe_cli.collapse import available_memory as memory
+from simsmoe_cli.collapse.sources.huggingface import model_config
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+from tests.collapse.sources.huggingface.models import (
+    configured,
+    made,
+    opened,
+    refusal,
+    reweighted,
+    with_tokenizer,
 )
-def test_weights_that_are_missing_are_named(
-    tmp_path: Path, kind: str, part: str, named: str
+
+
+def test_weights_in_mxfp4_are_read_as_numbers(tmp_path: Path) -> None:
+    """Two numbers of a table in a byte, the lower half first; 32 of them share a power of two."""
+    folder = made("GptOss", tmp_path / "model", intermediate_size=32)
+    numbers = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    numbers = torch.cat([numbers, -numbers])
+    weights, wanted = load_file(folder / "model.safetensors"), {}
+    for name in [name for name in weights if name.endswith("_proj") and "experts" in name]:
+        experts, width, hidden = weights.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, hidden, width // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(122, 125, blocks.shape[:3], dtype=torch.uint8)
+        pairs = torch.stack([numbers[(blocks & 15).long()], numbers[(blocks >> 4).long()]], -1)
+        scaled = pairs.flatten(3) * torch.exp2(scales.float() - 127)[..., None]
+        wanted[name] = scaled.flatten(2).mT
+        weights |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    configured(folder, quantization_config={"quant_method": "mxfp4"}, dtype="bfloat16")
+    source = opened(folder)
+    assert next(source.read(64, 64)).scored == 64
+    assert source.notes == ["weights stored as mxfp4, computed as float32"]
+    gate, up, down = source.weights(1)
+    both = wanted["model.layers.1.mlp.experts.gate_up_proj"]
+    assert torch.equal(gate.float(), both[..., ::2].mT)
+    assert torch.equal(up.float(), both[..., 1::2].mT)
+    assert torch.equal(down.float(), wanted["model.layers.1.mlp.experts.down_proj"])
+
+
+def in_fp8(folder: Path) -> dict[str, torch.Tensor]:
+    """Store a folder's matrices in fp8 as DeepSeek-V3 does; gives what they are then."""
+    weights, wanted = load_file(folder / "model.safetensors"), {}
+    for name in [name for name in weights if "proj" in name]:
+        scale = weights[name].abs().max() / 448
+        stored = (weights[name] / scale).to(torch.float8_e4m3fn)
+        wanted[name] = stored.float() * scale
+        weights |= {name: stored, f"{name}_scale_inv": scale.reshape(1, 1)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    configured(folder, quantization_config=fp8, dtype="bfloat16")
+    return wanted
+
+
+def test_weights_in_fp8_are_read_as_numbers_or_what_it_takes_is_said(tmp_path: Path) -> None:
+    wanted = in_fp8(made("DeepseekV3", tmp_path / "model"))
+    if find_spec("accelerate") is None:
+        assert "pip install accelerate" in refusal(tmp_path / "model")
+        return
+    source = opened(tmp_path / "model")
+    assert next(source.read(64, 64)).scored == 64
+    for part, name in zip(source.weights(0), ("gate_proj", "up_proj", "down_proj"), strict=True):
+        found = part[2].mT if name == "down_proj" else part[2]
+        expected = wanted[f"model.layers.1.mlp.experts.2.{name}.weight"]
+        assert torch.allclose(found.float(), expected, rtol=0.01, atol=1e-6)
+
+
+def test_the_package_that_fp8_takes_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert named in refusal(changed(made(kind, tmp_path / "model"), without(part)))
-
-
-def test_the_first_ten_are_named_and_how_many_more_there_are(tmp_path: Path) -> None:
-    folder = changed(made("Mixtral", tmp_path / "model", num_hidden_layers=8), without("self_attn"))
-    said = refusal(folder)
-    assert said.count("self_attn") == 10
-    assert "model.layers.2.self_attn.o_proj.weight and 22 more" in said
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("model.layers.0.self_attn.q_proj.bias", (32,)),
-        ("model.layers.2.self_attn.q_proj.weight", (32, 32)),
-        ("lm_head.bias", (61,)),
-    ],
-)
-def test_weights_the_model_does_not_know_are_named(
-    tmp_path: Path, name: str, shape: tuple[int, ...]
-) -> None:
-    folder = made("Mixtral", tmp_path / "model")
-    changed(folder, lambda weights: weights.update({name: torch.zeros(shape)}))
-    assert f"unknown to the model: {name}." in refusal(folder)
-
-
-def test_weights_of_another_shape_are_named_with_both(tmp_path: Path) -> None:
-    folder = made("Mixtral", tmp_path / "model")
-    changed(folder, lambda weights: weights.update({"model.norm.weight": torch.ones(33)}))
-    assert "model.norm.weight (33 in the file, 32 in config.json)" in refusal(folder)
-
-
-def test_a_configuration_of_a_far_larger_model_takes_no_memory(tmp_path: Path) -> None:
-    folder = made("Mixtral", tmp_path / "model")
-    config = folder / "config.json"
-    config.write_text(config.read_text().replace('"vocab_size": 61', '"vocab_size": 6100000000'))
-    assert "config.json describes a model of 390,4" in refusal(folder)
-    config.write_text(
-        config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 9999')
+    in_fp8(made("DeepseekV3", tmp_path / "model"))
+    monkeypatch.setattr(model_config.importlib.util, "find_spec", lambda name: None)
+    assert "reads these only with accelerate. Install it: pip install accelerate" in refusal(
+        tmp_path / "model"
     )
-    assert "num_hidden_layers = 9999" in refusal(folder)
 
 
-def test_tied_weights_and_parts_that_are_not_run_are_no_fault(tmp_path: Path) -> None:
-    def further(weights: Weights) -> None:
-        weights["mtp.layers.0.self_attn.q_proj.weight"] = torch.zeros(32, 32)
-        weights["model.vision_tower.patches.weight"] = torch.zeros(3, 3)
-        weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
-
-    folder = made("Mixtral", tmp_path / "model", tie_word_embeddings=True)
-    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
-    source = opened(changed(folder, further))
-    assert source.notes == []
-    assert len(source.layers) == 2
+CPU = torch.device("cpu")
 
 
-def test_layers_that_predict_further_tokens_are_no_fault(tmp_path: Path) -> None:
-    def further(weights: Weights) -> None:
-        weights["model.layers.2.self_attn.o_proj.weight"] = torch.zeros(32, 32)
-
-    folder = made("DeepseekV3", tmp_path / "model", num_nextn_predict_layers=1)
-    assert len(opened(changed(folder, further)).layers) == 1
-    folder = made("DeepseekV3", tmp_path / "other", num_nextn_predict_layers=0)
-    assert "unknown to the model: model.layers.2." in refusal(changed(folder, further))
-
-
-def test_weights_that_are_no_numbers_are_noted_and_measured(tmp_path: Path) -> None:
-    def spoil(model: nn.Module) -> None:
-        with torch.no_grad():
-            model.model.layers[1].mlp.experts.down_proj[2, 3, 4] = torch.nan
-            model.model.layers[0].self_attn.k_proj.weight.zero_()
-
-    source = opened(made("Mixtral", tmp_path / "model", spoil))
-    found = measure(source, QUICK)
-    assert found.text.notes == [
-        "weights that are not finite (NaN or infinite): model.layers.1.mlp.experts.down_proj",
-        "weights that are all zero: model.layers.0.self_attn.k_proj.weight",
-    ]
-    assert found.layers[1].cka[1][2] is None
-    assert found.layers[0].cka[1][2] is not None
+def test_a_model_that_must_be_held_whole_needs_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made("Mixtral", tmp_path / "model")
+    monkeypatch.setattr(memory, "available", lambda device: 50_000)
+    with pytest.raises(UserError, match=r"needs 0\.1 MB of memory, and 0\.1 MB are free") as caught:
+        opened(folder, layerwise=False)
+    assert caught.value.code == EXIT_OUT_OF_MEMORY
+    opened(folder)
 
 
 def test_running_out_of_memory_is_no_fault_of_the_folder(
@@ -165,5 +120,5 @@ def test_running_out_of_memory_is_no_fault_of_the_folder(
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = made("Mixtral", tmp_path / "model")
     opened(folder)
-    refusal(changed(folder, without("lm_head")))
+    refusal(reweighted(folder, lambda weights: weights.pop("lm_head.weight")))
     assert capfd.readouterr() == ("", "")

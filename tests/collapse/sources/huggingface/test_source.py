@@ -15,10 +15,17 @@ from torch.nn import functional as F
 
 from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.measure.layers import measure
-from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource, open_huggingface
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
-from tests.collapse.models import IDS, MORE, QUICK, VOCABULARY, made, with_tokenizer
+from tests.collapse.sources.huggingface.models import (
+    IDS,
+    MORE,
+    QUICK,
+    VOCABULARY,
+    made,
+    opened,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +37,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made(kind, folder / f"{kind}-{len(list(folder.iterdir()))}", change)
 
     return make
-
-
-def opened(folder: Path) -> HuggingFaceSource:
-    return open_huggingface(folder, None, device=torch.device("cpu"), token_ids=IDS)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MORE if kind != "Llama"])
@@ -93,25 +96,6 @@ def test_interleaved_gates_are_told_apart(saved: Callable[..., Path]) -> None:
     assert torch.equal(gate[1], experts.gate_up_proj[1, :, ::2].T)
     assert torch.equal(up[1], experts.gate_up_proj[1, :, 1::2].T)
     assert torch.equal(leaving[1], experts.down_proj[1])
-
-
-def test_a_text_is_read_with_the_folders_tokenizer(
-    saved: Callable[..., Path], tmp_path: Path
-) -> None:
-    folder = with_tokenizer(saved("Mixtral"))
-    text = tmp_path / "text.txt"
-    text.write_text(" ".join(f"w{number}" for number in IDS))
-    source = open_huggingface(folder, text, device=torch.device("cpu"))
-    assert source.tokens.tolist() == IDS.tolist()
-    assert source.corpus == "text.txt"
-    assert source.text_of([5, 9]) == ["w5", "w9"]
-    text.write_text("")
-    with pytest.raises(UserError, match="text is empty"):
-        open_huggingface(folder, text, device=torch.device("cpu"))
-    with pytest.raises(UserError, match="--text"):
-        open_huggingface(folder, None, device=torch.device("cpu"))
-    with pytest.raises(UserError, match="cannot read the text"):
-        open_huggingface(folder, tmp_path / "none.txt", device=torch.device("cpu"))
 
 
 def test_a_model_without_experts_is_described(saved: Callable[..., Path]) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from simsmoe_cli.collapse.measure.options import Options
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
+from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
+from simsmoe_cli.errors import EXIT_DATA, UserError
 
 VOCABULARY = 61
 SIZES: dict[str, Any] = {
@@ -92,4 +98,36 @@ def made(
     model = getattr(transformers, f"{kind}ForCausalLM")(config)
     change(model)
     model.save_pretrained(folder)
+    return folder
+
+
+def opened(folder: Path, text: Path | None = None, **options: Any) -> HuggingFaceSource:
+    """The folder as a source of a report on a CPU, of a text or else of `IDS`."""
+    ids = IDS if text is None else None
+    return open_huggingface(folder, text, device=torch.device("cpu"), token_ids=ids, **options)
+
+
+def refusal(folder: Path, text: Path | None = None) -> str:
+    """What is said when the folder is refused, at the latest when its model first runs."""
+    with pytest.raises(UserError) as caught:
+        next(opened(folder, text).read(64, 64))
+    assert caught.value.code == EXIT_DATA
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) < 1500
+    return said
+
+
+def configured(folder: Path, **changes: Any) -> Path:
+    """The folder with settings of config.json changed."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def reweighted(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
+    """The folder with the weights of its one file changed in place."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

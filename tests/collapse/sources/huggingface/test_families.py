@@ -30,11 +30,18 @@ from simsmoe_cli.attach.find_layers import (
     find_expert_layers,
 )
 from simsmoe_cli.collapse.measure.layers import measure
-from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource, open_huggingface
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
+from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
-from tests.collapse.families import NOT_REPORTED, REPORTED, VOCABULARY, families, tiny
-from tests.collapse.models import QUICK
+from tests.collapse.sources.huggingface.families import (
+    NOT_REPORTED,
+    REPORTED,
+    VOCABULARY,
+    families,
+    tiny,
+)
+from tests.collapse.sources.huggingface.models import QUICK
 
 TOKENS = 128
 IDS = np.random.default_rng(0).integers(1, VOCABULARY - 4, 600).astype(np.uint32)

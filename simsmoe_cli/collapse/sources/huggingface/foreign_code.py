@@ -1,0 +1,138 @@
+"""Runs code of transformers and its libraries: nothing is printed, every error becomes one line."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
+
+RUST_PANIC = "PanicException"  # what the tokenizers raise; not an Exception
+
+
+def transformers_module() -> Any:
+    """The package transformers.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ImportError:
+        raise UserError(
+            "reading a Hugging Face model needs transformers",
+            hint="Install it: pip install 'simsmoe[hf]'",
+        ) from None
+
+
+@contextlib.contextmanager
+def foreign_code(what: str, where: str) -> Iterator[list[str]]:
+    """Run code of others: it prints nothing, and whatever it raises becomes one UserError.
+
+    Running out of memory and being stopped are passed on. Yields the list of what was logged.
+
+    Args:
+        what: what could not be done, if something is raised.
+        where: the folder or file.
+    """
+    heard: list[str] = []
+    try:
+        with _quiet(heard):
+            yield heard
+    except (UserError, MemoryError):
+        raise
+    except BaseException as error:
+        foreign = isinstance(error, Exception) or type(error).__name__ == RUST_PANIC
+        if not foreign or _out_of_memory(error):
+            raise
+        reason = _reason(error, heard)
+        raise UserError(f"{what}: {reason}", where=where, code=EXIT_DATA) from None
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keep off the terminal what compiled code writes to file descriptor 2, such as a panic."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no such descriptor
+        yield
+        return
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def listed_keys(names: Iterable[str]) -> str:
+    """The first ten names of weights in order, layer 10 after layer 2, and how many more."""
+    ordered = sorted(
+        names,
+        key=lambda name: [
+            (int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")
+        ],
+    )
+    return listed(ordered, longest=160)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, (RuntimeError, OSError))
+        and any(
+            sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory")
+        )
+    )
+
+
+def _reason(error: BaseException, heard: list[str]) -> str:
+    """An error of somebody else's code in a few words."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs the package {printable(error.name)}, which is not installed"
+    report = re.sub(r"\x1b?\[[0-9;]*m", "", heard[-1] if heard else "")
+    if names := re.findall(r"^(\S.*?) +\| CONVERSION", report, re.MULTILINE):
+        return f"the tensors in the files cannot be combined into {listed_keys(names)}"
+    return f"{type(error).__name__}: {printable(text, 240)}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet(heard: list[str]) -> Iterator[None]:
+    """Collect what transformers and the Hub's client log; show no progress bars and warnings."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with contextlib.suppress(Exception):
+                heard.append(record.getMessage())
+
+    loggers = [
+        logging.getLogger(name) for name in ("transformers", "huggingface_hub", "py.warnings")
+    ]
+    kept = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    controls = importlib.import_module("transformers.utils.logging")
+    bars = controls.is_progress_bar_enabled()
+    try:
+        for logger in loggers:
+            logger.handlers, logger.propagate = [Listener()], False
+            logger.setLevel(logging.WARNING)
+        controls.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, handlers, propagate, level in kept:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        if bars:
+            controls.enable_progress_bar()

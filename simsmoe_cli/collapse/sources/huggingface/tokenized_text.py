@@ -1,0 +1,109 @@
+"""The tokens of a text, encoded with the tokenizer in a Hugging Face model's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
+from simsmoe_cli.collapse.sources.huggingface.foreign_code import (
+    foreign_code,
+    silent_stderr,
+    transformers_module,
+)
+from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
+
+TEXT_BYTES = 2**23  # of a text file; more is not needed for a report
+MANY_UNKNOWN = 0.1  # share of a text's tokens
+
+
+def read_tokens(
+    text: Path | None, files: ModelFolder, notes: list[str]
+) -> tuple[Any, NDArray[np.int64]]:
+    """The folder's tokenizer, and the ids of a text.
+
+    Args:
+        text: a file in UTF-8, of which the first 8 MiB are read; None is refused.
+        files: the folder.
+        notes: what a reader of the report should know is added to these.
+
+    Raises:
+        UserError: the text or the tokenizer cannot be read, or the text has fewer than two tokens.
+    """
+    content = _read_text(text, notes)
+    tokenizer, ids = _encode(content, files, notes)
+    if len(ids) < 2:
+        what = "the text is empty"
+        if content.strip():
+            what = "the text is too short: it is a single token, or none"
+        raise UserError(what, where=str(text), hint="Give a longer text.", code=EXIT_DATA)
+    return tokenizer, ids
+
+
+def require_known_ids(ids: NDArray[Any], model: Any, folder: Path) -> None:
+    """Refuse ids that the model has no embedding for."""
+    with foreign_code("the model has no embeddings of tokens", str(folder)):
+        rows = len(model.get_input_embeddings().weight)
+    highest, lowest = int(np.max(ids)), int(np.min(ids))
+    if highest >= rows or lowest < 0:
+        raise UserError(
+            f"the tokenizer gives the id {highest if highest >= rows else lowest}, but the model "
+            f"knows only 0 to {rows - 1:,}",
+            where=str(folder),
+            hint="The tokenizer is not this model's: download the folder again.",
+            code=EXIT_DATA,
+        )
+
+
+def _read_text(text: Path | None, notes: list[str]) -> str:
+    """The start of a text file; adds what there is to note."""
+    if text is None:
+        raise UserError(
+            "a Hugging Face model comes without text to measure on",
+            where="--text",
+            hint="Give a text file the model was not trained on.",
+            code=EXIT_USAGE,
+        )
+    try:
+        with open(text, "rb") as file:
+            content = file.read(TEXT_BYTES)
+            size = text.stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"cannot read the text: {error.strerror}", where=str(text), code=EXIT_DATA
+        ) from None
+    if size > len(content):
+        notes.append(f"the first {len(content):,} of the {size:,} bytes of {printable(text.name)}")
+    whole = content.decode("utf-8", errors="replace")
+    replaced = whole.count("\ufffd")
+    if replaced > 1:  # one may be a character cut in two at the end
+        notes.append(f"the text is not UTF-8: {replaced:,} places of it were replaced")
+    return whole
+
+
+def _encode(content: str, files: ModelFolder, notes: list[str]) -> tuple[Any, NDArray[np.int64]]:
+    """The folder's tokenizer, and the ids of a text."""
+    where = str(files.path)
+    if not files.has_tokenizer:
+        raise UserError(
+            "no tokenizer in this folder",
+            where=where,
+            hint="Copy the model's tokenizer.json, or its other tokenizer files, into it.",
+            code=EXIT_DATA,
+        )
+    transformers = transformers_module()
+    with silent_stderr(), foreign_code("transformers cannot open the tokenizer", where):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            files.path, local_files_only=True, trust_remote_code=False
+        )
+    with silent_stderr(), foreign_code("the tokenizer cannot encode the text", where):
+        ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
+        found = np.asarray(ids, dtype=np.int64)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+    strange = float((found == unknown).mean()) if unknown is not None and len(found) else 0.0
+    if strange > MANY_UNKNOWN:
+        notes.append(f"{strange:.0%} of the text's tokens are unknown to the tokenizer")
+    return tokenizer, found

@@ -1,0 +1,119 @@
+"""Opens the folder of a Hugging Face mixture of experts as a source of a report.
+
+Weights are read from safetensors alone, in the precision they are stored in; nothing is downloaded,
+and no code of the folder is run.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from simsmoe_cli import __version__
+from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers
+from simsmoe_cli.collapse.findings import Subject
+from simsmoe_cli.collapse.sources.huggingface.check_weights import UnusualWeights
+from simsmoe_cli.collapse.sources.huggingface.folder import read_model_folder
+from simsmoe_cli.collapse.sources.huggingface.foreign_code import transformers_module
+from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LayerwiseSource
+from simsmoe_cli.collapse.sources.huggingface.loading import load_model
+from simsmoe_cli.collapse.sources.huggingface.model_config import settings_of
+from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
+from simsmoe_cli.collapse.sources.huggingface.tokenized_text import (
+    read_tokens,
+    require_known_ids,
+)
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+
+BLOCK = 512
+TOP_K_NAMES = ("num_experts_per_tok", "moe_top_k", "num_experts_per_token", "moe_k", "top_k")
+CHOSEN_NAMES = (*TOP_K_NAMES[:-1], "moe_topk", "top_k_experts")  # top_k may be of sampling
+VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")
+WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+
+
+def open_huggingface(
+    folder: Path,
+    text: Path | None,
+    *,
+    device: torch.device,
+    token_ids: NDArray[Any] | None = None,
+    layerwise: bool = True,
+) -> HuggingFaceSource:
+    """A model folder and a text.
+
+    Args:
+        folder: config.json, weights as safetensors, and a tokenizer unless `token_ids` are given.
+        text: UTF-8; its first 8 MiB are encoded with the folder's tokenizer.
+        token_ids: instead of a text.
+        device: where to compute.
+
+    Raises:
+        UserError: transformers is missing, the folder cannot be opened, weights of it are missing,
+            it has no experts, or the text is too short or does not fit the model.
+    """
+    transformers_module()
+    files = read_model_folder(folder)
+    notes: list[str] = []
+    tokenizer = None
+    if token_ids is None:
+        tokenizer, token_ids = read_tokens(text, files, notes)
+    loaded = load_model(files, device, layerwise=layerwise)
+    settings = settings_of(loaded.model)
+    require_known_ids(token_ids, loaded.model, folder)
+    layers = find_expert_layers(loaded.model)
+    _require_choice(loaded.config.text, layers, folder)
+    unusual = UnusualWeights()
+    unusual.look_at(loaded.model.named_parameters())
+    notes += loaded.notes
+    kind: Any = HuggingFaceSource
+    if loaded.weights is not None:
+        kind = functools.partial(LayerwiseSource, loaded.weights, unusual)
+    source: HuggingFaceSource = kind(
+        loaded.model,
+        np.asarray(token_ids, dtype=np.uint32),
+        tokenizer,
+        loaded.config.number(TOP_K_NAMES),
+        vocab_size=loaded.config.number(VOCABULARY_NAMES),
+        predicts=loaded.predicts,
+        both_stacks=loaded.config.both_stacks,
+        subject=Subject(
+            kind="huggingface",
+            name=folder.resolve().name,
+            recipe=str(settings.get("model_type", "")),
+            router=type(layers[0].router).__name__ if layers else "",
+            similarity="none",
+            settings=settings,
+            parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+            checkpoint="",
+            step=None,
+            seed=None,
+            simsmoe=__version__,
+            torch=torch.__version__,
+        ),
+        corpus=text.name if text is not None else "token ids",
+        split="text",
+        unit="token",
+        block=min(BLOCK, loaded.config.number(WINDOW_NAMES) or BLOCK),
+        notes=notes + unusual.notes,
+    )
+    return source
+
+
+def _require_choice(config: Any, layers: list[ExpertLayer], folder: Path) -> None:
+    """Refuse a configuration that gives a token no expert, or more experts than there are."""
+    most = max((layer.number + layer.idle for layer in layers), default=0)
+    for name in CHOSEN_NAMES:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and layers and not 1 <= value <= most:
+            raise UserError(
+                f"config.json says {name} = {printable(value)}, and a layer has {most:,} experts",
+                where=str(folder),
+                hint="Give the config.json of these weights.",
+                code=EXIT_DATA,
+            )

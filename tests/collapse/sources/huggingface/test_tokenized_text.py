@@ -1,0 +1,68 @@
+"""A text is read with the folder's tokenizer, or it is said why it cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
+from simsmoe_cli.errors import UserError
+from tests.collapse.sources.huggingface.models import (
+    IDS,
+    VOCABULARY,
+    opened,
+    refusal,
+    with_tokenizer,
+)
+
+
+def test_a_text_is_read_with_the_folders_tokenizer(folder: Path, text: Path) -> None:
+    source = opened(folder, text)
+    assert source.tokens.tolist() == IDS.tolist()
+    assert source.corpus == "text.txt"
+    assert source.text_of([5, 9]) == ["w5", "w9"]
+
+
+def test_a_text_that_cannot_be_read_is_refused(folder: Path, text: Path) -> None:
+    text.write_text("")
+    assert "text is empty" in refusal(folder, text)
+    assert "cannot read the text" in refusal(folder, text.with_name("none.txt"))
+    with pytest.raises(UserError, match="--text"):
+        open_huggingface(folder, None, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: [p.unlink() for p in path.glob("tokenizer*")], "no tokenizer in this folder"),
+        (lambda path: (path / "tokenizer.json").write_text("{"), "cannot open the tokenizer"),
+        (
+            lambda path: (path / "tokenizer.json").write_text("[" * 9999),
+            "cannot open the tokenizer",
+        ),
+        (
+            lambda path: (path / "tokenizer_config.json").write_text("3"),
+            "cannot open the tokenizer",
+        ),
+        (
+            lambda path: with_tokenizer(path, words=100),
+            f"gives the id 99, but the model knows only 0 to {VOCABULARY - 1}",
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit(
+    folder: Path, text: Path, spoil: Callable[[Path], object], said: str
+) -> None:
+    text.write_text(" ".join(f"w{number}" for number in range(100)))
+    spoil(folder)
+    assert said in refusal(folder, text)
+
+
+def test_a_text_the_tokenizer_does_not_know_is_noted(folder: Path, text: Path) -> None:
+    text.write_bytes(b"w1 w2 \xff w3 \xff\xff other words and more of them " * 20)
+    notes = opened(folder, text).notes
+    assert "the text is not UTF-8: 60 places of it were replaced" in notes
+    assert "73% of the text's tokens are unknown to the tokenizer" in notes
