@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.collapse.test_families import whole_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,6 +25,7 @@ from simsmoe_cli.attach.find_layers import (
 )
 from simsmoe_cli.attach.handle import Handle, attach
 from tests.collapse.sources.huggingface.families import VOCABULARY, families, tiny
+from tests.collapse.sources.huggingface.test_families import whole_model
 
 BATCH, BLOCK = 3, 40
 # All tokens are taken, so that nothing is drawn; all pairs are due in every batch.
