@@ -93,7 +93,7 @@ def prepare_data(
     changes nothing.
     """
     from simsmoe_cli.data.corpora.prepare import prepare
-    from simsmoe_cli.data.corpora.sources import default_name
+    from simsmoe_cli.data.io.locate import default_name
     from simsmoe_cli.data.store import find_store
     from simsmoe_cli.data.tasks.parsers import table_kind
     from simsmoe_cli.errors import UserError
@@ -196,7 +196,7 @@ def _require_no_tokenizer(
 
 def _task_name(task: str) -> str:
     """A name for the folder of a task: its own, or that of its file without endings."""
-    from simsmoe_cli.data.corpora.sources import default_name
+    from simsmoe_cli.data.io.locate import default_name
     from simsmoe_cli.data.tasks.parsers import table_kind
     from simsmoe_cli.registry import TASKS
 

@@ -18,53 +18,37 @@ of it is used, and the manifest is only checked for numbers that agree. They are
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from simsmoe_cli.data.corpora.facts import SPLITS
+from simsmoe_cli.data.prepared import (
+    SCHEMA,
+    Count,
+    Facts,
+    FileInfo,
+    Prepared,
+    Sha256,
+    Shown,
+    split_info,
+)
 from simsmoe_cli.data.split_tokens import CHUNK_BYTES, Expected, SplitTokens
 from simsmoe_cli.data.tokenizers.base import Tokenizer, dtype_for
 from simsmoe_cli.data.tokenizers.names import TOKENIZERS, tokenizer_class
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
-from simsmoe_cli.files.untrusted import Unreadable, read_bytes, read_json, unsealed, validated
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.files.untrusted import Unreadable, read_bytes
 from simsmoe_cli.registry import CORPORA
 
-SCHEMA = 2
-MANIFEST = "manifest.json"
-MOST_MANIFEST_BYTES = 1 << 28  # that of a hundred terabytes
 MOST_TOKENIZER_BYTES = 1 << 30
-LONGEST = 1 << 12  # characters of a foreign text that is kept
 # Below this, reading a split of schema 1 whole takes a second or so.
 MUCH_BYTES = 1 << 30
 
 
-def _shown(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("it has characters that no terminal can show")
-    return text
-
-
-Shown = Annotated[str, Field(max_length=2 * LONGEST), AfterValidator(_shown)]
-Count = Annotated[int, Field(ge=0, lt=1 << 60)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class FileInfo(_Facts):
-    """A file of the store."""
-
-    file: Shown
-    size: Count = Field(description="bytes")
-    sha256: Sha256
+CORPUS = Prepared("corpus", "manifest.json", CORPORA, own="PATH")
 
 
 class SplitInfo(FileInfo):
@@ -83,7 +67,7 @@ class SplitInfo(FileInfo):
     )
 
 
-class SourceInfo(_Facts):
+class SourceInfo(Facts):
     """Where the text came from."""
 
     given: Shown = Field(description="path, URL or Python version it was read from")
@@ -93,7 +77,7 @@ class SourceInfo(_Facts):
     python: Shown = Field("", description="pystdlib: the Python whose library it is")
 
 
-class Settings(_Facts):
+class Settings(Facts):
     """What a corpus was asked to be prepared as."""
 
     tokenizer: Shown
@@ -103,7 +87,7 @@ class Settings(_Facts):
     vocab_from: Shown = Field("", description="sha256 of the tokenizer of another store, if lent")
 
 
-class Manifest(_Facts):
+class Manifest(Facts):
     """Everything there is to know of a store."""
 
     schema_version: int = SCHEMA
@@ -118,7 +102,7 @@ class Manifest(_Facts):
     settings: Settings
     source: SourceInfo
     splits: dict[str, SplitInfo]
-    warnings: list[Shown] = []
+    warnings: list[Shown] = Field([])
 
     @model_validator(mode="after")
     def _agree(self) -> Manifest:
@@ -183,24 +167,12 @@ class TokenStore:
     def open(cls, path: Path) -> TokenStore:
         """The store in a folder.
 
-        UserError (EXIT_DATA) when there is none, it is unfinished, its manifest was changed or
-        contradicts itself, or does not match its files: sizes of all, content of the tokenizer's.
+        UserError (EXIT_DATA) when there is none, it is unfinished, or its manifest was changed,
+        contradicts itself, or does not match its files (sizes of all, content of the
+        tokenizer's).
         """
-        try:
-            manifest = _read_manifest(path / MANIFEST)
-        except FileNotFoundError:
-            what = "no prepared corpus" + (" (no manifest)" if path.is_dir() else "")
-            raise UserError(
-                what, where=str(path), hint="See: simsmoe prepare-data --help", code=EXIT_DATA
-            ) from None
-        except Unreadable as error:
-            raise _mismatch(path, f"{MANIFEST} {error}") from None
-        for info in (manifest.tokenizer_file, *manifest.splits.values()):
-            file = path / info.file
-            size = os.path.getsize(file) if os.path.isfile(file) else None
-            if size != info.size:
-                found = "is missing" if size is None else f"has {size:,} bytes"
-                raise _mismatch(path, f"{info.file} {found}, the manifest says {info.size:,}")
+        manifest = CORPUS.read_manifest(path, Manifest)
+        CORPUS.require_sizes(path, (manifest.tokenizer_file, *manifest.splits.values()))
         return cls(path, manifest, _read_tokenizer(path, manifest))
 
     @property
@@ -223,12 +195,7 @@ class TokenStore:
 
     def split(self, name: str) -> SplitTokens:
         """The ids of a split [tokens], memory-mapped and read-only, checked as they are read."""
-        info = self.manifest.splits.get(name)
-        if info is None:
-            known = ", ".join(self.manifest.splits)
-            raise UserError(
-                f"no split '{printable(name)}'", where=str(self.path), hint=f"Splits: {known}."
-            )
+        info = split_info(self.manifest.splits, name, self.path)
         if name not in self._splits:
             old = self.manifest.schema_version == 1
             expected = Expected(
@@ -240,7 +207,7 @@ class TokenStore:
                 checksums=(info.sha256,) if old else tuple(info.chunks),
             )
             self._splits[name] = SplitTokens(
-                self.path / info.file, expected, lambda reason: _mismatch(self.path, reason)
+                self.path / info.file, expected, lambda reason: CORPUS.damaged(self.path, reason)
             )
         return self._splits[name]
 
@@ -251,78 +218,35 @@ class TokenStore:
         return tokens
 
 
-def _read_manifest(path: Path) -> Manifest:
-    """The manifest in a file; Unreadable for one that was changed or fits no schema."""
-    content = read_json(path, MOST_MANIFEST_BYTES)
-    schema = content.get("schema_version") if isinstance(content, dict) else None
-    if schema not in (1, SCHEMA) or isinstance(schema, bool):
-        raise Unreadable(f"has schema {printable(schema)}, not {SCHEMA}")
-    return validated(Manifest, content if schema == 1 else unsealed(content))
-
-
 def _read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
     """The tokenizer of a store; UserError unless it is the one that the manifest names."""
     info = manifest.tokenizer_file
     try:
         content = read_bytes(path / info.file, MOST_TOKENIZER_BYTES)
     except (Unreadable, FileNotFoundError) as error:
-        raise _mismatch(path, f"{info.file} {error}") from None
+        raise CORPUS.damaged(path, f"{info.file} {error}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != info.sha256:
         reason = f"{info.file} has sha256 {found}, the manifest says {info.sha256}"
-        raise _mismatch(path, reason)
+        raise CORPUS.damaged(path, reason)
     try:
         tokenizer = tokenizer_class(manifest.tokenizer).load(content)
     except UserError as error:
-        raise _mismatch(path, f"{info.file}: {error.what}") from None
+        raise CORPUS.damaged(path, f"{info.file}: {error.what}") from None
     if tokenizer.vocab_size != manifest.vocab_size:
         has = f"has {tokenizer.vocab_size:,} ids"
-        raise _mismatch(path, f"{info.file} {has}, the manifest says {manifest.vocab_size:,}")
+        raise CORPUS.damaged(path, f"{info.file} {has}, the manifest says {manifest.vocab_size:,}")
     return tokenizer
 
 
-def _mismatch(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"the prepared corpus is damaged: {reason}",
-        where=str(path),
-        hint="Prepare it again with --force.",
-        code=EXIT_DATA,
-    )
-
-
 def is_store(path: Path) -> bool:
-    """Whether a folder is a store, or was one before something happened to it."""
-    return os.path.isfile(path / MANIFEST)
-
-
-def names_in(folder: Path) -> list[str]:
-    """What lies in a folder, sorted; nothing where there is no folder or it cannot be read."""
-    try:
-        return sorted(os.listdir(folder))
-    except (OSError, ValueError):
-        return []
+    """Whether a folder is a prepared corpus, or was one before something happened to it."""
+    return CORPUS.is_in(path)
 
 
 def find_store(corpus: str, data_dir: Path) -> Path:
-    """The folder of a prepared corpus.
+    """The folder of a prepared corpus, given its name below `data_dir` or a folder anywhere.
 
-    Args:
-        corpus: its name below `data_dir`, or a folder anywhere.
-        data_dir: where prepared corpora lie.
-
-    Returns:
-        Its path; UserError (EXIT_DATA) with what to run, or the nearest prepared name.
+    UserError (EXIT_DATA) with what to run, or the nearest prepared name.
     """
-    for path in (data_dir / corpus, Path(os.path.expanduser(corpus))):
-        if is_store(path):
-            return path
-    prepared = [name for name in names_in(data_dir) if is_store(data_dir / name)]
-    corpus = printable(corpus)
-    close = difflib.get_close_matches(corpus, prepared, n=1, cutoff=0.6)
-    known = difflib.get_close_matches(corpus, CORPORA, n=1, cutoff=0.6)
-    hint = f"Did you mean '{close[0]}'? " if close and corpus not in CORPORA else ""
-    hint += f"To prepare it: simsmoe prepare-data {known[0] if known else 'PATH'}. "
-    hint += f"Prepared: {', '.join(prepared) or 'none'}."
-    raise UserError(
-        f"corpus '{corpus}' is not prepared", where=str(data_dir), hint=hint, code=EXIT_DATA
-    )
+    return CORPUS.find(corpus, data_dir)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from simsmoe_cli.errors import UserError, printable
 
@@ -40,6 +42,14 @@ def safe_name(text: str) -> str:
 def name_from(text: str) -> str:
     """A plain name made of a foreign text, such as the name of a file; empty if nothing is left."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100]
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where there is no folder or it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except (OSError, ValueError):
+        return []
 
 
 def _fault(name: str) -> str:

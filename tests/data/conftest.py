@@ -1,12 +1,17 @@
-"""A web server on this machine to fetch corpora from."""
+"""A web server on this machine to fetch corpora from, and a folder of texts."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+
+from simsmoe_cli.data.corpora.prepare import prepare
+from simsmoe_cli.data.store import TokenStore
+from tests.data.stores import TEXT
 
 
 class Host:
@@ -47,3 +52,26 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     host.server.shutdown()
     thread.join()
     host.server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two texts, one of them deep, and much that is none."""
+    base = tmp_path / "texts"
+    (base / "deep" / "er").mkdir(parents=True)
+    (base / ".hidden").mkdir()
+    (base / "b.txt").write_text("b")
+    (base / "deep" / "er" / "a.md").write_text("é" * 5000)  # 8 KiB end inside a character
+    (base / "empty.txt").write_text("")
+    (base / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (base / "latin1.txt").write_bytes(b"caf\xe9 au lait")
+    (base / ".hidden" / "c.txt").write_text("c")
+    (base / ".d.txt").write_text("d")
+    return base
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TokenStore:
+    source = tmp_path / "own.txt"
+    source.write_text(TEXT)
+    return prepare(str(source), tmp_path / "data" / "own")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.data.tasks.encode import TaskBatches
+from simsmoe_cli.data.tasks.batches import TaskBatches
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter

@@ -29,8 +29,9 @@ from simsmoe_cli.collapse.sources.evaluation_windows import (
 )
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import IGNORED, Tokens
-from simsmoe_cli.data.tasks.encode import Batch as Texts
-from simsmoe_cli.data.tasks.encode import EncodedSplit, collate
+from simsmoe_cli.data.tasks.batches import Batch as Texts
+from simsmoe_cli.data.tasks.batches import collate
+from simsmoe_cli.data.tasks.encode import EncodedSplit
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.model.classifier import Classifier, real_places
 from simsmoe_cli.model.language_model import Backbone, LanguageModel

@@ -1,6 +1,6 @@
-"""Prepare a corpus: resolve, land, fit a tokenizer, encode, and put the whole in its place.
+"""Prepare a corpus: find its files, read them once, fit a tokenizer, encode, write the store.
 
-The store is built beside its place, under a lock, and renamed when it is whole (`placing.py`).
+The store is built beside its place, under a lock, and renamed when it is whole (`scratch.py`).
 Memory is bounded by chunks of a megabyte, but for the `words` tokenizer's count of distinct words
 and for SentencePiece's training sample of 10 MB.
 
@@ -14,15 +14,18 @@ import os
 from pathlib import Path
 from typing import cast
 
-from simsmoe_cli.data.corpora.encode import write_store
 from simsmoe_cli.data.corpora.facts import Corpus
-from simsmoe_cli.data.corpora.plain_text import Text, land
-from simsmoe_cli.data.corpora.sources import require_exists, resolve
+from simsmoe_cli.data.corpora.read_source import read_source
+from simsmoe_cli.data.corpora.sources import resolve
+from simsmoe_cli.data.corpora.text import Text
+from simsmoe_cli.data.corpora.write_store import write_store
 from simsmoe_cli.data.io.download import Progress, is_url
+from simsmoe_cli.data.io.locate import require_exists
 from simsmoe_cli.data.io.scratch import clear_os_errors, locked, scratch
-from simsmoe_cli.data.store import LONGEST, Manifest, Settings, SourceInfo, TokenStore, is_store
+from simsmoe_cli.data.prepared import kept
+from simsmoe_cli.data.store import CORPUS, Manifest, Settings, SourceInfo, TokenStore
 from simsmoe_cli.data.tokenizers.names import TOKENIZERS
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.files.atomic import whole_folder
 from simsmoe_cli.registry import CORPORA, TASKS, load
 
@@ -80,7 +83,7 @@ def prepare(
         require_exists(given)
         downloads = downloads or out.parent / ".downloads"
         with locked(out, report):
-            existing = _existing(out, force)
+            existing = TokenStore.open(out) if CORPUS.is_kept(out, force=force) else None
             if existing:
                 _require_same_settings(existing, named, settings)
                 if _need_not_fetch(existing, known, given):
@@ -89,13 +92,13 @@ def prepare(
             with scratch(out) as folder:
                 found = resolve(known, given, folder, downloads, report)
                 utf8 = settings.tokenizer != "bytes"
-                text = land(found, known, folder / "text", report, utf8=utf8)
+                text = read_source(found, known, folder / "text", report, utf8=utf8)
                 if existing:
                     _require_same_text(existing, text)
                     existing.verify()
                     return existing
                 info = SourceInfo(
-                    given=printable(found.given, LONGEST),
+                    given=kept(found.given),
                     files=text.files,
                     bytes=text.size,
                     sha256=text.sha256,
@@ -185,20 +188,6 @@ def _lent_settings(lender: Manifest, asked: Settings, unasked: Settings) -> Sett
     return lender.settings.model_copy(update={"vocab_from": lender.vocabulary})
 
 
-def _existing(out: Path, force: bool) -> TokenStore | None:
-    """The store that is there, if it is to be kept; a UserError for anything else there."""
-    if is_store(out):
-        return None if force else TokenStore.open(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(
-            "is there already and is no prepared corpus, so it is left alone",
-            where=str(out),
-            hint="Choose another place with --out or --name.",
-            code=EXIT_DATA,
-        )
-    return None
-
-
 def _require_same_settings(store: TokenStore, corpus: str, asked: Settings) -> None:
     there = {"corpus": store.manifest.corpus} | store.manifest.settings.model_dump()
     wanted = {"corpus": corpus} | asked.model_dump()
@@ -208,27 +197,18 @@ def _require_same_settings(store: TokenStore, corpus: str, asked: Settings) -> N
         if there[name] != wanted[name]
     ]
     if differing:
-        raise _differs(store, "; ".join(differing))
+        raise CORPUS.differs(store.path, "; ".join(differing))
 
 
 def _require_same_text(store: TokenStore, text: Text) -> None:
     made_of = store.manifest.source
     if made_of.sha256 != text.sha256:
-        raise _differs(
-            store,
+        raise CORPUS.differs(
+            store.path,
             f"it was made of {made_of.bytes:,} bytes of {made_of.given} "
             f"(sha256 {made_of.sha256[:12]}), the source now has {text.size:,} bytes "
             f"(sha256 {text.sha256[:12]})",
         )
-
-
-def _differs(store: TokenStore, how: str) -> UserError:
-    return UserError(
-        f"already prepared otherwise: {how}",
-        where=str(store.path),
-        hint="Use --name or --out for another store, or --force to replace this one.",
-        code=EXIT_DATA,
-    )
 
 
 def _need_not_fetch(store: TokenStore, known: Corpus | None, given: str) -> bool:
@@ -236,8 +216,9 @@ def _need_not_fetch(store: TokenStore, known: Corpus | None, given: str) -> bool
     made_of = store.manifest.source
     if known and known.urls and not given:
         if not store.manifest.whole:
-            raise _differs(
-                store, f"it was made of {made_of.bytes:,} bytes of {made_of.given}, not the whole"
+            raise CORPUS.differs(
+                store.path,
+                f"it was made of {made_of.bytes:,} bytes of {made_of.given}, not the whole",
             )
         return True
     return is_url(given) and given == made_of.given

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.files import atomic
 
 CHUNK = 1 << 16
 TIMEOUT_S = 30.0
@@ -89,6 +90,27 @@ def fetch(
         else:
             return Path(path)
     raise UserError("cannot download " + "; ".join(answers), hint=hint, code=EXIT_DATA)
+
+
+def fetch_once(
+    name: str,
+    urls: Sequence[str],
+    known_hash: str,
+    scratch: Path,
+    downloads: Path,
+    report: Progress,
+) -> Path:
+    """A file of the corpus or task `name` from its official host, downloaded once and kept."""
+    kept = downloads / url_name(urls[0])
+    if not holds(kept, known_hash):
+        hint = (
+            f"If you have the file, use: simsmoe prepare-data {name} --source PATH. "
+            "pystdlib and pystdlib-packages need no network."
+        )
+        fresh = fetch(urls, scratch, report, known_hash=known_hash, hint=hint)
+        downloads.mkdir(parents=True, exist_ok=True)
+        atomic.move(fresh, kept)
+    return kept
 
 
 def _reason(error: Any) -> str:

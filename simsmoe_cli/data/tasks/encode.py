@@ -1,36 +1,28 @@
-"""Examples to token ids, and token ids to padded batches.
+"""The texts of a task to token ids.
 
 * A text longer than the limit keeps its beginning, or its end if asked; what is cut is counted.
 * A character that the tokenizer's vocabulary lacks (all of it, also when only one of its bytes
   is unknown) becomes one space, or nothing where the vocabulary has no space, as text8's own
   filter would have it. The words tokenizer has `<unk>` for unknown words. Both are counted.
 * Texts are encoded as they stand; the words tokenizer adds no `<eos>` that is not in the text.
-* A batch holds texts of like length: a pass over the data is shuffled, cut into pools of POOL
-  batches, each pool sorted by length and cut into batches, and the batches are shuffled. Which
-  texts are in a batch follows from seed and position alone.
-
-Shapes: E examples, B batch, M longest text of a batch.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from simsmoe_cli.data.tasks.store import Example
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.data.tokenizers.words import UNK
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
-POOL = 64
-SHOWN = 10
+MOST_SHOWN = 10  # unknown characters or words named in a message
 
 
 @dataclass(frozen=True)
@@ -57,8 +49,8 @@ class Unknown:
 
     def __str__(self) -> str:
         """One line for a user: how much, what, and what became of it."""
-        shown = " ".join(repr(what) for what in list(self.counts)[:SHOWN])
-        more = " ..." if len(self.counts) > SHOWN else ""
+        shown = " ".join(repr(what) for what in list(self.counts)[:MOST_SHOWN])
+        more = " ..." if len(self.counts) > MOST_SHOWN else ""
         return (
             f"{self.total:,} of {self.of:,} {self.unit}s in {self.examples:,} texts are not in "
             f"the tokenizer's vocabulary and became {self.became}: {shown}{more}"
@@ -174,91 +166,3 @@ def _unknown_words(texts: Iterable[str], tokenizer: Tokenizer) -> Unknown | None
         examples=sum(not missing.isdisjoint(text) for text in words),
         of=sum(map(len, words)),
     )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some texts, padded at the end to the length of the longest.
-
-    Attributes:
-        ids: [B, M] int64; 0 where there is padding.
-        mask: [B, M] bool; False where there is padding.
-        labels: [B] int64.
-        index: which examples of the split these are [B] int64.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    labels: Tensor
-    index: Tensor
-
-
-class TaskBatches:
-    """A split in shuffled batches of like length, pass after pass.
-
-    Args:
-        split: E examples.
-        batch: B; the last batch of a pass, wherever the shuffle puts it, may hold fewer.
-        seed: of the order.
-    """
-
-    def __init__(self, split: EncodedSplit, batch: int, seed: int):
-        self.split = split
-        self.batch = batch
-        self.seed = seed
-        self._order: tuple[int, list[NDArray[np.int64]]] | None = None
-
-    def __len__(self) -> int:
-        """Batches of a pass."""
-        return -(-len(self.split) // self.batch)
-
-    def read(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all passes; any step may be read at once."""
-        return collate(self.split, self._pass(step // len(self))[step % len(self)])
-
-    def tokens_read(self, steps: int) -> int:
-        """Tokens of the first steps, padding left out."""
-        passes, batches = divmod(steps, len(self))
-        tokens = passes * len(self.split.ids)
-        if batches:
-            lengths = self.split.lengths
-            tokens += sum(int(lengths[index].sum()) for index in self._pass(passes)[:batches])
-        return tokens
-
-    def _pass(self, number: int) -> list[NDArray[np.int64]]:
-        known = self._order  # taken once: another thread may be a pass ahead
-        if known is None or known[0] != number:
-            generator = np.random.default_rng([self.seed, number])
-            shuffled = generator.permutation(len(self.split))
-            lengths = self.split.lengths
-            for pool in _cut(shuffled, POOL * self.batch):
-                pool[:] = pool[np.argsort(lengths[pool], kind="stable")]
-            batches = _cut(shuffled, self.batch)
-            known = number, [batches[i] for i in generator.permutation(len(batches))]
-            self._order = known
-        return known[1]
-
-
-def evaluation_batches(split: EncodedSplit, batch: int) -> Iterator[Batch]:
-    """Every example of a split once, the shortest first; `index` says which is which."""
-    for index in _cut(np.argsort(split.lengths, kind="stable"), batch):
-        yield collate(split, index)
-
-
-def collate(split: EncodedSplit, index: NDArray[np.int64]) -> Batch:
-    """The batch of these examples [B]."""
-    lengths = split.lengths[index]
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.zeros(mask.shape, dtype=np.int64)
-    ids[mask] = np.concatenate([split.row(i) for i in index])
-    return Batch(
-        torch.from_numpy(ids),
-        torch.from_numpy(mask),
-        torch.from_numpy(split.labels[index]),
-        torch.from_numpy(index.copy()),
-    )
-
-
-def _cut(index: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Views of `size` elements, the last with what is left."""
-    return [index[start : start + size] for start in range(0, len(index), size)]

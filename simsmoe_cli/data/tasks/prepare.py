@@ -17,33 +17,31 @@ again reads the source again, changes nothing if it is the same and is an error 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from simsmoe_cli.data.corpora.sources import require_exists
 from simsmoe_cli.data.io.download import Progress
+from simsmoe_cli.data.io.locate import require_exists
 from simsmoe_cli.data.io.scratch import clear_os_errors, locked, scratch
-from simsmoe_cli.data.store import LONGEST
+from simsmoe_cli.data.prepared import kept, manifest_text
 from simsmoe_cli.data.tasks.facts import TaskFacts
+from simsmoe_cli.data.tasks.found import Found
+from simsmoe_cli.data.tasks.known_tasks import read_known
+from simsmoe_cli.data.tasks.own_tables import read_tables
 from simsmoe_cli.data.tasks.parsers import Columns, Row, data_error, known_names, shown
-from simsmoe_cli.data.tasks.sources import Found, read_known
 from simsmoe_cli.data.tasks.stdlib_snippets import read_packages
 from simsmoe_cli.data.tasks.store import (
-    MANIFEST,
+    TASK,
     Example,
     Task,
     TaskManifest,
     TaskSplit,
-    is_task,
     write_split,
 )
-from simsmoe_cli.data.tasks.tables import read_tables
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.files.atomic import whole_folder
-from simsmoe_cli.files.untrusted import sealed
 from simsmoe_cli.registry import TASKS, load
 
 DRAWN = 0.10
@@ -89,11 +87,11 @@ def prepare_task(
         require_exists(given)
         downloads = downloads or out.parent / ".downloads"
         with locked(out, report):
-            existing = _existing(out, force)
+            existing = Task.open(out) if TASK.is_kept(out, force=force) else None
             if existing and existing.manifest.task != (facts.name if facts else ""):
                 was, wanted = existing.manifest.task, facts.name if facts else ""
                 own = "data of your own"
-                raise _differs(existing, f"it is {was or own}, not {wanted or own}")
+                raise TASK.differs(existing.path, f"it is {was or own}, not {wanted or own}")
             if existing and facts and facts.downloads and not given and existing.manifest.whole:
                 existing.verify()
                 return existing
@@ -114,10 +112,7 @@ def prepare_task(
                 with whole_folder(out, replace=True) as place:
                     for file in built.iterdir():
                         file.rename(place / file.name)
-                    content = json.dumps(
-                        sealed(manifest.model_dump(mode="json")), indent=2, ensure_ascii=False
-                    )
-                    (place / MANIFEST).write_text(content + "\n", encoding="utf-8")
+                    (place / TASK.manifest).write_text(manifest_text(manifest), encoding="utf-8")
             prepared = Task.open(out)
             prepared.built = True
             return prepared
@@ -146,20 +141,6 @@ def _require_sense(
         raise UserError("text and label cannot be one column", where="--label-column")
 
 
-def _existing(out: Path, force: bool) -> Task | None:
-    """The task that is there, if it is to be kept; a UserError for anything else there."""
-    if is_task(out):
-        return None if force else Task.open(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(
-            "is there already and is no prepared task, so it is left alone",
-            where=str(out),
-            hint="Choose another place with --out or --name.",
-            code=EXIT_DATA,
-        )
-    return None
-
-
 def _require_same(existing: Task, now: TaskManifest) -> None:
     """A UserError when what is there is not what would be built now."""
     there = existing.manifest
@@ -170,16 +151,7 @@ def _require_same(existing: Task, now: TaskManifest) -> None:
         + f" (sha256 {manifest.fingerprint[:12]})"
         for manifest in (there, now)
     )
-    raise _differs(existing, f"{there.given} gave {was}, the source now gives {is_now}")
-
-
-def _differs(existing: Task, how: str) -> UserError:
-    return UserError(
-        f"already prepared otherwise: {how}",
-        where=str(existing.path),
-        hint="Use --name or --out for another task, or --force to replace this one.",
-        code=EXIT_DATA,
-    )
+    raise TASK.differs(existing.path, f"{there.given} gave {was}, the source now gives {is_now}")
 
 
 def _write(
@@ -206,19 +178,15 @@ def _write(
         whole=found.whole,
         labels=labels,
         reported=reported,
-        given=printable(found.given, LONGEST),
+        given=kept(found.given),
         layout=found.layout,
-        text_column=printable(columns.text, LONGEST) if columns else "",
-        label_column=printable(columns.label or "", LONGEST) if columns else "",
+        text_column=kept(columns.text) if columns else "",
+        label_column=kept(columns.label or "") if columns else "",
         sources=found.sources,
         splits=written,
-        notes=[*(facts.notes if facts else ()), *map(_kept, found.notes)],
-        warnings=list(map(_kept, found.warnings)),
+        notes=[*(facts.notes if facts else ()), *map(kept, found.notes)],
+        warnings=list(map(kept, found.warnings)),
     )
-
-
-def _kept(text: str) -> str:
-    return printable(text, LONGEST)
 
 
 def _labels(found: Found, facts: TaskFacts | None) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from simsmoe_cli.data.corpora.facts import PYSTDLIB
 from simsmoe_cli.data.corpora.sources import resolve
 from simsmoe_cli.data.io.download import Progress
+from simsmoe_cli.data.tasks.found import Found
 from simsmoe_cli.data.tasks.parsers import Row
-from simsmoe_cli.data.tasks.sources import Found
 from simsmoe_cli.data.tasks.store import SourceFile
 from simsmoe_cli.data.tokenizers.base import character_cut
 from simsmoe_cli.errors import EXIT_DATA, UserError

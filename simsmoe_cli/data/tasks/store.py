@@ -16,10 +16,8 @@ schema 1 have no such checksum), and a split against its SHA-256 and its counts 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,21 +25,21 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from simsmoe_cli.data.store import Count, Sha256, Shown, names_in
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
-from simsmoe_cli.files.untrusted import (
-    Unreadable,
-    parse_json,
-    read_bytes,
-    read_json,
-    unsealed,
-    validated,
+from simsmoe_cli.data.prepared import (
+    SCHEMA,
+    Count,
+    Facts,
+    FileInfo,
+    Prepared,
+    Sha256,
+    Shown,
+    split_info,
 )
+from simsmoe_cli.errors import printable
+from simsmoe_cli.files.untrusted import Unreadable, parse_json, read_bytes, validated
 from simsmoe_cli.registry import TASKS
 
-SCHEMA = 2
-MANIFEST = "task.json"
-MOST_MANIFEST_BYTES = 1 << 26
+TASK = Prepared("task", "task.json", TASKS, own="PATH --label-column L")
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,7 @@ class _Row(BaseModel):
     label: int
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class SourceFile(_Facts):
+class SourceFile(Facts):
     """A file that examples were read from."""
 
     file: Shown = Field(description="its name within the source")
@@ -75,12 +69,9 @@ class SourceFile(_Facts):
     note: Shown = Field("", description="what became of it, where that is not a split of its own")
 
 
-class TaskSplit(_Facts):
+class TaskSplit(FileInfo):
     """A split: its file, and what is in it."""
 
-    file: Shown
-    size: Count = Field(description="bytes")
-    sha256: Sha256
     examples: Annotated[int, Field(ge=1, lt=1 << 60)]
     per_label: list[Count] = Field(description="examples of each label, in the order of `labels`")
     bytes: Count = Field(description="bytes of text")
@@ -90,7 +81,7 @@ class TaskSplit(_Facts):
     )
 
 
-class TaskManifest(_Facts):
+class TaskManifest(Facts):
     """Everything there is to know of a prepared task."""
 
     schema_version: int = SCHEMA
@@ -108,7 +99,7 @@ class TaskManifest(_Facts):
     notes: list[Shown] = Field(
         [], description="what is known of the data and no fault of this copy"
     )
-    warnings: list[Shown] = []
+    warnings: list[Shown] = Field([])
 
     @model_validator(mode="after")
     def _agree(self) -> TaskManifest:
@@ -160,23 +151,8 @@ class Task:
         UserError (EXIT_DATA) when there is none, its manifest was changed, contradicts itself or is
         of another schema, or a file has not the size it says.
         """
-        try:
-            manifest = _read_manifest(path / MANIFEST)
-        except FileNotFoundError:
-            raise UserError(
-                "no prepared task",
-                where=str(path),
-                hint="See: simsmoe prepare-data --help",
-                code=EXIT_DATA,
-            ) from None
-        except Unreadable as error:
-            raise _damaged(path, f"{MANIFEST} {error}") from None
-        for split in manifest.splits.values():
-            file = path / split.file
-            size = os.path.getsize(file) if os.path.isfile(file) else None
-            if size != split.size:
-                found = "is missing" if size is None else f"has {size:,} bytes"
-                raise _damaged(path, f"{split.file} {found}, the manifest says {split.size:,}")
+        manifest = TASK.read_manifest(path, TaskManifest)
+        TASK.require_sizes(path, manifest.splits.values())
         return cls(path, manifest)
 
     @property
@@ -204,33 +180,19 @@ class Task:
         Raises:
             UserError: no such split (EXIT_USAGE), or its file was changed (EXIT_DATA).
         """
-        info = self.manifest.splits.get(name)
-        if info is None:
-            known = ", ".join(self.manifest.splits)
-            raise UserError(
-                f"no split '{printable(name)}'", where=str(self.path), hint=f"Splits: {known}."
-            )
+        info = split_info(self.manifest.splits, name, self.path)
         try:
             content = read_bytes(self.path / info.file, info.size)
         except (Unreadable, FileNotFoundError) as error:
-            raise _damaged(self.path, f"{info.file} {error}") from None
+            raise TASK.damaged(self.path, f"{info.file} {error}") from None
         found = hashlib.sha256(content).hexdigest()
         if found != info.sha256:
             reason = f"{info.file} has sha256 {found}, the manifest says {info.sha256}"
-            raise _damaged(self.path, reason)
+            raise TASK.damaged(self.path, reason)
         try:
             return _examples(content, info)
         except Unreadable as error:
-            raise _damaged(self.path, f"{info.file} {error}") from None
-
-
-def _read_manifest(path: Path) -> TaskManifest:
-    """The manifest in a file; Unreadable for one that was changed or fits no schema."""
-    content = read_json(path, MOST_MANIFEST_BYTES)
-    schema = content.get("schema_version") if isinstance(content, dict) else None
-    if schema not in (1, SCHEMA) or isinstance(schema, bool):
-        raise Unreadable(f"has schema {printable(schema)}, not {SCHEMA}")
-    return validated(TaskManifest, content if schema == 1 else unsealed(content))
+            raise TASK.damaged(self.path, f"{info.file} {error}") from None
 
 
 def _examples(content: bytes, info: TaskSplit) -> list[Example]:
@@ -283,44 +245,13 @@ def write_split(
 
 
 def is_task(path: Path) -> bool:
-    """Whether a folder is a task, or was one before something happened to it."""
-    return os.path.isfile(path / MANIFEST)
-
-
-def find_task(task: str | Path, data_dir: Path) -> Path:
-    """The folder of a prepared task.
-
-    Args:
-        task: its name below `data_dir`, or a folder anywhere.
-        data_dir: where prepared tasks lie.
-
-    Returns:
-        Its path; UserError (EXIT_DATA) with what to run, or the nearest prepared name.
-    """
-    for path in (data_dir / task, Path(os.path.expanduser(task))):
-        if is_task(path):
-            return path
-    prepared = [name for name in names_in(data_dir) if is_task(data_dir / name)]
-    name = printable(task)
-    close = difflib.get_close_matches(name, prepared, n=1, cutoff=0.6)
-    known = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.6)
-    hint = f"Did you mean '{close[0]}'? " if close and name not in TASKS else ""
-    hint += f"To prepare it: simsmoe prepare-data {known[0] if known else 'PATH --label-column L'}."
-    hint += f" Prepared: {', '.join(prepared) or 'none'}."
-    raise UserError(
-        f"task '{name}' is not prepared", where=str(data_dir), hint=hint, code=EXIT_DATA
-    )
+    """Whether a folder is a prepared task, or was one before something happened to it."""
+    return TASK.is_in(path)
 
 
 def open_task(task: str | Path, data_dir: Path) -> Task:
-    """The prepared task with this name below `data_dir`, or in this folder."""
-    return Task.open(find_task(task, data_dir))
+    """The prepared task with this name below `data_dir`, or in this folder.
 
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"the prepared task is damaged: {reason}",
-        where=str(path),
-        hint="Prepare it again with --force.",
-        code=EXIT_DATA,
-    )
+    UserError (EXIT_DATA) with what to run, or the nearest prepared name.
+    """
+    return Task.open(TASK.find(task, data_dir))

@@ -21,14 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.data.tasks.encode import (
-    Batch,
-    EncodedSplit,
-    TaskBatches,
-    collate,
-    encode,
-    evaluation_batches,
-)
+from simsmoe_cli.data.tasks.batches import Batch, TaskBatches, collate, evaluation_batches
+from simsmoe_cli.data.tasks.encode import EncodedSplit, encode
 from simsmoe_cli.data.tasks.store import Example, Task
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.background import ReadAhead

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simsmoe_cli.data.corpora import encode
+from simsmoe_cli.data.corpora import write_store
 from simsmoe_cli.data.corpora.facts import WIKITEXT2, WIKITEXT103
 from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -90,7 +90,7 @@ def test_tiny_shakespeare_comes_back(
 def test_tiny_shakespeare_in_pieces_comes_back(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    monkeypatch.setattr(encode, "SAMPLE_BYTES", 200_000)
+    monkeypatch.setattr(write_store, "SAMPLE_BYTES", 200_000)
     path = shared / "data/tinyshakespeare/input.txt"
     store = prepare(
         str(path), tmp_path / "ts", tokenizer="sentencepiece", vocab_size=1000, sp_model=model

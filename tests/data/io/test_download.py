@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from simsmoe_cli.data.io.download import fetch
+from simsmoe_cli.data.io.download import fetch, url_name
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 CONTENT = bytes(range(256)) * 1000
@@ -69,3 +69,18 @@ def test_a_connection_that_breaks_off_is_an_error(host: Any, tmp_path: Path) -> 
     host.files["/file"] = CONTENT
     host.announce = 1000
     assert f"{host.url}/file: " in failure([f"{host.url}/file"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://host/%2e%2e", "download"),
+        ("http://host/a/%2e%2e%2f%2e%2e%2fevil.zip", "evil.zip"),
+        ("http://host/a%00b%0a.txt", "a-b-.txt"),
+        ("http://host/" + "x" * 5000 + ".tar.gz", "x" * 93 + ".tar.gz"),
+        ("http://[", "download"),
+        ("http://host/.hidden", "hidden"),
+    ],
+)
+def test_a_download_is_given_a_plain_name(url: str, name: str) -> None:
+    assert url_name(url) == name

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from simsmoe_cli.data.corpora.sources import official, reach, unpacked, walk
-from simsmoe_cli.data.io.archives import COMPRESSED, is_archive, limit_for, read_chunks
-from simsmoe_cli.data.io.download import Progress
-from simsmoe_cli.data.store import LONGEST
+from simsmoe_cli.data.io.archives import COMPRESSED, is_archive, read_chunks
+from simsmoe_cli.data.io.download import Progress, fetch_once
+from simsmoe_cli.data.io.locate import Located, reach, unpack, walk
+from simsmoe_cli.data.prepared import kept
 from simsmoe_cli.data.tasks.facts import Layout, TaskFacts, TaskFile
+from simsmoe_cli.data.tasks.found import Found
 from simsmoe_cli.data.tasks.parsers import (
     Columns,
     Row,
@@ -28,56 +28,7 @@ from simsmoe_cli.data.tasks.parsers import (
 )
 from simsmoe_cli.data.tasks.store import SourceFile
 from simsmoe_cli.data.tasks.text_folders import Texts, archived_texts, folder_rows, texts_on_disk
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
-
-
-@dataclass
-class Found:
-    """The labelled rows of a source, and what is known of it.
-
-    Attributes:
-        given: path, URL or Python version it was read from.
-        layout: how it lies there.
-        splits: train, and valid and test if there are such; a label is the name of a class.
-        sources: what was read.
-        files: of each split, as a user knows it.
-        whole: false for a part of a known task.
-        notes: what is known of the data.
-        warnings: what is wrong with this copy.
-    """
-
-    given: str
-    layout: str
-    splits: dict[str, list[Row]] = field(default_factory=dict)
-    sources: list[SourceFile] = field(default_factory=list)
-    files: dict[str, str] = field(default_factory=dict)
-    whole: bool = True
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Where a source lies, and what a user calls it.
-
-    `limit` is the most bytes that what lies compressed in its archive unpacks to.
-    """
-
-    given: str
-    path: Path
-    scratch: Path
-    limit: int | None = None
-
-    def where(self, path: Path) -> str:
-        """A path as a user knows it, who never sees what is downloaded or unpacked."""
-        if not path.is_relative_to(self.scratch):
-            return str(path)
-        return f"{self.given} ({self.name(path)})"
-
-    def name(self, path: Path) -> str:
-        """A path within the source."""
-        base = self.path if self.path.is_dir() else self.path.parent
-        return path.relative_to(base).as_posix()
+from simsmoe_cli.errors import EXIT_DATA, UserError
 
 
 def read_known(
@@ -103,8 +54,7 @@ def read_known(
             texts = archived_texts(path, layout)
             if len(texts) == len(layout.files):
                 return _from_texts(facts, layout, name, texts)
-    limit = limit_for(path) if is_archive(path) else None
-    return _from_files(facts, Reading(name, unpacked(path, scratch), scratch, limit), report)
+    return _from_files(facts, unpack(name, path, scratch), report)
 
 
 def _from_texts(
@@ -120,21 +70,21 @@ def _from_texts(
     return found
 
 
-def _from_files(facts: TaskFacts, reading: Reading, report: Progress) -> Found:
+def _from_files(facts: TaskFacts, located: Located, report: Progress) -> Found:
     """The rows of files or folders on the disk."""
-    layout, files = _find(facts, reading)
-    found = Found(reading.given, layout.name)
+    layout, files = _find(facts, located)
+    found = Found(located.given, layout.name)
     for split, file in layout.files.items():
         report(f"read {split}", 0, None)
-        where = reading.where(files[split])
+        where = located.where(files[split])
         if layout.kind == "folders":
             content = b""
             rows, digest = folder_rows(texts_on_disk(files[split], layout), where)
         else:
-            content = b"".join(read_chunks(files[split], reading.limit))
+            content = b"".join(read_chunks(files[split], located.limit))
             digest = hashlib.sha256(content).hexdigest()
             rows = _parse(content, layout, file, where)
-        source = (reading.name(files[split]), digest)
+        source = (located.name(files[split]), digest)
         _take(found, facts, layout, split, rows, source, content, where)
     if not layout.official:
         found.notes.append(
@@ -167,9 +117,7 @@ def _take(
         found.whole = False
         found.warnings.append(warning)
     note = "" if file.labelled else "its labels are withheld, so it is not kept"
-    found.sources.append(
-        SourceFile(file=printable(name, LONGEST), sha256=digest, rows=len(rows), note=note)
-    )
+    found.sources.append(SourceFile(file=kept(name), sha256=digest, rows=len(rows), note=note))
     if file.labelled:
         found.splits[split] = _named(rows, layout, facts, where)
         found.files[split] = where
@@ -179,10 +127,10 @@ def _official(facts: TaskFacts, scratch: Path, downloads: Path, report: Progress
     """The official archive, or the folder of the official files."""
     if len(facts.downloads) == 1:
         only = facts.downloads[0]
-        return official(facts.name, only.urls, only.known_hash, scratch, downloads, report)
+        return fetch_once(facts.name, only.urls, only.known_hash, scratch, downloads, report)
     folder = downloads / facts.name
     for file in facts.downloads:
-        official(facts.name, file.urls, file.known_hash, scratch, folder, report)
+        fetch_once(facts.name, file.urls, file.known_hash, scratch, folder, report)
     return folder
 
 
@@ -191,19 +139,19 @@ def plain_name(path: Path) -> str:
     return path.stem if path.suffix in COMPRESSED else path.name
 
 
-def _find(facts: TaskFacts, reading: Reading) -> tuple[Layout, dict[str, Path]]:
+def _find(facts: TaskFacts, located: Located) -> tuple[Layout, dict[str, Path]]:
     """The first layout of which all files are there, and these files."""
-    named = reading.path.is_file()
+    named = located.path.is_file()
     missing: list[str] = []
     for layout in facts.layouts:
         if named and layout.kind != "folders":
-            only = plain_name(reading.path)
+            only = plain_name(located.path)
             if only not in {file.name for file in layout.files.values()}:
                 continue
-        places = _places(layout, reading.path.parent if named else reading.path, deep=not named)
+        places = _places(layout, located.path.parent if named else located.path, deep=not named)
         whole = [place for place in places if len(place) == len(layout.files)]
         if whole:
-            return layout, _best(layout, whole, reading.limit)
+            return layout, _best(layout, whole, located.limit)
         for place in places[:1]:
             gone = [file.name for split, file in layout.files.items() if split not in place]
             missing.append(" and ".join(gone))
@@ -212,7 +160,7 @@ def _find(facts: TaskFacts, reading: Reading) -> tuple[Layout, dict[str, Path]]:
     )
     what = f"there is no {missing[0]}" if missing else f"no files of {facts.name} there"
     hint = f"{facts.name} is made of {names}, side by side."
-    raise UserError(what, where=reading.given, hint=hint, code=EXIT_DATA)
+    raise UserError(what, where=located.given, hint=hint, code=EXIT_DATA)
 
 
 def _places(layout: Layout, base: Path, *, deep: bool) -> list[dict[str, Path]]:

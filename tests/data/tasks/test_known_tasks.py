@@ -1,37 +1,29 @@
-"""The published tasks, from the files beside the checkout, against the facts published of them."""
+"""Known tasks in their published layouts, in parts, and damaged."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import shutil
-import tarfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simsmoe_cli.data.tasks import facts as tasks
-from simsmoe_cli.data.tasks.facts import Download, TaskFacts
+from simsmoe_cli.data.tasks.facts import Download
 from simsmoe_cli.data.tasks.prepare import prepare_task
 from simsmoe_cli.data.tasks.store import Task
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import UserError
+from tests.data.tasks.reviews import failure, reviews
 
 SST5_ROOTS = {
     "train": [1092, 2218, 1624, 2322, 1288],
     "valid": [139, 289, 229, 279, 165],
     "test": [279, 633, 389, 510, 399],
 }
-
-
-@pytest.fixture
-def data(shared: Path) -> Path:
-    return shared / "data"
 
 
 def zipped(archive: Path, folder: Path, inside: str) -> Path:
@@ -46,15 +38,6 @@ def zipped(archive: Path, folder: Path, inside: str) -> Path:
 
 def per_label(task: Task) -> dict[str, list[int]]:
     return {name: split.per_label for name, split in task.manifest.splits.items()}
-
-
-def failure(task: str, source: Path, out: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        prepare_task(task, out, source=str(source))
-    assert caught.value.code == EXIT_DATA
-    assert not out.exists()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_sst2_of_glue_reports_dev_and_draws_validation_from_train(
@@ -141,13 +124,6 @@ def test_banking77_has_its_classes_line_ends_in_texts_and_six_texts_twice(
     assert (manifest.whole, manifest.warnings, task.reported) == (True, [], "test")
 
 
-def reviews(data: Path, split: str, every: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One review of so many, as its line and as what the line says."""
-    with gzip.open(data / f"imdb/{split}.jsonl.gz", "rt", encoding="utf-8") as file:
-        for line in islice(file, 0, None, every):
-            yield line, json.loads(line)
-
-
 def test_imdb_is_balanced_and_has_texts_in_both_halves(data: Path, tmp_path: Path) -> None:
     task = prepare_task("imdb", tmp_path / "imdb", source=str(data / "imdb"))
     manifest = task.manifest
@@ -162,21 +138,6 @@ def test_imdb_is_balanced_and_has_texts_in_both_halves(data: Path, tmp_path: Pat
     labels = {example.text: task.labels[example.label] for example in task.split("test")}
     for _, review in reviews(data, "test", 1000):
         assert labels[review["text"]] == ("negative", "positive")[review["label"]]
-
-
-@pytest.fixture
-def some_reviews(data: Path, tmp_path: Path) -> Path:
-    """A hundredth of IMDB, both ways: some/aclImdb and some/lines."""
-    for split in ("train", "test"):
-        few = list(reviews(data, split, 100))
-        lines = tmp_path / "some/lines" / f"{split}.jsonl"
-        lines.parent.mkdir(parents=True, exist_ok=True)
-        lines.write_text("".join(line for line, _ in few))
-        for _, review in few:
-            path = tmp_path / "some/aclImdb" / f"{review['id']}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(review["text"])
-    return tmp_path / "some"
 
 
 def test_a_part_of_a_task_is_prepared_with_a_warning(some_reviews: Path, tmp_path: Path) -> None:
@@ -237,51 +198,6 @@ def test_a_changed_file_is_an_error_that_says_so(data: Path, tmp_path: Path) -> 
     (folder / "test.csv").write_bytes(content + b"One more?,card_arrival\r\n")
     said = failure("banking77", folder, tmp_path / "out")
     assert "3,081 rows, more than the 3,080 of banking77" in said
-
-
-def imdb_of(rows: int) -> TaskFacts:
-    """IMDB, had it been published with so many rows a file."""
-    layouts = tuple(
-        replace(layout, files={s: replace(file, rows=rows) for s, file in layout.files.items()})
-        for layout in tasks.IMDB.layouts
-    )
-    return replace(tasks.IMDB, layouts=layouts)
-
-
-def test_imdb_is_read_from_the_files_of_its_archive(
-    some_reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tasks, "IMDB", imdb_of(250))
-    archive = tmp_path / "aclImdb_v1.tar.gz"
-    with tarfile.open(archive, "w:gz") as tape:
-        tape.add(some_reviews / "aclImdb", "aclImdb")
-        for name in ("README", "train/unsup/0_0.txt", "train/urls_pos.txt", "train/pos/._0_9.txt"):
-            tape.addfile(tarfile.TarInfo(f"aclImdb/{name}"))
-    manifest = prepare_task("imdb", tmp_path / "imdb", source=str(archive)).manifest
-    assert (manifest.whole, manifest.warnings, manifest.notes) == (True, [], [])
-    assert manifest.layout == "aclImdb"
-    assert [(source.file, source.rows) for source in manifest.sources] == [
-        ("aclImdb/train", 250),
-        ("aclImdb/test", 250),
-    ]
-    lines = prepare_task("imdb", tmp_path / "lines", source=str(some_reviews / "lines")).manifest
-    assert manifest.fingerprint == lines.fingerprint
-
-
-def test_unbalanced_reviews_are_not_imdb(
-    some_reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tasks, "IMDB", imdb_of(250))
-    path = next((some_reviews / "aclImdb/test/pos").iterdir())
-    path.rename(some_reviews / "aclImdb/test/neg/77777_1.txt")
-    said = failure("imdb", some_reviews / "aclImdb", tmp_path / "out")
-    assert "aclImdb/test: 126 neg, 124 pos; imdb has 125 of either" in said
-
-
-def test_an_empty_review_is_named(some_reviews: Path, tmp_path: Path) -> None:
-    (some_reviews / "aclImdb/test/neg/77777_1.txt").write_text(" \n")
-    said = failure("imdb", some_reviews / "aclImdb", tmp_path / "out")
-    assert "aclImdb/test/neg/77777_1.txt: the text is empty" in said
 
 
 def test_a_label_that_is_not_the_tasks_names_its_line(data: Path, tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path, PurePath
 
-from simsmoe_cli.data.corpora.sources import reach, unpacked, walk
-from simsmoe_cli.data.io.archives import is_archive, limit_for, read_chunks
+from simsmoe_cli.data.io.archives import read_chunks
 from simsmoe_cli.data.io.download import Progress
-from simsmoe_cli.data.store import LONGEST
+from simsmoe_cli.data.io.locate import Located, locate, walk
+from simsmoe_cli.data.prepared import kept
+from simsmoe_cli.data.tasks.found import Found
+from simsmoe_cli.data.tasks.known_tasks import plain_name
 from simsmoe_cli.data.tasks.parsers import Columns, parse_table, table_kind
-from simsmoe_cli.data.tasks.sources import Found, Reading, plain_name
 from simsmoe_cli.data.tasks.store import SourceFile
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import EXIT_DATA, UserError
 
 SPLIT_NAMES = {
     "train": "train",
@@ -34,37 +35,35 @@ def read_tables(given: str, columns: Columns, scratch: Path, report: Progress) -
 
     UserError (EXIT_DATA) for what is no table, a folder without a train file, two files of a split.
     """
-    path = reach(given, scratch, report)
-    limit = limit_for(path) if is_archive(path) else None
-    reading = Reading(given, unpacked(path, scratch), scratch, limit)
+    located = locate(given, scratch, report)
     found = Found(given, "tables")
-    for split, path in _tables(reading).items():
+    for split, path in _tables(located).items():
         report(f"read {split}", 0, None)
-        where = reading.where(path)
-        content = b"".join(read_chunks(path, reading.limit))
+        where = located.where(path)
+        content = b"".join(read_chunks(path, located.limit))
         rows = parse_table(content, table_kind(path.name), columns, where)
         digest = hashlib.sha256(content).hexdigest()
         found.sources.append(
-            SourceFile(file=printable(reading.name(path), LONGEST), sha256=digest, rows=len(rows))
+            SourceFile(file=kept(located.name(path)), sha256=digest, rows=len(rows))
         )
         found.splits[split] = rows
         found.files[split] = where
     return found
 
 
-def _tables(reading: Reading) -> dict[str, Path]:
+def _tables(located: Located) -> dict[str, Path]:
     """Split to file."""
-    if reading.path.is_file():
-        if not table_kind(reading.path.name):
+    if located.path.is_file():
+        if not table_kind(located.path.name):
             raise UserError(
                 "is no table by its name",
-                where=reading.given,
+                where=located.given,
                 hint=f"A classification task is read from {FORMATS} files.",
                 code=EXIT_DATA,
             )
-        return {"train": reading.path}
+        return {"train": located.path}
     places: dict[Path, dict[str, list[Path]]] = {}
-    for path in walk(reading.path):
+    for path in walk(located.path):
         stem = PurePath(plain_name(path)).stem.lower()
         if stem in SPLIT_NAMES and table_kind(path.name):
             place = places.setdefault(path.parent, {})
@@ -72,10 +71,10 @@ def _tables(reading: Reading) -> dict[str, Path]:
     with_train = [top for top in places if "train" in places[top]]
     if not with_train:
         hint = f"A folder of a task holds a train file, and may hold valid and test: {FORMATS}."
-        raise UserError("no train file there", where=reading.given, hint=hint, code=EXIT_DATA)
+        raise UserError("no train file there", where=located.given, hint=hint, code=EXIT_DATA)
     place = places[min(with_train, key=lambda top: (len(top.parts), top))]
     for split, paths in place.items():
         if len(paths) > 1:
             what = f"both {paths[0].name} and {paths[1].name} could be the {split} split"
-            raise UserError(what, where=reading.given, hint="Leave one.", code=EXIT_DATA)
+            raise UserError(what, where=located.given, hint="Leave one.", code=EXIT_DATA)
     return {split: place[split][0] for split in ("train", "valid", "test") if split in place}

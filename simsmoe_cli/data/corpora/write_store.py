@@ -1,4 +1,4 @@
-"""From a landed text to the files of a store: fit the tokenizer, encode, count, vouch.
+"""From a text to the files of a store: fit the tokenizer, encode, count, write checksums.
 
 Every text is read in blocks that end where its tokenizer allows, so the ids are those of the text
 encoded at once, and memory does not grow with the text.
@@ -7,7 +7,6 @@ encoded at once, and memory does not grow with the text.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import IO
 
 from simsmoe_cli.data.corpora.facts import SPLITS
-from simsmoe_cli.data.corpora.plain_text import Counts, Text, too_short
+from simsmoe_cli.data.corpora.text import Counts, Text, too_short
 from simsmoe_cli.data.io.download import Progress
+from simsmoe_cli.data.prepared import FileInfo, kept, manifest_text
 from simsmoe_cli.data.split_tokens import ChunkSums
 from simsmoe_cli.data.store import (
-    LONGEST,
-    MANIFEST,
-    FileInfo,
+    CORPUS,
     Manifest,
     Settings,
     SourceInfo,
@@ -31,9 +29,7 @@ from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer, whole_blocks
 from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
 from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
 from simsmoe_cli.data.tokenizers.words import WordsTokenizer
-from simsmoe_cli.errors import printable
 from simsmoe_cli.files.background import Background
-from simsmoe_cli.files.untrusted import sealed
 
 SAMPLE_BYTES = 10_000_000
 # The disk is kept busy while the rest is encoded, so that little is left to wait for.
@@ -75,11 +71,9 @@ def write_store(
         settings=settings,
         source=source,
         splits=splits,
-        warnings=[printable(warning, LONGEST) for warning in text.warnings],
+        warnings=[kept(warning) for warning in text.warnings],
     )
-    facts = sealed(manifest.model_dump(mode="json"))
-    text_of_it = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    _write_whole(folder / MANIFEST, text_of_it.encode())
+    _write_whole(folder / CORPUS.manifest, manifest_text(manifest).encode())
 
 
 def _fit(settings: Settings, text: Text) -> Tokenizer:
