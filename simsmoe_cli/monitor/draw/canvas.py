@@ -23,6 +23,7 @@ from simsmoe_cli.monitor.draw.scales import Floats
 Dots = NDArray[np.bool_]
 
 MARKS = "•+x*o#@%"
+AXIS_STYLE = "dim"
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 
 
@@ -58,7 +59,6 @@ def line_plot(
     legend: bool = True,
     cursor: float | None = None,
     color: bool = True,
-    axis_style: str = "dim",
 ) -> list[Text]:
     """Curves with axes, ticks and a legend.
 
@@ -72,7 +72,6 @@ def line_plot(
         legend: whether to leave a line for title and labels.
         cursor: x of a vertical line.
         color: False tells curves apart by characters.
-        axis_style: rich style of axes, ticks and cursor.
 
     Returns:
         `height` lines of at most `width` cells.
@@ -83,7 +82,7 @@ def line_plot(
     )
     marks = "" if color or len(curves) < 2 else MARKS
     head = [_legend(curves, title, marks, width)] if legend and height > 3 else []
-    frame = _Frame(width, height - len(head), x_axis, y_axis, axis_style)
+    frame = _Frame(width, height - len(head), x_axis, y_axis)
     for number, curve in enumerate(curves):
         mark = marks[number % len(marks)] if marks else ""
         frame.draw(_curve_dots(curve, frame, x_axis, y_axis), curve.style, mark)
@@ -105,7 +104,6 @@ def scatter(
     mark: str = "",
     highlight: Sequence[int] = (),
     highlight_style: str = "bold reverse",
-    axis_style: str = "dim",
 ) -> list[Text]:
     """Points with axes and ticks, `height` lines of at most `width` cells; nan is left out.
 
@@ -114,7 +112,7 @@ def scatter(
         highlight: indices of points to mark.
     """
     x_axis, y_axis = x_axis or axis([x]), y_axis or axis([y])
-    frame = _Frame(width, height, x_axis, y_axis, axis_style)
+    frame = _Frame(width, height, x_axis, y_axis)
     column, row = frame.dots_of(x, y)
     inside = frame.inside(column, row)
     dots = np.zeros((frame.rows * 4, frame.columns * 2), dtype=bool)
@@ -129,9 +127,9 @@ def scatter(
 class _Frame:
     """The cells of a plot: y labels and axis at the left, x axis and labels below."""
 
-    def __init__(self, width: int, height: int, x_axis: Axis, y_axis: Axis, style: str):
+    def __init__(self, width: int, height: int, x_axis: Axis, y_axis: Axis):
         self.width, self.height = max(1, width), max(1, height)
-        self.x_axis, self.y_axis, self.style = x_axis, y_axis, style
+        self.x_axis, self.y_axis = x_axis, y_axis
         self.below = 2 if self.height >= 5 else 0
         self.rows = self.height - self.below
         ticks = y_axis.ticks(max(2, self.rows // 2)) if self.rows > 1 else []
@@ -172,7 +170,7 @@ class _Frame:
         if 0 <= column < self.columns:
             for row in range(self.rows):
                 if not self._codes[row, column]:
-                    self.put(column, row, "│", self.style)
+                    self.put(column, row, "│", AXIS_STYLE)
 
     def put(self, column: int, row: int, char: str, style: str) -> None:
         """A character in a cell."""
@@ -200,7 +198,7 @@ class _Frame:
             if self.left:
                 label = labels.get(row, "")
                 head = label.rjust(self.left - 1) + ("┤" if label else "│")
-            text = Text(head + "".join(glyphs[row]), spans=[Span(0, len(head), self.style)])
+            text = Text(head + "".join(glyphs[row]), spans=[Span(0, len(head), AXIS_STYLE)])
             self._paint(text, row, len(head))
             lines.append(text)
         return lines + self._x_lines(x_label)
@@ -232,7 +230,7 @@ class _Frame:
         if end < self.width:
             row[end + 1 :] = x_label
         corner = "└".rjust(self.left) if self.left else ""
-        return [Text(corner + "".join(rule), self.style), Text("".join(row), self.style)]
+        return [Text(corner + "".join(rule), AXIS_STYLE), Text("".join(row), AXIS_STYLE)]
 
 
 def _legend(curves: Sequence[Curve], title: str, marks: str, width: int) -> Text:

@@ -6,7 +6,7 @@ Shapes: R rows, C columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from simsmoe_cli.monitor.draw.scales import UNDEFINED_TEXT, Floats, Scale, paint
 
 NUMBER_WIDTH = 5  # "0.12" or "-.12" and a blank
 WIDEST, HIGHEST = 8, 3
-HALF = "▀"
+EMPTY = -2  # the level of a cell that means nothing; -1 is undefined
 MASKED = "·"
 PINK = "#ff87d7"  # in none of the scales
 SELECTED = Style(color="#000000", bgcolor=PINK, bold=True)
@@ -79,7 +79,6 @@ def layout(
     height: int,
     *,
     label_width: int = 0,
-    numbers: bool = True,
     halves: bool = True,
 ) -> Layout:
     """The best layout for a matrix in a space, which is at least 1 x 1.
@@ -88,14 +87,13 @@ def layout(
         rows, columns: of the matrix, at least 1.
         width, height: the space, in cells and lines.
         label_width: of the longest label of a row; 0 leaves out all labels.
-        numbers: print values where they fit.
         halves: allow two rows to a line (needs colours).
     """
     left, top = (label_width + 1, 1) if label_width else (0, 0)
     if left >= width - 1 or top >= height - 1:
         left = top = 0
     wide, high = max(1, width - left), max(1, height - top)
-    if numbers and columns * NUMBER_WIDTH <= wide and rows <= high:
+    if columns * NUMBER_WIDTH <= wide and rows <= high:
         cell = min(WIDEST, wide // columns)
         tall = min(HIGHEST, high // rows, max(1, cell // 2))
         return Layout(rows, columns, left, top, cell, tall, numbers=True)
@@ -118,11 +116,11 @@ def heat_map(
     masked_RC: NDArray[np.bool_] | None = None,
     selected: tuple[int, int] | None = None,
     color: bool = True,
-    label_style: str = "dim",
 ) -> list[Text]:
     """The matrix as lines of text.
 
-    Blocks of neighbours show their highest value: what is alike must not vanish among what is not.
+    Blocks of neighbours show their highest value, so that one similar pair among many different
+    ones stays visible.
 
     Args:
         values_RC: [R, C]; nan is shown as undefined.
@@ -133,45 +131,47 @@ def heat_map(
         selected: row and column of a cell to mark.
         color: False draws shades of grey as characters.
     """
-    level_RC, masked = _blocks(values_RC, scale, masked_RC, place)
-    lines = _column_labels(place, column_labels, label_style)
-    step = 2 if place.halves else 1
-    for row in range(0, level_RC.shape[0], step):
+    level_RC = _levels(values_RC, scale, masked_RC, place)
+    lines = [Text(_column_labels(place, column_labels), style="dim")] if place.top else []
+    middle = (place.high - 1) // 2
+    for row in range(0, len(level_RC), 2 if place.halves else 1):
+        labelled = row * place.block[0]
         for line in range(place.high):
-            label = _row_label(place, row_labels, row) if line == (place.high - 1) // 2 else ""
+            in_middle = line == middle
+            shown = in_middle and place.left and labelled < len(row_labels)
+            label = row_labels[labelled] if shown else ""
             text = Text(label.rjust(max(0, place.left - 1)) + " " * (place.left > 0))
-            text.stylize(label_style)
+            text.stylize("dim")
             if place.halves:
-                _draw_halves(text, level_RC[row : row + 2], masked[row : row + 2], scale, place)
+                cells = _halves(level_RC[row : row + 2], scale, place.wide)
             else:
-                middle = line == (place.high - 1) // 2
-                values = values_RC[row] if place.numbers and middle else None
-                _draw_row(text, level_RC[row], masked[row], values, scale, place, middle, color)
-            lines.append(text)
+                value_C = values_RC[row] if place.numbers and in_middle else None
+                cells = _cells(level_RC[row], value_C, scale, place.wide, in_middle, color)
+            lines.append(_joined(text, cells, place.wide))
     if selected is not None:
         style = SELECTED if color else Style(reverse=True, bold=True)
         if place.halves:
             style = Style(color=PINK, bgcolor=PINK)
-        _mark(lines, place, *selected, style)
+        x, y = place.place_of(*selected)
+        for text in lines[y : y + place.high]:
+            text.stylize(style, x, x + place.wide)
     return lines
 
 
-def _blocks(
+def _levels(
     values_RC: Floats, scale: Scale, masked_RC: NDArray[np.bool_] | None, place: Layout
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Levels and mask of what is drawn, blocks made one."""
-    rows, columns = values_RC.shape
-    masked = np.zeros((rows, columns), dtype=bool) if masked_RC is None else masked_RC
-    level = np.where(masked, -2, scale.level(values_RC))
+) -> NDArray[np.int64]:
+    """The level of each cell that is drawn, the highest of its block; EMPTY where it is masked."""
+    level = scale.level(values_RC)
+    if masked_RC is not None:
+        level = np.where(masked_RC, EMPTY, level)
     if place.block != (1, 1):
         for axis, size in enumerate(place.block):
             level = np.maximum.reduceat(level, np.arange(0, level.shape[axis], size), axis=axis)
-    return level, level == -2
+    return level
 
 
-def _column_labels(place: Layout, labels: Sequence[str], style: str) -> list[Text]:
-    if not place.top:
-        return []
+def _column_labels(place: Layout, labels: Sequence[str]) -> str:
     line = [" "] * place.width
     free = 0
     for column in range(0, min(place.columns, len(labels)), place.block[1]):
@@ -180,73 +180,62 @@ def _column_labels(place: Layout, labels: Sequence[str], style: str) -> list[Tex
         if x >= free and x + len(label) <= place.width:
             line[x : x + len(label)] = label
             free = x + len(label) + 1
-    return [Text("".join(line), style=style)]
+    return "".join(line)
 
 
-def _row_label(place: Layout, labels: Sequence[str], drawn_row: int) -> str:
-    row = drawn_row * place.block[0]
-    return labels[row] if place.left and row < len(labels) else ""
+Cells = Iterator[tuple[str, Style | None]]  # what is shown in a cell, and in what colours
 
 
-def _draw_row(
-    text: Text,
+def _cells(
     level_C: NDArray[np.int64],
-    masked_C: NDArray[np.bool_],
     value_C: Floats | None,
     scale: Scale,
-    place: Layout,
-    middle: bool,
+    wide: int,
+    in_middle: bool,
     color: bool,
-) -> None:
-    spans, parts, at = text.spans, [text.plain], len(text.plain)
+) -> Cells:
+    """One row of the matrix on one line, with its values if they are given."""
     for column, level in enumerate(level_C.tolist()):
+        if level == EMPTY:
+            yield (MASKED if in_middle else " ").center(wide), None
+            continue
         shown = ""
-        if masked_C[column]:
-            shown = (MASKED if middle else " ").center(place.wide)
-        elif value_C is not None:
-            shown = _number(float(value_C[column])).rjust(place.wide - 1)
+        if value_C is not None:
+            shown = _number(float(value_C[column])).rjust(wide - 1)
+            if not color and level >= 0:
+                shown += scale.shade(level)
         elif level < 0:
-            shown = (UNDEFINED_TEXT if middle else " ").center(place.wide)
-        if color and not masked_C[column]:
-            background = scale.rgb(level)
-            spans.append(Span(at, at + place.wide, painted(readable_on(background), background)))
-        elif not color and not shown:
-            shown = scale.shade(level) * place.wide
-        elif not color and value_C is not None and level >= 0:
-            shown += scale.shade(level)
-        parts.append(shown.ljust(place.wide)[: place.wide])
-        at += place.wide
-    text.plain, text.spans = "".join(parts), spans
+            shown = (UNDEFINED_TEXT if in_middle else " ").center(wide)
+        elif not color:
+            shown = scale.shade(level) * wide
+        background = scale.rgb(level)
+        yield shown, painted(readable_on(background), background) if color else None
 
 
-def _draw_halves(
-    text: Text,
-    level_2C: NDArray[np.int64],
-    masked_2C: NDArray[np.bool_],
-    scale: Scale,
-    place: Layout,
-) -> None:
-    spans, parts, at = text.spans, [text.plain], len(text.plain)
+def _halves(level_2C: NDArray[np.int64], scale: Scale, wide: int) -> Cells:
+    """Two rows of the matrix on one line; the last line may hold one."""
     upper = level_2C[0].tolist()
-    lower = level_2C[1].tolist() if len(level_2C) == 2 else [-2] * len(upper)
+    lower = level_2C[1].tolist() if len(level_2C) == 2 else [EMPTY] * len(upper)
     for above, below in zip(upper, lower, strict=True):
-        if above == below == -2:
-            parts.append(" " * place.wide)
-        elif above == -2:
-            parts.append("▄" * place.wide)
-            spans.append(Span(at, at + place.wide, painted(scale.rgb(below), None)))
+        if above == below == EMPTY:
+            yield "", None
+        elif above == EMPTY:
+            yield "▄" * wide, painted(scale.rgb(below), None)
         else:
-            parts.append(HALF * place.wide)
-            background = scale.rgb(below) if below != -2 else None
-            spans.append(Span(at, at + place.wide, painted(scale.rgb(above), background)))
-        at += place.wide
+            background = scale.rgb(below) if below != EMPTY else None
+            yield "▀" * wide, painted(scale.rgb(above), background)
+
+
+def _joined(text: Text, cells: Cells, wide: int) -> Text:
+    """The label of a line and its cells."""
+    spans, parts, at = text.spans, [text.plain], len(text.plain)
+    for shown, style in cells:
+        parts.append(shown.ljust(wide)[:wide])
+        if style is not None:
+            spans.append(Span(at, at + wide, style))
+        at += wide
     text.plain, text.spans = "".join(parts), spans
-
-
-def _mark(lines: list[Text], place: Layout, row: int, column: int, style: Style) -> None:
-    x, y = place.place_of(row, column)
-    for line in lines[y : y + place.high]:
-        line.stylize(style, x, x + place.wide)
+    return text
 
 
 def _number(value: float) -> str:

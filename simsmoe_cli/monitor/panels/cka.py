@@ -7,24 +7,9 @@ from rich.text import Text
 
 from simsmoe_cli.monitor.draw.heatmap import Layout, heat_map, layout
 from simsmoe_cli.monitor.draw.scales import Scale, color_bar, similarity_scale
-from simsmoe_cli.monitor.draw.text import cut, filled, side_by_side
-from simsmoe_cli.monitor.panels.pairs import (
-    PAIR_KEYS,
-    most_similar,
-    pair_of,
-    share_text,
-    shown,
-    value_text,
-)
-from simsmoe_cli.monitor.panels.panel import (
-    GAP,
-    HeatMap,
-    Panel,
-    Picture,
-    run_heading,
-    runs_that_fit,
-    waiting,
-)
+from simsmoe_cli.monitor.draw.text import cut, filled
+from simsmoe_cli.monitor.panels import pairs
+from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit, waiting
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.view import View
 
@@ -32,31 +17,31 @@ from simsmoe_cli.monitor.view import View
 def draw(view: View, width: int, height: int) -> Picture:
     """A heat map of experts against experts for each run."""
     runs, room = runs_that_fit(view, width)
-    found = {run: shown(view, run) for run in runs}
+    found = {run: pairs.shown(view, run) for run in runs}
     matrices = [probe[1].cka for probe in found.values() if probe is not None]
     if not matrices:
         return waiting(view, "probe of similarity", width, height)
     scale = similarity_scale(np.concatenate([matrix.ravel() for matrix in matrices]))
-    blocks, maps = [], []
-    for place, (run, probe) in enumerate(found.items()):
-        block = run_heading(view, run, room, f"step {probe[0]:,}" if probe is not None else "")
-        if probe is None:
-            block.append(Text("no probe of this layer", style="dim"))
-        else:
-            above = len(block)
-            drawn, lines = _map(view, probe[1], scale, room, max(1, height - above - 2))
-            maps.append(HeatMap(run, place * (room + GAP), above, drawn))
-            block += lines
-        blocks.append(block)
-    lines = filled(side_by_side(blocks, room, GAP), height - 2)
-    lines.append(_detail(view, width))
-    lines.append(_scale_and_time(view, scale, width))
+
+    def draw_run(_run: int, probe: pairs.Probe, above: int) -> tuple[list[Text], Layout]:
+        return _map(view, probe[1], scale, room, max(1, height - above - 2))
+
+    lines, maps = runs_beside(
+        view,
+        found,
+        room,
+        draw_run,
+        missing="no probe of this layer",
+        heading=lambda probe: f"step {probe[0]:,}",
+    )
+    lines = filled(lines, height - 2)
+    lines += [_detail(view, width), _scale_and_time(view, scale, width)]
     return Picture(lines, _where(view), maps=maps)
 
 
 def _map(
     view: View, layer: LayerSimilarity, scale: Scale, width: int, height: int
-) -> tuple[Layout, list[Text]]:
+) -> tuple[list[Text], Layout]:
     experts = layer.experts
     labels = [str(expert) for expert in range(experts)]
     place = layout(experts, experts, width, height, label_width=len(labels[-1]), halves=view.color)
@@ -67,10 +52,10 @@ def _map(
         row_labels=labels,
         column_labels=labels,
         masked_RC=np.eye(experts, dtype=bool),
-        selected=pair_of(view, experts),
+        selected=pairs.pair_of(view, experts),
         color=view.color,
     )
-    return place, lines
+    return lines, place
 
 
 def _detail(view: View, width: int) -> Text:
@@ -80,11 +65,11 @@ def _detail(view: View, width: int) -> Text:
     if pair is not None:
         line.append(f"experts {pair[0]} and {pair[1]}: ", "bold").append("CKA ")
     for run in range(len(view.runs)):
-        probe = shown(view, run)
+        probe = pairs.shown(view, run)
         if probe is None:
             continue
         layer = probe[1]
-        here = pair_of(view, layer.experts) if pair is not None else most_similar(layer)
+        here = pairs.pair_of(view, layer.experts) if pair is not None else pairs.most_similar(layer)
         if here is None:
             continue
         if view.several:
@@ -92,9 +77,9 @@ def _detail(view: View, width: int) -> Text:
         if pair is None:
             line.append("most similar " if not line.plain.strip("● ") else "", "dim")
             line.append(f"{here[0]} and {here[1]}: ", "dim")
-        line.append(value_text(float(layer.cka[here])))
+        line.append(pairs.value_text(float(layer.cka[here])))
         if not view.several and pair is not None:
-            line.append(f", {share_text(float(layer.shared[here]))}", "dim")
+            line.append(f", {pairs.share_text(float(layer.shared[here]))}", "dim")
     return cut(line, width)
 
 
@@ -116,12 +101,12 @@ def _scale_and_time(view: View, scale: Scale, width: int) -> Text:
 
 
 def _where(view: View) -> str:
-    probe = shown(view, view.selection.run)
+    probe = pairs.shown(view, view.selection.run)
     where = f"layer {view.layer_label}"
     if probe is None:
         return where
     step, layer = probe
-    return f"{where} · {view.step_text(step)} · mean {value_text(layer.mean)}"
+    return f"{where} · {view.step_text(step)} · mean {pairs.value_text(layer.mean)}"
 
 
 def _click(view: View, run: int, row: int, column: int) -> View:
@@ -129,7 +114,7 @@ def _click(view: View, run: int, row: int, column: int) -> View:
 
 
 def _height(view: View, _width: int) -> int:
-    probe = shown(view, view.selection.run)
+    probe = pairs.shown(view, view.selection.run)
     return 3 + min(36, probe[1].experts if probe is not None else 1)
 
 
@@ -145,7 +130,7 @@ PANEL = Panel(
         "many pairs are close to 1 has collapsed."
     ),
     draw=draw,
-    keys=PAIR_KEYS,
+    keys=pairs.PAIR_KEYS,
     click=_click,
     height=_height,
 )

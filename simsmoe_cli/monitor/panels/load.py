@@ -11,16 +11,14 @@ from rich.text import Text
 
 from simsmoe_cli.monitor.draw.heatmap import Layout, heat_map, layout
 from simsmoe_cli.monitor.draw.scales import Scale, color_bar, magnitude_scale
-from simsmoe_cli.monitor.draw.text import cut, decimal, filled, side_by_side
+from simsmoe_cli.monitor.draw.text import cut, decimal, filled
 from simsmoe_cli.monitor.panels.curves import layer_courses
 from simsmoe_cli.monitor.panels.panel import (
-    GAP,
     PROBE_KEYS,
-    HeatMap,
     Key,
     Panel,
     Picture,
-    run_heading,
+    runs_beside,
     runs_that_fit,
     waiting,
 )
@@ -50,18 +48,11 @@ def draw(view: View, width: int, height: int) -> Picture:
     if not shares:
         return waiting(view, "probe of the router", width, height)
     scale = magnitude_scale(np.concatenate(shares))
-    blocks, maps = [], []
-    for place, (run, frame) in enumerate(found.items()):
-        block = run_heading(view, run, room)
-        if frame is None:
-            block.append(Text("no probe", style="dim"))
-        else:
-            above = len(block)
-            drawn, lines = _map(view, run, frame, scale, room, max(1, height - above - 2))
-            maps.append(HeatMap(run, place * (room + GAP), above, drawn))
-            block += lines
-        blocks.append(block)
-    lines = side_by_side(blocks, room, GAP)
+
+    def draw_run(run: int, frame: RouterFrame, above: int) -> tuple[list[Text], Layout]:
+        return _map(view, run, frame, scale, room, max(1, height - above - 2))
+
+    lines, maps = runs_beside(view, found, room, draw_run, missing="no probe")
     left = height - 2 - len(lines)
     lines += layer_courses(view, "load_cv.", "load CV over training", width, left)
     lines = filled(lines, height - 2)
@@ -77,7 +68,7 @@ def draw(view: View, width: int, height: int) -> Picture:
 
 def _map(
     view: View, run: int, frame: RouterFrame, scale: Scale, width: int, height: int
-) -> tuple[Layout, list[Text]]:
+) -> tuple[list[Text], Layout]:
     layers = frame.layers
     experts = _experts(frame)
     share_RC = np.full((len(layers), experts), np.nan, dtype=np.float32)
@@ -121,7 +112,7 @@ def _map(
     if place.top:
         lines[0].pad_right(place.width - lines[0].cell_len)
         lines[0].append(head if room < len(head) + 8 else f"{head}  dead", "dim")
-    return place, lines
+    return lines, place
 
 
 def _annotate(

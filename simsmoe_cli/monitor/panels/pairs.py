@@ -15,10 +15,11 @@ from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.monitor.view import View
 
 Pair = tuple[int, int]
+Probe = tuple[int, LayerSimilarity]  # its step, and the matrices of the chosen layer
 
 
-def shown(view: View, run: int) -> tuple[int, LayerSimilarity] | None:
-    """The probe of a run that is shown: its step and the matrices of the chosen layer."""
+def shown(view: View, run: int) -> Probe | None:
+    """The probe of a run that is shown."""
     frame = view.probe(view.runs[run].history.similarities)
     layer = None if frame is None else frame.layer(view.selection.layer)
     return None if frame is None or layer is None else (frame.step, layer)

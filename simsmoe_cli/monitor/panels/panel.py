@@ -6,14 +6,17 @@ Panels know no terminal and no Textual. The dashboard gives each a widget
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.text import Text
 
 from simsmoe_cli.monitor.draw.heatmap import Layout
-from simsmoe_cli.monitor.draw.text import cut, message
+from simsmoe_cli.monitor.draw.text import cut, message, side_by_side
 from simsmoe_cli.monitor.view import View
+
+T = TypeVar("T")
 
 LEAST_WIDTH = 22  # cells for the picture of one run among others
 GAP = 2  # cells between pictures
@@ -155,17 +158,46 @@ def runs_that_fit(view: View, width: int) -> tuple[range, int]:
     return range(first, first + count), (width - GAP * (count - 1)) // count
 
 
-def run_heading(view: View, run: int, width: int, told: str = "") -> list[Text]:
-    """The name of a run above its picture, and more words where there is room; nothing where there
-    is only one run."""
-    if not view.several:
-        return []
-    line = Text(no_wrap=True).append("● ", view.color_of(run))
-    name = view.runs[run].history.name
-    cut(line.append(name, "bold" if run == view.selection.run else "not bold"), width)
-    if told and line.cell_len + 2 + len(told) <= width:
-        line.append(f"  {told}", "dim")
-    return [line]
+def runs_beside(
+    view: View,
+    found: Mapping[int, T | None],
+    room: int,
+    draw: Callable[[int, T, int], tuple[Sequence[Text], Layout | None]],
+    missing: str,
+    heading: Callable[[T], str] = lambda _: "",
+) -> tuple[list[Text], list[HeatMap]]:
+    """Pictures of several runs beside each other, each under the name of its run.
+
+    Args:
+        view: if it has only one run, this run has no heading.
+        found: what is known of each run, by its index; None where nothing is.
+        room: the width of each picture.
+        draw: from a run, what is known of it and the lines above its picture to the picture, and to
+            the layout of its cells if it is a heat map.
+        missing: said where nothing is known.
+        heading: more words beside the name, where there is room.
+    """
+    blocks, maps = [], []
+    for place, (run, known) in enumerate(found.items()):
+        block: list[Text] = []
+        if view.several:
+            line = Text(no_wrap=True).append("● ", view.color_of(run))
+            name = view.runs[run].history.name
+            cut(line.append(name, "bold" if run == view.selection.run else "not bold"), room)
+            told = heading(known) if known is not None else ""
+            if told and line.cell_len + 2 + len(told) <= room:
+                line.append(f"  {told}", "dim")
+            block.append(line)
+        if known is None:
+            block.append(Text(missing, style="dim"))
+        else:
+            above = len(block)
+            lines, layout = draw(run, known, above)
+            block += lines
+            if layout is not None:
+                maps.append(HeatMap(run, place * (room + GAP), above, layout))
+        blocks.append(block)
+    return side_by_side(blocks, room, GAP), maps
 
 
 def waiting(view: View, for_what: str, width: int, height: int) -> Picture:

@@ -8,16 +8,9 @@ from rich.text import Text
 
 from simsmoe_cli.monitor.draw.axes import Axis, axis
 from simsmoe_cli.monitor.draw.canvas import scatter
-from simsmoe_cli.monitor.draw.text import cut, filled, side_by_side
-from simsmoe_cli.monitor.panels.pairs import PAIR_KEYS, pair_of, share_text, shown, value_text
-from simsmoe_cli.monitor.panels.panel import (
-    GAP,
-    Panel,
-    Picture,
-    run_heading,
-    runs_that_fit,
-    waiting,
-)
+from simsmoe_cli.monitor.draw.text import cut, filled
+from simsmoe_cli.monitor.panels import pairs
+from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit, waiting
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.view import View
 from simsmoe_cli.run.correlation import pearson, ranks
@@ -29,26 +22,23 @@ Array = NDArray[np.float64]
 def draw(view: View, width: int, height: int) -> Picture:
     """A point for each pair; the cursor is that of the pairwise map."""
     runs, room = runs_that_fit(view, width)
-    found = {run: shown(view, run) for run in runs}
+    found = {run: pairs.shown(view, run) for run in runs}
     clouds = {run: cloud(probe[1]) for run, probe in found.items() if probe is not None}
     if not clouds:
         return waiting(view, "probe of similarity", width, height)
     y = np.concatenate([cka for _, cka in clouds.values()])
     low = min(0.0, float(np.nanmin(y))) if np.isfinite(y).any() else 0.0
     x_axis = axis([np.append(share, 0.0) for share, _ in clouds.values()])
-    blocks = []
-    for run, probe in found.items():
-        block = run_heading(view, run, room)
-        if probe is None:
-            block.append(Text("no probe of this layer", style="dim"))
-        else:
-            high = max(1, height - 1 - len(block))
-            block += _plot(view, run, probe[1], (x_axis, Axis(low, 1.0)), room, high)
-        blocks.append(block)
-    lines = filled(side_by_side(blocks, room, GAP), height - 1)
+
+    def draw_run(run: int, probe: pairs.Probe, above: int) -> tuple[list[Text], None]:
+        high = max(1, height - 1 - above)
+        return _plot(view, run, probe[1], (x_axis, Axis(low, 1.0)), room, high), None
+
+    lines, _ = runs_beside(view, found, room, draw_run, missing="no probe of this layer")
+    lines = filled(lines, height - 1)
     lines.append(_detail(view, width))
     where = f"layer {view.layer_label}"
-    probe = shown(view, view.selection.run)
+    probe = pairs.shown(view, view.selection.run)
     return Picture(lines, where if probe is None else f"{where} · {view.step_text(probe[0])}")
 
 
@@ -56,7 +46,7 @@ def _plot(
     view: View, run: int, layer: LayerSimilarity, axes: tuple[Axis, Axis], width: int, height: int
 ) -> list[Text]:
     share, cka = cloud(layer)
-    pair = pair_of(view, layer.experts)
+    pair = pairs.pair_of(view, layer.experts)
     return scatter(
         share,
         cka,
@@ -76,17 +66,17 @@ def _detail(view: View, width: int) -> Text:
     """The pair under the cursor, else the correlations of each run."""
     line = Text(no_wrap=True)
     for run in range(len(view.runs)):
-        probe = shown(view, run)
+        probe = pairs.shown(view, run)
         if probe is None:
             continue
         layer = probe[1]
         if view.several:
             line.append("  " if run else "").append("● ", view.color_of(run))
-        pair = pair_of(view, layer.experts)
+        pair = pairs.pair_of(view, layer.experts)
         if pair is not None:
             name = f"{pair[0]} and {pair[1]}: " if not view.several else ""
-            line.append(name, "bold").append(f"CKA {value_text(float(layer.cka[pair]))}, ")
-            line.append(share_text(float(layer.shared[pair]), short=view.several))
+            line.append(name, "bold").append(f"CKA {pairs.value_text(float(layer.cka[pair]))}, ")
+            line.append(pairs.share_text(float(layer.shared[pair]), short=view.several))
         else:
             share, cka = cloud(layer)
             linear, ranked = pearson(share, cka), pearson(ranks(share), ranks(cka))
@@ -125,5 +115,5 @@ PANEL = Panel(
         "cursor is marked; m walks the pairs, the most similar first."
     ),
     draw=draw,
-    keys=PAIR_KEYS,
+    keys=pairs.PAIR_KEYS,
 )

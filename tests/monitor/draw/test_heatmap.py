@@ -86,7 +86,7 @@ def test_colours_are_those_of_the_scale() -> None:
     values = rng.random((6, 9))
     values[2, 3] = math.nan
     scale = Scale(0, 1)
-    place = layout(6, 9, 18, 6, numbers=False)
+    place = layout(6, 9, 18, 6)
     assert place == Layout(6, 9, 0, 0, 2, 1)
     lines = heat_map(values, scale, place)
     for row in range(6):
@@ -132,7 +132,7 @@ def test_blocks_show_their_highest_value() -> None:
 
 def test_without_colours_shades_are_fuller_the_higher_the_value() -> None:
     values = np.array([[0.0, 0.3, 0.5, 0.7, 1.0, math.nan]])
-    place = layout(1, 6, 6, 1, numbers=False, halves=False)
+    place = layout(1, 6, 6, 1, halves=False)
     (line,) = heat_map(values, Scale(0, 1), place, color=False)
     assert line.plain == " ░▒▓█–"
     assert line.spans == [span for span in line.spans if not isinstance(span.style, Style)]
