@@ -11,10 +11,10 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.run.opened import Trained, open_trained
+from simsmoe_cli.run.opened import OpenedRun, open_language_model
 
 
-def drawn_run(path: Path, recipe: Recipe, store: TokenStore) -> Trained:
+def drawn_run(path: Path, recipe: Recipe, store: TokenStore) -> OpenedRun:
     """A run whose best weights are large enough that every part of the model matters."""
     torch.manual_seed(0)
     model = LanguageModel(recipe, store.manifest.vocab_size)
@@ -31,4 +31,4 @@ def drawn_run(path: Path, recipe: Recipe, store: TokenStore) -> Trained:
     }
     run = RunDir(path)
     checkpoint.save_best(run, 3, model, state)
-    return open_trained(run, "best", path.parent)
+    return open_language_model(run, "best", path.parent)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.options import JsonOption, console, print_json
+from simsmoe_cli.cli.options import RUNS_DIR, JsonOption, RunsDirOption, console, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,29 +17,29 @@ PLOT_WIDTH, PLOT_HEIGHT = 100, 12
 PLOT_STYLES = ("blue", "dark_orange", "green", "magenta", "yellow", "cyan")
 
 
+RunsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN...",
+        help="Run folders, their names under --runs-dir, or folders with a collapse report, as "
+        "of a Hugging Face model.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write it too: a page (.html), or the curves (.svg, .png)."),
+]
+
+
 def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN...",
-            help="Run folders, their names under --runs-dir, or folders with a collapse report, as "
-            "of a Hugging Face model.",
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write it too: a page (.html), or the curves (.svg, .png)."
-        ),
-    ] = None,
-    runs_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
-    ] = Path("runs"),
+    runs: RunsArgument,
+    out: OutOption = None,
+    runs_dir: RunsDirOption = RUNS_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Set runs side by side: settings that differ, scores, similarity, load, speed and curves."""
     from simsmoe_cli.compare import runs as comparing
-    from simsmoe_cli.monitor.state.runs import resolve
+    from simsmoe_cli.run.find import find_folder
     from simsmoe_cli.run.folder import RunDir
 
     if out is not None:
@@ -47,7 +47,7 @@ def compare(
     folders = []
     for run in runs:
         try:
-            folders.append(RunDir(resolve(run, runs_dir)))
+            folders.append(RunDir(find_folder(run, runs_dir)))
         except OSError:  # said where it is read, so that others are compared all the same
             folders.append(RunDir(runs_dir / run))
     comparison = comparing.compare(folders)

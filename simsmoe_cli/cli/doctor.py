@@ -1,27 +1,33 @@
 """`simsmoe doctor`: what this machine has, what it lacks, and how to get it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.options import JsonOption, console, print_json
+from simsmoe_cli.cli.options import (
+    DATA_DIR,
+    RUNS_DIR,
+    DataDirOption,
+    JsonOption,
+    RunsDirOption,
+    console,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from simsmoe_cli.doctor import Finding
 
 
+DeepOption = Annotated[
+    bool, typer.Option("--deep", help="Also compile a small function: up to a minute.")
+]
+
+
 def doctor(
     json: JsonOption = False,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Also compile a small function: up to a minute.")
-    ] = False,
-    data_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
-    ] = Path("data"),
-    runs_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
-    ] = Path("runs"),
+    deep: DeepOption = False,
+    data_dir: DataDirOption = DATA_DIR,
+    runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Look at this machine: what is there, what is missing, what that costs, how to get it.
 

@@ -1,87 +1,132 @@
-"""`simsmoe pretrain --dry-run`: what a recipe would train, and what that would cost."""
+"""`--dry-run` of pretrain and finetune: what would be trained, and what that would cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from simsmoe_cli.cli.options import console, expected_vocabulary, print_json
 
+if TYPE_CHECKING:
+    from simsmoe_cli.model.size import ModelSize
+    from simsmoe_cli.recipe.schema import Recipe
+    from simsmoe_cli.train.plan_finetuning import FinetunePlan
 
-def show_dry_run(
-    recipe_name: str, overrides: Sequence[str], data_dir: Path, *, as_json: bool
+
+def show_pretraining(
+    recipe_name: str | None,
+    overrides: Sequence[str],
+    name: str | None,
+    device: str,
+    data_dir: Path,
+    *,
+    as_json: bool,
 ) -> None:
-    """Print the resolved recipe, sizes, costs, and what they are based on; train nothing."""
-    from rich.table import Table
+    """Print the resolved recipe, sizes, costs, and what they are based on; train nothing.
 
-    from simsmoe_cli.data.store import is_store
-    from simsmoe_cli.model.size import BASIS, measure
-    from simsmoe_cli.recipe.load import dump_recipe, load_recipe
+    Raises:
+        UserError: whatever training would refuse before it reads any text.
+    """
+    from simsmoe_cli.files.names import check_name
+    from simsmoe_cli.model.size import measure
+    from simsmoe_cli.recipe.load import load_recipe
+    from simsmoe_cli.train.device import choose_device
     from simsmoe_cli.train.plan_pretraining import require_pretraining
+
+    if name is not None:
+        check_name(name)
+    choose_device(device)
+    recipe = load_recipe(recipe_name or "quickstart", overrides)
+    require_pretraining(recipe)
+    vocab_size, vocab_basis, train_tokens = _vocabulary(recipe, data_dir)
+    size = measure(recipe, vocab_size)
+    tokens = recipe.train.steps * recipe.train.batch * recipe.train.block
+    epochs = tokens / train_tokens if train_tokens else None
+    if as_json:
+        costs = _as_json(size, tokens, epochs)
+        about = {"vocabulary": vocab_size, "vocabulary_basis": vocab_basis}
+        print_json({"recipe": recipe.model_dump(), **about, **costs})
+        return
+    _print(recipe, size, tokens, epochs, vocab_size, vocab_basis)
+
+
+def _vocabulary(recipe: Recipe, data_dir: Path) -> tuple[int, str, int | None]:
+    """The size of the vocabulary, where it is known from, and the tokens of the train split; None
+    where the corpus is not prepared."""
+    from simsmoe_cli.data.store import is_store
     from simsmoe_cli.train.session import open_store
 
-    recipe = load_recipe(recipe_name, overrides)
-    require_pretraining(recipe)
-    corpus, train_tokens = recipe.data.corpus, None
-    if is_store(data_dir / corpus) or is_store(Path(corpus)):
-        store = open_store(recipe, data_dir)
-        vocab_size, vocab_basis = store.manifest.vocab_size, f"prepared in {store.path}"
-        train_tokens = store.manifest.splits["train"].tokens
-    else:
-        vocab_size, vocab_basis = expected_vocabulary(recipe)
-    size = measure(recipe, vocab_size)
-    parts = {
+    corpus = recipe.data.corpus
+    if not is_store(data_dir / corpus) and not is_store(Path(corpus)):
+        return *expected_vocabulary(recipe), None
+    store = open_store(recipe, data_dir)
+    tokens = store.manifest.splits["train"].tokens
+    return store.manifest.vocab_size, f"prepared in {store.path}", tokens
+
+
+def _memory(size: ModelSize) -> dict[str, int]:
+    """Bytes of what training holds in memory, by what they are for."""
+    return {
         "weights": size.weight_bytes,
         "gradients": size.gradient_bytes,
         "optimizer": size.optimizer_bytes,
         "carried memory": size.carried_bytes,
         "activations": size.activation_bytes,
     }
-    train = recipe.train
-    tokens = train.steps * train.batch * train.block
-    if as_json:
-        print_json(
-            {
-                "recipe": recipe.model_dump(),
-                "vocabulary": vocab_size,
-                "vocabulary_basis": vocab_basis,
-                "parameters": size.parameters,
-                "active_parameters": size.active_parameters,
-                "head_parameters": size.head_parameters,
-                "flops_per_token_forward": size.forward_flops_per_token,
-                "flops_per_token_training": size.training_flops_per_token,
-                "tokens_to_train": tokens,
-                "epochs": tokens / train_tokens if train_tokens else None,
-                "training_flops": tokens * size.training_flops_per_token,
-                "memory_bytes": {**parts, "total": size.training_bytes},
-                "basis": BASIS,
-            }
-        )
-        return
+
+
+def _as_json(size: ModelSize, tokens: int, epochs: float | None) -> dict[str, Any]:
+    from simsmoe_cli.model.size import BASIS
+
+    return {
+        "parameters": size.parameters,
+        "active_parameters": size.active_parameters,
+        "head_parameters": size.head_parameters,
+        "flops_per_token_forward": size.forward_flops_per_token,
+        "flops_per_token_training": size.training_flops_per_token,
+        "tokens_to_train": tokens,
+        "epochs": epochs,
+        "training_flops": tokens * size.training_flops_per_token,
+        "memory_bytes": {**_memory(size), "total": size.training_bytes},
+        "basis": BASIS,
+    }
+
+
+def _print(
+    recipe: Recipe,
+    size: ModelSize,
+    tokens: int,
+    epochs: float | None,
+    vocab_size: int,
+    vocab_basis: str,
+) -> None:
+    from rich.table import Table
+
+    from simsmoe_cli.model.size import BASIS
+    from simsmoe_cli.recipe.load import dump_recipe
+
     typer.echo(dump_recipe(recipe), nl=False)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
-    epochs = f", {tokens / train_tokens:.2f} times the train split" if train_tokens else ""
+    often = "" if epochs is None else f", {epochs:.2f} times the train split"
+    flops = (
+        f"{size.forward_flops_per_token:,}",
+        f"forward; {size.training_flops_per_token:,} to train",
+    )
+    parts = ", ".join(f"{name} {_bytes(count)}" for name, count in _memory(size).items())
     for row in (
         ("vocabulary", f"{vocab_size:,}", vocab_basis),
         ("parameters", f"{size.parameters:,}", _heads(size.head_parameters)),
         ("active per token", f"{size.active_parameters:,}", ""),
-        (
-            "FLOPs per token",
-            f"{size.forward_flops_per_token:,}",
-            f"forward; {size.training_flops_per_token:,} to train",
-        ),
-        ("tokens to train", f"{tokens:,}", f"{train.steps:,} steps{epochs}"),
+        ("FLOPs per token", *flops),
+        ("tokens to train", f"{tokens:,}", f"{recipe.train.steps:,} steps{often}"),
         ("training FLOPs", f"{tokens * size.training_flops_per_token:.3g}", ""),
-        (
-            "memory",
-            _bytes(size.training_bytes),
-            ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items()),
-        ),
+        ("memory", _bytes(size.training_bytes), parts),
     ):
         table.add_row(*row)
     typer.echo()
@@ -89,6 +134,57 @@ def show_dry_run(
     typer.echo()
     for line in BASIS.values():
         typer.echo(line)
+
+
+def show_finetuning(plan: FinetunePlan, device: str, *, as_json: bool) -> None:
+    """Print the resolved recipe, the task and the size of the classifier; train nothing."""
+    from simsmoe_cli.recipe.load import dump_recipe
+    from simsmoe_cli.train.device import choose_device
+
+    choose_device(device)
+    train, tuning = plan.recipe.train, plan.recipe.finetune
+    splits = {name: split.examples for name, split in plan.task.manifest.splits.items()}
+    facts = {
+        "pretrained": plan.origin,
+        "task": plan.task.name,
+        "labels": len(plan.task.labels),
+        "examples": splits,
+        "reported": plan.task.reported,
+        "steps_per_epoch": train.steps // tuning.epochs,
+        "steps": train.steps,
+        "parameters": _classifier_parameters(plan),
+        "longest_text": train.block,
+    }
+    if as_json:
+        print_json({"recipe": plan.recipe.model_dump(), **facts})
+        return
+    typer.echo(dump_recipe(plan.recipe))
+    counts = ", ".join(f"{count:,} {name}" for name, count in splits.items())
+    console().print(
+        f"from        {plan.origin['run']}, step {plan.origin['step']}",
+        f"task        {plan.task.name}: {len(plan.task.labels)} labels, {counts}; reported on "
+        f"{plan.task.reported}",
+        f"steps       {train.steps:,}: {tuning.epochs} epochs of {facts['steps_per_epoch']:,}",
+        f"parameters  {facts['parameters']:,}",
+        f"texts       at most {train.block:,} tokens; the {tuning.keep} of longer ones is kept",
+        sep="\n",
+        soft_wrap=True,
+    )
+
+
+def _classifier_parameters(plan: FinetunePlan) -> int:
+    """Parameters of the classifier, heads of similarity learning left out."""
+    import torch
+
+    from simsmoe_cli.model.classifier import Classifier
+
+    with torch.device("meta"):
+        model = Classifier(plan.recipe, plan.vocabulary.size, len(plan.task.labels))
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if ".similarity." not in name
+    )
 
 
 def _heads(parameters: int) -> str:

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simsmoe_cli.cli.options import console
+from simsmoe_cli.cli.options import (
+    DATA_DIR,
+    RUNS_DIR,
+    CheckpointOption,
+    DataDirOption,
+    DeviceOption,
+    RunArgument,
+    RunsDirOption,
+    console,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,57 +22,58 @@ if TYPE_CHECKING:
 LARGEST_SHOWN = 12  # classes whose confusion matrix fits a terminal
 
 
+SplitOption = Annotated[
+    str | None,
+    typer.Option(help="train, valid or test; the one that is reported if left out."),
+]
+DataOption = Annotated[
+    Path | None, typer.Option(help="Another prepared corpus: its folder.", metavar="STORE")
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(help="Another prepared task, for a fine-tuned run: its name or folder."),
+]
+PredictionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write a fine-tuned run's predictions: CSV, or JSON lines (.jsonl).",
+    ),
+]
+TopKOption = Annotated[
+    int | None,
+    typer.Option(help="Experts per token, 1 to all; the router's own if left out."),
+]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder, or its name under --runs-dir.")],
-    split: Annotated[
-        str | None,
-        typer.Option(help="train, valid or test; the one that is reported if left out."),
-    ] = None,
-    which: Annotated[
-        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights.")
-    ] = "best",
-    data: Annotated[
-        Path | None, typer.Option(help="Another prepared corpus: its folder.", metavar="STORE")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="Another prepared task, for a fine-tuned run: its name or folder."),
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write a fine-tuned run's predictions: CSV, or JSON lines (.jsonl).",
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(help="Experts per token, 1 to all; the router's own if left out."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora and tasks lie.")
-    ] = Path("data"),
-    runs_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
-    ] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    run: RunArgument,
+    split: SplitOption = None,
+    which: CheckpointOption = "best",
+    data: DataOption = None,
+    task: TaskOption = None,
+    predictions: PredictionsOption = None,
+    top_k: TopKOption = None,
+    device: DeviceOption = "auto",
+    data_dir: DataDirOption = DATA_DIR,
+    runs_dir: RunsDirOption = RUNS_DIR,
+    as_json: AsJsonOption = False,
 ) -> None:
     """Evaluate a run's weights on a whole split: every token, or every text, once."""
     import json
 
     from simsmoe_cli.run.events import finite
-    from simsmoe_cli.train import session
+    from simsmoe_cli.run.find import find_run
+    from simsmoe_cli.run.opened import OpenedRun
+    from simsmoe_cli.train.device import choose_device
     from simsmoe_cli.train.evaluation import evaluate_run
-    from simsmoe_cli.train.plan_pretraining import find_run
 
     report = evaluate_run(
-        find_run(run, runs_dir),
+        OpenedRun.open(find_run(run, runs_dir), which, data_dir),
         split=split,
-        which=which,
-        data_dir=data_dir,
-        device=session.choose_device(device),
-        store_path=data,
+        device=choose_device(device),
+        data=data,
         task=task,
         predictions=predictions,
         top_k=top_k,

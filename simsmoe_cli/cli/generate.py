@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.options import console
+from simsmoe_cli.cli.options import (
+    DATA_DIR,
+    RUNS_DIR,
+    CheckpointOption,
+    DataDirOption,
+    DeviceOption,
+    RunArgument,
+    RunsDirOption,
+    console,
+)
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes
 from simsmoe_cli.run.layer_labels import find_layer, pattern_labels
@@ -21,47 +30,47 @@ if TYPE_CHECKING:
 MOST_BYTES = 16_000_000  # of a prompt
 
 
+PromptOption = Annotated[str | None, typer.Option(help="Text to go on from.")]
+PromptFileOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File with the text, - for stdin.")
+]
+TokensOption = Annotated[int, typer.Option(min=1, max=100_000_000, help="How many tokens to add.")]
+TemperatureOption = Annotated[
+    float, typer.Option(help="0: the most likely token; 1: the model's own distribution.")
+]
+TopPOption = Annotated[
+    float, typer.Option(help="Draw from the most likely tokens that hold so much probability.")
+]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The same text again.")]
+ShowExpertsOption = Annotated[
+    bool,
+    typer.Option(
+        "--show-experts",
+        help="Colour each token by its expert; piped: one token|expert a line.",
+    ),
+]
+LayerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Layer whose experts are shown, by its number in the model; the last if left out."
+    ),
+]
+
+
 def generate(
-    run: Annotated[Path, typer.Argument(help="Run folder, or its name under --runs-dir.")],
-    prompt: Annotated[str | None, typer.Option(help="Text to go on from.")] = None,
-    prompt_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File with the text, - for stdin.")
-    ] = None,
-    tokens: Annotated[
-        int, typer.Option(min=1, max=100_000_000, help="How many tokens to add.")
-    ] = 200,
-    temperature: Annotated[
-        float, typer.Option(help="0: the most likely token; 1: the model's own distribution.")
-    ] = 0.8,
-    top_p: Annotated[
-        float, typer.Option(help="Draw from the most likely tokens that hold so much probability.")
-    ] = 1.0,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="The same text again.")
-    ] = None,
-    which: Annotated[
-        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights.")
-    ] = "best",
-    show_experts: Annotated[
-        bool,
-        typer.Option(
-            "--show-experts",
-            help="Colour each token by its expert; piped: one token|expert a line.",
-        ),
-    ] = False,
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            help="Layer whose experts are shown, by its number in the model; the last if left out."
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
-    ] = Path("data"),
-    runs_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
-    ] = Path("runs"),
+    run: RunArgument,
+    prompt: PromptOption = None,
+    prompt_file: PromptFileOption = None,
+    tokens: TokensOption = 200,
+    temperature: TemperatureOption = 0.8,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = None,
+    which: CheckpointOption = "best",
+    show_experts: ShowExpertsOption = False,
+    layer: LayerOption = None,
+    device: DeviceOption = "auto",
+    data_dir: DataDirOption = DATA_DIR,
+    runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Let a trained model go on with a prompt; the text appears as it is written."""
     text, where = _prompt(prompt, prompt_file)
@@ -70,24 +79,24 @@ def generate(
 
     from simsmoe_cli.generation.sampling import Reader, Sampling, generating
     from simsmoe_cli.generation.text import complete, encode_prompt
-    from simsmoe_cli.run.opened import open_trained
-    from simsmoe_cli.train.plan_pretraining import find_run
-    from simsmoe_cli.train.session import choose_device, clear_memory_errors
+    from simsmoe_cli.run.find import find_run
+    from simsmoe_cli.run.opened import open_language_model
+    from simsmoe_cli.train.device import choose_device, clear_memory_errors
 
     sampling = Sampling(temperature, top_p, seed)
-    trained = open_trained(find_run(run, runs_dir), which, data_dir)
-    tokenizer = trained.store.tokenizer
+    opened = open_language_model(find_run(run, runs_dir), which, data_dir)
+    tokenizer = opened.tokenizer
     ids, unknown = encode_prompt(tokenizer, text, where)
     on = choose_device(device)
     with clear_memory_errors(on, "Use --device cpu, or a machine with more memory."):
-        model = trained.model(on, generating)
-        shown = _layer(layer, trained.recipe) if show_experts else None
+        model = opened.language_model(on, generating)
+        shown = _layer(layer, opened.recipe) if show_experts else None
         if unknown:
             words = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
             console(stderr=True).print(f"read as <unk>: {words}", style="dim")
-        pieces = complete(Reader(model, trained.context), tokenizer, ids, tokens, sampling)
+        pieces = complete(Reader(model, opened.context()), tokenizer, ids, tokens, sampling)
         try:
-            _show(pieces, shown, trained.recipe.moe.experts)
+            _show(pieces, shown, opened.recipe.moe.experts)
         except KeyboardInterrupt:
             typer.echo(err=True)  # what comes next begins on a line of its own
             raise

@@ -6,11 +6,13 @@ import typer
 
 from simsmoe_cli.cli.options import JsonOption, console, print_json
 
+KindArgument = Annotated[
+    str, typer.Argument(help="recipes, routers, experts, similarity, corpora or tasks")
+]
+
 
 def list_names(
-    kind: Annotated[
-        str, typer.Argument(help="recipes, routers, experts, similarity, corpora or tasks")
-    ] = "recipes",
+    kind: KindArgument = "recipes",
     json: JsonOption = False,
 ) -> None:
     """List recipes, routers, expert backends, similarity measures, corpora or tasks."""

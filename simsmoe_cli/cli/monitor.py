@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simsmoe_cli.cli.options import JsonOption, print_json, shell
+from simsmoe_cli.cli.options import RUNS_DIR, JsonOption, RunsDirOption, print_json, shell
 from simsmoe_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,51 +15,60 @@ NARROWEST = 40
 PIPED_WIDTH = 100
 
 
+RunsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN]...",
+        help="Run folders, or their names under --runs-dir; without any, choose from a list.",
+    ),
+]
+OnceOption = Annotated[bool, typer.Option("--once", help="Print one picture and leave.")]
+ServeOption = Annotated[
+    bool, typer.Option("--serve", help="Show the dashboard in a browser instead.")
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With --serve: the address to listen at; 127.0.0.1 if left out. Whoever reaches "
+        "another one sees the runs: there is no password."
+    ),
+]
+PortOption = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="With --serve: 8000 if left out.")
+]
+LoadCvAboveOption = Annotated[
+    float, typer.Option(min=0, max=1e6, help="Alert when a layer's load CV rises above this.")
+]
+CkaAboveOption = Annotated[
+    float, typer.Option(min=-1, max=1, help="Alert when a layer's mean CKA rises above this.")
+]
+SilentAfterOption = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        max=1e9,
+        metavar="SECONDS",
+        help="A run that trains is silent after so long without an event; "
+        "judged by its own pace if left out.",
+    ),
+]
+IntervalOption = Annotated[
+    float, typer.Option(min=0.1, max=60, help="Seconds between two looks at the files.")
+]
+
+
 def monitor(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN]...",
-            help="Run folders, or their names under --runs-dir; without any, choose from a list.",
-        ),
-    ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Print one picture and leave.")] = False,
+    runs: RunsArgument = None,
+    once: OnceOption = False,
     json: JsonOption = False,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Show the dashboard in a browser instead.")
-    ] = False,
-    host: Annotated[
-        str | None,
-        typer.Option(
-            help="With --serve: the address to listen at; 127.0.0.1 if left out. Whoever reaches "
-            "another one sees the runs: there is no password."
-        ),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="With --serve: 8000 if left out.")
-    ] = None,
-    load_cv_above: Annotated[
-        float, typer.Option(min=0, max=1e6, help="Alert when a layer's load CV rises above this.")
-    ] = 1.0,
-    cka_above: Annotated[
-        float, typer.Option(min=-1, max=1, help="Alert when a layer's mean CKA rises above this.")
-    ] = 0.8,
-    silent_after: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            max=1e9,
-            metavar="SECONDS",
-            help="A run that trains is silent after so long without an event; "
-            "judged by its own pace if left out.",
-        ),
-    ] = None,
-    interval: Annotated[
-        float, typer.Option(min=0.1, max=60, help="Seconds between two looks at the files.")
-    ] = 1.0,
-    runs_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_RUNS", help="Where run folders lie.")
-    ] = Path("runs"),
+    serve: ServeOption = False,
+    host: HostOption = None,
+    port: PortOption = None,
+    load_cv_above: LoadCvAboveOption = 1.0,
+    cka_above: CkaAboveOption = 0.8,
+    silent_after: SilentAfterOption = None,
+    interval: IntervalOption = 1.0,
+    runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Watch runs live: scores, speed, router load and how alike the experts are.
 
@@ -100,9 +109,10 @@ def _print(names: list[str], runs_dir: Path, thresholds: "Thresholds", json: boo
     from simsmoe_cli.errors import EXIT_DATA
     from simsmoe_cli.monitor.json_snapshot import read, snapshot
     from simsmoe_cli.monitor.once import picture
-    from simsmoe_cli.monitor.state.runs import find_runs, resolve
+    from simsmoe_cli.monitor.state.runs import find_runs
+    from simsmoe_cli.run.find import find_folder
 
-    paths = [resolve(name, runs_dir) for name in names]
+    paths = [find_folder(name, runs_dir) for name in names]
     if not paths:
         found = find_runs(runs_dir)
         if not found:
@@ -148,9 +158,9 @@ def _watch(names: list[str], runs_dir: Path, thresholds: "Thresholds", interval:
         _print(names, runs_dir, thresholds, json=False)
         return
     from simsmoe_cli.monitor.app import Monitor
-    from simsmoe_cli.monitor.state.runs import expected
+    from simsmoe_cli.run.find import expected_folder
 
-    paths = [expected(name, runs_dir) for name in names]
+    paths = [expected_folder(name, runs_dir) for name in names]
     Monitor(paths, runs_dir, thresholds, interval).run()
 
 

@@ -17,7 +17,34 @@ if TYPE_CHECKING:
 
     from simsmoe_cli.recipe.schema import Recipe
 
+# The fields of a recipe that options of their own set.
+FIELDS = {
+    "router": "moe.router",
+    "similarity": "similarity.preset",
+    "experts": "moe.backend",
+}
+DATA_DIR, RUNS_DIR = Path("data"), Path("runs")
+
+RunArgument = Annotated[Path, typer.Argument(help="Run folder, or its name under --runs-dir.")]
+CheckpointOption = Annotated[
+    str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights.")
+]
+DataDirOption = Annotated[
+    Path,
+    typer.Option("--data-dir", envvar="SIMSMOE_DATA", help="Where prepared corpora and tasks lie."),
+]
+RunsDirOption = Annotated[
+    Path, typer.Option("--runs-dir", envvar="SIMSMOE_RUNS", help="Where run folders lie.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+EventsJsonOption = Annotated[
+    bool, typer.Option("--json", help="Print events, or the dry run, as JSON.")
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", help="Recipe: a name (`simsmoe list recipes`) or a file."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting; repeatable."),
@@ -26,6 +53,21 @@ RouterOption = Annotated[str | None, typer.Option(help="Same as --set moe.router
 SimilarityOption = Annotated[
     str | None,
     typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
+]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="auto|RUN|PATH",
+        help="Go on from the newest checkpoint (auto), or from a run or checkpoint folder.",
+    ),
+]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="Only algorithms that repeat bit for bit.")
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show the resolved recipe, sizes and costs; train nothing."),
 ]
 ProfileOption = Annotated[
     int,
@@ -44,16 +86,15 @@ ProfileOption = Annotated[
 ASSUMED_VOCABULARY = 205
 
 
-def all_overrides(
-    settings: list[str] | None, router: str | None, similarity: str | None
-) -> list[str]:
-    """What --set, --router and --similarity change in a recipe, as `load_recipe` takes it."""
-    overrides = list(settings or [])
-    if router is not None:
-        overrides.append(f"moe.router={router}")
-    if similarity is not None:
-        overrides.append(f"similarity.preset={similarity}")
-    return overrides
+def all_overrides(settings: list[str] | None, **named: str | None) -> list[str]:
+    """What --set and options such as --router change in a recipe, as `load_recipe` takes it.
+
+    Args:
+        settings: of --set.
+        named: of the other options, by name; None was not given.
+    """
+    given = {name: value for name, value in named.items() if value is not None}
+    return [*(settings or []), *(f"{FIELDS[name]}={value}" for name, value in given.items())]
 
 
 def quieten_profiler() -> None:

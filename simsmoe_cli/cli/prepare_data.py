@@ -1,11 +1,11 @@
 """`simsmoe prepare-data`: text in, a token store out; labelled texts in, a task out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simsmoe_cli.cli.options import JsonOption, console, print_json
+from simsmoe_cli.cli.options import DATA_DIR, DataDirOption, JsonOption, console, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,74 +16,86 @@ if TYPE_CHECKING:
 MOST_LABELS_SHOWN = 12
 
 
+CorpusArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|PATH",
+        help="A name from `simsmoe list corpora` or `simsmoe list tasks`, or text of your own: "
+        "a file (also .gz, .bz2, .xz), folder, quoted glob, archive (.zip, .tar) or URL.",
+    ),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|URL",
+        help="Read a named corpus or task from here instead of its official host.",
+    ),
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="bytes, chars, words or sentencepiece. Default: words for wikitext, else bytes."
+    ),
+]
+VocabSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        max=10_000_000,
+        help="words: keep the most frequent; sentencepiece: pieces (default 8192).",
+    ),
+]
+VocabOption = Annotated[
+    str, typer.Option(help="bytes: those that occur in the corpus, or bytes256 for all.")
+]
+SpModelOption = Annotated[str, typer.Option(help="sentencepiece: unigram or bpe.")]
+VocabFromOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STORE", help="Use the tokenizer of another prepared corpus, name or folder."
+    ),
+]
+TextColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Column of the texts in a task of your own; text if left out."
+    ),
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of the labels; label if left out. Either option makes a classification "
+        "task of a .csv, .tsv or .jsonl file, or of a folder with train, valid and test "
+        "files.",
+    ),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(help="Name of the prepared corpus or task. Default: that of the text."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Its folder, instead of DATA_DIR/NAME.")
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Prepare again what is prepared already.")
+]
+
+
 def prepare_data(
-    corpus: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME|PATH",
-            help="A name from `simsmoe list corpora` or `simsmoe list tasks`, or text of your own: "
-            "a file (also .gz, .bz2, .xz), folder, quoted glob, archive (.zip, .tar) or URL.",
-        ),
-    ],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH|URL",
-            help="Read a named corpus or task from here instead of its official host.",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="bytes, chars, words or sentencepiece. Default: words for wikitext, else bytes."
-        ),
-    ] = None,
-    vocab_size: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            max=10_000_000,
-            help="words: keep the most frequent; sentencepiece: pieces (default 8192).",
-        ),
-    ] = None,
-    vocab: Annotated[
-        str, typer.Option(help="bytes: those that occur in the corpus, or bytes256 for all.")
-    ] = "corpus",
-    sp_model: Annotated[str, typer.Option(help="sentencepiece: unigram or bpe.")] = "unigram",
-    vocab_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE", help="Use the tokenizer of another prepared corpus, name or folder."
-        ),
-    ] = None,
-    text_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Column of the texts in a task of your own; text if left out."
-        ),
-    ] = None,
-    label_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Column of the labels; label if left out. Either option makes a classification "
-            "task of a .csv, .tsv or .jsonl file, or of a folder with train, valid and test "
-            "files.",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the prepared corpus or task. Default: that of the text."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Its folder, instead of DATA_DIR/NAME.")
-    ] = None,
-    data_dir: Annotated[
-        Path, typer.Option(envvar="SIMSMOE_DATA", help="Where prepared corpora lie.")
-    ] = Path("data"),
-    force: Annotated[
-        bool, typer.Option("--force", help="Prepare again what is prepared already.")
-    ] = False,
+    corpus: CorpusArgument,
+    source: SourceOption = None,
+    tokenizer: TokenizerOption = None,
+    vocab_size: VocabSizeOption = None,
+    vocab: VocabOption = "corpus",
+    sp_model: SpModelOption = "unigram",
+    vocab_from: VocabFromOption = None,
+    text_column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
+    name: NameOption = None,
+    out: OutOption = None,
+    data_dir: DataDirOption = DATA_DIR,
+    force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Prepare text for training, or a classification task for fine-tuning.
@@ -92,13 +104,46 @@ def prepare_data(
     since the checkpoint to be fine-tuned says how to tokenize them. Preparing the same again
     changes nothing.
     """
-    from simsmoe_cli.data.corpora.prepare import prepare
+    columns = {"text_column": text_column, "label_column": label_column}
+    tokens = {
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "vocab": vocab,
+        "sp_model": sp_model,
+        "vocab_from": vocab_from,
+    }
+    of_task = _is_task(corpus, columns)
+    folder = _folder(corpus, name, out, data_dir, of_task=of_task)
+    if of_task:
+        _require_no_tokenizer(tokens)
+    prepare = _prepare_task if of_task else _prepare_corpus
+    common = {"source": source, "force": force, "downloads": data_dir / ".downloads"}
+    prepare(corpus, folder, columns if of_task else tokens, common, data_dir, as_json=json)
+
+
+def _is_task(corpus: str, columns: dict[str, str | None]) -> bool:
+    """Whether labelled texts are to be prepared; a UserError for a corpus with columns."""
+    from simsmoe_cli.errors import UserError
+    from simsmoe_cli.registry import CORPORA, TASKS
+
+    given = [f"--{name.replace('_', '-')}" for name, value in columns.items() if value is not None]
+    if given and corpus in CORPORA:
+        raise UserError(
+            f"{corpus} is a corpus, which has no columns",
+            where=given[0],
+            hint="Tasks: " + ", ".join(TASKS) + ", or a .csv, .tsv or .jsonl file of your own.",
+        )
+    return bool(given) or corpus in TASKS
+
+
+def _folder(
+    corpus: str, name: str | None, out: Path | None, data_dir: Path, *, of_task: bool
+) -> Path:
+    """Where what is prepared goes: --out, or a name below --data-dir."""
     from simsmoe_cli.data.io.locate import default_name
-    from simsmoe_cli.data.store import find_store
-    from simsmoe_cli.data.tasks.parsers import table_kind
     from simsmoe_cli.errors import UserError
     from simsmoe_cli.files.names import check_name, safe_name
-    from simsmoe_cli.registry import CORPORA, TASKS
+    from simsmoe_cli.registry import CORPORA
 
     if name is not None and out is not None:
         raise UserError(
@@ -108,88 +153,77 @@ def prepare_data(
         )
     if name is not None:
         check_name(name, below="--data-dir")
-    columns = [
-        flag
-        for flag, value in (("--text-column", text_column), ("--label-column", label_column))
-        if value is not None
-    ]
-    if columns and corpus in CORPORA:
-        raise UserError(
-            f"{corpus} is a corpus, which has no columns",
-            where=columns[0],
-            hint="Tasks: " + ", ".join(TASKS) + ", or a .csv, .tsv or .jsonl file of your own.",
-        )
-    if columns or corpus in TASKS:
-        from simsmoe_cli.data.tasks.prepare import prepare_task
-
-        _require_no_tokenizer(tokenizer, vocab_size, vocab, sp_model, vocab_from)
-        task_name = name or safe_name(_task_name(corpus))
-        with _Progress() as show:
-            task = prepare_task(
-                corpus,
-                out or data_dir / task_name,
-                source=source,
-                text_column=text_column,
-                label_column=label_column,
-                force=force,
-                downloads=data_dir / ".downloads",
-                on_progress=show,
-            )
-        if json:
-            facts = task.manifest.model_dump(mode="json")
-            print_json({"path": str(task.path), "built": task.built, **facts})
-        else:
-            _print_task(task, data_dir)
-        return
-    name = name or (corpus if corpus in CORPORA else safe_name(default_name(corpus)))
-    with _Progress() as show:
-        store = prepare(
-            corpus,
-            out or data_dir / name,
-            source=source,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            vocab=vocab,
-            sp_model=sp_model,
-            vocab_from=find_store(vocab_from, data_dir) if vocab_from else None,
-            force=force,
-            downloads=data_dir / ".downloads",
-            on_progress=show,
-        )
-    if json:
-        without = {"splits": {"__all__": {"chunks"}}}
-        facts = store.manifest.model_dump(mode="json", exclude=without)
-        print_json({"path": str(store.path), "built": store.built, **facts})
-    else:
-        _print_summary(store, data_dir)
-        files = Path(corpus).iterdir() if Path(corpus).is_dir() else [Path(corpus)]
-        if corpus not in CORPORA and any(table_kind(file.name) for file in files):
-            flags = "--text-column NAME --label-column NAME"
-            console().print(f"note: read as text; with {flags} it is a classification task")
+    if out is not None:
+        return out
+    if name is None and of_task:
+        name = safe_name(_task_name(corpus))
+    if name is None:
+        name = corpus if corpus in CORPORA else safe_name(default_name(corpus))
+    return data_dir / name
 
 
-def _require_no_tokenizer(
-    tokenizer: str | None,
-    vocab_size: int | None,
-    vocab: str,
-    sp_model: str,
-    vocab_from: str | None,
+def _prepare_task(
+    task: str,
+    folder: Path,
+    columns: dict[str, Any],
+    common: dict[str, Any],
+    data_dir: Path,
+    *,
+    as_json: bool,
 ) -> None:
+    """Prepare labelled texts and say what came of it."""
+    from simsmoe_cli.data.tasks.prepare import prepare_task
+
+    with _Progress() as show:
+        made = prepare_task(task, folder, **columns, **common, on_progress=show)
+    if as_json:
+        facts = made.manifest.model_dump(mode="json")
+        print_json({"path": str(made.path), "built": made.built, **facts})
+    else:
+        _print_task(made, data_dir)
+
+
+def _prepare_corpus(
+    corpus: str,
+    folder: Path,
+    tokens: dict[str, Any],
+    common: dict[str, Any],
+    data_dir: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Prepare text and say what came of it."""
+    from simsmoe_cli.data.corpora.prepare import prepare
+    from simsmoe_cli.data.store import find_store
+    from simsmoe_cli.data.tasks.parsers import table_kind
+    from simsmoe_cli.registry import CORPORA
+
+    lender = find_store(tokens["vocab_from"], data_dir) if tokens["vocab_from"] else None
+    settings = {**tokens, "vocab_from": lender}
+    with _Progress() as show:
+        made = prepare(corpus, folder, **settings, **common, on_progress=show)
+    if as_json:
+        without = {"splits": {"__all__": {"chunks"}}}
+        facts = made.manifest.model_dump(mode="json", exclude=without)
+        print_json({"path": str(made.path), "built": made.built, **facts})
+        return
+    _print_summary(made, data_dir)
+    files = Path(corpus).iterdir() if Path(corpus).is_dir() else [Path(corpus)]
+    if corpus not in CORPORA and any(table_kind(file.name) for file in files):
+        flags = "--text-column NAME --label-column NAME"
+        console().print(f"note: read as text; with {flags} it is a classification task")
+
+
+def _require_no_tokenizer(tokens: dict[str, Any]) -> None:
     """A UserError for an option that a task would ignore."""
     from simsmoe_cli.errors import UserError
 
-    asked = {
-        "--tokenizer": tokenizer,
-        "--vocab-size": vocab_size,
-        "--vocab": None if vocab == "corpus" else vocab,
-        "--sp-model": None if sp_model == "unigram" else sp_model,
-        "--vocab-from": vocab_from,
-    }
-    for flag, value in asked.items():
-        if value is not None:
+    left_out = {"vocab": "corpus", "sp_model": "unigram"}
+    for name, value in tokens.items():
+        if value != left_out.get(name):
             raise UserError(
                 "a task is tokenized as the checkpoint it is fine-tuned from was trained",
-                where=flag,
+                where=f"--{name.replace('_', '-')}",
                 hint="Leave it out.",
             )
 

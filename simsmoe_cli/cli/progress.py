@@ -132,6 +132,11 @@ class TrainingView:
             self._progress.update(self._task, numbers=self._numbers)
             self._progress.stop()
 
+    def watch(self, profile: int) -> dict[str, Any]:
+        """What `session.train` and `session.finetune` take to tell this view, with the number of
+        steps to profile."""
+        return {"subscriber": self.on_event, "on_step": self.on_step, "profile": profile}
+
     def on_step(self, step: int) -> None:
         """A step was done."""
         if self._progress is not None:

@@ -13,24 +13,27 @@ from simsmoe_cli.cli.options import (
     print_json,
 )
 
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A name from `simsmoe list recipes`, or a file.")
+]
+FieldsOption = Annotated[
+    bool, typer.Option("--fields", help="With each field's documentation, type and default.")
+]
+
 
 def show(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A name from `simsmoe list recipes`, or a file.")
-    ],
+    recipe: RecipeArgument,
     settings: SetOption = None,
     router: RouterOption = None,
     similarity: SimilarityOption = None,
     json: JsonOption = False,
-    fields: Annotated[
-        bool, typer.Option("--fields", help="With each field's documentation, type and default.")
-    ] = False,
+    fields: FieldsOption = False,
 ) -> None:
     """Print a recipe, resolved, as YAML that `simsmoe pretrain --recipe` takes."""
     from simsmoe_cli.recipe.fields import fields as documented
     from simsmoe_cli.recipe.load import dump_recipe, load_recipe
 
-    resolved = load_recipe(recipe, all_overrides(settings, router, similarity))
+    resolved = load_recipe(recipe, all_overrides(settings, router=router, similarity=similarity))
     if not json:
         typer.echo(dump_recipe(resolved, comments=fields), nl=False)
         return

@@ -20,7 +20,7 @@ from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.sources.open_run import checkpoints, open_run
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError, nearest
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.find import require_run
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.layer_labels import find_layers, layer_labels
 
@@ -120,7 +120,7 @@ def _check(request: Request) -> None:
         if other is not None:
             raise other
         if not model:
-            checkpoint.require_run(run)
+            require_run(run)
     if request.text is not None and not any(models):
         raise UserError(
             "a run is measured on its own corpus",

@@ -29,7 +29,7 @@ from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.checkpoint_state import LARGEST_VOCABULARY, Count, Facts, TokenizerFacts
-from simsmoe_cli.run.opened import Trained
+from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.weights import require_model
 
 FORMATS = ("simsmoe", "mixtral")
@@ -93,11 +93,11 @@ class Config(Facts):
     recipe: Recipe
 
 
-def export(trained: Trained, out: Path, kind: str) -> list[str]:
+def export(opened: OpenedRun, out: Path, kind: str) -> list[str]:
     """Write the folder.
 
     Args:
-        trained: the checkpoint.
+        opened: the checkpoint.
         out: a folder that does not exist yet, or is empty.
         kind: "simsmoe" or "mixtral".
 
@@ -112,14 +112,14 @@ def export(trained: Trained, out: Path, kind: str) -> list[str]:
             f"unknown format '{printable(kind)}'", where="--format", hint=nearest(kind, FORMATS)
         )
     if kind == "mixtral":
-        require_mixtral(trained.recipe)
+        require_mixtral(opened.recipe)
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(
                 "is not an empty folder", where=str(out), hint="Choose a new or empty one."
             )
         with atomic.whole_folder(out) as partial:
-            _fill(trained, partial, kind)
+            _fill(opened, partial, kind)
             files = sorted(path.name for path in partial.iterdir())
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -172,12 +172,12 @@ def load_export(
     return model.eval(), tokenizer, context
 
 
-def _fill(trained: Trained, folder: Path, kind: str) -> None:
-    model, state = trained.model(CPU), trained.state
-    tokenizer = trained.store.tokenizer
+def _fill(opened: OpenedRun, folder: Path, kind: str) -> None:
+    model, state = opened.language_model(CPU), opened.state
+    tokenizer = opened.tokenizer
     if kind == "mixtral":
         save_file(mixtral_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
-        _write_json(folder / CONFIG, mixtral_config(trained.recipe, state["vocab_size"]))
+        _write_json(folder / CONFIG, mixtral_config(opened.recipe, state["vocab_size"]))
         _write_json(folder / "tokenizer.json", fast_tokenizer(tokenizer))
         _write_json(
             folder / "tokenizer_config.json",
@@ -189,30 +189,30 @@ def _fill(trained: Trained, folder: Path, kind: str) -> None:
     else:
         save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
         (folder / tokenizer.file_name).write_bytes(tokenizer.dump())
-        manifest = trained.store.manifest
+        manifest = opened.store.manifest
         config = {
             "format": "simsmoe",
             "schema": SCHEMA,
             "simsmoe": __version__,
-            "run": trained.run.name,
+            "run": opened.run.name,
             "step": state["step"],
             "corpus": manifest.name,
             "corpus_warnings": manifest.warnings,
             "tokenizer": {"kind": tokenizer.kind, "file": tokenizer.file_name},
             "vocab_size": state["vocab_size"],
-            "recipe": trained.recipe.model_dump(mode="json"),
+            "recipe": opened.recipe.model_dump(mode="json"),
         }
         _write_json(folder / CONFIG, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    (folder / README).write_text(_readme(trained, kind, parameters), encoding="utf-8")
+    (folder / README).write_text(_readme(opened, kind, parameters), encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _readme(trained: Trained, kind: str, parameters: int) -> str:
-    recipe, manifest = trained.recipe, trained.store.manifest
+def _readme(opened: OpenedRun, kind: str, parameters: int) -> str:
+    recipe, manifest = opened.recipe, opened.store.manifest
     moe = recipe.moe
     experts = (
         f"{moe.experts} experts a layer, {moe.top_k} a token, router {moe.router}, similarity "
@@ -222,8 +222,8 @@ def _readme(trained: Trained, kind: str, parameters: int) -> str:
     )
     facts = [
         f"Recipe {recipe.name}: {experts}; {parameters:,} parameters.",
-        f"Weights of step {trained.state['step']:,} of {recipe.train.steps:,} (checkpoint "
-        f"{trained.asked_for}), trained on blocks of {recipe.train.block} tokens.",
+        f"Weights of step {opened.state['step']:,} of {recipe.train.steps:,} (checkpoint "
+        f"{opened.which}), trained on blocks of {recipe.train.block} tokens.",
         f"Corpus {manifest.name}; tokenizer {manifest.tokenizer}, {manifest.vocab_size:,} "
         f"{manifest.unit}s.",
         *manifest.warnings,
@@ -233,7 +233,7 @@ def _readme(trained: Trained, kind: str, parameters: int) -> str:
     if kind == "mixtral":
         body += TOKENIZER_NOTES.get(manifest.tokenizer, "")
     facts = [printable(fact, 400) for fact in facts]
-    title = f"# {printable(trained.run.name)}\n\n"
+    title = f"# {printable(opened.run.name)}\n\n"
     title += f"A language model exported with simsmoe {__version__}.\n\n"
     return title + "".join(f"- {fact}\n" for fact in facts) + body
 

@@ -33,6 +33,7 @@ from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_json, sealed, unsealed, validated
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.checkpoint_state import LARGEST_STATE, MODEL, STATE, TRAINING, State
+from simsmoe_cli.run.find import require_run
 from simsmoe_cli.run.folder import RunDir
 
 _STEP = re.compile(r"step-([0-9]{7,})")
@@ -69,13 +70,6 @@ def find(run: RunDir, which: str) -> Path:
     Raises:
         UserError: there is none; says which there are.
     """
-    if not run.path.is_dir():
-        raise UserError(
-            "no such run folder",
-            where=str(run.path),
-            hint="Train one with `simsmoe pretrain`, or give the folder's path.",
-            code=EXIT_DATA,
-        )
     require_run(run)
     steps = dict(list_checkpoints(run))
     if which == "best" and (run.best / STATE).is_file():
@@ -91,18 +85,6 @@ def find(run: RunDir, which: str) -> Path:
         hint=f"Available: {available}.",
         code=EXIT_DATA,
     )
-
-
-def require_run(run: RunDir) -> None:
-    """Raise a UserError, which says what it is, for a folder that no training made."""
-    if any(path.exists() for path in (run.recipe, run.events, run.checkpoints, run.best)):
-        return
-    if (run.path / "config.json").is_file():
-        what = "this folder holds a model, not a run: it has config.json and no recipe.yaml"
-        hint = "Give the run folder. Only collapse-report reads models of Hugging Face."
-    else:
-        what, hint = "no run in this folder: it has no recipe.yaml", "Give a run folder."
-    raise UserError(what, where=str(run.path), hint=hint, code=EXIT_DATA)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

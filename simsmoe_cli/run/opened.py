@@ -1,51 +1,176 @@
-"""A trained language model, opened to be used: weights, recipe, and the corpus it learned from."""
+"""A run opened to be used: recipe, weights, corpus or task, tokenizer, and the model itself.
+
+Every command that uses trained weights opens them here. One rule says where the corpus or the task
+of a run is: below --data-dir under its name, and otherwise where it was when the run was trained.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from simsmoe_cli.data.store import TokenStore, find_store, is_store
+from simsmoe_cli.data.prepared import Prepared
+from simsmoe_cli.data.store import CORPUS, TokenStore
+from simsmoe_cli.data.tasks.store import TASK, Task
+from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.classifier import Classifier
+from simsmoe_cli.model.language_model import Backbone, LanguageModel
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.vocabulary import Vocabulary
+
+M = TypeVar("M", bound=Backbone)
+
+
+def unchanged(recipe: Recipe) -> Recipe:
+    return recipe
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A checkpoint of a language model.
+class OpenedRun:
+    """A checkpoint of a run; its model is built when it is asked for.
 
     Attributes:
-        run: it belongs to.
-        asked_for: the checkpoint: "best", "last" or a step.
+        run: the checkpoint belongs to it.
+        which: what was asked for: "best", "last" or a step.
         folder: of the checkpoint, or best/.
-        state: its state.
-        recipe: it was trained with.
-        store: a corpus prepared with its tokenizer: the one it was trained on, where that is found.
+        state: its state, with checksums that hold.
+        recipe: what it was trained with.
+        data_dir: where its corpus or task is looked for by name.
     """
 
     run: RunDir
-    asked_for: str
+    which: str
     folder: Path
     state: dict[str, Any]
     recipe: Recipe
-    store: TokenStore
+    data_dir: Path
+
+    @classmethod
+    def open(cls, run: RunDir, which: str, data_dir: Path) -> OpenedRun:
+        """Read a run's checkpoint: "best", "last" or a step.
+
+        Raises:
+            UserError: there is no such checkpoint, or it is damaged or of another version.
+        """
+        folder = checkpoint.find(run, which)
+        state = checkpoint.read_state(folder)
+        return cls(run, which, folder, state, checkpoint.recipe_of(folder, state), data_dir)
 
     @property
-    def context(self) -> StepContext:
-        """How its routers route at the step of its weights."""
-        return StepContext(step=self.state["step"], total_steps=self.recipe.train.steps)
+    def step(self) -> int:
+        """Steps its weights were trained for."""
+        return int(self.state["step"])
 
-    def model(
-        self, device: torch.device, change: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether it is a classifier, and not a language model."""
+        return "task" in self.state
+
+    @property
+    def unit(self) -> str:
+        """What one token is called; "text" for a classifier."""
+        return str(self.state["unit"])
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of a classifier's classes."""
+        return list(self.state["task"]["labels"])
+
+    def require_language_model(self) -> None:
+        """Raise a UserError for a classifier."""
+        if self.fine_tuned:
+            raise UserError(
+                f"this run is a classifier, fine-tuned on {self.state['task']['name']}, and a "
+                "language model is needed",
+                where=str(self.run.path),
+                hint=f"Use the run it was fine-tuned from: {self.state['pretrained']['run']}.",
+            )
+
+    def require_model(self) -> None:
+        """Raise a UserError unless its weights are of the language model of its recipe; takes no
+        memory for them."""
+        file = self.folder / checkpoint.weights_name(self.state)
+        weights.require_model(file, lambda: LanguageModel(self.recipe, self.state["vocab_size"]))
+
+    def context(self, top_k: int | None = None) -> StepContext:
+        """How its routers route at the step of its weights.
+
+        Args:
+            top_k: experts per token; None takes the router's own.
+        """
+        total = self.recipe.train.steps
+        return StepContext(step=self.step, total_steps=total, top_k=top_k)
+
+    @cached_property
+    def store(self) -> TokenStore:
+        """A corpus with the tokenizer of a language model: its own, where that is found.
+
+        Raises:
+            UserError: none is found, or the one found has another tokenizer.
+        """
+        store = TokenStore.open(self._store_path)
+        if store.manifest.vocabulary != self.state["vocabulary"]:
+            raise UserError(
+                "the corpus was prepared with another tokenizer or vocabulary than the run's",
+                where=str(store.path),
+                hint=self._where_it_was(self.state["store"]),
+                code=EXIT_DATA,
+            )
+        return store
+
+    def corpus(self) -> TokenStore:
+        """The corpus a language model was trained on.
+
+        Raises:
+            UserError: it is not found, or the one found holds other text.
+        """
+        store = TokenStore.open(self._store_path)
+        if store.manifest.fingerprint != self.state["corpus"]:
+            raise self._another("corpus", store.path, self.state["store"], "--data")
+        return store
+
+    def task(self) -> Task:
+        """The task a classifier was fine-tuned on.
+
+        Raises:
+            UserError: it is not found, or the one found holds other examples.
+        """
+        known = self.state["task"]
+        path = self._locate(TASK, self.recipe.finetune.task, known["path"])
+        task = Task.open(path)
+        if task.manifest.fingerprint != known["fingerprint"]:
+            raise self._another("task", task.path, known["path"], "--task")
+        return task
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokenizer as a file: a classifier's own, or that of a language model's corpus.
+
+        Raises:
+            UserError: it is missing, or is not the one the checkpoint names.
+        """
+        if self.fine_tuned:
+            return Vocabulary.of_run(self.run, self.state)
+        return Vocabulary.of_store(self.store)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back; raises as `vocabulary` does."""
+        return self.vocabulary.tokenizer if self.fine_tuned else self.store.tokenizer
+
+    def language_model(
+        self, device: torch.device, change: Callable[[Recipe], Recipe] = unchanged
     ) -> LanguageModel:
         """The model with its weights, in evaluation mode.
 
@@ -53,43 +178,50 @@ class Trained:
             device: where to put it.
             change: what the recipe it is built from differs in; the weights must fit all the same.
         """
-        recipe = change(portable(self.recipe, device))
-        size = self.state["vocab_size"]
-        model = weights.open_model(
-            self.folder, self.state, lambda: LanguageModel(recipe, size), device
-        )
-        return model.eval()
+        recipe, size = change(portable(self.recipe, device)), self.state["vocab_size"]
+        return self._filled(lambda: LanguageModel(recipe, size), device)
 
+    def classifier(self, device: torch.device) -> Classifier:
+        """The classifier with its weights, in evaluation mode."""
+        recipe, size = portable(self.recipe, device), self.state["vocab_size"]
+        return self._filled(lambda: Classifier(recipe, size, len(self.labels)), device)
 
-def open_trained(run: RunDir, which: str, data_dir: Path) -> Trained:
-    """A run's checkpoint and its vocabulary.
+    def _filled(self, make: Callable[[], M], device: torch.device) -> M:
+        return weights.open_model(self.folder, self.state, make, device).eval()
 
-    Args:
-        run: its folder.
-        which: "best", "last" or a step.
-        data_dir: where the corpus is looked for by name, before the place it had in training.
+    @property
+    def _store_path(self) -> Path:
+        return self._locate(CORPUS, self.recipe.data.corpus, self.state["store"])
 
-    Raises:
-        UserError: no such checkpoint, a damaged one, one of a classifier, or no such vocabulary.
-    """
-    folder = checkpoint.find(run, which)
-    state = checkpoint.read_state(folder)
-    if "task" in state:
-        raise UserError(
-            "this run is a classifier, and a language model is needed",
-            where=str(run.path),
-            hint="Use the run it was fine-tuned from.",
-        )
-    recipe = checkpoint.recipe_of(folder, state)
-    trained_on = Path(state["store"])
-    by_name = is_store(data_dir / recipe.data.corpus) or not is_store(trained_on)
-    store = TokenStore.open(find_store(recipe.data.corpus, data_dir) if by_name else trained_on)
-    if store.manifest.vocabulary != state["vocabulary"]:
-        raise UserError(
-            "the corpus was prepared with another tokenizer or vocabulary than the run's",
-            where=str(store.path),
-            hint=f"Point --data-dir at the folder of the one it was trained on (then in "
-            f"{trained_on.parent}).",
+    def _locate(self, kind: Prepared, name: str, was: str) -> Path:
+        """Where what was prepared under a name is: below `data_dir`, otherwise where it was."""
+        if kind.is_in(self.data_dir / name) or not kind.is_in(Path(was)):
+            return kind.find(name, self.data_dir)
+        return Path(was)
+
+    def _another(self, what: str, found: Path, was: str, option: str) -> UserError:
+        return UserError(
+            f"the prepared {what} is not the one this run was trained on, so its held-out text may "
+            "have been trained on",
+            where=str(found),
+            hint=f"{self._where_it_was(was)} To evaluate on it all the same: simsmoe eval "
+            f"{shlex.quote(str(self.run.path))} {option} {shlex.quote(str(found))}",
             code=EXIT_DATA,
         )
-    return Trained(run, which, folder, state, recipe, store)
+
+    @staticmethod
+    def _where_it_was(was: str) -> str:
+        folder = shlex.quote(str(Path(was).parent))
+        return f"Name the folder of the run's own with --data-dir; it was {folder}."
+
+
+def open_language_model(run: RunDir, which: str, data_dir: Path) -> OpenedRun:
+    """A run's checkpoint, which is that of a language model, and a corpus with its tokenizer.
+
+    Raises:
+        UserError: it is not there, damaged, or a classifier; or no such corpus is found.
+    """
+    opened = OpenedRun.open(run, which, data_dir)
+    opened.require_language_model()
+    _ = opened.store
+    return opened

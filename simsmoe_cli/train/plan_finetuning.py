@@ -22,18 +22,13 @@ from simsmoe_cli.model.classifier import kept_layers
 from simsmoe_cli.recipe.load import list_recipes, load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.find import find_run
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
-from simsmoe_cli.train.plan_pretraining import (
-    differences,
-    find_place,
-    find_run,
-    require_one_process,
-    require_same_course,
-    resumed,
-    state_to_resume,
-)
 from simsmoe_cli.train.pretrained import Pretrained
+from simsmoe_cli.train.resuming import differences, require_same_course, state_to_resume
+from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
 
 FALLBACK = "finetune-sst2"
 # Fields of these sections that the weights do not fix.
@@ -104,7 +99,7 @@ def plan_finetuning(
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":
-        run, start = resumed(Path(resume), name, runs_dir)
+        run, start = resumed(resume, name, runs_dir)
         return _go_on(run, start, None, overrides, data_dir)
     if source is None:
         run = RunDir(runs_dir / (name or ""))
@@ -113,13 +108,13 @@ def plan_finetuning(
             if last is not None:
                 return _go_on(run, last, None, overrides, data_dir, notes)
         raise UserError("no pre-trained run is named", where="--from", hint="Name one: --from RUN.")
-    pretrained = Pretrained.open(find_run(source, runs_dir), which)
+    pretrained = Pretrained.open(find_run(source, runs_dir), which, data_dir)
     recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
-    base = name or safe_name(f"{pretrained.run.name}-{task.name}") or "finetuned"
+    base = name or safe_name(f"{pretrained.opened.run.name}-{task.name}") or "finetuned"
     run, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
         return _go_on(run, last, recipe, overrides, data_dir, notes)
-    vocabulary = pretrained.vocabulary(data_dir)
+    vocabulary = pretrained.opened.vocabulary
     return FinetunePlan(recipe, run, None, task, vocabulary, pretrained, pretrained.identity())
 
 
@@ -148,7 +143,7 @@ def _recipe(
     recipe = load_recipe(recipe_name, changes, base)
     if not recipe.finetune.task:
         raise _no_task()
-    _require_fit(pretrained.recipe, recipe)
+    _require_fit(pretrained.opened.recipe, recipe)
     if recipe.finetune.drop_last_layer:
         kept_layers(recipe)
     task = open_task(recipe.finetune.task, data_dir)
@@ -166,8 +161,9 @@ def _recipe(
 def _keeps_router(pretrained: Pretrained, recipe_name: str, changes: Sequence[str]) -> bool:
     """Whether a recipe leaves the checkpoint's router in its place."""
     base = {**pretrained.settings(keep_router=False), "train": {"steps": UNKNOWN_STEPS}}
+    before = pretrained.opened.recipe.moe.router
     try:
-        return load_recipe(recipe_name, changes, base).moe.router == pretrained.recipe.moe.router
+        return load_recipe(recipe_name, changes, base).moe.router == before
     except UserError:
         return True  # whatever is wrong is said when it is loaded for use
 
@@ -200,21 +196,16 @@ def _go_on(
             where=str(run.path),
             hint=f"Go on with it by simsmoe pretrain --resume {shlex.quote(str(run.path))}.",
         )
+    before = checkpoint.recipe_of(start, state)
     recipe = wanted or load_recipe(str(run.recipe), overrides)
-    task = open_task_of(state, recipe.finetune.task, data_dir)
+    opened = OpenedRun(run, "last", start, state, before, data_dir)
+    task = opened.task()
     _, steps = _steps(recipe, task)
     train = recipe.train.model_copy(update={"steps": steps})
     recipe = recipe.model_copy(update={"train": train})
-    require_same_course(run, checkpoint.recipe_of(start, state), recipe, state["step"])
-    vocabulary = Vocabulary.of_run(run, state)
-    return FinetunePlan(recipe, run, start, task, vocabulary, None, state["pretrained"], notes)
-
-
-def open_task_of(state: dict[str, Any], name: str, data_dir: Path) -> Task:
-    """The task of a fine-tuned run: by its name, or where it was."""
-    trained_on = Path(state["task"]["path"])
-    by_name = (data_dir / name).is_dir() or not trained_on.is_dir()
-    return open_task(name, data_dir) if by_name else Task.open(trained_on)
+    require_same_course(run, before, recipe, state["step"])
+    origin = state["pretrained"]
+    return FinetunePlan(recipe, run, start, task, opened.vocabulary, None, origin, notes)
 
 
 def _steps(recipe: Recipe, task: Task) -> tuple[int, int]:

@@ -17,15 +17,13 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.classifier import Classifier
-from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.routers import section_name
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run.checkpoint import weights_name
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.run.vocabulary import Vocabulary
+from simsmoe_cli.run.opened import OpenedRun
 
 HEAD, SIMILARITY, ROUTER = "classifier.", ".similarity.", ".moe.router."
 
@@ -35,48 +33,34 @@ class Pretrained:
     """A checkpoint of a language model.
 
     Attributes:
-        run: it belongs to.
-        folder: of the checkpoint, or best/.
-        state: its state.
-        recipe: it was trained with.
+        opened: the run, its state and its recipe.
     """
 
-    run: RunDir
-    folder: Path
-    state: Mapping[str, Any]
-    recipe: Recipe
+    opened: OpenedRun
 
     @classmethod
-    def open(cls, run: RunDir, which: str) -> Pretrained:
+    def open(cls, run: RunDir, which: str, data_dir: Path) -> Pretrained:
         """The checkpoint "best", "last" or of a step.
 
         Raises:
             UserError: there is none, it is damaged, or it is of a classifier.
         """
-        folder = checkpoint.find(run, which)
-        state = checkpoint.read_state(folder)
-        if "task" in state:
-            raise UserError(
-                f"this run is fine-tuned already, on {state['task']['name']}",
-                where=str(run.path),
-                hint=f"Start from the run it came from: {state['pretrained']['run']}.",
-            )
-        recipe = checkpoint.recipe_of(folder, state)
-        file = folder / checkpoint.weights_name(state)
-        weights.require_model(file, lambda: LanguageModel(recipe, state["vocab_size"]))
-        return cls(run, folder, state, recipe)
+        opened = OpenedRun.open(run, which, data_dir)
+        opened.require_language_model()
+        opened.require_model()
+        return cls(opened)
 
     @property
     def weights(self) -> str:
         """Name of the file with the weights."""
-        return checkpoint.weights_name(self.state)
+        return weights_name(self.opened.state)
 
     def identity(self) -> dict[str, Any]:
         """What a fine-tuned run remembers of it."""
         return {
-            "run": self.run.name,
-            "step": self.state["step"],
-            "sha256": self.state["sha256"][self.weights],
+            "run": self.opened.run.name,
+            "step": self.opened.step,
+            "sha256": self.opened.state["sha256"][self.weights],
         }
 
     def settings(self, *, keep_router: bool = True) -> dict[str, Any]:
@@ -85,10 +69,11 @@ class Pretrained:
         Args:
             keep_router: with the settings of the router; without, where it gives way to another.
         """
-        idle = self.recipe.idle_sections | {"name", "description", "source"}
-        settings = self.recipe.model_dump(exclude={*idle, "train", "eval", "finetune"})
-        moe, router = self.recipe.router_settings.continued(
-            self.recipe.moe, self.state["step"], self.recipe.train.steps
+        recipe = self.opened.recipe
+        idle = recipe.idle_sections | {"name", "description", "source"}
+        settings = recipe.model_dump(exclude={*idle, "train", "eval", "finetune"})
+        moe, router = recipe.router_settings.continued(
+            recipe.moe, self.opened.step, recipe.train.steps
         )
         settings["moe"] = moe.model_dump()
         section = section_name(moe.router)
@@ -97,27 +82,6 @@ class Pretrained:
         elif not keep_router:
             settings.pop(section, None)
         return settings
-
-    def vocabulary(self, data_dir: Path) -> Vocabulary:
-        """The tokenizer of the corpus it was trained on.
-
-        Args:
-            data_dir: where the corpus is looked for by name, before the place it had in training.
-
-        Raises:
-            UserError: it is not there, or has another vocabulary now.
-        """
-        name, trained_on = self.recipe.data.corpus, Path(self.state["store"])
-        by_name = is_store(data_dir / name) or not is_store(trained_on)
-        store = TokenStore.open(find_store(name, data_dir) if by_name else trained_on)
-        if store.manifest.vocabulary != self.state["vocabulary"]:
-            raise UserError(
-                "the corpus was prepared with another tokenizer or vocabulary than the run's",
-                where=str(store.path),
-                hint="Point --data-dir at the one it was trained on.",
-                code=EXIT_DATA,
-            )
-        return Vocabulary.of_store(store)
 
     def load_into(self, model: Classifier) -> list[str]:
         """Fill a classifier's backbone.
@@ -129,14 +93,16 @@ class Pretrained:
             UserError: the recipe asks for other shapes than the checkpoint has.
         """
         own = model.state_dict()
-        found = load_file(self.folder / self.weights, device=str(model.classifier.weight.device))
-        dropped = _dropped(self.recipe, len(model.layers))
+        found = load_file(
+            self.opened.folder / self.weights, device=str(model.classifier.weight.device)
+        )
+        dropped = _dropped(self.opened.recipe, len(model.layers))
         taken = {
             name: tensor
             for name, tensor in found.items()
             if not name.startswith(("output.", *dropped))
         }
-        router, before = model.recipe.moe.router, self.recipe.moe.router
+        router, before = model.recipe.moe.router, self.opened.recipe.moe.router
         fresh = [ROUTER] if router != before else []
         if _shapes(own, SIMILARITY) != _shapes(taken, SIMILARITY):
             fresh.append(SIMILARITY)
@@ -152,7 +118,7 @@ class Pretrained:
                 f"{len(differ)} tensors of the checkpoint do not fit the recipe, among them "
                 f"{name}: {_words(given.get(name))} in the checkpoint, {_words(wanted.get(name))} "
                 "in the model",
-                where=str(self.folder),
+                where=str(self.opened.folder),
                 hint="Leave the settings of the router as they were in pre-training.",
                 code=EXIT_DATA,
             )

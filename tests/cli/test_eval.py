@@ -17,6 +17,7 @@ from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run import weights
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import evaluation as evaluate_run
 from simsmoe_cli.train import session
@@ -251,9 +252,9 @@ def test_a_corpus_that_changed_is_not_taken_for_the_run_s(
     prepare("sources.txt", Path("data/sources"), vocab_from=corpus_dir / "sources")
     printed = refusal(capsys, EXIT_DATA, "bytes")
     assert "data/sources: the prepared corpus is not the one this run was trained on" in printed
-    advice = re.search(r"To evaluate on it all the same: (--data \S+)\n", printed)
+    advice = re.search(r"To evaluate on it all the same: simsmoe (eval .*)\n", printed)
     assert advice
-    assert evaluate(capsys, "bytes", *shlex.split(advice[1]))["tokens"] > 0
+    assert evaluate(capsys, *shlex.split(advice[1])[1:])["tokens"] > 0
 
 
 # Trouble
@@ -273,14 +274,14 @@ def test_damage_is_never_evaluated(capsys: Capture) -> None:
 def test_weights_that_give_no_number_are_still_json(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = evaluate_run.checkpoint.open_model
+    opened = weights.open_model
 
     def ruined(*arguments: Any) -> Any:
         model = opened(*arguments)
         model.output.weight.data[:] = torch.nan
         return model
 
-    monkeypatch.setattr(evaluate_run.checkpoint, "open_model", ruined)
+    monkeypatch.setattr(weights, "open_model", ruined)
     report = evaluate(capsys, "bytes")
     assert (report["loss_nats"], report["bpc"]) == (None, None)
 

@@ -145,7 +145,11 @@ def test_what_is_computed_cannot_change(capsys: Capture) -> None:
     [
         (["--task", "letters"], EXIT_USAGE, "--from: no pre-trained run is named. Name one"),
         (["--from", "bse", "--task", "letters"], EXIT_DATA, "no run 'bse'. Did you mean 'base'?"),
-        (["--from", "tuned", "--task", "letters"], EXIT_USAGE, "fine-tuned already, on letters"),
+        (
+            ["--from", "tuned", "--task", "letters"],
+            EXIT_USAGE,
+            "is a classifier, fine-tuned on letters",
+        ),
         (["--from", "base", "--task", "leters"], EXIT_DATA, "Did you mean 'letters'?"),
         (["--from", "base"], EXIT_USAGE, "--task: no task is named. Name one"),
         (["--from", "base", "--checkpoint", "3", "--task", "letters"], EXIT_DATA, "'3'"),

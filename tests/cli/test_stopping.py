@@ -21,9 +21,9 @@ from simsmoe_cli.export import folder as export
 from simsmoe_cli.files import atomic
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import dump_recipe
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import session
+from simsmoe_cli.train import device, session
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from simsmoe_cli.train.plan_pretraining import Plan
 from tests.fuzz.driving import contents
@@ -80,7 +80,7 @@ def stopped(capsys: Capture, *arguments: str, number: int = signal.SIGTERM) -> N
 
 
 MOMENTS = {
-    "planning": (session, "choose_device"),
+    "planning": (device, "choose_device"),
     "opening the corpus": (session, "open_store"),
     "building the model": (LanguageModel, "__init__"),
     "beginning": (session, "dump_recipe"),
@@ -103,7 +103,7 @@ def test_a_run_that_had_not_started_leaves_nothing(
 RESUMED = {
     "reading its state": (checkpoint, "read_state"),
     "building the model": (LanguageModel, "__init__"),
-    "restoring": (checkpoint, "load_weights"),
+    "restoring": (weights, "load_weights"),
     "in the first step": (LanguageModelling, "loss"),
 }
 
@@ -193,6 +193,6 @@ def test_it_waits_until_a_module_is_imported(
         found.append(slowly.done)
         time.sleep(60)
 
-    monkeypatch.setattr(session, "choose_device", importing)
+    monkeypatch.setattr(device, "choose_device", importing)
     stopped(capsys, "eval", "run")
     assert found == [1]

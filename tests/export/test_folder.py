@@ -16,7 +16,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from simsmoe_cli.export.folder import export, load_export
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.run.opened import Trained, open_trained
+from simsmoe_cli.run.opened import OpenedRun, open_language_model
 from tests.exported import drawn_run
 from tests.train.test_resume import PAPER_MODEL
 from tests.train.tiny import recipe
@@ -33,7 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def trained(tmp_path: Path, store: TokenStore) -> Trained:
+def trained(tmp_path: Path, store: TokenStore) -> OpenedRun:
     return drawn_run(tmp_path / "runs" / "modern", recipe(), store)
 
 
@@ -45,7 +45,7 @@ def test_what_is_read_back_is_the_same_model(name: str, tmp_path: Path, store: T
     model, tokenizer, context = load_export(tmp_path / "out")
     text = "def main(): return 1\n"
     tokens = torch.tensor([tokenizer.encode(text).tolist()])
-    expected = trained.model(CPU)(tokens, context=trained.context).logits
+    expected = trained.language_model(CPU)(tokens, context=trained.context()).logits
     assert torch.equal(model(tokens, context=context).logits, expected)
     assert expected.abs().max() > 1
     assert tokenizer.decode(tokens[0].tolist()) == text
@@ -70,7 +70,9 @@ def test_the_readme_tells_how_it_is_read(
     assert "Weights of step 3 of 8" in readme
 
 
-def test_the_command(tmp_path: Path, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tmp_path: Path, trained: OpenedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["export", "modern", str(tmp_path / "a/b"), "--runs-dir", str(tmp_path / "runs")]
     assert main.run(arguments) == 0
     assert capsys.readouterr().out == (
@@ -84,7 +86,7 @@ def test_the_command(tmp_path: Path, trained: Trained, capsys: pytest.CaptureFix
     assert "no checkpoint '9' in this run. Available: best" in capsys.readouterr().err
 
 
-def test_only_an_empty_folder_is_filled(tmp_path: Path, trained: Trained) -> None:
+def test_only_an_empty_folder_is_filled(tmp_path: Path, trained: OpenedRun) -> None:
     for name in ("file", "used"):
         out = tmp_path / name
         if name == "file":
@@ -100,13 +102,13 @@ def test_only_an_empty_folder_is_filled(tmp_path: Path, trained: Trained) -> Non
     assert export(trained, tmp_path / "empty", "simsmoe")
 
 
-def test_an_unknown_format(tmp_path: Path, trained: Trained) -> None:
+def test_an_unknown_format(tmp_path: Path, trained: OpenedRun) -> None:
     with pytest.raises(UserError, match=r"unknown format 'mixtrl'\. Did you mean 'mixtral'\?"):
         export(trained, tmp_path / "out", "mixtrl")
 
 
 def test_what_cannot_be_written_leaves_nothing(
-    tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trained: OpenedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> str:
         raise OSError(28, "No space left on device")
@@ -139,27 +141,28 @@ def test_a_model_that_is_no_mixtral_says_why(tmp_path: Path, store: TokenStore) 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_classifier_is_refused(tmp_path: Path, trained: Trained) -> None:
+def test_a_classifier_is_refused(tmp_path: Path, trained: OpenedRun) -> None:
     from simsmoe_cli.run import checkpoint
 
     task = {"name": "sst2", "labels": ["a", "b"], "fingerprint": "00", "path": "sst2"}
     state = {
         **trained.state,
+        "recipe": recipe(finetune={"task": "sst2"}).model_dump(mode="json"),
         "task": task,
         "tokenizer": {"kind": "bytes", "file": "tokenizer.json"},
         "pretrained": {"run": "run", "step": 4, "sha256": "00"},
     }
     del state["sha256"], state["step"]
     run = RunDir(tmp_path / "runs" / "classifier")
-    checkpoint.save_best(run, 3, trained.model(CPU), state)
+    checkpoint.save_best(run, 3, trained.language_model(CPU), state)
     with pytest.raises(UserError, match="this run is a classifier"):
-        open_trained(run, "best", tmp_path)
+        open_language_model(run, "best", tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("how", ["gone", "cut"])
 def test_a_damaged_export_is_no_traceback(
-    damage: str, how: str, tmp_path: Path, trained: Trained
+    damage: str, how: str, tmp_path: Path, trained: OpenedRun
 ) -> None:
     export(trained, tmp_path / "out", "simsmoe")
     file = tmp_path / "out" / damage
@@ -172,7 +175,7 @@ def test_a_damaged_export_is_no_traceback(
     assert caught.value.code == EXIT_DATA
 
 
-def test_an_export_of_another_version(tmp_path: Path, trained: Trained) -> None:
+def test_an_export_of_another_version(tmp_path: Path, trained: OpenedRun) -> None:
     export(trained, tmp_path / "out", "simsmoe")
     path = tmp_path / "out" / "config.json"
     config = json.loads(path.read_text())

@@ -12,7 +12,7 @@ import torch
 from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.export.folder import export
-from simsmoe_cli.run.opened import Trained
+from simsmoe_cli.run.opened import OpenedRun
 from tests.exported import drawn_run
 from tests.train.tiny import recipe
 
@@ -27,14 +27,14 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def exported(tmp_path: Path, store: TokenStore, **changes: dict[str, Any]) -> Trained:
+def exported(tmp_path: Path, store: TokenStore, **changes: dict[str, Any]) -> OpenedRun:
     """A model with every weight drawn, exported to the folder `out`."""
     trained = drawn_run(tmp_path / "run", recipe(**changes), store)
     export(trained, tmp_path / "out", "mixtral")
     return trained
 
 
-def tokens_of(trained: Trained, text: str) -> torch.Tensor:
+def tokens_of(trained: OpenedRun, text: str) -> torch.Tensor:
     return torch.tensor([trained.store.tokenizer.encode(text).tolist()])
 
 
@@ -48,7 +48,7 @@ def test_the_same_logits(name: str, tmp_path: Path, store: TokenStore) -> None:
     theirs, report = MixtralForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report.values())
     with torch.no_grad():
-        ours = trained.model(torch.device("cpu"))(tokens).logits
+        ours = trained.language_model(torch.device("cpu"))(tokens).logits
         logits = theirs(tokens).logits
         torch.testing.assert_close(logits, ours, atol=1e-4, rtol=0)
         # The comparison sees what it should: large logits, and the window.
@@ -65,7 +65,7 @@ def test_the_readme_tells_how_it_is_read(
     (program,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
     scope: dict[str, Any] = {}
     exec(program, scope)
-    ours = trained.model(torch.device("cpu"))(tokens_of(trained, "a text")).logits
+    ours = trained.language_model(torch.device("cpu"))(tokens_of(trained, "a text")).logits
     torch.testing.assert_close(scope["logits"], ours, atol=1e-4, rtol=0)
     ids = scope["tokenizer"](TEXT).input_ids
     assert ids == tokens_of(trained, TEXT)[0].tolist()

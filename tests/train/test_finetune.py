@@ -461,7 +461,7 @@ def test_settings_of_fine_tuning_mean_nothing_in_pre_training() -> None:
 def test_a_fine_tuned_run_is_no_start(finetune: Make, data_dir: Path) -> None:
     run = finetune("finetune.epochs=1")
     run.train()
-    with pytest.raises(UserError, match="fine-tuned already, on letters"):
+    with pytest.raises(UserError, match="is a classifier, fine-tuned on letters"):
         planned(run.run, data_dir)
 
 

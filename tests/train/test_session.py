@@ -25,7 +25,7 @@ from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.load import dump_recipe, load_recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import session
+from simsmoe_cli.train import device, session
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.plan_pretraining import plan_training
 from tests.train.tiny import events, recipe
@@ -388,8 +388,8 @@ def test_out_of_memory_names_as_few_micro_batches_as_fit(
     """By the estimate of --dry-run, with room to spare for what it leaves out."""
     vocabulary = TokenStore.open(corpus_dir / "sources").manifest.vocab_size
     needed = measure(recipe(train={"micro_batches": fits or 4}), vocabulary).training_bytes
-    room = needed / session.ROOM_TO_PLAN_WITH + (1 if fits else -1)
-    monkeypatch.setattr(session, "device_memory", lambda device: room)
+    room = needed / device.ROOM_TO_PLAN_WITH + (1 if fits else -1)
+    monkeypatch.setattr(device, "device_memory", lambda device: room)
     monkeypatch.setattr(Trainer, "_train_step", lambda self: out_of_torch_memory())
     assert pretrain("--name", "mine") == EXIT_OUT_OF_MEMORY
     said = error(capsys)

@@ -6,13 +6,9 @@ on its task; either must be the one that the checkpoint names, so that held-out 
 
 from __future__ import annotations
 
-import hashlib
 import re
-import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -21,67 +17,13 @@ from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.measure.training_history import read_history
 from simsmoe_cli.collapse.sources.base import LayerSpec
 from simsmoe_cli.collapse.sources.run import CorpusSource, RunSource, TaskSource
-from simsmoe_cli.data.store import TokenStore, find_store, is_store
 from simsmoe_cli.data.tasks.encode import encode
-from simsmoe_cli.data.tasks.store import Task, is_task, open_task
-from simsmoe_cli.data.tokenizers.base import Tokenizer
-from simsmoe_cli.data.tokenizers.names import tokenizer_class
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
-from simsmoe_cli.model.classifier import Classifier
-from simsmoe_cli.model.language_model import Backbone, LanguageModel
-from simsmoe_cli.moe.layer import portable
-from simsmoe_cli.moe.routers.base import StepContext
-from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.checkpoint_state import STATE
 from simsmoe_cli.run.folder import RunDir
-
-M = TypeVar("M", bound=Backbone)
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A checkpoint before its model is built."""
-
-    run: RunDir
-    asked_for: str
-    folder: Path
-    state: dict[str, Any]
-    recipe: Recipe
-    data_dir: Path
-    device: torch.device
-
-    @property
-    def context(self) -> StepContext:
-        return StepContext(step=self.state["step"], total_steps=self.recipe.train.steps)
-
-    def model(self, make: Callable[[], M]) -> M:
-        """The model with its weights."""
-        return weights.open_model(self.folder, self.state, make, self.device)
-
-    def facts(self, model: Backbone) -> dict[str, Any]:
-        """What a source tells of the model."""
-        names = {module: name for name, module in model.named_modules()}
-        recipe = self.recipe
-        return {
-            "subject": Subject(
-                kind="run",
-                name=self.run.name,
-                recipe=recipe.name,
-                router=recipe.moe.router,
-                similarity=recipe.similarity.preset,
-                settings=recipe.model_dump(mode="json"),
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
-                checkpoint=self.asked_for,
-                step=self.state["step"],
-                seed=recipe.train.seed,
-                simsmoe=__version__,
-                torch=torch.__version__,
-            ),
-            "layers": [LayerSpec(names[layer], recipe.moe.experts) for layer in model.moe_layers],
-            "block": recipe.train.block,
-            "history": read_history(self.run.events),
-        }
+from simsmoe_cli.run.opened import OpenedRun
 
 
 def checkpoints(run: RunDir, which: str) -> list[str]:
@@ -125,23 +67,20 @@ def open_run(
         UserError: no such checkpoint, split, corpus or task, another one, or a model without
             experts.
     """
-    folder = checkpoint.find(run, which)
-    state = checkpoint.read_state(folder)
-    recipe = checkpoint.recipe_of(folder, state)
-    opened = _Opened(run, which, folder, state, recipe, data_dir, device)
-    if "g" not in recipe.model.pattern:
+    opened = OpenedRun.open(run, which, data_dir)
+    if "g" not in opened.recipe.model.pattern:
         raise UserError(
             "this model has no experts, so none can be alike",
             where=str(run.path),
             hint="model.pattern needs a 'g'.",
             code=EXIT_DATA,
         )
-    return _on_task(opened, split) if "task" in state else _on_corpus(opened, split)
+    return (_on_task if opened.fine_tuned else _on_corpus)(opened, split, device)
 
 
-def _on_corpus(opened: _Opened, split: str) -> CorpusSource:
+def _on_corpus(opened: OpenedRun, split: str, device: torch.device) -> CorpusSource:
     """A language model and its corpus."""
-    store = _corpus(opened)
+    store = opened.corpus()
     if split not in store.manifest.splits:
         raise UserError(
             f"no split '{split}'", where="--split", hint=nearest(split, store.manifest.splits)
@@ -153,32 +92,29 @@ def _on_corpus(opened: _Opened, split: str) -> CorpusSource:
             hint="Prepare more text, or choose another --split.",
             code=EXIT_DATA,
         )
-    recipe = portable(opened.recipe, opened.device)
-    size = opened.state["vocab_size"]
-    model = opened.model(lambda: LanguageModel(recipe, size))
+    model = opened.language_model(device)
     return CorpusSource(
         model,
-        opened.context,
+        opened.context(),
         store,
         corpus=store.manifest.name,
         split=split,
         unit=store.manifest.unit,
         notes=[_without_folder(note) for note in store.manifest.warnings],
-        **opened.facts(model),
+        **_facts(opened, model),
     )
 
 
-def _on_task(opened: _Opened, split: str) -> TaskSource:
+def _on_task(opened: OpenedRun, split: str, device: torch.device) -> TaskSource:
     """A classifier and its task."""
-    state, recipe = opened.state, portable(opened.recipe, opened.device)
-    task = _task(opened)
+    task, recipe = opened.task(), opened.recipe
     if split == "test":
         split = task.reported
     if split not in task.manifest.splits:
         raise UserError(
             f"no split '{split}'", where="--split", hint=nearest(split, task.manifest.splits)
         )
-    tokenizer = _tokenizer(opened)
+    tokenizer = opened.tokenizer
     texts = encode(task.split(split), tokenizer, recipe.train.block, recipe.finetune.keep)
     notes = [_without_folder(note) for note in task.manifest.warnings]
     if texts.cut:
@@ -188,8 +124,8 @@ def _on_task(opened: _Opened, split: str) -> TaskSource:
         )
     if texts.unknown is not None:
         notes.append(str(texts.unknown))
-    model = opened.model(lambda: Classifier(recipe, state["vocab_size"], len(task.labels)))
-    facts = opened.facts(model)
+    model = opened.classifier(device)
+    facts = _facts(opened, model)
     if not facts["layers"]:
         raise UserError(
             "this classifier has no experts left, so none can be alike",
@@ -199,12 +135,12 @@ def _on_task(opened: _Opened, split: str) -> TaskSource:
         )
     return TaskSource(
         model,
-        opened.context,
+        opened.context(),
         tokenizer,
         texts,
         corpus=task.name,
         split=split,
-        unit=state["unit"],
+        unit=opened.unit,
         notes=notes,
         **facts,
     )
@@ -219,52 +155,26 @@ def _without_folder(note: str) -> str:
     return re.sub(r"(?<!\S)[/~]\S*/", "", note)
 
 
-def _corpus(opened: _Opened) -> TokenStore:
-    """The corpus a checkpoint was trained on, by name or where it was then."""
-    name, trained_on = opened.recipe.data.corpus, Path(opened.state["store"])
-    by_name = is_store(opened.data_dir / name) or not is_store(trained_on)
-    store = TokenStore.open(find_store(name, opened.data_dir) if by_name else trained_on)
-    if store.manifest.fingerprint != opened.state["corpus"]:
-        raise _another("corpus", store.path, trained_on)
-    return store
-
-
-def _task(opened: _Opened) -> Task:
-    """The task a checkpoint was fine-tuned on, by name or where it was then."""
-    known = opened.state["task"]
-    name, trained_on = opened.recipe.finetune.task, Path(known["path"])
-    by_name = is_task(opened.data_dir / name) or not is_task(trained_on)
-    task = open_task(name, opened.data_dir) if by_name else Task.open(trained_on)
-    if task.manifest.fingerprint != known["fingerprint"]:
-        raise _another("task", task.path, trained_on)
-    return task
-
-
-def _another(what: str, found: Path, trained_on: Path) -> UserError:
-    return UserError(
-        f"the prepared {what} is not the one this run was trained on, so its held-out text may "
-        "have been trained on",
-        where=str(found),
-        hint="Move it away, or name the right place with --data-dir: the run's was "
-        f"{shlex.quote(str(trained_on.parent))}.",
-        code=EXIT_DATA,
-    )
-
-
-def _tokenizer(opened: _Opened) -> Tokenizer:
-    """The tokenizer that a fine-tuned run took along."""
-    known = opened.state["tokenizer"]
-    path = opened.run.path / known["file"]
-    why = "its checksum does not match"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        content, why = b"", str(error.strerror)
-    if hashlib.sha256(content).hexdigest() != opened.state["vocabulary"]:
-        raise UserError(
-            f"damaged tokenizer: {why}",
-            where=str(path),
-            hint="Copy it from the corpus the model was pre-trained on.",
-            code=EXIT_DATA,
-        )
-    return tokenizer_class(known["kind"]).load(content)
+def _facts(opened: OpenedRun, model: Backbone) -> dict[str, Any]:
+    """What a source tells of the model."""
+    names = {module: name for name, module in model.named_modules()}
+    recipe = opened.recipe
+    return {
+        "subject": Subject(
+            kind="run",
+            name=opened.run.name,
+            recipe=recipe.name,
+            router=recipe.moe.router,
+            similarity=recipe.similarity.preset,
+            settings=recipe.model_dump(mode="json"),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            checkpoint=opened.which,
+            step=opened.step,
+            seed=recipe.train.seed,
+            simsmoe=__version__,
+            torch=torch.__version__,
+        ),
+        "layers": [LayerSpec(names[layer], recipe.moe.experts) for layer in model.moe_layers],
+        "block": recipe.train.block,
+        "history": read_history(opened.run.events),
+    }

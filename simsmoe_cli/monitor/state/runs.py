@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shlex
 import stat
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.monitor.read.head_tail import head_and_tail
 from simsmoe_cli.monitor.state.run import RunHistory, Status
+from simsmoe_cli.run.find import list_runs
 from simsmoe_cli.run.folder import RunDir
 
 
@@ -52,7 +51,7 @@ class RunSummary:
 def find_runs(runs_dir: Path, now: float | None = None) -> list[RunSummary]:
     """The runs of a folder, the one written to last first; empty where there is no folder."""
     now = time.time() if now is None else now
-    found = [summarise(folder, now) for folder in folders(runs_dir)]
+    found = [summarise(folder, now) for folder in list_runs(runs_dir)]
     return sorted(found, key=lambda run: (-run.modified, run.name))
 
 
@@ -96,53 +95,3 @@ def _summary(folder: Path, size: int, mtime_ns: int) -> tuple[RunSummary, float,
         similarity=history.similarity,
     )
     return summary, history.last_time, history.patience_s
-
-
-def resolve(run: str | Path, runs_dir: Path) -> Path:
-    """The run folder of a name under `runs_dir`, or of a path; its events.jsonl will do.
-
-    Raises:
-        UserError: there is none; names the nearest.
-    """
-    for path in (runs_dir / run, Path(run).absolute()):
-        if path.name == "events.jsonl" and path.is_file():
-            return path.parent
-        if not path.is_dir():
-            continue
-        if _is_run(path) or not (inside := find_runs(path)):
-            return path
-        raise UserError(
-            "this is a folder of runs, not a run",
-            where=str(path),
-            hint=f"Choose one of them by --runs-dir {shlex.quote(str(path))} "
-            f"{shlex.quote(inside[0].name)}, or look at all without a name.",
-            code=EXIT_DATA,
-        )
-    known = [entry.name for entry in folders(runs_dir)]
-    raise UserError(
-        f"no run '{run}'", where=str(runs_dir), hint=nearest(Path(run).name, known), code=EXIT_DATA
-    )
-
-
-def expected(run: str | Path, runs_dir: Path) -> Path:
-    """Where a run is or will be: as `resolve`, but a run that does not exist yet is one below
-    `runs_dir`, or the path given if it has several parts."""
-    if any(path.exists() for path in (runs_dir / run, Path(run))):
-        return resolve(run, runs_dir)
-    return runs_dir / run if len(Path(run).parts) == 1 else Path(run)
-
-
-def folders(runs_dir: Path) -> list[Path]:
-    """Run folders of a folder but for those that cannot be read; empty where there is none."""
-    found = []
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(runs_dir):
-            with contextlib.suppress(OSError):
-                if _is_run(Path(entry.path)):
-                    found.append(Path(entry.path))
-    return found
-
-
-def _is_run(folder: Path) -> bool:
-    run = RunDir(folder)
-    return run.events.exists() or run.recipe.exists()

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.monitor.state.runs import RunSummary, expected, find_runs, resolve
+from simsmoe_cli.monitor.state.runs import RunSummary, find_runs
 from simsmoe_cli.run.events import EventLog
 from tests.monitor.made_run import BEGAN, STEP_S, write_run
 
@@ -123,31 +122,3 @@ def test_the_list_follows_what_changes(tmp_path: Path) -> None:
     log.emit({"kind": "train", "step": 2, "loss_nats": 1.0})
     assert only(tmp_path, BEGAN).step == 2
     log.close()
-
-
-def test_a_run_is_found_by_name_path_and_events(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "runs" / "a-run", until=50)
-    runs_dir = tmp_path / "runs"
-    for given in ("a-run", str(folder), f"{folder}/", str(folder / "events.jsonl")):
-        assert resolve(given, runs_dir) == folder
-
-
-def test_a_name_that_is_none_names_the_nearest(tmp_path: Path) -> None:
-    write_run(tmp_path / "quickstart-smoe", until=50)
-    with pytest.raises(UserError, match="Did you mean 'quickstart-smoe'") as caught:
-        resolve("quikstart-smoe", tmp_path)
-    assert caught.value.code == EXIT_DATA
-
-
-def test_a_folder_of_runs_is_no_run(tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "one", until=50)
-    for find in (resolve, expected):
-        with pytest.raises(UserError, match=r"a folder of runs.* --runs-dir .*one"):
-            find(str(tmp_path / "runs"), tmp_path)
-
-
-def test_a_run_that_is_yet_to_come_is_expected_where_it_will_be(tmp_path: Path) -> None:
-    write_run(tmp_path / "here", until=50)
-    assert expected("here", tmp_path) == tmp_path / "here"
-    assert expected("soon", tmp_path) == tmp_path / "soon"
-    assert expected("/elsewhere/soon", tmp_path) == Path("/elsewhere/soon")

@@ -1,14 +1,12 @@
 """What was given instead of the folder of a Hugging Face model, and what to do about it.
 
-A LoRA adapter, a GGUF file, a pipeline, a download cache, a folder of models, a single file, or the
-name of a repository on the Hub: each gets an error that says what it is. Importing this module
-imports no torch.
+A LoRA adapter, a GGUF file, a pipeline, a download cache, a folder of models or a single file: each
+gets an error that says what it is. Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MOST_JSON = 2**28  # bytes; the index of the largest models is a fiftieth of that
-REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def other_folder(folder: Path) -> UserError | None:
@@ -81,20 +78,6 @@ def other_file(path: Path) -> UserError:
         f"this is {what}, and a report needs a folder",
         path,
         "Give a run folder, or a model's: config.json, all its safetensors and its tokenizer.",
-    )
-
-
-def repository(name: str) -> UserError | None:
-    """The error for the name of a repository on the Hub; None for another kind of name."""
-    if not REPOSITORY.fullmatch(name):
-        return None
-    short = name.split("/")[1]
-    return UserError(
-        "no such folder, and nothing is downloaded",
-        where=name,
-        hint=f"If this is a model on the Hugging Face Hub, download it: "
-        f"hf download {name} --local-dir {short}, and give {short}.",
-        code=EXIT_DATA,
     )
 
 

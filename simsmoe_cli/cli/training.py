@@ -1,0 +1,110 @@
+"""What `simsmoe pretrain` and `simsmoe finetune` share: from a plan to a trained run, on screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import typer
+
+from simsmoe_cli.cli.options import DATA_DIR, shell
+from simsmoe_cli.cli.progress import TrainingView
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from simsmoe_cli.recipe.schema import Recipe
+    from simsmoe_cli.run.folder import RunDir
+
+S = TypeVar("S")
+
+
+class Planned(Protocol):
+    """A plan of either command."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def run(self) -> RunDir: ...
+
+    @property
+    def resume_from(self) -> Path | None: ...
+
+
+def ready_device(recipe: Recipe, name: str, *, deterministic: bool) -> torch.device:
+    """The device of --device, set up to train a recipe.
+
+    Raises:
+        UserError: there is no such device, or the recipe's experts do not run on it.
+    """
+    from simsmoe_cli.moe.layer import expert_backend
+    from simsmoe_cli.train.device import be_deterministic, choose_device
+
+    device = choose_device(name)
+    expert_backend(recipe).require(device)
+    if deterministic:
+        be_deterministic()
+    return device
+
+
+def carry_out(
+    command: str,
+    plan: Planned,
+    device: torch.device,
+    screen: Console,
+    *,
+    doing: str,
+    vocab_size: int,
+    train: Callable[[TrainingView], S],
+    summary: Callable[[S], str],
+    longer: str,
+    data_dir: Path,
+    as_json: bool,
+) -> None:
+    """Train as planned, showing how it comes along, what came of it and what to do next.
+
+    Args:
+        command: "pretrain" or "finetune".
+        doing: what is done, in words, as "training quickstart".
+        train: trains, telling the view.
+        summary: what came of it, in one line.
+        longer: the setting that trains for twice as long, as "train.steps=200".
+        as_json: print events as JSON lines, and nothing else on stdout.
+
+    Raises:
+        typer.Exit: it was stopped by a signal, and saved.
+    """
+    from simsmoe_cli.model.precision import device_in_words
+    from simsmoe_cli.model.size import memory_of, require_possible
+    from simsmoe_cli.train.signals import Stopped
+
+    recipe, run = plan.recipe, plan.run.path
+    require_possible(recipe, vocab_size, memory_of(device))
+    start = device_in_words(recipe.train.precision, device)
+    if plan.resume_from is not None:
+        start = f"{device}, from {plan.resume_from.name}"
+    screen.print(f"{doing} in {run} on {start}", soft_wrap=True)
+    elsewhere = () if data_dir == DATA_DIR else ("--data-dir", data_dir)
+    go_on = ("simsmoe", command, *elsewhere, "--resume", run)
+    view = TrainingView(screen, recipe.train.steps, run=plan.run, as_json=as_json)
+    try:
+        with view:
+            result = train(view)
+    except Stopped as stop:
+        screen.print(
+            f"stopped at step {stop.step} and saved; go on with: {shell(*go_on)}", soft_wrap=True
+        )
+        raise typer.Exit(stop.code) from None
+    if as_json:
+        return
+    screen.print(f"\n{summary(result)}")
+    screen.print(
+        "\ntry next:",
+        f"  {shell('simsmoe', 'eval', run, *elsewhere)}",
+        f"  {shell(*go_on, '--set', longer)}",
+        sep="\n",
+        soft_wrap=True,
+    )

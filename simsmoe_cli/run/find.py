@@ -1,0 +1,172 @@
+"""Which run a command means: one rule for all commands, without torch.
+
+A run is given as its name below --runs-dir, as the path of its folder, or as the path of its
+events.jsonl. A name comes before a path. Whatever else is given (a folder of runs, a checkpoint, a
+file, the name of a repository on the Hugging Face Hub, a misspelt name) is refused with a hint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+from pathlib import Path
+
+from simsmoe_cli.errors import EXIT_DATA, UserError, closest, nearest, printable
+from simsmoe_cli.run.folder import RunDir
+
+# As huggingface_hub allows them: OWNER/NAME, which is not a path that leads out of a folder.
+REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+HUGGINGFACE_CONFIG = "config.json"
+
+
+def find_run(given: str | Path, runs_dir: Path) -> RunDir:
+    """The run that a command means.
+
+    Args:
+        given: its name, the path of its folder, or that of its events.jsonl.
+        runs_dir: where run folders lie.
+
+    Raises:
+        UserError: there is none; says what was given instead, or names the nearest.
+    """
+    run = RunDir(find_folder(given, runs_dir))
+    require_run(run)
+    return run
+
+
+def find_folder(given: str | Path, runs_dir: Path) -> Path:
+    """As `find_run`, but the folder may also hold something else, or nothing yet: a model of
+    Hugging Face, a report, or a run that has not begun."""
+    for path in _meant(given, runs_dir):
+        if path.name == "events.jsonl" and path.is_file():
+            return path.parent
+        if path.is_dir():
+            _require_no_part_of_a_run(path)
+            _require_no_folder_of_runs(path)
+            return path
+        if path.is_file():
+            raise UserError(
+                "this is a file, not a run",
+                where=str(given),
+                hint="Give the folder of a run.",
+                code=EXIT_DATA,
+            )
+    known = [path.name for path in list_runs(runs_dir)]
+    if REPOSITORY.fullmatch(str(given)) and not closest(Path(given).name, known):
+        raise _not_downloaded(str(given))
+    raise UserError(
+        f"no run '{printable(given)}'",
+        where=str(runs_dir),
+        hint=nearest(Path(given).name, known),
+        code=EXIT_DATA,
+    )
+
+
+def find_checkpoint(given: str | Path, runs_dir: Path) -> tuple[RunDir, Path | None]:
+    """The run to go on with, and the folder of its checkpoint if that is what was given.
+
+    Args:
+        given: as of `find_run`, or the path of a folder in a run's checkpoints/.
+        runs_dir: where run folders lie.
+
+    Raises:
+        UserError: as `find_run`.
+    """
+    for path in _meant(given, runs_dir):
+        folder = Path(os.path.abspath(path))
+        if folder.parent.name == "checkpoints" and RunDir(folder.parent.parent).path.is_dir():
+            return RunDir(folder.parent.parent), folder
+    return find_run(given, runs_dir), None
+
+
+def expected_folder(given: str | Path, runs_dir: Path) -> Path:
+    """Where a run is or will be: as `find_folder`, but what does not exist yet is expected below
+    `runs_dir`, or at the path given if that has several parts."""
+    if any(path.exists() for path in _meant(given, runs_dir)):
+        return find_folder(given, runs_dir)
+    return runs_dir / given if len(Path(given).parts) == 1 else Path(given)
+
+
+def list_runs(runs_dir: Path) -> list[Path]:
+    """The run folders in a folder but for those that cannot be read, by name; empty where there is
+    no such folder."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(runs_dir):
+            with contextlib.suppress(OSError):
+                if is_run(Path(entry.path)):
+                    found.append(Path(entry.path))
+    return sorted(found)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a training began in a folder."""
+    run = RunDir(folder)
+    return run.events.exists() or run.recipe.exists()
+
+
+def require_run(run: RunDir) -> None:
+    """Raise a UserError, which says what it is instead, for a folder that no training made."""
+    if any(path.exists() for path in (run.recipe, run.events, run.checkpoints, run.best)):
+        return
+    if (run.path / HUGGINGFACE_CONFIG).is_file():
+        what = "this folder holds a model, not a run: it has config.json and no recipe.yaml"
+        hint = "Give a run folder. Only collapse-report reads models of Hugging Face."
+    else:
+        what, hint = "no run in this folder: it has no recipe.yaml", "Give a run folder."
+    raise UserError(what, where=str(run.path), hint=hint, code=EXIT_DATA)
+
+
+def _not_downloaded(repository: str) -> UserError:
+    name = repository.split("/")[1]
+    return UserError(
+        "no such run or folder, and nothing is downloaded",
+        where=repository,
+        hint="If this is a model on the Hugging Face Hub, only collapse-report takes it, as a "
+        f"folder: hf download {repository} --local-dir {name}, then simsmoe collapse-report {name}",
+        code=EXIT_DATA,
+    )
+
+
+def _meant(given: str | Path, runs_dir: Path) -> tuple[Path, Path]:
+    """What a text may stand for, in the order in which it is looked for."""
+    return runs_dir / given, Path(given).absolute()
+
+
+def _require_no_part_of_a_run(path: Path) -> None:
+    """Refuse a checkpoint, best/ and checkpoints/, which lie in a run."""
+    folder = Path(os.path.abspath(path))
+    for run, part in ((folder.parent, folder.name), (folder.parent.parent, folder.parent.name)):
+        if part in ("checkpoints", "best") and is_run(run):
+            step = re.fullmatch(r"step-0*([0-9]+)", folder.name)
+            which = step[1] if step else "best" if part == "best" else "last"
+            raise UserError(
+                "this is a part of a run, not a run",
+                where=str(path),
+                hint=f"Give the run, {shlex.quote(str(run))}, and choose its weights with "
+                f"--checkpoint {which}.",
+                code=EXIT_DATA,
+            )
+
+
+def _require_no_folder_of_runs(path: Path) -> None:
+    if is_run(path) or not (inside := list_runs(path)):
+        return
+    raise UserError(
+        "this is a folder of runs, not a run",
+        where=str(path),
+        hint=f"Choose one of them: --runs-dir {shlex.quote(str(path))} "
+        f"{shlex.quote(_newest(inside).name)}.",
+        code=EXIT_DATA,
+    )
+
+
+def _newest(runs: list[Path]) -> Path:
+    def modified(run: Path) -> float:
+        with contextlib.suppress(OSError):
+            return RunDir(run).events.stat().st_mtime
+        return 0.0
+
+    return max(runs, key=modified)

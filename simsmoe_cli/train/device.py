@@ -1,0 +1,88 @@
+"""The device to train or compute on: which, how much memory it has, and what to do without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError, is_out_of_memory
+from simsmoe_cli.model.precision import resolve_precision
+from simsmoe_cli.model.size import measure
+from simsmoe_cli.recipe.schema import Recipe
+
+# Of the memory of a device; the rest is for temporary tensors, which estimates leave out.
+ROOM_TO_PLAN_WITH = 0.7
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a --device value; "auto" takes CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device '{name}'", where="--device", hint="Use auto, cpu or cuda.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"no device '{name}' here", where="--device", hint="Use --device auto, or cpu."
+        )
+    return device
+
+
+def be_deterministic() -> None:
+    """Only algorithms that repeat bit for bit; an operation without one raises."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+
+
+@contextlib.contextmanager
+def clear_memory_errors(device: torch.device, hint: str | Callable[[], str]) -> Iterator[None]:
+    """Turn running out of memory, however it shows, into one UserError.
+
+    Args:
+        hint: what to do; a function is called only when memory has run out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = hint if isinstance(hint, str) else hint()
+        raise UserError(
+            f"out of memory on {device}", hint=advice, code=EXIT_OUT_OF_MEMORY
+        ) from error
+
+
+def micro_batches_that_fit(recipe: Recipe, vocab_size: int, device: torch.device) -> str:
+    """The fewest micro-batches a device has memory for, in words; empty if there are none, or if
+    it is not known how much memory there is."""
+    room = device_memory(device)
+    if room is None:
+        return ""
+    train = recipe.train
+    precision = resolve_precision(train.precision, device)
+    more = range(train.micro_batches + 1, train.batch + 1)
+    for micro_batches in (count for count in more if train.batch % count == 0):
+        changed = train.model_copy(update={"micro_batches": micro_batches, "precision": precision})
+        needed = measure(recipe.model_copy(update={"train": changed}), vocab_size).training_bytes
+        if needed < ROOM_TO_PLAN_WITH * room:
+            return (
+                f"Use --set train.micro_batches={micro_batches}, which takes about "
+                f"{needed / 2**30:.1f} of {room / 2**30:.1f} GiB. "
+            )
+    return ""
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes this process may take on a GPU, with what it has; None on other devices."""
+    if device.type != "cuda":
+        return None
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(index))
+    return min(allowed, free + torch.cuda.memory_reserved(index))

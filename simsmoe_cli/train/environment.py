@@ -1,0 +1,71 @@
+"""environment.json of a run: versions, machine and command of every session that trained it.
+
+It only informs: a file that cannot be read is kept aside, and training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simsmoe_cli import __version__
+from simsmoe_cli.files import atomic
+from simsmoe_cli.files.untrusted import Unreadable, read_json
+from simsmoe_cli.run.checkpoint import set_aside
+from simsmoe_cli.run.folder import RunDir
+
+
+def unreadable_sessions(run: RunDir) -> list[str]:
+    """What to say of an environment.json that cannot be read. It only informs."""
+    try:
+        _sessions(run)
+    except Unreadable as error:
+        return [f"{run.environment.name} {error}; it is kept aside, and training goes on"]
+    return []
+
+
+def record_session(run: RunDir, device: torch.device, resume_from: Path | None) -> None:
+    """Add this process to environment.json."""
+    sessions = []
+    if resume_from is not None:
+        try:
+            sessions = _sessions(run)
+        except Unreadable:
+            with contextlib.suppress(OSError):
+                set_aside(run.environment)
+    sessions.append(
+        {
+            "time": time.time(),
+            "command": sys.argv,
+            "resumed_from": resume_from.name if resume_from else None,
+            "simsmoe": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "pid": os.getpid(),
+        }
+    )
+    atomic.write(run.environment, json.dumps({"sessions": sessions}, indent=1))
+
+
+def _sessions(run: RunDir) -> list[Any]:
+    """What environment.json has of earlier sessions; Unreadable where it cannot be read."""
+    try:
+        content = read_json(run.environment)
+    except FileNotFoundError:
+        return []
+    sessions = content.get("sessions", []) if isinstance(content, dict) else None
+    if not isinstance(sessions, list):
+        raise Unreadable("holds no sessions")
+    return sessions

@@ -1,0 +1,91 @@
+"""What a resumed run goes on from, and what it may change: nothing that alters its computation."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.folder import RunDir
+
+# Fields a resumed run may change: how long and how often, and what mends a run that diverged.
+FREE_ON_RESUME = (
+    "description",
+    "source",
+    "train.steps",
+    "train.lr",
+    "train.clip_norm",
+    "train.log_every",
+    "train.validate_every",
+    "train.validate_blocks",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.probe_every",
+    "train.compile",
+    "moe.backend",
+    "eval",
+    "finetune.epochs",
+)
+
+
+def state_to_resume(run: RunDir, start: Path) -> dict[str, Any]:
+    """The state of a checkpoint to go on from.
+
+    Raises:
+        UserError: it cannot be read; names another one, as --resume takes it.
+    """
+    try:
+        return checkpoint.read_state(start)
+    except UserError as error:
+        others = [path for _, path in checkpoint.list_checkpoints(run) if path != start]
+        hint = (
+            f"Go on from another one: --resume {shlex.quote(str(others[-1]))}, or from the newest "
+            "that is whole: --resume auto."
+            if others
+            else "The run has no other checkpoint; start anew with another --name."
+        )
+        raise UserError(error.what, where=error.where, hint=hint, code=error.code) from None
+
+
+def require_same_course(run: RunDir, before: Recipe, recipe: Recipe, step: int) -> None:
+    """Raise a UserError unless what a resumed run computes is what it computed.
+
+    Args:
+        run: to go on with.
+        before: the recipe of its checkpoint.
+        recipe: the one to go on with.
+        step: of the checkpoint.
+    """
+    changed = [
+        f"{path} ({old!r} -> {new!r})"
+        for path, old, new in differences(before.model_dump(), recipe.model_dump())
+        if not any(path == free or path.startswith(f"{free}.") for free in FREE_ON_RESUME)
+    ]
+    if changed:
+        raise UserError(
+            f"a resumed run cannot change {', '.join(changed)}",
+            where=str(run.path),
+            hint="Start a new run with another --name, or resume with the settings of the run.",
+        )
+    if recipe.train.steps < step:
+        raise UserError(
+            f"the checkpoint is of step {step}, past the {recipe.train.steps} of training",
+            where="finetune.epochs" if recipe.finetune.task else "train.steps",
+            hint="Use more, or resume from an older checkpoint.",
+        )
+
+
+def differences(
+    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """Fields of two dumped recipes that differ: dotted path, old value, new value."""
+    found: list[tuple[str, Any, Any]] = []
+    for key, value in old.items():
+        if isinstance(value, dict):
+            found += differences(value, new[key], f"{prefix}{key}.")
+        elif value != new[key]:
+            found.append((prefix + key, value, new[key]))
+    return found

@@ -1,0 +1,92 @@
+"""Where a training writes: a new run folder, or that of the run it goes on with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.find import find_checkpoint
+from simsmoe_cli.run.folder import RunDir
+
+
+def find_place(
+    runs_dir: Path, base: str, name: str | None, resume: str | None
+) -> tuple[RunDir, Path | None, list[str]]:
+    """The folder of a run, its newest checkpoint if it is one to go on with, and what to say of
+    newer ones that cannot be read.
+
+    Args:
+        runs_dir: where run folders lie.
+        base: of the run's name; a number follows where it is taken.
+        name: the run's own, of which there is one; None numbers.
+        resume: None, or "auto".
+
+    Raises:
+        UserError: the name is taken, and the run is not to be resumed; or it is, and none of its
+            checkpoints can be read.
+    """
+    if resume == "auto":
+        existing = [RunDir(runs_dir / base)] if name else _numbered(runs_dir, base)
+        for run in reversed(existing):
+            if run.path.exists():
+                return run, *checkpoint.newest(run)
+        return RunDir(runs_dir / base), None, []
+    if name is None:
+        return _fresh(runs_dir, base), None, []
+    run = RunDir(runs_dir / name)
+    if run.recipe.exists() or run.events.exists():
+        raise UserError(
+            "this run folder already holds a run",
+            where=str(run.path),
+            hint="Go on with it by --resume auto, or choose another --name.",
+        )
+    return run, None, []
+
+
+def resumed(given: str, name: str | None, runs_dir: Path) -> tuple[RunDir, Path]:
+    """The run and the checkpoint to go on with.
+
+    Args:
+        given: of --resume; see `find_checkpoint`.
+        name: of --name, which is a UserError beside it.
+        runs_dir: where run folders lie.
+    """
+    if name is not None:
+        raise UserError(
+            "a run that is resumed by its path has its name",
+            where="--name",
+            hint="Leave it out, or use --resume auto.",
+        )
+    run, folder = find_checkpoint(given, runs_dir)
+    return run, folder or checkpoint.find(run, "last")
+
+
+def require_one_process() -> None:
+    """Refuse to train the same thing once per process."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes not in ("", "1"):
+        raise UserError(
+            f"training in {processes} processes is not supported",
+            where="WORLD_SIZE",
+            hint="Start one process, without torchrun.",
+        )
+
+
+def _numbered(runs_dir: Path, base: str) -> list[RunDir]:
+    """base, base-2, base-3 ... as far as they exist, oldest first."""
+    found = [runs_dir / base, *runs_dir.glob(f"{base}-*")]
+    numbers = {
+        int(path.name.removeprefix(base).lstrip("-") or 1): path
+        for path in found
+        if path.is_dir() and (path.name.removeprefix(f"{base}-").isdigit() or path.name == base)
+    }
+    return [RunDir(numbers[number]) for number in sorted(numbers)]
+
+
+def _fresh(runs_dir: Path, base: str) -> RunDir:
+    number = 1
+    while (path := runs_dir / (base if number == 1 else f"{base}-{number}")).exists():
+        number += 1
+    return RunDir(path)
