@@ -20,6 +20,12 @@ from torch.utils.hooks import RemovableHandle
 
 from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers, no_experts
 from simsmoe_cli.attach.hooks import AttachedLayer, Probe, Progress
+from simsmoe_cli.attach.settings import (
+    Similarity,
+    experts_per_token,
+    require_rows_alone,
+    similarity_settings,
+)
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.recipe.schedule import value_at
 from simsmoe_cli.recipe.similarity import SimilaritySettings
@@ -31,7 +37,7 @@ _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 def attach(
     model: nn.Module,
-    similarity: str | dict[str, Any] | SimilaritySettings = "calibrated",
+    similarity: Similarity = "calibrated",
     *,
     layers: Finder | None = None,
     total_steps: int | None = None,
@@ -57,7 +63,7 @@ def attach(
     Raises:
         UserError: the model has no expert layers, is attached already, or a setting is wrong.
     """
-    settings = _settings(similarity, total_steps)
+    settings = similarity_settings(similarity, total_steps)
     found = list((layers or find_expert_layers)(model))
     name = type(model).__name__
     if not found:
@@ -68,6 +74,7 @@ def attach(
             where=name,
             hint="Call detach() of the first handle, or use that handle.",
         )
+    require_rows_alone(found, name)
     for what, value in {"probe_every": probe_every, "log_every": log_every}.items():
         if value < 1:
             raise UserError(f"{what} must be 1 or more, and is {value}", where="attach")
@@ -103,7 +110,7 @@ class Handle:
         self._given: Tensor | None = None
         self._numbers: dict[str, float] = {}
         self._probes: dict[int, Probe] = {}
-        name, top_k = type(model).__name__, _top_k(model)
+        name, top_k = type(model).__name__, experts_per_token(model)
         self.layers = [
             AttachedLayer(layer, top_k, settings, self._progress, name, seed + place)
             for place, layer in enumerate(found)
@@ -236,33 +243,3 @@ class Handle:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _settings(
-    similarity: str | dict[str, Any] | SimilaritySettings, total_steps: int | None
-) -> SimilaritySettings | None:
-    """Checked settings; None where nothing is learned."""
-    if isinstance(similarity, str):
-        similarity = {"preset": similarity}
-    if isinstance(similarity, dict):
-        similarity = SimilaritySettings.model_validate(similarity)
-    if not similarity.enabled:
-        return None
-    if similarity.head != "none" and not similarity.head_frozen:
-        raise UserError(
-            f"a trained head ({similarity.head}) has no optimizer here",
-            where="similarity.head",
-            hint="Use head none, or head_frozen true.",
-        )
-    return similarity
-
-
-def _top_k(model: nn.Module) -> int | None:
-    """How many experts a token is sent to, as a configuration of transformers says."""
-    config = getattr(model, "config", None)
-    for part in (config, getattr(config, "text_config", None)):
-        for name in ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_top_k", "moe_k"):
-            value = getattr(part, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
-    return None

@@ -1,202 +1,30 @@
-"""attach: a foreign model gets the gradient of the similarity loss, and nothing else changes.
-
-Everything is compared with a loss written out by hand, on the model's own tensors.
-
-Shapes: T tokens, D width, N experts, K experts per token.
-"""
+"""attach: a foreign model gets the gradient of the similarity loss, and nothing else changes."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from simsmoe_cli.attach.find_layers import (
-    ExpertLayer,
-    PairedLayer,
-    RepeatedLayer,
-    find_expert_layers,
+from simsmoe_cli.attach.handle import attach
+from simsmoe_cli.errors import UserError
+from tests.attach.by_hand import (
+    EVERYTHING,
+    FAMILIES,
+    Seen,
+    attached,
+    batch,
+    by_hand,
+    checkpoint_layers,
+    cka,
+    gradients,
+    loss_of,
+    made,
+    require_equal,
 )
-from simsmoe_cli.attach.handle import Handle, attach
-from tests.collapse.sources.huggingface.families import VOCABULARY, families, tiny
-from tests.collapse.sources.huggingface.test_families import whole_model
-
-BATCH, BLOCK = 3, 40
-# All tokens are taken, so that nothing is drawn; all pairs are due in every batch.
-EVERYTHING = {"preset": "calibrated", "tokens": 10_000, "pairs": 10_000, "weight": 0.7}
-FAMILIES = {  # how experts are held, K, and what the router gives
-    "mixtral": {},
-    "olmoe": {"num_experts": 8, "num_experts_per_tok": 8},
-    "qwen3_moe": {"num_experts": 16, "num_experts_per_tok": 4},
-    "deepseek_v3": {},  # sigmoid with a bias for the choice, a shared expert
-    "gpt_oss": {},  # softmax over the chosen
-    "granitemoe": {},
-    "phimoe": {"router_jitter_noise": 0.0, "input_jitter_noise": 0.0},
-    "ernie4_5_moe": {},
-    "glm4_moe": {},
-    "jetmoe": {},  # two stacks
-    "llama4_text": {"num_experts_per_tok": 1},  # every row once per expert
-}
-
-
-def made(model_type: str, **changes: Any) -> nn.Module:
-    """A tiny random model in training mode whose router decides clearly and that drops nothing."""
-    torch.manual_seed(0)
-    config = tiny(families()[model_type], **{**FAMILIES[model_type], **changes})
-    model = whole_model(config)
-    assert model is not None
-    with torch.no_grad():
-        for layer in find_expert_layers(model):
-            for parameter in layer.router.parameters():
-                if parameter.ndim == 2:
-                    parameter.normal_(0, 0.4)
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-    return model.train()
-
-
-def batch(seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(1, VOCABULARY - 5, (BATCH, BLOCK), generator=generator)
-
-
-def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: part.grad.clone() for name, part in model.named_parameters() if part.grad is not None
-    }
-
-
-class Seen:
-    """What each layer's router chose and its experts were given, read with hooks of this test."""
-
-    def __init__(self, model: nn.Module):
-        self.layers = find_expert_layers(model)
-        self.x_TD: list[Tensor] = [torch.empty(0)] * len(self.layers)
-        self.index_TK: list[Tensor] = [torch.empty(0)] * len(self.layers)
-        for place, layer in enumerate(self.layers):
-            watched = layer.module if isinstance(layer, PairedLayer) else layer.experts
-            watched.register_forward_pre_hook(self._experts(place), with_kwargs=True)
-            layer.router.register_forward_hook(self._router(place))
-
-    def _experts(self, place: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-            layer = self.layers[place]
-            if type(layer) is ExpertLayer:
-                self.x_TD[place] = tensors[0].flatten(0, -2).detach()
-                (index,) = [t for t in tensors if not t.is_floating_point()]
-                self.index_TK[place] = index
-            elif isinstance(layer, PairedLayer):
-                self.x_TD[place] = tensors[0].flatten(0, -2).detach()
-
-        return hook
-
-    def _router(self, place: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            layer = self.layers[place]
-            if isinstance(layer, RepeatedLayer):
-                # One expert a token; the second best by the scores shares it.
-                self.x_TD[place] = args[0].flatten(0, -2).detach()
-                self.index_TK[place] = output[1].topk(2, dim=-1).indices
-            elif isinstance(layer, PairedLayer):
-                self.index_TK[place] = output[4].topk(2, dim=-1).indices
-
-        return hook
-
-    def expert(self, place: int, number: int) -> Tensor:
-        """One expert on all rows."""
-        layer, x_TD = self.layers[place], self.x_TD[place]
-        if isinstance(layer, (RepeatedLayer, PairedLayer)):
-            return layer.dense(x_TD)[number]
-        index_T1 = torch.full((len(x_TD), 1), number)
-        out: Tensor = layer.experts(x_TD, index_T1, torch.ones(len(x_TD), 1))
-        return out
-
-    def loss(self, threshold: float = 0.1) -> Tensor:
-        """The similarity loss of all layers: of every pair on the tokens both were sent, and on all
-        tokens, where it is above the threshold."""
-        total = torch.zeros(())
-        for place, layer in enumerate(self.layers):
-            index_TK = self.index_TK[place]
-            sent_TN = torch.zeros(len(index_TK), layer.number, dtype=torch.bool)
-            sent_TN.scatter_(1, index_TK, True)
-            outputs = [self.expert(place, number) for number in range(layer.number)]
-            for first in range(layer.number):
-                for second in range(first + 1, layer.number):
-                    shared_T = sent_TN[:, first] & sent_TN[:, second]
-                    if shared_T.sum() < 16:
-                        continue
-                    for rows_T in (shared_T, torch.ones_like(shared_T)):
-                        value = cka(outputs[first][rows_T], outputs[second][rows_T])
-                        if value > threshold:
-                            total = total + value
-        return total
-
-
-def cka(first_nD: Tensor, second_nD: Tensor) -> Tensor:
-    """Debiased linear CKA by the Gram matrices of Song et al. (2012), in float64."""
-
-    def hsic(left_nn: Tensor, right_nn: Tensor) -> Tensor:
-        n = len(left_nn)
-        left_nn, right_nn = (m - m.diag().diag() for m in (left_nn, right_nn))
-        ones = torch.ones(n, dtype=torch.float64)
-        both = ones @ left_nn @ ones * (ones @ right_nn @ ones) / ((n - 1) * (n - 2))
-        mixed = 2 / (n - 2) * (ones @ left_nn @ right_nn @ ones)
-        return ((left_nn * right_nn).sum() + both - mixed) / (n * (n - 3))
-
-    grams = [rows.double() @ rows.double().T for rows in (first_nD, second_nD)]
-    own = hsic(grams[0], grams[0]) * hsic(grams[1], grams[1])
-    return (hsic(*grams) / own.sqrt()).float()
-
-
-def by_hand(model: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:
-    """Gradients of the loop's loss plus the similarity loss, as a mean over batches."""
-    model = copy.deepcopy(model)
-    seen = Seen(model)
-    for ids in batches:
-        loss = loss_of(model, ids)
-        total = loss + EVERYTHING["weight"] * seen.loss()
-        (total / len(batches)).backward()
-    return gradients(model)
-
-
-def attached(
-    model: nn.Module, batches: list[Tensor], checkpointing: bool | None = None
-) -> tuple[dict[str, Tensor], Handle]:
-    """The same by a loop that knows nothing of the similarity loss.
-
-    Args:
-        checkpointing: None: none; else whether it is the reentrant one.
-    """
-    model = copy.deepcopy(model)
-    if checkpointing is not None:
-        checkpoint_layers(model, checkpointing)
-    handle = attach(model, EVERYTHING)
-    handle.loss_scale = 1 / len(batches)
-    for ids in batches:
-        (loss_of(model, ids) / len(batches)).backward()
-    handle.step()
-    return gradients(model), handle
-
-
-def require_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(
-            found[name], gradient, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -209,19 +37,6 @@ def test_the_gradient_is_that_of_an_explicit_loss(model_type: str) -> None:
     assert any((wanted[name] - without[name]).abs().max() > 1e-4 for name in without)
     found, _ = attached(model, [batch()])
     require_equal(found, wanted)
-
-
-def checkpoint_layers(model: nn.Module, reentrant: bool) -> None:
-    """Every decoder layer keeps its input alone and runs again in the backward pass."""
-
-    def checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            return checkpoint(partial(forward, **kwargs), *args, use_reentrant=reentrant)
-
-        return run
-
-    for layer in model.model.layers:
-        layer.forward = checkpointed(layer.forward)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -302,3 +117,251 @@ def test_learning_draws_nothing_from_the_users_generator() -> None:
         handle.step()
     assert handle.metrics()["similarity"] != 0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_padding_is_neither_counted_nor_compared() -> None:
+    model = made("mixtral")
+    ids = batch()
+    mask = torch.ones_like(ids)
+    mask[0, 25:] = 0
+    mask[2, 10:] = 0
+    real_T = mask.flatten().bool()
+
+    def padded(model: nn.Module) -> Tensor:
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].flatten(0, 1)
+        kept = mask[:, 1:].flatten().bool()
+        return nn.functional.cross_entropy(logits[kept], ids[:, 1:].flatten()[kept])
+
+    plain = copy.deepcopy(model)
+    seen = Seen(plain)
+    loss = padded(plain)
+    for place in range(len(seen.layers)):
+        seen.x_TD[place] = seen.x_TD[place][real_T]
+        seen.index_TK[place] = seen.index_TK[place][real_T]
+    (loss + EVERYTHING["weight"] * seen.loss(seen.shared())).backward()
+
+    handle = attach(model, EVERYTHING)
+    padded(model).backward()
+    require_equal(gradients(model), gradients(plain))
+    for place, layer in enumerate(handle.layers):
+        counted = torch.bincount(seen.index_TK[place].flatten(), minlength=layer.layer.number)
+        assert torch.equal(layer.slots_N, counted.float())
+    handle.detach()
+
+    again = made("mixtral")
+    handle = attach(again, EVERYTHING)
+    handle.batch(attention_mask=mask)  # said by the loop, not by the model's call
+    again(input_ids=ids).logits.sum().backward()
+    assert handle.layers[0].slots_N.sum() == 2 * mask.sum()
+
+
+class Expert(nn.Module):
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(nn.functional.gelu(self.up(x)))
+
+
+class OwnLayer(nn.Module):
+    """What people write themselves: a list of experts, and a loop over it."""
+
+    def __init__(self, width: int = 16, hidden: int = 24, experts: int = 5, top_k: int = 2):
+        super().__init__()
+        self.gate = nn.Linear(width, experts, bias=False)
+        self.experts = nn.ModuleList(Expert(width, hidden) for _ in range(experts))
+        self.top_k = top_k
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        weight, index = self.gate(rows).softmax(-1).topk(self.top_k)
+        out = torch.zeros_like(rows)
+        for number, expert in enumerate(self.experts):
+            token, slot = (index == number).nonzero(as_tuple=True)
+            if len(token):
+                out = out.index_add(0, token, expert(rows[token]) * weight[token, slot, None])
+        return out.view_as(x)
+
+
+class OwnModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(OwnLayer() for _ in range(2))
+        self.config = type("Config", (), {"num_experts_per_tok": 2})()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+def test_a_list_of_experts_in_code_of_ones_own() -> None:
+    model = OwnModel()
+    x = torch.randn(4, 50, 16, generator=torch.Generator().manual_seed(1))
+    plain = copy.deepcopy(model)
+    inputs: list[Tensor] = []
+    for layer in plain.layers:
+        layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(0, -2)))
+    loss = plain(x).square().mean()
+    for layer, rows in zip(plain.layers, inputs, strict=True):
+        rows = rows.detach()
+        chosen = layer.gate(rows).topk(2).indices
+        sent = torch.zeros(len(rows), 5, dtype=torch.bool).scatter_(1, chosen, True)
+        outputs = [expert(rows) for expert in layer.experts]
+        for first in range(5):
+            for second in range(first + 1, 5):
+                shared = sent[:, first] & sent[:, second]
+                if shared.sum() >= 16:
+                    for kept in (shared, torch.ones_like(shared)):
+                        value = cka(outputs[first][kept], outputs[second][kept])
+                        loss = loss + EVERYTHING["weight"] * value * (value > 0.1)
+    loss.backward()
+    attach(model, EVERYTHING)
+    model(x).square().mean().backward()
+    require_equal(gradients(model), gradients(plain))
+
+
+def test_frozen_experts_are_measured_and_get_no_gradient() -> None:
+    model = made("mixtral")
+    for name, part in model.named_parameters():
+        part.requires_grad_(".experts." not in name)
+    wanted = copy.deepcopy(model)
+    loss_of(wanted, batch()).backward()
+    handle = attach(model, EVERYTHING, probe_every=1, log_every=1)
+    loss_of(model, batch()).backward()
+    handle.step()
+    require_equal(gradients(model), gradients(wanted))
+    assert handle.metrics()["cka_mean"] > -1
+
+
+def test_a_scaled_loss_is_unscaled_with_the_similarity_loss() -> None:
+    model = made("mixtral")
+    wanted = by_hand(model, [batch()])
+    handle = attach(model, EVERYTHING)
+    scale = 2.0**12  # as of a GradScaler
+    handle.loss_scale = scale
+    (loss_of(model, batch()) * scale).backward()
+    require_equal({name: part / scale for name, part in gradients(model).items()}, wanted)
+
+
+def test_weights_in_bf16() -> None:
+    wanted, _ = attached(made("mixtral"), [batch()])
+    model = made("mixtral").to(torch.bfloat16)
+    found, _ = attached(model, [batch()])
+    for name, gradient in wanted.items():
+        if "experts" in name:
+            error = (found[name].float() - gradient).norm() / gradient.norm()
+            assert error < 0.1, name
+
+
+# transformers' masks look at `.grad` while they are traced, which PyTorch warns of.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_compiled_model() -> None:
+    torch._dynamo.reset()
+    wanted, plain = attached(made("mixtral"), [batch()])
+    model = made("mixtral")
+    handle = attach(model, EVERYTHING)
+    compiled = torch.compile(model, backend="aot_eager")
+    loss_of(compiled, batch()).backward()
+    require_equal(gradients(model), wanted)
+    assert torch.equal(handle.layers[0].slots_N, plain.layers[0].slots_N)
+
+
+def test_evaluation_and_passes_without_gradients_are_not_counted() -> None:
+    model = made("mixtral")
+    handle = attach(model, EVERYTHING)
+    with torch.no_grad():
+        loss_of(model, batch())
+    model.eval()
+    loss_of(model, batch())
+    assert handle.layers[0].slots_N.sum() == 0
+    assert "similarity" not in handle.metrics()
+
+
+def test_metrics_are_those_of_the_models_own_tensors() -> None:
+    model = made("qwen3_moe")
+    handle = attach(model, "none", probe_every=1, log_every=2)
+    load = torch.zeros(16)
+    for number in range(2):
+        loss_of(model, batch(number)).backward()
+        handle.step()
+    plain = made("qwen3_moe")
+    seen = Seen(plain)
+    for number in range(2):
+        loss_of(plain, batch(number))
+        load += torch.bincount(seen.index_TK[0].flatten(), minlength=16)
+    share = load / load.mean()
+    found = handle.metrics()
+    assert found["layer_0/load_max"] == pytest.approx(share.max().item())
+    assert found["layer_0/dead"] == (share < 0.01).sum()
+    values = torch.stack([seen.expert(0, number) for number in range(16)])
+    pairs = [cka(values[i], values[j]) for i in range(16) for j in range(i + 1, 16)]
+    assert found["layer_0/cka_mean"] == pytest.approx(torch.stack(pairs).mean().item(), abs=1e-4)
+    assert found["layer_0/cka_max"] == pytest.approx(torch.stack(pairs).max().item(), abs=1e-4)
+
+
+def test_a_resumed_training_goes_on_where_it_was() -> None:
+    few: dict[str, Any] = {"preset": "calibrated", "tokens": 32, "min_tokens": 8, "pairs": 2}
+
+    def train(model: nn.Module, state: Any, numbers: range) -> Any:
+        handle = attach(model, few)
+        if state is not None:
+            handle.load_state_dict(state)
+        for number in numbers:
+            model.zero_grad()
+            loss_of(model, batch(number)).backward()
+            handle.step()
+        state = handle.state_dict()
+        handle.detach()
+        return state
+
+    whole, halves = made("mixtral"), made("mixtral")
+    train(whole, None, range(4))
+    train(halves, train(halves, None, range(2)), range(2, 4))
+    require_equal(gradients(halves), gradients(whole))
+
+
+class TestWhatIsRefused:
+    def test_a_model_without_experts(self) -> None:
+        with pytest.raises(UserError, match="no layer with experts and a router"):
+            attach(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+
+    def test_a_second_attachment(self) -> None:
+        model = made("mixtral")
+        handle = attach(model)
+        with pytest.raises(UserError, match="attached already"):
+            attach(nn.ModuleDict({"wrapped": model}))
+        handle.detach()
+        attach(model).detach()
+
+    def test_a_head_that_nobody_trains(self) -> None:
+        with pytest.raises(UserError, match="head"):
+            attach(made("mixtral"), "published")
+
+    def test_an_unknown_preset(self) -> None:
+        with pytest.raises(UserError, match="calibrated"):
+            attach(made("mixtral"), "calibratd")
+
+    def test_a_schedule_of_an_unknown_length(self) -> None:
+        rising = {"preset": "calibrated", "weight": [[0, 0.0], [0.5, 0.003]]}
+        with pytest.raises(UserError, match="total_steps"):
+            attach(made("mixtral"), rising)
+        attach(made("mixtral"), rising, total_steps=100)
+
+    def test_an_expert_that_needs_more_than_rows(self) -> None:
+        model = OwnModel()
+        for layer in model.layers:
+            for expert in layer.experts:
+                expert.forward = lambda x, position, e=expert: Expert.forward(e, x)
+        with pytest.raises(UserError, match="more than rows"):
+            attach(model)
+
+    def test_the_model_is_left_untouched(self) -> None:
+        model = made("mixtral")
+        with pytest.raises(UserError):
+            attach(model, {"preset": "calibrated", "measure": "nothing"})
+        for part in model.modules():
+            assert not part._forward_hooks
+            assert not part._forward_pre_hooks
