@@ -103,6 +103,23 @@ class UserError(Exception):
         return "\n  ".join(lines)
 
 
+class NotPermitted(UserError):
+    """A file that is there and that this user may not read; nothing is known to be wrong with it.
+
+    Args:
+        path: of the file, or of its folder.
+    """
+
+    def __init__(self, path: object):
+        super().__init__(
+            "permission denied: this user may not read it",
+            where=str(path),
+            hint="If it is yours, allow it: chmod u+r on the file, u+rx on its folders. Otherwise "
+            "ask its owner.",
+            code=EXIT_DATA,
+        )
+
+
 class Terminated(BaseException):
     """SIGTERM as an exception, so that a command cleans up on its way out."""
 

@@ -51,7 +51,7 @@ def test_recipes_and_licence_are_inside_and_nothing_else_of_the_checkout(unpacke
 
 def test_metadata_names_the_command_and_what_it_needs(unpacked: Path) -> None:
     (folder,) = unpacked.glob("*.dist-info")
-    assert "simsmoe = simsmoe_cli.cli.main:main" in (folder / "entry_points.txt").read_text()
+    assert "simsmoe = simsmoe_cli.cli.entry:main" in (folder / "entry_points.txt").read_text()
     metadata = Parser().parsestr((folder / "METADATA").read_text())
     assert (metadata["Name"], metadata["Version"]) == ("simsmoe", __version__)
     assert metadata["License-Expression"] == "MIT"

@@ -43,7 +43,10 @@ def compare(
     from simsmoe_cli.run.folder import RunDir
 
     if out is not None:
+        from simsmoe_cli.collapse.show.html import check_destination, write_comparison
+
         comparing.check_suffix(out)
+        check_destination(out.absolute().parent)
     folders = []
     for run in runs:
         try:
@@ -52,8 +55,6 @@ def compare(
             folders.append(RunDir(runs_dir / run))
     comparison = comparing.compare(folders)
     if out is not None:
-        from simsmoe_cli.collapse.show.html import write_comparison
-
         write_comparison(comparison, out)
     if as_json:
         print_json(comparison.to_json())

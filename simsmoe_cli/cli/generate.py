@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 16_000_000  # of a prompt
 
 
-PromptOption = Annotated[str | None, typer.Option(help="Text to go on from.")]
+PromptOption = Annotated[str | None, typer.Option(help="Text to continue.")]
 PromptFileOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="File with the text, - for stdin.")
 ]
@@ -41,7 +41,9 @@ TemperatureOption = Annotated[
 TopPOption = Annotated[
     float, typer.Option(help="Draw from the most likely tokens that hold so much probability.")
 ]
-SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The same text again.")]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, max=2**63 - 1, help="Draw the same text again.")
+]
 ShowExpertsOption = Annotated[
     bool,
     typer.Option(
@@ -72,7 +74,7 @@ def generate(
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
-    """Let a trained model go on with a prompt; the text appears as it is written."""
+    """Continue a prompt with a trained model; the text appears as it is generated."""
     text, where = _prompt(prompt, prompt_file)
     if layer is not None and not show_experts:
         raise UserError("says whose experts to show", where="--layer", hint="Add --show-experts.")
@@ -97,8 +99,9 @@ def generate(
         pieces = complete(Reader(model, opened.context()), tokenizer, ids, tokens, sampling)
         try:
             _show(pieces, shown, opened.recipe.moe.experts)
-        except KeyboardInterrupt:
-            typer.echo(err=True)  # what comes next begins on a line of its own
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or console().is_terminal:
+                typer.echo(err=True)  # what comes next begins on a line of its own
             raise
 
 

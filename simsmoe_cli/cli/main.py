@@ -114,7 +114,7 @@ def start(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit code; errors a user can cause go to stderr.
 
-    A fault of ours is raised as it is. If nobody reads the output any more the command ends
+    A bug of simsmoe is raised as it is. If nobody reads the output any more the command ends
     silently, as SIGPIPE would do; if everything had been computed by then, the exit code is still
     the command's own.
 
@@ -185,7 +185,7 @@ def _command(application: typer.Typer) -> Any:
 
 
 def _in_words(error: Exception) -> UserError | None:
-    """What a user is told of an error; None if it is a fault of ours."""
+    """The error as a user is told it; None for a bug of simsmoe."""
     if isinstance(error, UserError):
         return error
     if is_out_of_memory(error):

@@ -70,7 +70,7 @@ def monitor(
     interval: IntervalOption = 1.0,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
-    """Watch runs live: scores, speed, router load and how alike the experts are.
+    """Watch runs live: scores, speed, router load and how similar the experts are.
 
     Only reads run folders: works while another machine trains, before a run exists, and after it
     has finished.

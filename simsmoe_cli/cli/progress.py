@@ -1,6 +1,6 @@
-"""What a training and a report show while they run: a progress bar, plain lines, or JSON lines.
+"""Progress of a training or a report: a bar, plain lines, or JSON lines.
 
-With `unwatched` a training goes on when nobody reads its output any more.
+Inside `unwatched`, training continues when nothing reads its output any more.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class TrainingView:
     """Shows the events of a run; use as a context manager.
 
     Args:
-        console: where to print, of `common.console`; a bar is drawn only on a terminal.
+        console: where to print, of `options.console`; a bar is drawn only on a terminal.
         total_steps: steps of the whole training.
         run: the folder of the run.
         as_json: print every event as a line of JSON on stdout instead.
@@ -182,7 +182,7 @@ class ReportView:
     a line for each tenth.
 
     Args:
-        console: where to print, of `common.console` for stderr.
+        console: where to print, of `options.console` for stderr.
         words: what is done first.
     """
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from simsmoe_cli.cli.entry import leave_at_once
 from simsmoe_cli.errors import Terminated
 
 AGAIN_S = 0.2
@@ -54,7 +55,7 @@ def terminable() -> Iterator[list[int]]:
             raise Terminated
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, leave_at_once):
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield noted

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, printable
 from simsmoe_cli.files.untrusted import Unreadable, parse_json
 from simsmoe_cli.run.layer_labels import layer_labels
 
@@ -457,6 +457,8 @@ class Report(_Facts):
         """The report in a file."""
         try:
             content = path.read_bytes()
+        except PermissionError:
+            raise NotPermitted(path) from None
         except OSError as error:
             raise UserError(
                 f"cannot read the report: {error.strerror}", where=str(path), code=EXIT_DATA

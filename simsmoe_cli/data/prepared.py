@@ -19,7 +19,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.files.names import names_in
-from simsmoe_cli.files.untrusted import Unreadable, read_json, sealed, unsealed, validated
+from simsmoe_cli.files.untrusted import (
+    Unreadable,
+    read_json,
+    require_permitted,
+    sealed,
+    unsealed,
+    validated,
+)
 
 SCHEMA = 2
 LONGEST = 1 << 12  # characters of a foreign text that is kept
@@ -160,6 +167,7 @@ class Prepared:
         for path in (data_dir / name, Path(os.path.expanduser(name))):
             if self.is_in(path):
                 return path
+            require_permitted(path / self.manifest)
         prepared = [found for found in names_in(data_dir) if self.is_in(data_dir / found)]
         asked = printable(name)
         close = difflib.get_close_matches(asked, prepared, n=1, cutoff=0.6)

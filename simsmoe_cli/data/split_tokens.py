@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import NotPermitted, UserError
 
 CHUNK_BYTES = 1 << 24
 PIECE_BYTES = 1 << 20
@@ -109,6 +109,8 @@ class SplitTokens:
                 weakref.finalize(self, os.close, self._file)
                 self._require_size()
                 mapped = np.memmap(file, expected.dtype, mode="r", shape=(expected.tokens,))
+        except PermissionError:
+            raise NotPermitted(path) from None
         except OSError as error:
             raise damaged(f"{self._name} cannot be read ({error.strerror})") from None
         self._ids: NDArray[Any] = np.asarray(mapped)

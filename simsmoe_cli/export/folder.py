@@ -20,7 +20,7 @@ from simsmoe_cli import __version__
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.data.tokenizers.names import tokenizer_class
 from simsmoe_cli.data.tokenizers.tokenizer_json import fast_tokenizer
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, nearest, printable
 from simsmoe_cli.export.mixtral import mixtral_config, mixtral_tensors, require_mixtral
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes, read_json, validated
@@ -162,6 +162,8 @@ def load_export(
         raise _unreadable(file, "the file is missing") from None
     except Unreadable as error:
         raise _unreadable(file, f"it {error}") from None
+    except NotPermitted:
+        raise
     except UserError as error:
         raise _unreadable(Path(error.where or file), error.what) from None
     except (SafetensorError, OSError) as error:

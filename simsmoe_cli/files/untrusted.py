@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from simsmoe_cli.errors import printable
+from simsmoe_cli.errors import NotPermitted, printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -40,6 +40,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
+        NotPermitted: this user may not read it.
         Unreadable: it is larger than `most` bytes, not a regular file (a FIFO would wait for ever),
             or the system cannot read it.
     """
@@ -58,6 +59,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
             os.close(descriptor)
     except FileNotFoundError:
         raise
+    except PermissionError:
+        raise NotPermitted(path) from None
     except OSError as error:
         raise Unreadable(f"cannot be read ({(error.strerror or str(error)).lower()})") from None
     except ValueError as error:
@@ -67,6 +70,16 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     if len(content) > most:
         raise Unreadable(f"has more than {most:,} bytes")
     return content
+
+
+def require_permitted(path: Path) -> None:
+    """Raise NotPermitted where this user may not even see whether there is such a file."""
+    try:
+        path.stat()
+    except PermissionError:
+        raise NotPermitted(path) from None
+    except (OSError, ValueError):
+        return
 
 
 def parse_json(content: bytes) -> Any:

@@ -56,6 +56,19 @@ def load_recipe(
         similarity = data.get("similarity")
         preset = isinstance(similarity, dict) and "preset" in similarity
         data = _merged({**base, "similarity": {}} if preset else base, data)
+    return _with_overrides(name_or_path, data, overrides, problems)
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with overrides, as `load_recipe` would load it from a file of its own."""
+    data = recipe.model_dump(exclude=recipe.idle_sections)
+    return _with_overrides(recipe.name, data, overrides, [])
+
+
+def _with_overrides(
+    name: str, data: dict[str, Any], overrides: Sequence[str], problems: list[Problem]
+) -> Recipe:
+    """The recipe of a mapping; a UserError for all problems together."""
     changes: list[tuple[str, Any]] = []
     for text in overrides:
         change = _parse_override(text)
@@ -66,7 +79,7 @@ def load_recipe(
     recipe, invalid = _validate(_override(data, changes))
     problems += invalid
     if recipe is None or problems:
-        raise _error(name_or_path, problems)
+        raise _error(name, problems)
     return recipe
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which there are, written whole or not at all, checked when read.
+"""The checkpoints of a run: listed, written whole or not at all, checked when read.
 
     checkpoints/step-0000100/
       model.safetensors      parameters and buffers (pair counts among them)
@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file, save_model
 from torch import Tensor
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
+from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, listed, printable
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_json, sealed, unsealed, validated
 from simsmoe_cli.recipe.schema import Recipe
@@ -52,7 +52,7 @@ def step_name(step: int) -> str:
 
 
 def step_folders(run: RunDir) -> list[tuple[int, Path]]:
-    """Folders with the name of a checkpoint, oldest first, whatever they hold."""
+    """Folders named like a checkpoint, oldest first, whole or not."""
     if not run.checkpoints.is_dir():
         return []
     found = ((_STEP.fullmatch(path.name), path) for path in run.checkpoints.iterdir())
@@ -68,7 +68,7 @@ def find(run: RunDir, which: str) -> Path:
     """The folder of a run's checkpoint: "best", "last" or a step number.
 
     Raises:
-        UserError: there is none; says which there are.
+        UserError: there is no such checkpoint; the hint lists those that exist.
     """
     require_run(run)
     steps = dict(list_checkpoints(run))
@@ -88,11 +88,11 @@ def find(run: RunDir, which: str) -> Path:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state.json of a checkpoint, as `State` demands, with its files checked against their
-    checksums.
+    """The state.json of a checkpoint, valid by the schema `State`. The checksums of the files that
+    it names are compared.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: a file is missing, damaged or not readable for this user.
     """
     path = folder / STATE
     try:
@@ -112,6 +112,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         file = folder / name
         try:
             found = sha256(file) if file.is_file() else None
+        except PermissionError:
+            raise NotPermitted(file) from None
         except OSError as error:
             raise damaged(file, f"{error.strerror}") from None
         if found is None:
@@ -131,7 +133,7 @@ def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
     """The recipe a checkpoint was written with.
 
     Raises:
-        UserError: this version of simsmoe has no such recipe.
+        UserError: the recipe does not fit this version of simsmoe.
     """
     try:
         recipe = Recipe.model_validate(state["recipe"])
@@ -142,7 +144,7 @@ def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
     if wrong:
         fields = listed(wrong, _FIELDS_NAMED, longest=160, between="; ")
         raise UserError(
-            f"its recipe is not one of this version of simsmoe ({fields})",
+            f"its recipe does not fit this version of simsmoe ({fields})",
             where=str(folder),
             hint="Use the version the run was trained with; environment.json names it.",
             code=EXIT_DATA,
@@ -154,16 +156,18 @@ def newest(run: RunDir) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that can be read, and notes on newer ones that cannot.
 
     Returns:
-        None where a run has saved none.
+        None where the run has saved no checkpoint.
 
     Raises:
-        UserError: it has saved some, and none of them can be read.
+        UserError: it has saved checkpoints, and none of them can be read.
     """
     found = [(step, path) for step, path in step_folders(run) if any(path.iterdir())]
     notes = []
     for step, path in reversed(found):
         try:
             read_state(path)
+        except NotPermitted:
+            raise
         except UserError as error:
             notes.append(
                 f"checkpoint {step} is skipped and kept aside: {error.where}: {error.what}"
@@ -188,8 +192,8 @@ def save(
     """Write a checkpoint, whole or not at all.
 
     Args:
-        training: tensors to go on from.
-        state: what JSON can hold; `step`, checksums and the number of `training` are added.
+        training: tensors that a resumed run needs.
+        state: values of state.json; `step`, checksums and the number of `training` are added.
 
     Returns:
         Its folder.
@@ -211,14 +215,15 @@ def save(
 
 
 def save_best(run: RunDir, step: int, model: HasState, state: dict[str, Any]) -> None:
-    """Replace the best weights: the new file first, then the pointer to it, atomically."""
+    """Replace the best weights: the new file first, then the state.json that names it."""
     run.best.mkdir(parents=True, exist_ok=True)
     try:
         with atomic.partial_file(run.best / "weights") as partial:
             save_model(model, str(partial))  # type: ignore[arg-type]
             atomic.share(partial)
             checksum = sha256(partial)
-            # Other contents have another name: what the pointer names now is never written to.
+            # The name depends on the contents, so the file that state.json names now is not
+            # overwritten.
             weights = run.best / f"weights-{step:07d}-{checksum[:8]}.safetensors"
             atomic.move(partial, weights)
         _write_state(run.best / STATE, state | {"step": step, "sha256": {weights.name: checksum}})
@@ -228,14 +233,14 @@ def save_best(run: RunDir, step: int, model: HasState, state: dict[str, Any]) ->
 
 
 def prune(run: RunDir, keep_last: int) -> None:
-    """Delete all but the newest checkpoints, and what interrupted writes left behind."""
+    """Delete all but the newest checkpoints, and leftovers of interrupted writes."""
     for _, path in list_checkpoints(run)[:-keep_last]:
         atomic.remove(path)
     atomic.clean(run.checkpoints)
 
 
 def tidy(run: RunDir) -> None:
-    """Finish what a process that was killed began to write or delete in a run folder."""
+    """Finish in a run folder what a killed process began to write or delete."""
     for folder in (run.path, run.checkpoints, run.best):
         atomic.clean(folder)
     with contextlib.suppress(UserError):
@@ -244,10 +249,10 @@ def tidy(run: RunDir) -> None:
 
 
 def discard_after(run: RunDir, step: int) -> list[int]:
-    """Delete the checkpoints of later steps, the newest first, and say which: a run goes on from
-    this one.
+    """Delete the checkpoints after the step that a run goes on from, newest first; returns their
+    steps.
 
-    What cannot be read is set aside and not deleted.
+    Checkpoints that cannot be read are renamed and not deleted.
     """
     deleted: list[int] = []
     for number, path in reversed(step_folders(run)):
@@ -263,7 +268,7 @@ def discard_after(run: RunDir, step: int) -> list[int]:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename something damaged, so that nobody takes it for whole; returns its new path."""
+    """Rename a damaged file or folder, so that nothing reads it again; returns its new path."""
     number = 1
     while (aside := path.with_name(f"damaged-{number}-{path.name}")).exists():
         number += 1
@@ -281,13 +286,13 @@ def _make_room(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file."""
+    """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """What to say of a file of a checkpoint that cannot be used, and of the others of its run."""
+    """The error for a damaged file of a checkpoint; the hint lists the run's other checkpoints."""
     folder = path.parent
     run = RunDir(folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent)
     others = _available(run, but=folder)
@@ -296,7 +301,7 @@ def damaged(path: Path, why: str) -> UserError:
         where=str(path),
         hint=f"Use another checkpoint of this run: {others}."
         if others
-        else "The run has no other.",
+        else "The run has no other checkpoint.",
         code=EXIT_DATA,
     )
 

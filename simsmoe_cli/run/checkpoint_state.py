@@ -1,7 +1,7 @@
-"""The schema of a checkpoint's state.json: what is true of every checkpoint that can be used.
+"""The schema of a checkpoint's state.json.
 
-A checksum says that a file is as it was written, and not that it makes sense, so nothing of a state
-is used before this schema has accepted it.
+A checksum only shows that a file is as it was written. Whether its values make sense is checked
+here, before any of them is used.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ LARGEST_VOCABULARY = 1 << 31
 
 
 def _plain(name: str) -> str:
-    """The name of a file in a folder, which cannot lead out of it."""
+    """A file name that cannot lead out of its folder."""
     if name in ("", ".", "..") or name != Path(name).name or not name.isprintable():
-        raise ValueError("it is no plain file name")
+        raise ValueError("it is not a plain file name")
     return name
 
 
 def _path(text: str) -> str:
     if "\0" in text:
-        raise ValueError("it is no path")
+        raise ValueError("it is not a path")
     return text
 
 
@@ -38,13 +38,13 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
 class Facts(BaseModel):
-    """The values of a JSON file: a text is never taken for a number, and all numbers are finite."""
+    """Base of schemas of JSON files: text is not converted to numbers, and numbers are finite."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class TokenizerFacts(Facts):
-    """The tokenizer that a fine-tuned run took along."""
+    """The tokenizer in the folder of a fine-tuned run."""
 
     kind: Literal["bytes", "chars", "words", "sentencepiece"]
     file: PlainName
@@ -68,7 +68,7 @@ class Origin(Facts):
 
 
 class State(Facts):
-    """The state.json of a checkpoint or of best/. Fields that are not here are passed over."""
+    """The state.json of a checkpoint or of best/. Unknown fields are ignored."""
 
     step: Count
     sha256: dict[PlainName, Hash]
@@ -99,5 +99,5 @@ class State(Facts):
         if lacking:
             raise ValueError(f"it lacks {', '.join(lacking)}")
         if len(self.sha256.keys() - {TRAINING}) != 1:
-            raise ValueError("it names not one file of weights")
+            raise ValueError("it does not name exactly one file of weights")
         return self

@@ -75,9 +75,9 @@ def find_checkpoint(given: str | Path, runs_dir: Path) -> tuple[RunDir, Path | N
         UserError: as `find_run`.
     """
     for path in _meant(given, runs_dir):
-        folder = Path(os.path.abspath(path))
-        if folder.parent.name == "checkpoints" and RunDir(folder.parent.parent).path.is_dir():
-            return RunDir(folder.parent.parent), folder
+        run = RunDir(path.parent.parent)
+        if path.parent.name == "checkpoints" and run.path.is_dir():
+            return run, path
     return find_run(given, runs_dir), None
 
 
@@ -132,7 +132,10 @@ def _not_downloaded(repository: str) -> UserError:
 
 def _meant(given: str | Path, runs_dir: Path) -> tuple[Path, Path]:
     """What a text may stand for, in the order in which it is looked for."""
-    return runs_dir / given, Path(given).absolute()
+    below = runs_dir / given
+    if below.exists():  # a path that does not exist must not become another one, as x/.. would
+        below = Path(os.path.normpath(below))
+    return below, Path(os.path.abspath(given))
 
 
 def _require_no_part_of_a_run(path: Path) -> None:

@@ -6,13 +6,13 @@
       events.jsonl       what happened, one JSON object a line
       checkpoints/step-NNNNNNN/
       best/              weights with the lowest validation loss, or highest accuracy
-      tokenizer.json | sentencepiece.model   of a fine-tuned run, whose texts it encodes
+      tokenizer.json | sentencepiece.model   the tokenizer of a fine-tuned run
       report/
       profile/           trace and summary of the last profile
-      damaged-N-NAME     what could not be read, kept when another took its place
+      damaged-N-NAME     files that could not be read, renamed and kept
       .lock              held while a process trains here
 
-What the events say is told by `run.events`.
+`run/events.py` has the schema of the events.
 """
 
 from __future__ import annotations

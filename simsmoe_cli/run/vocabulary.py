@@ -1,7 +1,7 @@
-"""The tokenizer a model was pre-trained with, as a file that a fine-tuned run takes along.
+"""The tokenizer a model was pre-trained with, as a file that is copied into a fine-tuned run.
 
-A fine-tuned run holds everything its evaluation on other texts needs: its folder has the tokenizer
-beside the checkpoints, whose state names the file and its hash.
+So the folder of a fine-tuned run has all that its evaluation on other texts needs. The state of its
+checkpoints names the tokenizer's file and hash.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Vocabulary:
     def of_store(cls, store: TokenStore) -> Vocabulary:
         """The one a corpus was prepared with."""
         file = store.manifest.tokenizer_file.file
-        return cls(store.manifest.tokenizer, file, (store.path / file).read_bytes())
+        return cls(store.manifest.tokenizer, file, read_bytes(store.path / file, LARGEST))
 
     @classmethod
     def of_run(cls, run: RunDir, state: Mapping[str, Any]) -> Vocabulary:
-        """The one a fine-tuned run took along.
+        """The one in the folder of a fine-tuned run.
 
         Raises:
             UserError: missing, or not the one the checkpoint names.
@@ -75,7 +75,7 @@ class Vocabulary:
 
     @cached_property
     def sha256(self) -> str:
-        """What two vocabularies share whose ids mean the same."""
+        """Equal for two vocabularies whose ids mean the same."""
         return hashlib.sha256(self.content).hexdigest()
 
     def save(self, run: RunDir) -> None:

@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint and a model: whether they fit, and putting them in.
+"""The tensors of a checkpoint: compared with those of a model, and loaded into it.
 
-A state that asks for another model than its weights are of costs nothing: shapes are compared
-before any memory is taken.
+Shapes are compared before memory is allocated for a model, so a damaged checkpoint cannot ask for a
+huge one.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ def open_model(
 
     Args:
         folder, state: of the checkpoint.
-        make: builds it; called twice, at first without memory for its contents, so that a state
-            that asks for another model than its weights are of costs nothing.
+        make: builds it; called twice, at first on the meta device, which allocates no memory.
         device: where to put it.
 
     Raises:
@@ -60,20 +59,23 @@ def open_model(
 
 
 def require_model(path: Path, make: Callable[[], nn.Module]) -> None:
-    """Raise a UserError unless a model can be built and is that of a file of weights. Nothing is
-    built in memory."""
+    """Raise a UserError unless a model can be built and has the tensors of a file of weights. No
+    memory is allocated for the model."""
     try:
         with torch.device("meta"):
             shapes = make()
     except UserError:
         raise
-    except Exception as error:  # of a recipe that contradicts itself, and there are many ways
-        raise damaged(path.with_name(STATE), f"its recipe makes no model ({error})") from None
+    except Exception as error:  # a recipe can contradict itself in many ways
+        raise damaged(
+            path.with_name(STATE), f"no model can be built from its recipe ({error})"
+        ) from None
     require_fit(path, shapes)
 
 
 def require_fit(path: Path, model: nn.Module) -> None:
-    """Raise a UserError unless a file of weights has a model's tensors; it may have no contents."""
+    """Raise a UserError unless a file of weights has a model's tensors; the model may be on the
+    meta device."""
     own = {
         name: (tuple(tensor.shape), _TYPES.get(tensor.dtype, str(tensor.dtype)))
         for name, tensor in model.state_dict().items()
@@ -82,7 +84,7 @@ def require_fit(path: Path, model: nn.Module) -> None:
         found = tensors_in(path)
     except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from None
-    for names in _one_and_the_same(model):  # of which one is written
+    for names in _tied(model):  # the file has one name of each group
         if any(name in found for name in names):
             own = {name: what for name, what in own.items() if name in found or name not in names}
     differ = [
@@ -118,11 +120,11 @@ def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
     """Fill the model from a checkpoint folder or best/.
 
     Raises:
-        UserError: the weights are of another model, or no numbers; says which router, or which
-            tensors.
+        UserError: the weights are of another model, which the message names by its router or its
+            tensors, or they are not finite.
     """
     trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
-    if model.moe_layers and trained != given:  # tensors of different routers may well fit
+    if model.moe_layers and trained != given:  # tensors of different routers may have equal shapes
         raise UserError(
             f"the checkpoint was trained with router {printable(trained)}, and this model has "
             f"{given}",
@@ -142,10 +144,10 @@ def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
 
 
 def load_training(folder: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors a run goes on from, on the CPU.
+    """The tensors that a resumed run needs, on the CPU.
 
     Raises:
-        UserError: they cannot be read, or are not all there.
+        UserError: they cannot be read, or some are missing.
     """
     path = folder / TRAINING
     if TRAINING not in state["sha256"]:
@@ -175,7 +177,7 @@ def restore_optimizer(
     """Put Adam's state back.
 
     Raises:
-        ValueError: it is not that of this model.
+        ValueError: it is not the state of this model's optimizer.
     """
     by_name: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
@@ -187,19 +189,19 @@ def restore_optimizer(
     for name, state in by_name.items():
         parameter = parameters.get(name)
         if parameter is None:
-            raise ValueError(f"optimizer state of {printable(name)}, which the model has not")
+            raise ValueError(f"optimizer state of {printable(name)}, which the model does not have")
         shapes = dict.fromkeys(MOMENTS, tuple(parameter.shape)) | {"step": ()}
         found = {key: tuple(tensor.shape) for key, tensor in state.items()}
         kinds = {tensor.dtype for tensor in state.values()}
         if found != shapes or kinds != {torch.float32}:
-            raise ValueError(f"the optimizer state of {name} is not one of its shape in fp32")
+            raise ValueError(f"the optimizer state of {name} does not have its shape in fp32")
         optimizer.state[parameter] = {
             key: value.to(parameter.device) for key, value in state.items()
         }
 
 
-def _one_and_the_same(model: nn.Module) -> list[list[str]]:
-    """Names of parameters that are one, where there are several."""
+def _tied(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

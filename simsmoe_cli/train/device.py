@@ -1,4 +1,4 @@
-"""The device to train or compute on: which, how much memory it has, and what to do without."""
+"""The device to compute on: which one, how much memory it has, what to do when that runs out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.schema import Recipe
 
-# Of the memory of a device; the rest is for temporary tensors, which estimates leave out.
+# Share of a device's memory to plan with; temporary tensors need the rest.
 ROOM_TO_PLAN_WITH = 0.7
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from simsmoe_cli import __version__
+from simsmoe_cli.errors import NotPermitted
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_json
 from simsmoe_cli.run.checkpoint import set_aside
@@ -27,6 +28,8 @@ def unreadable_sessions(run: RunDir) -> list[str]:
     """What to say of an environment.json that cannot be read. It only informs."""
     try:
         _sessions(run)
+    except NotPermitted as error:
+        return [f"{run.environment.name}: {error.what}; it is kept aside, and training goes on"]
     except Unreadable as error:
         return [f"{run.environment.name} {error}; it is kept aside, and training goes on"]
     return []
@@ -38,7 +41,7 @@ def record_session(run: RunDir, device: torch.device, resume_from: Path | None) 
     if resume_from is not None:
         try:
             sessions = _sessions(run)
-        except Unreadable:
+        except (NotPermitted, Unreadable):
             with contextlib.suppress(OSError):
                 set_aside(run.environment)
     sessions.append(

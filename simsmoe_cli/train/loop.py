@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal
 
 import torch
 from torch import Tensor
 
-from simsmoe_cli.errors import EXIT_NON_FINITE, Terminated, UserError
+from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, NotPermitted, Terminated, UserError
 from simsmoe_cli.model.precision import cpu_bf16
 from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.background_writer import BackgroundWriter
@@ -172,18 +172,16 @@ class Trainer(Generic[S]):
                 self._probe()
         self.window.restart_clock()
         while self.step < settings.steps:
-            try:
+            with self._saved_where_data_is_damaged():
                 self._train_step()
-            except UserError:
-                self._keep_what_was_learned()
-                raise
             self._start(signals)
             last = self.step == settings.steps
             if self._is_due(settings.log_every) or last:
                 self._log()
             with self.window.clock_paused(), self.profiler.part(ASIDE):
                 if self._is_due(settings.validate_every) or last:
-                    self._validate()
+                    with self._saved_where_data_is_damaged():
+                        self._validate()
                 if self._is_due(settings.probe_every) or (last and settings.probe_every):
                     self._probe()
                 if self.on_step is not None:
@@ -239,13 +237,20 @@ class Trainer(Generic[S]):
                 self._begin()
         self.started = True
 
-    def _keep_what_was_learned(self) -> None:
-        """Save after the data of a step could not be read, before anything of it was computed."""
-        saved = self.run.checkpoints / checkpoint.step_name(self.step)
-        if self.started and not self._in_step and not saved.is_dir():
-            with contextlib.suppress(UserError, OSError):
-                self._save()
-                self.writer.wait()
+    @contextlib.contextmanager
+    def _saved_where_data_is_damaged(self) -> Iterator[None]:
+        """Save before an error leaves that says that data could not be read. Nothing of the step
+        that it was read for has been computed."""
+        try:
+            yield
+        except UserError as error:
+            saved = self.run.checkpoints / checkpoint.step_name(self.step)
+            whole = self.started and not self._in_step and not saved.is_dir()
+            if error.code == EXIT_DATA and whole:
+                with contextlib.suppress(UserError, OSError):
+                    self._save()
+                    self.writer.wait()
+            raise
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -414,6 +419,8 @@ class Trainer(Generic[S]):
         """Go on from the best validation, if its weights are there."""
         try:
             best = checkpoint.read_state(self.run.best)
+        except NotPermitted:
+            raise
         except UserError as error:
             self._best_is_damaged = self.run.best.is_dir() and any(self.run.best.iterdir())
             self._notes.append(

@@ -1,10 +1,10 @@
 """From a `simsmoe finetune` command line to a plan: which weights, which task, which recipe.
 
-What is trained is put together from two sides. The checkpoint says what the model, its router and
-its similarity learning are; the recipe says how it is trained, and may change what is no shape of
-backbone or experts: similarity learning, dropout, settings of the router, or the router itself,
-which then starts fresh. Steps follow from epochs, and what happens every so many steps happens
-once an epoch unless the recipe says otherwise.
+The checkpoint decides the model, its router and its similarity learning. The recipe decides how the
+model is trained. It may also change what leaves the shapes of backbone and experts as they are:
+similarity learning, dropout, settings of the router, or the router itself, which then starts fresh.
+The number of steps follows from the epochs. Validation, checkpoints and probes come once an epoch
+unless the recipe says otherwise.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.pretrained import Pretrained
-from simsmoe_cli.train.resuming import differences, require_same_course, state_to_resume
+from simsmoe_cli.train.resuming import (
+    differences,
+    own_recipe,
+    require_same_course,
+    state_to_resume,
+)
 from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
 
 FALLBACK = "finetune-sst2"
-# Fields of these sections that the weights do not fix.
+# Fields of model and moe that may differ from the checkpoint's.
 FREE = (
     "model.dropout",
     "moe.router",
@@ -42,7 +47,7 @@ FREE = (
 )
 EVERY_EPOCH = ("validate_every", "checkpoint_every", "probe_every")
 TASK = "finetune.task="
-# More steps than any warm-up, until the task says how many there are.
+# Stands for the number of steps until the task is known; longer than any warm-up.
 UNKNOWN_STEPS = 1_000_000_000
 
 
@@ -51,14 +56,14 @@ class FinetunePlan:
     """What `session.finetune` will do.
 
     Attributes:
-        recipe: resolved, its steps and all.
+        recipe: resolved, with its number of steps.
         run: the run folder; new, or the one to go on with.
         resume_from: the checkpoint folder to go on from; None starts at step 0.
         task: to fine-tune on.
         vocabulary: of the pre-trained model.
         pretrained: the weights to start from; None where a checkpoint is resumed.
-        origin: what the run remembers of them.
-        notes: what to say of the choice of `resume_from`.
+        origin: run, step and hash of those weights, which the run keeps.
+        notes: warnings about the choice of `resume_from`.
     """
 
     recipe: Recipe
@@ -165,7 +170,7 @@ def _keeps_router(pretrained: Pretrained, recipe_name: str, changes: Sequence[st
     try:
         return load_recipe(recipe_name, changes, base).moe.router == before
     except UserError:
-        return True  # whatever is wrong is said when it is loaded for use
+        return True  # loading the recipe for use reports what is wrong
 
 
 def _no_task() -> UserError:
@@ -187,7 +192,7 @@ def _go_on(
         wanted: the recipe that a command line asks for; None takes the run's own.
         overrides: changes of the run's own.
         data_dir: where the task is looked for by name, before the place it had.
-        notes: what to say of the choice of checkpoint.
+        notes: warnings about the choice of checkpoint.
     """
     state = state_to_resume(run, start)
     if "task" not in state:
@@ -197,7 +202,7 @@ def _go_on(
             hint=f"Go on with it by simsmoe pretrain --resume {shlex.quote(str(run.path))}.",
         )
     before = checkpoint.recipe_of(start, state)
-    recipe = wanted or load_recipe(str(run.recipe), overrides)
+    recipe = wanted or own_recipe(run, before, overrides)
     opened = OpenedRun(run, "last", start, state, before, data_dir)
     task = opened.task()
     _, steps = _steps(recipe, task)

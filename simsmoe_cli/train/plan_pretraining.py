@@ -1,6 +1,6 @@
 """From a `simsmoe pretrain` command line to a plan: which recipe, run folder and checkpoint.
 
-Nothing is written here; what a caller got wrong is said before anything is.
+Nothing is written here: mistakes of the caller are reported before anything is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train.resuming import require_same_course, state_to_resume
+from simsmoe_cli.train.resuming import own_recipe, require_same_course, state_to_resume
 from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
 
 
@@ -28,7 +28,7 @@ class Plan:
         recipe: resolved.
         run: the run folder; new, or the one to go on with.
         resume_from: the checkpoint folder to go on from; None starts at step 0.
-        notes: what to say of that choice.
+        notes: warnings about that choice.
     """
 
     recipe: Recipe
@@ -61,7 +61,9 @@ def plan_training(
         run, start = resumed(resume, name, runs_dir)
         return Plan(resumed_recipe(run, start, recipe_name, overrides), run, start)
     if resume == "auto" and name is not None and recipe_name is None:
-        run = RunDir(runs_dir / name)
+        run, last, notes = find_place(runs_dir, name, name, resume)
+        if last is not None:
+            return Plan(resumed_recipe(run, last, None, overrides), run, last, notes)
         if run.recipe.is_file():
             recipe_name = str(run.recipe)
     recipe = load_recipe(recipe_name or "quickstart", overrides)
@@ -98,6 +100,11 @@ def resumed_recipe(
             where=str(run.path),
             hint=f"Go on with it by simsmoe finetune --resume {shlex.quote(str(run.path))}.",
         )
-    recipe = load_recipe(recipe_name or str(run.recipe), overrides)
-    require_same_course(run, checkpoint.recipe_of(start, state), recipe, state["step"])
+    before = checkpoint.recipe_of(start, state)
+    recipe = (
+        own_recipe(run, before, overrides)
+        if recipe_name is None
+        else load_recipe(recipe_name, overrides)
+    )
+    require_same_course(run, before, recipe, state["step"])
     return recipe

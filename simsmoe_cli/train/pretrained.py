@@ -1,10 +1,10 @@
-"""A pre-trained run, as what fine-tuning starts from.
+"""A pre-trained run as the starting point of fine-tuning.
 
-The embedding, position table and sub-layers are taken over with everything routers keep: tables,
-biases, coefficients, the stage of StableMoE; a router that the recipe puts in its place starts
-fresh. The output layer is left behind, and so are the sub-layers that the classifier does without.
-Heads and pair counts of similarity learning are taken over where the new settings have the same,
-and start fresh otherwise.
+The classifier gets the embedding, the position table and its sub-layers from the checkpoint, with
+all state of their routers: tables, biases, coefficients, the stage of StableMoE. If the recipe
+names another router, that one starts fresh. Heads and pair counts of similarity learning are copied
+where the new settings give them the same shapes, and start fresh otherwise. The output layer and
+the sub-layers that the classifier does not have are left out.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Pretrained:
         return weights_name(self.opened.state)
 
     def identity(self) -> dict[str, Any]:
-        """What a fine-tuned run remembers of it."""
+        """Run, step and hash, which a fine-tuned run keeps."""
         return {
             "run": self.opened.run.name,
             "step": self.opened.step,
@@ -67,7 +67,8 @@ class Pretrained:
         """The sections of a recipe that fine-tuning starts from.
 
         Args:
-            keep_router: with the settings of the router; without, where it gives way to another.
+            keep_router: whether the settings of its router are among them; False: the recipe names
+                another router.
         """
         recipe = self.opened.recipe
         idle = recipe.idle_sections | {"name", "description", "source"}
@@ -87,7 +88,7 @@ class Pretrained:
         """Fill a classifier's backbone.
 
         Returns:
-            What a user is to know of it.
+            Notes for the user.
 
         Raises:
             UserError: the recipe asks for other shapes than the checkpoint has.
@@ -127,7 +128,7 @@ class Pretrained:
 
 
 def _dropped(recipe: Recipe, kept: int) -> tuple[str, ...]:
-    """How the names of sub-layers begin that the classifier does without."""
+    """Prefixes of the names of the sub-layers that the classifier does not have."""
     return tuple(f"layers.{number}." for number in range(kept, len(recipe.model.sublayers)))
 
 

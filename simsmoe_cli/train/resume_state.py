@@ -1,6 +1,6 @@
-"""Everything a resumed run goes on from, besides the step and the model's own tensors.
+"""The tensors a resumed run needs besides those of the model, saved and restored.
 
-With these tensors, a resumed run equals an uninterrupted one bit for bit on a CPU.
+With them, a resumed run equals an uninterrupted one bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def training_tensors(
 def restore(
     folder: Path, objective: Objective[Any], optimizer: torch.optim.Optimizer, window: LogWindow
 ) -> dict[str, Any]:
-    """Put everything back as it was when a checkpoint was taken.
+    """Restore model, optimizer, log window, objective and random states from a checkpoint.
 
     Returns:
         The checkpoint's state.
@@ -60,18 +60,18 @@ def restore(
 
 
 def _restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Set the states of the random generators; a ValueError for what is none."""
+    """Set the states of the random generators; a ValueError for anything else."""
     own = {"rng.cpu": torch.get_rng_state()}
     if device.type == "cuda" and "rng.cuda" in tensors:
         own["rng.cuda"] = torch.cuda.get_rng_state(device)
     for name, now in own.items():
         then = tensors.get(name)
         if then is None or then.shape != now.shape or then.dtype != now.dtype:
-            raise ValueError(f"{name} is no state of this random generator")
+            raise ValueError(f"{name} is not a state of this random generator")
         try:
             if name == "rng.cpu":
                 torch.set_rng_state(then)
             else:
                 torch.cuda.set_rng_state(then, device)
         except RuntimeError as error:
-            raise ValueError(f"{name} is no state of this random generator: {error}") from None
+            raise ValueError(f"{name} is not a state of this random generator: {error}") from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import NotPermitted, UserError
+from simsmoe_cli.recipe.load import load_recipe, override_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
@@ -29,6 +31,10 @@ FREE_ON_RESUME = (
     "eval",
     "finetune.epochs",
 )
+WITHOUT_RECIPE = (
+    "Mend the file or move it away: the checkpoints hold the recipe, and --resume takes it from "
+    "there. eval, generate, export and collapse-report do not need the file."
+)
 
 
 def state_to_resume(run: RunDir, start: Path) -> dict[str, Any]:
@@ -39,6 +45,8 @@ def state_to_resume(run: RunDir, start: Path) -> dict[str, Any]:
     """
     try:
         return checkpoint.read_state(start)
+    except NotPermitted:
+        raise
     except UserError as error:
         others = [path for _, path in checkpoint.list_checkpoints(run) if path != start]
         hint = (
@@ -48,6 +56,35 @@ def state_to_resume(run: RunDir, start: Path) -> dict[str, Any]:
             else "The run has no other checkpoint; start anew with another --name."
         )
         raise UserError(error.what, where=error.where, hint=hint, code=error.code) from None
+
+
+def own_recipe(run: RunDir, before: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a run with overrides: that of its recipe.yaml, or of its checkpoint where that
+    file is missing.
+
+    Args:
+        run: to go on with.
+        before: the recipe of its checkpoint.
+        overrides: "a.b=c" settings, later ones win.
+
+    Raises:
+        UserError: recipe.yaml or an override cannot be used; says how to go on without the file.
+    """
+    if not run.recipe.exists():
+        return override_recipe(before, overrides)
+    try:
+        load_recipe(str(run.recipe))
+    except NotPermitted:
+        raise
+    except UserError as error:
+        raise UserError(
+            error.what,
+            where=error.where,
+            hint=f"{error.hint} {WITHOUT_RECIPE}".strip(),
+            code=error.code,
+            problems=error.problems,
+        ) from None
+    return load_recipe(str(run.recipe), overrides)
 
 
 def require_same_course(run: RunDir, before: Recipe, recipe: Recipe, step: int) -> None:

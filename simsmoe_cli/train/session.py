@@ -17,13 +17,14 @@ from simsmoe_cli.files import atomic
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.events import Event
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.device import clear_memory_errors, micro_batches_that_fit
 from simsmoe_cli.train.environment import record_session, unreadable_sessions
 from simsmoe_cli.train.evaluate import Evaluation
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.objectives.base import S
+from simsmoe_cli.train.objectives.base import Objective, S
 from simsmoe_cli.train.objectives.classification import Classification, TaskEvaluation
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from simsmoe_cli.train.plan_finetuning import FinetunePlan
@@ -62,7 +63,7 @@ def train(
     store: TokenStore,
     device: torch.device,
     *,
-    subscriber: Callable[[dict[str, Any]], None] | None = None,
+    subscriber: Callable[[Event], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     profile: int = 0,
 ) -> Evaluation:
@@ -72,21 +73,15 @@ def train(
         UserError: see the exit codes in errors.py.
         signals.Stopped: stopped by a signal after saving.
     """
-
-    def trainer(**settings: Any) -> Trainer[Evaluation]:
-        return Trainer(
-            LanguageModelling(plan.recipe, store, device),
-            plan.run,
-            resume_from=plan.resume_from,
-            subscriber=subscriber,
-            on_step=on_step,
-            profile=profile,
-            **settings,
-        )
-
-    vocabulary = store.manifest.vocab_size
+    vocab_size = store.manifest.vocab_size
     return _run(
-        plan, device, trainer, lambda: micro_batches_that_fit(plan.recipe, vocabulary, device)
+        plan,
+        device,
+        lambda: LanguageModelling(plan.recipe, store, device),
+        lambda: micro_batches_that_fit(plan.recipe, vocab_size, device),
+        subscriber=subscriber,
+        on_step=on_step,
+        profile=profile,
     )
 
 
@@ -94,58 +89,36 @@ def finetune(
     plan: FinetunePlan,
     device: torch.device,
     *,
-    subscriber: Callable[[dict[str, Any]], None] | None = None,
+    subscriber: Callable[[Event], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     profile: int = 0,
 ) -> TaskEvaluation:
-    """Fine-tune as planned, in the locked run folder.
+    """Fine-tune as planned, in the locked run folder; raises what `train` raises."""
 
-    Raises:
-        UserError: see the exit codes in errors.py.
-        signals.Stopped: stopped by a signal after saving.
-    """
-
-    def trainer(**settings: Any) -> Trainer[TaskEvaluation]:
-        objective = Classification(plan.recipe, plan.task, plan.vocabulary, device, plan.origin)
+    def objective() -> Classification:
+        made = Classification(plan.recipe, plan.task, plan.vocabulary, device, plan.origin)
         if plan.pretrained is not None:
-            objective.warnings += plan.pretrained.load_into(objective.model)
-        return Trainer(
-            objective,
-            plan.run,
-            resume_from=plan.resume_from,
-            subscriber=subscriber,
-            on_step=on_step,
-            profile=profile,
-            **settings,
-        )
+            made.warnings += plan.pretrained.load_into(made.model)
+        return made
 
-    return _run(plan, device, trainer)
+    return _run(plan, device, objective, subscriber=subscriber, on_step=on_step, profile=profile)
 
 
 def _run(
     plan: Plan | FinetunePlan,
     device: torch.device,
-    make: Callable[..., Trainer[S]],
+    make: Callable[[], Objective[S]],
     what_fits: Callable[[], str] = str,
+    **watch: Any,
 ) -> S:
-    """Make a trainer and let it train; a run that does not start leaves nothing behind.
+    """Train in the locked run folder; a run that does not start leaves nothing behind.
 
     Args:
-        what_fits: asked where memory ran out for settings that need less, in words.
+        make: builds the objective, with its model.
+        what_fits: called when memory has run out; settings that need less, in words.
+        watch: subscriber, on_step and profile of the `Trainer`.
     """
     run, recipe = plan.run, plan.recipe
-    train = recipe.train
-    hint = (
-        f"Raise train.micro_batches (now {train.micro_batches}), or lower train.batch (now "
-        f"{train.batch})"
-    )
-    if recipe.finetune.task:
-        hint += f" or train.block (now {train.block})."
-    else:
-        hint += (
-            f", train.block (now {train.block}), model.span (now {recipe.model.span}) or "
-            f"model.width (now {recipe.model.width}); --dry-run estimates the memory."
-        )
     notes = list(plan.notes)
     new = not run.path.exists()
     started = False
@@ -159,7 +132,7 @@ def _run(
     keep_freed_memory(device)
     with (
         _clear_os_errors(run),
-        clear_memory_errors(device, lambda: what_fits() + hint),
+        clear_memory_errors(device, lambda: what_fits() + _what_takes_memory(recipe)),
         run.locked(),
     ):
         if plan.resume_from is not None:
@@ -172,7 +145,15 @@ def _run(
                 hint="Go on with them by --resume auto, or choose another --name.",
             )
         try:
-            trainer = make(new=new, on_begin=begin, notes=notes)
+            trainer = Trainer(
+                make(),
+                run,
+                resume_from=plan.resume_from,
+                new=new,
+                on_begin=begin,
+                notes=notes,
+                **watch,
+            )
             started = True
             return trainer.train()
         except (KeyboardInterrupt, Terminated):
@@ -181,6 +162,21 @@ def _run(
         finally:
             if new and not started:
                 shutil.rmtree(run.path, ignore_errors=True)
+
+
+def _what_takes_memory(recipe: Recipe) -> str:
+    """What to change in a recipe that needs too much memory."""
+    train, model = recipe.train, recipe.model
+    hint = (
+        f"Raise train.micro_batches (now {train.micro_batches}), or lower train.batch (now "
+        f"{train.batch})"
+    )
+    if recipe.finetune.task:
+        return f"{hint} or train.block (now {train.block})."
+    return (
+        f"{hint}, train.block (now {train.block}), model.span (now {model.span}) or model.width "
+        f"(now {model.width}); --dry-run estimates the memory."
+    )
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Remembers that a signal asked to stop; as a context, instead of dying of it.
+    """Context manager that records SIGTERM and SIGINT instead of exiting.
 
     A Ctrl-C after any first signal leaves at once, by KeyboardInterrupt. Launchers that send
     SIGTERM twice do not cut the saving short.

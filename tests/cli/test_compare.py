@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_written_too(capsys: Capture) -> None:
     assert main.run(["compare", "one", "two", "--out", "both.html"]) == 0
     assert capsys.readouterr().out.endswith("both.html\n")
     assert "<svg" in Path("both.html").read_text()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_compared(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("sealed").mkdir()
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "sealed" and real(path, mode)
+    )
+    assert main.run(["compare", "one", "tow", "--out", "sealed/both.html"]) == EXIT_USAGE
+    assert "sealed: cannot write here: Permission denied" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.errors import EXIT_USAGE
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import dump_recipe
 from tests.train.tiny import recipe
@@ -129,3 +130,9 @@ def test_a_prepared_corpus_of_another_tokenizer_is_refused(
     done = simsmoe(*command, "--set", "data.corpus=words")
     assert (done.returncode, done.stdout) == (3, "")
     assert "prepared with the tokenizer 'words'" in done.stderr
+
+
+def test_a_device_there_is_none_of(simsmoe: Command) -> None:
+    done = simsmoe("pretrain", "--dry-run", "--device", "nonsense")
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
+    assert "--device: unknown device 'nonsense'" in done.stderr

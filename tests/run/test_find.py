@@ -60,9 +60,17 @@ def refusal(capsys: Capture, command: str, run: str, *more: str) -> str:
 
 def test_a_run_is_found_by_name_path_and_events(runs_dir: Path) -> None:
     one = runs_dir / "one"
-    for given in ("one", "runs/one", "runs/one/", str(one.absolute()), "runs/one/events.jsonl"):
+    for given in (
+        "one",
+        "runs/one",
+        "runs/one/",
+        str(one.absolute()),
+        "runs/one/events.jsonl",
+        "runs/one/best/..",
+    ):
         found = find_run(given, runs_dir).path
         assert found.samefile(one)
+        assert found.name == "one"
         assert find_folder(given, runs_dir) == found
 
 

@@ -156,7 +156,9 @@ def _of_a_report(path: Path) -> bool:
 
 def _in_use(folder: Path) -> bool:
     """Whether a folder cannot be moved, or this process stands in it."""
-    return os.path.ismount(folder) or Path.cwd().is_relative_to(folder.resolve())
+    place = folder.resolve()
+    movable = os.access(place.parent, os.W_OK | os.X_OK) and not os.path.ismount(folder)
+    return not movable or Path.cwd().is_relative_to(place)
 
 
 @contextlib.contextmanager

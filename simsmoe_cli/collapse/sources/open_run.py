@@ -70,7 +70,7 @@ def open_run(
     opened = OpenedRun.open(run, which, data_dir)
     if "g" not in opened.recipe.model.pattern:
         raise UserError(
-            "this model has no experts, so none can be alike",
+            "this model has no experts to compare",
             where=str(run.path),
             hint="model.pattern needs a 'g'.",
             code=EXIT_DATA,
@@ -128,7 +128,7 @@ def _on_task(opened: OpenedRun, split: str, device: torch.device) -> TaskSource:
     facts = _facts(opened, model)
     if not facts["layers"]:
         raise UserError(
-            "this classifier has no experts left, so none can be alike",
+            "this classifier has no experts left to compare",
             where=str(opened.run.path),
             hint="finetune.drop_last_layer took them; report on the run it was fine-tuned from.",
             code=EXIT_DATA,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -251,6 +252,23 @@ def test_an_earlier_report_is_replaced_and_other_files_stay(tmp_path: Path) -> N
     assert "cka-layer-1.svg" not in names
     assert "mine.svg" in names
     assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_folder_in_a_place_that_cannot_be_written_is_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be renamed beside it, so its files are replaced one by one."""
+    out = tmp_path / "sealed" / "out"
+    write_report(report(layers=3), out, ("json",))
+    inode = out.stat().st_ino
+    real = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "sealed" and real(path, mode)
+    )
+    write_report(report(layers=1), out, ("json",))
+    assert len(Report.read(out / "report.json").main.layers) == 1
+    assert out.stat().st_ino == inode
 
 
 @pytest.mark.usefixtures("quick")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, printable
 
 LFS_POINTER = b"version https://git-lfs"
 PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names dtypes
@@ -58,6 +58,8 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
                 name: StoredTensor(file, tuple(part.get_shape()), part.get_dtype())
                 for name, part in slices.items()
             }
+    except PermissionError:
+        raise NotPermitted(file) from None
     except OSError as error:
         raise bad(f"cannot be read: {error.strerror or printable(error)}") from None
     except UserError:
