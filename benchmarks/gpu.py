@@ -212,7 +212,7 @@ def make_trainer(bench: Bench, recipe: Recipe, compiled: str) -> Trainer[Any]:
     bench.trainers += 1
     run = Trainer(objective, RunDir(bench.folder / f"run-{bench.trainers}"))
     if compiled == "whole":
-        run._loss = bench.compile(objective.loss)
+        run.stepper.loss = bench.compile(objective.loss)
     elif compiled == "layers":
         for layer in objective.model.layers:
             for name in ("attend", "mix", "feed_forward"):
@@ -223,7 +223,7 @@ def make_trainer(bench: Bench, recipe: Recipe, compiled: str) -> Trainer[Any]:
 def training(bench: Bench, recipe: Recipe, compiled: str, *, kernels: bool = False) -> Figures:
     """A training step of a recipe; `compiled` is "", "whole" or "layers"."""
     run = make_trainer(bench, recipe, compiled)
-    return measured(bench, run._train_step, recipe, kernels=kernels)
+    return measured(bench, run.step, recipe, kernels=kernels)
 
 
 def mixtral_training(bench: Bench, recipe: Recipe, compiled: str) -> Figures:

@@ -1,9 +1,7 @@
-"""The training loop, whatever the objective.
+"""The training loop, whatever the objective: what happens after which step.
 
-Nothing in a step waits on the device: losses are summed there, a non-finite step is skipped there
-(optim.NonFiniteGuard), and the host reads numbers only where an event is due. Where a run stands
-follows from its step and the tensors of its checkpoint, so a resumed run equals an uninterrupted
-one bit for bit on a CPU.
+`step.py` is one step, `loss.py` its loss, `run_log.py` the events, `resume_state.py` what a resumed
+training takes over. The host waits on the device only where an event is due.
 """
 
 from __future__ import annotations
@@ -12,33 +10,21 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal
+from typing import Any, Generic
 
-import torch
-from torch import Tensor
-
-from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, NotPermitted, Terminated, UserError
-from simsmoe_cli.model.precision import cpu_bf16
+from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, Terminated, UserError
 from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.background_writer import BackgroundWriter
-from simsmoe_cli.run.events import Event, EventLog, RunFinished, RunStarted
+from simsmoe_cli.run.events import RunFinished
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import resume_state
-from simsmoe_cli.train.log_window import LogWindow
-from simsmoe_cli.train.objectives.base import LossWeights, Objective, S
-from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
+from simsmoe_cli.train.objectives.base import Objective, S
+from simsmoe_cli.train.optim import learning_rate
 from simsmoe_cli.train.probes import probe
-from simsmoe_cli.train.profiling import (
-    ASIDE,
-    BACKWARD,
-    FORWARD,
-    SUMMARY,
-    TRACE,
-    UPDATE,
-    Profiler,
-    Unprofiled,
-)
+from simsmoe_cli.train.profiling import ASIDE, SUMMARY, TRACE, Profiler
+from simsmoe_cli.train.resume_state import Resumed, discard_later, resume, training_tensors
+from simsmoe_cli.train.run_log import RunLog, run_started
 from simsmoe_cli.train.signals import Stopped, StopSignals
+from simsmoe_cli.train.step import Stepper
 
 
 class Trainer(Generic[S]):
@@ -51,14 +37,17 @@ class Trainer(Generic[S]):
         subscriber: called with every event.
         on_step: called with the number of steps done, after each step.
         profile: how many steps to record in the folder `profile`; 0 for none.
-        new: whether the run folder is of this training alone, which then says at once that it
-            began. Otherwise nothing of the folder is touched before the first step is done, so
-            that what stops the training until then leaves it as it was. None: unless it resumes.
+        new: whether the run folder belongs to this training alone, which then writes its first
+            events at once. Otherwise nothing of the folder is touched before the first step is
+            done, so that whatever stops the training until then leaves the folder as it was. None:
+            unless it resumes.
         on_begin: called before the first event is written.
-        notes: what to say at the beginning.
+        notes: warnings to write at the beginning.
 
     Attributes:
+        stepper: takes the steps.
         started: whether a step was done, or there was none to do.
+        best_loss: the lowest `Objective.to_minimise` of any validation.
     """
 
     def __init__(
@@ -75,46 +64,45 @@ class Trainer(Generic[S]):
         notes: Sequence[str] = (),
     ):
         self.objective, self.run = objective, run
-        self.recipe, self.device = objective.recipe, objective.device
-        self.model = objective.model
+        self.recipe, self.model = objective.recipe, objective.model
         self.settings = settings = self.recipe.train
         self.on_step = on_step
-        self.loss_weights = LossWeights(self.recipe.loss_weights, self.device)
-        self.optimizer = build_optimizer(self.model, settings)
-        self.guard = NonFiniteGuard(self.device)
-        compiled = settings.compile == "on" or (
-            settings.compile == "auto" and self.device.type == "cuda" and objective.static_shapes
-        )
-        self._loss = torch.compile(objective.loss) if compiled else objective.loss
-        self.window = LogWindow()
+        self.stepper = Stepper(objective)
         self.signals = StopSignals()
         self.writer = BackgroundWriter(run, settings.keep_last)
-        self.step = 0
-        self.first_watched = 0
+        self.log = RunLog(subscriber)
         self.best_loss = math.inf
         self.started = False
-        self._in_step = False  # a step was begun and not finished
-        self._events: EventLog | None = None
-        self._held: list[Event] = []  # until the events are open
         self._new = resume_from is None if new is None else new
         self._on_begin = on_begin
         self._notes = list(notes)
-        self._subscriber = subscriber
-        self._resume_from = resume_from
-        self._resumed: dict[str, Any] = {}
-        self._best_is_damaged = False
+        self._resumed: Resumed | None = None
         if resume_from is not None:
-            self._resumed = self._restore(resume_from)
-        self.profiler = Unprofiled()
+            self._resumed = resume(resume_from, run, self.stepper)
+            self.best_loss = self._resumed.best_loss
+            self._notes += self._resumed.notes
+        self._first = self.steps_done  # before this process took any
         if profile:
-            self.profiler = Profiler(
+            self.stepper.profiler = Profiler(
                 run.profile,
                 profile,
-                settings.steps - self.step,
+                settings.steps - self.steps_done,
                 self.model,
-                compiled=compiled,
+                compiled=self.stepper.compiled,
                 tokens=0 if self.recipe.finetune.task else settings.batch * settings.block,
             )
+
+    @property
+    def steps_done(self) -> int:
+        """Steps taken since the training began."""
+        return self.stepper.done
+
+    def step(self) -> None:
+        """Take one optimizer step and nothing else: no event, no evaluation, no checkpoint.
+
+        It does not wait on the device.
+        """
+        self.stepper.step()
 
     def train(self) -> S:
         """Train to the last step and evaluate the best weights on the test split.
@@ -127,115 +115,194 @@ class Trainer(Generic[S]):
             with contextlib.ExitStack() as signals:
                 return self._train(signals)
         except Stopped as stop:
-            self._leave("stopped", stop.signal)
+            self.log.leave(self.steps_done, "stopped", stop.signal)
             raise
         except (KeyboardInterrupt, Terminated):
             when = "twice, not saved" if self.started else "before the first step was done"
-            self._leave("stopped", f"interrupted {when}")
+            self.log.leave(self.steps_done, "stopped", f"interrupted {when}")
             raise
-        except SystemExit:  # rich's way to leave when nobody reads the output any more
-            self._leave("failed", "the output was closed")
+        except SystemExit:  # rich leaves this way when nobody reads the output any more
+            self.log.leave(self.steps_done, "failed", "the output was closed")
             raise
         except Exception as error:
-            self._leave("failed", str(error) or repr(error))
+            self.log.leave(self.steps_done, "failed", str(error) or repr(error))
             raise
         finally:
-            self.profiler.close()
+            self.stepper.profiler.close()
             self.writer.close()
-            if self._events is not None:
-                with contextlib.suppress(OSError):
-                    self._events.close()
-
-    @property
-    def events(self) -> EventLog:
-        """Where events are written, once the training has begun."""
-        assert self._events is not None
-        return self._events
-
-    def _leave(self, status: Literal["stopped", "failed"], reason: str) -> None:
-        """The last event of a run that did not finish, if it can be written: a full disk or a
-        reader that left must not hide why."""
-        if self._events is not None:
-            with contextlib.suppress(OSError):
-                self._emit(
-                    RunFinished(kind="run_finished", step=self.step, status=status, reason=reason)
-                )
+            self.log.close()
 
     def _train(self, signals: contextlib.ExitStack) -> S:
-        settings = self.settings
+        settings, window, profiler = self.settings, self.stepper.window, self.stepper.profiler
         if self._new:
             self._begin()
-        if self._resume_from is None:
-            self._announce()
-            self._warn(*self.objective.warnings, *self._notes)
+        if self._resumed is None:
+            self.log.emit(run_started(self.objective, self.run, self._first))
+            self.log.warn(self._first, *self.objective.warnings, *self._notes)
             if settings.probe_every:
                 self._probe()
-        self.window.restart_clock()
-        while self.step < settings.steps:
+        window.restart_clock()
+        while self.steps_done < settings.steps:
             with self._saved_where_data_is_damaged():
-                self._train_step()
+                self.step()
             self._start(signals)
-            last = self.step == settings.steps
+            last = self.steps_done == settings.steps
             if self._is_due(settings.log_every) or last:
-                self._log()
-            with self.window.clock_paused(), self.profiler.part(ASIDE):
+                self._log_train()
+            with window.clock_paused(), profiler.part(ASIDE):
                 if self._is_due(settings.validate_every) or last:
                     with self._saved_where_data_is_damaged():
                         self._validate()
                 if self._is_due(settings.probe_every) or (last and settings.probe_every):
                     self._probe()
                 if self.on_step is not None:
-                    self.on_step(self.step)
+                    self.on_step(self.steps_done)
                 stopping = self.signals.asked
                 if self._is_due(settings.checkpoint_every) or last or stopping:
                     self._save()
-            with self.window.clock_paused():
-                if self.profiler.step_done():
-                    self._emit(
-                        {
-                            "kind": "profile",
-                            "step": self.step,
-                            "path": self.run.profile.name,
-                            "trace": TRACE,
-                            "summary": SUMMARY,
-                        }
-                    )
+            with window.clock_paused():
+                if profiler.step_done():
+                    self._log_profile()
             if stopping:
                 self.writer.wait()
-                self.signals.leave_if_asked(self.step)
+                self.signals.leave_if_asked(self.steps_done)
         self._start(signals)
         return self._finish()
 
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.steps_done % every == 0
+
+    # How it begins
+
     def _begin(self) -> None:
-        """Open the events and write those that were held; the folder is this training's now."""
+        """Open the events: from now on the folder is this training's."""
         if self._on_begin is not None:
             self._on_begin()
         checkpoint.tidy(self.run)
-        if self._resume_from is not None:
-            self._discard()
-        written = self._resumed.get("events_bytes")
-        self._events = EventLog(self.run.events, written)
-        if self._subscriber is not None:
-            self._events.subscribe(self._subscriber)
-        if written is not None and self._events.position() < written:
+        resumed, keep = self._resumed, None
+        if resumed is not None:
+            self._notes += discard_later(resumed, self.run, self.settings.keep_last)
+            keep = resumed.state["events_bytes"]
+        if not self.log.open(self.run.events, keep):
             self._notes.append(
                 "events from before the checkpoint are lost; the training itself is whole"
             )
-        for event in self._held:
-            self._events.emit(event)
-        if self._resume_from is not None:
-            self._go_on(self._resume_from)
+        if resumed is not None:
+            self._say_what_changed(resumed)
+
+    def _say_what_changed(self, resumed: Resumed) -> None:
+        """The first events of a resumed run: where it goes on, and what is not as it was."""
+        path = str(resumed.folder.relative_to(self.run.path))
+        self.log.emit({"kind": "checkpoint", "step": self._first, "path": path})
+        if resumed.state["recipe"] != self.recipe.model_dump(mode="json"):
+            self.log.emit(run_started(self.objective, self.run, self._first))
+        precision, before = self.objective.precision, resumed.state["precision"]
+        if before != precision:
+            self._notes.append(f"computing in {precision}; so far it was {before}")
+        self.log.warn(self._first, *self._notes)
 
     def _start(self, signals: contextlib.ExitStack) -> None:
-        """Take signals for a wish to save and stop, once there is something to save. Until then
-        they end the training at once, however long its first step is compiled."""
+        """From the first step on, signals ask to save and stop. Until then there is nothing to
+        save, and they end the training at once, however long its first step is compiled."""
         if self.started:
             return
         signals.enter_context(self.signals)
-        if self._events is None:
-            with self.window.clock_paused():
+        if not self.log.is_open:
+            with self.stepper.window.clock_paused():
                 self._begin()
         self.started = True
+
+    # What is due after a step
+
+    def _log_train(self) -> None:
+        """Emit a train event; the host waits on the device here."""
+        self._check_finite()
+        done, window, read = self.steps_done, self.stepper.window, self.objective.tokens_read
+        tokens = read(done)
+        self.log.emit(
+            window.close(
+                done,
+                tokens=tokens,
+                timed_tokens=tokens - read(done - window.timed_steps),
+                lr=learning_rate(done - 1, self.settings),
+                similarity=self.recipe.similarity.in_force((done - 1) / self.settings.steps),
+                in_bits=self.objective.in_bits,
+            )
+        )
+
+    def _log_profile(self) -> None:
+        self.log.emit(
+            {
+                "kind": "profile",
+                "step": self.steps_done,
+                "path": self.run.profile.name,
+                "trace": TRACE,
+                "summary": SUMMARY,
+            }
+        )
+
+    def _validate(self) -> None:
+        self._check_finite()
+        score = self.objective.validate(self.objective.context(self.steps_done))
+        if not math.isfinite(score.loss_nats):
+            raise self._diverged(f"the validation loss became non-finite at step {self.steps_done}")
+        to_minimise = self.objective.to_minimise(score)
+        best = to_minimise < self.best_loss
+        if best:
+            self.best_loss = to_minimise
+            state = self.objective.identity() | self.objective.best_fields(score)
+            self.writer.save_best(self.steps_done, self.model, state)
+        self._evaluated(score, "valid", best)
+
+    def _probe(self) -> None:
+        tokens_BM, real_T = self.objective.probe_batch()
+        context = self.objective.context(self.steps_done, real_T)
+        router, similarity = probe(self.model, tokens_BM, context, self.objective.precision)
+        self.log.emit({"kind": "router", "step": self.steps_done, "layers": router})
+        self.log.emit({"kind": "similarity", "step": self.steps_done, **similarity})
+
+    def _save(self) -> None:
+        self._check_finite()
+        tensors = training_tensors(self.objective, self.stepper.optimizer, self.stepper.window)
+        state = self.objective.identity() | {
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "events_bytes": self.log.written.position(),
+            "precision": self.objective.precision,
+        }
+        step, sync_events = self.steps_done, self.log.written.sync
+        self.writer.save(step, self.model, tensors, state, sync_events=sync_events)
+        path = self.run.checkpoints / checkpoint.step_name(step)
+        name = str(path.relative_to(self.run.path))
+        self.log.emit({"kind": "checkpoint", "step": step, "path": name})
+
+    # How it ends
+
+    def _finish(self) -> S:
+        """Score the best weights on the split that is reported."""
+        if math.isinf(self.best_loss):  # of a run that was resumed at its end without its best
+            self._validate()
+        self.writer.wait()
+        self.signals.leave_when_asked(self.steps_done)
+        folder = checkpoint.find(self.run, "best")
+        state = checkpoint.read_state(folder)
+        weights.load_weights(folder, state, self.model)
+        score = self.objective.test(self.objective.context(state["step"]))
+        self.signals.leave_when_asked(None)
+        self._evaluated(score, self.objective.test_split, best=True)
+        finished: RunFinished = {
+            "kind": "run_finished",
+            "step": self.steps_done,
+            "status": "finished",
+            "reason": "all steps done",
+            **self.objective.test_scores(score),
+            "best_step": state["step"],
+        }
+        self.log.emit(finished)
+        return score
+
+    def _evaluated(self, score: S, split: str, best: bool) -> None:
+        scored = self.objective.split_score(score, split)
+        self.log.emit({"kind": "eval", "step": self.steps_done, **scored, "best": best})
 
     @contextlib.contextmanager
     def _saved_where_data_is_damaged(self) -> Iterator[None]:
@@ -244,115 +311,21 @@ class Trainer(Generic[S]):
         try:
             yield
         except UserError as error:
-            saved = self.run.checkpoints / checkpoint.step_name(self.step)
-            whole = self.started and not self._in_step and not saved.is_dir()
+            saved = self.run.checkpoints / checkpoint.step_name(self.steps_done)
+            whole = self.started and not self.stepper.begun and not saved.is_dir()
             if error.code == EXIT_DATA and whole:
                 with contextlib.suppress(UserError, OSError):
                     self._save()
                     self.writer.wait()
             raise
 
-    def _is_due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
-
-    def _announce(self) -> None:
-        recipe, settings = self.recipe, self.settings
-        started: RunStarted = {
-            "kind": "run_started",
-            "step": self.first_watched,
-            "name": self.run.name,
-            "recipe": recipe.model_dump(mode="json"),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "tokens_per_step": settings.batch * settings.block,
-            "total_steps": settings.steps,
-            "unit": self.objective.unit,
-            "device": str(self.device),
-            "precision": self.objective.precision,
-            **self.objective.announcement(),
-        }
-        self._emit(started)
-
-    def _go_on(self, folder: Path) -> None:
-        """Say what a resumed run goes on from, and what is not as it was."""
-        path = str(folder.relative_to(self.run.path))
-        self._emit({"kind": "checkpoint", "step": self.first_watched, "path": path})
-        if self._resumed["recipe"] != self.recipe.model_dump(mode="json"):
-            self._announce()
-        precision, before = self.objective.precision, self._resumed["precision"]
-        if before != precision:
-            self._notes.append(f"computing in {precision}; so far it was {before}")
-        self._warn(*self._notes)
-
-    def _discard(self) -> None:
-        """Delete later checkpoints, then cut the events. In this order the events cover every
-        checkpoint even if the process is killed in between."""
-        if dropped := checkpoint.discard_after(self.run, self.first_watched):
-            self._notes.append(f"later checkpoints were deleted: {', '.join(map(str, dropped))}")
-        if self._best_is_damaged:
-            checkpoint.set_aside(self.run.best)
-        checkpoint.prune(self.run, self.settings.keep_last)
-
-    def _warn(self, *messages: str) -> None:
-        for message in messages:
-            self._emit({"kind": "warning", "step": self.first_watched, "message": message})
-
-    def _train_step(self) -> None:
-        """One optimizer step over all micro-batches; never waits on the device."""
-        settings = self.settings
-        weights = self.loss_weights.at(self.step / settings.steps)
-        self.model.train()
-        total = torch.zeros((), device=self.device)
-        profiler = self.profiler
-        batches = profiler.reading(self.objective.micro_batches(self.step))
-        for part, inputs in enumerate(batches):
-            self._in_step = True
-            with profiler.part(FORWARD):
-                loss, memory, measured = self._loss(*inputs, weights)
-            with profiler.part(BACKWARD):
-                loss.backward()
-            self.objective.keep(part, memory)
-            total = total + loss.detach()
-            self.window.add(measured)
-        with profiler.part(UPDATE):
-            grad_norm = self._clip()
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.step, settings)
-            self.guard.watch(self.optimizer, total, grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        self.window.end_step(grad_norm)
-        self.step += 1
-        self._in_step = False
-
-    def _clip(self) -> Tensor:
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if self.settings.clip_norm:
-            return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
-        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-    def _log(self) -> None:
-        """Emit a train event; the host waits on the device here."""
-        self._check_finite()
-        tokens = self.objective.tokens_read(self.step)
-        timed = tokens - self.objective.tokens_read(self.step - self.window.timed_steps)
-        self._emit(
-            self.window.close(
-                self.step,
-                tokens=tokens,
-                timed_tokens=timed,
-                lr=learning_rate(self.step - 1, self.settings),
-                similarity=self.recipe.similarity.in_force((self.step - 1) / self.settings.steps),
-                in_bits=self.objective.in_bits,
-            )
-        )
-
     def _check_finite(self) -> None:
-        if self.guard.tripped():
-            first_bad = self.first_watched + self.guard.good_steps() + 1
+        if self.stepper.guard.tripped():
+            first_bad = self._first + self.stepper.guard.good_steps() + 1
             raise self._diverged(f"the loss or its gradient became non-finite at step {first_bad}")
 
     def _diverged(self, message: str) -> UserError:
-        self._emit({"kind": "warning", "step": self.step, "message": message})
+        self.log.emit({"kind": "warning", "step": self.steps_done, "message": message})
         self.writer.wait()
         settings = self.settings
         saved = checkpoint.list_checkpoints(self.run)
@@ -369,99 +342,3 @@ class Trainer(Generic[S]):
             f"(now {settings.clip_norm:g}).",
             code=EXIT_NON_FINITE,
         )
-
-    def _validate(self) -> None:
-        self._check_finite()
-        score = self.objective.validate(self.objective.context(self.step))
-        if not math.isfinite(score.loss_nats):
-            raise self._diverged(f"the validation loss became non-finite at step {self.step}")
-        to_minimise = self.objective.to_minimise(score)
-        best = to_minimise < self.best_loss
-        if best:
-            self.best_loss = to_minimise
-            state = self.objective.identity() | self.objective.best_fields(score)
-            self.writer.save_best(self.step, self.model, state)
-        self._evaluated(score, "valid", best)
-
-    def _probe(self) -> None:
-        tokens_BM, real_T = self.objective.probe_batch()
-        context = self.objective.context(self.step, real_T)
-        router, similarity = probe(self.model, tokens_BM, context, self.objective.precision)
-        self._emit({"kind": "router", "step": self.step, "layers": router})
-        self._emit({"kind": "similarity", "step": self.step, **similarity})
-
-    def _save(self) -> None:
-        self._check_finite()
-        tensors = resume_state.training_tensors(self.objective, self.optimizer, self.window)
-        state = self.objective.identity() | {
-            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
-            "events_bytes": self.events.position(),
-            "precision": self.objective.precision,
-        }
-        self.writer.save(self.step, self.model, tensors, state, sync_events=self.events.sync)
-        path = self.run.checkpoints / checkpoint.step_name(self.step)
-        name = str(path.relative_to(self.run.path))
-        self._emit({"kind": "checkpoint", "step": self.step, "path": name})
-
-    def _restore(self, folder: Path) -> dict[str, Any]:
-        """Everything back as it was when the checkpoint was taken; its state."""
-        state = resume_state.restore(folder, self.objective, self.optimizer, self.window)
-        self.step = self.first_watched = state["step"]
-        # A probe's choice holds for the whole training: it goes on bit for bit.
-        asked = {self.settings.precision, state["recipe"]["train"]["precision"]}
-        if asked == {"auto"} and self.device.type == "cpu" and cpu_bf16():
-            self.objective.precision = state["precision"]
-        if state["best_loss"] is not None:
-            self._restore_best(state)
-        return state
-
-    def _restore_best(self, state: dict[str, Any]) -> None:
-        """Go on from the best validation, if its weights are there."""
-        try:
-            best = checkpoint.read_state(self.run.best)
-        except NotPermitted:
-            raise
-        except UserError as error:
-            self._best_is_damaged = self.run.best.is_dir() and any(self.run.best.iterdir())
-            self._notes.append(
-                f"the best weights so far are lost ({error.where}: {error.what}); those of the "
-                "best validation from now on are kept"
-            )
-            return
-        # With the same settings they are found again; with others they would be foreign weights.
-        of_this_course = state["recipe"] == self.recipe.model_dump(mode="json")
-        if best["step"] <= state["step"] or of_this_course:
-            self.best_loss = state["best_loss"]
-
-    def _finish(self) -> S:
-        """Score the best weights on the split that is reported."""
-        if math.isinf(self.best_loss):  # of a run that was resumed at its end without its best
-            self._validate()
-        self.writer.wait()
-        self.signals.leave_when_asked(self.step)
-        folder = checkpoint.find(self.run, "best")
-        state = checkpoint.read_state(folder)
-        weights.load_weights(folder, state, self.model)
-        score = self.objective.test(self.objective.context(state["step"]))
-        self.signals.leave_when_asked(None)
-        self._evaluated(score, self.objective.test_split, best=True)
-        finished: RunFinished = {
-            "kind": "run_finished",
-            "step": self.step,
-            "status": "finished",
-            "reason": "all steps done",
-            **self.objective.test_scores(score),
-            "best_step": state["step"],
-        }
-        self._emit(finished)
-        return score
-
-    def _evaluated(self, score: S, split: str, best: bool) -> None:
-        scored = self.objective.split_score(score, split)
-        self._emit({"kind": "eval", "step": self.step, **scored, "best": best})
-
-    def _emit(self, event: Event) -> None:
-        if self._events is None:
-            self._held.append(event)
-        else:
-            self._events.emit(event)

@@ -1,21 +1,28 @@
-"""The tensors a resumed run needs besides those of the model, saved and restored.
+"""Everything a resumed training goes on from, and what of the run folder must go then.
 
-With them, a resumed run equals an uninterrupted one bit for bit on a CPU.
+Where a training stands follows from its step and the tensors of its checkpoint, so a resumed run
+equals an uninterrupted one bit for bit on a CPU.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from simsmoe_cli.errors import NotPermitted, UserError
+from simsmoe_cli.model.precision import cpu_bf16
 from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.background_writer import host_copy
 from simsmoe_cli.run.checkpoint_state import TRAINING
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.log_window import LogWindow
 from simsmoe_cli.train.objectives.base import Objective
+from simsmoe_cli.train.step import Stepper
 
 
 def training_tensors(
@@ -75,3 +82,82 @@ def _restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
                 torch.cuda.set_rng_state(then, device)
         except RuntimeError as error:
             raise ValueError(f"{name} is not a state of this random generator: {error}") from None
+
+
+@dataclass
+class Resumed:
+    """What a training goes on from.
+
+    Attributes:
+        folder: of the checkpoint.
+        state: of the checkpoint.
+        best_loss: of the best validation so far; infinite if there was none, or its weights are
+            lost.
+        best_is_damaged: whether best/ holds something that cannot be read.
+        notes: what people should know of it.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+    best_loss: float = math.inf
+    best_is_damaged: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """Steps that were done."""
+        return int(self.state["step"])
+
+
+def resume(folder: Path, run: RunDir, stepper: Stepper) -> Resumed:
+    """Put everything back as it was when the checkpoint was taken. The run folder is only read.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another objective, model or data.
+    """
+    objective = stepper.objective
+    state = restore(folder, objective, stepper.optimizer, stepper.window)
+    stepper.done = state["step"]
+    recipe = objective.recipe
+    # `auto` precision was timed at the start; resuming keeps it so that the run stays bit-equal.
+    asked = {recipe.train.precision, state["recipe"]["train"]["precision"]}
+    if asked == {"auto"} and objective.device.type == "cpu" and cpu_bf16():
+        objective.precision = state["precision"]
+    resumed = Resumed(folder, state)
+    if state["best_loss"] is not None:
+        _find_best(resumed, run, same_recipe=state["recipe"] == recipe.model_dump(mode="json"))
+    return resumed
+
+
+def _find_best(resumed: Resumed, run: RunDir, *, same_recipe: bool) -> None:
+    """Go on from the best validation, if its weights are there."""
+    try:
+        best = checkpoint.read_state(run.best)
+    except NotPermitted:
+        raise
+    except UserError as error:
+        resumed.best_is_damaged = run.best.is_dir() and any(run.best.iterdir())
+        resumed.notes.append(
+            f"the best weights so far are lost ({error.where}: {error.what}); those of the "
+            "best validation from now on are kept"
+        )
+        return
+    # Best weights of a later step will be found again by the same recipe, and not by another one.
+    if best["step"] <= resumed.step or same_recipe:
+        resumed.best_loss = resumed.state["best_loss"]
+
+
+def discard_later(resumed: Resumed, run: RunDir, keep_last: int) -> list[str]:
+    """Delete checkpoints that are later than the one a run goes on from.
+
+    Call it before the events are cut: then the events cover every checkpoint even if the process is
+    killed in between.
+
+    Returns:
+        What was deleted, in words.
+    """
+    dropped = checkpoint.discard_after(run, resumed.step)
+    if resumed.best_is_damaged:
+        checkpoint.set_aside(run.best)
+    checkpoint.prune(run, keep_last)
+    return [f"later checkpoints were deleted: {', '.join(map(str, dropped))}"] if dropped else []

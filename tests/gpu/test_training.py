@@ -40,9 +40,9 @@ def step(run: Trainer[Any], steps: int) -> list[Tensor]:
     """Some training steps; the task's loss of each, still on the device."""
     losses = []
     for _ in range(steps):
-        before = run.window.sums.get("task")
-        run._train_step()
-        now = run.window.sums["task"]
+        before = run.stepper.window.sums.get("task")
+        run.step()
+        now = run.stepper.window.sums["task"]
         losses.append(now if before is None else now - before)
     return losses
 
@@ -52,7 +52,7 @@ def assert_learned(run: Trainer[Any], losses: list[Tensor]) -> None:
     values = [loss.item() for loss in losses]
     assert all(map(math.isfinite, values)), values
     assert min(values[1:]) < values[0], f"the loss never fell: {values}"
-    assert not run.guard.tripped()
+    assert not run.stepper.guard.tripped()
     wrong = [n for n, p in run.model.named_parameters() if not p.isfinite().all()]
     assert not wrong, f"no finite numbers: {wrong}"
 
@@ -83,7 +83,7 @@ def test_a_router_trains_without_waiting(
         losses += step(run, STEPS[device] - 1)
     assert_learned(run, losses)
     if preset != "none":
-        assert run.window.sums["pairs_due"].item() > 0
+        assert run.stepper.window.sums["pairs_due"].item() > 0
 
 
 @pytest.mark.parametrize("case", ["stablemoe", "smoe-dropout", "competesmoe"])

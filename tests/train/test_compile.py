@@ -50,7 +50,7 @@ def test_one_graph_for_a_hundred_steps(
     settings = {"compile": "on", "precision": precision, "steps": 100}
     run = trainer(model=model, similarity=similarity, train=settings)
     for _ in range(100):
-        run._train_step()
+        run.step()
     assert graphs.frame_count == 1
 
 
@@ -63,7 +63,7 @@ def test_graphs_of_other_routers(
     """One each; one more per stage, and one for step 0, where a router has stages."""
     run = trainer(moe={"router": router}, train={"compile": "on", "precision": "bf16", "steps": 30})
     for _ in range(30):
-        run._train_step()
+        run.step()
     assert graphs.frame_count <= most
 
 
@@ -74,7 +74,7 @@ def test_one_graph_for_steps_that_look_at_pairs_and_one_for_those_that_count(
     similarity = {"preset": "published", "tokens": 16, "min_tokens": 4}
     run = trainer(similarity=similarity, train={"compile": "on", "precision": "bf16", "steps": 40})
     for _ in range(40):
-        run._train_step()
+        run.step()
     assert graphs.frame_count <= 4
 
 
@@ -86,7 +86,7 @@ def test_compiled_steps_learn_the_same(
     for compiled in ("off", "on"):
         run = trainer(train={"compile": compiled, "precision": "fp32"})
         for _ in range(3):
-            run._train_step()
+            run.step()
         weights.append([p.detach().clone() for p in run.model.parameters()])
     for plain, other in zip(*weights, strict=True):
         torch.testing.assert_close(plain, other, atol=1e-5, rtol=1e-4)

@@ -129,7 +129,7 @@ def test_a_frozen_router_stays_frozen(data_dir: Path, tmp_path: Path, finetune: 
     start = pretrain(data_dir, RunDir(tmp_path / "start"), **changes)
     run = finetune("train.lr=1e-3", start=start)
     before = {n: p.clone() for n, p in run.model.named_parameters() if ".router." in n}
-    run._train_step()
+    run.step()
     for layer in run.model.moe_layers:
         assert isinstance(layer.router, StableMoERouter)
         assert layer.router.frozen
@@ -150,7 +150,7 @@ def test_a_router_in_its_first_stage_freezes_in_fine_tuning(
     run = finetune("stablemoe.freeze_after=0.5", "finetune.epochs=1", start=start)
     frozen = []
     for _ in range(run.settings.steps):
-        run._train_step()
+        run.step()
         router = run.model.moe_layers[0].router
         assert isinstance(router, StableMoERouter)
         frozen.append(bool(router.frozen))
@@ -222,8 +222,8 @@ def test_micro_batches_add_up_to_the_batch(finetune: Make) -> None:
             name=f"run-{number}",
         )  # fmt: skip
         for _ in range(6):
-            run._train_step()
-        window = run.window.sums
+            run.step()
+        window = run.stepper.window.sums
         found.append((dict(run.model.named_parameters()), window["task"], window["accuracy"]))
     for name, value in found[0][0].items():
         torch.testing.assert_close(found[1][0][name], value, rtol=1e-3, atol=1e-5)
@@ -234,9 +234,9 @@ def test_micro_batches_add_up_to_the_batch(finetune: Make) -> None:
 @pytest.mark.parametrize("preset", ["none", "published", "calibrated"])
 def test_a_step_does_not_wait_on_the_device(finetune: Make, preset: str) -> None:
     run = finetune(f"similarity.preset={preset}", "train.micro_batches=2")
-    run._train_step()
+    run.step()
     with NoWaiting():
-        run._train_step()
+        run.step()
 
 
 def test_the_best_epoch_is_the_most_accurate(finetune: Make) -> None:
@@ -300,7 +300,7 @@ def test_tokens_are_those_of_the_batches_read(finetune: Make) -> None:
 def test_probes_see_no_padding(finetune: Make) -> None:
     """The same numbers from texts padded further, with another token."""
     run = finetune()
-    run._train_step()
+    run.step()
     ids_BM, real_T = run.objective.probe_batch()
     assert real_T is not None
     assert 0 < len(real_T) < ids_BM.numel()
@@ -495,5 +495,5 @@ def test_a_word_model_fine_tunes(data_dir: Path, tmp_path: Path) -> None:
     objective = objective_of(planned(start, data_dir))
     assert any("became <unk>" in message for message in objective.warnings)
     trainer = Trainer(objective, RunDir(tmp_path / "run"))
-    trainer._train_step()
-    assert np.isfinite(trainer.window.sums["task"].item())
+    trainer.step()
+    assert np.isfinite(trainer.stepper.window.sums["task"].item())

@@ -70,7 +70,7 @@ def steps(run: RunDir) -> list[int]:
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = dict(trainer.model.named_parameters())
-    tensors |= optimizer_tensors(trainer.model, trainer.optimizer)
+    tensors |= optimizer_tensors(trainer.model, trainer.stepper.optimizer)
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
@@ -174,7 +174,7 @@ def test_micro_batches_add_up_to_the_batch(trainer: Make) -> None:
             train={"micro_batches": number, "eps": 1e-3},
         )
         for _ in range(3):
-            made._train_step()
+            made.step()
         parts.append(weights(made))
     for name, whole in parts[0].items():
         for part in parts[1:]:
@@ -186,14 +186,14 @@ def test_gradients_are_clipped_and_their_norm_reported(
 ) -> None:
     made = trainer(train={"clip_norm": 0.05, "log_every": 1})
     norms: list[float] = []
-    step = made.optimizer.step
+    step = made.stepper.optimizer.step
 
     def watched() -> None:
         grads = [p.grad for p in made.model.parameters() if p.grad is not None]
         norms.append(torch.nn.utils.get_total_norm(grads).item())
         step()
 
-    monkeypatch.setattr(made.optimizer, "step", watched)
+    monkeypatch.setattr(made.stepper.optimizer, "step", watched)
     made.train()
     assert norms == pytest.approx([0.05] * 8, rel=1e-4)
     assert all(event["grad_norm"] > 0.1 for event in events(made.run, "train"))
@@ -205,15 +205,15 @@ def test_memory_is_carried_and_forgotten_where_the_text_starts_over(
     made = trainer(model=PAPER_MODEL)
     monkeypatch.setattr(made.objective.streams, "blocks", 3)
     empty: list[bool] = []
-    loss = made._loss
+    loss = made.stepper.loss
 
     def watched(x: Any, y: Any, memory: list[torch.Tensor], *rest: Any) -> Any:
         empty.append(all(not tensor.any() for tensor in memory))
         return loss(x, y, memory, *rest)
 
-    monkeypatch.setattr(made, "_loss", watched)
+    monkeypatch.setattr(made.stepper, "loss", watched)
     for _ in range(7):
-        made._train_step()
+        made.step()
     assert empty == [True, False, False, True, False, False, True]
 
 
@@ -242,7 +242,7 @@ def test_a_model_learns(trainer: Make) -> None:
 
 def spoil(made: Trainer, monkeypatch: pytest.MonkeyPatch, step: int, part: int = 0) -> None:
     """The loss of one micro-batch of one step (from 1) is nan."""
-    loss, calls = made._loss, [0]
+    loss, calls = made.stepper.loss, [0]
 
     def spoiled(*args: Any) -> Any:
         total, memory, measured = loss(*args)
@@ -251,7 +251,7 @@ def spoil(made: Trainer, monkeypatch: pytest.MonkeyPatch, step: int, part: int =
             total = total * math.nan
         return total, memory, measured
 
-    monkeypatch.setattr(made, "_loss", spoiled)
+    monkeypatch.setattr(made.stepper, "loss", spoiled)
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -262,7 +262,7 @@ def test_a_nan_stops_before_the_step(
     train = {"schedule": "constant", "log_every": log_every, "micro_batches": 2}
     reference = trainer("reference", train=train)
     for _ in range(bad - 1):
-        reference._train_step()
+        reference.step()
     made = trainer(train=train)
     spoil(made, monkeypatch, bad, part)
     with pytest.raises(UserError, match=f"became non-finite at step {bad}") as caught:
@@ -301,7 +301,7 @@ def test_a_run_goes_on_after_a_nan(trainer: Make, monkeypatch: pytest.MonkeyPatc
 
 def test_weights_that_overflow_are_noticed(trainer: Make) -> None:
     made = trainer()
-    made._train_step()
+    made.step()
     made.model.output.weight.data[0, 0] = math.inf
     with pytest.raises(UserError, match="non-finite at step 2") as caught:
         made.train()
@@ -313,14 +313,14 @@ def test_a_step_that_ruins_the_weights_is_not_saved(
 ) -> None:
     """The loss of step 8 was still fine; what it made of the weights is not."""
     made = trainer(train={"validate_every": 4})
-    step = made.optimizer.step
+    step = made.stepper.optimizer.step
 
     def ruinous() -> None:
         step()
-        if made.step == 7:
+        if made.steps_done == 7:
             made.model.output.weight.data[:] = math.nan
 
-    monkeypatch.setattr(made.optimizer, "step", ruinous)
+    monkeypatch.setattr(made.stepper.optimizer, "step", ruinous)
     with pytest.raises(UserError, match="validation loss became non-finite at step 8") as caught:
         made.train()
     assert caught.value.code == EXIT_NON_FINITE
@@ -420,7 +420,10 @@ def test_stopped_when_all_steps_are_done(
         evaluate = language_modelling.evaluate_split
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:
-            if made.step == 8 and kwargs["max_blocks"] == made.objective.recipe.eval.final_blocks:
+            if (
+                made.steps_done == 8
+                and kwargs["max_blocks"] == made.objective.recipe.eval.final_blocks
+            ):
                 os.kill(os.getpid(), signal.SIGTERM)
             return evaluate(*args, **kwargs)
 
@@ -447,7 +450,7 @@ def test_a_reader_that_leaves_does_not_hide_how_the_run_ended(
             raise leaving
 
     made = trainer()
-    made._subscriber = reader
+    made.log._subscriber = reader
     with pytest.raises(type(leaving)):
         made.train()
     last = events(made.run)[-1]

@@ -25,11 +25,11 @@ def test_a_step_does_not_wait(
         similarity={"preset": preset, "check_every": 0.0, "tokens": 16, "min_tokens": 4},
         train={"clip_norm": clip_norm, "micro_batches": 2},
     )
-    run._train_step()
+    run.step()
     with NoWaiting():
-        run._train_step()
+        run.step()
     if preset != "none":
-        assert run.window.sums["pairs_due"].item() > 0
+        assert run.stepper.window.sums["pairs_due"].item() > 0
 
 
 def test_the_mode_catches_waiting() -> None:

@@ -357,15 +357,15 @@ OUT_OF_MEMORY: dict[str, Callable[[], Any]] = {
 def test_out_of_memory_names_what_to_lower(
     pretrain: Pretrain, capsys: Capture, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    step = Trainer._train_step
+    step = Trainer.step
 
     def greedy(self: Trainer) -> None:
-        if self.step == 3:
+        if self.steps_done == 3:
             OUT_OF_MEMORY[kind]()
         step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", greedy)
+        patch.setattr(Trainer, "step", greedy)
         assert pretrain("--name", "mine") == EXIT_OUT_OF_MEMORY
     printed = error(capsys)
     assert "out of memory on cpu" in printed
@@ -390,7 +390,7 @@ def test_out_of_memory_names_as_few_micro_batches_as_fit(
     needed = measure(recipe(train={"micro_batches": fits or 4}), vocabulary).training_bytes
     room = needed / device.ROOM_TO_PLAN_WITH + (1 if fits else -1)
     monkeypatch.setattr(device, "device_memory", lambda device: room)
-    monkeypatch.setattr(Trainer, "_train_step", lambda self: out_of_torch_memory())
+    monkeypatch.setattr(Trainer, "step", lambda self: out_of_torch_memory())
     assert pretrain("--name", "mine") == EXIT_OUT_OF_MEMORY
     said = error(capsys)
     if fits is None:
@@ -418,7 +418,7 @@ def test_an_error_of_ours_is_not_dressed_up(
     def wrong(self: Trainer) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(Trainer, "_train_step", wrong)
+    monkeypatch.setattr(Trainer, "step", wrong)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         pretrain("--name", "mine")
     finished = events(RunDir(Path("runs/mine")))[-1]

@@ -38,7 +38,7 @@ every_scope = pytest.mark.parametrize("scope", SCOPES)
 
 def after(made: Trainer, steps: int) -> dict[str, torch.Tensor]:
     for _ in range(steps):
-        made._train_step()
+        made.step()
     return {name: value.clone() for name, value in made.model.state_dict().items()}
 
 
@@ -97,10 +97,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(trainer: Make, scope: str) -> None:
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_a_step_does_not_wait(trainer: Make, scope: str, top_k: int) -> None:
     made = trainer(similarity=SCOPES[scope], moe={"top_k": top_k}, train={"micro_batches": 2})
-    made._train_step()
+    made.step()
     with NoWaiting():
-        made._train_step()
-    assert made.window.sums["pairs_due"].item() > 0
+        made.step()
+    assert made.stepper.window.sums["pairs_due"].item() > 0
 
 
 @pytest.mark.parametrize(("experts", "top_k"), [(2, 1), (2, 2), (4, 3)])

@@ -16,13 +16,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from simsmoe_cli.model.language_model import Backbone, BackboneOutput
+from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.routers.base import StepContext
-from simsmoe_cli.recipe.schedule import Schedule, value_at
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
-from simsmoe_cli.train.log_window import measured
 
 
 class Score(Protocol):
@@ -107,7 +105,7 @@ class Objective(ABC, Generic[S]):
 
     @abstractmethod
     def to_minimise(self, score: S) -> float:
-        """What the best weights have least of."""
+        """The score that is minimised to choose the best checkpoint."""
 
     @abstractmethod
     def split_score(self, score: S, split: str) -> SplitScore:
@@ -149,44 +147,3 @@ class Objective(ABC, Generic[S]):
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
-
-
-class LossWeights:
-    """Coefficients of the losses, as the step in hand has them.
-
-    What changes over training is a tensor of the device that is written to, and no number that a
-    compiled step would hold for one of its own.
-    """
-
-    def __init__(self, values: Mapping[str, float | Schedule], device: torch.device):
-        self._schedules = {name: v for name, v in values.items() if isinstance(v, list)}
-        self._now: dict[str, float | Tensor] = {
-            name: torch.zeros((), device=device) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-
-    def at(self, progress: float) -> dict[str, float | Tensor]:
-        """By name, where this share of training is done; valid until the next call."""
-        for name, schedule in self._schedules.items():
-            now = self._now[name]
-            assert isinstance(now, Tensor)
-            now.fill_(value_at(schedule, progress))
-        return self._now
-
-
-def weighted(
-    task: Tensor, output: BackboneOutput, weights: Mapping[str, float | Tensor], share: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """A micro-batch's share of the whole loss, and what to log of it (detached).
-
-    Args:
-        task: the loss of the task.
-        output: with the auxiliary losses.
-        weights: their coefficients by name.
-        share: of the batch.
-    """
-    total = task
-    for name, loss in output.losses.items():
-        total = total + weights[name] * loss
-    to_log = measured(task, output)
-    return total * share, {name: value * share for name, value in to_log.items()}

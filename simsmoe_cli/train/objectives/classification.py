@@ -34,7 +34,8 @@ from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.classification_scores import accuracy, confusion, macro_f1
 from simsmoe_cli.train.evaluate import autocast
 from simsmoe_cli.train.log_window import ACCURACY
-from simsmoe_cli.train.objectives.base import Objective, weighted
+from simsmoe_cli.train.loss import total_loss
+from simsmoe_cli.train.objectives.base import Objective
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Classification(Objective[TaskEvaluation]):
         with autocast(self.device, self.precision):
             output = self.model(tokens_BM, length_B, context)
         task = F.cross_entropy(output.logits.float(), label_B)
-        total, measured = weighted(task, output, weights, share)
+        total, measured = total_loss(task, output, weights, share)
         right_B = output.logits.detach().argmax(1) == label_B
         return total, [], measured | {ACCURACY: right_B.float().mean() * share}
 

@@ -20,7 +20,8 @@ from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
-from simsmoe_cli.train.objectives.base import Objective, weighted
+from simsmoe_cli.train.loss import total_loss
+from simsmoe_cli.train.objectives.base import Objective
 from simsmoe_cli.train.probes import probe_batch
 
 
@@ -80,7 +81,7 @@ class LanguageModelling(Objective[Evaluation]):
         with autocast(self.device, self.precision):
             output = self.model.score(x_BM, y_BM, memory, context)
         task = output.nats / y_BM.numel()
-        total, measured = weighted(task, output, weights, 1 / self.recipe.train.micro_batches)
+        total, measured = total_loss(task, output, weights, 1 / self.recipe.train.micro_batches)
         return total, output.memory, measured
 
     def keep(self, part: int, memory: list[Tensor]) -> None:

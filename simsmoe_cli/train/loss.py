@@ -1,0 +1,59 @@
+"""How the loss of a training step is put together from the task's loss and the auxiliary ones.
+
+    loss = sum over micro-batches of share * (task + sum over names of weight * auxiliary loss)
+
+Every auxiliary loss (balance, z, similarity, a router's own) is returned by the model under its
+name, has a coefficient of its own in the recipe, and is logged before its coefficient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from simsmoe_cli.model.language_model import BackboneOutput
+from simsmoe_cli.recipe.schedule import Schedule, value_at
+from simsmoe_cli.train.log_window import measured
+
+
+class LossWeights:
+    """Coefficients of the auxiliary losses, with the values of the current step.
+
+    A coefficient that changes over training is a tensor on the device that is written to: a
+    compiled step would keep a number as a constant.
+    """
+
+    def __init__(self, values: Mapping[str, float | Schedule], device: torch.device):
+        self._schedules = {name: v for name, v in values.items() if isinstance(v, list)}
+        self._now: dict[str, float | Tensor] = {
+            name: torch.zeros((), device=device) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+
+    def at(self, progress: float) -> dict[str, float | Tensor]:
+        """By name, where this share of training is done; valid until the next call."""
+        for name, schedule in self._schedules.items():
+            now = self._now[name]
+            assert isinstance(now, Tensor)
+            now.fill_(value_at(schedule, progress))
+        return self._now
+
+
+def total_loss(
+    task: Tensor, output: BackboneOutput, weights: Mapping[str, float | Tensor], share: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A micro-batch's share of the loss of a step, and what to log of it (detached).
+
+    Args:
+        task: the loss of the task.
+        output: with the auxiliary losses.
+        weights: their coefficients by name.
+        share: of the batch.
+    """
+    total = task
+    for name, loss in output.losses.items():
+        total = total + weights[name] * loss
+    to_log = measured(task, output)
+    return total * share, {name: value * share for name, value in to_log.items()}

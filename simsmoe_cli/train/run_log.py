@@ -1,0 +1,98 @@
+"""The events of one training: held back until its run folder may be written to, then written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from simsmoe_cli.run.events import Event, EventLog, RunFinished, RunStarted
+from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train.objectives.base import Objective
+
+
+class RunLog:
+    """Where a training says what happens.
+
+    Args:
+        subscriber: called with every event that is written.
+    """
+
+    def __init__(self, subscriber: Callable[[dict[str, Any]], None] | None = None):
+        self._subscriber = subscriber
+        self._log: EventLog | None = None
+        self._held: list[Event] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether events are written, and no longer held."""
+        return self._log is not None
+
+    @property
+    def written(self) -> EventLog:
+        """The file of events, once it is open."""
+        assert self._log is not None
+        return self._log
+
+    def open(self, path: Path, keep: int | None) -> bool:
+        """Open the file and write what was held.
+
+        Args:
+            path: of the file.
+            keep: bytes of it that stay; None: all of it.
+
+        Returns:
+            Whether the file holds all the bytes that should stay.
+        """
+        self._log = EventLog(path, keep)
+        if self._subscriber is not None:
+            self._log.subscribe(self._subscriber)
+        whole = keep is None or self._log.position() >= keep
+        for event in self._held:
+            self._log.emit(event)
+        self._held = []
+        return whole
+
+    def emit(self, event: Event) -> None:
+        """Write an event, or hold it until the file is open."""
+        if self._log is None:
+            self._held.append(event)
+        else:
+            self._log.emit(event)
+
+    def warn(self, step: int, *messages: str) -> None:
+        """A warning event for each message."""
+        for message in messages:
+            self.emit({"kind": "warning", "step": step, "message": message})
+
+    def leave(self, step: int, status: Literal["stopped", "failed"], reason: str) -> None:
+        """The last event of a run that did not finish, if it can be written: neither a full disk
+        nor a reader that has gone may hide why the run ended."""
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self.emit(RunFinished(kind="run_finished", step=step, status=status, reason=reason))
+
+    def close(self) -> None:
+        """Close the file, if it is open."""
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.close()
+
+
+def run_started(objective: Objective[Any], run: RunDir, step: int) -> RunStarted:
+    """The event that says what is trained."""
+    recipe = objective.recipe
+    return {
+        "kind": "run_started",
+        "step": step,
+        "name": run.name,
+        "recipe": recipe.model_dump(mode="json"),
+        "parameters": sum(p.numel() for p in objective.model.parameters()),
+        "tokens_per_step": recipe.train.batch * recipe.train.block,
+        "total_steps": recipe.train.steps,
+        "unit": objective.unit,
+        "device": str(objective.device),
+        "precision": objective.precision,
+        **objective.announcement(),
+    }
