@@ -41,7 +41,7 @@ def a_cpu_without_bf16() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real corpora and golden tensors that lies beside the checkout."""
+    """The folder of real corpora that lies beside the checkout."""
     path = ROOT.parent / "shared"
     if not path.is_dir():
         pytest.skip("no ../shared folder beside this checkout")

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from simsmoe_cli.kernels import relative_attention as relative
 from simsmoe_cli.model.attention import RelativeAttention
 
+GOLDEN = Path(__file__).parent
+
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 128])
-def test_relative_attention(shared: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_attention(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relative, "QUERY_CHUNK", chunk)
-    golden = load_file(shared / "golden" / "attention.safetensors")
+    golden = load_file(GOLDEN / "attention.safetensors")
     layer = RelativeAttention(width=32, heads=4, dropout=0.0)
     layer.load_state_dict(
         {

@@ -13,9 +13,11 @@ from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec, StepContext
 from simsmoe_cli.moe.routers.smoe import SMoERouter
 from simsmoe_cli.recipe.schema import Recipe
 
+GOLDEN = Path(__file__).parent
 
-def test_smoe_router(shared: Path) -> None:
-    golden = load_file(shared / "golden" / "router_smoe.safetensors")
+
+def test_smoe_router() -> None:
+    golden = load_file(GOLDEN / "router_smoe.safetensors")
     router = SMoERouter(RouterSpec(width=32, num_experts=8, top_k=2))
     router.load_state_dict(
         {"gate.weight": golden["weight.gate.weight"], "gate.bias": golden["weight.gate.bias"]}
@@ -38,8 +40,8 @@ def test_smoe_router(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["grouped", "loop"])
-def test_moe_sublayer(shared: Path, backend: str) -> None:
-    golden = load_file(shared / "golden" / "moe_layer.safetensors")
+def test_moe_sublayer(backend: str) -> None:
+    golden = load_file(GOLDEN / "moe_layer.safetensors")
     recipe = Recipe.model_validate(
         {
             "model": {

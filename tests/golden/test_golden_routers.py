@@ -12,6 +12,7 @@ from simsmoe_cli import registry
 from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec
 from simsmoe_cli.recipe.routers import RouterSettings, StableMoESettings, XMoESettings
 
+GOLDEN = Path(__file__).parent
 CASES: list[tuple[str, RouterSettings, dict[str, str]]] = [
     (
         "xmoe",
@@ -31,10 +32,8 @@ def published(name: str, settings: RouterSettings) -> Router:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("name", "settings", "names"), CASES, ids=lambda case: str(case)[:9])
-def test_router(
-    shared: Path, name: str, settings: RouterSettings, names: dict[str, str], training: bool
-) -> None:
-    golden = load_file(shared / "golden" / f"router_{name}.safetensors")
+def test_router(name: str, settings: RouterSettings, names: dict[str, str], training: bool) -> None:
+    golden = load_file(GOLDEN / f"router_{name}.safetensors")
     router = published(name, settings).train(training)
     router.load_state_dict({ours: golden[f"weight.{theirs}"] for ours, theirs in names.items()})
     routing = router(golden["x"], RouterInput())
@@ -56,10 +55,10 @@ def test_router(
 
 @pytest.mark.parametrize(("name", "settings", "names"), CASES, ids=lambda case: str(case)[:9])
 def test_embeddings_start_as_published(
-    shared: Path, name: str, settings: RouterSettings, names: dict[str, str]
+    name: str, settings: RouterSettings, names: dict[str, str]
 ) -> None:
     """The published ones are as they were drawn: orthogonal rows of norm 0.32."""
-    golden = load_file(shared / "golden" / f"router_{name}.safetensors")
+    golden = load_file(GOLDEN / f"router_{name}.safetensors")
     drawn = golden["weight.expert_embeddings"]
     ours = dict(published(name, settings).named_parameters())["embeddings"].detach()
     assert ours.shape == drawn.shape

@@ -15,10 +15,12 @@ from simsmoe_cli.similarity.learning import SimilarityLearning
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 
+GOLDEN = Path(__file__).parent
+
 
 @pytest.mark.parametrize("case", range(4))
-def test_cka(shared: Path, case: int) -> None:
-    golden = load_file(shared / "golden" / "cka.safetensors")
+def test_cka(case: int) -> None:
+    golden = load_file(GOLDEN / "cka.safetensors")
     x, y = golden[f"{case}.x"], golden[f"{case}.y"]
     measured = {
         "linear": linear_cka(x, y),
@@ -30,13 +32,13 @@ def test_cka(shared: Path, case: int) -> None:
 
 
 @pytest.mark.parametrize("places", [6, 3])
-def test_eight_steps_of_similarity_learning(shared: Path, places: int) -> None:
+def test_eight_steps_of_similarity_learning(places: int) -> None:
     """The published router and experts, in plain PyTorch, drive the tracker and the loss.
 
     At most three pairs are due in any step, so three places give what all six give. The published
     code measures a pair however few tokens it shares; the fewest here are 9.
     """
-    golden = load_file(shared / "golden" / "similarity_steps.safetensors")
+    golden = load_file(GOLDEN / "similarity_steps.safetensors")
     weight = {
         name.removeprefix("weight."): tensor
         for name, tensor in golden.items()
@@ -53,7 +55,7 @@ def test_eight_steps_of_similarity_learning(shared: Path, places: int) -> None:
     learning = SimilarityLearning(settings, width=32, num_experts=4, top_k=2)
     learning.head.load_state_dict({name: weight[f"project.{name}"] for name in ("weight", "bias")})
 
-    def experts(rows_RD: Tensor, count_N: Tensor) -> Tensor:
+    def run_experts(rows_RD: Tensor, count_N: Tensor) -> Tensor:
         outputs = []
         for expert, rows in enumerate(rows_RD.split(count_N.tolist())):
             w_in, b_in = weight["experts.htoh4.weight"], weight["experts.htoh4.bias"]
@@ -65,7 +67,7 @@ def test_eight_steps_of_similarity_learning(shared: Path, places: int) -> None:
     for step in range(8):
         x_TD = golden[f"step{step}.x"][0]
         logits_TN = x_TD @ weight["gate.gate.weight"].T + weight["gate.gate.bias"]
-        result = learning(x_TD, logits_TN.topk(2).indices, logits_TN, experts)
+        result = learning(x_TD, logits_TN.topk(2).indices, logits_TN, run_experts)
         torch.testing.assert_close(
             result.loss.reshape(1), golden[f"step{step}.similarity_loss"], **TOLERANCE
         )

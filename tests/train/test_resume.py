@@ -54,7 +54,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 KILLED = """
 import os, signal, sys
 from simsmoe_cli.run import checkpoint
-from simsmoe_cli.train import loop
+from simsmoe_cli.run.events import EventLog
+from simsmoe_cli.train.optim import NonFiniteGuard
 
 moment, at = sys.argv[1], int(sys.argv[2])
 
@@ -62,7 +63,7 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 if moment == "step":
-    watch = loop.NonFiniteGuard.watch
+    watch = NonFiniteGuard.watch
     calls = 0
     def patched(self, *args):
         global calls
@@ -70,7 +71,7 @@ if moment == "step":
         if calls == at:
             die()
         watch(self, *args)
-    loop.NonFiniteGuard.watch = patched
+    NonFiniteGuard.watch = patched
 elif moment == "checkpoint":
     save_file = checkpoint.save_file
     calls = 0
@@ -83,7 +84,7 @@ elif moment == "checkpoint":
             die()
     checkpoint.save_file = patched
 elif moment == "rename":
-    emit = loop.EventLog.emit
+    emit = EventLog.emit
     calls = 0
     def patched(self, event):
         global calls
@@ -91,7 +92,7 @@ elif moment == "rename":
         if calls == at:
             die()
         emit(self, event)
-    loop.EventLog.emit = patched
+    EventLog.emit = patched
 
 sys.argv = ["simsmoe", *sys.argv[3:]]
 from simsmoe_cli.cli.main import main
