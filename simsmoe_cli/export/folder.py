@@ -1,8 +1,8 @@
 """A trained model as one folder that others can use: weights, configuration, tokenizer, a readme.
 
-Two formats. `simsmoe` holds any model of this project and is read back by `load_export`. `mixtral`
-is the layout of Hugging Face's Mixtral, for models that are one (`model/mixtral.py`). The folder is
-built beside its place and renamed when it is whole.
+There are two formats. `simsmoe` holds any model of this package; `load_export` reads it back.
+`mixtral` is the layout of Hugging Face's Mixtral, for models of that architecture (mixtral.py). The
+folder is built under a temporary name and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BODIES = {
     "simsmoe": """
 | file | what |
 |---|---|
-| model.safetensors | parameters and buffers, what routers remember among them |
+| model.safetensors | parameters and buffers, with the state of routers |
 | config.json | the resolved recipe, the size of the vocabulary, the step of the weights |
 | TOKENIZER | the vocabulary |
 
@@ -76,7 +76,7 @@ logits = model(**tokenizer("a text", return_tensors="pt")).logits
 There are no special tokens: no text begins or ends with one, so say how much to generate.
 """,
 }
-LEFT_OUT = "\nWhat the vocabulary lacks is left out of a text without a word.\n"
+LEFT_OUT = "\nCharacters that are not in the vocabulary are silently left out of a text.\n"
 TOKENIZER_NOTES = {
     "bytes": LEFT_OUT,
     "chars": LEFT_OUT,
@@ -85,7 +85,7 @@ TOKENIZER_NOTES = {
 
 
 class Config(Facts):
-    """The config.json of an export of format simsmoe. Fields that only inform are passed over."""
+    """The config.json of an export of format simsmoe; fields that only inform are ignored."""
 
     step: Count
     vocab_size: int = Field(ge=1, le=LARGEST_VOCABULARY)
@@ -105,7 +105,7 @@ def export(opened: OpenedRun, out: Path, kind: str) -> list[str]:
         The names of its files.
 
     Raises:
-        UserError: an unknown format, a model that has not its layout, or a folder that is in use.
+        UserError: an unknown format, a model of another layout, or a folder that is not empty.
     """
     if kind not in FORMATS:
         raise UserError(
@@ -132,11 +132,11 @@ def export(opened: OpenedRun, out: Path, kind: str) -> list[str]:
 def load_export(
     folder: Path, device: torch.device = CPU
 ) -> tuple[LanguageModel, Tokenizer, StepContext]:
-    """An exported model of format simsmoe, in evaluation mode, its tokenizer, and the context its
-    routers expect in every forward pass.
+    """An exported model of format simsmoe in evaluation mode, its tokenizer, and the context for
+    every forward pass.
 
     Raises:
-        UserError: the folder holds none, or one that is damaged or of another version.
+        UserError: the folder holds no export, or one that is damaged or of another version.
     """
     try:
         content = read_json(folder / CONFIG)
@@ -242,7 +242,7 @@ def _readme(opened: OpenedRun, kind: str, parameters: int) -> str:
 
 def _unreadable(path: Path, why: str) -> UserError:
     return UserError(
-        f"no export that can be read: {why}",
+        f"the export cannot be read: {why}",
         where=str(path),
         hint="Export the run again, with --format simsmoe.",
         code=EXIT_DATA,

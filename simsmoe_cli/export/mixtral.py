@@ -1,10 +1,10 @@
-"""A model in the Mixtral layout of Hugging Face (Jiang et al. 2401.04088), where it is one.
+"""A model in Hugging Face's Mixtral layout (Jiang et al. 2401.04088), if its architecture fits.
 
-Mixtral is: attention with rotary positions and a sliding window, then experts with SwiGLU behind
-a linear router, both pre-norm with RMSNorm, no biases, as many times as there are layers. Its
-router takes the softmax over all experts and renormalises it over the K largest, which is the
-softmax over these alone. Names of tensors are those published checkpoints have: w1 is the gate of
-an expert, w3 its up projection, w2 its down projection.
+A layer of Mixtral is attention with rotary positions and a sliding window, then experts with SwiGLU
+behind a linear router, both pre-norm with RMSNorm and without biases. Its router renormalises the
+softmax over all experts over the K largest, which equals the softmax over these K. Tensors have
+the names of published checkpoints: w1 is the gate of an expert, w3 its up projection, w2 its down
+projection.
 
 Shapes: N experts, D model width, H expert hidden width, E = 2H.
 """
@@ -24,7 +24,7 @@ ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "o
 
 
 def require_mixtral(recipe: Recipe) -> None:
-    """Raise a UserError that names every setting that stands in the way."""
+    """Raise a UserError that names every setting that does not fit."""
     model, moe = recipe.model, recipe.moe
     kinds = model.sublayers
     wanted: list[tuple[str, object, object]] = [
@@ -45,7 +45,7 @@ def require_mixtral(recipe: Recipe) -> None:
     ]
     if different:
         raise UserError(
-            f"this model has not the layout of Mixtral: {'; '.join(different)}",
+            f"this model does not have the layout of Mixtral: {'; '.join(different)}",
             where="--format mixtral",
             hint="Export it with --format simsmoe.",
         )
@@ -90,7 +90,7 @@ def mixtral_tensors(model: LanguageModel) -> dict[str, Tensor]:
     """The content of model.safetensors, on the CPU.
 
     Args:
-        model: whose recipe `require_mixtral` lets pass.
+        model: `require_mixtral` accepts its recipe.
     """
     found = {"model.embed_tokens.weight": model.embedding.weight}
     for place, layer in enumerate(model.layers):
@@ -117,7 +117,7 @@ def mixtral_tensors(model: LanguageModel) -> dict[str, Tensor]:
     found["model.norm.weight"] = model.norm.get_parameter("weight")
     if not model.recipe.model.tie_embeddings:
         found["lm_head.weight"] = model.output.weight
-    # Copies: parts of one tensor may not be saved as tensors of their own.
+    # Copies, because safetensors refuses tensors that share memory.
     return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
 

@@ -1,9 +1,8 @@
 """Text after a prompt, token by token, at a cost per token that does not grow with the text.
 
-What was read is carried along: with relative attention as memory, with rotary positions as a cache
-of keys and values that holds no more than the sliding window. The window is at most a training
-block long: greater distances were never seen in training. Routers work as in evaluation; those
-that look at token ids are given them.
+What was read is kept: with relative attention as memory, with rotary positions as a cache of keys
+and values no longer than the sliding window. The window is at most a training block long, because
+greater distances never occurred in training. Routers work as in evaluation.
 
 Nucleus sampling: Holtzman et al. 1904.09751.
 
@@ -33,11 +32,12 @@ class Sampling:
 
     Attributes:
         temperature: logits are divided by it; 0 takes the most likely token.
-        top_p: of the most likely tokens, as few as hold this much probability are drawn from.
-        seed: of the draws; None takes another every time.
+        top_p: tokens are drawn from the smallest set of most likely tokens that holds this much
+            probability.
+        seed: of the draws; None: another every time.
 
     Raises:
-        UserError: out of range, or settings that would be ignored.
+        UserError: a value out of range, or settings that would be ignored.
     """
 
     temperature: float = 1.0
@@ -47,13 +47,13 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise UserError(
-                f"{self.temperature:g} is no temperature",
+                f"{self.temperature:g} is not a temperature",
                 where="--temperature",
                 hint="Use 0 for the most likely token, 1 for the model's own distribution.",
             )
         if not 0 < self.top_p <= 1:
             raise UserError(
-                f"{self.top_p:g} is no share of probability",
+                f"{self.top_p:g} is not a share of probability",
                 where="--top-p",
                 hint="Use more than 0 and at most 1.",
             )
@@ -69,7 +69,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Step:
-    """A token, and where it went.
+    """A token, and the experts it went to.
 
     Attributes:
         token: its id.
@@ -81,10 +81,10 @@ class Step:
 
 
 def generating(recipe: Recipe) -> Recipe:
-    """The recipe a model that generates is built from: its window no longer than it was trained.
+    """The recipe with which a model is built to generate: its window is at most a training block.
 
     Raises:
-        UserError: the router looks at tokens that are yet to be written.
+        UserError: the router looks at later tokens, which are not written yet.
     """
     model, block = recipe.model, recipe.train.block
     if "g" in model.pattern and ROUTERS[recipe.moe.router].looks_ahead:
@@ -99,12 +99,12 @@ def generating(recipe: Recipe) -> Recipe:
 
 
 class Reader:
-    """A model with what it has read so far.
+    """A model and the text it has read so far.
 
     Args:
         model: in evaluation mode.
-        context: step and options of routing.
-        at_once: tokens read in one forward pass at most.
+        context: what routers may know of the step.
+        at_once: most tokens read in one forward pass.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Reader:
             tokens: at least one id.
 
         Returns:
-            Logits [V] of the token after them, and where each of them went.
+            Logits [V] of the token after them, and the experts each of them went to.
         """
         steps: list[Step] = []
         for start in range(0, len(tokens), self.at_once):
@@ -147,7 +147,7 @@ def generate(
     """The prompt, and then one token after the other, each as soon as it is drawn.
 
     Args:
-        reader: a model that has read nothing, or what stands before the prompt.
+        reader: a model that has read nothing, or the text before the prompt.
         prompt: at least one id.
         tokens: how many to add.
         sampling: how they are drawn.
@@ -171,8 +171,8 @@ def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     logits_V = logits_V.float().cpu()
     if sampling.temperature == 0:
         return int(logits_V.argmax())
-    # The largest is subtracted first: divided by a small temperature it would be infinite. In fp32
-    # the smallest temperatures would be 0; none below this makes a difference.
+    # The largest logit is subtracted first: divided by a small temperature it would be infinite.
+    # The smallest temperatures would be 0 in fp32; below this one nothing changes.
     temperature = max(sampling.temperature, 1e-30)
     probability_V = ((logits_V - logits_V.max()) / temperature).softmax(0)
     if sampling.top_p < 1:
@@ -183,7 +183,7 @@ def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> in
 
 
 def _foremost(routing: Routing) -> list[int | None]:
-    """The expert each token went to with the largest weight."""
+    """The expert with the largest weight of each token; None where it has none."""
     empty_TK = routing.index_TK == routing.logits_TN.shape[1]
     weight_TK = routing.weight_TK.float().masked_fill(empty_TK, -1.0)
     best_T1 = weight_TK.argmax(1, keepdim=True)

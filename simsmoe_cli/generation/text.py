@@ -1,4 +1,4 @@
-"""A trained model goes on with a prompt: text in, text out, piece by piece."""
+"""Text generation: a prompt in, its continuation out, piece by piece."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MOST_NAMED = 10
 
 @dataclass(frozen=True)
 class Piece:
-    """What one token is to a reader.
+    """One token as text.
 
     Attributes:
-        text: what it adds to the text, in whole characters.
-        token: the token by itself, on one line: what cannot be shown is escaped.
-        experts: the foremost expert in each MoE layer; None where the token had none.
-        prompt: whether it was given.
+        text: the whole characters it adds to the text.
+        token: the token itself on one line, with unprintable characters escaped.
+        experts: the expert with the largest weight in each MoE layer; None where it had none.
+        prompt: whether it belongs to the prompt.
     """
 
     text: str
@@ -36,7 +36,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, where: str) -> tuple[list[i
     Args:
         tokenizer: of the model.
         prompt: any text.
-        where: the flag it was given by.
+        where: the flag that gave it.
 
     Raises:
         UserError: it is empty, or has characters that are not in the vocabulary; names them.
@@ -86,7 +86,7 @@ def complete(
 
 
 def on_one_line(content: bytes) -> str:
-    r"""Bytes as text, with \n, \t, \\ and \xNN for line ends, tabs, backslashes and what is no
-    printable character."""
+    r"""Bytes as text, with \n, \t, \\ and \xNN for line ends, tabs, backslashes and whatever
+    cannot be printed."""
     text = content.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
     return escaped(text)

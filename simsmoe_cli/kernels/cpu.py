@@ -1,7 +1,7 @@
-"""Where a CPU has a path of its own through the engine, and how to go round it.
+"""The switch between the kernels written for CPUs and plain torch.
 
-What suits a CPU's caches and kernels (tiles, rounded shapes, fp32 where bf16 is slow) is of no use
-to an accelerator, nor under torch.compile, which makes code of its own.
+Kernels that suit a CPU's caches (tiles, rounded shapes, fp32 where bf16 is slow) do not help an
+accelerator, nor torch.compile, which generates code of its own: both take plain torch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _open = True
 
 
 def on_cpu_path(tensor: Tensor) -> bool:
-    """Whether what computes with this tensor takes the path for CPUs."""
+    """Whether computations with this tensor take the kernels for CPUs."""
     return _open and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @contextmanager
 def as_on_accelerators() -> Iterator[None]:
-    """Take the other path on a CPU as well: what it keeps is what a GPU must hold."""
+    """Take plain torch on a CPU as well, to see what a GPU would keep in memory."""
     global _open
     _open = False
     try:

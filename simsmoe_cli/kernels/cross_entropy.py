@@ -1,12 +1,14 @@
-"""Cross-entropy of an output layer without its logits: memory that does not grow with T times V.
+"""Cross-entropy of an output layer without all its logits: memory does not grow with T times V.
 
-The loss of T tokens over V words needs T*V logits, and their softmax and gradient again as much: at
+Replaces F.linear followed by F.cross_entropy, which is also its oracle in
+tests/kernels/test_cross_entropy.py, and is still used where all logits fit into one chunk.
+
+The plain loss of T tokens over V words holds T*V logits, their softmax and their gradient: at
 24,576 tokens and 267,735 words 26 GB each in fp32. Here tokens go through the output layer in
-chunks of at most `CHUNK_LOGITS` logits, and a chunk leaves behind its loss and, where a backward
-pass will follow, its gradients: they are known as soon as its softmax is, so nothing is computed
-twice. (Adaptive softmax, Grave et al. 1609.04309, would be cheaper still, but another model.)
-Exactly one chunk: the plain loss. torch has had a `linear_cross_entropy` since 2.13; the oldest
-version this project supports has none.
+chunks of at most `CHUNK_LOGITS` logits. A chunk leaves behind its loss and, if a backward pass will
+follow, its gradients, which are known as soon as its softmax is, so nothing is computed twice.
+(Adaptive softmax, Grave et al. 1609.04309, would be cheaper still, but it is another model.) torch
+has a `linear_cross_entropy` since 2.13, which is newer than the oldest version supported here.
 
 Shapes: T tokens, C tokens of a chunk, D model width, V vocabulary.
 """
@@ -44,7 +46,7 @@ def total_cross_entropy(
         return F.cross_entropy(logits_TV.to(kind), target_T, ignore_index=IGNORED, reduction="sum")
     device = hidden_TD.device.type
     if torch.is_autocast_enabled(device):
-        # As autocast would; the casts are differentiable, what follows is not autocast's any more.
+        # Cast as autocast would; the casts are differentiable. What follows runs without autocast.
         kind = torch.get_autocast_dtype(device)
         hidden_TD, weight_VD = hidden_TD.to(kind), weight_VD.to(kind)
         bias_V = None if bias_V is None else bias_V.to(kind)
@@ -53,7 +55,7 @@ def total_cross_entropy(
 
 
 class _InChunks(torch.autograd.Function):
-    """The sum over chunks; gradients are made in the forward pass and scaled in the backward."""
+    """The sum over chunks; the forward pass computes gradients and the backward scales them."""
 
     @staticmethod
     def forward(
@@ -76,7 +78,7 @@ class _InChunks(torch.autograd.Function):
             scored_C1 = (target_C != IGNORED).unsqueeze(1)
             target_C1 = target_C.clamp(min=0).unsqueeze(1)
             logits_CV = F.linear(hidden_CD, weight_VD, bias_V).to(kind)
-            # In place from here on, so that a chunk takes its memory once.
+            # In place from here on, so that a chunk allocates its logits once.
             logits_CV.sub_(logits_CV.amax(1, keepdim=True))
             own_C1 = logits_CV.gather(1, target_C1)
             total_C1 = logits_CV.exp_().sum(1, keepdim=True)

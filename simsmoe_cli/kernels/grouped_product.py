@@ -1,12 +1,14 @@
-"""Rows times the matrix of the expert each belongs to, for every precision, compiled or not.
+"""Rows times the matrix of their expert, in every precision, compiled or not.
 
-torch's grouped_mm computes in fp32 as well, but what torch.compile traces with knows it for bf16
-alone. Compiled, other precisions go through an operator that hides it, with its gradients written
-out: d rows = d out W, d W = rows^T d out, both grouped products again.
+Replaces torch.nn.functional.grouped_mm where that fails or is slow; one product for each expert is
+its oracle in tests/kernels/test_grouped_product.py.
 
-On a CPU, bf16 products are made by code that is generated for each shape and then kept, and
-generating it takes longer than the product. Experts' loads change with every step, so there the
-number of rows of each product is rounded to one of few.
+- grouped_mm computes in fp32, but its fake version, which torch.compile traces with, accepts bf16
+  only. So in compiled code other precisions go through an operator that hides it, with its
+  gradients written out: d rows = d out W, d W = rows^T d out, both grouped products again.
+- On a CPU, bf16 products run code that is generated for each shape and then kept, and generating
+  it takes longer than the product. Loads of experts change in every step, so the number of rows of
+  each product is rounded to one of a few.
 
 Shapes: R rows, I inner width of the product, O its outer width, N experts.
 """
@@ -71,13 +73,13 @@ _in_few_shapes: Callable[..., Tensor] = _InFewShapes.apply
 
 
 def _products(rows_RI: Tensor, weight_NIO: Tensor, ends: list[int]) -> Tensor:
-    """Each row times its expert's matrix; zeros after the last expert's."""
+    """Each row times its expert's matrix; zeros after the last expert's rows."""
     rows = rows_RI.shape[0]
     out = rows_RI.new_empty(rows, weight_NIO.shape[2])
     for expert, (start, end) in _groups(ends):
         stop = start + _rounded_up(end - start)
         if stop <= rows:
-            # The next experts' rows, written too, are written again.
+            # The padded product overruns into the next expert's rows, which are overwritten next.
             torch.mm(rows_RI[start:stop], weight_NIO[expert], out=out[start:stop])
         else:
             out[start:end] = (_with_zeros(rows_RI[start:end]) @ weight_NIO[expert])[: end - start]

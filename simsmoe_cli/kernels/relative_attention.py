@@ -1,13 +1,18 @@
 """Relative attention over a span: scores q.k_j + q.p_dist for the L keys before each query.
 
-The score of query i and the key at distance column l lies, in a matrix of queries times keys, on a
-diagonal band: key i + l. With a row stride one longer than a row, that band is a plain matrix view
-of the same memory, so position scores are added and position gradients read in place; nothing is
-skewed (the family's published code skews twice).
+Replaces a matrix product, softmax, dropout and a second product over all queries and keys. The
+oracle is that formula, query by query, in tests/kernels/test_relative_attention.py, and the papers'
+code in tests/golden.
 
-Two paths compute the same. On a CPU: tile by tile, few enough queries that a tile's scores stay in
-cache, recomputed in the backward pass instead of stored. Elsewhere, and under torch.compile: chunks
-of queries in plain differentiable operations, so that each chunk scores only keys it may see.
+In a matrix of queries times keys, the scores within the span lie on a diagonal band: query i sees
+keys i to i + L - 1. With a row stride one longer than a row, that band is a plain matrix view of
+the same memory, so position scores are added, and position gradients read, in place; nothing is
+skewed (the published code of this family skews twice).
+
+Two paths compute the same. On a CPU: tile by tile, with so few queries that the scores of a tile
+stay in cache; the backward pass computes them again instead of storing them. Elsewhere, and under
+torch.compile: chunks of queries in plain differentiable operations, where each chunk scores only
+the keys it may see.
 
 Shapes: G batch times heads, M block, L span, W head width, C queries of a tile or chunk,
 S = L + C - 1 keys a tile sees.
@@ -67,7 +72,7 @@ def _chunked(
 
 
 def band(score_CL: Tensor) -> Tensor:
-    """Scores by distance to scores by key: row i moves i to the right, the rest is -inf.
+    """From scores by distance to scores by key: row i moves i to the right, the rest is -inf.
 
     Args:
         score_CL: [..., C, L], column j for the key j positions into the query's span.
@@ -87,7 +92,7 @@ class _Tile:
     Attributes:
         scores_CS: all of them.
         band_CL: those within the span, by distance, in the same memory.
-        mask_CL: room for what dropout keeps, as numbers: mixed types would multiply slowly.
+        mask_CL: memory for the dropout mask as numbers: products of mixed types are slow.
     """
 
     def __init__(self, memory: Tensor, rows: int, span: int):
@@ -114,7 +119,7 @@ class _Tile:
 
 
 class _Tiles:
-    """Where each tile lies, and memory for the two that are worked on at a time."""
+    """The position of each tile, and memory for the two that are in use at a time."""
 
     def __init__(self, query_GMW: Tensor, span: int):
         self.groups, self.block, _ = query_GMW.shape
@@ -136,7 +141,7 @@ class _Tiles:
 
 
 class _Tiled(torch.autograd.Function):
-    """The CPU path: weights are computed again for gradients, never stored."""
+    """The path for CPUs: attention weights are computed again for gradients, never stored."""
 
     @staticmethod
     def forward(

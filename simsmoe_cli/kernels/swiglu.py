@@ -1,9 +1,10 @@
 """SwiGLU's product silu(gate) * up (Shazeer 2002.05202), gate and up side by side in one tensor.
 
-Composed of torch's operations, its gradient is made in two halves which are then copied together,
-and silu(gate) is kept besides. Here both halves are written where they belong, silu is computed
-again, and on a CPU a few rows at a time, so that what is in between stays in cache. Compiled code
-fuses the plain formula by itself.
+Replaces F.silu(gate) * up, which is its oracle in tests/kernels/test_swiglu.py. Composed of
+torch's operations, the gradient is made in two halves that are then copied together, and silu(gate)
+is kept for it. Here both halves are written directly into the result, silu is computed again, and a
+CPU works on a few rows at a time, so that temporary tensors stay in cache. torch.compile fuses the
+plain formula by itself.
 
 Shapes: R rows, all leading dimensions together; H hidden width.
 """

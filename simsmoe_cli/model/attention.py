@@ -1,12 +1,12 @@
 """Self-attention of two kinds.
 
 RelativeAttention: the relative attention with a span of the adaptive-span family (Sukhbaatar et
-al. 1905.07799) without adaptivity, as SimSMoE's published code has it. Each query attends to
-exactly the `span` positions before it and not to itself; positions before the stream are zeros
-and are attended to. relative.py computes it.
+al. 1905.07799) without adaptivity, as in SimSMoE's published code. Each query attends to exactly
+the `span` positions before it and not to itself; positions before the stream are zeros and are
+attended to. kernels/relative_attention.py computes it.
 
-RopeAttention: rotary positions (Su et al. 2104.09864, half-rotation layout as Hugging Face has
-it), causal, with a sliding window that includes the query itself.
+RopeAttention: rotary positions (Su et al. 2104.09864, in the half-rotation layout of Hugging Face),
+causal, with a sliding window that includes the query itself.
 
 Shapes: B batch, M block, L span, S positions seen, D model width, A heads, W head width.
 """
@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from simsmoe_cli.kernels.cpu import on_cpu_path
 from simsmoe_cli.kernels.relative_attention import relative_attention
 
-# Queries that a windowed attention handles at a time: fewer waste less on keys they do not see,
-# more make better use of a kernel. A CPU prefers few (LOG.md); not measured on a GPU.
+# Queries that windowed attention handles at a time: fewer waste less on keys outside the window,
+# more make better use of a kernel. A CPU is faster with few (LOG.md); not measured on a GPU.
 QUERY_CHUNK, QUERY_CHUNK_ON_CPU = 256, 128
 
 
@@ -60,7 +60,7 @@ class RelativeAttention(nn.Module):
         context = torch.cat([memory_BLD.to(x_BMD.dtype), x_BMD], dim=1)
         query = self._split(self.query(x_BMD))
         query = query / math.sqrt(query.shape[-1])
-        # The last position is nobody's past.
+        # No query of this block attends to its last position.
         key, value = (self._split(layer(context[:, :-1])) for layer in (self.key, self.value))
         heads = relative_attention(
             query.flatten(0, 1),
@@ -102,10 +102,10 @@ class RopeAttention(nn.Module):
         return self._attend(self.query(x_BMD), self.key(x_BMD), self.value(x_BMD))
 
     def extend(self, x_BMD: Tensor, cache_BSE: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend to what stands before the block as well.
+        """Attend to the positions before the block as well.
 
-        Keys are cached as they are and turned when they are used, by their places in the cache:
-        only distances matter, so a text may go on for ever and its angles lose no precision.
+        Keys are cached unrotated and rotated when they are used, by their index in the cache. Only
+        distances matter, so angles stay small and exact however long the text grows.
 
         Args:
             x_BMD: the block.
@@ -143,8 +143,8 @@ class RopeAttention(nn.Module):
         query = rotate(query, cos[-block:], sin[-block:])
         key = rotate(key, cos, sin)
         dropout = self.dropout if self.training else 0.0
-        # A window that cuts something off is worth less work: each chunk of queries is given the
-        # keys one of its queries sees, and no others.
+        # A window that is shorter than the text saves work: each chunk of queries gets only the
+        # keys that one of its queries sees.
         step = QUERY_CHUNK_ON_CPU if query.device.type == "cpu" else QUERY_CHUNK
         if block == seen <= self.window:
             step = block
@@ -172,10 +172,10 @@ class RopeAttention(nn.Module):
 
 
 def slices(x_BASW: Tensor, bounds: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
-    """Overlapping parts of the positions, from first to before stop each.
+    """Overlapping parts of the positions, each from first to before stop.
 
-    Their gradients are added up in one tensor. Plain slices would each make a whole one, mostly of
-    zeros: the square of the number of parts in time.
+    Their gradients are added up in one tensor. Each plain slice would make a whole tensor, mostly
+    of zeros, and so take time that grows with the square of the number of parts.
     """
     if torch.compiler.is_compiling():
         return tuple(x_BASW[:, :, first:stop] for first, stop in bounds)
@@ -210,7 +210,7 @@ def rotary(
 
 
 def rotate(x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor) -> Tensor:
-    """Turn each pair (w, w + W/2) of features by its position's angle; cos and sin of w < W/2."""
+    """Rotate each pair (w, w + W/2) of features by its position's angle, given for w < W/2."""
     if torch.compiler.is_compiling():
         left, right = x_BAMW.chunk(2, dim=-1)
         turned = left * cos_MW - right * sin_MW, right * cos_MW + left * sin_MW
@@ -219,7 +219,7 @@ def rotate(x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """In one pass over memory; the gradient is turned back."""
+    """In one pass over memory; the gradient is rotated back."""
 
     @staticmethod
     def forward(ctx: Any, x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Residual sub-layers: one letter of a pattern each.
 
-Post-norm, as the papers: h = norm(h + f(h)). Pre-norm: h + f(norm(h)). A MoE sub-layer with
-`moe_norm: double` has a residual and a norm of its own inside, as SimSMoE's published code has:
+Post-norm, as in the papers: h = norm(h + f(h)). Pre-norm: h + f(norm(h)). A MoE sub-layer with
+`moe_norm: double` has a residual and a norm inside, as in SimSMoE's published code:
 f(h) = norm_inner(h + dropout(moe(h))).
 
 Shapes: B batch, M block, D model width.
@@ -53,9 +53,9 @@ class SubLayer(nn.Module):
 
     Args:
         kind: "s" self-attention, "g" mixture of experts, "f" dense feed-forward.
-        recipe: whose model and moe sections say how.
-        vocab_size: of the token ids routers may look at.
-        layer, layers: for experts, which MoE sub-layer this is, of how many.
+        recipe: its sections model and moe are read.
+        vocab_size: of the token ids that a router may read.
+        layer, layers: index of a MoE sub-layer among all of them, and their number.
     """
 
     def __init__(

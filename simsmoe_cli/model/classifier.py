@@ -1,18 +1,17 @@
 """A classifier of texts on a pre-trained backbone (SimSMoE 2406.15883, section 4: transfer).
 
-The output layer of the language model is dropped. A fresh linear layer reads the hidden state of a
-text's last real token, which has attended to all of them, or the mean over its real tokens.
+The output layer of the language model is dropped. A fresh linear layer reads the hidden state of
+the last real token, which has attended to the whole text, or the mean over the real tokens.
 
 `finetune.drop_last_layer` also drops the backbone's last layer: its last self-attention sub-layer
-and whatever sub-layers follow that one (a whole repeat of "sg" or "sgfgfg", the last letter of
-"sgsfss"); the final norm of a pre-norm backbone stays. Layers that stay keep their place among all
-layers of the pre-trained model, which routers that draw by layer and seed look at.
+and all sub-layers after it (a whole repeat of "sg" or "sgfgfg", the last letter of "sgsfss"); the
+final norm of a pre-norm backbone stays. Layers that stay keep their index among all layers of the
+pre-trained model, which routers that draw by layer and seed need.
 
 Texts are padded on the right. Attention is causal, so no token of a text ever sees padding, and
 the MoE layers leave it out (`StepContext.real_T`): padding changes nothing that is computed.
 
-Shapes: B texts, M the longest of them in tokens, T places of a flattened batch, D model width,
-C classes.
+Shapes: B texts, M tokens of the longest, T = B*M positions of a batch, D model width, C classes.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from simsmoe_cli.recipe.schema import Recipe
 
 @dataclass
 class ClassifierOutput(BackboneOutput):
-    """What a batch of texts gives; the hidden states of padding mean nothing.
+    """The output for a batch of texts; hidden states of padding are meaningless.
 
     Attributes:
         logits: [B, C].
@@ -44,7 +43,7 @@ class Classifier(Backbone):
     """A sparse mixture-of-experts classifier; see `Backbone`.
 
     Args:
-        recipe: whose finetune section says how texts are read and whether the last layer is kept.
+        recipe: its section finetune says how texts are pooled and whether the last layer is kept.
         vocab_size: of the pre-trained model.
         classes: C.
 
@@ -65,10 +64,10 @@ class Classifier(Backbone):
         """Classify texts that are padded on the right.
 
         Args:
-            tokens_BM: vocabulary ids, int64; any valid id in places of padding.
+            tokens_BM: vocabulary ids, int64; any valid id at padding.
             length_B: tokens of each text, at least 1, int64.
-            context: step and options of routing; its `real_T` must say what is no padding, where
-                there is any (`real_places` makes it).
+            context: what routers may know of the step. Where there is padding, its `real_T` must
+                say which tokens are real (`real_places` makes it).
         """
         found = self.encode(tokens_BM, (), context)
         logits_BC = self.classifier(pool(found.hidden, length_B, self.pooling))
@@ -89,11 +88,11 @@ def kept_layers(recipe: Recipe) -> int:
 
 
 def real_places(length_B: Tensor, longest: int) -> Tensor:
-    """Places [real tokens] int64 of the tokens that are no padding among B*M flattened ones.
+    """Positions of the real tokens in a flattened batch of B*M, [real tokens] int64.
 
     Args:
-        length_B: tokens of each text, on the CPU: it is made where lengths are known, so that
-            nothing waits on the device.
+        length_B: tokens of each text, on the CPU, where lengths are known without waiting for the
+            device.
         longest: M.
     """
     real_BM = np.arange(longest) < length_B.numpy()[:, None]

@@ -1,7 +1,7 @@
 """One backbone for every architecture: a pattern of sub-layers behind an embedding.
 
-Losses of all MoE layers are summed by name and returned; nothing is left on a module for someone
-to find. LanguageModel adds an output layer; what else sits on a backbone does the same.
+Losses of all MoE layers are summed by name and returned; nothing is stored on a module.
+LanguageModel adds an output layer to the backbone, Classifier a linear layer over classes.
 
 Shapes: B batch, M block, L span, D model width, V vocabulary, W head width.
 """
@@ -23,10 +23,10 @@ from simsmoe_cli.recipe.schema import Recipe
 
 @dataclass
 class BackboneOutput:
-    """What one block of text gives.
+    """The backbone's output for one block of text.
 
     Attributes:
-        hidden: [B, M, D], normalised as the output layer expects it.
+        hidden: [B, M, D], normalised for the output layer.
         memory: for the next block of the same streams, one [B, L, D] per attention sub-layer;
             empty without relative attention.
         losses: auxiliary losses summed over layers, by name, without coefficients.
@@ -41,14 +41,14 @@ class BackboneOutput:
 
 @dataclass
 class ModelOutput(BackboneOutput):
-    """The same, with logits [B, M, V]."""
+    """A backbone's output with logits [B, M, V]."""
 
     logits: Tensor
 
 
 @dataclass
 class ScoreOutput(BackboneOutput):
-    """The same, with the code length of the targets in nats, a scalar."""
+    """A backbone's output with the code length of the targets in nats, a scalar."""
 
     nats: Tensor
 
@@ -57,7 +57,7 @@ class Backbone(nn.Module):
     """Embedding and sub-layers.
 
     Args:
-        recipe: whose model, moe and similarity sections say what to build.
+        recipe: its sections model, moe and similarity are read.
         vocab_size: V.
     """
 
@@ -93,9 +93,9 @@ class Backbone(nn.Module):
         return [torch.zeros(shape, device=self.position.device) for _ in range(attentions)]
 
     def initial_cache(self, batch: int) -> list[Tensor]:
-        """What `encode` takes as memory to read a text bit by bit as if it read it whole.
+        """The memory `encode` starts with to read a text piece by piece as if it read it at once.
 
-        Carried memory, or for rotary positions caches of keys and values, empty, [B, 0, 2D].
+        Carried memory, or for rotary positions empty caches of keys and values, [B, 0, 2D].
         """
         settings = self.recipe.model
         if settings.attention == "relative":
@@ -171,11 +171,11 @@ class LanguageModel(Backbone):
         memory: Sequence[Tensor] = (),
         context: StepContext | None = None,
     ) -> ScoreOutput:
-        """What the targets cost, in nats; logits are never whole in memory.
+        """The loss of the targets in nats, summed; logits are never all in memory at once.
 
         Args:
             tokens_BM, memory, context: as `encode` takes them.
-            targets_BM: the token after each position, int64; those that are -100 cost nothing.
+            targets_BM: the token after each position, int64; -100 is ignored.
         """
         found = self.encode(tokens_BM, memory, context)
         nats = total_cross_entropy(

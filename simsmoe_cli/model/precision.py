@@ -1,8 +1,7 @@
-"""What a training or an evaluation computes in, when it may choose.
+"""What a training or an evaluation computes in, where `train.precision` is `auto`.
 
-A GPU that computes bf16 is far faster in it. A CPU may have instructions for bf16 and still be
-slower with them than in fp32, so there a quick probe decides: the matrix product a layer is made
-of, timed in both.
+A GPU that supports bf16 is far faster with it. A CPU may have instructions for bf16 and still be
+slower with them than in fp32, so there a matrix product as in a layer is timed in both.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ ROWS, INNER, COLUMNS, RUNS = 1024, 256, 1024, 7
 
 @dataclass(frozen=True)
 class Precision:
-    """A choice.
+    """A chosen precision.
 
     Attributes:
         name: "fp32" or "bf16".
-        why: what decided, in words.
+        why: the reason, in words.
     """
 
     name: str
@@ -58,10 +57,10 @@ def cpu_bf16() -> list[str]:
 
 @functools.cache
 def bf16_gain() -> float:
-    """How many times as fast as in fp32 a matrix product is in bf16 on this CPU.
+    """Time of a matrix product in fp32 divided by its time in bf16, on this CPU.
 
-    The fastest of a few short runs each, taking turns, so that other work on the machine matters
-    little; some 50 ms, once per process.
+    Both are the fastest of a few short runs in turns, so other work on the machine matters little.
+    Takes about 50 ms, once per process.
     """
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     operands = {
@@ -77,7 +76,7 @@ def bf16_gain() -> float:
 
 
 def device_in_words(precision: str, device: torch.device) -> str:
-    """Where and in what a new training computes, for its first line: "cpu, in fp32 (...)"."""
+    """Device and precision of a new training, for its first line: "cpu, in fp32 (...)"."""
     if precision != "auto":
         return f"{device}, in {precision}"
     choice = choose_precision(device)

@@ -1,7 +1,7 @@
 """What a recipe costs before anything is trained: parameters, arithmetic, memory.
 
-The model is built and run forward on fake tensors, which have shapes and no contents, so counts
-are those of the code that trains and not of a formula beside it. Arithmetic is the usual count of
+The model is built and run forward on fake tensors, which have shapes but no contents, so the counts
+come from the code that trains and not from a separate formula. Arithmetic is the usual count of
 model FLOPs (Kaplan et al. 2001.08361, Chowdhery et al. 2204.02311): two per weight that multiplies
 a token, plus the products of attention, and a training step is three forward passes.
 """
@@ -74,9 +74,9 @@ class ModelSize:
 
 
 def measure(recipe: Recipe, vocab_size: int) -> ModelSize:
-    """Build the model of a recipe without its contents and say what it costs.
+    """Build the model of a recipe without its contents and count what it costs.
 
-    Repeats of the pattern are alike, so of a deep model only two are built.
+    All repeats of the pattern cost the same, so of a deep model only two are built.
 
     Args:
         recipe: resolved.
@@ -140,7 +140,7 @@ def require_possible(recipe: Recipe, vocab_size: int, memory: int = MOST_BYTES) 
     Args:
         recipe: resolved.
         vocab_size: symbols of the tokenizer.
-        memory: bytes there are; left out, more than any machine has.
+        memory: bytes available; if left out, more than any machine has.
 
     Raises:
         UserError: its weights, gradients and moments, or its hidden states, need more.
@@ -203,10 +203,10 @@ def _model_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _multiplying_weights(model: LanguageModel, share: float) -> float:
-    """Weights a token is multiplied with: matrices, `share` of each stack of experts.
+    """Weights a token is multiplied with: matrices, and `share` of each stack of experts.
 
-    The embedding is looked up and the position table counts as attention; the output layer
-    multiplies even when it is the embedding.
+    The embedding is only looked up, and the position table counts as attention. The output layer
+    multiplies even when it shares the embedding's weights.
     """
     weights = float(model.output.weight.numel())
     for name, parameter in _model_parameters(model):
@@ -262,7 +262,7 @@ def _saved_bytes(model: LanguageModel, recipe: Recipe) -> int:
 
 
 class _GroupedProductShapes(TorchFunctionMode):
-    """Stands one expert's product in for a grouped one, whose fake version is bf16 only.
+    """Replaces grouped products, whose fake version accepts bf16 only, by one expert's product.
 
     Both keep the rows and the weights for the backward pass, and give rows of the same shape.
     """

@@ -1,8 +1,8 @@
 """Auxiliary losses that keep a router healthy.
 
 Balance: Shazeer et al. 1701.06538 as simplified by Fedus et al. 2101.03961, eq. 4, for any K:
-N * sum_i f_i * P_i, which is 1 at uniform load. SimSMoE's published code divides the probability
-sum by T*K where this divides by T; its value is ours divided by K.
+N * sum_i f_i * P_i, which is 1 at uniform load. SimSMoE's published code divides the sum of the
+probabilities by T*K and not by T, so its value is ours divided by K.
 z-loss: Zoph et al. 2202.08906, eq. 5.
 
 Shapes: T tokens, N experts, K experts per token.

@@ -1,9 +1,9 @@
-"""Bring every token to its experts and back, by one sort.
+"""Bring every token to its experts and back, with one sort.
 
-Rows are sorted by expert, so an expert backend sees contiguous groups and needs no capacity:
-no token is dropped. Gathering and combining are permutations, and their backward passes are
-written as the opposite gather, so no step adds with atomics and results do not depend on the
-order in which threads finish.
+Rows are sorted by expert, so an expert backend sees contiguous groups and needs no capacity: no
+token is dropped. Gathering and combining are permutations. Their backward passes are written as
+the opposite gather, so nothing is added with atomics and results do not depend on the order in
+which threads finish.
 
 Shapes: T tokens, D model width, N experts, K experts per token, R = T*K routed rows.
 """
@@ -20,12 +20,12 @@ from torch import Tensor
 
 @dataclass
 class Plan:
-    """How rows are sorted.
+    """The order of rows after sorting by expert.
 
     Attributes:
         order_R: slot (token * K + rank) of each sorted row.
         inverse_R: sorted row of each slot.
-        count_N: rows of each expert, int64; R in all, fewer if slots are empty.
+        count_N: rows of each expert, int64; their sum is R, or less if slots are empty.
         partial: whether slots may be empty.
     """
 
@@ -88,16 +88,16 @@ _permute: Callable[..., Tensor] = _Permute.apply
 
 
 def gather(x_TD: Tensor, plan: Plan) -> Tensor:
-    """Each token once per chosen expert, sorted by expert: [R, D]."""
+    """The rows of all experts, one for each slot, sorted by expert: [R, D]."""
     return _gather(x_TD, plan.order_R, plan.inverse_R)
 
 
 def combine(rows_RD: Tensor, weight_TK: Tensor, plan: Plan) -> Tensor:
-    """Sum over a token's experts of weight times row: [T, D] in the rows' precision."""
+    """Sum over a token's experts of weight times row: [T, D], in the precision of the rows."""
     return weighted_sum(_permute(rows_RD, plan.inverse_R, plan.order_R), weight_TK)
 
 
 def weighted_sum(slots_RD: Tensor, weight_TK: Tensor) -> Tensor:
-    """The same of rows in the order of slots (token * K + rank)."""
+    """As `combine`, for rows in the order of slots (token * K + rank)."""
     rows_TKD: Tensor = slots_RD.unflatten(0, weight_TK.shape)
     return (weight_TK.to(rows_TKD.dtype).unsqueeze(1) @ rows_TKD).squeeze(1)

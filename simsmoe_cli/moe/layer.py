@@ -1,13 +1,13 @@
 """The mixture-of-experts layer: route -> dispatch -> experts -> combine, and similarity learning.
 
 y_t = sum over the K chosen experts of w_ti * E_i(x_t). Losses are returned by name, never stored:
-the model sums them and the trainer weighs them (SimSMoE's published code added the similarity to
-the gate's balance loss, which scaled it by the balance coefficient).
+the model sums them and the trainer multiplies each with its coefficient (SimSMoE's published code
+added the similarity to the gate's balance loss, which scaled it by the balance coefficient).
 
-Padding is taken out before anything else and comes back as zeros, so that no router, loss, count
-of a load or of a pair ever sees it; `StepContext.real_T` says where the tokens of the text are.
+Padding is taken out first and put back as zeros at the end, so routers, losses and the counts of
+loads and pairs never see it. `StepContext.real_T` says which tokens are real.
 
-Shapes: B batch, M block, T = B*M tokens (those of the text, where some are padding), D model
+Shapes: B batch, M block, T = B*M tokens (only the real ones, where there is padding), D model
 width, N experts, K experts per token.
 """
 
@@ -30,12 +30,12 @@ from simsmoe_cli.similarity.learning import SimilarityLearning, SimilarityResult
 
 @dataclass
 class MoEOutput:
-    """What a MoE layer gives back.
+    """The output of a MoE layer.
 
     Attributes:
-        hidden: like the input; zeros where it is padding.
+        hidden: of the input's shape; zeros at padding.
         losses: scalars by name, without coefficients.
-        routing: where the tokens went, padding left out.
+        routing: the experts of each token, without padding.
         similarity: what similarity learning measured in this step, if it is on.
     """
 
@@ -60,7 +60,7 @@ def expert_backend(recipe: Recipe) -> type[Experts]:
 
 
 def portable(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe, its expert backend "auto" if its own cannot compute on the device.
+    """The recipe with expert backend "auto" if its own backend cannot compute on the device.
 
     Every backend reads the same checkpoint and computes the same.
     """
@@ -73,12 +73,12 @@ def portable(recipe: Recipe, device: torch.device) -> Recipe:
 
 
 class MoELayer(nn.Module):
-    """N experts behind a router, as the recipe says.
+    """N experts behind a router.
 
     Args:
-        recipe: whose model, moe, similarity and router sections say what to build.
-        vocab_size: of the token ids routers may look at.
-        layer, layers: which MoE layer this is, of how many.
+        recipe: its sections model, moe, similarity and that of the router are read.
+        vocab_size: of the token ids that a router may read.
+        layer, layers: index of this MoE layer among all MoE layers, and their number.
     """
 
     def __init__(self, recipe: Recipe, vocab_size: int = 0, layer: int = 0, layers: int = 1):

@@ -1,11 +1,11 @@
-"""How alike two experts are by agreement: do their outputs on the same token point the same way?
+"""Similarity of two experts by agreement: do their outputs on the same token point the same way?
 
 With x_i, y_i the outputs on token i, u_i, v_i the same divided by their norms, d features:
 
 - `cosine`: T = mean u_i.v_i, in -1..1.
 - `absolute_cosine`: T = mean |u_i.v_i|, in 0..1.
 - `byol` (Grill et al. 2006.07733, eq. 2): L = mean |u_i - v_i|^2 with no gradient into one side,
-  averaged over both; T = 1 - L / 2. The cosine, then, with half its gradient.
+  averaged over both; T = 1 - L / 2. That is the cosine with half its gradient.
 - `hypersphere` (Wang and Isola 2005.10242, section 4.1): L = mean |u_i - v_i|^2
   + w (U(u) + U(v)) / 2, U(u) = log mean_{i<j} exp(-t |u_i - u_j|^2); T = -L / 2.
 - `tico` (Zhu et al. 2206.10698): L = mean |u_i - v_i|^2 / 2 + w mean u_i^T C u_i with
@@ -13,19 +13,19 @@ With x_i, y_i the outputs on token i, u_i, v_i the same divided by their norms, 
 - `barlow_twins` (Zbontar et al. 2103.03230, eq. 1): with C the correlations between features of
   the two, L = sum_a (1 - C_aa)^2 + w sum_{a != b} C_ab^2; T = 1 - L / d.
 
-The same outputs give 1 (hypersphere, tico, barlow_twins: about 1, when they are spread out and
-their features uncorrelated; less otherwise), unrelated ones about 0, so a threshold T* within 0..1
-makes sense. Smallest values: -2 for hypersphere (largest w n / (n - 1)), -1 - w for tico,
+Equal outputs give 1 (hypersphere, tico, barlow_twins: about 1 if they are spread out and their
+features uncorrelated, else less) and unrelated outputs about 0, so a threshold T* within 0..1 makes
+sense. Smallest values: -2 for hypersphere (largest w n / (n - 1)), -1 - w for tico,
 -3 - w (d - 1) for barlow_twins. T is nan where *undefined*: fewer than 2 rows, or an expert that
-gives the same output for all of them. A row of zeros has a cosine of 0 with any. Masks, gradients,
-shapes and precision are those of the CKA measures (see cka.py).
+gives the same output for all of them. A row of zeros has a cosine of 0 with every row. Masks,
+gradients, shapes and precision are as in cka.py.
 
-Departures. SimSMoE's published code offers these behind `--contrative_loss` (byol and barlow_twins
-cannot be chosen there), with the signs of this file. Of the papers: hypersphere has t = 1, as
-published, where T is 0 for unrelated experts; tico keeps no average of C over steps, since every
-step measures other pairs, is symmetric, and its weight w is 1 where the paper has 8 and the
-published code 20, which would put experts of the same outputs below 0; byol has no predictor and
-no slow copy, for neither expert is the other's teacher.
+SimSMoE's published code offers these behind `--contrative_loss` (byol and barlow_twins cannot be
+chosen there), with the signs of this file. Departures from the papers: hypersphere has t = 1, as in
+the published code, so that T is 0 for unrelated experts. tico is symmetric and keeps no average of
+C over steps, because every step measures other pairs; its weight w is 1, not the paper's 8 or the
+published code's 20, which would put experts with equal outputs below 0. byol has no predictor and
+no slow copy, because neither expert is the teacher of the other.
 
 Shapes: n rows, d features, N experts.
 """

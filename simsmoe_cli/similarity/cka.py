@@ -1,4 +1,4 @@
-"""How alike two experts are: centred kernel alignment (CKA) of their outputs on the same tokens.
+"""Similarity of two experts: centred kernel alignment (CKA) of their outputs on the same tokens.
 
 CKA(K, L) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) for kernel matrices K, L over n rows.
 
@@ -7,15 +7,15 @@ CKA(K, L) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) for kernel matrices K, L ov
   2010.15327). Near 0 for unrelated rows at any n, where the biased one is near 1 for n < d.
 - `rbf_cka`: Gaussian kernels, biased HSIC; SimSMoE's measure (Do et al. 2406.15883).
 
-Every measure takes x [..., n, d1], y [..., n, d2] and mask [..., n] (rows to count; all of them
-when None) and gives [...] in fp32, nan where it is *undefined*: too few rows, or an expert that
-gives the same output for all of them. Rows outside the mask, and whole undefined entries, get a
-gradient of exactly 0; the others a finite one. Shapes depend on shapes alone and nothing waits on
+Every measure takes x [..., n, d1], y [..., n, d2] and mask [..., n] (rows to count; None: all) and
+gives [...] in fp32, nan where it is *undefined*: too few rows, or an expert that gives the same
+output for all of them. Rows outside the mask, and all rows of undefined entries, get a gradient of
+exactly 0; the others a finite one. Result shapes depend on input shapes only and nothing waits on
 the device, so a step can compute all its pairs in one batched, compiled call.
 
-Departures from published code: rows are centred and scaled before anything is squared. CKA does
-not change by it, but in fp32 the sums of the feature form no longer cancel or overflow. Scales are
-detached, which leaves the gradient what it was: the scale drops out of the formula.
+Departures from published code: rows are centred and scaled before anything is squared. CKA stays
+the same, but in fp32 the sums of the feature form no longer cancel or overflow. Scales are
+detached; this does not change the gradient, because the scale drops out of the formula.
 
 Shapes: n rows, d features, N experts, T tokens, D width.
 """
@@ -29,12 +29,13 @@ from torch import Tensor
 
 from simsmoe_cli.similarity.rows import ROUNDING, standardise, whole_mask
 
-# Biased CKA of two rows is 1 and HSIC_1 of three rows is 0/0, whatever the rows are.
+# With fewer rows the value says nothing: biased CKA of two rows is always 1, and HSIC_1 of three
+# rows is always 0/0.
 _BIASED_ROWS = 3
 _DEBIASED_ROWS = 4
-# HSIC_1(K, K), relative to ||K||_F^2, below which it is what rounding left of a cancellation.
+# Below this share of ||K||_F^2, HSIC_1(K, K) is only the rounding error of a cancellation.
 _CANCELLED = 1e-5
-# Largest |rows|^2 / (2 sigma^2): with a narrower kernel fp32 could not tell that equal rows are.
+# Largest |rows|^2 / (2 sigma^2): with a narrower kernel, equal rows would differ in fp32.
 _NARROWEST = 1e5
 # Entries of the largest temporary of the pairwise linear CKAs (32 MiB in fp32).
 _CHUNK = 2**23

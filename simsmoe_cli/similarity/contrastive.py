@@ -1,7 +1,7 @@
-"""How alike two experts are by contrast: are outputs on one token closer than on different ones?
+"""Similarity of two experts by contrast: are outputs on one token closer than on different ones?
 
-The contrastive losses of self-supervised learning fall as two views of a thing get closer than
-views of different things. With two experts for the views and tokens for the things, each gives a
+The contrastive losses of self-supervised learning are small when two views of one object are closer
+than views of different objects. With experts as views and tokens as objects, each loss gives a
 similarity T (x_i, y_i are the outputs on token i, c(a, b) the cosine, tau the temperature):
 
 - `infonce` (van den Oord et al. 1807.03748, eq. 4): L = -mean log softmax_j(c(x_i, y_j) / tau)_i,
@@ -17,17 +17,17 @@ similarity T (x_i, y_i are the outputs on token i, c(a, b) the cosine, tau the t
 - `rince_v1`: its symmetric case q = 1.
 - `expert_confusion`: contrast across all experts of a layer at once.
 
-T is a negative multiple of the paper's loss, shifted so that 0 is chance (outputs on one token are
-no closer than on different ones; for rince where lambda is 1/n) and, at a small tau, about 1 the
-same outputs: hence a threshold T* within 0..1 makes sense for each. Largest values: 1, and 2 for
-dcl; smallest: -2 / (tau log n) for cosines, -2 for dcl, -(lambda n)^q for rince, none for
+T is a negative multiple of the paper's loss, shifted so that 0 means chance (outputs on one token
+are no closer than on different ones; for rince with lambda = 1/n) and, at a small tau, equal
+outputs give about 1, so a threshold T* within 0..1 makes sense for each. Largest values: 1, and 2
+for dcl; smallest: -2 / (tau log n) for cosines, -2 for dcl, -(lambda n)^q for rince, unbounded for
 simclr_v1. T is nan where *undefined*: fewer than 2 rows, or an expert that gives the same output
-for all of them. Masks, gradients, shapes and precision are those of the CKA measures (see cka.py).
+for all of them. Masks, gradients, shapes and precision are as in cka.py.
 
 Departures. SimSMoE's published code offers these losses behind `--contrative_loss`. It adds
 infonce, rince, simclr and directclr to the loss as they are, which pulls experts together, and only
-dcl with its sign changed. Its rince takes outputs for logits, and its v1 and v2 are one formula;
-its simclr v1 has inner products and v2 cosines, which is what the names mean here, since the papers
+dcl with its sign changed. Its rince takes outputs as logits, and its v1 and v2 are one formula. Its
+simclr v1 uses inner products and v2 cosines; the names mean that here too, because the two papers
 share one loss. Here a loss with a direction is averaged over both, so that T_ij = T_ji, and
 negatives are rows of the pair, not of other ranks.
 
@@ -139,7 +139,7 @@ def rince_v2(
     Args:
         x, y, mask, temperature: as for `infonce`.
         rince_lambda: weight of the candidates.
-        rince_q: 1 treats match and candidates alike, near 0 it is InfoNCE.
+        rince_q: 1 is symmetric in match and candidates; near 0 it is InfoNCE.
 
     Returns:
         [...] fp32 in -(lambda n)^q..1; nan where undefined.
@@ -169,18 +169,18 @@ def expert_confusion(outputs_Nnd: Tensor, temperature: float = 0.2) -> Tensor:
 
     0 where the other experts point elsewhere and 1 where all of them agree. This is InfoNCE's
     estimate of what an output says about its expert, given the token. Outputs z are centred over
-    the tokens, as CKA's are, so a constant added to an expert does not set it apart.
+    the tokens, as in CKA, so adding a constant to an expert does not make it different.
 
-    Of other positives, an expert's outputs on other tokens would reward it for answering the same
-    whatever it is asked, which is collapse within the expert; a second pass with dropout (Gao et
-    al. 2104.08821) needs dropout, and costs a pass, to blur a positive that is there exactly.
+    Other positives are worse. An expert's outputs on other tokens would reward it for giving the
+    same output on every token, which is collapse within the expert. A second pass with dropout (Gao
+    et al. 2104.08821) needs dropout, and costs a pass.
 
     Args:
         outputs_Nnd: every expert on the same tokens.
         temperature: tau.
 
     Returns:
-        T_i [N] fp32 in 0..1; nan for undefined experts, which are no candidates either, and for
+        T_i [N] fp32 in 0..1; nan for undefined experts, which are not candidates either, and for
         all if fewer than two are defined.
     """
     with torch.autocast(outputs_Nnd.device.type, enabled=False):
@@ -205,7 +205,7 @@ def _log_sum(logits: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _log(count: Tensor) -> Tensor:
-    """log of a number of candidates; what has fewer than 2 is undefined."""
+    """log of a number of candidates, taken as 2 where there are fewer, which is undefined."""
     return count.clamp(min=2).float().log()
 
 

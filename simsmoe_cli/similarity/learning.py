@@ -2,20 +2,20 @@
 
 Three scopes say what is compared with what:
 
-- `pairs`, the paper's: the pair tracker names the pairs that are due; on tokens both experts
-  received, their outputs, through a head, are compared: T_ij = sim(head(E_i(x)), head(E_j(x))).
-  Pairs above T* add T_ij to the loss. With `anywhere`, beyond the paper, they are compared a second
-  time, on tokens of the whole batch: experts that differ on shared tokens may be alike elsewhere,
-  and the other way round.
-- `layer`: n tokens of the batch, drawn uniformly, go through every expert; the loss is the mean
-  over all N(N-1)/2 pairs of T_ij where above T* and 0 elsewhere. They are one call: of the
-  measure's form for all pairs, which works on N experts, or else of the measure itself on N(N-1)/2
-  pairs, whose memory grows as N^2 n (n + D).
+- `pairs`, the paper's: the pair tracker says which pairs are due. Their outputs on tokens that both
+  experts received are compared, through a head: T_ij = sim(head(E_i(x)), head(E_j(x))). Pairs above
+  T* add T_ij to the loss. With `anywhere`, beyond the paper, due pairs are compared a second time,
+  on tokens of the whole batch: experts that differ on shared tokens may be similar elsewhere, and
+  vice versa.
+- `layer`: n tokens of the batch, drawn uniformly, go through every expert. The loss is the mean
+  over all N(N-1)/2 pairs of T_ij if above T*, else 0. All pairs are one call: of the measure's form
+  for all pairs, which works on N experts, or else of the measure itself on N(N-1)/2 pairs, whose
+  memory grows as N^2 n (n + D).
 - `experts`: the same tokens, but each expert is set against all others at once (see
   `contrastive.expert_confusion`); the loss is the mean over experts of T_i where above T*.
 
-The last two are the paper's future work. Tokens are detached, so the gradient reaches experts and
-the head alone. T*, f* and sigma may be schedules: values of the host, from the step alone.
+The last two are the paper's future work. Tokens are detached, so the gradient reaches only experts
+and the head. T*, f* and sigma may be schedules, whose values the host computes from the step.
 
 Departures from published code (METHODS.md section 4): the loss carries no coefficient here and is
 never mixed into the balance loss; at most P pairs and n tokens of each are measured, all in one
@@ -52,12 +52,12 @@ Backend = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class SimilarityResult:
-    """What one step of one layer found; all scalars, fp32.
+    """What one step of one layer measured; all scalars, fp32.
 
     Attributes:
-        loss: of what is above T*, without a coefficient.
-        pairs_due: how many pairs were measured; those that were due, in scope pairs.
-        mean: mean similarity of what was measured, whether above T* or not; nan if nothing was.
+        loss: over the similarities above T*, without a coefficient.
+        pairs_due: how many pairs were measured; in scope pairs, those that were due.
+        mean: mean similarity of the measured pairs, above T* or not; nan if there were none.
     """
 
     loss: Tensor
@@ -113,7 +113,7 @@ class SimilarityLearning(nn.Module):
 
     @property
     def timed(self) -> bool:
-        """Whether what a step does, but for the loss's weight, depends on which step it is."""
+        """Whether any setting but the loss's weight is a schedule, which depends on the step."""
         settings = self.settings
         values = [settings.check_every, settings.threshold, *self.options.values()]
         return any(isinstance(value, list) for value in values)
@@ -127,7 +127,7 @@ class SimilarityLearning(nn.Module):
         step: int = 0,
         total_steps: int = 1,
     ) -> SimilarityResult:
-        """Observes a batch and measures what its scope says.
+        """Count a batch's shared tokens and measure the pairs of the scope.
 
         Args:
             x_TD: hidden states the MoE layer was given; detached here.
@@ -211,7 +211,7 @@ class SimilarityLearning(nn.Module):
         return similarity.view(measured_XP.shape), measured_XP
 
     def _nothing(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """What `_pairs` gives where no pair is due, [1, 0]; a head gets a gradient of 0 from it."""
+        """The result of `_pairs` where no pair is due, [1, 0]; gives the head a gradient of 0."""
         with torch.enable_grad():
             similarity = self._project(x_TD.new_empty(1, 0, x_TD.shape[1]))[..., 0]
         return similarity, torch.empty_like(similarity, dtype=torch.bool)

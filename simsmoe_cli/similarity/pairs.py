@@ -1,13 +1,13 @@
 """Which pairs of experts share tokens, and which pair is checked when (SimSMoE, 2406.15883).
 
-The tracker adds up, for every pair, the fraction of tokens that both experts received; a pair
-whose sum exceeds f* is *due*, and starts again from 0 once it was checked (METHODS.md section 4).
+For every pair, the tracker adds up the fraction of tokens that both experts received. A pair whose
+sum exceeds f* becomes *due* (`PairTracker.due`), and starts again from 0 once it was checked.
 
-Departures from published code: it counts in a Python Counter and checks whatever is due, so the
-work of a step depends on the data. Here the P pairs most overdue are taken, with a mask that says
+Departures from published code: that counts in a Python Counter and checks every due pair, so the
+work of a step depends on the data. Here the P most overdue pairs are taken, with a mask that says
 which of them are due, so shapes never change and nothing waits on the device. A pair that shares
-too few tokens in a batch waits without taking a place from others. Like the published code, pairs
-are looked at after every batch that was counted, micro-batches included.
+too few tokens in a batch waits and does not take a slot from others. As in the published code,
+pairs are checked after every batch that was counted, micro-batches included.
 
 Shapes: T tokens, N experts, K experts per token, P pairs, n sampled tokens per pair.
 """
@@ -27,7 +27,7 @@ class DuePairs(NamedTuple):
 
     Attributes:
         first_P, second_P: the two experts, int64, first < second.
-        due_P: whether the pair is due at all; the places left over hold pairs that are not.
+        due_P: whether the pair is due at all; slots left over hold pairs that are not due.
     """
 
     first_P: Tensor
@@ -36,7 +36,7 @@ class DuePairs(NamedTuple):
 
 
 class PairTracker(nn.Module):
-    """Batches' worth of tokens each pair of experts has shared since it was last checked.
+    """How many batches' worth of tokens each pair of experts shared since its last check.
 
     The sums are a buffer, `shared_NN` (fp32, symmetric, zero diagonal): they travel with
     checkpoints. Under torch.distributed, counts are summed over all ranks, so that all ranks
@@ -105,8 +105,8 @@ class PairTracker(nn.Module):
 def selection_mask(index_TK: Tensor, logits_TN: Tensor, top_k: int) -> Tensor:
     """Which experts count as having received a token, [T, N] bool.
 
-    The experts it was routed to; for K = 1, where no two experts share a token, also the best of
-    the others by its logits. An index of N stands for no expert.
+    The experts it was routed to. For K = 1, where no two experts share a token, also the expert
+    with the highest logit among the others. An index of N marks an empty slot.
     """
     tokens, num_experts = logits_TN.shape
     if top_k == 1:
@@ -132,8 +132,8 @@ def sample_shared(
         generator: what draws; PyTorch's own if left out.
 
     Returns:
-        index [P, n] int64 into the tokens, and mask [P, n] bool: the slots that hold a shared
-        token. The other slots hold some token that is not shared.
+        index [P, n] int64 into the tokens, and mask [P, n] bool: the entries that are shared
+        tokens. The other entries are some tokens that are not shared.
     """
     shared_PT = (selected_TN[:, first_P] & selected_TN[:, second_P]).T
     if tokens >= shared_PT.shape[1]:
@@ -145,7 +145,7 @@ def sample_shared(
 
 
 def sample_any(index_Pn: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:
-    """As many of all tokens for each pair, drawn uniformly without replacement: [P, n] int64.
+    """The same number of tokens for each pair, drawn uniformly from all: [P, n] int64.
 
     Where n is all of them they are taken in order and nothing is drawn.
     """

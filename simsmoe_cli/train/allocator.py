@@ -1,8 +1,8 @@
-"""Memory of freed tensors is kept for the next ones, where training runs on a CPU.
+"""Keep the memory of freed tensors for the next ones, where training runs on a CPU.
 
-By default glibc gives large blocks back to the system as soon as they are freed. The next tensor
-then gets new pages, and the system clears each at its first touch: a training step, which frees and
-takes the same gigabytes every time, spends an eighth of its time on that (LOG.md).
+By default glibc returns large blocks to the system as soon as they are freed. The next tensor then
+gets new pages, and the system clears each at its first touch. A training step frees and takes the
+same gigabytes every time, and spends an eighth of its time on that (LOG.md).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ STEP = 256 * 2**20
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """For the rest of this process, if it computes on a CPU, with glibc's allocator.
+    """Keep freed memory for the rest of this process, if it computes on a CPU and uses glibc.
 
-    Settings of the allocator in the environment (MALLOC_..., GLIBC_TUNABLES) are left alone.
+    Does nothing where the environment sets the allocator (MALLOC_..., GLIBC_TUNABLES).
     """
     ours = platform.libc_ver()[0] == "glibc"
     theirs = [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]

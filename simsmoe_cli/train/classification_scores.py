@@ -1,8 +1,8 @@
-"""What a classifier's predictions are worth: accuracy, F1, confusion, and how sure that is.
+"""Scores of a classifier's predictions: accuracy, F1, confusion, and their confidence intervals.
 
-Everything follows from the confusion matrix. Resampling examples with replacement and counting
-them is a multinomial draw of its cells, so the bootstrap (Efron and Tibshirani 1993, percentile
-interval) needs no loop over examples.
+Everything follows from the confusion matrix. Resampling examples with replacement is a multinomial
+draw of its cells, so the bootstrap (Efron and Tibshirani 1993, percentile interval) needs no loop
+over examples.
 
 Shapes: E examples, C classes, R resamples.
 """
@@ -20,11 +20,11 @@ RESAMPLES, COVERAGE = 2000, 0.95
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class.
+    """Scores of one class.
 
     Attributes:
-        precision, recall, f1: 0 where there is nothing to divide by.
-        support: examples that are of it.
+        precision, recall, f1: 0 where the denominator is 0.
+        support: examples with this label.
     """
 
     precision: float
@@ -42,7 +42,7 @@ class Interval:
 
 
 def confusion(label_E: NDArray[np.int64], predicted_E: NDArray[np.int64], classes: int) -> Matrix:
-    """Examples of class i (row) that were taken for class j (column), [C, C]."""
+    """Examples of class i (row) that were predicted as class j (column), [C, C]."""
     cells = np.bincount(label_E * classes + predicted_E, minlength=classes * classes)
     return cells.reshape(classes, classes)
 

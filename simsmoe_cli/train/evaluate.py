@@ -1,21 +1,21 @@
-"""Loss of a model over a split, every token once, and what follows from it.
+"""The loss of a language model over a split, every token once, and the scores computed from it.
 
-Bits per character (BPC) are the loss in nats / ln 2 per token, where tokens are characters or
-bytes. Models of other tokens are compared by what they need for the same text, whatever it is cut
-into: bits per byte = total nats / ln 2 / bytes, perplexity per word = exp(total nats / words),
-with words and line ends counted as word-level work on WikiText does (Merity et al. 1609.07843).
-Words that are not in the vocabulary cost what `<unk>` costs, not what they are: figures of word
-models compare with others where no word of the text is unknown.
-The first token of a split has no context; a whole evaluation charges it log V nats, so that the
-total is a code length of all tokens.
+Bits per character (BPC) are the loss in nats per token / ln 2, where tokens are characters or
+bytes. Models with other tokens are compared by the loss of the same text, however it is tokenized:
+bits per byte = total nats / ln 2 / bytes, perplexity per word = exp(total nats / words), with words
+and line ends counted as in word-level work on WikiText (Merity et al. 1609.07843). Unknown words
+cost what `<unk>` costs, so word models compare with others only on text without unknown words. The
+first token of a split has no context; a whole evaluation charges it log V nats, so that the total
+is a code length of all tokens.
 
-What a token is predicted from does not depend on how many streams a split is read in. A model with
+The context of a token does not depend on the number of streams a split is read in. A model with
 rotary positions sees at most one block of the recipe, whose first `overlap` positions are not
 scored; the blocks are the same for every number of streams. A model with carried memory sees what
 it would see reading the split from its start: each stream first reads as many tokens ahead of its
-part as its layers can look back together (the span times the attention layers). SimSMoE's
-published code starts each of 8 streams with an empty memory, which costs it a little. A part of a
-split (`max_blocks`), as validation in training reads, is an estimate and starts like that too.
+part as its layers can look back together (the span times the attention layers). SimSMoE's published
+code starts each of 8 streams with an empty memory, which makes its score slightly worse. Reading
+only a part of a split (`max_blocks`), as in validation during training, is an estimate and starts
+with an empty memory too.
 
 Shapes: B streams, M block, L span, D model width, V vocabulary.
 """
@@ -38,12 +38,12 @@ from simsmoe_cli.run.events import SplitScore
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a split.
+    """Scores of a model on a split.
 
     Attributes:
         total_nats: code length of the tokens read.
         tokens: tokens read.
-        seconds: how long it took.
+        seconds: time it took.
     """
 
     total_nats: float
@@ -68,9 +68,9 @@ class Evaluation:
         return self.tokens / self.seconds
 
     def per(self, split: SplitInfo, units: int) -> float:
-        """Nats per unit of text, of which the whole split has so many.
+        """Nats per unit of text (a byte, a word), given how many units the whole split has.
 
-        For a part of a split an estimate: tokens are taken to be as long as in all of it.
+        An estimate for a part of a split: its tokens are assumed as long as those of the whole.
         """
         return self.loss_nats * split.tokens / units
 
@@ -122,7 +122,7 @@ def evaluate_split(
         tokens: one split.
         block, streams, overlap, max_blocks: see `evaluation_streams`.
         precision: "fp32" or "bf16" autocast.
-        context: options of routing.
+        context: what routers may know of the step.
 
     Raises:
         UserError: the split holds nothing to predict.

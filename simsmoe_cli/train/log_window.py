@@ -1,7 +1,7 @@
-"""What a train event says: means over the steps since the last one, and their speed.
+"""The content of a train event: means over the steps since the last one, and their speed.
 
-Sums stay on the device until an event is due, and travel with checkpoints, so a resumed run
-reports what an uninterrupted one would.
+Sums stay on the device until an event is due. Checkpoints hold them, so a resumed run reports the
+same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LogWindow:
         """Go on with the window of a checkpoint: its tensors "window.NAME"; others are left alone.
 
         Raises:
-            ValueError: they are no sums of a window.
+            ValueError: they are not the sums of a window.
         """
         sums = {
             name.removeprefix("window."): tensor
@@ -58,7 +58,7 @@ class LogWindow:
         if any(
             t.shape != () or t.dtype != torch.float32 or not t.isfinite() for t in sums.values()
         ):
-            raise ValueError("the sums of the open log window are no numbers")
+            raise ValueError("the sums of the open log window are not finite numbers")
         if not needed <= sums.keys() or (sums and not sums[_STEPS] >= 1):
             raise ValueError("the open log window is not whole")
         self.sums = {name: tensor.to(device) for name, tensor in sums.items()}

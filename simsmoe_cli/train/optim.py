@@ -55,11 +55,11 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 
 class NonFiniteGuard:
-    """Stops weights from taking a step with a non-finite loss or gradient, without waiting.
+    """Skips the step of a non-finite loss or gradient, and all later ones, without waiting.
 
-    The decision stays on the device: fused optimizers skip a step when `found_inf` is set. It is
-    sticky, so weights stay those before the first bad step until the host looks, which it does
-    where it waits anyway.
+    The decision stays on the device: fused optimizers skip a step when `found_inf` is set. Once set
+    it stays set, so weights stay those before the first bad step until the host reads it, which it
+    does where it waits anyway.
     """
 
     def __init__(self, device: torch.device):

@@ -1,8 +1,8 @@
-"""Probes: how the router loads its experts, and how alike the experts are.
+"""Probes: how the router loads its experts, and how similar the experts are.
 
-One held-out batch, the same every time, goes through the model; then every expert of a layer sees
-every one of that layer's inputs, so similarity is measured on equal terms and not only on tokens
-two experts happen to share. Debiased linear CKA (METHODS: biased estimators are far from 0 for
+One held-out batch, the same every time, goes through the model. Then every expert of a layer gets
+all inputs of that layer, so that all pairs are compared on the same tokens and not only on those
+they share. Debiased linear CKA (METHODS: biased estimators are far from 0 for
 unrelated experts). A probe runs in evaluation mode without gradients and draws no random numbers,
 so it changes nothing a run computes.
 
@@ -46,7 +46,7 @@ def probe(
     Args:
         model: left in the mode it was in.
         batch_BM: from `probe_batch`, or texts with padding.
-        context: step and options of routing; its `real_T` says what is no padding.
+        context: step and options of routing; its `real_T` says which tokens are real.
         precision: "fp32" or "bf16" autocast.
     """
     layers = model.moe_layers

@@ -1,12 +1,12 @@
-"""Where the time and memory of some training steps went, for whoever wants a run to be faster.
+"""Profile of some training steps: where their time and memory went.
 
-A few steps are let go by, then N are recorded by torch's profiler: a trace to look at, and a
-summary by part of the model and by operation. Modules are only watched meanwhile; a run that is not
-profiled calls nothing here but `Unprofiled`, and a compiled step is left as it is, so that its
-forward pass is one part.
+A few steps pass, then N are recorded by torch's profiler: a trace, and a summary by part of the
+model and by operation. Modules are watched only while steps are recorded. A run that is not
+profiled calls nothing here but `Unprofiled`. A compiled step stays as it is, so that its forward
+pass is one part.
 
-The backward pass is told apart like the forward pass: autograd gives each of its nodes the sequence
-number of the operation that made it, and that operation lies in some part.
+The backward pass is split into the same parts: autograd gives each of its nodes the sequence number
+of the operation that made it, and that operation lies in some part.
 """
 
 from __future__ import annotations
@@ -61,18 +61,18 @@ T = TypeVar("T")
 
 
 class Unprofiled:
-    """What a run without a profile calls in its place."""
+    """Does nothing: stands in for `Profiler` in a run without a profile."""
 
     def part(self, name: str) -> contextlib.AbstractContextManager[Any]:
         """Around a part of a step."""
         return contextlib.nullcontext()
 
     def reading(self, batches: Iterable[T]) -> Iterable[T]:
-        """Around what a step reads."""
+        """The batches of a step, with the time of reading them measured."""
         return batches
 
     def step_done(self) -> bool:
-        """After each step, with what came after it; whether a profile was written just now."""
+        """To be called after each step; returns whether a profile was written just now."""
         return False
 
     def close(self) -> None:
@@ -83,10 +83,10 @@ class Profiler(Unprofiled):
     """Records N steps of a training after the first SKIPPED.
 
     Args:
-        folder: where trace and summary go; made when they are there.
+        folder: for trace and summary; created when they are written.
         steps: N.
-        left: steps the training still has.
-        model: whose parts are told apart.
+        left: steps that the training still has.
+        model: its parts are profiled separately.
         compiled: whether the step is compiled.
         tokens: of a batch, for the summary; 0 where batches differ.
 
@@ -187,10 +187,10 @@ class Profiler(Unprofiled):
 
 @dataclass
 class PartCost:
-    """What one part cost in all recorded steps.
+    """Cost of one part in all recorded steps.
 
     Attributes:
-        forward, backward: seconds; all there is stands in forward where the two are not told apart.
+        forward, backward: seconds; where the two cannot be separated, all of it is in forward.
         kept: bytes that were allocated in its forward passes and not freed there.
     """
 
@@ -200,7 +200,7 @@ class PartCost:
 
 
 def part_costs(events: Iterable[FunctionEvent], *, on_device: bool) -> dict[str, PartCost]:
-    """What each part cost itself, without parts inside it.
+    """Cost of each part itself, without the parts inside it.
 
     Args:
         events: of a profile, parts marked.
@@ -237,7 +237,7 @@ def part_costs(events: Iterable[FunctionEvent], *, on_device: bool) -> dict[str,
 
 @dataclass
 class OperationCost:
-    """What one operation cost itself, without operations it calls: seconds, calls, bytes."""
+    """Cost of one operation itself, without operations it calls: seconds, calls, bytes."""
 
     name: str
     seconds: float = 0.0
@@ -246,7 +246,7 @@ class OperationCost:
 
 
 def _operations(events: Iterable[FunctionEvent], *, on_device: bool) -> list[OperationCost]:
-    """The operations of training steps, the dearest first."""
+    """The operations of training steps, the most expensive first."""
     costs: dict[str, OperationCost] = {}
     for event in events:
         on_host = event.device_type.name == "CPU"
@@ -261,7 +261,7 @@ def _operations(events: Iterable[FunctionEvent], *, on_device: bool) -> list[Ope
 
 
 def _part(event: FunctionEvent | None) -> str | None:
-    """The part an event lies in; of several the innermost, but all of a WHOLE one."""
+    """The innermost part an event lies in; a part in WHOLE takes all events inside it."""
     found = None
     while event is not None:
         if event.name.startswith(_MARK):

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, turned into a question the training loop asks between steps."""
+"""SIGTERM and Ctrl-C as a flag that the training loop reads between steps."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Stopped(Exception):
 class StopSignals:
     """Context manager that records SIGTERM and SIGINT instead of exiting.
 
-    A Ctrl-C after any first signal leaves at once, by KeyboardInterrupt. Launchers that send
-    SIGTERM twice do not cut the saving short.
+    A Ctrl-C after any first signal leaves at once, by KeyboardInterrupt. A second SIGTERM, as some
+    launchers send, does not interrupt the saving.
     """
 
     def __init__(self) -> None:

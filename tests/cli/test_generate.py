@@ -178,7 +178,7 @@ def test_every_expert_has_a_style_of_its_own() -> None:
         (("--prompt", "a", "--tokens", "0"), "'--tokens'"),
         (("--prompt", "a", "--seed", "-1"), "'--seed'"),
         (("--prompt", "a", "--temperature", "0", "--seed", "1"), "--seed: has no effect at temp"),
-        (("--prompt", "a", "--top-p", "0"), "--top-p: 0 is no share of probability"),
+        (("--prompt", "a", "--top-p", "0"), "--top-p: 0 is not a share of probability"),
     ],
 )
 def test_wrong_options(capsys: Capture, arguments: tuple[str, ...], message: str) -> None:

@@ -137,7 +137,7 @@ def test_a_model_that_is_no_mixtral_says_why(tmp_path: Path, store: TokenStore) 
         other = drawn_run(tmp_path / "runs" / "other", recipe(**changes), store)
         with pytest.raises(UserError) as caught:
             export(other, tmp_path / "out", "mixtral")
-        assert caught.value.what == f"this model has not the layout of Mixtral: {message}"
+        assert caught.value.what == f"this model does not have the layout of Mixtral: {message}"
     assert not (tmp_path / "out").exists()
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_export_is_no_traceback(
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(UserError, match="no export that can be read") as caught:
+    with pytest.raises(UserError, match="the export cannot be read") as caught:
         load_export(tmp_path / "out")
     assert caught.value.code == EXIT_DATA
 
@@ -181,7 +181,7 @@ def test_an_export_of_another_version(tmp_path: Path, trained: OpenedRun) -> Non
     config = json.loads(path.read_text())
     for change in ({"schema": 2}, {"format": "other"}, {"recipe": {"modl": {}}}):
         path.write_text(json.dumps(config | change))
-        with pytest.raises(UserError, match="no export that can be read"):
+        with pytest.raises(UserError, match="the export cannot be read"):
             load_export(tmp_path / "out")
 
 

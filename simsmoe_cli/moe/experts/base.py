@@ -1,12 +1,12 @@
-"""Parameters of N experts, stacked; what a backend adds is only how they are computed.
+"""Parameters of N experts, stacked. A backend only adds how they are computed.
 
 An expert is W2 f(W1 x + b1) + b2 with dropout after f = ReLU, or SwiGLU: W2 (silu(Wg x) * Wu x),
 gate and up stacked in one matrix. Layout [N, out, in], as nn.Linear and fastmoe have it, so that
 every backend reads the same checkpoint.
 
-Initialisation is nn.Linear's for each expert. SimSMoE's published code initialises the stack as
-one 3-D kernel, whose fan-in is out*in, about 20 times too small a deviation; `published=True`
-reproduces it.
+Each expert is initialised as nn.Linear is. SimSMoE's published code initialises the stack as one
+3-D kernel with a fan-in of out*in, so its deviation is about 20 times too small;
+`published_init=True` reproduces that.
 
 Shapes: T tokens, D model width, H hidden width, N experts, K experts per token, R rows.
 """
@@ -104,7 +104,7 @@ class Experts(nn.Module):
     ) -> Tensor:
         """Every token through its experts: sum over k of weight_tk E_index_tk(x_t).
 
-        Backends compute `forward` and are blind to routing; one with a dispatch of its own
+        Backends compute `forward`, which knows nothing of routing; one with a dispatch of its own
         overrides this.
 
         Args:

@@ -1,16 +1,16 @@
 """All experts by fastmoe's CUDA kernels, dispatch included (He et al. 2103.13262).
 
 The package is github.com/laekov/fastmoe at ee3c561, on no registry; `simsmoe doctor` says how to
-build it. Tokens travel its way: prepare_forward counts and places them, MOEScatter brings each to
-its experts, the function in FMoELinear multiplies the rows of all experts, with weights
-[N, out, in], and MOEGather brings rows back. FMoELinear itself would own the weights, under names
-no other backend reads and in one precision, so its function, MOELinear, is called with ours.
-FMoETransformerMLP is not used: it brings a gate of its own and loops over experts in Python.
+build it. fastmoe dispatches tokens: prepare_forward counts and sorts them, MOEScatter brings each
+to its experts, the function in FMoELinear multiplies the rows of all experts with weights
+[N, out, in], and MOEGather brings rows back. FMoELinear itself would own the weights, in one
+precision and under names that no other backend reads, so its function MOELinear is called with
+ours. FMoETransformerMLP is not used: it has its own gate and loops over experts in Python.
 
-What the kernels do not check, and this file does: they need CUDA memory (any other ends the
-process) and read it as it lies, whatever the strides, gradients too. They take counts on the host,
-so every call waits on the device, and an expert's rows come in no fixed order, so sums over them,
-the gradients of weights, do not repeat bit for bit.
+This file checks what the kernels do not: they need CUDA memory (any other crashes the process) and
+ignore strides, of gradients too. They take counts on the host, so every call waits on the device.
+An expert's rows come in no fixed order, so sums over them (the gradients of weights) do not repeat
+bit for bit.
 
 Shapes: T tokens, D model width, N experts, K experts per token, R rows.
 """
@@ -32,7 +32,7 @@ NO_EXPERT = -1  # in fastmoe's gates; N in ours
 
 
 def missing() -> str:
-    """What keeps fastmoe from running on this machine, in words; empty if nothing does.
+    """Why fastmoe cannot run on this machine, in words; empty if it can.
 
     fmoe is imported only where there is CUDA.
     """

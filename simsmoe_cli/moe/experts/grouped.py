@@ -39,8 +39,8 @@ class GroupedExperts(Experts):
                 out = out + bias.to(dtype).index_select(0, expert_R)
             return out if empty_R1 is None else out.masked_fill(empty_R1, 0)
 
-        # grouped_mm leaves rows after the last offset uninitialised, in its gradients too: each
-        # product stands between two fills, which stop what lies there both ways.
+        # grouped_mm leaves rows after the last offset uninitialised, in its gradients too. A fill
+        # before and after each product keeps them out of values and gradients.
         rows = rows_RD.to(dtype)
         if empty_R1 is not None:
             rows = rows.masked_fill(empty_R1, 0)

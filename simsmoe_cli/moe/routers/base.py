@@ -1,4 +1,4 @@
-"""What every router takes and gives.
+"""The contract of a router: what it is built from, what it is given, what it returns.
 
 Shapes: T tokens, D model width, N experts, K experts per token.
 """
@@ -22,9 +22,9 @@ class RouterSpec:
     Attributes:
         width, num_experts, top_k: D, N and K.
         bias: whether linear logits have a bias.
-        vocab_size: ids `RouterInput.token_ids_T` may hold.
-        seed: for what a router draws once and keeps, such as a table.
-        layer, layers: which MoE layer it is in, of how many.
+        vocab_size: number of ids that `RouterInput.token_ids_T` may hold.
+        seed: of what a router draws once and keeps, such as a table.
+        layer, layers: index of its MoE layer among all MoE layers, and their number.
         settings: the router's own section of the recipe.
     """
 
@@ -80,15 +80,15 @@ class Routing:
     """Where the tokens go.
 
     Attributes:
-        index_TK: chosen experts, int64. N stands for no expert, in a router that says `partial`;
-            such a slot costs next to nothing, is not counted anywhere, and its weight is ignored.
+        index_TK: chosen experts, int64. N marks an empty slot, which only a router with `partial`
+            gives: it costs next to nothing, is not counted anywhere, and its weight is ignored.
         weight_TK: their mixing weights.
         logits_TN: the scores the choice was made from, fp32.
         losses: auxiliary losses by name, each a scalar without its coefficient.
         partial: whether slots may be empty.
-        metrics: what else is worth logging, by name, each a scalar; no loss.
+        metrics: further scalars to log, by name.
         learned_TN: the router's own logits, fp32, where the choice was made from other scores;
-            the z-loss is theirs.
+            the z-loss is computed from them.
     """
 
     index_TK: Tensor
@@ -118,14 +118,14 @@ class Router(nn.Module):
 
 
 def vocabulary_of(spec: RouterSpec) -> int:
-    """V; a ValueError where the spec does not say."""
+    """V; raises ValueError if the spec does not give it."""
     if spec.vocab_size < 1:
         raise ValueError("this router needs to know the size of the vocabulary")
     return spec.vocab_size
 
 
 def token_ids(given: RouterInput) -> Tensor:
-    """The ids of the tokens; a ValueError where there are none."""
+    """The ids of the tokens; raises ValueError if there are none."""
     if given.token_ids_T is None:
         raise ValueError("this router looks at token ids, and was given none")
     return given.token_ids_T
@@ -153,10 +153,10 @@ def softmax_routing(logits_TN: Tensor, top_k: int, balance_tau: float = 1.0) -> 
 
 
 def list_routing(order_TN: Tensor, top_k: int) -> Routing:
-    """The first K experts of a list that nothing learns, with equal weights.
+    """The first K experts of a fixed list, with equal weights.
 
-    The logits are 0 for the chosen and fall from -1000 for the others, so that their softmax is
-    the weights, and they still say who comes next.
+    The logits are 0 for the chosen experts and fall from -1000 for the others: their softmax gives
+    the weights, and they still rank the experts that were not chosen.
 
     Args:
         order_TN: all experts in each token's order, int64.

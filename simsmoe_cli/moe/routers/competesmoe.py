@@ -8,17 +8,17 @@ the outcome:
 
     compete = mean over tokens and experts of (softmax(logits) - softmax(a))^2
 
-with a detached. Its gradient reaches the router; the task's reaches the winning experts, through
-their outputs and their weights, and not the router. In all other steps, and in evaluation, the
-router routes, as in SMoE, and `compete` is 0. The balance loss and the z-loss are those of the
+with a detached. Its gradient reaches the router. The task's gradient reaches the winning experts,
+through their outputs and their weights, but not the router. In all other steps, and in evaluation,
+the router routes as in SMoE, and `compete` is 0. The balance loss and the z-loss are those of the
 router's logits in every step. The metric `agreement`, of competitions, is the share of winners the
 router would have chosen too.
 
 Which layers compete in a step follows from the seed and the step alone, so it repeats on resume and
-is the same on all ranks: after the warm-up each layer competes with probability `rate`; where more
-than `max_layers` would, as many are drawn from them. (Published code moves what is too much to
-other steps, which keeps the rate exact.) Memory and time of a competition are those of N experts
-per token, in these layers.
+is the same on all ranks: after the warm-up each layer competes with probability `rate`; if that
+gives more than `max_layers`, that many are drawn from them. (Published code moves the surplus to
+other steps, which keeps the rate exact.) A competition costs the memory and time of N experts per
+token in its layers.
 
 Departures: the published 2025 code adds a loss on the cosines of the winners' outputs, which is
 what similarity learning is for, an extra weight on the winners' part of the loss, and a balance
@@ -48,7 +48,7 @@ from simsmoe_cli.recipe.routers import CompeteSMoESettings
 
 
 class CompeteSMoERouter(Router):
-    """Routes by logits = Wx + b, in a competition by the experts' own response."""
+    """Routes by logits = Wx + b; in a competition, by the experts' responses."""
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)
@@ -66,7 +66,7 @@ class CompeteSMoERouter(Router):
         return routing
 
     def _competition(self, routing: Routing, affinity_TN: Tensor, k: int) -> Routing:
-        """Who wins, and what the router has to learn from it.
+        """The winners, and what the router has to learn from them.
 
         Args:
             routing: what the router would do.

@@ -5,12 +5,12 @@ scores = softmax over the experts of Wx + b; each expert takes the C = T*c/N tok
 highest scores, c = `moe.top_k`, and weights them with the score. Load is even by construction, so
 there is no balance loss; a token may get any number of experts, or none.
 
-Which tokens an expert takes depends on all tokens of the batch, those to come included: in a causal
-language model it looks at what it is to predict, and the loss flatters. Recipes refuse it there
-unless `expert_choice.allow_leak` says that this is known.
+Which tokens an expert takes depends on all tokens of the batch, later ones included: in a causal
+language model routing leaks what is to be predicted, and the loss looks too good. Recipes refuse it
+there unless `expert_choice.allow_leak` is set.
 
-Shapes: T tokens, D model width, N experts, C tokens per expert. All N slots of a token are there;
-those of experts that did not take it are empty.
+Shapes: T tokens, D model width, N experts, C tokens per expert. A token has N slots; those of
+experts that did not take it are empty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routin
 
 
 class ExpertChoiceRouter(Router):
-    """Each expert takes the tokens that score highest with it, `capacity` of them."""
+    """Each expert takes the `capacity` tokens with its highest scores."""
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec)

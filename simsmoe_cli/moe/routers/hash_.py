@@ -2,7 +2,7 @@
 
 Nothing is learned, so routing can neither collapse nor adapt; weights are 1/K. The table is drawn
 once from the seed and the layer and is a buffer, so a checkpoint holds the one it was trained with.
-It is balanced over the vocabulary: in each of the K places, every expert has as many token ids as
+It is balanced over the vocabulary: at each of the K ranks, every expert has as many token ids as
 any other, to within one. (The paper's balanced hash counts how often tokens occur in the corpus,
 which a recipe does not know.)
 

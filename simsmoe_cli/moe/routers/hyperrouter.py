@@ -1,8 +1,8 @@
 """HyperRouter: the router's weights come from a frozen network (Do et al. 2312.07035).
 
 [W, b] = MLP(e): e, a learned vector of width D, goes through a random and frozen network
-D -> hidden -> N(D+1) with a ReLU between. The router so keeps the directions a random one has and
-still learns, by D numbers alone. Routing is then that of SMoE: the K largest of Wx + b, weights
+D -> hidden -> N(D+1) with a ReLU between. So the router keeps the diversity of a random router and
+still learns, through D numbers. Routing is then that of SMoE: the K largest of Wx + b, weights
 their softmax, with a balance loss.
 
 As in the published code, e starts as a standard normal and the network as nn.Linear does, row i of

@@ -1,9 +1,9 @@
-"""Loss-free balancing: a bias that decides selection alone (DeepSeek-V3, 2412.19437, section 2.1.2;
+"""Loss-free balancing: a bias that affects selection only (DeepSeek-V3, 2412.19437, section 2.1.2;
 Wang et al. 2408.15664).
 
 s = sigmoid(Wx + b); the K experts with the largest s_i + bias_i are chosen; weights are their s,
 divided by their sum. After every batch of training, bias_i += gamma * sign(mean load - load_i), so
-that an expert with too many tokens is chosen less, without a gradient that pulls against the task.
+an expert with too many tokens is chosen less often, without a gradient that works against the task.
 There is no balance loss (DeepSeek-V3's small one within a sequence is left out).
 
 The bias is a buffer, updated in place and without waiting on the device; under torch.distributed
@@ -25,7 +25,7 @@ from simsmoe_cli.recipe.routers import LossFreeSettings
 
 
 class LossFreeRouter(Router):
-    """Sigmoid scores; `bias_N`, fp32, only shifts which are chosen."""
+    """Sigmoid scores; `bias_N`, fp32, affects only which experts are chosen."""
 
     bias_N: Tensor
 
@@ -42,7 +42,7 @@ class LossFreeRouter(Router):
         index_TK = chosen_by_TN.topk(self.chosen_k(given), dim=-1).indices
         if self.training:
             self._learn(index_TK)
-        # Scores over their sum, by their logarithms: where all scores are tiny, 0 / 0 else.
+        # Normalised in log space: underflow would give 0/0.
         weight_TK = F.logsigmoid(logits_TN.gather(1, index_TK)).softmax(-1)
         return Routing(index_TK, weight_TK, logits_TN)
 
@@ -52,6 +52,6 @@ class LossFreeRouter(Router):
         count_N = (index_TK.flatten().unsqueeze(1) == expert_N).sum(0)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(count_N)
-        # In whole numbers, so that an expert with exactly the mean load stays where it is.
+        # In integers, so that the bias of an expert with exactly the mean load does not move.
         missing_N = count_N.sum() - self.num_experts * count_N
         self.bias_N.add_(missing_N.sign(), alpha=self.gamma)

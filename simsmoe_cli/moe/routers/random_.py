@@ -1,4 +1,4 @@
-"""Random router: a control that routes without looking.
+"""Random router: a control that routes at random.
 
 In training each token goes to K of the N experts, uniformly and anew in every step; weights are
 1/K. Evaluation must give the same result every time, so there the experts follow from a hash of

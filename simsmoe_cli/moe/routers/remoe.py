@@ -6,18 +6,18 @@ zeros among the weights and f_i = (N / (K T)) * #{t: w_ti > 0},
 
     loss = lambda * (1/T) * sum_t sum_i f_i * w_ti,    lambda *= factor ^ sign((1 - K/N) - S)
 
-after every batch of training, which steers the mean number of experts per token to K and taxes
-experts with more than their share most. It can only take experts away: where the task uses fewer
-than K by itself, lambda rests at its lower bound.
+after every batch of training. It steers the mean number of experts per token to K and penalises
+overloaded experts most. It can only remove experts: where the task uses fewer than K by itself,
+lambda stays at its lower bound.
 
-Departures: lambda is each layer's own and steers that layer (the paper has one for all, so that
-layers may differ), and stays between its start and 1, so that it never takes long to come back:
-where a falling learning rate makes the weights slow to follow, it would run away. It is a buffer,
-updated in place and without waiting on the device; a batch is what one forward pass sees. The loss
-returned holds its coefficient already. The metric `experts_per_token` says where S stands.
+Departures: each layer has its own lambda (the paper has one for all layers, so that layers may
+differ). Lambda stays between its start and 1: without a bound it would grow far too large while a
+falling learning rate makes the weights slow to follow, and then take long to come back. It is a
+buffer, updated in place and without waiting on the device; a batch is what one forward pass sees.
+The returned loss is already multiplied with it. The metric `experts_per_token` is N (1 - S).
 
-Shapes: T tokens, D model width, N experts, K mean experts per token. All N slots of a token are
-there; those of weight 0 are empty.
+Shapes: T tokens, D model width, N experts, K mean experts per token. A token has N slots; those of
+weight 0 are empty.
 """
 
 from __future__ import annotations

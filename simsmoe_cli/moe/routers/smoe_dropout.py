@@ -7,8 +7,8 @@ at the last, as a function of the step alone, so a resumed run goes on where it 
 the K of the checkpoint's step, or any other by `StepContext.top_k`: the model was trained to work
 at many (self-slimmable).
 
-No balance loss: nothing here could learn from it, and through the hidden states it would only ask
-the layers below to make up for a random router.
+There is no balance loss: the router cannot learn from it, and through the hidden states it would
+only push the layers below to compensate for a random router.
 
 Shapes: T tokens, D model width, N experts, K experts per token.
 """

@@ -3,9 +3,8 @@
 Stage 1: logits x . e_i, the K largest are chosen, weights are their softmax, with a balance loss;
 and a light router, scores u(token id) . v_i with u of 50 dimensions, learns the same assignment
 by cross-entropy. Stage 2, from `freeze_after` of training on: the light router routes, and neither
-it nor the e_i learn any more, so a token id goes to the same experts from then on; both losses are
-0. Evaluation goes by the stage of the weights, which a buffer remembers: weights saved in stage 1
-are evaluated as they were trained.
+it nor the e_i learn any more, so a token id always goes to the same experts; both losses are 0. A
+buffer remembers the stage of the weights: weights saved in stage 1 are evaluated in stage 1.
 
 The light router learns the weights of the K chosen, so that a softmax over its own K best scores
 estimates the mean weights of the token; for K = 1 this is the paper's cross-entropy with the chosen
@@ -53,9 +52,9 @@ def router(spec: RouterSpec) -> Router:
 
 
 class StableMoERouter(Router):
-    """Two stages; the buffer `frozen`, a bool, says whether the weights are of the second.
+    """Two stages; the buffer `frozen`, a bool, says whether the weights are in stage 2.
 
-    Weights loaded in stage 2 stay in it, whatever the step of the training that goes on with them.
+    Weights loaded in stage 2 stay in it, at whatever step training goes on.
     """
 
     frozen: Tensor
@@ -83,7 +82,7 @@ class StableMoERouter(Router):
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         ids_T, k = token_ids(given), self.chosen_k(given)
         if not self.training:
-            # Both are computed, so that the host need not ask which stage the weights are of.
+            # Both are computed, so that the host need not read the stage from the device.
             learned_TN = fp32_linear(x_TD, self.embeddings)
             return softmax_routing(
                 torch.where(self.frozen, self.light_logits(ids_T), learned_TN), k
@@ -111,7 +110,7 @@ class StableMoERouter(Router):
 
 
 def _remember_stage(module: nn.Module, _: object) -> None:
-    """The host looks at the stage once, where weights are loaded."""
+    """The host reads the stage once, when weights are loaded."""
     assert isinstance(module, StableMoERouter)
     module.loaded_frozen = bool(module.frozen)
 

@@ -1,15 +1,15 @@
 """XMoE router: cosine scores in a small space (Chi et al. 2204.09179).
 
 z = Px, P: D -> r; s_i = cos(z, e_i) / tau; the K largest are chosen, weights are their softmax.
-The length of a token or an expert's embedding does not matter, so neither can draw tokens by
-growing, which is how the hidden states collapse onto the experts' embeddings in SMoE.
+Only angles matter: neither a token nor an expert's embedding can attract tokens by growing, which
+is how hidden states collapse onto the experts' embeddings in SMoE.
 
 tau = tau_min + exp(a) with a learned, so it starts at `tau`, never falls to `tau_min`, and its
-gradient never vanishes (published code clamps, and what has reached the floor cannot leave it).
+gradient never vanishes (published code clamps tau, which then cannot leave the floor again).
 
 `published: true` is SimSMoE's baseline of this name: r = 8, z not normalised, no tau in routing
-and a fixed 0.3 in the balance loss, and embeddings set back to norm 1.5 before each use in
-training, which only matters for the size of their gradient.
+and a fixed 0.3 in the balance loss. Its embeddings are set back to norm 1.5 before each use in
+training, which only affects the size of their gradient.
 
 Shapes: T tokens, D model width, N experts, K experts per token, r dimensions of the small space.
 """

@@ -1,10 +1,10 @@
-"""What a run trains a model to do: the seam between the training loop and its task.
+"""The interface between the training loop and what is trained.
 
 The loop knows steps, optimizer, events and checkpoints. An objective knows the model, what a step
 reads, its loss, how the model is scored, and what a checkpoint must say about it. There are two:
 language modelling and classification.
 
-Shapes: B rows of a micro-batch, M block, T places of a flattened batch.
+Shapes: B rows of a micro-batch, M block, T = B*M positions of a batch.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Objective(ABC, Generic[S]):
         recipe, device: what and where.
         precision: "fp32" or "bf16".
         model: trained in place.
-        unit: what the loss is the mean over: what one token is called, or a text.
-        in_bits: whether the loss is that of characters or bytes, and worth giving in bits.
-        static_shapes: whether every step reads tensors of the same shapes, so that compiling it
-            once is enough.
-        warnings: what to say at the start of a run.
+        unit: what the loss is a mean over: a kind of token ("byte", "word" ...), or "text".
+        in_bits: whether tokens are characters or bytes, so that the loss is also given in bits.
+        static_shapes: whether every step reads tensors of the same shapes, so that it is compiled
+            only once.
+        warnings: of the start of a run.
     """
 
     model: Backbone
@@ -79,7 +79,7 @@ class Objective(ABC, Generic[S]):
         """
 
     def keep(self, part: int, memory: list[Tensor]) -> None:
-        """Take the memory a micro-batch gave."""
+        """Store the memory that a micro-batch returned."""
 
     @abstractmethod
     def tokens_read(self, steps: int) -> int:
@@ -87,8 +87,8 @@ class Objective(ABC, Generic[S]):
 
     @abstractmethod
     def probe_batch(self) -> tuple[Tensor, Tensor | None]:
-        """Held-out tokens [B, M], the same every time, and where they are no padding, if there is
-        any (`StepContext.real_T`)."""
+        """Held-out tokens [B, M], the same every time, and which of them are real, if there is
+        padding (`StepContext.real_T`)."""
 
     @abstractmethod
     def validate(self, context: StepContext) -> S:
@@ -109,15 +109,15 @@ class Objective(ABC, Generic[S]):
 
     @abstractmethod
     def split_score(self, score: S, split: str) -> SplitScore:
-        """What an eval event says of a score."""
+        """The fields of an eval event."""
 
     @abstractmethod
     def best_fields(self, score: S) -> dict[str, Any]:
-        """What the checkpoint of the best weights says of their validation."""
+        """What the checkpoint of the best weights says about their validation."""
 
     @abstractmethod
     def test_scores(self, score: S) -> TestScores:
-        """What the last event of a run says of the test."""
+        """What the last event of a run says about the test."""
 
     @abstractmethod
     def announcement(self) -> TaskFacts:

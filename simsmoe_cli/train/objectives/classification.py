@@ -1,11 +1,11 @@
 """Classification: fine-tune a pre-trained backbone on a task, epoch by epoch.
 
-Texts start with an empty memory and are padded on the right; padding is never routed, never
-counted and never scored. All that schedules read (learning rate, similarity's weights, stages of a
-router) is read over the fine-tuning's own steps, from the state the checkpoint left: a StableMoE
-router that was frozen stays so, and one that was not freezes after `freeze_after` of fine-tuning.
+Texts start with an empty memory and are padded on the right; padding is never routed, counted or
+scored. Schedules (learning rate, weight of similarity learning, stages of a router) run over the
+steps of the fine-tuning, and start from the state of the checkpoint: a StableMoE router that was
+frozen stays frozen, and one that was not freezes after `freeze_after` of the fine-tuning.
 
-Shapes: B texts, M longest of them, T places of a flattened batch, E examples, C classes.
+Shapes: B texts, M tokens of the longest, T = B*M positions of a batch, E examples, C classes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from simsmoe_cli.train.objectives.base import Objective
 
 @dataclass(frozen=True)
 class TaskEvaluation:
-    """What a classifier makes of a split.
+    """Scores of a classifier on a split.
 
     Attributes:
         probability_EC: of each class, fp32, examples in the order of the split.
         label_E: the right classes, int64.
         loss_nats: mean cross-entropy.
         tokens: tokens read, padding left out.
-        seconds: how long it took.
+        seconds: time it took.
     """
 
     probability_EC: NDArray[np.float32]
@@ -64,7 +64,7 @@ class TaskEvaluation:
 
     @property
     def confusion_CC(self) -> NDArray[np.int64]:
-        """Examples of each class (row) by the class they were taken for (column)."""
+        """Examples of each class (row) by predicted class (column)."""
         return confusion(self.label_E, self.predicted_E, self.probability_EC.shape[1])
 
     @property
@@ -133,7 +133,7 @@ class Classification(Objective[TaskEvaluation]):
         self.model = Classifier(recipe, vocabulary.size, len(task.labels)).to(device)
 
     def _encode(self, split: str, examples: list[Example]) -> EncodedSplit:
-        """A split's ids; what could not be kept of its texts becomes a warning."""
+        """Encode a split; add a warning for texts that were cut or have unknown words."""
         encoded = encode_split(self.recipe, examples, self.vocabulary)
         self.warnings += remarks(split, encoded, self.recipe)
         return encoded
@@ -245,7 +245,7 @@ class Classification(Objective[TaskEvaluation]):
 
 
 def some(examples: list[Example], count: int, seed: int) -> list[Example]:
-    """So many of the examples, drawn by the seed, in their order; all of them for 0."""
+    """A number of examples, drawn by the seed, in their order; all of them for 0."""
     if not 0 < count < len(examples):
         return examples
     chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
@@ -253,12 +253,12 @@ def some(examples: list[Example], count: int, seed: int) -> list[Example]:
 
 
 def encode_split(recipe: Recipe, examples: list[Example], vocabulary: Vocabulary) -> EncodedSplit:
-    """A split's ids, texts cut as the recipe says."""
+    """Encode a split, with texts cut as the recipe says."""
     return encode(examples, vocabulary.tokenizer, recipe.train.block, recipe.finetune.keep)
 
 
 def remarks(name: str, split: EncodedSplit, recipe: Recipe) -> list[str]:
-    """What could not be kept of a split's texts, one line each."""
+    """What was lost in encoding a split: cut texts, unknown words; one line each."""
     found = []
     if split.cut:
         found.append(
@@ -271,7 +271,7 @@ def remarks(name: str, split: EncodedSplit, recipe: Recipe) -> list[str]:
 
 
 def _first_texts(split: EncodedSplit, tokens: int) -> Batch:
-    """The first texts of a split, about so many tokens of them, at least one."""
+    """The first texts of a split that hold about this many tokens; at least one text."""
     count = int(np.searchsorted(split.offsets[1:], tokens, side="right"))
     return collate(split, np.arange(min(max(count, 1), len(split))))
 
@@ -282,14 +282,14 @@ def classify(
 ) -> TaskEvaluation:
     """Classify every text of a split, leaving the model in the mode it was in.
 
-    A text's result does not depend on the others, but where the router is expert-choice, which
-    spreads the tokens of a whole batch.
+    The result of a text does not depend on the other texts, except where each expert chooses its
+    tokens from the whole batch (router expert-choice).
 
     Args:
         split: E examples.
-        batch: texts at once; those of like length, so that little is padded.
+        batch: texts at once, of similar length, so that little is padded.
         precision: "fp32" or "bf16" autocast.
-        context: step and options of routing.
+        context: what routers may know of the step.
     """
     device = next(model.parameters()).device
     was_training = model.training
