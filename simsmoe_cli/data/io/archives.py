@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from simsmoe_cli.data.io.xz import XzFile
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 CHUNK = 1 << 20
@@ -33,7 +34,7 @@ COMPRESSED: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".tgz": gzip.open,
     ".bz2": bz2.open,
-    ".xz": lzma.open,
+    ".xz": XzFile,
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 NOT_OPENED = (".zst", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z", ".tbz2", ".txz", ".parquet")
@@ -195,6 +196,8 @@ def _members(archive: Path, limit: int | None) -> Iterator[tuple[str, Iterator[b
                 budget.spend(MEMBER_BYTES)
                 if (info.external_attr >> 16) & 0o170000 == 0o120000:
                     raise _unsafe(info.filename, "a link", archive)
+                if info.compress_type == zipfile.ZIP_LZMA:  # its reader's memory has no bound
+                    raise _unsafe(info.filename, "compressed by LZMA", archive)
                 _safe_name(info.filename, archive)
                 if not info.is_dir():
                     with bundle.open(info) as file:

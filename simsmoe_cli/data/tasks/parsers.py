@@ -29,6 +29,7 @@ from simsmoe_cli.files.untrusted import Unreadable, parse_json
 LONGEST_FIELD = 1 << 30
 LONGEST_SHOWN = 60
 MOST_NAMES = 200
+LINE = re.compile(r"[^\n]+")
 TREE = re.compile(r"\(([0-4]) .+\)")
 LEAF = re.compile(r"\([0-4] ([^ ()]+)\)")
 SPACES = re.compile(r"[ ()]+")
@@ -136,6 +137,18 @@ def _checked(rows: Iterable[Row], labelled: bool, where: str) -> list[Row]:
     return found
 
 
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text that are not empty, one at a time, with their numbers from 1.
+
+    No list is made of them: among many millions, an error in the first is found at once.
+    """
+    number, start = 1, 0
+    for line in LINE.finditer(text):
+        number += text.count("\n", start, line.start())
+        start = line.start()
+        yield number, line[0]
+
+
 def _csv_rows(text: str, columns: Columns, where: str) -> Iterator[Row]:
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
@@ -157,8 +170,8 @@ def _csv_records(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _tsv_rows(text: str, columns: Columns, where: str) -> Iterator[Row]:
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    records = ((number, line.split("\t")) for number, line in enumerate(lines, 1) if line)
+    lines = ((number, line.removesuffix("\r")) for number, line in _lines(text))
+    records = ((number, line.split("\t")) for number, line in lines if line)
     hint = "TSV is read without quotes; save data with tabs or line ends in a text as CSV."
     return _table_rows(records, columns, where, hint)
 
@@ -199,7 +212,7 @@ def missing_column(column: str, known: Iterable[str], where: str, line: int) -> 
 
 
 def _json_rows(text: str, columns: Columns, where: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in _lines(text):
         if not line.strip():
             continue
         try:
@@ -239,7 +252,7 @@ def _label(item: dict[str, Any], column: str, where: str, line: int) -> str:
 
 
 def _tree_rows(text: str, where: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in _lines(text):
         tree = line.strip()
         if not tree:
             continue

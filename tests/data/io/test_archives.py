@@ -235,3 +235,11 @@ def test_what_is_packed_in_an_unknown_way_is_refused(tmp_path: Path, name: str) 
     with pytest.raises(UserError, match="are not opened here") as caught:
         list(read_chunks(path))
     assert "Unpack it yourself" in caught.value.hint
+
+
+def test_a_zip_packed_by_lzma_is_refused(tmp_path: Path) -> None:
+    """Its reader would take as much memory as the member says."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as bundle:
+        bundle.writestr("a.txt", "text")
+    assert "'a.txt' is compressed by LZMA" in refusal(path, tmp_path / "out")

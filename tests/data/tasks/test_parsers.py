@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -227,3 +228,23 @@ def test_what_is_no_tree_is_an_error_in_its_line(tree: str) -> None:
         parse_trees(f"(2 (2 a) (2 b))\n{tree}\n".encode(), "trees")
     assert caught.value.where == "trees, line 2"
     assert caught.value.what == f"is no tree: '{tree}'"
+
+
+def test_a_wrong_first_row_of_millions_is_named_without_a_list_of_them() -> None:
+    content = b"{}\n" * 1_000_000
+    tracemalloc.start()
+    try:
+        error = failure(content, "json")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert error.where == "data, line 1"
+    assert peak < 3 * len(content)
+
+
+@pytest.mark.parametrize("kind", ["json", "tsv"])
+def test_empty_lines_are_counted_and_passed_over(kind: str) -> None:
+    head, bad = {"json": ("", '{"text": 1, "label": "a"}'), "tsv": ("text\tlabel", "one")}[kind]
+    good = {"json": '{"text": "one", "label": "a"}', "tsv": "one\ta"}[kind]
+    lines = [head, "", "", good, "", bad]
+    assert failure("\n".join(lines), kind).where == "data, line 6"
