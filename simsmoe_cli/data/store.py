@@ -1,7 +1,7 @@
 """The token store: a prepared corpus as memory-mapped ids, with a manifest that vouches for it.
 
     DATA_DIR/NAME/
-      manifest.json                          written last: without it the folder is no store
+      manifest.json                          written last: without it the folder is not a store
       train.bin valid.bin test.bin           ids, little-endian, narrowest unsigned integer
       tokenizer.json | sentencepiece.model   what made them
 
@@ -212,7 +212,7 @@ class TokenStore:
         return self._splits[name]
 
     def checked_split(self, name: str) -> SplitTokens:
-        """The ids of a split of which every chunk has been checked: what a score is made from."""
+        """The ids of a split, with every chunk checked; for scores, which read all of it."""
         tokens = self.split(name)
         tokens.check_all()
         return tokens

@@ -57,7 +57,7 @@ def _fault(name: str) -> str:
     if not name:
         return "it is empty"
     if not name.isprintable():
-        return "it holds control characters or bytes that are no text"
+        return "it has control characters or bytes that are not text"
     if len(name.encode()) > LONGEST:
         return f"it is longer than {LONGEST} bytes"
     if "/" in name or "\\" in name:

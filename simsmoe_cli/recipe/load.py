@@ -120,6 +120,8 @@ def _find(name_or_path: str) -> Path:
     known = dict(list_recipes())
     if name_or_path in known:
         return known[name_or_path]
+    if not name_or_path:
+        raise UserError("a recipe is a name or a file, and this is empty", hint=nearest("", known))
     path = Path(name_or_path)
     where = printable(name_or_path, 200)
     try:

@@ -35,7 +35,7 @@ class RouterSettings(Section):
         """Contradictions between these settings, and with the rest of the recipe.
 
         Args:
-            moe: the section beside this one.
+            moe: the section `moe` of the same recipe.
             causal: whether a causal language model is trained.
         """
         return iter(())
@@ -44,7 +44,7 @@ class RouterSettings(Section):
         """The sections `moe` and this one for a training that starts from weights of this one.
 
         Args:
-            moe: the section beside this one.
+            moe: the section `moe` of the same recipe.
             step: the step of the weights.
             steps: steps of the training they come from.
         """

@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             raise FaultyYaml(f"recipes have no tags, such as {printable(tag)}", line)
         if isinstance(event, yaml.ScalarEvent) and any(map(_is_surrogate, event.value)):
-            raise FaultyYaml("an escape that is no character", line)
+            raise FaultyYaml("an escape that is not a character", line)
         self._depth += 1
         if self._depth > DEEPEST:
             raise FaultyYaml("nested too deeply", line)
@@ -109,7 +109,7 @@ def read_yaml(text: str) -> tuple[Any, list[tuple[str, int]]]:
             what = "a recipe is one document, and this is another"
         raise FaultyYaml(what, mark.line + 1 if mark else 0) from None
     except (ValueError, OverflowError):  # of an escape past the last character
-        raise FaultyYaml("an escape that is no character", loader.line + 1) from None
+        raise FaultyYaml("an escape that is not a character", loader.line + 1) from None
 
 
 class _Dumper(yaml.SafeDumper):

@@ -23,7 +23,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ("\x1b[31mx", "control characters"),
         ("two\nlines", "control characters"),
         ("\u202eright to left", "control characters"),
-        ("\udcff", "bytes that are no text"),
+        ("\udcff", "bytes that are not text"),
         ("nul\x00", "control characters"),
         ("a/b", "a path separator"),
         ("a\\b", "a path separator"),

@@ -211,3 +211,7 @@ def test_what_is_no_file_is_no_recipe(tmp_path: Path) -> None:
     assert "got a folder" in problem(str(tmp_path))
     assert "File name too long" in problem("x" * 5000)
     assert "unknown recipe 'a\\x1b[31mow'" in problem("a\x1b[31mow")
+
+
+def test_an_empty_name_is_no_recipe() -> None:
+    assert "a recipe is a name or a file, and this is empty. Available: " in problem("")

@@ -1,11 +1,11 @@
 """Prepare a corpus: find its files, read them once, fit a tokenizer, encode, write the store.
 
 The store is built beside its place, under a lock, and renamed when it is whole (`scratch.py`).
-Memory is bounded by chunks of a megabyte, but for the `words` tokenizer's count of distinct words
-and for SentencePiece's training sample of 10 MB.
+Memory is bounded by chunks of a megabyte, except for the `words` tokenizer's count of distinct
+words and for SentencePiece's training sample of 10 MB.
 
-Preparing again reads the source again: the same text and settings change nothing, others are an
-error that names the difference. (A whole corpus with a name, and a URL, are not fetched again.)
+Preparing again reads the source again: the same text and settings change nothing; a difference is
+an error that names it. (A whole corpus with a name, and a URL, are not fetched again.)
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _settings(
 
 
 def _lent_settings(lender: Manifest, asked: Settings, unasked: Settings) -> Settings:
-    """The settings of another store; a UserError for any that were asked for beside it."""
+    """The settings of another store; a UserError for any that were asked for as well."""
     if asked != unasked:
         raise UserError(
             "the tokenizer is the other store's, so there is nothing to choose about it",

@@ -1,7 +1,7 @@
 """The corpus pystdlib: Python's own standard library, which is on every machine that runs this.
 
-It is every *.py file but for tests, site-packages, and the two places where an installation
-describes its own machine (`_sysconfigdata*`, `config-*`).
+It is every *.py file except tests, site-packages, and the two kinds of files in which an
+installation describes its own machine (`_sysconfigdata*`, `config-*`).
 """
 
 from __future__ import annotations

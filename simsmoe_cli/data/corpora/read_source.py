@@ -45,6 +45,8 @@ class _FileReader:
                 self.lines += chunk.count(b"\n")
             self.size += len(chunk)
             self.last = chunk[-1]
+            if self.part.member and 0 < self.part.member.size < self.size:
+                return  # more than the corpus has; `check` says so
             yield chunk
         self._decode(b"", final=True)
 
@@ -72,7 +74,7 @@ class _FileReader:
         )
         share = f"{seen:,} of the {expected:,} {unit} of {name}"
         if seen > expected:
-            what = f"{seen:,} {unit}, more than the {expected:,} of {name}"
+            what = f"more {unit} than the {expected:,} of {name}"
         elif seen < expected and member.begins.startswith(self.begins[: len(member.begins)]):
             return (
                 f"{self.where} holds {share}: this is not the whole corpus, and no result on it "

@@ -110,7 +110,7 @@ def _member_file(member: Member, files: list[Path], given: str) -> Part:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file begins as UTF-8 text does; an empty one is none, and what is no file."""
+    """Whether a file begins as UTF-8 text does; an empty file, or a FIFO, does not."""
     if not os.path.isfile(path) or not is_opened(path):
         return False
     begin = next(read_chunks(path), b"")[:LOOK_BYTES]

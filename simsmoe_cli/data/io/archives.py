@@ -29,6 +29,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 CHUNK = 1 << 20
 LEAST_LIMIT = 1 << 30
 LARGEST_RATIO = 100
+MOST_WHOLE = 1 << 31  # bytes of a file that is read whole
 MEMBER_BYTES = 1 << 10  # what a member costs, however small: a million of them is an attack
 COMPRESSED: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
@@ -127,6 +128,8 @@ def read_chunks(path: Path, limit: int | None = None) -> Iterator[bytes]:
         limit: most bytes of a compressed one; None: by its size.
     """
     require_opened(path)
+    if not path.is_file():  # a FIFO would wait for ever
+        raise UserError("is not a regular file", where=str(path), code=EXIT_DATA)
     packed = path.suffix.lower() in COMPRESSED
     with clear_damage(path), _open(path) as file:
         budget = _Budget(path, limit)
@@ -136,13 +139,36 @@ def read_chunks(path: Path, limit: int | None = None) -> Iterator[bytes]:
             yield chunk
 
 
+def read_whole(path: Path, limit: int | None = None) -> bytes:
+    """The content of a file that is needed whole in memory, decompressed if its name says so.
+
+    Args:
+        path: the file.
+        limit: as for `read_chunks`.
+
+    Returns:
+        Its content; UserError (EXIT_DATA) if it is larger than MOST_WHOLE.
+    """
+    content = bytearray()
+    for chunk in read_chunks(path, limit):
+        content += chunk
+        if len(content) > MOST_WHOLE:
+            raise UserError(
+                f"has more than {MOST_WHOLE >> 30:,} GiB, and it would be read whole into memory",
+                where=str(path),
+                hint="Prepare a part of it, or text of this size as a corpus.",
+                code=EXIT_DATA,
+            )
+    return bytes(content)
+
+
 def is_opened(path: Path) -> bool:
-    """Whether the name does not say that the file is packed in a way not known here."""
+    """Whether a file can be opened here, judging by its name."""
     return not path.name.lower().endswith(NOT_OPENED)
 
 
 def require_opened(path: Path) -> None:
-    """Raise a UserError for a file whose name says that it is packed in a way not known here."""
+    """Raise a UserError for a file that is packed in a way not known here, judging by its name."""
     if not is_opened(path):
         raise UserError(
             f"files that end in {path.suffix.lower()} are not opened here",

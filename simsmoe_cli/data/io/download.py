@@ -123,6 +123,8 @@ def _reason(error: Any) -> str:
         return f"no answer within {TIMEOUT_S:.0f} s"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
+    if isinstance(error, requests.exceptions.InvalidURL):
+        return "not a valid address"
     return f"{type(error).__name__}"
 
 

@@ -80,6 +80,8 @@ def require_exists(given: str) -> Path:
     if not given or is_url(given) or is_glob(given):
         return path
     if not os.path.exists(path):
+        if path.is_symlink():
+            raise UserError("is a link to a file that is not there", where=given, code=EXIT_DATA)
         close = difflib.get_close_matches(path.name[:LONGEST_NAME], names_in(path.parent), n=1)
         hint = f"Did you mean '{path.parent / close[0]}'?" if close else "Check the path."
         raise UserError("no such file or folder", where=given, hint=hint, code=EXIT_DATA)
@@ -96,7 +98,7 @@ def require_exists(given: str) -> Path:
 def user_path(given: str) -> Path:
     """A path as a user writes it, with `~` for the home folder."""
     if "\0" in given:
-        raise UserError("no file can have such a name", where=given, code=EXIT_DATA)
+        raise UserError("is not a name that a file can have", where=given, code=EXIT_DATA)
     return Path(os.path.expanduser(given))
 
 
@@ -139,7 +141,7 @@ def matches(pattern: str) -> tuple[Path, list[Path]]:
     try:
         found = set(base.glob("/".join(parts)))
     except (ValueError, NotImplementedError, IndexError) as error:
-        raise UserError(f"is no pattern: {error}", where=pattern, code=EXIT_DATA) from None
+        raise UserError(f"is not a pattern: {error}", where=pattern, code=EXIT_DATA) from None
     named = any(part.startswith(".") for part in parts)
     return base, sorted(
         match

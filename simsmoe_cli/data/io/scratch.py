@@ -1,9 +1,8 @@
-"""Where something is prepared: one process at a time, with a scratch folder, clear about the disk.
+"""Preparing something in a folder: under a lock, with a scratch folder, and clear disk errors.
 
-What is downloaded and unpacked lies in a folder `.NAME.scratch-PID` beside the place; what is
-prepared is built in a partial folder there and renamed when it is whole (`atomic.py`). All of this
-happens under a lock. What a failure leaves is removed at once, what a killed process leaves by the
-next one that prepares something there.
+What is downloaded and unpacked goes to a folder `.NAME.scratch-PID` beside the folder that is
+prepared, which itself is built in a partial folder and renamed when whole (`files/atomic.py`). What
+a failure leaves is removed at once; what a killed process leaves is removed by the next one.
 """
 
 from __future__ import annotations
@@ -49,7 +48,15 @@ def locked(out: Path, report: Progress) -> Iterator[None]:
             where=str(out),
             hint="Choose another name with --name or --out.",
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(
+            "is a file, and a folder is needed there",
+            where=str(error.filename),
+            hint="Choose another place with --data-dir or --out.",
+            code=EXIT_DATA,
+        ) from None
     lock = FileLock(out.parent / f".{out.name}.lock")
     try:
         lock.acquire(timeout=0)

@@ -1,9 +1,9 @@
 """The texts of a task to token ids.
 
-* A text longer than the limit keeps its beginning, or its end if asked; what is cut is counted.
-* A character that the tokenizer's vocabulary lacks (all of it, also when only one of its bytes
-  is unknown) becomes one space, or nothing where the vocabulary has no space, as text8's own
-  filter would have it. The words tokenizer has `<unk>` for unknown words. Both are counted.
+* A text longer than the limit keeps its beginning, or its end if asked for; such texts are counted.
+* A character that the tokenizer's vocabulary lacks becomes one space, even if only one of its bytes
+  is unknown, or nothing if the vocabulary has no space; text8's own filter does the same. The words
+  tokenizer has `<unk>` for unknown words. Both are counted.
 * Texts are encoded as they stand; the words tokenizer adds no `<eos>` that is not in the text.
 """
 
@@ -31,7 +31,7 @@ class Unknown:
 
     Attributes:
         unit: "character" or "word".
-        became: what stands in its place: "a space", "nothing" or "<unk>".
+        became: what it was replaced with: "a space", "nothing" or "<unk>".
         counts: how often each occurs in the texts, the most frequent first.
         examples: texts with any.
         of: characters or words in all texts.

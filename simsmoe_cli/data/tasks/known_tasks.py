@@ -1,9 +1,9 @@
 """The labelled rows of a known task, in whichever layout they lie where a user says.
 
-* A folder or archive may hold a task at any depth. Of several places that hold all files of a
-  layout, the one with the published train file is taken, else the highest.
-* Fewer rows than published are taken for a part of the task, with a warning, if the file begins as
-  the published one does. Anything else that differs is an error.
+* A folder or archive may hold a task at any depth. If several folders hold all files of a layout,
+  the one with the published train file is used, or else the topmost.
+* A file with fewer rows than published counts as a part of the task, with a warning, if it begins
+  as the published one does. Any other difference is an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from simsmoe_cli.data.io.archives import COMPRESSED, is_archive, read_chunks
+from simsmoe_cli.data.io.archives import COMPRESSED, is_archive, read_chunks, read_whole
 from simsmoe_cli.data.io.download import Progress, fetch_once
 from simsmoe_cli.data.io.locate import Located, reach, unpack, walk
 from simsmoe_cli.data.prepared import kept
@@ -81,7 +81,7 @@ def _from_files(facts: TaskFacts, located: Located, report: Progress) -> Found:
             content = b""
             rows, digest = folder_rows(texts_on_disk(files[split], layout), where)
         else:
-            content = b"".join(read_chunks(files[split], located.limit))
+            content = read_whole(files[split], located.limit)
             digest = hashlib.sha256(content).hexdigest()
             rows = _parse(content, layout, file, where)
         source = (located.name(files[split]), digest)
@@ -237,7 +237,7 @@ def _named(rows: list[Row], layout: Layout, facts: TaskFacts, where: str) -> lis
     for row in rows:
         if row.label not in layout.labels:
             known = ", ".join(layout.labels)
-            what = f"'{shown(row.label)}' is no label of {facts.name}"
+            what = f"'{shown(row.label)}' is not a label of {facts.name}"
             raise data_error(where, row.line, what, f"Its labels are written {known}.")
     named = (Row(row.text, layout.labels[row.label], row.line) for row in rows)
     return [row for row in named if row.label]

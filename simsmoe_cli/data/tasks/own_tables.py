@@ -1,4 +1,4 @@
-"""The labelled rows of tables of one's own: CSV, TSV or JSON lines.
+"""The labelled rows of a user's own tables: CSV, TSV or JSON lines.
 
 One file, cut into splits later, or a folder with one for each split, known by their names: train;
 valid, validation, val or dev; test.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path, PurePath
 
-from simsmoe_cli.data.io.archives import read_chunks
+from simsmoe_cli.data.io.archives import read_whole
 from simsmoe_cli.data.io.download import Progress
 from simsmoe_cli.data.io.locate import Located, locate, walk
 from simsmoe_cli.data.prepared import kept
@@ -31,16 +31,17 @@ FORMATS = ".csv, .tsv or .jsonl"
 
 
 def read_tables(given: str, columns: Columns, scratch: Path, report: Progress) -> Found:
-    """The rows of a file or folder of one's own: split `train` alone for a file.
+    """The rows of a user's file or folder; of a file, only the split `train`.
 
-    UserError (EXIT_DATA) for what is no table, a folder without a train file, two files of a split.
+    UserError (EXIT_DATA) for a file that is not a table, a folder without a train file, and two
+    files of one split.
     """
     located = locate(given, scratch, report)
     found = Found(given, "tables")
     for split, path in _tables(located).items():
         report(f"read {split}", 0, None)
         where = located.where(path)
-        content = b"".join(read_chunks(path, located.limit))
+        content = read_whole(path, located.limit)
         rows = parse_table(content, table_kind(path.name), columns, where)
         digest = hashlib.sha256(content).hexdigest()
         found.sources.append(
@@ -56,7 +57,7 @@ def _tables(located: Located) -> dict[str, Path]:
     if located.path.is_file():
         if not table_kind(located.path.name):
             raise UserError(
-                "is no table by its name",
+                "is not a table, judging by its name",
                 where=located.given,
                 hint=f"A classification task is read from {FORMATS} files.",
                 code=EXIT_DATA,

@@ -6,7 +6,7 @@
 * Trees: one a line, `(3 (2 It) (4 ...))`; the label is the root's, the text its leaves with one
   space between them, the treebank's escapes (-LRB-, -RRB-, `\\/`, `\\*`) undone.
 
-All are UTF-8, with or without a byte order mark, with LF or CRLF; blank lines are passed over.
+All are UTF-8, with or without a byte order mark, with LF or CRLF; blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Columns:
 
 
 def data_error(where: str, line: int, what: str, hint: str = "") -> UserError:
-    """The error for something wrong in a file; line 0: not in one line."""
+    """The error for something wrong in a file; line 0 if it is not in a single line."""
     place = f"{where}, line {line}" if line else where
     return UserError(what, where=place, hint=hint, code=EXIT_DATA)
 
@@ -166,7 +166,7 @@ def _csv_records(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
                 yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
-        raise data_error(where, line, f"is no CSV: {error}", 'Fields are quoted with ".') from None
+        raise data_error(where, line, f"is not CSV: {error}", 'Fields are quoted with ".') from None
 
 
 def _tsv_rows(text: str, columns: Columns, where: str) -> Iterator[Row]:
@@ -227,7 +227,7 @@ def _json_rows(text: str, columns: Columns, where: str) -> Iterator[Row]:
             raise data_error(
                 where,
                 number,
-                f"'{shown(columns.text)}' is no text",
+                f"'{shown(columns.text)}' is not text",
                 "Put it in quotes, or leave it out.",
             )
         yield Row(content, label, number)
@@ -240,7 +240,7 @@ def _field(item: dict[str, Any], column: str, where: str, line: int) -> Any:
 
 
 def _label(item: dict[str, Any], column: str, where: str, line: int) -> str:
-    """A label as text; null is none."""
+    """A label as text; "" for null."""
     value = _field(item, column, where, line)
     if value is None:
         return ""
@@ -248,7 +248,7 @@ def _label(item: dict[str, Any], column: str, where: str, line: int) -> str:
         return value.strip()
     if isinstance(value, bool | int):
         return json.dumps(value)
-    raise data_error(where, line, f"'{shown(column)}' is no text, whole number, true or false")
+    raise data_error(where, line, f"'{shown(column)}' is not text, a whole number, true or false")
 
 
 def _tree_rows(text: str, where: str) -> Iterator[Row]:
@@ -258,7 +258,7 @@ def _tree_rows(text: str, where: str) -> Iterator[Row]:
             continue
         match = TREE.fullmatch(tree)
         leaves = LEAF.findall(tree)
-        # A leaf stands in two brackets that are its own, so nothing but labels is left over.
+        # Each leaf has its own pair of brackets, so that only labels of inner nodes are left over.
         rest = SPACES.sub("", LEAF.sub("", tree))
         if (
             not match
@@ -266,7 +266,7 @@ def _tree_rows(text: str, where: str) -> Iterator[Row]:
             or tree.count("(") != tree.count(")")
             or re.sub("[0-4]", "", rest)
         ):
-            what = f"is no tree: '{shown(tree)}'"
+            what = f"is not a tree: '{shown(tree)}'"
             raise data_error(where, number, what, "One tree a line: (3 (2 It) (4 works)).")
         words = (ESCAPED.sub(lambda found: ESCAPES[found[0]], leaf) for leaf in leaves)
         yield Row(" ".join(words), match[1], number)

@@ -64,8 +64,8 @@ def prepare_task(
         task: the name of a known task, or a file, folder, archive or URL of tables.
         out: the folder of the task.
         source: where a known task is read from instead of its official place.
-        text_column: of one's own tables; None: "text".
-        label_column: of one's own tables; None: "label".
+        text_column: of the user's own tables; None: "text".
+        label_column: of the user's own tables; None: "label".
         force: build again what is there.
         downloads: where official files are kept; None: `.downloads` beside the folder.
         on_progress: called with a stage, the amount done, and the amount in all or None.

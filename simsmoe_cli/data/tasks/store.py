@@ -66,7 +66,7 @@ class SourceFile(Facts):
         description="of its content, decompressed; of names and contents for many"
     )
     rows: Count
-    note: Shown = Field("", description="what became of it, where that is not a split of its own")
+    note: Shown = Field("", description="what became of it, if it did not become a split")
 
 
 class TaskSplit(FileInfo):
@@ -77,7 +77,7 @@ class TaskSplit(FileInfo):
     bytes: Count = Field(description="bytes of text")
     drawn: Shown = Field("", description="how it was taken from train, if it was")
     also_in_train: Count = Field(
-        0, description="examples whose text, but for white space around it, is one of train's too"
+        0, description="examples whose text, stripped of white space, also occurs in train"
     )
 
 
@@ -97,7 +97,7 @@ class TaskManifest(Facts):
     sources: list[SourceFile]
     splits: dict[str, TaskSplit]
     notes: list[Shown] = Field(
-        [], description="what is known of the data and no fault of this copy"
+        [], description="what is known of the published data, and is not a fault of this copy"
     )
     warnings: list[Shown] = Field([])
 
@@ -148,8 +148,8 @@ class Task:
     def open(cls, path: Path) -> Task:
         """The task in a folder.
 
-        UserError (EXIT_DATA) when there is none, its manifest was changed, contradicts itself or is
-        of another schema, or a file has not the size it says.
+        UserError (EXIT_DATA) when there is none, when its manifest was changed, contradicts itself
+        or has another schema, or when a file does not have the size it says.
         """
         manifest = TASK.read_manifest(path, TaskManifest)
         TASK.require_sizes(path, manifest.splits.values())
@@ -209,7 +209,7 @@ def _examples(content: bytes, info: TaskSplit) -> list[Example]:
         per_label[row.label] += 1
         examples.append(Example(row.text, row.label))
     if per_label != info.per_label:
-        raise Unreadable("has not as many examples of each label as the manifest says")
+        raise Unreadable("does not have as many examples of each label as the manifest says")
     return examples
 
 

@@ -1,7 +1,7 @@
 """Tasks of one file for each text, SPLIT/LABEL/ID_RATING.txt, as IMDB's aclImdb is.
 
-An archive of such is read as it stands: unpacked it would be a hundred thousand files to write,
-to open and to remove again.
+An archive of such texts is read without unpacking it to disk, where it would be a hundred thousand
+files to write, open and remove again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Texts = dict[str, bytes]
 
 
 def archived_texts(archive: Path, layout: Layout) -> dict[str, tuple[str, Texts]]:
-    """For every split of which an archive holds texts, the name of its folder there and these."""
+    """The texts of an archive by split, each with the name of its folder in the archive."""
     splits = {file.name: split for split, file in layout.files.items()}
 
     def wanted(name: str) -> bool:
@@ -60,5 +60,5 @@ def folder_rows(texts: Mapping[str, bytes], where: str) -> tuple[list[Row], str]
             raise data_error(f"{where}/{name}", 0, "the text is empty")
         rows.append(Row(text, name.partition("/")[0], 0))
     if not rows:
-        raise data_error(where, 0, "holds no ID_RATING.txt")
+        raise data_error(where, 0, "holds no text named ID_RATING.txt")
     return rows, digest.hexdigest()

@@ -88,7 +88,7 @@ def _code_points(text: str) -> NDArray[np.uint32]:
         return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     except UnicodeEncodeError as error:
         raise UserError(
-            f"U+{ord(text[error.start]):04X} at offset {error.start} is no character "
+            f"U+{ord(text[error.start]):04X} at offset {error.start} is not a character "
             "(a lone surrogate)",
             code=EXIT_DATA,
         ) from None

@@ -36,7 +36,7 @@ def test_a_prefix_is_accepted_with_a_plain_warning(
     ("content", "named"),
     [
         (WHOLE[:-1] + b"x", "wrong sha256"),
-        (WHOLE + b"x", "more than the 50,000"),
+        (WHOLE + b"x", "more bytes than the 50,000 of enwik8"),
         (b"x" + WHOLE[:1000], "does not begin as enwik8 does"),
         (b"", "empty"),
     ],
@@ -77,7 +77,7 @@ def test_what_was_unpacked_is_named_as_the_user_knows_it(
     ("split", "text", "named"),
     [
         ("valid", WIKI["valid"].replace("dog", "cow"), "wrong sha256"),
-        ("train", WIKI["train"] + "more\n", "121 lines, more than the 120"),
+        ("train", WIKI["train"] + "more\n", "more lines than the 120 of wikitext-2"),
         ("test", None, r"no wiki.test.tokens (the test split)"),
     ],
     ids=["changed", "longer", "missing"],
@@ -156,3 +156,11 @@ def test_a_plain_file_is_not_copied(own: Path, tmp_path: Path) -> None:
 
     prepare(str(own), tmp_path / "own", on_progress=measure)
     assert sizes[0] < own.stat().st_size // 100
+
+
+def test_a_file_far_larger_than_the_corpus_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """A terabyte of zeros, which no disk holds."""
+    with open(tmp_path / "zeros", "wb") as file:
+        file.truncate(1 << 40)
+    said = failure(EXIT_DATA, "enwik8", tmp_path / "out", source=str(tmp_path / "zeros"))
+    assert "more bytes than the 100,000,000 of enwik8" in said

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import random
 import tarfile
 import zipfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.data.io.archives import extract, read_chunks
+from simsmoe_cli.data.io.archives import extract, read_chunks, read_whole
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 CONTENT = random.Random(0).randbytes(100_000)
@@ -243,3 +244,21 @@ def test_a_zip_packed_by_lzma_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as bundle:
         bundle.writestr("a.txt", "text")
     assert "'a.txt' is compressed by LZMA" in refusal(path, tmp_path / "out")
+
+
+def test_a_file_that_is_read_whole_has_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simsmoe_cli.data.io.archives.MOST_WHOLE", 1 << 30)
+    path = tmp_path / "table.csv"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match="has more than 1 GiB") as caught:
+        read_whole(path)
+    assert caught.value.code == EXIT_DATA
+
+
+def test_a_fifo_is_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.csv")
+    with pytest.raises(UserError, match="is not a regular file"):
+        next(read_chunks(tmp_path / "train.csv"))

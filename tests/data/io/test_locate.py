@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from simsmoe_cli.data.corpora.prepare import prepare
-from simsmoe_cli.data.io.locate import default_name
+from simsmoe_cli.data.io.locate import default_name, require_exists
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from tests.data.given import parts_of
 
@@ -130,3 +130,9 @@ def test_a_file_whose_name_no_terminal_can_show_is_prepared(tmp_path: Path) -> N
     assert store.manifest.source.given.isprintable()
     with pytest.raises(UserError, match="no terminal can show"):
         prepare(str(folder), tmp_path / "data" / "own\n")
+
+
+def test_a_link_to_nothing_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+    with pytest.raises(UserError, match="is a link to a file that is not there"):
+        require_exists(str(tmp_path / "gone.txt"))

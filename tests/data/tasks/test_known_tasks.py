@@ -210,7 +210,7 @@ def test_a_label_that_is_not_the_tasks_names_its_line(data: Path, tmp_path: Path
     lines[4] = lines[4][:-1] + "5"
     (folder / "train.tsv").write_text("\n".join(lines))
     said = failure("sst5", folder, tmp_path / "out")
-    assert "train.tsv, line 5: '5' is no label of sst5" in said
+    assert "train.tsv, line 5: '5' is not a label of sst5" in said
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -92,5 +93,13 @@ def test_what_is_no_task_is_an_error(
 
 def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("text,label\n")
-    assert "is no table by its name" in failure(tmp_path / "own.txt", tmp_path / "t").what
+    assert (
+        "is not a table, judging by its name" in failure(tmp_path / "own.txt", tmp_path / "t").what
+    )
     assert "no such file or folder" in failure(tmp_path / "on.txt", tmp_path / "t").what
+
+
+def test_a_fifo_in_a_folder_of_tables_is_never_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    os.mkfifo(tmp_path / "mine/train.csv")
+    assert "is not a regular file" in failure(tmp_path / "mine", tmp_path / "t").what

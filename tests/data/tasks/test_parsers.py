@@ -156,12 +156,12 @@ def test_without_a_label_column_no_label_is_missed() -> None:
     [
         ("tsv", "text\tlabel\nx\ta\nx\ty\ta\n", 3, "3 fields, but the header has 2"),
         ("csv", "text,label\nx,y,a\n", 2, "3 fields, but the header has 2"),
-        ("csv", 'text,label\nx,a\n"y,b\nz,c\n', 3, "is no CSV: unexpected end of data"),
+        ("csv", 'text,label\nx,a\n"y,b\nz,c\n', 3, "is not CSV: unexpected end of data"),
         ("json", '{"text": "x", "label": 1}\n{"text": \n', 2, "is not JSON (expecting value)"),
         ("json", '["x", 1]\n', 1, "is not a JSON object"),
         ("json", "[" * 100_000, 1, "is nested too deep"),
-        ("json", '{"text": 5, "label": 1}', 1, "'text' is no text"),
-        ("json", '{"text": "x", "label": [1]}', 1, "'label' is no text, whole number"),
+        ("json", '{"text": 5, "label": 1}', 1, "'text' is not text"),
+        ("json", '{"text": "x", "label": [1]}', 1, "'label' is not text, a whole number"),
         ("json", '{"text": "\\ud800", "label": 1}', 1, "has half a character"),
         ("csv", b"text,label\nx,a\ncaf\xe9,b\n", 3, "byte 0xe9 is not UTF-8"),
         ("tsv", b"\xef\xbb\xbftext\tlabel\nx\ta\ny\xff\tb\n", 3, "byte 0xff is not UTF-8"),
@@ -227,7 +227,7 @@ def test_what_is_no_tree_is_an_error_in_its_line(tree: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_trees(f"(2 (2 a) (2 b))\n{tree}\n".encode(), "trees")
     assert caught.value.where == "trees, line 2"
-    assert caught.value.what == f"is no tree: '{tree}'"
+    assert caught.value.what == f"is not a tree: '{tree}'"
 
 
 def test_a_wrong_first_row_of_millions_is_named_without_a_list_of_them() -> None:

@@ -151,7 +151,7 @@ def test_examples_that_are_not_as_many_as_counted_are_refused(own_task: Path) ->
     file.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     reseal(own_task, lambda all: all["splits"]["test"].update(sha256=digest))
-    with pytest.raises(UserError, match="not as many examples of each label"):
+    with pytest.raises(UserError, match="does not have as many examples of each label"):
         Task.open(own_task).split("test")
 
 
