@@ -32,7 +32,6 @@ from typing import Any
 
 from simsmoe_cli.monitor.read.tail import Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds
-from simsmoe_cli.monitor.state.layers import most_alike
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.run.events import finite
 from simsmoe_cli.run.folder import RunDir
@@ -133,12 +132,14 @@ def _cka_facts(history: RunHistory) -> dict[str, Any] | None:
     frame = history.similarities[-1]
     layers = []
     for number, mean in frame.means.items():
-        layer = frame.layer(number)
-        pairs = most_alike(layer, 1) if layer is not None else []
-        first, second, value = pairs[0] if pairs else (None, None, None)
-        pair = None if first is None else [first, second]
-        label = history.label(number)
+        *pair, highest = frame.highest.get(number, (None,))
         layers.append(
-            {"layer": number, "label": label, "mean": mean, "highest": value, "pair": pair}
+            {
+                "layer": number,
+                "label": history.label(number),
+                "mean": mean,
+                "highest": highest,
+                "pair": pair or None,
+            }
         )
     return {"step": frame.step, "measure": frame.measure, "mean": frame.mean, "layers": layers}

@@ -47,10 +47,10 @@ from pydantic_core import core_schema as cs
 
 from simsmoe_cli.errors import printable
 
-SCHEMA = 1
+SCHEMA = 2
 TOO_LARGE = 1e300  # numbers from here on cannot be added up
 LARGEST = 1 << 53  # whole numbers up to here are exact as floats
-LONG_LINE = 8 << 20  # bytes; only similarity events are longer
+LONG_LINE = 8 << 20  # bytes; only similarity events of schema 1 are longer
 LONGEST_LINE = 64 << 20
 MARK_BYTES = 256  # of a line, in which its kind is found
 
@@ -65,7 +65,7 @@ class Stamp(TypedDict, total=False):
         time: seconds since the epoch when it was written.
     """
 
-    schema: Literal[1]
+    schema: Literal[1, 2]
     time: Number
 
 
@@ -220,18 +220,25 @@ class Router(Header, total=False):
 
 
 class SimilarityLayer(TypedDict, total=False):
-    """How similar the N experts of one layer are.
+    """How similar the experts of one layer are.
 
     Attributes:
         layer: its place among the layers with experts, from 0.
-        cka: [N][N], of pairs; None where undefined.
         mean: of the pairs where it is defined.
-        shared: [N][N], fraction of tokens that both experts of a pair were given.
+        highest, pair: the most similar pair and its similarity; left out where none is defined.
     """
 
     layer: Required[int]
-    cka: Any
     mean: Number
+    highest: Number
+    pair: list[int]
+
+
+class _Schema1Layer(TypedDict, total=False):
+    """What a layer of schema 1 has of pairs, [N][N] each; fractions of tokens in `shared`."""
+
+    layer: Required[int]
+    cka: Any
     shared: Any
 
 
@@ -242,17 +249,21 @@ class ProbedSimilarity(Stamp, total=False):
         measure: name of the similarity measure.
         tokens: of the probe.
         layers: in their order.
+        matrices: file of the matrices, from the run folder; see `run.probes`.
     """
 
     measure: str
     tokens: int
     layers: list[SimilarityLayer]
+    matrices: str
 
 
 class Similarity(Header, ProbedSimilarity, total=False):
-    """How similar a probe found the experts."""
+    """How similar a probe found the experts; of schema 1, whose events hold the matrices
+    themselves, `held` has them as `probes.Matrices`, if `parse_event` was asked for them."""
 
     kind: Required[Literal["similarity"]]
+    held: Any
 
 
 class Checkpoint(Header, total=False):
@@ -386,7 +397,12 @@ def _whole_lines(path: Path, limit_bytes: int) -> int:
 
 
 class NotAnEvent(ValueError):
-    """Why a line is skipped: `why` in one word, the message in a sentence for people."""
+    """Why a line is skipped, in words for people.
+
+    Attributes:
+        why: the same in one word: "broken" (it is not an event), "newer" (of a schema that this
+            version cannot read) or "long" (over 8 MiB; 64 MiB of a similarity event).
+    """
 
     def __init__(self, why: Literal["broken", "newer", "long"], message: str):
         super().__init__(message)
@@ -409,11 +425,15 @@ def longest(line: bytes | bytearray, first: int = 0) -> int:
     return LONGEST_LINE if similarity else LONG_LINE
 
 
-def parse_event(line: bytes | bytearray) -> Event:
+def parse_event(line: bytes | bytearray, matrices: bool = False) -> Event:
     """The event of a line.
 
     Every field is what the class of its kind says. A value that is not is left out, as are fields
     that the class does not have. Of a kind that is not known the header is left.
+
+    Args:
+        line: of an events.jsonl.
+        matrices: whether to read those of an event of schema 1, which takes long.
 
     Raises:
         NotAnEvent: the line is none, is too long, or is of a schema that this version cannot read.
@@ -421,9 +441,15 @@ def parse_event(line: bytes | bytearray) -> Event:
     if len(line) > LONG_LINE and len(line) > longest(line):
         raise NotAnEvent("long", f"lines of over {LONG_LINE >> 20} MiB are skipped")
     try:
-        return cast(Event, _VALIDATOR.validate_json(line))
+        event = cast(Event, _VALIDATOR.validate_json(line))
     except ValidationError:
         return _of_unknown_kind(line)
+    if matrices and event["kind"] == "similarity" and event.get("schema", 1) == 1:
+        from simsmoe_cli.run.probes import of_schema_1
+
+        if held := of_schema_1(_SCHEMA_1.validate_json(line).get("layers", [])):
+            event["held"] = held
+    return event
 
 
 def _of_unknown_kind(line: bytes | bytearray) -> Event:
@@ -434,11 +460,11 @@ def _of_unknown_kind(line: bytes | bytearray) -> Event:
         raise broken from None
     if not isinstance(fields, dict) or not isinstance(kind := fields.get("kind"), str):
         raise broken
-    if (schema := fields.get("schema", SCHEMA)) != SCHEMA:
+    if (schema := fields.get("schema", SCHEMA)) not in (1, 2):
         raise NotAnEvent(
             "newer",
             f"events of schema {printable(repr(schema), 20)} are skipped: this version of simsmoe "
-            f"reads schema {SCHEMA}",
+            f"reads schema {SCHEMA} and older",
         )
     try:
         return cast(Event, {"kind": kind} | _HEADER.validate_python(fields))
@@ -474,7 +500,9 @@ def _schema(hint: Any) -> CoreSchema:
     origin, inner = get_origin(hint), get_args(hint)
     if is_typeddict(hint):
         fields = get_type_hints(hint, include_extras=True)
-        return cs.typed_dict_schema({name: _field(name, field) for name, field in fields.items()})
+        return cs.typed_dict_schema(
+            {name: _field(name, field) for name, field in fields.items() if name != "held"}
+        )
     if NoneType in inner:
         return cs.nullable_schema(_schema(inner[0]))
     if origin is Literal:
@@ -519,3 +547,4 @@ def _validator(*kinds: Any) -> SchemaValidator:
 
 _VALIDATOR = _validator(*get_args(Event))
 _HEADER = SchemaValidator(_schema(Header))
+_SCHEMA_1 = SchemaValidator(cs.typed_dict_schema({"layers": _field("layers", list[_Schema1Layer])}))

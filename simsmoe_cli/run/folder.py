@@ -4,6 +4,7 @@
       recipe.yaml        the resolved recipe
       environment.json   versions, machine and command of every session that trained here
       events.jsonl       what happened, one JSON object a line
+      probes/step-NNNNNNN.npz       matrices of a probe
       checkpoints/step-NNNNNNN/
       best/              weights with the lowest validation loss, or highest accuracy
       tokenizer.json | sentencepiece.model   the tokenizer of a fine-tuned run
@@ -12,7 +13,7 @@
       damaged-N-NAME     files that could not be read, renamed and kept
       .lock              held while a process trains here
 
-`run/events.py` has the schema of the events.
+`run/events.py` has the schema of the events, `run/probes.py` that of the matrices.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class RunDir:
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
         self.events = path / "events.jsonl"
+        self.probes = path / "probes"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
         self.report = path / "report"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, Terminated, UserError
-from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run import checkpoint, probes, weights
 from simsmoe_cli.run.background_writer import BackgroundWriter
 from simsmoe_cli.run.events import RunFinished
 from simsmoe_cli.run.folder import RunDir
@@ -183,7 +183,8 @@ class Trainer(Generic[S]):
         if resumed is not None:
             self._notes += discard_later(resumed, self.run, self.settings.keep_last)
             keep = resumed.state["events_bytes"]
-        if not self.log.open(self.run.events, keep):
+        probes.discard_after(self.run, -1 if resumed is None else resumed.step)
+        if not self.log.open(self.run, keep):
             self._notes.append(
                 "events from before the checkpoint are lost; the training itself is whole"
             )
@@ -257,9 +258,8 @@ class Trainer(Generic[S]):
     def _probe(self) -> None:
         tokens_BM, real_T = self.objective.probe_batch()
         context = self.objective.context(self.steps_done, real_T)
-        router, similarity = probe(self.model, tokens_BM, context, self.objective.precision)
-        self.log.emit({"kind": "router", "step": self.steps_done, "layers": router})
-        self.log.emit({"kind": "similarity", "step": self.steps_done, **similarity})
+        found = probe(self.model, tokens_BM, context, self.objective.precision)
+        self.log.emit_probe(self.steps_done, found)
 
     def _save(self) -> None:
         self._check_finite()

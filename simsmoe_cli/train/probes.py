@@ -11,10 +11,11 @@ Shapes: B batch, M block, T = B*M tokens, N experts, K experts per token.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,11 +23,51 @@ from simsmoe_cli.data.streams import Tokens
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.run import probes
 from simsmoe_cli.run.events import ProbedSimilarity, RouterLayer, SimilarityLayer
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.train.evaluate import autocast
 
 DEAD_BELOW = 0.01  # of a fair share of the load
+MEASURE = "cka-linear-debiased"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe found.
+
+    Attributes:
+        tokens: that the model read, padding left out.
+        router, similarity: of each layer, for the events.
+        cka, shared: of each layer, [N, N]: similarity of pairs, nan where undefined, and tokens
+            that both experts of a pair were given.
+    """
+
+    tokens: int
+    router: list[RouterLayer]
+    similarity: list[SimilarityLayer]
+    cka: list[NDArray[np.float32]]
+    shared: list[NDArray[np.int32]]
+
+    def write(self, run: RunDir, step: int) -> ProbedSimilarity:
+        """What the similarity event says, once the matrices that it names are on the disk."""
+        said: ProbedSimilarity = {
+            "measure": MEASURE,
+            "tokens": self.tokens,
+            "layers": self.similarity,
+        }
+        if self.cka:
+            cka_LNN, shared_LNN = np.stack(self.cka), np.stack(self.shared)
+            said["matrices"] = probes.write(
+                run,
+                step,
+                measure=MEASURE,
+                tokens=self.tokens,
+                cka_LNN=cka_LNN,
+                shared_LNN=shared_LNN,
+            )
+        return said
 
 
 def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
@@ -38,10 +79,8 @@ def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def probe(
-    model: Backbone, batch_BM: Tensor, context: StepContext, precision: str
-) -> tuple[list[RouterLayer], ProbedSimilarity]:
-    """What a router event and a similarity event say.
+def probe(model: Backbone, batch_BM: Tensor, context: StepContext, precision: str) -> Probe:
+    """How the router loads the experts of a model, and how similar they are.
 
     Args:
         model: left in the mode it was in.
@@ -71,8 +110,7 @@ def probe(
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    routers: list[RouterLayer] = []
-    similarities: list[SimilarityLayer] = []
+    found = Probe(tokens, [], [], [], [])
     # The host reads the numbers here, once per probe and layer.
     for number, (output, cka_NN) in enumerate(zip(outputs, cka, strict=True)):
         routing = output.routing
@@ -82,8 +120,8 @@ def probe(
         # One column more for empty slots, dropped again.
         chosen_TN = F.pad(torch.zeros_like(routing.logits_TN), (0, 1))
         chosen_TN = chosen_TN.scatter_(1, routing.index_TK, 1.0)[:, :num_experts]
-        shared_NN = (chosen_TN.T @ chosen_TN) / chosen_TN.shape[0]
-        routers.append(
+        shared_NN = chosen_TN.T @ chosen_TN
+        found.router.append(
             {
                 "layer": number,
                 "load": load_N.tolist(),
@@ -94,20 +132,13 @@ def probe(
             }
         )
         pairs = cka_NN[tuple(torch.triu_indices(num_experts, num_experts, 1))]
-        similarities.append(
-            {
-                "layer": number,
-                "cka": cka_NN.tolist(),
-                "mean": pairs.nanmean().item(),
-                "shared": shared_NN.fill_diagonal_(0).tolist(),
-            }
-        )
-    found: ProbedSimilarity = {
-        "measure": "cka-linear-debiased",
-        "tokens": tokens,
-        "layers": similarities,
-    }
-    return routers, found
+        found.cka.append(cka_NN.cpu().numpy())
+        found.shared.append(shared_NN.fill_diagonal_(0).int().cpu().numpy())
+        layer: SimilarityLayer = {"layer": number, "mean": pairs.nanmean().item()}
+        for low, high, value in probes.most_similar_pairs(found.cka[-1], 1):
+            layer["highest"], layer["pair"] = value, [low, high]
+        found.similarity.append(layer)
+    return found
 
 
 def _real(x_BMD: Tensor, real_T: Tensor | None) -> Tensor:

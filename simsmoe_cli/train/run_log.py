@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 from simsmoe_cli.run.events import Event, EventLog, RunFinished, RunStarted
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.objectives.base import Objective
+from simsmoe_cli.train.probes import Probe
 
 
 class RunLog:
@@ -22,7 +22,7 @@ class RunLog:
     def __init__(self, subscriber: Callable[[dict[str, Any]], None] | None = None):
         self._subscriber = subscriber
         self._log: EventLog | None = None
-        self._held: list[Event] = []
+        self._held: list[Event | tuple[int, Probe]] = []
 
     @property
     def is_open(self) -> bool:
@@ -35,22 +35,25 @@ class RunLog:
         assert self._log is not None
         return self._log
 
-    def open(self, path: Path, keep: int | None) -> bool:
-        """Open the file and write what was held.
+    def open(self, run: RunDir, keep: int | None) -> bool:
+        """Open the file of events and write what was held.
 
         Args:
-            path: of the file.
-            keep: bytes of it that stay; None: all of it.
+            run: whose events they are.
+            keep: bytes of the file that stay; None starts a new one.
 
         Returns:
             Whether the file holds all the bytes that should stay.
         """
-        self._log = EventLog(path, keep)
+        self._run, self._log = run, EventLog(run.events, keep)
         if self._subscriber is not None:
             self._log.subscribe(self._subscriber)
         whole = keep is None or self._log.position() >= keep
-        for event in self._held:
-            self._log.emit(event)
+        for held in self._held:
+            if isinstance(held, tuple):
+                self.emit_probe(*held)
+            else:
+                self._log.emit(held)
         self._held = []
         return whole
 
@@ -60,6 +63,14 @@ class RunLog:
             self._held.append(event)
         else:
             self._log.emit(event)
+
+    def emit_probe(self, step: int, found: Probe) -> None:
+        """Write the matrices of a probe and its events, or hold them until the file is open."""
+        if self._log is None:
+            self._held.append((step, found))
+        else:
+            self._log.emit({"kind": "router", "step": step, "layers": found.router})
+            self._log.emit({"kind": "similarity", "step": step, **found.write(self._run, step)})
 
     def warn(self, step: int, *messages: str) -> None:
         """A warning event for each message."""

@@ -15,9 +15,9 @@ from simsmoe_cli.monitor.once import picture
 from simsmoe_cli.monitor.panels import PANELS
 from simsmoe_cli.monitor.panels.panel import Panel, Picture
 from simsmoe_cli.monitor.state.alerts import Thresholds
-from simsmoe_cli.monitor.state.layers import LayerSimilarity, most_alike
 from simsmoe_cli.monitor.view import View
 from simsmoe_cli.run.events import finite, read_events
+from simsmoe_cli.run.probes import most_similar_pairs
 from tests.monitor.made_run import BEGAN, STEP_S, event, write_run
 
 NOW = BEGAN + STEP_S * 2000
@@ -190,7 +190,7 @@ def test_skipped_lines_are_counted(tmp_path: Path) -> None:
 
 def test_the_most_alike_pairs_come_first_and_undefined_ones_not_at_all() -> None:
     cka = np.array([[1, 0.2, np.nan], [0.2, 1, 0.7], [np.nan, 0.7, 1]], dtype=np.float32)
-    found = most_alike(LayerSimilarity(0, 0.45, cka, cka), 5)
+    found = most_similar_pairs(cka, 5)
     assert [(i, j) for i, j, _ in found] == [(1, 2), (0, 1)]
 
 

@@ -9,10 +9,10 @@ from rich.text import Text
 
 from simsmoe_cli.monitor.draw.text import decimal
 from simsmoe_cli.monitor.panels.panel import PROBE_KEYS, Key
-from simsmoe_cli.monitor.state.layers import most_alike
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.monitor.view import View
+from simsmoe_cli.run.probes import most_similar_pairs
 
 Pair = tuple[int, int]
 Probe = tuple[int, LayerSimilarity]  # its step, and the matrices of the chosen layer
@@ -33,7 +33,7 @@ def pair_of(view: View, experts: int) -> Pair | None:
 
 def most_similar(layer: LayerSimilarity) -> Pair | None:
     """The most similar pair; None where no pair is defined."""
-    return next(((low, high) for low, high, _ in most_alike(layer, 1)), None)
+    return next(((low, high) for low, high, _ in most_similar_pairs(layer.cka, 1)), None)
 
 
 def move_pair(view: View, _width: int, rows: int, columns: int) -> View:
@@ -58,7 +58,7 @@ def next_similar_pair(view: View, _width: int = 0) -> View:
     if probe is None:
         return view
     layer = probe[1]
-    ranking = [(low, high) for low, high, _ in most_alike(layer, layer.experts**2)]
+    ranking = [(low, high) for low, high, _ in most_similar_pairs(layer.cka, layer.experts**2)]
     pair = pair_of(view, layer.experts)
     here = (min(pair), max(pair)) if pair is not None else None
     rank = ranking.index(here) + 1 if here in ranking else 0
@@ -84,7 +84,7 @@ def similar_pairs_of_all_layers(history: RunHistory, count: int) -> list[Text]:
         (value, number, first, second)
         for number in frame.means
         if (layer := frame.layer(number)) is not None
-        for first, second, value in most_alike(layer, count)
+        for first, second, value in most_similar_pairs(layer.cka, count)
     ]
     found.sort(key=lambda pair: -pair[0])
     return [

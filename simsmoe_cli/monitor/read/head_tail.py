@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from simsmoe_cli.monitor.state.stored import stored_event
 from simsmoe_cli.run.events import Event, NotAnEvent, parse_event
 
 HEAD_BYTES = 64 << 10
@@ -36,48 +35,40 @@ def head_and_tail(
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.readline(HEAD_BYTES)
-        yield from _events(path, [(0, head)])
+        yield from _events([head])
         room = TAIL_BYTES
         while size > len(head):
             begin = max(len(head), size - room)
             file.seek(begin)
-            lines = []
-            for line in file.read(size - begin).splitlines(keepends=True):
-                lines.append((begin, line))
-                begin += len(line)
-            if size - room > len(head):
+            lines = file.read(size - begin).splitlines(keepends=True)
+            if begin > len(head):
                 lines = lines[1:]
-            found = all(any(_is(kind, line) for _, line in lines) for kind in kinds)
-            if size - room <= len(head) or room >= LARGEST_TAIL or found:
-                yield from _events(path, _between(file, len(head), size - room, places))
-                others = [part for part in lines[:-RECENT] if not _is("train", part[1])]
-                yield from _events(path, [*others, *lines[-RECENT:]])
+            found = all(any(_is(kind, line) for line in lines) for kind in kinds)
+            if begin == len(head) or room >= LARGEST_TAIL or found:
+                yield from _events(_between(file, len(head), begin, places))
+                yield from _events(line for line in lines[:-RECENT] if not _is("train", line))
+                yield from _events(lines[-RECENT:])
                 return
             room *= 8
 
 
-def _between(file: BinaryIO, begin: int, end: int, places: int) -> list[tuple[int, bytes]]:
-    """Whole lines of train events at places of a part of the file, and where they begin."""
-    found = []
+def _between(file: BinaryIO, begin: int, end: int, places: int) -> Iterator[bytes]:
+    """Whole lines of train events at places of a part of the file."""
     places = min(places, max(0, end - begin) // (2 * WINDOW_BYTES))
     for number in range(places):
-        at = begin + (end - begin) * number // places
-        file.seek(at)
+        file.seek(begin + (end - begin) * number // places)
         for line in file.read(WINDOW_BYTES).splitlines(keepends=True)[1:]:
             if _is("train", line):
-                found.append((at, line))  # where does not matter: such lines are parsed
-    return found
+                yield line
 
 
 def _is(kind: str, line: bytes) -> bool:
     return f'"{kind}"'.encode() in line[:64]
 
 
-def _events(path: Path, lines: list[tuple[int, bytes]]) -> Iterator[Event]:
-    """Events of the whole lines, which begin at these places of the file; others are left out."""
-    for begin, line in lines:
-        if not line.endswith(b"\n"):
-            continue
-        event = stored_event(path, line, 0, len(line) - 1, begin)
-        with contextlib.suppress(NotAnEvent):
-            yield event or parse_event(line)
+def _events(lines: Iterable[bytes]) -> Iterator[Event]:
+    """Events of the whole lines; others are left out."""
+    for line in lines:
+        if line.endswith(b"\n"):
+            with contextlib.suppress(NotAnEvent):
+                yield parse_event(line, matrices=True)

@@ -1,7 +1,7 @@
 """Follows an events.jsonl, whatever happens to it.
 
 The file grows by whole lines, but a reader may see a line half written; a resumed run cuts the
-file back and goes on (rundir.py); copies of a run folder are replaced as a whole; folders are
+file back and goes on; copies of a run folder are replaced as a whole; folders are
 deleted and made again. `Tail.poll` reads what is new and says when everything it said before no
 longer holds.
 
@@ -14,7 +14,6 @@ read up to must be as they were.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -22,13 +21,10 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from simsmoe_cli.monitor.state.stored import looks_like_one, stored_event
-from simsmoe_cli.run.events import LONG_LINE, LONGEST_LINE, Event, NotAnEvent, parse_event
+from simsmoe_cli.run.events import LONG_LINE, Event, NotAnEvent, longest, parse_event
 
 CHUNK_BYTES = 4 << 20
-STORED_FROM = 64 << 10  # similarity lines this long stay in the file
 MARK_BYTES = 256
-_INK = re.compile(rb"\S")
 
 
 @dataclass
@@ -36,8 +32,7 @@ class Batch:
     """What one poll found.
 
     Attributes:
-        events: new events, oldest first. ``layers`` of a long similarity event is a
-            `stored.StoredLayers`.
+        events: new events, oldest first; those of schema 1 hold their matrices.
         restarted: the file is another, or was cut back: forget all earlier events; those given
             here are from its beginning.
         missing: there is no file to read now.
@@ -60,8 +55,7 @@ class Tail:
 
     Attributes:
         path: as given.
-        skipped: lines that were skipped, by why: "broken" (no event), "newer" (an event of a newer
-            schema), "long" (over 8 MiB, or 64 MiB of a similarity event).
+        skipped: lines that were skipped, by why: see `NotAnEvent`.
     """
 
     def __init__(self, path: Path):
@@ -136,7 +130,7 @@ class Tail:
                     batch.events += self._events(buffer, cut, batch)
                     view[: end - cut] = view[cut:end]
             held = end - cut
-            if held > (LONGEST_LINE if looks_like_one(buffer, 0, held) else LONG_LINE):
+            if held > longest(buffer):
                 self._skip_into_long_line(held, batch)
                 held = 0
             if cut and self._offset - begin >= limit_bytes:
@@ -165,31 +159,16 @@ class Tail:
             (begin + last, bytes(block[last : min(size, last + MARK_BYTES)])),
             (begin + tail, bytes(block[tail:size])),
         ]
-        first = 0
-        while (found := _INK.search(block, first, size)) is not None:
-            # Where the line begins does not matter for what is parsed, and white space is none.
-            first, end = found.start(), block.find(b"\n", found.start())
-            event = None if self._in_long_line else self._event(block, first, end, begin, batch)
+        lines = block[:size].split(b"\n")[:-1]
+        if self._in_long_line:
             self._in_long_line = False
-            first = end + 1
-            if event is not None:
-                yield event
-
-    def _event(
-        self, block: bytearray, first: int, end: int, offset: int, batch: Batch
-    ) -> Event | None:
-        """The event of a line; None for one that is skipped."""
-        event = None
-        if end - first >= STORED_FROM:
-            event = stored_event(self.path, block, first, end, offset)
-        if event is None and end - first > LONG_LINE:
-            self._skip(batch, "long", f"lines of over {LONG_LINE >> 20} MiB are skipped")
-            return None
-        try:
-            return event or parse_event(block[first:end])
-        except NotAnEvent as error:
-            self._skip(batch, error.why, str(error))
-            return None
+            lines.pop(0)
+        for line in lines:
+            if not line.isspace() and line:
+                try:
+                    yield parse_event(line, matrices=True)
+                except NotAnEvent as error:
+                    self._skip(batch, error.why, str(error))
 
     def _skip(self, batch: Batch, why: str, message: str) -> None:
         self.skipped[why] += 1

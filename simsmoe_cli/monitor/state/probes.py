@@ -1,37 +1,51 @@
-"""Probes over training: the router's load and the experts' pairwise similarity, step by step.
+"""Probes over training: the router's load and the similarity of experts, step by step.
 
-Matrices of long similarity events stay in the file and are read when someone looks at them
-(stored.py); there can be more frames than memory allows, so they are thinned evenly.
+There can be more probes than memory allows, so their frames are thinned evenly. Matrices stay in
+the files of the run folder until someone looks at them; those of schema 1 are held.
+
+Shapes: N experts.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from simsmoe_cli.monitor.state.layers import (
-    LayerSimilarity,
-    Matrix,
-    RouterLayer,
-    defined,
-    parse_layer,
-    parse_router_layer,
-)
-from simsmoe_cli.monitor.state.stored import LayerCache, StoredLayers
-from simsmoe_cli.run.events import Router, Similarity
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = [
-    "Frames",
-    "LayerSimilarity",
-    "Matrix",
-    "RouterFrame",
-    "RouterLayer",
-    "SimilarityFrame",
-    "router_frame",
-    "similarity_frame",
-]
+from simsmoe_cli.files.untrusted import Unreadable
+from simsmoe_cli.run import probes
+from simsmoe_cli.run.events import Number, Router, Similarity
+from simsmoe_cli.run.probes import Matrices, Matrix, most_similar_pairs
+
+MAX_EXPERTS = 4096
+CACHE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class RouterLayer:
+    """How the router of one layer loads its experts.
+
+    Attributes:
+        layer: its place among the layers with experts, from 0.
+        load: [N], fraction of the routed slots.
+        load_cv: standard deviation of the load over its mean.
+        dead: experts with less than 1% of a fair share.
+        entropy_nats: of a token's routing probabilities, mean over tokens.
+        entropy_of_mean_nats: of the mean routing probabilities.
+    """
+
+    layer: int
+    load: NDArray[np.float32]
+    load_cv: float
+    dead: tuple[int, ...]
+    entropy_nats: float
+    entropy_of_mean_nats: float
 
 
 @dataclass(frozen=True)
@@ -42,10 +56,79 @@ class RouterFrame:
     time: float
     layers: tuple[RouterLayer, ...]
 
+    @classmethod
+    def of(cls, event: Router) -> RouterFrame:
+        """The frame of an event."""
+        layers = {
+            layer["layer"]: RouterLayer(
+                layer=layer["layer"],
+                load=np.array(layer.get("load", [])[:MAX_EXPERTS], dtype=np.float32),
+                load_cv=defined(layer.get("load_cv")),
+                dead=tuple(sorted(layer.get("dead", [])[:MAX_EXPERTS])),
+                entropy_nats=defined(layer.get("entropy_nats")),
+                entropy_of_mean_nats=defined(layer.get("entropy_of_mean_nats")),
+            )
+            for layer in event.get("layers", [])
+        }
+        ordered = tuple(layers[number] for number in sorted(layers))
+        return cls(event["step"], defined(event.get("time")), ordered)
+
+    @property
+    def load_cv(self) -> float:
+        """Mean over the layers where it is defined."""
+        return mean_of([layer.load_cv for layer in self.layers])
+
     @property
     def nbytes(self) -> int:
-        """Memory its loads take."""
+        """Memory that its loads take."""
         return sum(layer.load.nbytes for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class LayerSimilarity:
+    """How similar the experts of one layer are.
+
+    Attributes:
+        layer: its place among the layers with experts, from 0.
+        mean: of the pairs; nan where undefined.
+        cka: [N, N]; nan where undefined.
+        shared: [N, N], fraction of tokens that both experts of a pair were given; nan where
+            unknown.
+    """
+
+    layer: int
+    mean: float
+    cka: Matrix
+    shared: Matrix
+
+    @property
+    def experts(self) -> int:
+        return len(self.cka)
+
+
+class ProbeFiles:
+    """The matrices in a run folder, read when someone looks at them; a few of them are kept.
+
+    Args:
+        run: path of the run folder.
+    """
+
+    def __init__(self, run: Path):
+        self.run = run
+        self._kept: OrderedDict[str, Matrices] = OrderedDict()
+
+    def read(self, name: str) -> Matrices:
+        """Those of a file of `run.probes`; raises Unreadable."""
+        found = self._kept.pop(name, None) or probes.read(self.run, name)
+        self._kept[name] = found
+        while len(self._kept) > 1 and self.kept_bytes > CACHE_BYTES:
+            self._kept.popitem(last=False)
+        return found
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of those that are kept."""
+        return sum(matrices.nbytes for matrices in self._kept.values())
 
 
 @dataclass(frozen=True)
@@ -57,6 +140,8 @@ class SimilarityFrame:
         measure: name of the similarity measure.
         tokens: tokens of the probe batch; 0 where unknown.
         means: mean similarity by layer, in the layers' order; nan where undefined.
+        highest: the most similar pair by layer, (i, j, value), where one is defined.
+        matrices: name of their file, the matrices themselves, or None where there are none.
     """
 
     step: int
@@ -64,29 +149,80 @@ class SimilarityFrame:
     measure: str
     tokens: int
     means: dict[int, float]
-    _held: dict[int, LayerSimilarity] = field(repr=False)
-    _stored: StoredLayers | None = field(repr=False, default=None)
-    _cache: LayerCache = field(repr=False, default_factory=LayerCache)
+    highest: dict[int, tuple[int, int, float]]
+    matrices: str | Matrices | None
+    _files: ProbeFiles
+
+    @classmethod
+    def of(cls, event: Similarity, files: ProbeFiles) -> SimilarityFrame:
+        """The frame of an event; its matrices are looked for in these files."""
+        layers = sorted(event.get("layers", []), key=lambda layer: layer["layer"])
+        highest = {}
+        for layer in layers:
+            pair, value = layer.get("pair", []), layer.get("highest")
+            if len(pair) == 2 and value is not None:
+                highest[layer["layer"]] = (pair[0], pair[1], value)
+        held: Matrices | None = event.get("held")
+        if held is not None:
+            for number, cka_NN in zip(held.layers, held.cka_LNN, strict=True):
+                if pairs := most_similar_pairs(cka_NN, 1):
+                    highest[number] = pairs[0]
+        return cls(
+            step=event["step"],
+            time=defined(event.get("time")),
+            measure=event.get("measure", ""),
+            tokens=event.get("tokens", 0),
+            means={layer["layer"]: defined(layer.get("mean")) for layer in layers},
+            highest=highest,
+            matrices=held or event.get("matrices"),
+            _files=files,
+        )
 
     @property
     def mean(self) -> float:
         """Over the layers where it is defined."""
-        defined = [value for value in self.means.values() if math.isfinite(value)]
-        return sum(defined) / len(defined) if defined else math.nan
+        return mean_of(list(self.means.values()))
 
     def layer(self, number: int) -> LayerSimilarity | None:
-        """A layer's matrices, read from the file if need be (a few ms); None where there are none
-        or the file no longer holds them."""
-        if number in self._held:
-            return self._held[number]
-        if self._stored is not None and number in self._stored.spans:
-            return self._cache.get(self._stored, number)
-        return None
+        """A layer's matrices, read from the file if need be (a few ms); None where there are none,
+        see `without_matrices`."""
+        try:
+            found = self._read()
+        except Unreadable:
+            return None
+        if found is None or number not in found.layers:
+            return None
+        at = found.layers.index(number)
+        mean = self.means.get(number, math.nan)
+        return LayerSimilarity(number, mean, found.cka_LNN[at], found.shared_LNN[at])
+
+    def without_matrices(self) -> str:
+        """Why there are no matrices, in words; empty where there are."""
+        try:
+            return "" if self._read() is not None else "the event names no matrices"
+        except Unreadable as error:
+            return f"{self.matrices} {error}"
+
+    def _read(self) -> Matrices | None:
+        if isinstance(self.matrices, str):
+            return self._files.read(self.matrices)
+        return self.matrices
 
     @property
     def nbytes(self) -> int:
-        """Memory its matrices take."""
-        return sum(layer.cka.nbytes + layer.shared.nbytes for layer in self._held.values())
+        """Memory that its matrices take."""
+        return self.matrices.nbytes if isinstance(self.matrices, Matrices) else 0
+
+
+def defined(value: Number) -> float:
+    """A number of an event; nan for None."""
+    return math.nan if value is None else value
+
+
+def mean_of(values: list[float]) -> float:
+    """Mean of the finite ones; nan where there are none."""
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 class Frame(Protocol):
@@ -147,39 +283,3 @@ class Frames(Generic[F]):
     def at(self, step: float) -> int:
         """Index of the last frame not after `step`; 0 where all are. There must be one."""
         return max(0, sum(frame.step <= step for frame in self) - 1)
-
-    def clear(self) -> None:
-        """Forget all frames."""
-        self._kept.clear()
-        self._stride, self._seen, self._bytes = 1, 0, 0
-
-
-def similarity_frame(event: Similarity, cache: LayerCache) -> SimilarityFrame:
-    """The frame of a similarity event; layers that are none are left out."""
-    stored: Any = event.get("layers")
-    held: dict[int, LayerSimilarity] = {}
-    if isinstance(stored, StoredLayers):
-        means = stored.means
-    else:
-        found = [parse_layer(value) for value in stored] if isinstance(stored, list) else []
-        held = {layer.layer: layer for layer in found if layer is not None}
-        means = {layer.layer: layer.mean for layer in held.values()}
-        stored = None
-    return SimilarityFrame(
-        step=event["step"],
-        time=defined(event.get("time")),
-        measure=event.get("measure", ""),
-        tokens=event.get("tokens", 0),
-        means={layer: means[layer] for layer in sorted(means)},
-        _held=held,
-        _stored=stored,
-        _cache=cache,
-    )
-
-
-def router_frame(event: Router) -> RouterFrame:
-    """The frame of a router event."""
-    layers = {layer["layer"]: parse_router_layer(layer) for layer in event.get("layers", [])}
-    return RouterFrame(
-        event["step"], defined(event.get("time")), tuple(layers[key] for key in sorted(layers))
-    )

@@ -31,18 +31,16 @@ from simsmoe_cli.monitor.draw.sanitize import clean
 from simsmoe_cli.monitor.read.tail import Batch
 from simsmoe_cli.monitor.state.alerts import Alert, Thresholds, Watch
 from simsmoe_cli.monitor.state.journal import Journal, Level, LogLine
-from simsmoe_cli.monitor.state.layers import defined
 from simsmoe_cli.monitor.state.pace import Pace
 from simsmoe_cli.monitor.state.probes import (
     Frames,
+    ProbeFiles,
     RouterFrame,
     RouterLayer,
     SimilarityFrame,
-    router_frame,
-    similarity_frame,
+    defined,
 )
 from simsmoe_cli.monitor.state.series import Series
-from simsmoe_cli.monitor.state.stored import LayerCache
 from simsmoe_cli.monitor.state.train_series import Gathered
 from simsmoe_cli.run.events import Eval, Event, Router, RunFinished, RunStarted, Similarity, Train
 from simsmoe_cli.run.layer_labels import recipe_labels
@@ -81,7 +79,6 @@ class RunHistory:
     def __init__(self, path: Path, thresholds: Thresholds | None = None):
         self.path = path
         self.thresholds = thresholds or Thresholds()
-        self._cache = LayerCache()
         self.reset()
 
     def reset(self) -> None:
@@ -111,7 +108,7 @@ class RunHistory:
         self._pace = Pace()
         self._labels: list[str] = []
         self._watch = Watch(self.thresholds, self.label)
-        self._cache.clear()
+        self._files = ProbeFiles(self.path)
 
     def take(self, batch: Batch, *, live: bool = False, now: float | None = None) -> list[Alert]:
         """Take what a poll found; gives the alerts it causes.
@@ -300,16 +297,15 @@ class RunHistory:
         self._say("info", f"{split} {scoring.text(score)}{best}")
 
     def _router(self, event: Router, step: int, at: float) -> None:
-        frame = router_frame(event)
+        frame = RouterFrame.of(event)
         self.routers.append(frame)
         for layer in frame.layers:
             self._gathered.add(f"load_cv.{layer.layer}", step, at, layer.load_cv)
-        known = [layer.load_cv for layer in frame.layers if math.isfinite(layer.load_cv)]
-        self._gathered.add("load_cv", step, at, sum(known) / len(known) if known else math.nan)
+        self._gathered.add("load_cv", step, at, frame.load_cv)
         self._journal.alert(self._watch.router(frame))
 
     def _similarity(self, event: Similarity, step: int, at: float) -> None:
-        frame = similarity_frame(event, self._cache)
+        frame = SimilarityFrame.of(event, self._files)
         self.similarities.append(frame)
         for layer, mean in frame.means.items():
             self._gathered.add(f"cka.{layer}", step, at, mean)

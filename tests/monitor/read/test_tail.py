@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simsmoe_cli.monitor.state.layers import defined
+from simsmoe_cli.monitor.state.stored import StoredLayers
 
 from simsmoe_cli.monitor.read import tail as module
 from simsmoe_cli.monitor.read.tail import Batch, Tail
-from simsmoe_cli.monitor.state.layers import defined
-from simsmoe_cli.monitor.state.stored import StoredLayers
 from simsmoe_cli.run.events import SCHEMA, EventLog, number, parse_event
 from tests.monitor.made_run import event
 
