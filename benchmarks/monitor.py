@@ -1,8 +1,9 @@
 """How long the monitor takes to open a long run, what following it costs, and its memory.
 
     python benchmarks/monitor.py [--steps 100000] [--layers 30] [--experts 64] [--probe-every 1000]
+                                 [--log-every 10]
 
-Writes a run folder of that many train events, with probes and validations, into a temporary folder
+Writes a run folder of that many steps, with probes and validations, into a temporary folder
 (or --folder, which is kept), then opens the dashboard on 200 x 60 cells without a terminal:
 
     machine   milliseconds of the processor for a million additions in Python: about 40 on a core
@@ -44,7 +45,8 @@ from simsmoe_cli.monitor.read.tail import Tail
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.monitor.state.runs import find_runs
-from simsmoe_cli.run.events import EventLog
+from simsmoe_cli.run import probes
+from simsmoe_cli.run.events import SCHEMA, EventLog
 from simsmoe_cli.run.folder import RunDir
 
 START = 1.7e9
@@ -104,52 +106,52 @@ def router_fields(layers: int, experts: int, rng: np.random.Generator) -> dict[s
     return {"layers": found}
 
 
-def similarity_fields(layers: int, experts: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Fields of a similarity event, with as many digits as a probe writes."""
+def similarity_fields(
+    run: RunDir, step: int, layers: int, experts: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Fields of a similarity event, whose matrices are written."""
+    cka = rng.random((layers, experts, experts)).astype(np.float32)
+    cka = (cka + cka.transpose(0, 2, 1)) / 2
+    shared = rng.integers(0, 200, cka.shape).astype(np.int32)
     found = []
     for layer in range(layers):
-        cka = rng.random((experts, experts)).astype(np.float32).astype(float)
-        shared = rng.integers(0, 200, (experts, experts)) / 4096
-        found.append(
-            {
-                "layer": layer,
-                "cka": ((cka + cka.T) / 2).tolist(),
-                "mean": float(cka.mean()),
-                "shared": shared.tolist(),
-            }
-        )
-    return {"measure": "cka-linear-debiased", "tokens": 4096, "layers": found}
+        ((low, high, value),) = probes.most_similar_pairs(cka[layer], 1)
+        mean = float(cka[layer].mean())
+        found.append({"layer": layer, "mean": mean, "highest": value, "pair": [low, high]})
+    about: dict[str, Any] = {"measure": "cka-linear-debiased", "tokens": 4096}
+    name = probes.write(run, step, **about, cka_LNN=cka, shared_LNN=shared)
+    return {**about, "layers": found, "matrices": name}
 
 
-def write_run(folder: Path, steps: int, layers: int, experts: int, probe_every: int) -> int:
-    """A run folder of `steps` logged steps; gives the size of its events in bytes."""
+def write_run(
+    folder: Path, steps: int, layers: int, experts: int, probe_every: int, log_every: int = 1
+) -> int:
+    """A run folder of so many steps; gives the size of its events in bytes."""
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(steps + 1, 6))
-    # A few probes, used in turn: making numbers into text takes the time here.
-    routers = [router_fields(layers, experts, rng) for _ in range(5)]
-    similarities = [similarity_fields(layers, experts, rng) for _ in range(5)]
-    texts = {
-        kind: [json.dumps(fields, separators=(",", ":"))[1:] for fields in found]
-        for kind, found in (("router", routers), ("similarity", similarities))
-    }
-    events = RunDir(folder).events
+    run = RunDir(folder)
+    events = run.events
     events.parent.mkdir(parents=True, exist_ok=True)
     with open(events, "w") as file:
 
-        def emit(kind: str, step: int, rest: str) -> None:
+        def emit(kind: str, step: int, fields: dict[str, Any]) -> None:
             time_s = START + step * STEP_S
-            file.write(f'{{"schema":1,"kind":"{kind}","step":{step},"time":{time_s!r},{rest}\n')
+            text = json.dumps(fields, separators=(",", ":"))[1:]
+            file.write(
+                f'{{"schema":{SCHEMA},"kind":"{kind}","step":{step},"time":{time_s!r},{text}\n'
+            )
 
-        emit("run_started", 0, json.dumps(run_started(folder.name, steps))[1:])
+        emit("run_started", 0, run_started(folder.name, steps))
         for step in range(1, steps + 1):
             fields = train_fields(step, steps, noise[step])
-            emit("train", step, json.dumps(fields, separators=(",", ":"))[1:])
+            if step % log_every == 0:
+                emit("train", step, fields)
             if step % 1000 == 0:
                 score = {"split": "valid", "loss_nats": fields["loss_nats"], "bpc": fields["bpc"]}
-                emit("eval", step, json.dumps(score | {"best": True}, separators=(",", ":"))[1:])
+                emit("eval", step, score | {"best": True})
             if step % probe_every == 0:
-                for kind, found in texts.items():
-                    emit(kind, step, found[step // probe_every % len(found)])
+                emit("router", step, router_fields(layers, experts, rng))
+                emit("similarity", step, similarity_fields(run, step, layers, experts, rng))
     return events.stat().st_size
 
 
@@ -158,8 +160,8 @@ def append_events(
 ) -> None:
     """Append a train event every `every_s` seconds, and one probe half way."""
     rng = np.random.default_rng(1)
-    events = RunDir(folder).events
-    log = EventLog(events, keep_bytes=events.stat().st_size)
+    run = RunDir(folder)
+    log = EventLog(run.events, keep_bytes=run.events.stat().st_size)
     count = int(seconds / every_s)
     for step in range(first, first + count):
         log.emit(
@@ -168,7 +170,11 @@ def append_events(
         if step == first + count // 2:
             log.emit({"kind": "router", "step": step, **router_fields(layers, experts, rng)})
             log.emit(
-                {"kind": "similarity", "step": step, **similarity_fields(layers, experts, rng)}
+                {
+                    "kind": "similarity",
+                    "step": step,
+                    **similarity_fields(run, step, layers, experts, rng),
+                }
             )
         time.sleep(every_s)
     log.close()
@@ -240,6 +246,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--experts", type=int, default=64)
     parser.add_argument("--probe-every", type=int, default=1000)
+    parser.add_argument("--log-every", type=int, default=10)
     parser.add_argument("--follow-s", type=float, default=20.0)
     parser.add_argument("--interval", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, help="where to write the run, which is then kept")
@@ -254,7 +261,8 @@ def main() -> None:
 
 def _measure(folder: Path, options: argparse.Namespace) -> None:
     size = (options.steps, options.layers, options.experts)
-    writer = multiprocessing.Process(target=write_run, args=(folder, *size, options.probe_every))
+    every = (options.probe_every, options.log_every)
+    writer = multiprocessing.Process(target=write_run, args=(folder, *size, *every))
     writer.start()
     writer.join()
     print(f"events.jsonl  {RunDir(folder).events.stat().st_size / 2**20:8.0f} MiB")

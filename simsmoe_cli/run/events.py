@@ -250,20 +250,21 @@ class ProbedSimilarity(Stamp, total=False):
         tokens: of the probe.
         layers: in their order.
         matrices: file of the matrices, from the run folder; see `run.probes`.
+        held: never written. Events of schema 1 held the matrices themselves: here they are, as
+            `probes.Matrices`, if `parse_event` was asked for them.
     """
 
     measure: str
     tokens: int
     layers: list[SimilarityLayer]
     matrices: str
+    held: Any
 
 
 class Similarity(Header, ProbedSimilarity, total=False):
-    """How similar a probe found the experts; of schema 1, whose events hold the matrices
-    themselves, `held` has them as `probes.Matrices`, if `parse_event` was asked for them."""
+    """How similar a probe found the experts."""
 
     kind: Required[Literal["similarity"]]
-    held: Any
 
 
 class Checkpoint(Header, total=False):

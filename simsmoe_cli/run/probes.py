@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
@@ -129,7 +130,8 @@ def read(run: Path, name: str) -> Matrices:
     except FileNotFoundError:
         raise Unreadable("is not there") from None
     try:
-        with zipfile.ZipFile(BytesIO(content)) as archive:
+        with zipfile.ZipFile(BytesIO(content)) as archive, warnings.catch_warnings():
+            warnings.simplefilter("error")  # NumPy warns of headers that were edited
             layers = _array(archive, "layers", np.dtype("<i8"), 1)
             cka_LNN = _array(archive, "cka", np.dtype("<f4"), 3)
             shared_LNN = _array(archive, "shared", np.dtype("<i4"), 3)

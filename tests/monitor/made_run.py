@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from simsmoe_cli.run import probes
+from simsmoe_cli.run.events import SCHEMA
+from simsmoe_cli.run.folder import RunDir
+
 BEGAN = 1_700_000_000.0  # seconds since the epoch
 STEP_S = 2.0
 LAYERS, EXPERTS = 4, 8
+MEASURE, TOKENS = "cka-linear-debiased", 100_000
 
 
 def write_run(
@@ -38,7 +45,10 @@ def write_run(
         similarity: preset in the recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = events(folder.name, until, total, finished, separate, similarity)
+    found = list(events(folder.name, until, total, finished, separate, similarity))
+    for probe in found:
+        if probe["kind"] == "similarity":
+            write_matrices(RunDir(folder), probe["step"], separate)
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in found))
     return folder
 
@@ -100,7 +110,7 @@ def events(
 
 
 def event(kind: str, step: int, **fields: Any) -> dict[str, Any]:
-    return {"schema": 1, "kind": kind, "step": step, "time": BEGAN + STEP_S * step} | fields
+    return {"schema": SCHEMA, "kind": kind, "step": step, "time": BEGAN + STEP_S * step} | fields
 
 
 def score(step: int, separate: float) -> float:
@@ -153,23 +163,55 @@ def similarity_event(step: int, separate: float) -> dict[str, Any]:
         cka = [
             [cka_of(layer, i, j, step, separate) for j in range(EXPERTS)] for i in range(EXPERTS)
         ]
-        shared = [
+        pairs = {
+            (i, j): value
+            for i in range(EXPERTS)
+            for j in range(i + 1, EXPERTS)
+            if (value := cka[i][j]) is not None
+        }
+        pair = max(pairs, key=pairs.__getitem__)
+        layers.append(
+            {
+                "layer": layer,
+                "mean": round(sum(pairs.values()) / len(pairs), 6),
+                "highest": pairs[pair],
+                "pair": list(pair),
+            }
+        )
+    return event(
+        "similarity",
+        step,
+        measure=MEASURE,
+        tokens=TOKENS,
+        layers=layers,
+        matrices=f"probes/step-{step:07d}.npz",
+    )
+
+
+def write_matrices(run: RunDir, step: int, separate: float) -> None:
+    """The file that the similarity event of a step names."""
+    cka = [
+        [[cka_of(layer, i, j, step, separate) for j in range(EXPERTS)] for i in range(EXPERTS)]
+        for layer in range(LAYERS)
+    ]
+    shared = [
+        [
             [
-                0.0 if i == j else round(0.1 + 0.09 * math.cos(i + j + layer), 5)
+                0 if i == j else round(TOKENS * (0.1 + 0.09 * math.cos(i + j + layer)))
                 for j in range(EXPERTS)
             ]
             for i in range(EXPERTS)
         ]
-        pairs = [value for i in range(EXPERTS) for value in cka[i][i + 1 :] if value is not None]
-        layers.append(
-            {
-                "layer": layer,
-                "cka": cka,
-                "mean": round(sum(pairs) / len(pairs), 6),
-                "shared": shared,
-            }
-        )
-    return event("similarity", step, measure="cka-linear-debiased", tokens=1024, layers=layers)
+        for layer in range(LAYERS)
+    ]
+    probes.write(
+        run,
+        step,
+        measure=MEASURE,
+        tokens=TOKENS,
+        cka_LNN=np.array(cka, dtype=np.float32),
+        shared_LNN=np.array(shared, dtype=np.int32),
+    )
 
 
 def cka_of(layer: int, i: int, j: int, step: int, separate: float) -> float | None:

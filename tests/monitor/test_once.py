@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.text import Text
 
@@ -17,8 +17,7 @@ from simsmoe_cli.monitor.panels.panel import Panel, Picture
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.view import View
 from simsmoe_cli.run.events import finite, read_events
-from simsmoe_cli.run.probes import most_similar_pairs
-from tests.monitor.made_run import BEGAN, STEP_S, event, write_run
+from tests.monitor.made_run import BEGAN, STEP_S, cka_of, event, write_run
 
 NOW = BEGAN + STEP_S * 2000
 
@@ -83,7 +82,8 @@ def test_undefined_values_are_shown_as_undefined(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     layers = [{"layer": 0, "cka": [[1, None], [None, 1]], "mean": None, "shared": [[0, 0], [0, 0]]}]
-    events = [event("train", 1, loss_nats=None), event("similarity", 1, layers=layers)]
+    probe = event("similarity", 1, layers=layers) | {"schema": 1}
+    events = [event("train", 1, loss_nats=None), probe]
     (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     seen = text(folder)
     assert "nan" not in seen
@@ -103,8 +103,7 @@ def test_several_runs_share_the_curves(made: Path, tmp_path: Path) -> None:
 
 
 def test_layers_of_a_run_without_a_pattern_have_their_places(made: Path, tmp_path: Path) -> None:
-    old = tmp_path / "old"
-    old.mkdir()
+    old = Path(shutil.copytree(made, tmp_path / "old"))
     lines = (made / "events.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     del first["recipe"]["model"]
@@ -152,10 +151,10 @@ def test_the_snapshot_agrees_with_the_events(made: Path) -> None:
         assert mine["load"] == pytest.approx(theirs["load"], rel=1e-6)
     for mine, theirs in zip(run["cka"]["layers"], by_kind["similarity"][-1]["layers"], strict=True):
         assert mine["mean"] == theirs["mean"]
-        i, j = mine["pair"]
-        values = [v for row in range(8) for v in theirs["cka"][row][row + 1 :] if v is not None]
-        assert mine["highest"] == pytest.approx(max(values), rel=1e-6)
-        assert theirs["cka"][i][j] == max(values)
+        pairs = {(i, j): cka_of(mine["layer"], i, j, 2000, 1.0) for j in range(8) for i in range(j)}
+        highest = max(value for value in pairs.values() if value is not None)
+        assert mine["highest"] == pytest.approx(highest, rel=1e-6)
+        assert pairs[tuple(mine["pair"])] == highest
     assert run["alerts"][-1]["kind"] == "dead"
     assert run["skipped"] == {}
 
@@ -186,12 +185,6 @@ def test_skipped_lines_are_counted(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text('junk\n{"schema":9,"kind":"train","step":1}\n')
     (run,) = snapshot([read(tmp_path)])["runs"]
     assert run["skipped"] == {"broken": 1, "newer": 1}
-
-
-def test_the_most_alike_pairs_come_first_and_undefined_ones_not_at_all() -> None:
-    cka = np.array([[1, 0.2, np.nan], [0.2, 1, 0.7], [np.nan, 0.7, 1]], dtype=np.float32)
-    found = most_similar_pairs(cka, 5)
-    assert [(i, j) for i, j, _ in found] == [(1, 2), (0, 1)]
 
 
 def test_nothing_in_a_snapshot_is_what_json_cannot_hold(made: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from benchmarks.monitor import append_events, opened, write_run
 from simsmoe_cli.monitor.read import follow
 from simsmoe_cli.monitor.read.follow import Follower
-from simsmoe_cli.monitor.read.tail import Tail
+from simsmoe_cli.monitor.state import probes as module
 from simsmoe_cli.monitor.state.alerts import Thresholds
+from simsmoe_cli.monitor.state.probes import ProbeFiles
 from simsmoe_cli.monitor.state.run import RunHistory
+from simsmoe_cli.run import probes
 
 STEPS, LAYERS, EXPERTS, PROBE_EVERY = 12_000, 6, 40, 2000
 
@@ -22,7 +25,7 @@ STEPS, LAYERS, EXPERTS, PROBE_EVERY = 12_000, 6, 40, 2000
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "long"
     size = write_run(folder, STEPS, LAYERS, EXPERTS, PROBE_EVERY)
-    assert size > 6_000_000
+    assert size > 4_000_000
     return folder
 
 
@@ -34,7 +37,7 @@ def history(run: Path) -> RunHistory:
 def test_what_is_held_is_bounded(history: RunHistory) -> None:
     assert history.total_events == 1 + STEPS + STEPS // 1000 + 2 * (STEPS // PROBE_EVERY)
     assert all(len(series) <= 4096 for series in history.series.values())
-    # Matrices stay in the file until someone looks at them.
+    # Matrices stay in their files until someone looks at them.
     assert all(frame.nbytes == 0 for frame in history.similarities)
     assert len(history.similarities) == STEPS // PROBE_EVERY
 
@@ -51,30 +54,32 @@ def test_the_curve_holds_every_extreme(run: Path, history: RunHistory) -> None:
 
 
 def test_every_layer_of_every_probe_can_be_looked_at(run: Path, history: RunHistory) -> None:
-    probes = [
+    written = [
         event
         for line in (run / "events.jsonl").read_text().splitlines()
         if (event := json.loads(line))["kind"] == "similarity"
     ]
-    assert [frame.step for frame in history.similarities] == [event["step"] for event in probes]
-    for frame, event in zip(history.similarities, probes, strict=True):
-        for expected in event["layers"]:
+    assert [frame.step for frame in history.similarities] == [event["step"] for event in written]
+    for frame, event in zip(history.similarities, written, strict=True):
+        matrices = probes.read(run, event["matrices"])
+        for place, expected in enumerate(event["layers"]):
             layer = frame.layer(expected["layer"])
             assert layer is not None
-            np.testing.assert_allclose(layer.cka, expected["cka"], rtol=1e-6)
-            np.testing.assert_allclose(layer.shared, expected["shared"], rtol=1e-6)
+            np.testing.assert_array_equal(layer.cka, matrices.cka_LNN[place])
+            np.testing.assert_array_equal(layer.shared, matrices.shared_LNN[place])
             assert frame.means[expected["layer"]] == expected["mean"]
 
 
-def test_matrices_looked_at_are_forgotten_before_they_fill_the_memory(run: Path) -> None:
-    found, *_ = opened(run)
-    cache = found._cache
-    cache.limit_bytes = 5 * 2 * EXPERTS * EXPERTS * 4
+def test_matrices_looked_at_are_forgotten_before_they_fill_the_memory(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 2 * 2 * LAYERS * EXPERTS * EXPERTS * 4
+    monkeypatch.setattr(module, "CACHE_BYTES", limit)
+    files = ProbeFiles(run)
     for _ in range(2):
-        for frame in found.similarities:
-            for number in frame.means:
-                assert frame.layer(number) is not None
-                assert cache.bytes <= cache.limit_bytes
+        for step in range(PROBE_EVERY, STEPS + 1, PROBE_EVERY):
+            files.read(f"probes/step-{step:07d}.npz")
+            assert files.kept_bytes <= limit
 
 
 def test_a_probe_is_followed_while_it_is_written(run: Path, tmp_path: Path) -> None:
@@ -82,8 +87,9 @@ def test_a_probe_is_followed_while_it_is_written(run: Path, tmp_path: Path) -> N
     path = tmp_path / "events.jsonl"
     begin = text.index(b'"similarity"')
     path.write_bytes(text[:begin])
+    shutil.copytree(run / "probes", tmp_path / "probes")
     found, tail, *_ = opened(tmp_path)
-    for end in range(begin, text.index(b"\n", begin), 100_000):
+    for end in range(begin, text.index(b"\n", begin), 100):
         path.write_bytes(text[:end])
         assert found.take(tail.poll(), live=True) == []
         assert len(found.similarities) == 0
@@ -101,16 +107,16 @@ def test_what_a_writer_appends_is_followed(run: Path, tmp_path: Path) -> None:
     assert found.similarities[-1].step == STEPS + 6
 
 
-def test_a_frame_of_a_file_that_was_cut_back_is_no_longer_there(run: Path, tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    path.write_bytes((run / "events.jsonl").read_bytes())
-    found, tail = RunHistory(tmp_path), Tail(path)
-    while (batch := tail.poll()).more:
-        found.take(batch)
-    found.take(batch)
+def test_matrices_that_come_after_their_event_are_found(run: Path, tmp_path: Path) -> None:
+    """A copy of a run folder may be behind with some of its files."""
+    (tmp_path / "events.jsonl").write_bytes((run / "events.jsonl").read_bytes())
+    found, *_ = opened(tmp_path)
     frame = found.similarities[-1]
-    path.write_bytes(path.read_bytes()[:50_000])
     assert frame.layer(0) is None
+    assert frame.without_matrices() == f"{frame.matrices} is not there"
+    shutil.copytree(run / "probes", tmp_path / "probes")
+    assert frame.layer(0) is not None
+    assert frame.without_matrices() == ""
 
 
 def test_a_long_run_is_seen_before_it_has_been_read(
@@ -118,13 +124,13 @@ def test_a_long_run_is_seen_before_it_has_been_read(
 ) -> None:
     """Its head and tail stand in for it, matrices included; then it is what all events make it."""
     monkeypatch.setattr(follow, "PREVIEW_FROM", 1 << 20)
-    monkeypatch.setattr(follow, "PORTION_BYTES", 1 << 20)
+    monkeypatch.setattr(follow, "PORTION_BYTES", 1 << 19)
     follower = Follower(run, Thresholds(), lambda: 0.0)
     follower.preview()
     shown = follower.history
     assert follower.version == 1
     assert (shown.step, shown.total_steps, shown.unit) == (STEPS, STEPS, "byte")
-    assert shown.total_events < history.total_events / 5
+    assert shown.total_events < history.total_events / 2
     begun = shown.series["train"].points()
     assert (np.diff(begun.step) > 0).all()
     assert np.diff(begun.step).max() < STEPS / 20  # the whole course, not only where it ends
@@ -153,7 +159,7 @@ def test_a_run_that_goes_away_while_it_is_read_leaves_no_preview(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follow, "PREVIEW_FROM", 1 << 20)
-    monkeypatch.setattr(follow, "PORTION_BYTES", 1 << 20)
+    monkeypatch.setattr(follow, "PORTION_BYTES", 1 << 19)
     path = tmp_path / "events.jsonl"
     path.write_bytes((run / "events.jsonl").read_bytes())
     follower = Follower(tmp_path, Thresholds(), lambda: 0.0)

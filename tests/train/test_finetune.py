@@ -311,13 +311,15 @@ def test_probes_see_no_padding(finetune: Make) -> None:
         probe(run.model, batch_BM, StepContext(step=1, total_steps=9, real_T=places_T), "fp32")
         for batch_BM, places_T in ((ids_BM, real_T), (padded_BM, real_T + more * row_T))
     ]
-    (routers, similarity), (other_routers, other_similarity) = found
-    pairs = [*zip(routers, other_routers, strict=True)]
-    pairs += zip(similarity["layers"], other_similarity["layers"], strict=True)
-    for layer, other in pairs:
+    ours, theirs = found
+    for layer, other in zip(
+        [*ours.router, *ours.similarity], [*theirs.router, *theirs.similarity], strict=True
+    ):
         for name, value in layer.items():
             np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
-    assert similarity["tokens"] == other_similarity["tokens"] == len(real_T)
+    np.testing.assert_allclose(ours.cka, theirs.cka, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(ours.shared, theirs.shared)
+    assert ours.tokens == theirs.tokens == len(real_T)
 
 
 def test_fewer_examples(finetune: Make) -> None:

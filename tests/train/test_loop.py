@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_NON_FINITE, EXIT_SIGINT, EXIT_SIGTERM, UserError
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import dump_recipe
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import checkpoint, probes
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.weights import optimizer_tensors
 from simsmoe_cli.train.evaluate import evaluate_split
@@ -53,13 +54,13 @@ FIELDS = {
         "tokens_per_s",
     },
     "router": {"layers"},
-    "similarity": {"tokens", "measure", "layers"},
+    "similarity": {"tokens", "measure", "layers", "matrices"},
     "checkpoint": {"path"},
     "run_finished": {"status", "reason", "test_bpc", "test_loss_nats", "best_step"},
 }  # fmt: skip
 LAYER_FIELDS = {
     "router": {"layer", "load", "load_cv", "dead", "entropy_nats", "entropy_of_mean_nats"},
-    "similarity": {"layer", "cka", "mean", "shared"},
+    "similarity": {"layer", "mean", "highest", "pair"},
 }
 SIMILARITY = {"preset": "calibrated", "min_tokens": 4}
 
@@ -90,9 +91,8 @@ def test_a_run_writes_the_documented_events(trainer: Make) -> None:
         assert set(event) == COMMON | FIELDS[event["kind"]], event["kind"]
         for layer in event.get("layers", []):
             assert set(layer) == LAYER_FIELDS[event["kind"]]
-    probes = [("router", 0), ("similarity", 0)]
     assert [(event["kind"], event["step"]) for event in written] == [
-        ("run_started", 0), *probes,
+        ("run_started", 0), ("router", 0), ("similarity", 0),
         ("train", 2),
         ("train", 4), ("eval", 4), ("router", 4), ("similarity", 4), ("checkpoint", 4),
         ("train", 6),
@@ -118,6 +118,11 @@ def test_a_run_writes_the_documented_events(trainer: Make) -> None:
         assert 0 < event["similarity"]["pairs_due"] <= 2 * 4  # two layers, at most four pairs each
     for event in (e for e in written if e["kind"] == "checkpoint"):
         assert (made.run.path / event["path"]).is_dir()
+    for event in (e for e in written if e["kind"] == "similarity"):
+        matrices = probes.read(made.run.path, event["matrices"])
+        for layer, cka in zip(event["layers"], matrices.cka_LNN, strict=True):
+            assert layer["highest"] == cka[tuple(layer["pair"])]
+            assert layer["mean"] == pytest.approx(np.nanmean(cka[np.triu_indices(len(cka), 1)]))
 
 
 def test_train_events_hold_means_over_their_steps(trainer: Make) -> None:

@@ -18,7 +18,7 @@ from simsmoe_cli.moe.routers.base import Routing, StepContext
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.events import EventLog, read_events
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.probes import probe, probe_batch
+from simsmoe_cli.train.probes import Probe, probe, probe_batch
 from tests.train.tiny import recipe
 
 VOCABULARY = 13
@@ -39,10 +39,8 @@ def batch_BM() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, VOCABULARY, (4, 32)))
 
 
-def look(lm: LanguageModel, batch_BM: torch.Tensor) -> tuple[list[Any], list[Any]]:
-    """Layers of the router event and of the similarity event."""
-    router, similarity = probe(lm, batch_BM, StepContext(), "fp32")
-    return router, similarity["layers"]
+def look(lm: LanguageModel, batch_BM: torch.Tensor) -> Probe:
+    return probe(lm, batch_BM, StepContext(), "fp32")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -86,15 +84,17 @@ def test_copied_experts_are_alike_and_others_less_so(
     experts = lm.moe_layers[1].experts
     for parameter in experts.parameters():
         parameter.data[3] = parameter.data[0]
-    _, (first, second) = look(lm, batch_BM)
-    cka = np.array(second["cka"])
+    found = look(lm, batch_BM)
+    cka = found.cka[1]
     assert cka[0][3] == pytest.approx(1, abs=1e-5)
     assert np.diag(cka) == pytest.approx(1)
     assert np.array_equal(cka, cka.T)
     assert max(cka[i][j] for i, j in ((0, 1), (0, 2), (1, 2), (1, 3))) < 0.9
-    for layer in (first, second):
-        pairs = [layer["cka"][i][j] for i in range(EXPERTS) for j in range(i + 1, EXPERTS)]
-        assert layer["mean"] == pytest.approx(np.mean(pairs))
+    for layer, cka in zip(found.similarity, found.cka, strict=True):
+        pairs = {(i, j): cka[i, j] for i in range(EXPERTS) for j in range(i + 1, EXPERTS)}
+        assert layer["mean"] == pytest.approx(np.mean(list(pairs.values())))
+        assert layer["highest"] == max(pairs.values()) == pairs[tuple(layer["pair"])]
+    assert found.similarity[1]["pair"] == [0, 3]
 
 
 def test_load_entropy_and_shared_tokens_by_a_loop(
@@ -105,12 +105,12 @@ def test_load_entropy_and_shared_tokens_by_a_loop(
         layer.router.register_forward_hook(lambda _, args, routing: routings.append(routing))
         for layer in lm.moe_layers
     ]
-    routers, similarities = look(lm, batch_BM)
+    found = look(lm, batch_BM)
     for hook in hooks:
         hook.remove()
-    assert [layer["layer"] for layer in routers] == list(range(LAYERS))
-    assert [layer["layer"] for layer in similarities] == list(range(LAYERS))
-    for routing, router, similarity in zip(routings, routers, similarities, strict=True):
+    assert [layer["layer"] for layer in found.router] == list(range(LAYERS))
+    assert [layer["layer"] for layer in found.similarity] == list(range(LAYERS))
+    for routing, router, shared in zip(routings, found.router, found.shared, strict=True):
         chosen = [set(row) for row in routing.index_TK.tolist()]
         counts = [sum(expert in row for row in chosen) for expert in range(EXPERTS)]
         load = np.array(counts) / sum(counts)
@@ -119,8 +119,8 @@ def test_load_entropy_and_shared_tokens_by_a_loop(
         assert router["load_cv"] == pytest.approx(load.std() / load.mean(), rel=1e-4)
         for i in range(EXPERTS):
             for j in range(EXPERTS):
-                both = sum(i != j and {i, j} <= row for row in chosen) / len(chosen)
-                assert similarity["shared"][i][j] == pytest.approx(both, abs=1e-6)
+                assert shared[i, j] == sum(i != j and {i, j} <= row for row in chosen)
+        assert found.tokens == len(chosen)
         probability = routing.logits_TN.double().softmax(-1).numpy()
         entropy = -(probability * np.log(probability)).sum(1).mean()
         mean = probability.mean(0)
@@ -134,7 +134,7 @@ def test_experts_without_load_are_dead(lm: LanguageModel, batch_BM: torch.Tensor
     gate = lm.moe_layers[0].router.gate
     assert isinstance(gate, torch.nn.Linear)
     gate.bias.data[2] = -1e9
-    (first, second), _ = look(lm, batch_BM)
+    first, second = look(lm, batch_BM).router
     assert first["dead"] == [2]
     assert first["load"][2] == 0
     assert second["dead"] == []
@@ -148,7 +148,7 @@ def test_a_router_that_knows_nothing_has_the_entropy_of_chance(
         assert isinstance(gate, torch.nn.Linear)
         torch.nn.init.zeros_(gate.weight)
         torch.nn.init.zeros_(gate.bias)
-    for layer in look(lm, batch_BM)[0]:
+    for layer in look(lm, batch_BM).router:
         assert layer["entropy_nats"] == pytest.approx(math.log(EXPERTS))
         assert layer["entropy_of_mean_nats"] == pytest.approx(math.log(EXPERTS))
 
@@ -156,22 +156,24 @@ def test_a_router_that_knows_nothing_has_the_entropy_of_chance(
 def test_what_is_undefined_is_null_in_the_events(
     lm: LanguageModel, batch_BM: torch.Tensor, tmp_path: Path
 ) -> None:
+    """It is nan in the matrices."""
     one, none = (layer.experts for layer in lm.moe_layers)
     one.w_out.data[1] = 0
     none.w_out.data[:] = 0
-    router, similarity = probe(lm, batch_BM, StepContext(), "fp32")
+    found = look(lm, batch_BM)
     log = EventLog(tmp_path / "events.jsonl")
-    log.emit({"kind": "router", "step": 1, "layers": router})
-    log.emit({"kind": "similarity", "step": 1, **similarity})
+    log.emit({"kind": "router", "step": 1, "layers": found.router})
+    log.emit({"kind": "similarity", "step": 1, "layers": found.similarity})
     log.close()
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert all("NaN" not in line and json.loads(line) for line in lines)
     first, second = list(read_events(tmp_path / "events.jsonl"))[1]["layers"]
-    assert [first["cka"][1][j] for j in range(EXPERTS)] == [None] * EXPERTS
-    defined = [first["cka"][i][j] for i, j in ((0, 2), (0, 3), (2, 3))]
+    assert np.isnan(found.cka[0][1]).all()
+    defined = [found.cka[0][i, j] for i, j in ((0, 2), (0, 3), (2, 3))]
     assert first["mean"] == pytest.approx(np.mean(defined))
-    assert second["cka"] == [[None] * EXPERTS] * EXPERTS
-    assert second["mean"] is None
+    assert first["highest"] == max(defined)
+    assert np.isnan(found.cka[1]).all()
+    assert second == {"layer": 1, "mean": None}
 
 
 @pytest.mark.parametrize(

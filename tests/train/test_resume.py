@@ -120,6 +120,11 @@ def assert_same_run(run: RunDir, reference: RunDir, *but: str) -> None:
         for r in (run, reference)
     )
     assert left == right
+    if "similarity" not in but:
+        files = [
+            {path.name: path.read_bytes() for path in r.probes.glob("*")} for r in (run, reference)
+        ]
+        assert files[0] == files[1]
 
 
 @pytest.fixture(scope="module")

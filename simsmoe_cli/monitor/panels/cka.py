@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from rich.text import Text
 
@@ -9,7 +11,7 @@ from simsmoe_cli.monitor.draw.heatmap import Layout, heat_map, layout
 from simsmoe_cli.monitor.draw.scales import Scale, color_bar, similarity_scale
 from simsmoe_cli.monitor.draw.text import cut, filled
 from simsmoe_cli.monitor.panels import pairs
-from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit, waiting
+from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.view import View
 
@@ -20,7 +22,7 @@ def draw(view: View, width: int, height: int) -> Picture:
     found = {run: pairs.shown(view, run) for run in runs}
     matrices = [probe[1].cka for probe in found.values() if probe is not None]
     if not matrices:
-        return waiting(view, "probe of similarity", width, height)
+        return pairs.no_matrices(view, width, height)
     scale = similarity_scale(np.concatenate([matrix.ravel() for matrix in matrices]))
 
     def draw_run(_run: int, probe: pairs.Probe, above: int) -> tuple[list[Text], Layout]:
@@ -31,7 +33,7 @@ def draw(view: View, width: int, height: int) -> Picture:
         found,
         room,
         draw_run,
-        missing="no probe of this layer",
+        missing=partial(pairs.why_none, view),
         heading=lambda probe: f"step {probe[0]:,}",
     )
     lines = filled(lines, height - 2)

@@ -52,7 +52,7 @@ def draw(view: View, width: int, height: int) -> Picture:
     def draw_run(run: int, frame: RouterFrame, above: int) -> tuple[list[Text], Layout]:
         return _map(view, run, frame, scale, room, max(1, height - above - 2))
 
-    lines, maps = runs_beside(view, found, room, draw_run, missing="no probe")
+    lines, maps = runs_beside(view, found, room, draw_run, missing=lambda _: "no probe")
     left = height - 2 - len(lines)
     lines += layer_courses(view, "load_cv.", "load CV over training", width, left)
     lines = filled(lines, height - 2)

@@ -7,8 +7,8 @@ from functools import partial
 
 from rich.text import Text
 
-from simsmoe_cli.monitor.draw.text import decimal
-from simsmoe_cli.monitor.panels.panel import PROBE_KEYS, Key
+from simsmoe_cli.monitor.draw.text import decimal, message
+from simsmoe_cli.monitor.panels.panel import PROBE_KEYS, Key, Picture, waiting
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.monitor.view import View
@@ -23,6 +23,20 @@ def shown(view: View, run: int) -> Probe | None:
     frame = view.probe(view.runs[run].history.similarities)
     layer = None if frame is None else frame.layer(view.selection.layer)
     return None if frame is None or layer is None else (frame.step, layer)
+
+
+def why_none(view: View, run: int) -> str:
+    """Why `shown` has nothing of a run, in words."""
+    frame = view.probe(view.runs[run].history.similarities)
+    reason = "" if frame is None else frame.without_matrices()
+    return f"no matrices: {reason}" if reason else "no probe of this layer"
+
+
+def no_matrices(view: View, width: int, height: int) -> Picture:
+    """What is said where no run has matrices to show."""
+    if not any(len(run.history.similarities) for run in view.runs):
+        return waiting(view, "probe of similarity", width, height)
+    return Picture(message(why_none(view, view.selection.run), width, height), empty=True)
 
 
 def pair_of(view: View, experts: int) -> Pair | None:

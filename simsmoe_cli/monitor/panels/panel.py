@@ -163,7 +163,7 @@ def runs_beside(
     found: Mapping[int, T | None],
     room: int,
     draw: Callable[[int, T, int], tuple[Sequence[Text], Layout | None]],
-    missing: str,
+    missing: Callable[[int], str],
     heading: Callable[[T], str] = lambda _: "",
 ) -> tuple[list[Text], list[HeatMap]]:
     """Pictures of several runs beside each other, each under the name of its run.
@@ -174,7 +174,7 @@ def runs_beside(
         room: the width of each picture.
         draw: from a run, what is known of it and the lines above its picture to the picture, and to
             the layout of its cells if it is a heat map.
-        missing: said where nothing is known.
+        missing: what is said of a run of which nothing is known.
         heading: more words beside the name, where there is room.
     """
     blocks, maps = [], []
@@ -189,7 +189,7 @@ def runs_beside(
                 line.append(f"  {told}", "dim")
             block.append(line)
         if known is None:
-            block.append(Text(missing, style="dim"))
+            block.append(Text(missing(run), style="dim"))
         else:
             above = len(block)
             lines, layout = draw(run, known, above)

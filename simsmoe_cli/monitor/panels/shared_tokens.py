@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
@@ -10,7 +12,7 @@ from simsmoe_cli.monitor.draw.axes import Axis, axis
 from simsmoe_cli.monitor.draw.canvas import scatter
 from simsmoe_cli.monitor.draw.text import cut, filled
 from simsmoe_cli.monitor.panels import pairs
-from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit, waiting
+from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.view import View
 from simsmoe_cli.run.correlation import pearson, ranks
@@ -25,7 +27,7 @@ def draw(view: View, width: int, height: int) -> Picture:
     found = {run: pairs.shown(view, run) for run in runs}
     clouds = {run: cloud(probe[1]) for run, probe in found.items() if probe is not None}
     if not clouds:
-        return waiting(view, "probe of similarity", width, height)
+        return pairs.no_matrices(view, width, height)
     y = np.concatenate([cka for _, cka in clouds.values()])
     low = min(0.0, float(np.nanmin(y))) if np.isfinite(y).any() else 0.0
     x_axis = axis([np.append(share, 0.0) for share, _ in clouds.values()])
@@ -34,7 +36,7 @@ def draw(view: View, width: int, height: int) -> Picture:
         high = max(1, height - 1 - above)
         return _plot(view, run, probe[1], (x_axis, Axis(low, 1.0)), room, high), None
 
-    lines, _ = runs_beside(view, found, room, draw_run, missing="no probe of this layer")
+    lines, _ = runs_beside(view, found, room, draw_run, missing=partial(pairs.why_none, view))
     lines = filled(lines, height - 1)
     lines.append(_detail(view, width))
     where = f"layer {view.layer_label}"

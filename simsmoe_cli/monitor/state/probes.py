@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -149,9 +149,9 @@ class SimilarityFrame:
     measure: str
     tokens: int
     means: dict[int, float]
-    highest: dict[int, tuple[int, int, float]]
-    matrices: str | Matrices | None
-    _files: ProbeFiles
+    highest: dict[int, tuple[int, int, float]] = field(default_factory=dict)
+    matrices: str | Matrices | None = None
+    _files: ProbeFiles | None = None
 
     @classmethod
     def of(cls, event: Similarity, files: ProbeFiles) -> SimilarityFrame:
@@ -205,6 +205,7 @@ class SimilarityFrame:
 
     def _read(self) -> Matrices | None:
         if isinstance(self.matrices, str):
+            assert self._files is not None
             return self._files.read(self.matrices)
         return self.matrices
 

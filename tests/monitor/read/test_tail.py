@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simsmoe_cli.monitor.state.layers import defined
-from simsmoe_cli.monitor.state.stored import StoredLayers
 
 from simsmoe_cli.monitor.read import tail as module
 from simsmoe_cli.monitor.read.tail import Batch, Tail
-from simsmoe_cli.run.events import SCHEMA, EventLog, number, parse_event
+from simsmoe_cli.run import events
+from simsmoe_cli.run.events import LONG_LINE, SCHEMA, EventLog
 from tests.monitor.made_run import event
 
 
 def line(step: int, kind: str = "train", **fields: Any) -> bytes:
-    event = {"schema": SCHEMA, "kind": kind, "step": step, "time": 1000.0 + step} | fields
-    return json.dumps(event, separators=(",", ":")).encode() + b"\n"
+    made = {"schema": SCHEMA, "kind": kind, "step": step, "time": 1000.0 + step} | fields
+    return json.dumps(made, separators=(",", ":")).encode() + b"\n"
 
 
 def steps(batch: Batch) -> list[int]:
@@ -224,7 +223,7 @@ def test_events_of_a_future_schema_are_skipped_and_said(path: Path) -> None:
 def test_an_endless_line_costs_no_memory_and_is_skipped(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LONG_LINE", 10_000)
+    monkeypatch.setattr(events, "LONG_LINE", 10_000)
     monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
     tail = Tail(path)
     path.write_bytes(line(1) + b"x" * 25_000)
@@ -281,49 +280,34 @@ def layers(count: int = 3, size: int = 60) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_long_similarity_event_stays_in_the_file(path: Path) -> None:
-    with open(path, "wb") as file:
-        file.write(line(1) + line(2, kind="similarity", measure="cka", layers=layers()) + line(3))
+def test_the_matrices_of_schema_1_come_with_their_event(path: Path) -> None:
+    probe = line(2, kind="similarity", schema=1, measure="cka", layers=layers())
+    path.write_bytes(line(1) + probe + line(3))
     batch = Tail(path).poll()
     assert steps(batch) == [1, 2, 3]
-    stored = batch.events[1]["layers"]
-    assert isinstance(stored, StoredLayers)
-    assert batch.events[1]["measure"] == "cka"
-    assert stored.means[0] == 0
-    assert stored.means[1] != stored.means[1]
-    assert stored.means[2] == 0.2
+    found = batch.events[1]
+    assert [layer["mean"] for layer in found["layers"]] == [0, None, 0.2]
+    held = found["held"]
+    assert held.layers == (0, 1, 2)
     for place, expected in enumerate(layers()):
-        read = stored.read(place)
-        assert read is not None
-        np.testing.assert_allclose(read.cka, expected["cka"], rtol=1e-6)
-        np.testing.assert_allclose(read.shared, expected["shared"], rtol=1e-6)
+        np.testing.assert_allclose(held.cka_LNN[place], expected["cka"], rtol=1e-6)
+        np.testing.assert_allclose(held.shared_LNN[place], expected["shared"], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda e: e | {"after": 1},
-        lambda e: {"layers": e["layers"], **e},
-        lambda e: e | {"layers": [dict(reversed(layer.items())) for layer in e["layers"]]},
-        lambda e: e | {"layers": [layer | {"more": {"mean": 7}} for layer in e["layers"]]},
-        lambda e: e | {"layers": [{**layer, "mean": "high"} for layer in e["layers"]]},
-        lambda e: e | {"layers": e["layers"] * 2},
-        lambda e: e | {"layers": [*e["layers"], 5]},
-        lambda e: e | {"layers": e["layers"] + [{"layer": 9}]},
-    ],
-    ids=["more", "order", "inner-order", "nested", "words", "twice", "no-layer", "no-mean"],
-)
-def test_a_long_event_of_any_form_says_what_json_says(path: Path, change: Any) -> None:
-    event = change(json.loads(line(2, kind="similarity", layers=layers())))
-    path.write_text(json.dumps(event, separators=(",", ":")) + "\n")
-    (found,) = Tail(path).poll().events
-    stored = found["layers"]
-    if isinstance(stored, StoredLayers):
-        right = [layer for layer in event["layers"] if isinstance(layer, dict)]
-        means = {layer["layer"]: defined(number(layer["mean"])) for layer in right}
-        assert stored.means == pytest.approx(means, nan_ok=True)
-    else:
-        assert found == parse_event(json.dumps(event).encode())
+def test_an_event_of_schema_1_of_many_experts_is_read(path: Path) -> None:
+    """Such a line is longer than others may be."""
+    probe = line(2, kind="similarity", schema=1, layers=layers(2, 700))
+    assert len(probe) > LONG_LINE
+    path.write_bytes(line(1) + probe + line(3))
+    tail = Tail(path)
+    found = []
+    more = True
+    while more:
+        batch = tail.poll(1 << 20)
+        found += batch.events
+        more = batch.more
+    assert [event["step"] for event in found] == [1, 2, 3]
+    assert found[1]["held"].cka_LNN.shape == (2, 700, 700)
 
 
 def test_a_line_longer_than_any_event_is_skipped_and_said(tmp_path: Path) -> None:
@@ -340,17 +324,4 @@ def test_a_line_longer_than_any_event_is_skipped_and_said(tmp_path: Path) -> Non
         found, notices = found + first.events, notices + first.notices
     assert [e["step"] for e in found] == [1, 3]
     assert notices == ["lines of over 8 MiB are skipped"]
-    assert tail.skipped == {"long": 1}
-
-
-@pytest.mark.parametrize("more", ['"layers":[]', '"layers":[{"layer":0}]'])
-def test_a_similarity_event_of_a_million_layers_is_no_event(tmp_path: Path, more: str) -> None:
-    path = tmp_path / "events.jsonl"
-    layer = '{"layer":%d,"cka":[[1]],"mean":1,"shared":[[1]]}'
-    layers = ",".join(layer % number for number in range(250_000))
-    start = '{"schema":1,"kind":"similarity","step":1,"time":1,"tokens":1,"measure":"cka",'
-    path.write_text(f'{start}"layers":[{layers}]}}\n{start}{more}}}\n')
-    tail = Tail(path)
-    batch = tail.poll(64 << 20)
-    assert len(batch.events) == 1
     assert tail.skipped == {"long": 1}

@@ -17,7 +17,7 @@ def router(step: int, load_cv: float, dead: tuple[int, ...] = ()) -> RouterFrame
 
 
 def similarity(step: int, *means: float) -> SimilarityFrame:
-    return SimilarityFrame(step, 10.0 * step, "cka", 8, dict(enumerate(means)), {})
+    return SimilarityFrame(step, 10.0 * step, "cka", 8, dict(enumerate(means)))
 
 
 def test_an_expert_that_dies_is_told_once_and_again_when_it_is_back() -> None:
