@@ -16,7 +16,6 @@ from rich.console import Console
 
 from simsmoe_cli.cli import generate as command
 from simsmoe_cli.cli import main
-from simsmoe_cli.cli.expert_colours import Painter
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_SIGINT, EXIT_USAGE
 from simsmoe_cli.run.folder import RunDir
@@ -153,13 +152,6 @@ def test_colours_on_a_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", plain)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "|" in generated(capsys, "bytes", *settings).splitlines()[0]
-
-
-def test_every_expert_has_a_style_of_its_own() -> None:
-    painter = Painter(32)
-    assert len({painter.style(expert) for expert in range(32)}) == 32
-    assert painter.legend().plain.split() == [str(expert) for expert in range(32)]
-    assert painter.paint("x", None).style == ""
 
 
 # Trouble

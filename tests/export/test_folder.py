@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from simsmoe_cli.cli import main
 from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.export.folder import export, load_export
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun, open_language_model
@@ -68,22 +67,6 @@ def test_the_readme_tells_how_it_is_read(
     assert scope["logits"].shape[-1] == store.manifest.vocab_size
     assert f"{store.manifest.vocab_size:,} {store.manifest.unit}s" in readme
     assert "Weights of step 3 of 8" in readme
-
-
-def test_the_command(
-    tmp_path: Path, trained: OpenedRun, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["export", "modern", str(tmp_path / "a/b"), "--runs-dir", str(tmp_path / "runs")]
-    assert main.run(arguments) == 0
-    assert capsys.readouterr().out == (
-        f"{tmp_path}/a/b: README.md, config.json, model.safetensors, tokenizer.json\n"
-    )
-    assert main.run(arguments) == EXIT_USAGE
-    assert capsys.readouterr().err == (
-        f"simsmoe: error: {tmp_path}/a/b: is not an empty folder. Choose a new or empty one.\n"
-    )
-    assert main.run([*arguments, "--checkpoint", "9"]) == EXIT_DATA
-    assert "no checkpoint '9' in this run. Available: best" in capsys.readouterr().err
 
 
 def test_only_an_empty_folder_is_filled(tmp_path: Path, trained: OpenedRun) -> None:

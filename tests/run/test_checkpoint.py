@@ -126,44 +126,6 @@ def test_a_run_does_not_resume_from_damage_but_from_the_checkpoint_before(
     assert (run.checkpoints / "damaged-1-step-0000008" / checkpoint.STATE).is_file()
 
 
-def test_weights_of_another_model_are_named(run: RunDir) -> None:
-    folder = checkpoint.find(run, "last")
-    state = checkpoint.read_state(folder)
-    wider = LanguageModel(recipe(moe={"hidden": 64}), state["vocab_size"])
-    with pytest.raises(
-        UserError, match=r"layers\.1\.moe\.experts\.w_in is 4 x 64 x 32 \(F32\) in the file"
-    ) as caught:
-        weights.load_weights(folder, state, wider)
-    assert caught.value.code == EXIT_DATA
-    deeper = LanguageModel(recipe(model={"repeats": 3}), state["vocab_size"])
-    with pytest.raises(
-        UserError, match=r"layers\.4\.attention\.key\.weight is missing in the file"
-    ):
-        weights.load_weights(folder, state, deeper)
-
-
-def test_weights_replaced_while_they_are_read_are_missed(run: RunDir) -> None:
-    """By a run in training; whoever evaluates it tries again."""
-    state = checkpoint.read_state(run.best)
-    next(run.best.glob("weights-*")).unlink()
-    with pytest.raises(UserError, match="damaged checkpoint: ") as caught:
-        weights.load_weights(run.best, state, LanguageModel(recipe(), state["vocab_size"]))
-    assert caught.value.code == EXIT_DATA
-
-
-def test_running_out_of_memory_is_not_taken_for_another_model(
-    run: RunDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(*args: Any, **kwargs: Any) -> None:
-        torch.empty(1 << 60, dtype=torch.uint8)
-
-    folder = checkpoint.find(run, "last")
-    state = checkpoint.read_state(folder)
-    monkeypatch.setattr("simsmoe_cli.run.weights.load_model", no_memory)
-    with pytest.raises(RuntimeError, match="can't allocate memory"):
-        weights.load_weights(folder, state, LanguageModel(recipe(), state["vocab_size"]))
-
-
 def test_a_recipe_of_another_version_is_named(run: RunDir) -> None:
     folder = checkpoint.find(run, "last")
     state = checkpoint.read_state(folder)
@@ -171,19 +133,6 @@ def test_a_recipe_of_another_version_is_named(run: RunDir) -> None:
     with pytest.raises(UserError, match=r"\(moe\.temperature\)") as caught:
         checkpoint.recipe_of(folder, state)
     assert caught.value.code == EXIT_DATA
-
-
-def test_tied_embeddings_survive(trainer: Callable[..., Trainer]) -> None:
-    tied: dict[str, Any] = {"model": {"tie_embeddings": True}}
-    whole = trainer("whole", **tied)
-    whole.train()
-    folder = whole.run.checkpoints / "step-0000004"
-    shutil.copytree(whole.run.path, whole.run.path.parent / "part")
-    part = RunDir(whole.run.path.parent / "part")
-    resumed = trainer("part", part.checkpoints / folder.name, **tied)
-    assert resumed.model.output.weight is resumed.model.embedding.weight
-    resumed.train()
-    assert_same_run(part, whole.run, "warning")
 
 
 def test_as_many_checkpoints_are_kept_as_asked(trainer: Callable[..., Trainer]) -> None:

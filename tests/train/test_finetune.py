@@ -6,33 +6,26 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from simsmoe_cli.cli import main
 from simsmoe_cli.data.tasks.batches import TaskBatches
-from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.moe.routers.base import StepContext
-from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
-from simsmoe_cli.moe.routers.stablemoe import StableMoERouter
-from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.objectives.classification import Classification, TaskEvaluation, some
-from simsmoe_cli.train.plan_finetuning import FinetunePlan, plan_finetuning
+from simsmoe_cli.train.objectives.classification import TaskEvaluation, some
 from simsmoe_cli.train.probes import probe
 from simsmoe_cli.train.signals import Stopped
 from tests.no_waiting import NoWaiting
-from tests.train.test_resume import PAPER_MODEL, assert_same_run
+from tests.train.test_resume import assert_same_run
 from tests.train.test_routers import sections
 from tests.train.tiny import events, without_times
-from tests.train.transfer import QUICK, prepare, pretrain
+from tests.train.transfer import objective_of, planned, pretrain
 
 Make = Callable[..., Trainer[TaskEvaluation]]
 CPU = torch.device("cpu")
@@ -48,127 +41,6 @@ ROUTERS = [
     ("remoe", "calibrated"),
     ("expert-choice", "none"),
 ]
-
-
-@pytest.fixture(scope="module")
-def data_dir(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpora and the task "letters"."""
-    folder = tmp_path_factory.mktemp("transfer")
-    for name in ("sources", "words"):
-        (folder / name).symlink_to(corpus_dir / name)
-    prepare(folder, "letters")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(data_dir: Path) -> RunDir:
-    """A pre-trained run of the paper's attention."""
-    model = PAPER_MODEL | {"dropout": 0.0}
-    return pretrain(data_dir, RunDir(data_dir / "runs/base"), model=model)
-
-
-def planned(base: RunDir, data_dir: Path, *overrides: str, **options: Any) -> FinetunePlan:
-    return plan_finetuning(
-        base.path, "best", "letters", None, [*QUICK, *overrides],
-        data_dir=data_dir, runs_dir=data_dir / "runs", **options,
-    )  # fmt: skip
-
-
-def objective_of(plan: FinetunePlan) -> Classification:
-    made = Classification(plan.recipe, plan.task, plan.vocabulary, CPU, plan.origin)
-    if plan.pretrained is not None:
-        made.warnings += plan.pretrained.load_into(made.model)
-    return made
-
-
-@pytest.fixture
-def finetune(base: RunDir, data_dir: Path, tmp_path: Path) -> Make:
-    """Makes trainers that fine-tune on the letters, in a run folder each."""
-
-    def make(
-        *overrides: str, name: str = "run", start: RunDir = base, resume_from: Path | None = None
-    ) -> Trainer[TaskEvaluation]:
-        objective = objective_of(planned(start, data_dir, *overrides))
-        return Trainer(objective, RunDir(tmp_path / name), resume_from=resume_from)
-
-    return make
-
-
-# What is taken over
-
-
-def test_the_backbone_is_taken_over_and_the_head_is_fresh(base: RunDir, data_dir: Path) -> None:
-    weights = load_file(next(base.best.glob("*.safetensors")))
-    objective = objective_of(planned(base, data_dir, "finetune.drop_last_layer=true"))
-    own = objective.model.state_dict()
-    head = {"classifier.weight", "classifier.bias"}
-    for name in own.keys() - head:
-        assert torch.equal(own[name], weights[name]), name
-    left = {name for name in weights.keys() - own.keys() if not name.startswith("output.")}
-    assert left
-    assert all(name.startswith(("layers.2.", "layers.3.")) for name in left)
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_heads_and_pair_counts_go_on_where_the_settings_do(
-    data_dir: Path, tmp_path: Path, same: bool
-) -> None:
-    similarity = {"preset": "published", "check_every": 100.0}
-    start = pretrain(data_dir, RunDir(tmp_path / "start"), similarity=similarity)
-    changes = [] if same else ["similarity.preset=paper"]
-    layer = objective_of(planned(start, data_dir, *changes)).model.moe_layers[0]
-    weights = load_file(next(start.best.glob("*.safetensors")))
-    assert layer.similarity is not None
-    counts = layer.similarity.tracker.shared_NN
-    assert torch.equal(counts, weights["layers.1.moe.similarity.tracker.shared_NN"]) == same
-    assert bool(counts.any()) == same
-
-
-def test_a_frozen_router_stays_frozen(data_dir: Path, tmp_path: Path, finetune: Make) -> None:
-    changes = {"moe": {"router": "stablemoe"}, "stablemoe": {"freeze_after": 0.5}}
-    start = pretrain(data_dir, RunDir(tmp_path / "start"), **changes)
-    run = finetune("train.lr=1e-3", start=start)
-    before = {n: p.clone() for n, p in run.model.named_parameters() if ".router." in n}
-    run.step()
-    for layer in run.model.moe_layers:
-        assert isinstance(layer.router, StableMoERouter)
-        assert layer.router.frozen
-    after = dict(run.model.named_parameters())
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-
-
-def test_a_router_in_its_first_stage_freezes_in_fine_tuning(
-    data_dir: Path, tmp_path: Path, finetune: Make
-) -> None:
-    """freeze_after is a share of the fine-tuning's own steps."""
-    start = pretrain(
-        data_dir,
-        RunDir(tmp_path / "start"),
-        moe={"router": "stablemoe"},
-        stablemoe={"freeze_after": 1.0},
-    )
-    run = finetune("stablemoe.freeze_after=0.5", "finetune.epochs=1", start=start)
-    frozen = []
-    for _ in range(run.settings.steps):
-        run.step()
-        router = run.model.moe_layers[0].router
-        assert isinstance(router, StableMoERouter)
-        frozen.append(bool(router.frozen))
-    assert run.settings.steps == 6
-    assert frozen == [False] * 3 + [True] * 3
-
-
-def test_experts_per_token_grow_on_from_where_they_were(data_dir: Path, tmp_path: Path) -> None:
-    start = pretrain(
-        data_dir,
-        RunDir(tmp_path / "start"),
-        moe={"router": "smoe-dropout"},
-        smoe_dropout={"k_start": 1, "k_end": 3},
-        train={"validate_every": 0},
-    )
-    router = objective_of(planned(start, data_dir)).model.moe_layers[0].router
-    assert isinstance(router, SMoEDropoutRouter)
-    assert (router.k_at(0, 100), router.k_at(99, 100)) == (3, 3)
 
 
 # What is computed
@@ -336,135 +208,6 @@ def test_fewer_examples(finetune: Make) -> None:
     assert drawn == sorted(drawn)
     assert drawn == some(everything, 10, seed=3)  # type: ignore[type-var]
     assert drawn != some(everything, 10, seed=4)  # type: ignore[type-var]
-
-
-# What is planned
-
-
-def test_steps_follow_from_epochs(base: RunDir, data_dir: Path) -> None:
-    train = planned(base, data_dir, "finetune.epochs=7").recipe.train
-    assert train.steps == 7 * 6
-    assert (train.validate_every, train.checkpoint_every, train.probe_every) == (6, 6, 6)
-    own = planned(base, data_dir, "train.probe_every=2").recipe.train
-    assert (own.validate_every, own.probe_every) == (6, 2)
-
-
-def test_the_published_settings(base: RunDir, data_dir: Path) -> None:
-    """METHODS of the paper: 512 tokens, Adam 1e-4, batch 16 (IMDB 4), 5 epochs (BANKING77 50)."""
-    for task, epochs, batch in (
-        ("sst2", 5, 16),
-        ("sst5", 5, 16),
-        ("imdb", 5, 4),
-        ("banking77", 50, 16),
-    ):
-        recipe = load_recipe(f"finetune-{task}")
-        train = recipe.train
-        assert (recipe.finetune.task, recipe.finetune.epochs) == (task, epochs)
-        assert recipe.finetune.drop_last_layer
-        assert (train.batch, train.block, train.optimizer, train.lr) == (batch, 512, "adam", 1e-4)
-        assert (train.schedule, train.warmup_steps, train.weight_decay) == ("constant", 0, 0)
-
-
-def test_model_router_and_similarity_are_those_of_the_run(data_dir: Path, tmp_path: Path) -> None:
-    start = pretrain(
-        data_dir,
-        RunDir(tmp_path / "start"),
-        moe={"router": "xmoe", "balance_weight": 0.02},
-        xmoe={"tau": 0.4},
-        similarity={"preset": "paper", "min_tokens": 5},
-    )
-    recipe = planned(start, data_dir).recipe
-    before = load_recipe(str(start.recipe))
-    for section in ("model", "moe", "xmoe", "similarity", "data"):
-        assert getattr(recipe, section) == getattr(before, section)
-    changed = planned(start, data_dir, "similarity.preset=calibrated", "model.dropout=0.2").recipe
-    assert changed.similarity == load_recipe("quickstart").similarity
-    assert changed.model.dropout == 0.2
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ("model.width=64", r"cannot be changed: model\.width \(32 -> 64\)"),
-        ("moe.router=hsh", r"'hsh'.*Did you mean 'hash'"),
-        ("moe.router=switch", r"router switch sends a token to 1 expert, not 2"),
-        ("xmoe.tau=0.1", r"xmoe\.tau: has no effect with router smoe"),
-        ("moe.experts=8", r"moe\.experts \(4 -> 8\)"),
-        ("data.corpus=words", r"data\.corpus"),
-        ("train.steps=100", r"train\.steps: 30 steps follow from 5 epochs of 6"),
-        ("train.order=contiguous", r"train\.order: has no effect in fine-tuning"),
-        ("eval.streams=2", r"eval\.streams: has no effect with a task"),
-        ("finetune.epoch=2", r"finetune\.epoch: unknown key"),
-    ],
-)
-def test_what_contradicts_the_checkpoint_or_the_task_is_said(
-    base: RunDir, data_dir: Path, change: str, said: str
-) -> None:
-    with pytest.raises(UserError, match=said) as caught:
-        planned(base, data_dir, change)
-    assert caught.value.code == EXIT_USAGE
-
-
-@pytest.mark.parametrize("router", ["smoe", "hash", "expert-choice"])
-def test_a_recipe_may_put_another_router_in_the_place_of_the_checkpoints(
-    router: str, data_dir: Path, tmp_path: Path
-) -> None:
-    """Experts and all else are taken over; the settings of the router that left are not."""
-    pretraining = {"moe": {"router": "xmoe"}, "xmoe": {"tau": 0.4}}
-    start = pretrain(data_dir, RunDir(tmp_path / "start"), **pretraining)
-    kept = objective_of(planned(start, data_dir, "xmoe.tau=0.2"))
-    assert not any("starts fresh" in warning for warning in kept.warnings)
-    plan = planned(start, data_dir, f"moe.router={router}", "finetune.epochs=1")
-    assert (plan.recipe.moe.router, plan.recipe.xmoe.tau) == (router, 0.3)
-    made = objective_of(plan)
-    assert f"router {router} starts fresh in the place of xmoe" in made.warnings
-    found = load_file(next(start.best.glob("*.safetensors")))
-    own = made.model.state_dict()
-    same = [name for name in own if name in found and torch.equal(own[name], found[name])]
-    other = {name for name in own if not name.startswith("classifier.")} - set(same)
-    assert all(".router." in name for name in other)
-    assert any("experts.w_in" in name for name in same)
-    Trainer(made, RunDir(tmp_path / "tuned")).train()
-
-
-def test_the_only_layer_is_not_dropped_from_a_plan(data_dir: Path, tmp_path: Path) -> None:
-    """Before anything is read or written."""
-    start = pretrain(data_dir, RunDir(tmp_path / "start"), model={"repeats": 1})
-    with pytest.raises(UserError, match="nothing would be left of it") as caught:
-        planned(start, data_dir, "finetune.drop_last_layer=true")
-    assert (caught.value.code, caught.value.where) == (EXIT_USAGE, "finetune.drop_last_layer")
-
-
-def test_settings_without_a_task_name_take_the_tasks_recipe(
-    base: RunDir, data_dir: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "banking77").symlink_to(data_dir / "letters")
-    (tmp_path / "sources").symlink_to(data_dir / "sources")
-    plan = plan_finetuning(
-        base.path, "best", None, None, ["finetune.task=banking77"],
-        data_dir=tmp_path, runs_dir=tmp_path / "runs",
-    )  # fmt: skip
-    assert (plan.recipe.name, plan.recipe.finetune.epochs) == ("finetune-banking77", 50)
-
-
-def test_router_settings_that_do_not_fit_are_said(data_dir: Path, tmp_path: Path) -> None:
-    start = pretrain(data_dir, RunDir(tmp_path / "start"), moe={"router": "xmoe"})
-    plan = planned(start, data_dir, "xmoe.dimension=16")
-    with pytest.raises(UserError, match=r"do not fit the recipe, .*: 4 x 8 in the checkpoint"):
-        objective_of(plan)
-
-
-def test_settings_of_fine_tuning_mean_nothing_in_pre_training() -> None:
-    with pytest.raises(UserError, match=r"finetune\.epochs: has no effect with pre-training"):
-        load_recipe("quickstart", ["finetune.epochs=3"])
-    assert main.run(["pretrain", "--recipe", "finetune-sst2"]) == EXIT_USAGE
-
-
-def test_a_fine_tuned_run_is_no_start(finetune: Make, data_dir: Path) -> None:
-    run = finetune("finetune.epochs=1")
-    run.train()
-    with pytest.raises(UserError, match="is a classifier, fine-tuned on letters"):
-        planned(run.run, data_dir)
 
 
 def test_another_task_under_the_same_name_is_not_resumed(

@@ -27,7 +27,6 @@ from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import device, session
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.plan_pretraining import plan_training
 from tests.train.tiny import events, recipe
 
 Pretrain = Callable[..., int]
@@ -446,13 +445,6 @@ def test_only_repeatable_algorithms_on_request(pretrain: Pretrain) -> None:
     (only,) = json.loads(Path("runs/mine/environment.json").read_text())["sessions"]
     assert only["deterministic"] is True
     assert only["torch"] == torch.__version__
-
-
-def test_a_plan_writes_nothing(tmp_path: Path) -> None:
-    plan = plan_training("quickstart", [], tmp_path / "runs")
-    assert plan.run.path == tmp_path / "runs/quickstart-smoe-calibrated"
-    assert plan.resume_from is None
-    assert not (tmp_path / "runs").exists()
 
 
 def test_pystdlib_is_prepared_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

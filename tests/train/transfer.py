@@ -11,6 +11,8 @@ import torch
 from simsmoe_cli.data.tasks.prepare import prepare_task
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import session
+from simsmoe_cli.train.objectives.classification import Classification
+from simsmoe_cli.train.plan_finetuning import FinetunePlan, plan_finetuning
 from simsmoe_cli.train.plan_pretraining import Plan
 from tests.train.tiny import recipe
 
@@ -58,3 +60,17 @@ def pretrain(corpus_dir: Path, run: RunDir, **changes: dict[str, Any]) -> RunDir
     store = session.open_store(made, corpus_dir)
     session.train(Plan(made, run, None), store, torch.device("cpu"))
     return run
+
+
+def planned(base: RunDir, data_dir: Path, *overrides: str, **options: Any) -> FinetunePlan:
+    return plan_finetuning(
+        base.path, "best", "letters", None, [*QUICK, *overrides],
+        data_dir=data_dir, runs_dir=data_dir / "runs", **options,
+    )  # fmt: skip
+
+
+def objective_of(plan: FinetunePlan) -> Classification:
+    made = Classification(plan.recipe, plan.task, plan.vocabulary, torch.device("cpu"), plan.origin)
+    if plan.pretrained is not None:
+        made.warnings += plan.pretrained.load_into(made.model)
+    return made

@@ -1,0 +1,70 @@
+"""What is shown while a training runs."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from simsmoe_cli.cli.progress import ReportView, TrainingView
+from simsmoe_cli.run.folder import RunDir
+
+TRAIN: dict[str, Any] = {
+    "kind": "train",
+    "step": 5,
+    "bpc": 2.0,
+    "loss_nats": 1.4,
+    "tokens_per_s": 1234.5,
+    "step_ms": 2000.0,
+}
+
+
+@pytest.fixture
+def output() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def view(output: io.StringIO, tmp_path: Any) -> TrainingView:
+    return TrainingView(Console(file=output, width=200), 20, run=RunDir(tmp_path))
+
+
+def test_a_pipe_gets_whole_lines(view: TrainingView, output: io.StringIO) -> None:
+    with view:
+        view.on_step(5)
+        view.on_event(TRAIN)
+        view.on_event({"kind": "warning", "step": 5, "message": "look\x1b[31m"})
+    first, second, rest = output.getvalue().split("\n")
+    assert first == "step  5/20  2.000 BPC  1,234 tokens/s  0:30 left"
+    assert second.startswith("warning: look")
+    assert "\x1b" not in second
+    assert rest == ""
+
+
+def test_json_lines_are_the_events(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    view = TrainingView(Console(stderr=True), 20, run=RunDir(tmp_path), as_json=True)
+    with view:
+        view.on_event(TRAIN)  # type: ignore[arg-type]
+    assert json.loads(capsys.readouterr().out) == TRAIN
+
+
+def test_an_error_begins_on_a_line_of_its_own(output: io.StringIO, tmp_path: Any) -> None:
+    """Whatever bar or status was drawn last on a terminal."""
+    screen = Console(file=output, width=80, force_terminal=True)
+    with TrainingView(screen, 20, run=RunDir(tmp_path)) as view:
+        view.on_step(5)
+    assert output.getvalue().rstrip("\x1b[?25h").endswith("\n")
+
+
+def test_a_report_s_tenths_are_lines_on_a_pipe(output: io.StringIO) -> None:
+    with ReportView(Console(file=output, width=80), "opening") as view:
+        view.at("measuring", 0.31)
+        view.at("measuring", 0.35)
+        view.at("drawing", 1.0)
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(" 30 % measuring, ")
+    assert lines[1] == "100 % drawing"

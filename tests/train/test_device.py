@@ -1,0 +1,45 @@
+"""The device to compute on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, EXIT_USAGE, UserError
+from simsmoe_cli.train import device
+from simsmoe_cli.train.device import choose_device, clear_memory_errors, micro_batches_that_fit
+from tests.train.tiny import recipe
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=available: there)
+        assert choose_device("auto").type == kind
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpuu", "meta", "", "cuda:99"])
+def test_a_device_there_is_none_of_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"device '{name}'") as caught:
+        choose_device(name)
+    assert (caught.value.code, caught.value.where) == (EXIT_USAGE, "--device")
+
+
+def test_running_out_of_memory_is_one_error_with_advice() -> None:
+    with pytest.raises(UserError, match=r"out of memory on cpu\. Use less\.") as caught:  # noqa: SIM117
+        with clear_memory_errors(CPU, lambda: "Use less."):
+            torch.empty(1 << 60, dtype=torch.uint8)
+    assert caught.value.code == EXIT_OUT_OF_MEMORY
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), clear_memory_errors(CPU, ""):
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_micro_batches_are_as_few_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = recipe()
+    for room, advice in ((None, ""), (1, ""), (1 << 40, "--set train.micro_batches=2, ")):
+        monkeypatch.setattr(device, "device_memory", lambda device, room=room: room)
+        assert advice in micro_batches_that_fit(tiny, 256, CPU)
