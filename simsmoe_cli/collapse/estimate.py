@@ -27,6 +27,7 @@ from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 LARGE = 1e13  # multiplications for all experts on all rows beyond which the default rows are fewer
 FEWEST_DEFAULT_ROWS = 1024
 FEWEST_ROWS = 256  # that are still tried where memory is short
+READING_BYTES = 4.0  # per number of a layer: its tensors in the mapped file, and while they stack
 READ_PER_S = 1e9  # bytes of weights, from a disk and into the precision computed in
 PROBE = 768  # rows and columns of the products timed
 OF_PROBE = 0.6  # of that speed, what a whole model reaches
@@ -120,20 +121,33 @@ def plan(
 def bytes_needed(size: Size, options: Options) -> float:
     """Bytes that measuring takes at its fullest moment, beyond the model as it is in memory now."""
     rows, tokens = options.rows, options.all_tokens
+    vector = size.width * size.dtype.itemsize
     outputs = 4.0 * rows * size.experts * size.width
     shuffled = outputs * min(1.0, NULL_EXPERTS / size.experts)
     part = min(outputs, DENSE_BYTES)
-    statistics = outputs + shuffled + 2 * part
-    vector = size.width * size.dtype.itemsize
-    logits = 12.0 * min(tokens, tokens_per_batch(size.vocab_size)) * size.vocab_size
-    if not size.layer:  # all in memory: inputs of all layers are kept
-        kept = 4.0 * rows * size.width * len(size.in_experts)
-        return kept + statistics + 2 * part + logits
+    running_all = _expert_call(size, part / (4.0 * size.width))
+    if size.dtype != torch.float32:
+        running_all += part  # what they give is copied to fp32
+    comparing = outputs + shuffled + 2 * part
+    batch = min(tokens, tokens_per_batch(size.vocab_size))
+    logits = (8.0 + size.dtype.itemsize) * batch * size.vocab_size
+    if not size.layer:  # all in memory: the measured rows of all layers are kept
+        layers = len(size.in_experts)
+        kept = layers * rows * vector
+        batch_inputs = 2.0 * layers * batch * vector
+        forward = batch_inputs + max(_expert_call(size, batch * size.top_k), logits)
+        return kept + max(forward, outputs + running_all, comparing)
     hidden = 3.0 * tokens * vector + 2.0 * rows * vector
-    forward = min(tokens, LAYER_BATCH_TOKENS) * size.top_k * 5.0 * vector
-    reading = 0.7 * size.layer
-    while_at_hand = max(reading, forward, outputs + 3 * part)
-    return hidden + max(size.layer + while_at_hand, statistics, logits)
+    forward = _expert_call(size, min(tokens, LAYER_BATCH_TOKENS) * size.top_k)
+    reading = READING_BYTES * size.layer / size.dtype.itemsize
+    while_at_hand = max(reading, forward, outputs + running_all)
+    return hidden + max(size.layer + while_at_hand, comparing, logits)
+
+
+def _expert_call(size: Size, rows: float) -> float:
+    """Bytes that some rows take on their way through the experts, each through one."""
+    hidden = max(size.in_experts) / (3.0 * size.experts * size.width)
+    return rows * size.dtype.itemsize * (6.0 * size.width + 3.0 * hidden)
 
 
 def duration(seconds: float) -> str:

@@ -33,6 +33,8 @@ from tests.fuzz.driving import (
 )
 
 KINDS = ("Mixtral", "Olmoe", "DeepseekV3")
+CONFIGURED = (*KINDS, "Qwen3Moe")
+WRONG = (None, -1, 0, "x", [], {}, float("inf"))
 JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json")
 
 
@@ -40,7 +42,7 @@ JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safeten
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one tiny model of each kind, one of them in several files, and text.txt."""
     place = tmp_path_factory.mktemp("fuzz")
-    for kind in KINDS:
+    for kind in CONFIGURED:
         with_tokenizer(made(kind, place / kind, tie_word_embeddings=kind == "Olmoe"))
     in_files(place / "DeepseekV3")
     (place / "text.txt").write_text(" ".join(f"w{number}" for number in IDS[:60]))
@@ -134,6 +136,25 @@ def test_spoiled_folders(place: Path, tmp_path: Path) -> None:
         shutil.rmtree(folder)
         shutil.rmtree(out, ignore_errors=True)
     assert succeeded
+
+
+def test_a_field_of_config_that_is_wrong_is_named(place: Path, tmp_path: Path) -> None:
+    """Any field with any of these values: a report, or one line that names the field, or weights
+    that do not fit the configuration."""
+    for number, rng in enumerate(cases(60, seed=17)):
+        kind = rng.choice(CONFIGURED)
+        folder = Path(shutil.copytree(place / kind, tmp_path / f"{kind}-{number}"))
+        config = json.loads((folder / "config.json").read_text())
+        field, value = rng.choice(sorted(config)), rng.choice(WRONG)
+        (folder / "config.json").write_text(json.dumps({**config, field: value}))
+        outcome = report(folder, place, tmp_path / "out")
+        require_clear(outcome, (0, EXIT_DATA))
+        named = (f"config.json says {field}", f"{field} = ", "weights and config.json do not agree")
+        if outcome.code and field != "model_type":
+            assert any(words in outcome.err for words in named), f"{field} {value}: {outcome.err}"
+            assert "Error: " not in outcome.err or f"{field} = " in outcome.err
+        shutil.rmtree(folder)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
 def test_a_lost_or_reshaped_weight_is_never_reported(place: Path, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from simsmoe_cli import __version__
 from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers
 from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.sources.huggingface.check_weights import UnusualWeights
+from simsmoe_cli.collapse.sources.huggingface.config_errors import HINT
 from simsmoe_cli.collapse.sources.huggingface.folder import read_model_folder
 from simsmoe_cli.collapse.sources.huggingface.foreign_code import transformers_module
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LayerwiseSource
 from simsmoe_cli.collapse.sources.huggingface.loading import load_model
-from simsmoe_cli.collapse.sources.huggingface.model_config import settings_of
+from simsmoe_cli.collapse.sources.huggingface.model_config import read_config, settings_of
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.sources.huggingface.tokenized_text import (
     read_tokens,
@@ -57,17 +58,18 @@ def open_huggingface(
         UserError: transformers is missing, the folder cannot be opened, weights of it are missing,
             it has no experts, or the text is too short or does not fit the model.
     """
-    transformers_module()
+    transformers = transformers_module()
     files = read_model_folder(folder)
+    config = read_config(files, transformers)
     notes: list[str] = []
     tokenizer = None
     if token_ids is None:
         tokenizer, token_ids = read_tokens(text, files, notes)
-    loaded = load_model(files, device, layerwise=layerwise)
+    loaded = load_model(files, config, device, layerwise=layerwise)
     settings = settings_of(loaded.model)
     require_known_ids(token_ids, loaded.model, folder)
     layers = find_expert_layers(loaded.model)
-    _require_choice(loaded.config.text, layers, folder)
+    _require_choice(config.text, layers, folder)
     unusual = UnusualWeights()
     unusual.look_at(loaded.model.named_parameters())
     notes += loaded.notes
@@ -78,10 +80,11 @@ def open_huggingface(
         loaded.model,
         np.asarray(token_ids, dtype=np.uint32),
         tokenizer,
-        loaded.config.number(TOP_K_NAMES),
-        vocab_size=loaded.config.number(VOCABULARY_NAMES),
+        config.number(TOP_K_NAMES),
+        vocab_size=config.number(VOCABULARY_NAMES),
         predicts=loaded.predicts,
-        both_stacks=loaded.config.both_stacks,
+        both_stacks=config.both_stacks,
+        suspects=config.suspects,
         subject=Subject(
             kind="huggingface",
             name=folder.resolve().name,
@@ -99,7 +102,7 @@ def open_huggingface(
         corpus=text.name if text is not None else "token ids",
         split="text",
         unit="token",
-        block=min(BLOCK, loaded.config.number(WINDOW_NAMES) or BLOCK),
+        block=min(BLOCK, config.number(WINDOW_NAMES) or BLOCK),
         notes=notes + unusual.notes,
     )
     return source
@@ -112,8 +115,8 @@ def _require_choice(config: Any, layers: list[ExpertLayer], folder: Path) -> Non
         value = getattr(config, name, None)
         if isinstance(value, int) and layers and not 1 <= value <= most:
             raise UserError(
-                f"config.json says {name} = {printable(value)}, and a layer has {most:,} experts",
+                f"config.json says {name} = {printable(value)}, but a layer has {most:,} experts",
                 where=str(folder),
-                hint="Give the config.json of these weights.",
+                hint=HINT,
                 code=EXIT_DATA,
             )

@@ -83,7 +83,11 @@ def read_model_folder(folder: Path) -> ModelFolder:
             raise bad(f"{printable(entry.name)} is not a regular file", folder)
     config = read_object(folder / CONFIG)
     if not isinstance(config.get("model_type"), str):
-        raise bad("config.json has no model_type, which says what kind of model this is", folder)
+        raise bad(
+            "config.json has no model_type, which says what kind of model this is",
+            folder,
+            "Give the config.json that these weights were published with.",
+        )
     return ModelFolder(folder, config, _tensors(folder), _quantised(config, folder))
 
 

@@ -35,7 +35,7 @@ def transformers_module() -> Any:
 
 
 @contextlib.contextmanager
-def foreign_code(what: str, where: str) -> Iterator[list[str]]:
+def foreign_code(what: str, where: str, hint: str = "") -> Iterator[list[str]]:
     """Run code of others: it prints nothing, and whatever it raises becomes one UserError.
 
     Running out of memory and being stopped are passed on. Yields the list of what was logged.
@@ -43,6 +43,7 @@ def foreign_code(what: str, where: str) -> Iterator[list[str]]:
     Args:
         what: what could not be done, if something is raised.
         where: the folder or file.
+        hint: what to do then.
     """
     heard: list[str] = []
     try:
@@ -55,7 +56,7 @@ def foreign_code(what: str, where: str) -> Iterator[list[str]]:
         if not foreign or _out_of_memory(error):
             raise
         reason = _reason(error, heard)
-        raise UserError(f"{what}: {reason}", where=where, code=EXIT_DATA) from None
+        raise UserError(f"{what}: {reason}", where=where, hint=hint, code=EXIT_DATA) from None
 
 
 @contextlib.contextmanager

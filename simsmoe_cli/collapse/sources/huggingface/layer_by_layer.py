@@ -162,7 +162,7 @@ class LayerWalk:
             module.forward = self._through(name, own[name])
         hook = base.register_forward_hook(_stop_after)
         try:
-            with foreign_code("this model cannot be run", self.where):
+            with self.source.running():
                 output = self._backbone()
         finally:
             hook.remove()
@@ -265,7 +265,7 @@ class LayerWalk:
             for start in range(0, self.windows, step):
                 part = slice(start, min(start + step, self.windows))
                 base.forward = _gives(output, part)
-                with foreign_code("this model cannot be run", self.where):
+                with self.source.running():
                     found = self.model(input_ids=self.inputs_BM[part], use_cache=False)
                 targets_BM = self.targets_BM[part]
                 nats += next_token_nats(found.logits, targets_BM)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,10 @@ class LayerWeights:
                 parameter.data = parameter.data.to(self.stored_as)
         blank = {name: _shape_only(tensor) for name, tensor in stored.items()}
         self.info = self._conversion.load(blank, torch.device("meta"))
-        self._layer_of_tensor = {
-            name: self._layer_of(parameter)
-            for name, parameter in parameter_names(model, stored).items()
-        }
+        parameter_of = parameter_names(model, stored)
+        self._layer_of_tensor = {name: self._layer_of(to) for name, to in parameter_of.items()}
+        tensors = Counter(parameter_of.values())
+        self._stored_alone = {parameter for parameter, count in tensors.items() if count == 1}
         self._blank: dict[str, dict[str, nn.Parameter]] = {
             layer: dict(model.get_submodule(layer).named_parameters()) for layer in self.layers
         }
@@ -116,7 +117,7 @@ class LayerWeights:
             setattr(self.model.get_submodule(parent), leaf, buffer.to(self.device))
         for name, parameter in self.model.named_parameters():
             if self._layer_of(name) is None and parameter.device.type != "meta":
-                parameter.data = self._converted(parameter.data)
+                parameter.data = self._converted(name, parameter.data)
 
     def load(self, layer: str) -> None:
         """Have a decoder layer in memory, and no other."""
@@ -125,8 +126,8 @@ class LayerWeights:
         self.release()
         self.at_hand = layer
         self._read(layer)
-        for parameter in self.model.get_submodule(layer).parameters():
-            parameter.data = self._converted(parameter.data)
+        for name, parameter in self.model.get_submodule(layer).named_parameters():
+            parameter.data = self._converted(f"{layer}.{name}", parameter.data)
 
     def release(self) -> None:
         """Give back the memory of the decoder layer at hand."""
@@ -154,8 +155,15 @@ class LayerWeights:
         number = name.removeprefix(f"{self.stack}.").partition(".")[0]
         return f"{self.stack}.{number}"
 
-    def _converted(self, weight: Tensor) -> Tensor:
-        return weight.to(self.dtype) if weight.dtype == self.stored_as else weight
+    def _converted(self, name: str, weight: Tensor) -> Tensor:
+        """A parameter as it is computed with.
+
+        On a CPU what was read as one tensor is a part of the mapped file, and would keep all that
+        was read of the file in memory. So it is copied.
+        """
+        mapped = self.device.type == "cpu" and name in self._stored_alone
+        dtype = self.dtype if weight.dtype == self.stored_as else weight.dtype
+        return weight.to(dtype, copy=mapped)
 
     def _read(self, layer: str | None) -> None:
         names = [name for name, owner in self._layer_of_tensor.items() if owner == layer]

@@ -14,15 +14,11 @@ from torch import nn
 from simsmoe_cli.collapse.available_memory import require_memory
 from simsmoe_cli.collapse.sources.huggingface.check_weights import LoadingInfo, require_complete
 from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import (
-    foreign_code,
-    transformers_module,
-)
+from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code, transformers_module
 from simsmoe_cli.collapse.sources.huggingface.layer_weights import LayerWeights, stored_dtype
 from simsmoe_cli.collapse.sources.huggingface.model_config import (
     LANGUAGE_MODELS,
     ModelConfig,
-    read_config,
 )
 from simsmoe_cli.model.precision import choose_precision
 
@@ -33,24 +29,25 @@ class Loaded:
 
     Attributes:
         model: of transformers, in evaluation mode.
-        config: how it was built.
         predicts: whether its logits are of the next token.
         weights: reads its decoder layers when they are needed; None: all are in memory.
         notes: what a reader of the report should know.
     """
 
     model: nn.Module
-    config: ModelConfig
     predicts: bool
     weights: LayerWeights | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def load_model(folder: ModelFolder, device: torch.device, *, layerwise: bool = True) -> Loaded:
+def load_model(
+    folder: ModelFolder, config: ModelConfig, device: torch.device, *, layerwise: bool = True
+) -> Loaded:
     """Open a model, in the precision that `computed_in` says.
 
     Args:
         folder: its files.
+        config: how it is built.
         device: where to compute.
         layerwise: whether its decoder layers are left in the files until they are needed, where
             that can be done.
@@ -60,7 +57,6 @@ def load_model(folder: ModelFolder, device: torch.device, *, layerwise: bool = T
             into memory.
     """
     where = str(folder.path)
-    config = read_config(folder, transformers_module())
     dtype = computed_in(folder, device)
     weights = None
     with foreign_code("transformers cannot open this model", where) as heard:
@@ -75,7 +71,7 @@ def load_model(folder: ModelFolder, device: torch.device, *, layerwise: bool = T
     else:
         model = _load_whole(config, folder, dtype, device)
     predicts = type(model).__name__.endswith(LANGUAGE_MODELS) and not config.both_stacks
-    loaded = Loaded(model.eval(), config, predicts, weights)
+    loaded = Loaded(model.eval(), predicts, weights)
     if config.both_stacks:
         loaded.notes.append("encoder and decoder both read this text, so no loss is measured")
     elif not predicts:
@@ -111,6 +107,8 @@ def _load_whole(
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            # It is not used: a damaged generation_config.json must not stop a report.
+            generation_config=transformers_module().GenerationConfig(),
             **config.options,
         )
         heard.clear()

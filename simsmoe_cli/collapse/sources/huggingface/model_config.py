@@ -6,18 +6,25 @@ model than the files hold is refused before it takes memory.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from simsmoe_cli.collapse.sources.huggingface.check_weights import require_plain_floats
+from simsmoe_cli.collapse.sources.huggingface.config_errors import (
+    HINT,
+    naming_the_field,
+    require_finite,
+    unusual_fields,
+)
 from simsmoe_cli.collapse.sources.huggingface.folder import DEQUANTISED, ModelFolder
 from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
 from simsmoe_cli.collapse.sources.huggingface.weight_conversion import parameter_names
@@ -51,12 +58,14 @@ class ModelConfig:
         config: the configuration it is built with.
         text: the configuration of the part that reads text; often the same.
         options: further arguments of `from_pretrained`.
+        suspects: fields to check if the model cannot be run, as a hint; may be empty.
     """
 
     kind: Any
     config: Any
     text: Any
-    options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    suspects: str = ""
 
     @property
     def both_stacks(self) -> bool:
@@ -102,23 +111,45 @@ def read_config(folder: ModelFolder, transformers: Any) -> ModelConfig:
             where=where,
             code=EXIT_DATA,
         )
-    with foreign_code("transformers cannot read config.json", where):
+    require_finite(folder)
+    _require_layers(folder)
+    kind = transformers.CONFIG_MAPPING[model_type]
+    default: Any = None
+    with contextlib.suppress(Exception):
+        default = kind()
+
+    def build(settings: dict[str, Any]) -> None:
+        config = kind.from_dict(copy.deepcopy(settings))
+        _chosen(transformers, config, where).without_memory()
+
+    with (
+        naming_the_field(folder, default, build),
+        foreign_code("transformers cannot read config.json", where),
+    ):
         config = transformers.AutoConfig.from_pretrained(folder.path, **options)
-        text = config.get_text_config(decoder=True)
-    kind = _class_for(transformers, config, where)
-    if kind.config_class is not type(config) and kind.config_class is type(text):
-        config = text
+        config.get_text_config(decoder=True)
+    found = _chosen(transformers, config, where)
     if folder.quantised:
         options["quantization_config"] = _dequantise(folder, transformers)
-    found = ModelConfig(kind, config, text, options)
-    _require_layers(folder)
-    with foreign_code("transformers cannot build the model of config.json", where):
+    with (
+        naming_the_field(folder, default, build),
+        foreign_code("transformers cannot build the model of config.json", where),
+    ):
         model = found.without_memory()
     _require_plausible(model, folder)
     if not folder.quantised:
-        parameter_of = parameter_names(model, list(folder.tensors))
+        parameter_of = parameter_names(model, folder.tensors)
         require_plain_floats(model, folder.tensors, parameter_of, where)
-    return found
+    return replace(found, options=options, suspects=unusual_fields(folder.config, default))
+
+
+def _chosen(transformers: Any, config: Any, where: str) -> ModelConfig:
+    """How the model of a configuration is to be built."""
+    text = config.get_text_config(decoder=True)
+    kind = _class_for(transformers, config, where)
+    if kind.config_class is not type(config) and kind.config_class is type(text):
+        config = text
+    return ModelConfig(kind, config, text)
 
 
 def _class_for(transformers: Any, config: Any, where: str) -> Any:
@@ -165,14 +196,15 @@ def _mapped(auto: Any, config: Any) -> Any:
 
 
 def _require_layers(folder: ModelFolder) -> None:
-    """Refuse a configuration of more layers than the files hold tensors."""
+    """Refuse a configuration of no layers, or of more than the files hold tensors."""
     for name, layers in _layer_counts(folder.config):
-        if layers > len(folder.tensors):
+        none = name in ("num_hidden_layers", "num_layers", "n_layers") and layers < 1
+        if none or layers > len(folder.tensors):
             raise UserError(
-                f"config.json says {name} = {printable(layers)}, but there are only "
-                f"{len(folder.tensors):,} weight tensors in all",
+                f"config.json says {name} = {printable(layers)}, but the files hold "
+                f"{len(folder.tensors):,} weight tensors",
                 where=str(folder.path),
-                hint="Download the folder again, or give the config.json of these weights.",
+                hint=HINT,
                 code=EXIT_DATA,
             )
 
@@ -186,7 +218,7 @@ def _require_plausible(model: nn.Module, folder: ModelFolder) -> None:
             f"config.json describes a model of {expected:,} parameters, but the files hold only "
             f"{folder.numbers:,}",
             where=str(folder.path),
-            hint="Download the folder again, or give the config.json of these weights.",
+            hint=HINT,
             code=EXIT_DATA,
         )
 

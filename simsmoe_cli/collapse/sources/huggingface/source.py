@@ -5,6 +5,7 @@ Shapes: B windows, M block, T tokens, D width, N experts, K experts per token, V
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ class HuggingFaceSource(WholeSource):
         vocab_size: V; None: as the subject's settings have it.
         predicts: whether its logits are of the next token; else no loss is measured.
         both_stacks: whether it is an encoder and a decoder, which then read the same text.
+        suspects: what to check if the model cannot be run.
         facts: the fields of a `Source`, without `layers`.
     """
 
@@ -47,6 +49,7 @@ class HuggingFaceSource(WholeSource):
         vocab_size: int | None = None,
         predicts: bool = True,
         both_stacks: bool = False,
+        suspects: str = "",
         **facts: Any,
     ):
         self.found = find_expert_layers(model)
@@ -61,6 +64,7 @@ class HuggingFaceSource(WholeSource):
         self.tokenizer = tokenizer
         self.predicts = predicts
         self.both_stacks = both_stacks
+        self.suspects = suspects
         self.vocab_size = vocab_size or int(self.subject.settings.get("vocab_size") or 0)
 
     @property
@@ -80,7 +84,7 @@ class HuggingFaceSource(WholeSource):
     def _run(self, inputs_BM: Tensor, targets_BM: Tensor, measured: bool) -> Batch:
         where = self.subject.name
         more = {"decoder_input_ids": inputs_BM} if self.both_stacks else {}
-        with recording(self.watched), foreign_code("this model cannot be run", where):
+        with recording(self.watched), self.running():
             output = self.model(input_ids=inputs_BM, **more, **self._without_cache())
         real_T = targets_BM.flatten() != IGNORED
         with foreign_code("the experts of this model cannot be run", where):
@@ -96,6 +100,10 @@ class HuggingFaceSource(WholeSource):
             int(real_T.sum().item()),
             choices=output.logits.shape[-1],
         )
+
+    def running(self) -> contextlib.AbstractContextManager[list[str]]:
+        """Run the model's code; what it raises becomes one line."""
+        return foreign_code("this model cannot be run", self.subject.name, self.suspects)
 
     def _result(self, layer: int, real_T: Tensor) -> Routed:
         """What a layer did with the real tokens."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,18 @@ from simsmoe_cli.collapse.sources.huggingface.foreign_code import (
     silent_stderr,
     transformers_module,
 )
+from simsmoe_cli.collapse.sources.huggingface.unsupported import read_object
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
 
 TEXT_BYTES = 2**23  # of a text file; more is not needed for a report
+JSON_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "vocab.json",
+)
+AGAIN = "Copy the tokenizer's files from the original model into this folder again."
 MANY_UNKNOWN = 0.1  # share of a text's tokens
 
 
@@ -94,16 +105,51 @@ def _encode(content: str, files: ModelFolder, notes: list[str]) -> tuple[Any, ND
             hint="Copy the model's tokenizer.json, or its other tokenizer files, into it.",
             code=EXIT_DATA,
         )
-    transformers = transformers_module()
-    with silent_stderr(), foreign_code("transformers cannot open the tokenizer", where):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            files.path, local_files_only=True, trust_remote_code=False
-        )
-    with silent_stderr(), foreign_code("the tokenizer cannot encode the text", where):
+    try:
+        with silent_stderr(), foreign_code("transformers cannot open the tokenizer", where, AGAIN):
+            tokenizer = _open(files.path)
+    except UserError as error:
+        raise _damaged_file(files.path) or error from None
+    with silent_stderr(), foreign_code("the tokenizer cannot encode the text", where, AGAIN):
         ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
         found = np.asarray(ids, dtype=np.int64)
         unknown = getattr(tokenizer, "unk_token_id", None)
-    strange = float((found == unknown).mean()) if unknown is not None and len(found) else 0.0
-    if strange > MANY_UNKNOWN:
-        notes.append(f"{strange:.0%} of the text's tokens are unknown to the tokenizer")
+    share = float((found == unknown).mean()) if unknown is not None and len(found) else 0.0
+    if share > MANY_UNKNOWN:
+        notes.append(f"{share:.0%} of the text's tokens are unknown to the tokenizer")
     return tokenizer, found
+
+
+def _open(folder: Path) -> Any:
+    return transformers_module().AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+
+
+def _damaged_file(folder: Path) -> UserError | None:
+    """An error that names the file because of which the tokenizer cannot be opened; None if that
+    cannot be told. A file without which it can be opened is such a file."""
+    there = [name for name in JSON_FILES if (folder / name).is_file()]
+    for name in there:
+        try:
+            read_object(folder / name)
+        except UserError as error:
+            return UserError(error.what, where=error.where, hint=AGAIN, code=EXIT_DATA)
+    for name in there:
+        with tempfile.TemporaryDirectory() as place:
+            for entry in folder.iterdir():
+                if entry.name != name and entry.suffix != ".safetensors":
+                    (Path(place) / entry.name).symlink_to(entry.resolve())
+            with (
+                contextlib.suppress(UserError),
+                silent_stderr(),
+                foreign_code("it is not at fault", name),
+            ):
+                _open(Path(place))
+                return UserError(
+                    f"transformers cannot open the tokenizer because of {name}",
+                    where=str(folder),
+                    hint=AGAIN,
+                    code=EXIT_DATA,
+                )
+    return None

@@ -115,3 +115,35 @@ def test_weights_that_are_no_numbers_are_noted_and_measured(tmp_path: Path) -> N
     ]
     assert found.layers[1].cka[1][2] is None
     assert found.layers[0].cka[1][2] is not None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "named"),
+    [
+        (torch.float8_e4m3fn, "F8_E4M3"),
+        (torch.float8_e5m2, "F8_E5M2"),
+        (torch.int8, "I8"),
+        (torch.uint8, "U8"),
+        (torch.int32, "I32"),
+    ],
+)
+def test_codes_without_a_scale_are_not_taken_for_numbers(
+    tmp_path: Path, dtype: torch.dtype, named: str
+) -> None:
+    def coded(weights: dict[str, Tensor]) -> None:
+        for name in weights:
+            if ".experts." in name and ".w1." in name:
+                weights[name] = (weights[name] * 100).to(dtype)
+
+    said = refusal(reweighted(made("Mixtral", tmp_path / "model"), coded))
+    assert f"8 weights are stored as {named}, and config.json has no quantization_config" in said
+    assert "model.layers.0.block_sparse_moe.experts.0.w1.weight" in said
+    assert "or a folder of the same model in bf16, fp16 or fp32." in said
+
+
+def test_integers_that_are_no_weights_are_no_fault(tmp_path: Path) -> None:
+    def further(weights: dict[str, Tensor]) -> None:
+        weights["model.layers.0.self_attn.rotary_emb.position_ids"] = torch.arange(9)
+        weights["model.vision_tower.patches.weight"] = torch.zeros(3, 3, dtype=torch.int8)
+
+    opened(reweighted(made("Mixtral", tmp_path / "model"), further))

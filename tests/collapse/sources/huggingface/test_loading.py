@@ -122,3 +122,10 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     opened(folder)
     refusal(reweighted(folder, lambda weights: weights.pop("lm_head.weight")))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", '{"temperature": -1, "max_length": "x"}'])
+@pytest.mark.parametrize("layerwise", [True, False])
+def test_how_a_model_generates_is_never_read(folder: Path, content: str, layerwise: bool) -> None:
+    (folder / "generation_config.json").write_text(content)
+    assert len(opened(folder, layerwise=layerwise).layers) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +34,58 @@ def test_a_config_that_is_none(folder: Path, content: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("field", "value", "said"),
     [
-        {"hidden_size": "a"},
-        {"hidden_size": None},
-        {"hidden_size": 0},
-        {"hidden_size": -32},
-        {"hidden_size": 10**30},
-        {"num_attention_heads": 0},
-        {"num_attention_heads": 5},
-        {"num_key_value_heads": 7},
-        {"num_experts_per_tok": 9},
-        {"num_local_experts": []},
-        {"num_hidden_layers": 10**12},
-        {"hidden_act": "none such"},
-        {"rope_parameters": 3},
-        {"dtype": "float12"},
-        {"text_config": 3},
-        {"quantization_config": "fp8"},
-        {"vocab_size": {"a": 1}},
+        ("hidden_size", "a", '= "a", which must be a whole number'),
+        ("hidden_size", None, "= null, which must be a whole number"),
+        ("hidden_size", 0, "= 0, with which transformers cannot build a model of type mixtral"),
+        ("hidden_size", -32, "= -32, with which transformers cannot build"),
+        ("num_attention_heads", 0, "= 0, with which transformers cannot build"),
+        ("num_attention_heads", [4], "= [4], which must be a whole number"),
+        ("num_local_experts", {}, "= {}, which must be a whole number"),
+        ("num_experts_per_tok", 9, "= 9, but a layer has 4 experts"),
+        ("num_experts_per_tok", 0, "= 0, but a layer has 4 experts"),
+        ("num_hidden_layers", 10**12, "= 1000000000000, but the files hold 41 weight tensors"),
+        ("num_hidden_layers", 0, "= 0, but the files hold 41 weight tensors"),
+        ("hidden_act", "nope", '= "nope", with which transformers cannot build'),
+        ("hidden_act", 7, "= 7, which must be a string"),
+        ("rms_norm_eps", float("inf"), "= inf, which is not a finite number"),
+        ("tie_word_embeddings", "yes", '= "yes", which must be true or false'),
+        ("dtype", "float12", '= "float12", with which transformers cannot build'),
+        ("dtype", [], "= [], with which transformers cannot build"),
+        ("vocab_size", {"a": 1}, "= {'a': 1}, which must be a whole number"),
     ],
 )
-def test_a_config_of_wrong_values(folder: Path, changes: dict[str, Any]) -> None:
+def test_a_field_that_is_wrong_is_named(folder: Path, field: str, value: Any, said: str) -> None:
+    found = refusal(configured(folder, **{field: value}))
+    assert f"config.json says {field} {said}" in found
+    assert found.endswith("Give the config.json that these weights were published with.")
+
+
+def test_a_field_is_named_before_the_tokenizer_is_opened(folder: Path, text: Path) -> None:
+    assert "config.json says dtype" in refusal(configured(folder, dtype="float12"), text)
+
+
+@pytest.mark.parametrize("field", ["n_group", "topk_group"])
+def test_a_model_that_does_not_run_names_what_to_check(tmp_path: Path, field: str) -> None:
+    folder = configured(made("DeepseekV3", tmp_path / "model"), **{field: None})
+    found = refusal(folder)
+    assert "this model cannot be run" in found
+    assert re.search(rf"Check in config\.json: {field} = null \(default: \d\)\.$", found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 10**30},
+        {"num_attention_heads": 5},
+        {"num_key_value_heads": 7},
+        {"rope_parameters": 3},
+        {"text_config": 3},
+        {"quantization_config": "fp8"},
+    ],
+)
+def test_values_that_do_not_fit_are_refused(folder: Path, changes: dict[str, Any]) -> None:
     refusal(configured(folder, **changes))
 
 

@@ -34,19 +34,20 @@ def test_a_text_that_cannot_be_read_is_refused(folder: Path, text: Path) -> None
         open_huggingface(folder, None, device=torch.device("cpu"))
 
 
+def write(name: str, content: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(content)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda path: [p.unlink() for p in path.glob("tokenizer*")], "no tokenizer in this folder"),
-        (lambda path: (path / "tokenizer.json").write_text("{"), "cannot open the tokenizer"),
-        (
-            lambda path: (path / "tokenizer.json").write_text("[" * 9999),
-            "cannot open the tokenizer",
-        ),
-        (
-            lambda path: (path / "tokenizer_config.json").write_text("3"),
-            "cannot open the tokenizer",
-        ),
+        (write("tokenizer.json", "{"), "tokenizer.json is not JSON"),
+        (write("tokenizer.json", "[" * 9999), "tokenizer.json is nested too deep"),
+        (write("tokenizer.json", "{}"), "transformers cannot open the tokenizer: KeyError"),
+        (write("tokenizer_config.json", "3"), "tokenizer_config.json is not a JSON object"),
+        (write("tokenizer_config.json", '{"tokenizer_class": 7}'), "because of tokenizer_config."),
+        (write("special_tokens_map.json", '{"unk_token": 3}'), "because of special_tokens_map."),
         (
             lambda path: with_tokenizer(path, words=100),
             f"gives the id 99, but the model knows only 0 to {VOCABULARY - 1}",
@@ -58,7 +59,9 @@ def test_a_tokenizer_that_does_not_fit(
 ) -> None:
     text.write_text(" ".join(f"w{number}" for number in range(100)))
     spoil(folder)
-    assert said in refusal(folder, text)
+    found = refusal(folder, text)
+    assert said in found
+    assert ". Copy the " in found or ": download the folder again" in found
 
 
 def test_a_text_the_tokenizer_does_not_know_is_noted(folder: Path, text: Path) -> None:
