@@ -173,7 +173,7 @@ def test_a_token_is_given_one_of_the_experts_to_all(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": chosen}))
     said = refusal(capsys, EXIT_DATA, "collapse-report", str(folder), *FEW, "--out", "out")
-    assert f"num_experts_per_tok = {chosen}, and a layer has 4 experts" in said
+    assert f"num_experts_per_tok = {chosen}, but a layer has 4 experts" in said
     assert not Path("out").exists()
 
 
