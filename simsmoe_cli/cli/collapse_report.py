@@ -40,8 +40,9 @@ TokensOption = Annotated[
     typer.Option(
         min=1,
         max=100_000_000,
-        help="Tokens all experts see, four times as many for load, routing and loss; 4,096 if "
-        "left out, fewer of a large model.",
+        help="Tokens that all experts see; several windows of text are rounded down to whole ones. "
+        "Load, routing and loss are of four times as many. 4,096 if left out, fewer of a large "
+        "model.",
     ),
 ]
 LayersOption = Annotated[
@@ -69,7 +70,8 @@ FailAboveOption = Annotated[
     typer.Option(
         "--fail-above",
         metavar="CKA",
-        help="Exit with 6 if the mean CKA of a layer is above this, or undefined.",
+        help="Exit with 6 if the mean CKA of a layer is above this or undefined, if any value is "
+        "not finite, or if fewer than 64 tokens are compared.",
     ),
 ]
 
@@ -95,7 +97,7 @@ def collapse_report(
     from simsmoe_cli.cli.progress import ReportView
     from simsmoe_cli.collapse.build import Request, make_report
     from simsmoe_cli.collapse.fail_above import check_limit, fail_above
-    from simsmoe_cli.collapse.show.html import PAGE, check_destination, parse_formats, write_report
+    from simsmoe_cli.collapse.show.files import PAGE, check_destination, parse_formats, write_report
     from simsmoe_cli.collapse.show.terminal import show
     from simsmoe_cli.train.device import choose_device, clear_memory_errors
 
@@ -106,7 +108,7 @@ def collapse_report(
         check_limit(limit)
     path, on = _folder(run, runs_dir), choose_device(device)
     other = None if against is None else _folder(against, runs_dir)
-    request = Request(path, other, checkpoint, split, text, tokens, layers, on, data_dir)
+    request = Request(path, other, checkpoint, split, text, tokens, layers, on, data_dir, wanted)
     folder = out or path / "report"
     check_destination(folder)
     hint = "Use fewer --tokens, --device cpu, or a machine with more memory."

@@ -1,18 +1,19 @@
-"""From folders to a report: which checkpoints, of which run, against which other."""
+"""From folders to a report: which checkpoints of which run are measured, against which other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from simsmoe_cli.collapse.estimate import Plan, plan
-from simsmoe_cli.collapse.findings import Findings, Report
+from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.measure.options import Options
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.local_paths import without_paths
 from simsmoe_cli.collapse.sources.base import Source
 from simsmoe_cli.collapse.sources.huggingface.unsupported import other_folder
@@ -26,17 +27,20 @@ from simsmoe_cli.run.layer_labels import find_layers, layer_labels
 
 HELD_OUT = ("valid", "test")
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-ROWS = 4096  # tokens that all experts see, where it is not said
+ROWS = 4096  # tokens that all experts see if not told otherwise
+FIGURES = 9  # of a report, beside one for each layer and run
+FIGURE_S = {"html": 0.11, "svg": 0.12, "png": 0.17}  # seconds a figure takes in each format
+START_S = 2.0  # seconds: importing what draws, and its fonts
 
 
 class View(Protocol):
-    """What is told how a report comes along."""
+    """Who is told how far a report is."""
 
     def say(self, words: str) -> None:
         """Something that is worth a line."""
 
     def at(self, words: str, share: float) -> None:
-        """So much of what takes long is done, 0 to 1; in words, what is done now."""
+        """This share of the work is done, 0 to 1; the words say what is being done."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Request:
         layers: which to measure, as the model numbers them; None: all with experts.
         device: where to compute.
         data_dir: where prepared corpora lie.
+        formats: of `show.files.FORMATS`, in which the report will be written.
     """
 
     path: Path
@@ -65,6 +70,7 @@ class Request:
     layers: str | None
     device: torch.device
     data_dir: Path
+    formats: Sequence[str] = ()
 
 
 def make_report(request: Request, view: View) -> Report:
@@ -72,7 +78,7 @@ def make_report(request: Request, view: View) -> Report:
 
     Args:
         request: what to measure.
-        view: told what it costs, and how it comes along.
+        view: told what the report costs, and how far it is.
 
     Raises:
         UserError: contradictory or unknown settings, or a folder that cannot be measured.
@@ -86,7 +92,7 @@ def make_report(request: Request, view: View) -> Report:
     ]
     found: list[Findings] = []
     for source in _sources(request.path, request, last_only=False):
-        made = _plan(source, request, view)
+        made = _plan(source, request, view, with_figures=not found)
         found.append(_measure(source, made, view))
     against = None
     if others:
@@ -157,8 +163,8 @@ def _name(source: Source) -> str:
     return source.subject.name + ("" if step is None else f", step {step:,}")
 
 
-def _plan(source: Source, request: Request, view: View) -> Plan:
-    """Which layers and how many tokens are measured; what it costs is told."""
+def _plan(source: Source, request: Request, view: View, *, with_figures: bool = False) -> Plan:
+    """Which layers and how many tokens are measured; the cost is told, of drawing too if asked."""
     layers = list(range(len(source.layers)))
     if request.layers is not None:
         labels = layer_labels([layer.name for layer in source.layers])
@@ -166,8 +172,16 @@ def _plan(source: Source, request: Request, view: View) -> Plan:
     options = Options(rows=request.tokens or ROWS)
     asked = request.tokens is not None
     made = plan(source, options, layers, request.device, asked=asked)
-    view.say(f"{_name(source)}: {made.words}")
+    drawing = drawing_seconds(request, len(layers)) if with_figures else 0.0
+    view.say(f"{_name(source)}: {replace(made, seconds=made.seconds + drawing).words}")
     return made
+
+
+def drawing_seconds(request: Request, layers: int) -> float:
+    """About how long the figures of a report take: of each layer and run, and of the whole."""
+    each = sum(FIGURE_S[name] for name in request.formats if name in FIGURE_S)
+    figures = FIGURES + layers * (1 if request.against is None else 2)
+    return (START_S + figures * each) if each else 0.0
 
 
 def _measure(source: Source, made: Plan, view: View) -> Findings:
@@ -190,7 +204,7 @@ def _measure(source: Source, made: Plan, view: View) -> Findings:
 def _one_pair(
     main: tuple[Findings, Source, Options], against: tuple[Findings, Source, Options]
 ) -> tuple[Findings, Findings]:
-    """Both runs with the difference of one pair: the most alike of the run where it is more so."""
+    """Both runs with the difference of one pair: the most similar one of the two runs."""
     (here, source, options), (there, other, theirs) = main, against
     if here.difference is None or there.difference is None:
         return here, there

@@ -1,8 +1,8 @@
-"""`--fail-above`: whether a report may pass where a pipeline is guarded by it."""
+"""`--fail-above`: whether a report passes as a guard in a pipeline."""
 
 from __future__ import annotations
 
-from simsmoe_cli.collapse.findings import Findings, LayerFindings
+from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.show.format import number
 from simsmoe_cli.collapse.verdict_doubts import FEW_ROWS
 from simsmoe_cli.errors import EXIT_COLLAPSE, UserError, printable
@@ -10,14 +10,16 @@ from simsmoe_cli.run.layer_labels import listed
 
 
 def check_limit(limit: float) -> None:
-    """Refuse a limit no mean of CKA can be held against.
+    """Refuse a limit that a mean CKA cannot be compared with.
 
     Raises:
-        UserError: it is not in [0, 1], or no number.
+        UserError: it is not a number in [0, 1].
     """
     if not 0 <= limit <= 1:
         raise UserError(
-            f"{limit:g} is no limit for a CKA", where="--fail-above", hint="Use 0 to 1, like 0.8."
+            f"{limit:g} is not a limit for a CKA",
+            where="--fail-above",
+            hint="Use 0 to 1, like 0.8.",
         )
 
 
@@ -32,7 +34,9 @@ def fail_above(findings: Findings, limit: float) -> None:
     """
     means = {layer.label: layer.cka_mean.value for layer in findings.layers}
     above = {layer: mean for layer, mean in means.items() if mean is not None and mean > limit}
-    undefined = [layer.label for layer in findings.layers if 2 * layer.cka_mean.n < _pairs(layer)]
+    undefined = [
+        layer.label for layer in findings.layers if 2 * layer.cka_mean.n < layer.pair_count
+    ]
     undefined += [label for label, mean in means.items() if mean is None and label not in undefined]
     broken = [layer.label for layer in findings.layers if not layer.finite]
     few = findings.text.rows < FEW_ROWS
@@ -67,9 +71,10 @@ def fail_above(findings: Findings, limit: float) -> None:
 
 
 def partly_undefined(findings: Findings) -> list[str]:
-    """What to say of layers whose mean leaves pairs out, as they are undefined."""
+    """A sentence for each layer whose mean leaves out undefined pairs."""
     return [
-        f"layer {layer.label}: {missing} of {_pairs(layer)} pairs are undefined and not in its mean"
+        f"layer {layer.label}: its mean leaves out {missing} of {layer.pair_count} pairs, which "
+        "are undefined"
         for layer in findings.layers
         if layer.cka_mean.value is not None
         and (missing := sum(layer.cka[i][j] is None for i, j in layer.pairs()))
@@ -78,7 +83,3 @@ def partly_undefined(findings: Findings) -> list[str]:
 
 def _named(labels: list[str]) -> str:
     return f"layer{'s' if len(labels) > 1 else ''} {listed(labels)}"
-
-
-def _pairs(layer: LayerFindings) -> int:
-    return layer.experts * (layer.experts - 1) // 2

@@ -1,4 +1,4 @@
-"""What a collapse report says, as data: the JSON file is one `Report`, and this is its schema.
+"""What a collapse report measures on one set of weights, as data: the schema of its JSON.
 
 METHODS section 5 lists what is reported. A number that is undefined (an expert that gives the same
 output for every token, too few rows) is None here and null in JSON, never 0 and never left out.
@@ -6,7 +6,7 @@ Experts are numbered from 0. A layer has a place among the layers with experts (
 in events.jsonl) and a label, which is what the model calls it and what people are shown. Matrices
 are [N][N] over the experts of one layer, symmetric.
 
-Importing this module never imports torch, so whoever shows a report need not.
+Importing this module never imports torch, so whoever shows a report does without it.
 
 Shapes: N experts, L layers with experts, D model width.
 """
@@ -14,24 +14,17 @@ Shapes: N experts, L layers with experts, D model width.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import statistics
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, printable
-from simsmoe_cli.files.untrusted import Unreadable, parse_json
+from simsmoe_cli.collapse.subject import Count, Facts, History, Number, Settings, Subject, Text
 from simsmoe_cli.run.layer_labels import layer_labels
 
-SCHEMA = 1
-
-Number = float | None
 Matrix = list[list[Number]]
-Count = Annotated[int, Field(ge=0)]
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
@@ -40,13 +33,7 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class Estimate(_Facts):
+class Estimate(Facts):
     """A number with what it is worth."""
 
     value: Number = Field(description="None: undefined")
@@ -56,7 +43,7 @@ class Estimate(_Facts):
     of: str = Field(description="what n counts: 'pairs', 'layers'")
     null_mean: Number = Field(None, description="its mean where nothing is related")
     null_low: Number = Field(
-        None, description="2.5 % quantile where nothing is related; None: the null has one end"
+        None, description="2.5 % quantile where nothing is related; None: the null has no lower end"
     )
     null_high: Number = Field(
         None,
@@ -65,7 +52,7 @@ class Estimate(_Facts):
     method: str = Field("", description="how interval and null were made, in words")
 
 
-class Null(_Facts):
+class Null(Facts):
     """What a measure gives for the experts of this layer with the rows of each shuffled apart."""
 
     mean: Number
@@ -73,76 +60,14 @@ class Null(_Facts):
     draws: int = Field(description="pairs of shuffled experts measured")
 
 
-class Subject(_Facts):
-    """What was measured."""
-
-    kind: Literal["run", "huggingface"]
-    name: str = Field(description="of the run folder, or of the model's folder")
-    recipe: str = Field(description="the recipe's name; a Hugging Face model's type")
-    router: str
-    similarity: str = Field(description="preset of similarity learning; 'none' without")
-    settings: dict[str, Any] = Field(description="the resolved recipe, or the model's config")
-    parameters: int
-    checkpoint: str = Field(description="what was asked for: best, last, a step; empty: no run")
-    step: int | None = Field(description="optimizer steps it was trained for; None: not known")
-    seed: int | None
-    simsmoe: str = Field(description="version that measured")
-    torch: str = Field(description="version that measured")
-
-
-class Text(_Facts):
-    """The text that went through the model, and how well it was predicted."""
-
-    corpus: str
-    split: str
-    notes: list[str] = Field(description="such as: a prefix of enwik8, not the whole of it")
-    unit: str = Field(description="what a token is: byte, character, word, piece, token")
-    tokens: int = Field(description="tokens read: routing, load and loss are of all of them")
-    rows: int = Field(description="tokens among them that all experts saw: similarity is of them")
-    block: int = Field(description="tokens a model sees at once")
-    scored: int = Field(description="tokens predicted; of a classifier, texts classified")
-    loss_nats: Number = Field(description="mean cross-entropy of a prediction")
-    bpc: Number = Field(
-        description="bits per token where a token is a byte or a character; None of a classifier"
-    )
-    perplexity: Number = Field(description="None of a classifier")
-    accuracy: Number = Field(
-        None, description="share of texts classified right; None where tokens are predicted"
-    )
-    choices: Count | None = Field(
-        None, description="what one prediction chooses from: the vocabulary's size, or the classes"
-    )
-    distinct: Count | None = Field(None, description="different tokens among those read")
-    frequency_nats: Number = Field(
-        None,
-        description="mean cross-entropy of guessing each token read by how often it occurs among "
-        "the others; a model that reads the text must do better",
-    )
-
-
-class Settings(_Facts):
-    """How the numbers were made."""
-
-    level: float = Field(description="of all intervals, as 0.95")
-    resamples: int = Field(description="of the bootstrap")
-    blocks: int = Field(description="runs of neighbouring rows the bootstrap draws from")
-    rbf_rows: int = Field(
-        description="rows of the RBF CKA, evenly spread over the rows; in some layers perhaps more"
-    )
-    rank_rows: int = Field(description="the same of the effective rank")
-    dead_below: float = Field(description="share of a fair load below which an expert is dead")
-    precision: str = Field("fp32", description="what the model computed in: fp32, bf16, fp16")
-    seed: int = Field(description="of bootstrap, shuffles and permutations")
-
-
-class Copies(_Facts):
+class Copies(Facts):
     """Experts of one layer that have the same weights."""
 
     experts: list[Count] = Field(min_length=2, description="in ascending order")
-    renumbered: bool = Field(description="whether hidden units stand in another order in some")
+    renumbered: bool = Field(description="whether some have their hidden units in another order")
 
 
-class LayerFindings(_Facts):
+class LayerFindings(Facts):
     """One layer with experts."""
 
     layer: Count = Field(description="its place among the layers with experts, from 0")
@@ -163,7 +88,7 @@ class LayerFindings(_Facts):
     cka_row_pairs: float = Field(
         1.0,
         description="share of the pairs of rows that the linear CKAs are summed over; below 1 they "
-        "are a sample, to bound the time, and unbiased",
+        "are an unbiased sample, which bounds the time",
     )
     cka_biased: Matrix = Field(description="biased linear CKA of the same rows")
     cka_biased_null: Null
@@ -176,7 +101,7 @@ class LayerFindings(_Facts):
     )
     weight_matched: Matrix = Field(
         description="mean over hidden units of the largest cosine with any unit of the other "
-        "expert, a unit being its rows and columns of all matrices; the same when renumbered"
+        "expert; a unit is its rows and columns of all matrices; renumbering changes nothing"
     )
     weight_matched_chance: Number = Field(
         description="weight_matched of units whose entries were shuffled"
@@ -215,18 +140,20 @@ class LayerFindings(_Facts):
     non_finite: list[Count] = Field(
         [],
         description="experts with a weight that is not finite, or that give an output that is not "
-        "finite for an input that is",
+        "finite for a finite input",
     )
     non_finite_inputs: Count = Field(
         0, description="tokens whose input to this layer is not finite; any makes routing undefined"
     )
     non_finite_scores: Count = Field(
-        0, description="tokens of finite input whose router scores are not; the same"
+        0,
+        description="tokens of finite input whose router scores are not finite; any makes routing "
+        "undefined",
     )
 
     @property
     def number(self) -> int | str:
-        """The label as a number, where it is one: what evidence in JSON holds."""
+        """The label as a number if it is one; evidence in JSON holds this."""
         digits = re.fullmatch(r"0|[1-9][0-9]{0,8}", self.label)
         return int(self.label) if digits else self.label
 
@@ -238,13 +165,14 @@ class LayerFindings(_Facts):
     @model_validator(mode="after")
     def _of_one_size(self) -> Self:
         """Every matrix is [N][N], every list [N], and experts are named by their numbers."""
-        for name, value in self:
-            if name.startswith(("cka", "cosine", "weight", "shared")) and isinstance(value, list):
-                empty = name == "cka_shared" and not value
-                if not empty and [len(row) for row in value] != [self.experts] * self.experts:
-                    raise ValueError(f"{name} is no matrix of {self.experts} experts")
-        for name, values in (("load", self.load), ("effective_rank", self.effective_rank)):
-            if len(values) != self.experts:
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value == field.default:  # of a measure that a report of an earlier version lacks
+                continue
+            if field.annotation == Matrix:
+                if [len(row) for row in value] != [self.experts] * self.experts:
+                    raise ValueError(f"{name} is not a matrix of {self.experts} experts")
+            elif field.annotation == list[Number] and len(value) != self.experts:
                 raise ValueError(f"{name} is not of {self.experts} experts")
         named = [*(self.dead or []), *self.non_finite, *(e for c in self.copies for e in c.experts)]
         if any(expert >= self.experts for expert in named):
@@ -255,8 +183,17 @@ class LayerFindings(_Facts):
         """All pairs of experts i < j."""
         return itertools.combinations(range(self.experts), 2)
 
+    @property
+    def pair_count(self) -> int:
+        """How many pairs of experts there are, defined or not."""
+        return self.experts * (self.experts - 1) // 2
 
-class Overall(_Facts):
+    def copies_of(self, *experts: int) -> Copies | None:
+        """The group of exact copies that holds all of some experts; None where none does."""
+        return next((group for group in self.copies if set(experts) <= set(group.experts)), None)
+
+
+class Overall(Facts):
     """Over all layers."""
 
     cka_mean: Number = Field(description="mean of the layers' means")
@@ -269,11 +206,11 @@ class Overall(_Facts):
     depth: Estimate = Field(description="Spearman of a layer's number and its mean CKA")
 
 
-class Difference(_Facts):
+class Difference(Facts):
     """|E_i(x) - E_j(x)| of two experts on some tokens x (Fig. 5).
 
-    The most alike pair of live experts. Where two runs are compared it is one pair in both, that of
-    the run where it is more alike, unless it is missing or undefined in the other.
+    It is of the most similar pair of live experts. Where two runs are compared, both show the pair
+    of the run where it is more similar, unless that pair is missing or undefined in the other.
     """
 
     layer: Count = Field(description="its place among the layers with experts, from 0")
@@ -298,41 +235,7 @@ class Difference(_Facts):
         return self
 
 
-class LossPoint(_Facts):
-    """Loss at one step, as training logged it."""
-
-    step: int
-    split: str = Field(description="train, valid or test")
-    loss_nats: Number
-    bpc: Number
-    accuracy: Number = Field(None, description="of a classifier")
-    best: bool = Field(False, description="the best validation so far")
-
-
-class ProbePoint(_Facts):
-    """A probe of training: each list has one entry per layer."""
-
-    step: int
-    cka_mean: list[Number] = Field([], description="mean debiased CKA over pairs")
-    load_cv: list[Number] = []
-    dead: list[int] = Field([], description="how many experts were dead")
-    drift: list[Number] = Field(
-        [],
-        description="share of the load that moved to other experts since the probe before: half "
-        "the sum of absolute differences; None at the first",
-    )
-
-
-class History(_Facts):
-    """What events.jsonl says of the training."""
-
-    losses: list[LossPoint] = []
-    probes: list[ProbePoint] = []
-    probe_tokens: int | None = Field(None, description="tokens of a probe, of the validation split")
-    total_steps: int | None = None
-
-
-class Findings(_Facts):
+class Findings(Facts):
     """Everything measured on one set of weights."""
 
     subject: Subject
@@ -379,88 +282,25 @@ class Findings(_Facts):
         """The layer at a place among those with experts; None where it was not measured."""
         return next((layer for layer in self.layers if layer.layer == place), None)
 
-
-class Sentence(_Facts):
-    """One statement of the verdict and the numbers behind it."""
-
-    text: str
-    tone: Literal["good", "note", "warning", "bad"]
-    evidence: dict[str, float | int | str | list[int | str] | None] = Field(
-        {}, description="numbers the sentence rests on, by name"
-    )
-
-
-class Verdict(_Facts):
-    """The report in words; `verdict.py` says from which thresholds."""
-
-    level: Literal["healthy", "partly alike", "collapsed", "undefined"]
-    headline: str
-    sentences: list[Sentence]
-
-
-class Report(_Facts):
-    """The JSON file."""
-
-    schema_version: int = SCHEMA
-    findings: list[Findings] = Field(
-        min_length=1, description="one per checkpoint, oldest first; the verdict is on the last"
-    )
-    against: Findings | None = Field(None, description="the run compared with")
-    verdict: Verdict
+    @property
+    def highest(self) -> LayerFindings | None:
+        """The layer with the largest mean CKA; None where none is defined."""
+        known = [layer for layer in self.layers if layer.cka_mean.value is not None]
+        return max(known, key=lambda layer: layer.cka_mean.value or 0.0, default=None)
 
     @property
-    def main(self) -> Findings:
-        """What the report is about: the last checkpoint measured."""
-        return self.findings[-1]
+    def null_95(self) -> Number:
+        """What 95 % of unrelated pairs stay below, in the layer where that is largest."""
+        nulls = [layer.cka_null.quantile_95 for layer in self.layers]
+        return max((null for null in nulls if null is not None), default=None)
 
-    def to_json(self) -> str:
-        """The file's text: every number, undefined ones as null."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+    @property
+    def dead(self) -> int | None:
+        """How many experts are dead; None where the routing of a layer is undefined."""
+        dead = [layer.dead for layer in self.layers]
+        return None if None in dead else sum(len(experts or ()) for experts in dead)
 
-    @classmethod
-    def from_json(cls, text: str | bytes, where: str = "") -> Report:
-        """The report of a file's text.
-
-        Raises:
-            UserError: it is none, or one of another version of the schema.
-        """
-        try:
-            found = parse_json(text.encode() if isinstance(text, str) else text)
-            if not isinstance(found, dict) or "schema_version" not in found:
-                raise Unreadable("has no schema_version")
-            version = found["schema_version"]
-            if version != SCHEMA:
-                raise UserError(
-                    f"a report of schema {printable(version)}, and this simsmoe reads {SCHEMA}",
-                    where=where,
-                    hint="Write it again with `simsmoe collapse-report`.",
-                    code=EXIT_DATA,
-                )
-            return cls.model_validate(found)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            why = f"{printable(place)}: {printable(first['msg'], 160)}"
-        except Unreadable as error:
-            why = f"the file {error}"
-        except (ValueError, KeyError, TypeError, RecursionError):
-            why = "its values contradict each other"
-        raise UserError(
-            f"this is not a collapse report ({why})",
-            where=where,
-            hint="Write one with `simsmoe collapse-report`.",
-            code=EXIT_DATA,
-        )
-
-    @classmethod
-    def read(cls, path: Path) -> Report:
-        """The report in a file."""
-        try:
-            content = path.read_bytes()
-        except PermissionError:
-            raise NotPermitted(path) from None
-        except OSError as error:
-            raise UserError(
-                f"cannot read the report: {error.strerror}", where=str(path), code=EXIT_DATA
-            ) from None
-        return cls.from_json(content, str(path))
+    @property
+    def load_cv(self) -> Number:
+        """Mean of the layers' load CV, of those where it is defined."""
+        return mean_of(layer.load_cv for layer in self.layers)

@@ -5,16 +5,17 @@ The text is too hard for the model where its loss is
 
 - near that of a uniform guess, ln V: from 0.9 ln V on, as untrained weights have; of a classifier,
   where its accuracy is that of a uniform guess, within two standard errors; or
-- at or above that of guessing each token by how often it occurs (`guessing.py`), as trained weights
-  have on random text, or on a language they do not know.
+- at or above that of guessing each token by how often it occurs (`unigram_loss.py`), as trained
+  weights have on random text, or on a language they do not know.
 """
 
 from __future__ import annotations
 
 import math
 
-from simsmoe_cli.collapse.findings import Findings, LayerFindings, Sentence
-from simsmoe_cli.collapse.verdict_sentences import NAMED, count, every, named
+from simsmoe_cli.collapse.findings import Findings, LayerFindings
+from simsmoe_cli.collapse.report import Sentence
+from simsmoe_cli.collapse.show.format import NAMED, count, every, some_of
 
 NEAR_UNIFORM = 0.9  # of ln V
 FEW_ROWS = 64  # with fewer, similar and unrelated experts can hardly be told apart
@@ -26,10 +27,11 @@ def non_finite(findings: Findings) -> list[Sentence]:
     experts = [(layer, expert) for layer in findings.layers for expert in layer.non_finite]
     sentences = []
     if experts:
-        names = named([f"expert {expert} of layer {layer.label}" for layer, expert in experts])
+        names = some_of([f"expert {expert} of layer {layer.label}" for layer, expert in experts])
         have = "has weights or outputs" if len(experts) == 1 else "have weights or outputs"
         sentences.append(
-            _bad(
+            Sentence.of(
+                "bad",
                 f"{names[:1].upper()}{names[1:]} {have} that are not finite (NaN or infinity).",
                 non_finite_experts=len(experts),
                 layers=[layer.number for layer, _ in experts],
@@ -40,7 +42,8 @@ def non_finite(findings: Findings) -> list[Sentence]:
     if scores:
         tokens = max(layer.non_finite_scores for layer in scores)
         sentences.append(
-            _bad(
+            Sentence.of(
+                "bad",
                 f"The router's scores in {_layers(scores)} are not finite for up to {tokens:,} of "
                 f"{findings.text.tokens:,} tokens, so load and dead experts there are undefined.",
                 layers=[layer.number for layer in scores],
@@ -58,8 +61,9 @@ def non_finite(findings: Findings) -> list[Sentence]:
             else " The cause is before that layer: embedding, attention or a dense layer."
         )
         sentences.append(
-            _bad(
-                f"Of {findings.text.tokens:,} tokens up to {tokens:,} reach {_layers(inputs)} with "
+            Sentence.of(
+                "bad",
+                f"Up to {tokens:,} of {findings.text.tokens:,} tokens reach {_layers(inputs)} with "
                 "values that are not finite, so routing, load, dead experts and similarity there "
                 f"are undefined.{why}",
                 layers=[layer.number for layer in inputs],
@@ -79,11 +83,12 @@ def copied(findings: Findings) -> list[Sentence]:
         whole = len(experts) == layer.experts and len(experts) > 2
         who = f"All {len(experts)} experts" if whole else f"Experts {every(experts)}"
         how = ", up to the order of hidden units" if group.renumbered else ""
-        wasted = "One of them is" if len(experts) == 2 else "All but one of them are"
+        extra = "One of them is" if len(experts) == 2 else "All but one of them are"
         sentences.append(
-            _bad(
+            Sentence.of(
+                "bad",
                 f"{who} of layer {layer.label} are exact copies: their weights are equal{how}. "
-                f"{wasted} wasted.",
+                f"{extra} redundant.",
                 layer=layer.number,
                 experts=[*experts],
                 cka=layer.cka[experts[0]][experts[1]],
@@ -93,7 +98,8 @@ def copied(findings: Findings) -> list[Sentence]:
     rest = groups[NAMED:]
     if rest:
         sentences.append(
-            _bad(
+            Sentence.of(
+                "bad",
                 f"{count(len(rest), 'more group', 'more groups')} of experts are exact copies, in "
                 f"{_layers(list({layer.layer: layer for layer, _ in rest}.values()))}.",
                 groups=len(groups),
@@ -104,7 +110,7 @@ def copied(findings: Findings) -> list[Sentence]:
 
 
 def wasted_copies(findings: Findings) -> int:
-    """How many experts could be left out, as another has the same weights."""
+    """How many experts could be left out because another has the same weights."""
     return sum(len(group.experts) - 1 for layer in findings.layers for group in layer.copies)
 
 
@@ -112,13 +118,12 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
     """Why the text says little about the experts: in a few words, and as a full sentence."""
     text = findings.text
     loss, choices, frequency = text.loss_nats, text.choices, text.frequency_nats
-    evidence = {"loss_nats": loss, "choices": choices, "frequency_nats": frequency}
     little = "Such text says little about the experts."
     if frequency is not None and frequency < ONE_TOKEN:
         short = "the text is hardly more than one token, repeated"
         words = (
             f"Nearly all of the {text.tokens:,} tokens read are the same ({text.distinct:,} "
-            f"different): the text is hardly more than one token, repeated. {little}"
+            f"different ones): the text is hardly more than one token, repeated. {little}"
         )
     elif loss is None:
         short = "the loss on this text is undefined"
@@ -129,7 +134,7 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
         short = "the model classifies these texts no better than a uniform guess"
         words = (
             f"The model classifies these texts no better than a uniform guess: {text.accuracy:.1%} "
-            f"of {text.scored:,} are right, of {choices} classes. {little}"
+            f"of {text.scored:,} are correct, with {choices} classes. {little}"
         )
     elif choices and choices > 1 and loss >= NEAR_UNIFORM * math.log(choices):
         better = "no" if loss >= math.log(choices) else "hardly"
@@ -137,7 +142,7 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
         words = (
             f"The model predicts this text {better} better than a uniform guess: {loss:.2f} nats "
             f"per {text.unit}, and a guess among {choices:,} has {math.log(choices):.2f}. "
-            "Untrained weights do the same, and trained ones on text unlike their training data. "
+            "So do untrained weights, and trained ones on text that is unlike their training data. "
             f"{little}"
         )
     elif frequency is not None and loss >= frequency:
@@ -145,12 +150,14 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
         words = (
             f"The model predicts this text no better than the frequencies of its tokens do: "
             f"{loss:.2f} nats per {text.unit}, and guessing each by its frequency has "
-            f"{frequency:.2f}. Weights after few steps do the same, and trained ones on random "
-            f"text, or on a language or format they do not know. {little}"
+            f"{frequency:.2f}. So do weights after few steps, and trained ones on random text, or "
+            f"on a language or format they do not know. {little}"
         )
     else:
         return None
-    return short, Sentence.model_validate({"text": words, "tone": "warning", "evidence": evidence})
+    return short, Sentence.of(
+        "warning", words, loss_nats=loss, choices=choices, frequency_nats=frequency
+    )
 
 
 def few_rows(findings: Findings) -> tuple[str, Sentence] | None:
@@ -163,21 +170,21 @@ def few_rows(findings: Findings) -> tuple[str, Sentence] | None:
         f"Only {rows:,} tokens went through every expert: too few to tell similar experts from "
         f"different ones. Use more --tokens, at least {FEW_ROWS}."
     )
-    return short, Sentence(text=text, tone="warning", evidence={"rows": rows})
+    return short, Sentence.of("warning", text, rows=rows)
 
 
-def unknown(findings: Findings, alike_layer: float) -> list[str]:
+def unknown(findings: Findings, similar_layer: float) -> list[str]:
     """Why too little is known to call the experts different, each reason in a few words.
 
     Args:
         findings: of one set of weights.
-        alike_layer: the mean CKA from which the experts of a layer count as alike.
+        similar_layer: mean CKA from which the experts of a layer count as similar.
     """
     layers = findings.layers
     doubts = []
     if undefined := [layer for layer in layers if layer.cka_mean.value is None]:
         doubts.append(f"{_of(len(undefined), len(layers))} layers could not be compared")
-    if mostly := [layer for layer in layers if 0 < 2 * layer.cka_mean.n < _pairs(layer)]:
+    if mostly := [layer for layer in layers if 0 < 2 * layer.cka_mean.n < layer.pair_count]:
         doubts.append(f"most pairs of {_layers(mostly)} could not be compared")
     silent = sum(layer.cka[i][i] is None for layer in layers for i in range(layer.experts))
     experts = sum(layer.experts for layer in layers)
@@ -187,7 +194,7 @@ def unknown(findings: Findings, alike_layer: float) -> list[str]:
     if any(mean.high is None for mean in means):
         doubts.append("there are too few tokens for an interval")
     high = max((mean.high for mean in means if mean.high is not None), default=-1.0)
-    if high >= alike_layer:
+    if high >= similar_layer:
         doubts.append(f"the interval of a layer's mean CKA reaches {high:.2f}")
     return doubts
 
@@ -198,10 +205,6 @@ def _by_chance(choices: int, texts: int) -> float:
     return chance + 2 * math.sqrt(chance * (1 - chance) / max(1, texts))
 
 
-def _pairs(layer: LayerFindings) -> int:
-    return layer.experts * (layer.experts - 1) // 2
-
-
 def _of(some: int, all_of_them: int) -> str:
     return f"{some:,} of {all_of_them:,}"
 
@@ -210,7 +213,3 @@ def _layers(layers: list[LayerFindings]) -> str:
     """ "layer 3", "layers 3, 5 and 7"."""
     labels = [layer.label for layer in layers]
     return f"layer {labels[0]}" if len(labels) == 1 else f"layers {every(labels)}"
-
-
-def _bad(text: str, **evidence: object) -> Sentence:
-    return Sentence.model_validate({"text": text, "tone": "bad", "evidence": evidence})

@@ -1,230 +1,314 @@
-"""Parts of the verdict that are about the whole model: routing, sharing, and another run.
+"""The sentences of the verdict on one model, each with the numbers it rests on.
 
-`verdict.py` decides, and says which experts are alike.
+`verdict.py` decides and holds the thresholds of similarity. CKA does not change when outputs are
+rotated or scaled, so a high one says "nearly the same representation up to rotation and scale";
+that outputs or weights are nearly the same is said only where those were compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simsmoe_cli.collapse.findings import Findings, Sentence
+from simsmoe_cli.collapse.findings import Findings, LayerFindings
+from simsmoe_cli.collapse.pairs import Pair
+from simsmoe_cli.collapse.report import Sentence
+from simsmoe_cli.collapse.show.format import NAMED, count, interval, number, some_of
 
+SAME_OUTPUT = 0.95  # mean cosine: outputs point the same way from here on
+SAME_WEIGHTS = 0.99  # matched units: weights are nearly the same from here on
+RBF_ABOVE = 0.4  # RBF above linear CKA by this much: single rows may hide a similarity
 UNEVEN_LOAD = 1.0  # coefficient of variation
 UNDECIDED, NARROW = 0.95, 0.5  # of ln N: entropy of a token's routing, and of the mean routing
-NAMED = 3
 ROUNDED = 1e-3  # when all pairs are this close, their order is only rounding
 NO_POWER = 0.5  # a null that reaches further hides a correlation worth knowing
+
+
+def mean_similarity(findings: Findings, similar: float, collapsed: float) -> list[Sentence]:
+    """The mean CKA of the model, and the layers with the highest and the lowest.
+
+    Args:
+        findings: of the model.
+        similar, collapsed: means from which layers count as such.
+    """
+    mean, highest = findings.overall.cka_mean, findings.highest
+    if mean is None or highest is None:
+        return []
+    found, null = highest.cka_mean, findings.null_95
+    known = [value for layer in findings.layers if (value := layer.cka_mean.value) is not None]
+    sure = found.low is not None and found.high is not None
+    between = f" ({interval(found, findings.settings.level, 2)})" if sure else ""
+    chance = "" if null is None else f", 95% of unrelated pairs stay below {null:.3f}"
+    text = (
+        f"On {findings.text.rows:,} tokens that every expert of a layer was given, the mean CKA of "
+        f"two experts is {number(mean, 2)} (debiased; copies have 1{chance}). "
+    )
+    if len(known) == 1:
+        text += f"This is of layer {highest.label} alone{between}."
+    else:
+        text += (
+            f"Layer {highest.label} has the highest mean, {number(found.value, 2)}{between}; the "
+            f"lowest is {number(min(known), 2)}."
+        )
+    tone = "bad" if mean >= collapsed else "warning" if mean >= similar else "good"
+    return [
+        Sentence.of(
+            tone,
+            text,
+            cka_mean=mean,
+            rows=findings.text.rows,
+            null_quantile_95=null,
+            highest_layer=highest.number,
+            highest_mean=found.value,
+            highest_low=found.low,
+            highest_high=found.high,
+            lowest_mean=min(known),
+        )
+    ]
+
+
+def on_shared_tokens(findings: Findings, against: Findings | None) -> list[Sentence]:
+    """Mean CKA on the tokens routed to both experts of a pair."""
+    found = findings.overall.cka_shared
+    if found.value is None:
+        return []
+    pairs = sum(layer.pair_count for layer in findings.layers)
+    other = against.overall.cka_shared.value if against else None
+    beside = (
+        f"; for {against.subject.name} it is {number(other, 2)}"
+        if against and other is not None
+        else ""
+    )
+    return [
+        Sentence.of(
+            "note",
+            f"On tokens that were sent to both experts of a pair, the mean CKA is "
+            f"{number(found.value, 2)} ({found.n} of {pairs} pairs share enough of them){beside}.",
+            cka_shared=found.value,
+            pairs=found.n,
+            against_cka_shared=other,
+        )
+    ]
+
+
+def nearly_same_pairs(same: Sequence[Pair]) -> list[Sentence]:
+    """Pairs with a CKA near 1, and what their outputs and weights say of them."""
+    sentences = []
+    for pair in same[:NAMED]:
+        cosine = pair.layer.cosine[pair.i][pair.j]
+        matched = pair.layer.weight_matched[pair.i][pair.j]
+        also = []
+        if cosine is not None and cosine >= SAME_OUTPUT:
+            also.append(f"their outputs point the same way (mean cosine {cosine:.2f})")
+        if matched is not None and matched >= SAME_WEIGHTS:
+            also.append(
+                f"their weights match up to the order of hidden units ({matched:.3f} of at most 1)"
+            )
+        sentences.append(
+            Sentence.of(
+                "bad",
+                f"Experts {pair.full_name} have nearly the same representation up to rotation and "
+                f"scale (CKA {pair.cka:.2f}){'; ' * bool(also)}{', and '.join(also)}.",
+                layer=pair.layer.number,
+                experts=[pair.i, pair.j],
+                cka=pair.cka,
+                cka_low=pair.layer.cka_low[pair.i][pair.j],
+                cka_rbf=pair.layer.cka_rbf[pair.i][pair.j],
+                cosine=cosine,
+                weight_matched=matched,
+            )
+        )
+    if len(same) > NAMED:
+        text = f"The same holds for {count(len(same) - NAMED, 'more pair', 'more pairs')}."
+        sentences.append(Sentence.of("bad", text, pairs=len(same)))
+    return sentences
+
+
+def similar_pairs(
+    pairs: Sequence[Pair], rest: Sequence[Pair], similar: int, limit: float, many: bool
+) -> list[Sentence]:
+    """The most similar pair where it is below the limit; else those above it.
+
+    Args:
+        pairs: all that are defined, the most similar first.
+        rest: those from the limit on of which nothing was said yet.
+        similar: how many are from the limit on.
+        limit: CKA from which a pair counts as similar.
+        many: whether `rest` is a large part of all.
+    """
+    if not pairs:
+        return []
+    top = pairs[0]
+    evidence = {
+        "pairs": len(pairs),
+        "alike": similar,
+        "most_alike_layer": top.layer.number,
+        "most_alike": [top.i, top.j],
+        "most_alike_cka": top.cka,
+    }
+    sentences = []
+    if top.cka is not None and top.cka < limit:
+        text = (
+            f"No pair has a CKA of {limit} or more; the most similar are experts {top.full_name} "
+            f"with {number(top.cka, 2)}."
+        )
+        sentences.append(Sentence.of("good", text, **evidence))
+    if rest:
+        are = "is" if len(rest) == 1 else "are"
+        text = (
+            f"{count(len(rest), 'pair', 'pairs')} of {len(pairs)} {are} similar (CKA of {limit} or "
+            f"more): experts {_with_cka(rest)}."
+        )
+        sentences.append(Sentence.of("warning" if many else "note", text, **evidence))
+    return sentences
+
+
+def unsure_pairs(unsure: Sequence[Pair], limit: float, many: bool) -> list[Sentence]:
+    """Pairs above the limit whose interval reaches the null."""
+    if not unsure:
+        return []
+    text = (
+        f"{count(len(unsure), 'pair has', 'pairs have')} a CKA of {limit} or more, but with an "
+        "interval that reaches that of unrelated experts, so whether they are similar is not "
+        f"known: experts {_with_cka(unsure)}."
+    )
+    return [Sentence.of("warning" if many else "note", text, pairs=len(unsure))]
+
+
+def lowered_by_single_tokens(pairs: Sequence[Pair], limit: float) -> list[Sentence]:
+    """Pairs that RBF CKA, which single rows cannot move, finds similar and linear CKA does not."""
+    moved = [
+        (rbf, pair.cka, pair)
+        for pair in pairs
+        if (rbf := pair.layer.cka_rbf[pair.i][pair.j]) is not None
+        and pair.cka is not None
+        and pair.cka < limit
+        and rbf - pair.cka >= RBF_ABOVE
+    ]
+    if not moved:
+        return []
+    rbf, cka, pair = max(moved, key=lambda found: found[0] - found[1])
+    text = (
+        "Single tokens with large outputs can lower linear CKA. RBF CKA, which they cannot move, "
+        f"is far above it in {count(len(moved), 'pair', 'pairs')}: experts {pair.full_name} have "
+        f"{rbf:.2f} and {cka:.2f}."
+    )
+    return [Sentence.of("note", text, pairs=len(moved), cka_rbf=rbf, cka=cka)]
+
+
+def dead_experts(findings: Findings, dead: Sequence[tuple[LayerFindings, int]]) -> list[Sentence]:
+    """Experts that hardly any token is sent to."""
+    if not dead:
+        return []
+    text = (
+        f"{count(len(dead), 'expert is', 'experts are')} dead, with less than "
+        f"{findings.settings.dead_below:.0%} of a fair load: {_experts(dead)}."
+    )
+    numbers = [layer.number for layer, _ in dead]
+    experts = [expert for _, expert in dead]
+    return [Sentence.of("bad", text, dead=len(dead), layers=numbers, experts=experts)]
+
+
+def undefined_experts(findings: Findings) -> list[Sentence]:
+    """Experts to which no similarity is defined although all their outputs are finite."""
+    silent = [
+        (layer, expert)
+        for layer in findings.layers
+        if not layer.non_finite_inputs
+        for expert in range(layer.experts)
+        if layer.cka[expert][expert] is None and expert not in layer.non_finite
+    ]
+    if not silent:
+        return []
+    text = (
+        f"Similarity is undefined for {_experts(silent)}: the output is the same for every token, "
+        "or for every token but one."
+    )
+    return [Sentence.of("warning", text, undefined_experts=len(silent))]
 
 
 def routing(findings: Findings) -> list[Sentence]:
     """What is odd about load and routing."""
     sentences = []
-    uneven = [
-        (layer, layer.load_cv)
-        for layer in findings.layers
-        if layer.load_cv is not None and layer.load_cv >= UNEVEN_LOAD
-    ]
+    layers = findings.layers
+    uneven = [(cv, layer) for layer in layers if (cv := layer.load_cv or 0) >= UNEVEN_LOAD]
     if uneven:
-        layer, cv = max(uneven, key=lambda found: found[1])
-        sentences.append(
-            Sentence(
-                text=f"The load is uneven in {count(len(uneven), 'layer', 'layers')}: most in "
-                f"layer {layer.label}, where it varies by {cv:.1f} times its mean.",
-                tone="warning",
-                evidence={"layers": len(uneven), "layer": layer.number, "load_cv": cv},
-            )
+        cv, layer = max(uneven, key=lambda found: found[0])
+        text = (
+            f"The load is uneven in {count(len(uneven), 'layer', 'layers')}: most in layer "
+            f"{layer.label}, where its standard deviation is {cv:.1f} times its mean."
         )
+        evidence = {"layers": len(uneven), "layer": layer.number, "load_cv": cv}
+        sentences.append(Sentence.of("warning", text, **evidence))
     undecided = [
-        (layer, layer.entropy_nats)
-        for layer in findings.layers
-        if layer.entropy_nats is not None
-        and layer.entropy_nats > UNDECIDED * layer.entropy_max_nats
+        (value, layer)
+        for layer in layers
+        if (value := layer.entropy_nats) is not None and value > UNDECIDED * layer.entropy_max_nats
     ]
     narrow = [
-        (layer, layer.entropy_of_mean_nats)
-        for layer in findings.layers
-        if layer.entropy_of_mean_nats is not None
-        and layer.entropy_of_mean_nats < NARROW * layer.entropy_max_nats
+        (value, layer)
+        for layer in layers
+        if (value := layer.entropy_of_mean_nats) is not None
+        and value < NARROW * layer.entropy_max_nats
     ]
     for found, words in (
         (undecided, "The router hardly decides: for a token nearly all experts are equally likely"),
-        (narrow, "The router knows few experts: the same ones are likely for all tokens"),
+        (narrow, "The router uses few experts: the same ones are likely for all tokens"),
     ):
         if found:
-            layer, value = found[0]
-            where = named([f"layer {each.label}" for each, _ in found])
-            sentences.append(
-                Sentence(
-                    text=f"{words} ({where}; entropy {value:.2f} of at most "
-                    f"{layer.entropy_max_nats:.2f} nats in layer {layer.label}).",
-                    tone="note",
-                    evidence={
-                        "layers": len(found),
-                        "layer": layer.number,
-                        "entropy_nats": value,
-                        "entropy_max_nats": layer.entropy_max_nats,
-                    },
-                )
+            value, layer = found[0]
+            most = layer.entropy_max_nats
+            where = some_of([f"layer {each.label}" for _, each in found])
+            text = (
+                f"{words} ({where}; entropy {value:.2f} of at most {most:.2f} nats in layer "
+                f"{layer.label})."
             )
-    unknown = sum(layer.entropy_nats is None for layer in findings.layers)
-    if unknown:
-        sentences.append(
-            Sentence(
-                text=f"The router's entropy is unknown in {count(unknown, 'layer', 'layers')}: "
-                "its output there is not a distribution over the experts, or not finite.",
-                tone="note",
-                evidence={"layers": unknown},
-            )
+            evidence = {"layers": len(found), "layer": layer.number, "entropy_nats": value}
+            sentences.append(Sentence.of("note", text, **evidence, entropy_max_nats=most))
+    if unknown := sum(layer.entropy_nats is None for layer in layers):
+        text = (
+            f"The router's entropy is unknown in {count(unknown, 'layer', 'layers')}: its output "
+            "there is not a distribution over the experts, or not finite."
         )
+        sentences.append(Sentence.of("note", text, layers=unknown))
     return sentences
 
 
 def sharing(findings: Findings) -> list[Sentence]:
-    """Whether experts that share tokens are alike (Fig. 4a of the paper)."""
+    """Whether experts that share tokens are similar (Fig. 4a of the paper)."""
     found = findings.overall.spearman
     if found.value is None or found.null_low is None or found.null_high is None:
         return []
-    evidence = {
-        "spearman": found.value,
-        "low": found.low,
-        "high": found.high,
-        "null_low": found.null_low,
-        "null_high": found.null_high,
-        "pairs": found.n,
-    }
-    alike = [v for layer in findings.layers for i, j in layer.pairs() if (v := layer.cka[i][j])]
-    if max(alike, default=0.0) - min(alike, default=0.0) < ROUNDED:
+    known = [v for layer in findings.layers for i, j in layer.pairs() if (v := layer.cka[i][j])]
+    if max(known, default=0.0) - min(known, default=0.0) < ROUNDED:
         return []
     if found.null_low < -NO_POWER or found.null_high > NO_POWER:
-        words = "Whether two experts that share tokens are more alike cannot be told from so few"
+        words = "The pairs are too few to tell whether experts that share tokens are more similar"
     elif found.null_low <= found.value <= found.null_high:
-        words = "Whether two experts share tokens says nothing about how alike they are"
+        words = "Whether two experts share tokens says nothing about how similar they are"
     elif found.low is not None and found.high is not None and found.low <= 0 <= found.high:
-        words = "Whether two experts share tokens says little about how alike they are"
+        words = "Whether two experts share tokens says little about how similar they are"
     elif found.value > 0:
-        words = "Experts that share more tokens are more alike"
+        words = "Experts that share more tokens are more similar"
     else:
-        words = "Experts that share more tokens are less alike"
-    text = (
-        f"{words} (Spearman {found.value:.2f} over {found.n} pairs; by chance "
-        f"{found.null_low:.2f} to {found.null_high:.2f})."
-    )
-    return [Sentence.model_validate({"text": text, "tone": "note", "evidence": evidence})]
-
-
-def on_shared_tokens(findings: Findings, against: Findings | None) -> list[Sentence]:
-    """How alike experts are where both work, which experts that differ elsewhere need not be."""
-    found = findings.overall.cka_shared
-    if found.value is None:
-        return []
-    pairs = sum(layer.experts * (layer.experts - 1) // 2 for layer in findings.layers)
-    other = against.overall.cka_shared.value if against is not None else None
-    beside = (
-        f"; those of {against.subject.name} {other:.2f}" if against and other is not None else ""
-    )
+        words = "Experts that share more tokens are less similar"
     return [
-        Sentence(
-            text=f"On tokens that were sent to both, two experts are {found.value:.2f} alike on "
-            f"average ({found.n} of {pairs} pairs share enough of them){beside}.",
-            tone="note",
-            evidence={"cka_shared": found.value, "pairs": found.n, "against_cka_shared": other},
+        Sentence.of(
+            "note",
+            f"{words} (Spearman {found.value:.2f} over {found.n} pairs; by chance "
+            f"{found.null_low:.2f} to {found.null_high:.2f}).",
+            spearman=found.value,
+            low=found.low,
+            high=found.high,
+            null_low=found.null_low,
+            null_high=found.null_high,
+            pairs=found.n,
         )
     ]
 
 
-def compared(findings: Findings, against: Findings) -> list[Sentence]:
-    """What is different from another run; layers are compared one by one."""
-    here, there = findings.overall.cka_mean, against.overall.cka_mean
-    ours, theirs = findings.text, against.text
-    name = against.subject.name
-    sentences = []
-    if not all(layer.finite for layer in against.layers):
-        sentences.append(
-            Sentence(text=f"{name} has values that are not finite (NaN or infinity).", tone="bad")
-        )
-    if here is None or there is None:
-        who = "Its experts" if here is None else f"The experts of {name}"
-        text = (
-            f"{who} could not be compared with each other, so nothing is said of the other run's."
-        )
-        return [*sentences, Sentence(text=text, tone="warning")]
-    if (ours.corpus, ours.split, ours.rows) != (theirs.corpus, theirs.split, theirs.rows):
-        sentences.append(
-            Sentence(
-                text=f"{name} was measured on other text, so differences may be the text's.",
-                tone="warning",
-                evidence={"rows": ours.rows, "against_rows": theirs.rows},
-            )
-        )
-    apart = [
-        (a.cka_mean.low or 0.0) - (b.cka_mean.high or 0.0) > 0
-        or (b.cka_mean.low or 0.0) - (a.cka_mean.high or 0.0) > 0
-        for a, b in zip(findings.layers, against.layers, strict=False)
-        if None not in (a.cka_mean.low, a.cka_mean.high, b.cka_mean.low, b.cka_mean.high)
-    ]
-    if not apart:
-        words = f"Without intervals its experts cannot be compared with those of {name}"
-    elif not any(apart):
-        words = f"Its experts are about as alike as those of {name}"
-    else:
-        less = "less" if here < there else "more"
-        words = f"Its experts are {less} alike than those of {name}"
-    intervals = f"; the intervals are apart in {sum(apart)} of {len(apart)} layers" if apart else ""
-    sentences.append(
-        Sentence(
-            text=f"{words}: {here:.2f} against {there:.2f}{intervals}.",
-            tone="good" if here < there and any(apart) else "note",
-            evidence={
-                "cka_mean": here,
-                "against_cka_mean": there,
-                "layers": len(apart),
-                "layers_apart": sum(apart),
-            },
-        )
-    )
-    if ours.accuracy is not None and theirs.accuracy is not None:
-        sentences.append(
-            Sentence(
-                text=f"It classifies {ours.accuracy:.2%} of these texts right, {name} "
-                f"{theirs.accuracy:.2%} (n = {ours.scored:,} texts). One run each proves little.",
-                tone="note",
-                evidence={"accuracy": ours.accuracy, "against_accuracy": theirs.accuracy},
-            )
-        )
-    elif (
-        ours.loss_nats is not None
-        and theirs.loss_nats is not None
-        and ours.unit == theirs.unit
-        and ours.accuracy is theirs.accuracy is None
-    ):
-        in_bits = ours.bpc is not None and theirs.bpc is not None
-        score, other = (ours.bpc, theirs.bpc) if in_bits else (ours.loss_nats, theirs.loss_nats)
-        unit = "BPC" if in_bits else f"nats per {ours.unit}"
-        sentences.append(
-            Sentence(
-                text=f"It predicts this text with {score:.3f} {unit}, {name} with {other:.3f}. One "
-                "run each proves little: seeds of one setting were seen to differ by 0.05 BPC.",
-                tone="note",
-                evidence={"score": score, "against_score": other},
-            )
-        )
-    return sentences
+def _with_cka(pairs: Sequence[Pair]) -> str:
+    return some_of([f"{pair.full_name} ({pair.cka:.2f})" for pair in pairs])
 
 
-def count(number: int, one: str, many: str) -> str:
-    """ "1 pair", "2 pairs"."""
-    return f"{number:,} {one if number == 1 else many}"
-
-
-def every(names: Sequence[object]) -> str:
-    """All of a few names, "2, 5 and 7"; of more than eight the first eight."""
-    shown = [str(name) for name in names[:8]]
-    if len(names) > len(shown):
-        return f"{', '.join(shown)} and {len(names) - len(shown):,} more"
-    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
-
-
-def named(names: list[str]) -> str:
-    """Some of the names, and how many more there are."""
-    shown = ", ".join(names[:NAMED])
-    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+def _experts(experts: Sequence[tuple[LayerFindings, int]]) -> str:
+    return some_of([f"expert {expert} of layer {layer.label}" for layer, expert in experts])

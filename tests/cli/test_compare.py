@@ -12,7 +12,7 @@ import pytest
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
-from tests.compare.test_runs import made_run
+from tests.compare.made_runs import made_run
 
 Capture = pytest.CaptureFixture[str]
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
 from tests.collapse.sources.huggingface.models import IDS, made, with_tokenizer
-from tests.compare.test_runs import made_run
+from tests.compare.made_runs import made_run
 
 Capture = pytest.CaptureFixture[str]
 FEW = ["--text", "text.txt", "--tokens", "64"]
@@ -136,7 +136,7 @@ def compared(capsys: Capture, *folders: str) -> dict[str, Any]:
 
 def test_models_are_compared_by_their_reports(capsys: Capture) -> None:
     said = refusal(capsys, EXIT_DATA, "compare", "models/mixtral", "models/olmoe")
-    assert "no report of this model, whose numbers are compared" in said
+    assert "this model has no report" in said
     assert "simsmoe collapse-report" in said
     reports = {}
     for name in ("mixtral", "olmoe"):

@@ -14,7 +14,7 @@ import typer
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_SIGPIPE, EXIT_USAGE, UserError
-from tests.compare.test_runs import made_run
+from tests.compare.made_runs import made_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINTING = (

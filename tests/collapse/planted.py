@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simsmoe_cli.attach.expert_calls import Routed
-from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Size, WholeSource
+from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.moe.experts.loop import LoopExperts
 
 WIDTH, HIDDEN, EXPERTS = 40, 12, 5

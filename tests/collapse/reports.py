@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.collapse.report import Report
 
 
 def report(
@@ -31,9 +31,9 @@ def report(
             "against": against and findings(against, layers, experts, seed=1, alike=0.1),
             "verdict": {
                 "level": "partly alike",
-                "headline": f"Some experts of {name} are alike.",
+                "headline": f"Some experts of {name} are similar.",
                 "sentences": [
-                    {"text": "Layer 0 holds the most alike pair.", "tone": "warning"},
+                    {"text": "Layer 0 has the most similar pair.", "tone": "warning"},
                     {"text": "No expert is dead.", "tone": "good", "evidence": {"dead": 0}},
                 ],
             },

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from simsmoe_cli.collapse.show.html import write_report
+from simsmoe_cli.collapse.show.files import write_report
 from tests.collapse.browser import Page, chromium, find_chromium
 from tests.collapse.reports import report
 

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from simsmoe_cli.attach.expert_calls import Routed
 from simsmoe_cli.collapse.fail_above import fail_above
-from simsmoe_cli.collapse.findings import Findings, Report, Verdict
+from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure
-from simsmoe_cli.collapse.show.html import write_report
+from simsmoe_cli.collapse.report import Report, Verdict
+from simsmoe_cli.collapse.show.files import write_report
 from simsmoe_cli.collapse.show.summary import tiles
 from simsmoe_cli.collapse.show.tables import experts_table, pairs_table
 from simsmoe_cli.collapse.show.terminal import show
@@ -121,7 +122,7 @@ def test_a_weight_that_is_not_finite_is_named_and_undefines_all_after_it(
     assert not [s for s in verdict.sentences if "dead, with less than" in s.text]
     assert not [s for s in verdict.sentences if s.tone == "good"]
     assert "layers 1, 3, 5 have values that are not finite" in gate(found)
-    labels = [tile[0] for tile in tiles(found, None)]
+    labels = [tile.label for tile in tiles(found, None)]
     assert "Mean CKA of 1 of 3 layers" in labels
     assert "Load CV, mean of 1 of 3 layers" in labels
 
@@ -144,7 +145,7 @@ def test_a_score_of_minus_infinity_is_an_expert_ruled_out(tmp_path: Path) -> Non
     found, verdict = told(planted, tmp_path)
     assert found.layers[0].finite
     assert found.layers[0].dead == [0]
-    assert verdict.headline == "Partly alike: 1 expert is dead."
+    assert verdict.headline == "Partly collapsed: 1 expert is dead."
 
 
 def test_experts_that_are_all_equal_are_a_collapse_and_one_group(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_experts_that_are_all_equal_are_a_collapse_and_one_group(tmp_path: Path)
     assert "8 experts are exact copies of others" in verdict.headline
     assert verdict.sentences[0].text == (
         "All 5 experts of layer 1 are exact copies: their weights are equal. "
-        "All but one of them are wasted."
+        "All but one of them are redundant."
     )
     # All pairs are at 1, and what is left of differences is rounding: nothing to correlate.
     assert not [s for s in verdict.sentences if "share tokens" in s.text]
@@ -189,7 +190,9 @@ def test_copies_come_first_however_many_pairs_are_about_as_alike(tmp_path: Path)
     assert verdict.sentences[0].text.startswith("Experts 8 and 9 of layer 1 are exact copies")
     assert verdict.sentences[0].evidence["experts"] == [8, 9]
     assert "1 expert is an exact copy of another" in verdict.headline
-    assert any(sentence.text == "32 more pairs do so." for sentence in verdict.sentences)
+    assert any(
+        sentence.text == "The same holds for 32 more pairs." for sentence in verdict.sentences
+    )
     table = pairs_table(Report(findings=[found], against=None, verdict=verdict))
     assert [cell.text for cell in table.rows[0][:3]] == ["1", "8 and 9", "equal"]
     assert {row[2].text for row in table.rows[1:]} == {"different"}
@@ -203,7 +206,7 @@ def test_several_groups_of_copies_are_told_the_largest_first(tmp_path: Path) -> 
         planted.copy(1, source, target)
     planted.copy(0, 1, 2)
     _, verdict = told(planted, tmp_path)
-    assert verdict.headline == "Partly alike: 5 experts are exact copies of others."
+    assert verdict.headline == "Partly collapsed: 5 experts are exact copies of others."
     texts = [sentence.text for sentence in verdict.sentences[:4]]
     assert texts[0].startswith("Experts 0, 5 and 7 of layer 3 are exact copies")
     assert texts[1].startswith("Experts 1 and 2 of layer 1 are exact copies")
@@ -227,7 +230,7 @@ def test_a_constant_router_leaves_the_others_dead(tmp_path: Path) -> None:
     planted.bias_LN[:, :2] = 1000.0
     found, verdict = told(planted, tmp_path)
     assert [layer.dead for layer in found.layers] == [[2, 3, 4]] * 2
-    assert verdict.headline == "Partly alike: 6 experts are dead."
+    assert verdict.headline == "Partly collapsed: 6 experts are dead."
 
 
 def test_an_expert_that_says_nothing_is_not_called_healthy(tmp_path: Path) -> None:

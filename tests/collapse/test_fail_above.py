@@ -50,7 +50,7 @@ def test_an_undefined_layer_does_not_pass() -> None:
 def test_what_a_mean_leaves_out_is_said() -> None:
     cka = [[1.0, None, 0.2], [None, 1.0, None], [0.2, None, 1.0]]
     assert partly_undefined(report(layers=2, experts=3, cka=cka).main) == [
-        "layer 0: 2 of 3 pairs are undefined and not in its mean"
+        "layer 0: its mean leaves out 2 of 3 pairs, which are undefined"
     ]
     assert partly_undefined(report().main) == []
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from simsmoe_cli.collapse import findings as schema
-from simsmoe_cli.collapse.findings import Estimate, Report, Verdict
+from simsmoe_cli.collapse import report as file_schema
+from simsmoe_cli.collapse.findings import Estimate, LayerFindings, Null, Overall
 from simsmoe_cli.collapse.measure.layers import measure
+from simsmoe_cli.collapse.report import Report, Verdict
+from simsmoe_cli.collapse.subject import Text
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from tests.collapse.planted import EXPERTS, QUICK, Planted
@@ -49,7 +51,7 @@ def test_undefined_is_null_and_never_nan(report: Report) -> None:
 
 def test_it_says_its_version_and_reads_no_other(report: Report) -> None:
     found = json.loads(report.to_json())
-    assert found["schema_version"] == schema.SCHEMA
+    assert found["schema_version"] == file_schema.SCHEMA
     found["schema_version"] = 99
     with pytest.raises(UserError, match="schema 99, and this simsmoe reads 1") as caught:
         Report.from_json(json.dumps(found), "there.json")
@@ -75,7 +77,7 @@ def test_a_report_without_labels_gets_those_of_its_modules(report: Report) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda layer: layer["cka"].pop(), "cka is no matrix of 5 experts"),
+        (lambda layer: layer["cka"].pop(), "cka is not a matrix of 5 experts"),
         (lambda layer: layer["load"].pop(), "load is not of 5 experts"),
         (lambda layer: layer.update(dead=[5]), "an expert beyond the 5"),
         (lambda layer: layer.update(dead=[-1]), "greater than or equal to 0"),
@@ -108,11 +110,11 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 
 
 def test_every_quantity_of_a_layer_is_documented() -> None:
-    models: list[type[BaseModel]] = [schema.LayerFindings, schema.Overall, schema.Text]
+    models: list[type[BaseModel]] = [LayerFindings, Overall, Text]
     known = {"experts", "layer", "corpus", "split", "perplexity", "load_max_over_mean"}
     for model in models:
         for name, info in model.model_fields.items():
-            documented = info.description or name in known or info.annotation is schema.Null
+            documented = info.description or name in known or info.annotation is Null
             assert documented, f"{model.__name__}.{name}"
 
 

@@ -89,7 +89,7 @@ def test_a_silent_expert_is_undefined_and_said_to_be(truth: Findings) -> None:
         assert [row[4] for row in matrix] == [None] * EXPERTS
     assert layer.effective_rank[4] is None
     assert layer.cka_mean.n == 6
-    (named,) = [s for s in judge(truth).sentences if "Undefined" in s.text]
+    (named,) = [s for s in judge(truth).sentences if "undefined" in s.text]
     assert "expert 4 of layer 0" in named.text
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from simsmoe_cli.collapse.findings import Estimate, Findings, Sentence
+from simsmoe_cli.collapse.findings import Estimate, Findings
 from simsmoe_cli.collapse.measure.layers import measure
+from simsmoe_cli.collapse.report import Sentence
 from simsmoe_cli.collapse.verdict import judge
 from tests.collapse.planted import EXPERTS, QUICK, Planted
 
@@ -81,19 +82,25 @@ def test_a_pair_whose_interval_reaches_the_null_is_called_neither_alike_nor_heal
     found = alike(base, 0.1, 0.1, 0.1, 0.1, spread=0.88, cka_low=unsure)
     verdict = judge(found)
     assert verdict.level == "undefined"
-    assert verdict.headline == "Undecided: 4 pairs may be alike or not."
-    assert all("one and the same" not in s.text for s in verdict.sentences)
-    assert all("No pair reaches" not in s.text for s in verdict.sentences)
-    assert sentence(found, "whether they are alike is not known").evidence["pairs"] == 4
+    assert verdict.headline == "Undecided: 4 pairs may be similar or not."
+    assert all("nearly the same" not in s.text for s in verdict.sentences)
+    assert all("No pair has" not in s.text for s in verdict.sentences)
+    assert sentence(found, "whether they are similar is not known").evidence["pairs"] == 4
 
 
 def test_copies_make_it_partly_alike_however_few(base: Findings) -> None:
     found = alike(base, 0.01, 0.01, 0.01, 0.01, spread=0.98)
     verdict = judge(found)
     assert verdict.level == "partly alike"
-    assert "4 pairs are one and the same" in verdict.headline
-    assert sum("compute one and the same" in s.text for s in verdict.sentences) == 3
-    assert sentence(found, "1 more pair does so").evidence["pairs"] == 4
+    assert "4 pairs have nearly the same representation" in verdict.headline
+    assert (
+        sum(
+            "nearly the same representation up to rotation and scale" in s.text
+            for s in verdict.sentences
+        )
+        == 3
+    )
+    assert sentence(found, "holds for 1 more pair").evidence["pairs"] == 4
 
 
 def test_long_lists_are_cut_and_counted(base: Findings) -> None:
@@ -113,7 +120,7 @@ def test_nothing_defined_is_said_and_not_called_healthy(base: Findings) -> None:
     overall = base.overall.model_copy(update={"cka_mean": None})
     verdict = judge(base.model_copy(update={"layers": layers, "overall": overall}))
     assert verdict.level == "undefined"
-    assert any("Undefined for" in s.text and "17 more" in s.text for s in verdict.sentences)
+    assert any("undefined for" in s.text and "17 more" in s.text for s in verdict.sentences)
 
 
 def test_uneven_load_and_odd_routing_are_said(base: Findings) -> None:
@@ -127,7 +134,7 @@ def test_uneven_load_and_odd_routing_are_said(base: Findings) -> None:
     )
     assert sentence(found, "load is uneven in 4 layers").evidence["load_cv"] == 1.7
     assert sentence(found, "hardly decides").evidence["entropy_nats"] == 0.97 * most
-    assert sentence(found, "knows few experts").evidence["entropy_nats"] == 0.3 * most
+    assert sentence(found, "uses few experts").evidence["entropy_nats"] == 0.3 * most
     quiet = judge(alike(base, *[0.1] * LAYERS, load_cv=0.5, entropy_nats=0.5 * most))
     assert all("uneven" not in s.text and "hardly" not in s.text for s in quiet.sentences)
 
@@ -135,10 +142,10 @@ def test_uneven_load_and_odd_routing_are_said(base: Findings) -> None:
 @pytest.mark.parametrize(
     ("value", "low", "words"),
     [
-        (0.9, 0.8, "share more tokens are more alike"),
-        (-0.9, -0.95, "share more tokens are less alike"),
-        (0.1, -0.2, "says nothing about how alike"),
-        (0.4, -0.02, "says little about how alike"),
+        (0.9, 0.8, "share more tokens are more similar"),
+        (-0.9, -0.95, "share more tokens are less similar"),
+        (0.1, -0.2, "says nothing about how similar"),
+        (0.4, -0.02, "says little about how similar"),
     ],
 )
 def test_sharing_is_told_against_its_null_and_zero(
@@ -154,7 +161,7 @@ def test_sharing_is_told_against_its_null_and_zero(
 
 def test_a_likeness_hidden_by_single_rows_is_noted(base: Findings) -> None:
     rbf = [[0.8] * EXPERTS for _ in range(EXPERTS)]
-    found = sentence(alike(base, *[0.05] * LAYERS, cka_rbf=rbf), "single tokens")
+    found = sentence(alike(base, *[0.05] * LAYERS, cka_rbf=rbf), "Single tokens")
     assert found.evidence["pairs"] == 4 * 10
 
 
@@ -162,12 +169,12 @@ def test_another_run_is_compared_by_intervals(base: Findings) -> None:
     ours, theirs = alike(base, 0.1, 0.1, 0.1, 0.1), alike(base, 0.3, 0.3, 0.3, 0.1)
     named = theirs.subject.model_copy(update={"name": "plain"})
     theirs = theirs.model_copy(update={"subject": named})
-    less = sentence(ours, "less alike than those of plain", theirs)
+    less = sentence(ours, "less similar than those of plain", theirs)
     assert less.tone == "good"
     assert less.evidence["layers_apart"] == 3
     assert "0.10 against 0.25" in less.text
-    assert sentence(theirs, "more alike than", ours).tone == "note"
-    assert sentence(ours, "about as alike as", ours).evidence["layers_apart"] == 0
+    assert sentence(theirs, "more similar than", ours).tone == "note"
+    assert sentence(ours, "about as similar as", ours).evidence["layers_apart"] == 0
     assert "BPC" in sentence(ours, "predicts this text", theirs).text
 
 
@@ -186,9 +193,9 @@ def test_notes_on_the_text_are_repeated(base: Findings) -> None:
 def test_each_number_in_the_first_sentence_is_in_its_evidence(base: Findings) -> None:
     found = alike(base, 0.11, 0.22, 0.13, 0.14)
     first = judge(found).sentences[0]
-    assert "0.15 alike on average" in first.text
-    assert "Layer 1 is the highest with 0.22 (95% interval 0.21 to 0.23)" in first.text
-    assert "the lowest has 0.11" in first.text
+    assert "the mean CKA of two experts is 0.15 (debiased" in first.text
+    assert "Layer 1 has the highest mean, 0.22 (95% interval 0.21 to 0.23)" in first.text
+    assert "the lowest is 0.11" in first.text
     assert first.evidence["highest_layer"] == 1
     assert first.evidence["highest_mean"] == 0.22
     assert first.evidence["lowest_mean"] == 0.11

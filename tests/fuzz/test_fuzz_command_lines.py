@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from simsmoe_cli.cli import main
-from tests.compare.test_runs import made_run
+from tests.compare.made_runs import made_run
 from tests.fuzz.driving import (
     cases,
     contents,

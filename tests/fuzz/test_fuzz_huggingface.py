@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from simsmoe_cli.collapse import build as reporting
-from simsmoe_cli.collapse.findings import Report
 from simsmoe_cli.collapse.measure.options import Options
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.errors import EXIT_DATA
 from tests.collapse.sources.huggingface.models import IDS, made, with_tokenizer
 from tests.fuzz.driving import (

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from simsmoe_cli.collapse.fail_above import fail_above
-from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.html import page
 from simsmoe_cli.collapse.show.terminal import show
 from simsmoe_cli.collapse.verdict import judge

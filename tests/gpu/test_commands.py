@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.run.folder import RunDir

@@ -12,23 +12,25 @@ from torch import Tensor
 
 from simsmoe_cli.collapse.findings import Difference, LayerFindings
 from simsmoe_cli.collapse.measure.layer import spread
+from simsmoe_cli.collapse.pairs import Pair, pairs_of
 from simsmoe_cli.collapse.sources.base import Source
 
 SHOWN_ROWS, SHOWN_FEATURES = 48, 64
 
 
-def most_similar(layer: LayerFindings) -> tuple[int, int, float] | None:
-    """The live pair with the largest debiased CKA, or any defined pair if none is live."""
-    found = [(i, j, value) for i, j in layer.pairs() if (value := layer.cka[i][j]) is not None]
-    live = [pair for pair in found if not {pair[0], pair[1]} & set(layer.dead or ())]
-    return max(live or found, key=lambda pair: pair[2], default=None)
+def pair_to_show(layer: LayerFindings) -> Pair | None:
+    """The pair of live experts with the largest debiased CKA; of any experts if no pair is live."""
+    known = sorted(
+        (pair for pair in pairs_of([layer]) if pair.cka is not None), key=lambda pair: pair.order
+    )
+    live = [pair for pair in known if not {pair.i, pair.j} & set(layer.dead or ())]
+    return next(iter(live or known), None)
 
 
-def difference_of(
-    layer: LayerFindings, pair: tuple[int, int, float], outputs_NTD: Tensor
-) -> Difference:
+def difference_of(pair: Pair, outputs_NTD: Tensor) -> Difference:
     """How far apart the two outputs of a pair are, token by token (Fig. 5); without labels."""
-    i, j, cka = pair
+    i, j, cka = pair.i, pair.j, pair.cka
+    assert cka is not None
     first_TD, second_TD = outputs_NTD[i].double(), outputs_NTD[j].double()
     size = ((first_TD.square() + second_TD.square()).mean() / 2).sqrt()
     apart_TD = ((first_TD - second_TD) / size).square().cpu()
@@ -37,7 +39,7 @@ def difference_of(
     ends = np.linspace(0, width, min(SHOWN_FEATURES, width) + 1).round().astype(int).tolist()
     features = list(itertools.pairwise(ends))
     return Difference(
-        layer=layer.layer,
+        layer=pair.layer.layer,
         experts=(i, j),
         cka=cka,
         rows=rows,

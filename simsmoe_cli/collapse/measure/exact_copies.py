@@ -64,7 +64,7 @@ def exact_copies(parts_NHF: Sequence[Tensor], outputs_NTD: Tensor) -> list[Copie
 
 
 def _candidates(outputs_NTD: Tensor) -> list[int]:
-    """Experts whose outputs on some rows are near those of another; the rest are no copies."""
+    """Experts whose outputs on some rows are near those of another; the rest are not copies."""
     rows = outputs_NTD.shape[1]
     some_R = spread(rows, LOOKED_AT)
     x_NS = outputs_NTD[:, some_R].flatten(1).nan_to_num(0, 0, 0).double()

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse.findings import LayerFindings, Matrix, Number
+from simsmoe_cli.collapse.findings import LayerFindings, Matrix
 from simsmoe_cli.collapse.measure.block_sums import Standardised
 from simsmoe_cli.collapse.measure.options import DENSE_BYTES, Bounds, Options
 from simsmoe_cli.collapse.sources.base import Source
+from simsmoe_cli.collapse.subject import Number
 
 if TYPE_CHECKING:
     from simsmoe_cli.collapse.measure.routing import Counts

@@ -18,15 +18,17 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.attach.expert_calls import Routed
-from simsmoe_cli.collapse.findings import Difference, Findings, LayerFindings, Settings, Text
+from simsmoe_cli.collapse.findings import Difference, Findings, LayerFindings
 from simsmoe_cli.collapse.measure.across_layers import overall
-from simsmoe_cli.collapse.measure.difference import difference_of, most_similar, with_labels
+from simsmoe_cli.collapse.measure.difference import difference_of, pair_to_show, with_labels
 from simsmoe_cli.collapse.measure.layer import Layer, all_outputs, defined, measure_all
 from simsmoe_cli.collapse.measure.linear_cka import FEWEST_ROWS, count_of_blocks
 from simsmoe_cli.collapse.measure.options import Bounds, Options
 from simsmoe_cli.collapse.measure.routing import DEAD_BELOW, Counts
 from simsmoe_cli.collapse.measure.unigram_loss import frequency_nats
+from simsmoe_cli.collapse.pairs import Pair
 from simsmoe_cli.collapse.sources.base import Reading, Source
+from simsmoe_cli.collapse.subject import Settings, Text
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.run.layer_labels import layer_labels
 
@@ -53,14 +55,14 @@ def measure(
     layers = range(len(source.layers)) if layers is None else layers
     measurer = _Measurer(source, options, layers, on_progress or (lambda share, done: None))
     reading = source.walk(options.all_tokens, options.rows, measurer, layers)
-    bounds = measurer.bounds
+    ids, bounds = reading.ids[: options.rows], measurer.bounds
     return Findings(
         subject=source.subject,
-        text=_text(source, reading),
+        text=_text(source, reading, len(ids)),
         settings=Settings(
             level=options.level,
             resamples=options.resamples,
-            blocks=count_of_blocks(len(reading.ids), options.blocks),
+            blocks=count_of_blocks(len(ids), options.blocks),
             rbf_rows=min(bound.rbf_rows for bound in bounds),
             rank_rows=min(bound.rank_rows for bound in bounds),
             dead_below=DEAD_BELOW,
@@ -68,7 +70,7 @@ def measure(
         ),
         layers=measurer.found,
         overall=overall(measurer.found, options.resamples, options.level, options.seed),
-        difference=with_labels(measurer.difference, source, reading.ids),
+        difference=with_labels(measurer.difference, source, ids),
         history=source.history,
     )
 
@@ -90,17 +92,20 @@ def with_pair_of(findings: Findings, source: Source, options: Options, other: Fi
     cka = layer.cka[i][j] if max(i, j) < layer.experts else None
     if cka is None:
         return findings
-    one = _OnePair(source, layer, (i, j, cka))
+    one = _OnePair(source, options, Pair(layer, i, j, cka))
     reading = source.walk(options.all_tokens, options.rows, one, [shown.layer], loss=False)
-    difference = with_labels(one.difference, source, reading.ids)
+    difference = with_labels(one.difference, source, reading.ids[: options.rows])
     return findings.model_copy(update={"difference": difference})
 
 
 class _Keeper:
-    """Keeps the rows of layers until each has seen all of them; then `on_layer` is called."""
+    """Keeps the rows of layers until each has seen all of them; then `on_layer` is called.
 
-    def __init__(self, source: Source, layers: Sequence[int]):
-        self.source = source
+    A source gives whole windows of text. Of their tokens no more are kept than are asked for.
+    """
+
+    def __init__(self, source: Source, options: Options, layers: Sequence[int]):
+        self.source, self.options = source, options
         self.rows: dict[int, list[Routed]] = {place: [] for place in layers}
         self.difference: Difference | None = None
 
@@ -110,7 +115,7 @@ class _Keeper:
 
     def seen(self, layer: int) -> None:
         parts = self.rows.pop(layer)
-        count = sum(len(part.input_TD) for part in parts)
+        count = min(sum(len(part.input_TD) for part in parts), self.options.rows)
         if count < FEWEST_ROWS:
             raise UserError(
                 f"{count} rows are too few to compare experts on",
@@ -118,8 +123,8 @@ class _Keeper:
                 hint="Use more tokens, or a split with more text.",
                 code=EXIT_DATA,
             )
-        input_TD = torch.cat([part.input_TD for part in parts])
-        index_TK = torch.cat([part.index_TK for part in parts])
+        input_TD = torch.cat([part.input_TD for part in parts])[:count]
+        index_TK = torch.cat([part.index_TK for part in parts])[:count]
         parts.clear()
         self.on_layer(layer, input_TD, index_TK)
 
@@ -140,8 +145,8 @@ class _Measurer(_Keeper):
         layers: Sequence[int],
         on_progress: Callable[[float, int], None],
     ):
-        super().__init__(source, layers)
-        self.options, self.on_progress = options, on_progress
+        super().__init__(source, options, layers)
+        self.on_progress = on_progress
         self.counts = {place: Counts.of(source.layers[place].experts) for place in layers}
         self.found: list[LayerFindings] = []
         self.bounds: list[Bounds] = []
@@ -159,9 +164,10 @@ class _Measurer(_Keeper):
         found = measure_all(measured, self.labels[layer])
         self.found.append(found)
         self.bounds.append(measured.bounds)
-        pair = most_similar(found)
-        if pair is not None and (self.difference is None or pair[2] > self.difference.cka):
-            self.difference = difference_of(found, pair, measured.outputs_NTD)
+        pair = pair_to_show(found)
+        least = -math.inf if self.difference is None else self.difference.cka
+        if pair is not None and pair.cka is not None and pair.cka > least:
+            self.difference = difference_of(pair, measured.outputs_NTD)
         self.progress(self.passed)
 
     def progress(self, share: float) -> None:
@@ -172,16 +178,15 @@ class _Measurer(_Keeper):
 class _OnePair(_Keeper):
     """Makes the difference of one pair of one layer."""
 
-    def __init__(self, source: Source, found: LayerFindings, pair: tuple[int, int, float]):
-        super().__init__(source, [found.layer])
-        self.found, self.pair = found, pair
+    def __init__(self, source: Source, options: Options, pair: Pair):
+        super().__init__(source, options, [pair.layer.layer])
+        self.pair = pair
 
     def on_layer(self, layer: int, input_TD: Tensor, index_TK: Tensor) -> None:
-        outputs_NTD = all_outputs(self.source, layer, input_TD)
-        self.difference = difference_of(self.found, self.pair, outputs_NTD)
+        self.difference = difference_of(self.pair, all_outputs(self.source, layer, input_TD))
 
 
-def _text(source: Source, reading: Reading) -> Text:
+def _text(source: Source, reading: Reading, rows: int) -> Text:
     """What was read, and how well it was predicted."""
     loss = reading.nats / reading.scored if reading.scored else None
     of_token = loss if reading.right is None else None
@@ -193,7 +198,7 @@ def _text(source: Source, reading: Reading) -> Text:
         notes=source.notes,
         unit=source.unit,
         tokens=reading.tokens,
-        rows=len(reading.ids),
+        rows=rows,
         block=source.block,
         scored=reading.scored,
         loss_nats=defined(loss),

@@ -22,7 +22,7 @@ DEAD_BELOW = 0.01  # of a fair share of the load, as in the probes of training
 class Counts:
     """Sums over all tokens of one layer.
 
-    Sums mean nothing once a token's input or router scores were not finite.
+    They are undefined once the input or the router scores of a token are not finite.
     """
 
     chosen_N: Tensor
@@ -60,7 +60,7 @@ class Counts:
             self.entropy = math.nan
             self.probability_N.fill_(math.nan)
             return
-        probability_TN = logits_TN.float().softmax(-1)  # a score of -inf is none
+        probability_TN = logits_TN.float().softmax(-1)  # a score of -inf rules an expert out
         scored_T = probability_TN.isfinite().all(-1)
         self.non_finite_scores += int((finite_T & ~scored_T).sum())
         self.probability_N += probability_TN.sum(0).double().cpu()

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.collapse.findings import History, LossPoint, ProbePoint
+from simsmoe_cli.collapse.subject import History, LossPoint, ProbePoint
 from simsmoe_cli.errors import printable
 from simsmoe_cli.run.events import Eval, Train, read_events
 

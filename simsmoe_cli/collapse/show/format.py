@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simsmoe_cli.collapse.findings import Estimate, Findings, Subject, Text
+from simsmoe_cli.collapse.findings import Estimate, Findings
+from simsmoe_cli.collapse.subject import Subject, Text
 
 UNDEFINED = "undefined"
+NAMED = 3  # experts, layers or pairs that a sentence names
 LARGE = 1e9  # numbers from here on are shown with an exponent
 
 
@@ -21,8 +23,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def clean(text: str) -> str:
-    """The text with what no terminal or XML file should get (control and direction characters,
-    halves of characters) written as its code point."""
+    """The text as terminals and XML files may have it: control and direction characters, and halves
+    of characters, are written as code points."""
     return "".join(char if char.isprintable() else f"\\u{{{ord(char):x}}}" for char in text)
 
 
@@ -69,8 +71,8 @@ def worth(estimate: Estimate, level: float, digits: int = 3) -> str:
     )
 
 
-def named(parts: Sequence[tuple[str, str]]) -> str:
-    """Statements about each run, its name before it where there are two."""
+def per_run(parts: Sequence[tuple[str, str]]) -> str:
+    """Statements about each run, each with the run's name if there are two."""
     if len(parts) == 1:
         return f"{parts[0][1][:1].upper()}{parts[0][1][1:]}."
     return " ".join(f"{name}: {text}." for name, text in parts)
@@ -99,3 +101,22 @@ def of_text(findings: Findings) -> str:
     """What similarity was measured on."""
     text = findings.text
     return f"{text.rows:,} {text.unit}s of {origin(text)}"
+
+
+def count(number: int, one: str, many: str) -> str:
+    """ "1 pair", "2 pairs"."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def every(names: Sequence[object]) -> str:
+    """All of a few names, "2, 5 and 7"; of more than eight the first eight."""
+    shown = [str(name) for name in names[:8]]
+    if len(names) > len(shown):
+        return f"{', '.join(shown)} and {len(names) - len(shown):,} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    shown = ", ".join(names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"

@@ -7,8 +7,6 @@ and shows what folders a machine has. Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 # /a/b, C:\a\b and ~/a: at least two names, not the tail of a URL or of a relative path.
@@ -24,15 +22,3 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_paths(item) for item in value]
     return value
-
-
-def told_apart(paths: Sequence[Path]) -> list[str]:
-    """The last names of each path, as few as tell them all apart."""
-    resolved = [path.resolve().parts for path in paths]
-    names = []
-    for parts in resolved:
-        length = 1
-        while length < len(parts) and sum(p[-length:] == parts[-length:] for p in resolved) > 1:
-            length += 1
-        names.append("/".join(parts[-length:]))
-    return names

@@ -1,9 +1,13 @@
-"""A report in few words, for page and terminal: what was measured, first numbers, terms."""
+"""What page and terminal say in the same words: what was measured, the first numbers, the terms."""
 
 from __future__ import annotations
 
-from simsmoe_cli.collapse.findings import Findings, Report
-from simsmoe_cli.collapse.show import tables
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simsmoe_cli.collapse.findings import Findings
+from simsmoe_cli.collapse.pairs import most_similar
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.format import (
     interval,
     labels,
@@ -34,68 +38,73 @@ def about(report: Report) -> str:
     )
 
 
-def tiles(main: Findings, against: Findings | None) -> list[tuple[str, float | None, int, str]]:
-    """The numbers to see first: label, value, decimals, and what stands below."""
-    means = [layer.cka_mean for layer in main.layers if layer.cka_mean.value is not None]
-    highest = max(
-        (layer for layer in main.layers if layer.cka_mean.value is not None),
-        key=lambda layer: layer.cka_mean.value or 0,
-        default=None,
-    )
-    top = tables.alike_pairs(main.layers, 1)
-    dead = tables.dead_experts(main)
-    experts = sum(layer.experts for layer in main.layers)
-    loads = [layer.load_cv for layer in main.layers if layer.load_cv is not None]
-    load_cv = tables.mean_of(loads)
+@dataclass(frozen=True)
+class Tile:
+    """One of the numbers to see first.
+
+    Attributes:
+        label: what it is.
+        value: None where it is undefined.
+        digits: decimals to show.
+        below: what stands below it.
+    """
+
+    label: str
+    value: float | None
+    digits: int
+    below: str
+
+    @property
+    def text(self) -> str:
+        return number(self.value, self.digits)
+
+
+def tiles(main: Findings, against: Findings | None) -> list[Tile]:
+    """The numbers to see first; below each that of the run compared with, or what it is of."""
     name = labels(main.subject, against.subject)[1] if against else ""
+    score_name, field, score_digits = score_of(main.text)
 
-    def other(value: float | None, digits: int) -> str:
-        return f"{name}: {number(value, digits)}" if against else ""
+    def tile(label: str, of: Callable[[Findings], float | None], digits: int, below: str) -> Tile:
+        beside = f"{name}: {number(of(against), digits)}" if against else below
+        return Tile(label, of(main), digits, beside)
 
-    score_name, field, digits = score_of(main.text)
+    highest, top = main.highest, next(iter(most_similar(main.layers, 1)), None)
+    means = [layer.cka_mean for layer in main.layers if layer.cka_mean.value is not None]
+    loads = sum(layer.load_cv is not None for layer in main.layers)
+    experts = sum(layer.experts for layer in main.layers)
     return [
-        (
+        tile(
             f"Mean CKA of {_layers(main, len(means))}",
-            main.overall.cka_mean,
+            lambda found: found.overall.cka_mean,
             3,
-            other(against.overall.cka_mean, 3)
-            if against
-            else f"n = {sum(mean.n for mean in means):,} pairs",
+            f"n = {sum(mean.n for mean in means):,} pairs",
         ),
-        (
-            "Highest layer" if highest is None else f"Highest: layer {short(highest.label)}",
-            highest.cka_mean.value if highest else None,
+        Tile("Highest layer", None, 3, "")
+        if highest is None
+        else Tile(
+            f"Highest: layer {short(highest.label)}",
+            highest.cka_mean.value,
             3,
-            interval(highest.cka_mean, main.settings.level) if highest else "",
+            interval(highest.cka_mean, main.settings.level),
         ),
-        (
-            "Most alike pair",
-            top[0].cka if top else None,
-            3,
-            f"experts {top[0].name} of layer {top[0].layer.label}" if top else "",
+        Tile("Most similar pair", None, 3, "")
+        if top is None
+        else Tile("Most similar pair", top.cka, 3, f"experts {top.full_name}"),
+        Tile("Dead experts", main.dead, 0, f"of {experts:,}"),
+        tile(
+            f"Load CV, mean of {_layers(main, loads)}", lambda found: found.load_cv, 3, "0 is even"
         ),
-        ("Dead experts", dead, 0, f"of {experts:,}"),
-        (
-            f"Load CV, mean of {_layers(main, len(loads))}",
-            load_cv,
-            3,
-            other(tables.mean_of([layer.load_cv for layer in against.layers]), 3)
-            if against
-            else "0 is even",
-        ),
-        (
+        tile(
             score_name,
-            getattr(main.text, field),
-            digits,
-            other(getattr(against.text, field), digits)
-            if against
-            else f"n = {main.text.scored:,} {scored_unit(main.text)}s",
+            lambda found: getattr(found.text, field),
+            score_digits,
+            f"n = {main.text.scored:,} {scored_unit(main.text)}s",
         ),
     ]
 
 
 def _layers(main: Findings, known: int) -> str:
-    """Of how many layers a mean is: those where a value is undefined are not in it."""
+    """Of how many layers a mean is: it leaves out those where the value is undefined."""
     layers = len(main.layers)
     return "all layers" if known == layers else f"{known} of {layers} layers"
 
@@ -105,7 +114,7 @@ def _sampled(main: Findings) -> str:
     units = [one.weight_matched_units for one in main.layers if one.weight_matched_units]
     part = min((layer.weight_matched_of_unit for layer in main.layers), default=1.0)
     of_unit = "" if part == 1 else f", by {part:.0%} of their weights"
-    return f" Looked up were {min(units):,} units of each expert{of_unit}." if units else ""
+    return f" {min(units):,} units of each expert were looked up{of_unit}." if units else ""
 
 
 def glossary(main: Findings) -> list[tuple[str, str]]:
@@ -123,14 +132,16 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
         ),
         (
             "Layer",
-            "Called what the model calls it: its number in the names of the model's modules; in a "
-            "run of simsmoe, its place among all sub-layers of the pattern, from 0. Experts are "
-            "numbered from 0.",
+            "A layer is called what the model calls it: its number in the names of the model's "
+            "modules. In a run of simsmoe it is the place among all sub-layers of the pattern, "
+            "from 0. Experts are numbered from 0.",
         ),
         (
             "CKA",
             "Centred kernel alignment of two experts' outputs on the same rows (Kornblith 2019), "
-            "linear, debiased (Song 2012), so that unrelated experts are at 0.",
+            "linear, debiased (Song 2012), so that unrelated experts are at 0. It does not change "
+            "when outputs are rotated or scaled: a CKA near 1 means nearly the same representation "
+            "up to those, and not the same outputs.",
         ),
         (
             "Interval",
@@ -139,14 +150,14 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
         ("Null", "The same measure with the rows of each expert shuffled apart."),
         (
             "Biased and RBF CKA",
-            f"The estimator most papers use, and one with Gaussian kernels of median width "
-            f"({settings.rbf_rows:,} rows) that no single row can dominate.",
+            f"The biased estimator is what most papers use. RBF CKA has Gaussian kernels of median "
+            f"width ({settings.rbf_rows:,} rows), so that no single row can dominate it.",
         ),
         (
             "Matched weights",
-            "Mean over hidden units of the largest cosine with any unit of the other expert: "
-            "copies are found even where units are renumbered. Chance is that of shuffled weights."
-            + _sampled(main),
+            "Mean over hidden units of the largest cosine with any unit of the other expert. It "
+            "finds copies even where units are renumbered. Chance is its value for shuffled "
+            "weights." + _sampled(main),
         ),
         ("Correlations", correlation or "Pearson and Spearman over all pairs of all layers."),
         (
@@ -157,7 +168,7 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
         ("Dead", f"An expert with less than {settings.dead_below:.0%} of a fair share of tokens."),
         (
             "Entropy",
-            f"Of the router's softmax, in nats; ln N at most. Load and entropy are of all "
+            f"Of the router's softmax, in nats; ln N at most. Load and entropy are measured on all "
             f"{text.tokens:,} {text.unit}s.",
         ),
         ("Undefined", "Hatched in figures, null in the JSON, never counted as 0."),

@@ -1,4 +1,4 @@
-"""A report in a terminal: verdict, a table per layer, the most alike pairs, where the files are."""
+"""A report in a terminal: verdict, tables of layers and pairs, and where the files are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from simsmoe_cli.collapse.fail_above import partly_undefined
-from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show import tables
-from simsmoe_cli.collapse.show.format import clean, number
+from simsmoe_cli.collapse.show.format import clean
 from simsmoe_cli.collapse.show.summary import SIGNS, TONES, about, tiles
 
 PAIRS_SHOWN = 5
@@ -41,9 +41,9 @@ def show(report: Report, console: Console, written: Sequence[Path]) -> None:
     console.print(grid)
     console.print()
     numbers = Table.grid(padding=(0, 2))
-    for label, value, digits, below in tiles(report.main, report.against):
+    for tile in tiles(report.main, report.against):
         numbers.add_row(
-            Text(clean(label)), Text(number(value, digits), "bold"), Text(clean(below), "dim")
+            Text(clean(tile.label)), Text(tile.text, "bold"), Text(clean(tile.below), "dim")
         )
     console.print(numbers)
     _print_table(console, tables.layers_table(report).brief())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.attach.expert_calls import Routed
-from simsmoe_cli.collapse.findings import History, Subject
+from simsmoe_cli.collapse.subject import History, Subject
 
 
 @dataclass(frozen=True)

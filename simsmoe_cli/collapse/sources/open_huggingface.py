@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from simsmoe_cli import __version__
 from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers
-from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.sources.huggingface.check_weights import UnusualWeights
 from simsmoe_cli.collapse.sources.huggingface.config_errors import HINT
 from simsmoe_cli.collapse.sources.huggingface.folder import read_model_folder
@@ -29,6 +28,7 @@ from simsmoe_cli.collapse.sources.huggingface.tokenized_text import (
     read_tokens,
     require_known_ids,
 )
+from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 BLOCK = 512

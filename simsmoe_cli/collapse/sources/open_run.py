@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from simsmoe_cli import __version__
-from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.measure.training_history import read_history
 from simsmoe_cli.collapse.sources.base import LayerSpec
 from simsmoe_cli.collapse.sources.run import CorpusSource, RunSource, TaskSource
+from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.data.tasks.encode import encode
 from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
 from simsmoe_cli.model.language_model import Backbone

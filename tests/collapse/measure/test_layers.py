@@ -23,7 +23,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.train.probes import probe
-from tests.collapse.planted import EXPERTS, QUICK, Planted
+from tests.collapse.planted import EXPERTS, QUICK, Planted, oracle_debiased
 from tests.collapse.runs import RELATIVE, opened, write_run
 from tests.train.tiny import recipe
 
@@ -51,9 +51,7 @@ def test_the_numbers_are_those_of_a_probe_on_the_same_tokens(
 ) -> None:
     inputs, _ = batch(source)
     router, similarity = probe(source.model, inputs, source.context, "fp32")
-    for layer, routing, alike in zip(
-        found.layers, router["layers"], similarity["layers"], strict=True
-    ):
+    for layer, routing, alike in zip(found.layers, router, similarity["layers"], strict=True):
         assert layer.layer == routing["layer"]
         assert layer.load == pytest.approx(routing["load"], abs=1e-6)
         assert layer.load_cv == pytest.approx(routing["load_cv"], abs=1e-5)
@@ -103,7 +101,7 @@ def test_load_is_counted_on_more_tokens_than_experts_see(source: CorpusSource) -
     assert more.text.tokens == 2048
     inputs, _ = batch(source, 2048)
     router, _ = probe(source.model, inputs, source.context, "fp32")
-    for layer, routing in zip(more.layers, router["layers"], strict=True):
+    for layer, routing in zip(more.layers, router, strict=True):
         assert layer.load == pytest.approx(routing["load"], abs=1e-6)
 
 
@@ -246,6 +244,23 @@ def test_too_few_rows_are_refused() -> None:
 
     with pytest.raises(UserError, match="3 rows are too few"):
         measure(Short(), QUICK)
+
+
+def test_no_more_tokens_are_compared_than_asked_for() -> None:
+    """The text is read in batches of 512."""
+    planted = Planted()
+    planted.copy(0, 0, 1)
+    found = measure(planted, replace(QUICK, rows=100, tokens=1024))
+    assert (found.text.rows, found.text.tokens) == (100, 1024)
+    inputs = next(planted.read(512, 512)).layers[0].input_TD[:100]
+    outputs = planted.dense(0, inputs).numpy()
+    assert found.layers[0].cka[0][2] == pytest.approx(
+        oracle_debiased(outputs[0], outputs[2]), abs=2e-4
+    )
+    assert found.difference is not None
+    assert max(found.difference.rows) == 99
+    other = with_pair_of(found, planted, replace(QUICK, rows=100, tokens=1024), found)
+    assert other == found
 
 
 def test_progress_is_told_batch_by_batch_and_layer_by_layer() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,11 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from simsmoe_cli.collapse.findings import Report
-from simsmoe_cli.collapse.show import html as files
-from simsmoe_cli.collapse.show.html import parse_formats, write_report
+from simsmoe_cli.collapse.report import Report
+from simsmoe_cli.collapse.show.files import write_report
+from simsmoe_cli.collapse.show.html import page as made_page
 from simsmoe_cli.collapse.show.terminal import show
-from simsmoe_cli.errors import EXIT_USAGE, UserError
 from tests.collapse.reports import report
 
 EVIL = "</title><script>alert('x')</script>\x1b[31m[red]$x$&\u202e"
@@ -146,7 +143,7 @@ def test_undefined_is_called_so() -> None:
     estimate = {"value": None, "n": 0, "of": "pairs"}
     cka = [[1.0 if i == j else None for j in range(4)] for i in range(4)]
     made = report(layers=1, cka=cka, cka_mean=estimate, load_cv=None)
-    text = Page(files.page(made, []))
+    text = Page(made_page(made, []))
     cells = text.tables["table-layers"][1]
     assert ("undefined", "") in cells
     assert re.search(r"\n +0 +undefined +undefined ", terminal(made))
@@ -159,7 +156,7 @@ def test_all_checkpoints_have_a_row() -> None:
     earlier["subject"]["step"] = 250
     made["findings"].insert(0, earlier)
     both = Report.model_validate(made)
-    rows = Page(files.page(both, [])).tables["table-checkpoints"]
+    rows = Page(made_page(both, [])).tables["table-checkpoints"]
     assert [row[0][0] for row in rows] == ["step", "250", "500"]
     assert re.search(r"\n +250 +0\.400 ", terminal(both))
 
@@ -218,94 +215,3 @@ def test_who_does_not_see_gets_words(page: Page) -> None:
     assert all(a.get("scope") in ("col", "row") for a in heads)
     assert [tag for tag, _ in page.tags].count("h1") == 1
     assert ("html", {"lang": "en"}) in page.tags
-
-
-# Landing
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are not drawn, only put into their places."""
-    monkeypatch.setattr(files, "svg_file", lambda drawing: drawing.name.encode())
-
-
-@pytest.mark.usefixtures("quick")
-def test_only_the_formats_asked_for(tmp_path: Path) -> None:
-    made = report(layers=1)
-    paths = write_report(made, tmp_path / "a", ("svg",))
-    assert {path.parent.name for path in paths} == {"figures"}
-    assert {path.suffix for path in paths} == {".svg"}
-    assert write_report(made, tmp_path / "b", ("json",)) == [tmp_path / "b" / "report.json"]
-    assert [path.name for path in (tmp_path / "b").iterdir()] == ["report.json"]
-
-
-@pytest.mark.usefixtures("quick")
-def test_an_earlier_report_is_replaced_and_other_files_stay(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write_report(report(layers=3), out, ("svg", "json"))
-    (out / "notes.txt").write_text("mine")
-    (out / "figures" / "mine.svg").write_text("mine")
-    write_report(report(layers=1), out, ("svg", "json"))
-    assert len(Report.read(out / "report.json").main.layers) == 1
-    names = {path.name for path in (out / "figures").iterdir()}
-    assert "cka-layer-0.svg" in names
-    assert "cka-layer-1.svg" not in names
-    assert "mine.svg" in names
-    assert (out / "notes.txt").read_text() == "mine"
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_folder_in_a_place_that_cannot_be_written_is_written_into(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing can be renamed beside it, so its files are replaced one by one."""
-    out = tmp_path / "sealed" / "out"
-    write_report(report(layers=3), out, ("json",))
-    inode = out.stat().st_ino
-    real = os.access
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: Path(path).name != "sealed" and real(path, mode)
-    )
-    write_report(report(layers=1), out, ("json",))
-    assert len(Report.read(out / "report.json").main.layers) == 1
-    assert out.stat().st_ino == inode
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_report_that_fails_leaves_the_earlier_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    write_report(report(layers=1), out, ("json",))
-    before = (out / "report.json").read_bytes()
-    write = Path.write_bytes
-
-    def full(path: Path, content: bytes) -> int:
-        if path.suffix == ".svg":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, content)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        write_report(report("another", layers=1), out, ("json", "svg"))
-    assert (out / "report.json").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in out.iterdir()] == ["report.json"]
-
-
-def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match=r"out: not a folder"):
-        write_report(report(layers=1), tmp_path / "out", ("json",))
-    assert (tmp_path / "out").read_text() == "a file"
-    with pytest.raises(UserError, match="Choose another --out"):
-        write_report(report(layers=1), tmp_path / "out" / "below", ("json",))
-
-
-def test_formats() -> None:
-    assert parse_formats("png, HTML,png") == ("html", "png")
-    with pytest.raises(UserError, match=r"unknown format 'svgg'. Did you mean 'svg'\?") as caught:
-        parse_formats("html,svgg")
-    assert caught.value.code == EXIT_USAGE
-    with pytest.raises(UserError, match="no format given"):
-        parse_formats(" ,")

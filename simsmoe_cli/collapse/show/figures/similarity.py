@@ -10,14 +10,15 @@ Shapes: L layers with experts, N experts of a layer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
-from simsmoe_cli.collapse.findings import Findings, LayerFindings, Report
+from simsmoe_cli.collapse.findings import Findings, LayerFindings, Matrix
+from simsmoe_cli.collapse.measure.correlation import nan_array
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.figures.routing import entropy_figure, load_figure, rank_figure
 from simsmoe_cli.collapse.show.figures.style import (
     INK,
@@ -26,19 +27,26 @@ from simsmoe_cli.collapse.show.figures.style import (
     MUTED,
     WIDTH,
     Drawing,
-    as_array,
+    beside_each_other,
+    by_layer,
     colour_bar,
     expert_ticks,
-    from_zero,
+    finish,
     heat_map,
-    layer_axis,
-    legend_above,
     new_figure,
     style,
     subjects,
 )
 from simsmoe_cli.collapse.show.figures.training import loss_figure, training_figure
-from simsmoe_cli.collapse.show.format import interval, labels, named, number, of_text, short, worth
+from simsmoe_cli.collapse.show.format import (
+    interval,
+    labels,
+    number,
+    of_text,
+    per_run,
+    short,
+    worth,
+)
 
 CKA_COLOURS = matplotlib.colormaps["magma_r"]
 DIFFERENCE_COLOURS = matplotlib.colormaps["viridis"]
@@ -86,28 +94,27 @@ def file_part(layer: LayerFindings) -> str:
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', layer.label)[:60].strip('-.')}-{layer.layer}"
 
 
-def _pairs(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
+def _pairs(matrix: Matrix) -> NDArray[np.float64]:
     """The upper triangle, nan where undefined."""
-    array = as_array(matrix)
+    array = nan_array(matrix)
     return array[np.triu_indices(len(array), 1)]
 
 
 def _by_layer(main: Findings, against: Findings | None) -> Drawing:
     """Similarity by the order of layers (Fig. 4b)."""
-    figure = new_figure(2.5)
-    axes = figure.add_subplot()
-    said = []
     runs = subjects(main, against)
+    figure, axes = by_layer(runs, 2.5, "debiased CKA")
+    said = []
     for place, (findings, name, colour) in enumerate(runs):
-        shift = (place - (len(runs) - 1) / 2) * 0.28
         undefined = 0
         for layer in findings.layers:
             pairs = _pairs(layer.cka)
+            middle = layer.layer + beside_each_other(place, runs)
             many = len(pairs) * len(findings.layers) > MANY_POINTS
             undefined += int(np.isnan(pairs).sum())
             spread = np.linspace(-0.07, 0.07, len(pairs)) if len(pairs) != 1 else np.zeros(1)
             axes.plot(
-                layer.layer + shift + spread,
+                middle + spread,
                 pairs,
                 ".",
                 color=colour,
@@ -120,35 +127,24 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
             if mean.value is None:
                 continue
             if mean.low is not None and mean.high is not None:
-                axes.plot([layer.layer + shift] * 2, [mean.low, mean.high], color=INK, lw=1.2)
-            axes.plot(layer.layer + shift, mean.value, "o", color=colour, mec=INK, mew=0.7, ms=5)
+                axes.plot([middle] * 2, [mean.low, mean.high], color=INK, lw=1.2)
+            axes.plot(middle, mean.value, "o", color=colour, mec=INK, mew=0.7, ms=5)
         axes.plot([], [], "o", color=colour, mec=INK, mew=0.7, ms=5, label=name)
         rho = worth(findings.overall.depth, findings.settings.level, 2)
         missing = f"; {undefined} pairs undefined and not shown" if undefined else ""
         said.append((name, f"Spearman of layer and mean {rho}{missing}"))
-    highs = [layer.cka_null.quantile_95 for layer in main.layers]
-    null = [high for high in highs if high is not None]
-    if null:
-        axes.axhspan(
-            min(layer.cka_null.mean or 0 for layer in main.layers),
-            max(null),
-            color=MUTED,
-            alpha=0.25,
-            lw=0,
-        )
-    layer_axis(axes, main.layers)
-    axes.set_ylabel("debiased CKA")
-    from_zero(axes)
-    if against is not None:
-        legend_above(axes, 2)
+    if main.null_95 is not None:
+        low = min(layer.cka_null.mean or 0 for layer in main.layers)
+        axes.axhspan(low, main.null_95, color=MUTED, alpha=0.25, lw=0)
+    finish(axes, runs)
     mean_of = main.layers[0].cka_mean
     return Drawing(
         "by-layer",
         "Similarity of experts, layer by layer",
-        f"Large points: mean over n = {mean_of.n:,} {mean_of.of} of a layer, bars its "
+        f"Large points: mean over n = {mean_of.n:,} {mean_of.of} of a layer, with its "
         f"{main.settings.level:.0%} interval; small points: single pairs; grey band: the null, "
-        f"mean to 95% quantile of experts with shuffled rows, highest layer "
-        f"{number(max(null) if null else None)}. {named(said)} {of_text(main)}.",
+        f"from the mean to the 95% quantile of experts with shuffled rows, at most "
+        f"{number(main.null_95)}. {per_run(said)} {of_text(main)}.",
         figure,
     )
 
@@ -183,14 +179,12 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
         )
     axes.set_xlabel("tokens sent to both experts, % of all")
     axes.set_ylabel("debiased CKA of the pair")
-    from_zero(axes)
     axes.set_xlim(left=0)
-    if against is not None:
-        legend_above(axes, 2)
+    finish(axes, runs)
     return Drawing(
         "shared-tokens",
-        "Do experts that share tokens become alike?",
-        f"One point for each pair of experts of each layer. {named(said)} {of_text(main)}.",
+        "Are experts that share tokens more similar?",
+        f"One point for each pair of experts of each layer. {per_run(said)} {of_text(main)}.",
         figure,
     )
 
@@ -199,7 +193,7 @@ def _cka(findings: Findings, layer: LayerFindings, suffix: str, with_name: bool)
     """Pairwise CKA of one layer."""
     figure = new_figure(2.75, 3.2)
     axes = figure.add_subplot()
-    values = as_array(layer.cka)
+    values = nan_array(layer.cka)
     decimals = 2 if layer.experts <= WRITTEN_UP_TO else None
     scale = Normalize(0, 1)
     heat_map(axes, values, CKA_COLOURS, scale, diagonal=True, decimals=decimals)
@@ -241,7 +235,7 @@ def _sheet(main: Findings, against: Findings | None) -> Drawing:
                 axes.set_axis_off()
                 continue
             layer = layers[column]
-            heat_map(axes, as_array(layer.cka), CKA_COLOURS, scale, diagonal=True)
+            heat_map(axes, nan_array(layer.cka), CKA_COLOURS, scale, diagonal=True)
             axes.set_aspect("equal")
             expert_ticks(axes, layer.experts)
             axes.set_title(
@@ -255,14 +249,12 @@ def _sheet(main: Findings, against: Findings | None) -> Drawing:
         (name, f"mean of layers {number(findings.overall.cka_mean)}") for findings, name, _ in runs
     ]
     pairs = sum(layer.cka_mean.n for layer in main.layers)
-    nulls = [layer.cka_null.quantile_95 for layer in main.layers]
-    known = [value for value in nulls if value is not None]
     return Drawing(
         "cka-all-layers",
         "Debiased CKA of each pair of experts",
-        f"{named(said)} n = {pairs:,} pairs on {of_text(main)}; intervals of the means are "
-        f"those of the figure by layer; null of one pair: 95% below "
-        f"{number(max(known) if known else None)}. Hatched: undefined.",
+        f"{per_run(said)} n = {pairs:,} pairs on {of_text(main)}; the intervals of the means are "
+        f"in the figure by layer; null of one pair: 95% below {number(main.null_95)}. Hatched: "
+        f"undefined.",
         figure,
         alone=True,
     )
@@ -303,25 +295,25 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
         )
     of_whom = max(shown, key=lambda found: found[0].cka)[1]
     if len(shown) == 1:
-        which = "Shown is the most alike pair."
+        which = "The most similar pair is shown."
     elif len({(difference.layer, difference.experts) for difference, _, _ in shown}) == 1:
         which = (
-            f"Both panels show the most alike pair of {of_whom}, so by its choice it is less alike "
-            "in the other run."
+            f"Both panels show the most similar pair of {of_whom}. It was chosen for that, so it "
+            "is less similar in the other run."
         )
     else:
         which = (
-            f"Each panel shows the most alike pair of its run: that of {of_whom} is missing or "
+            f"Each panel shows the most similar pair of its run: that of {of_whom} is missing or "
             "undefined in the other."
         )
     grid[-1].set_xlabel("dimension of the output")
     colour_bar(figure, DIFFERENCE_COLOURS, scale, list(grid))
     return Drawing(
         "difference",
-        "How far the two most alike experts are apart",
+        "How far the two most similar experts are apart",
         f"|E_i(x) - E_j(x)| in units of the outputs' root mean square: 0 is the same (dark), 1.4 "
-        f"what two unrelated experts would give (the null), 2 and more yellow. {which} "
-        f"{named(said)} Shown are {len(shown[0][0].rows)} of them; "
-        "single outputs, so there is no interval.",
+        f"is what two unrelated experts would give (the null), 2 and more is yellow. {which} "
+        f"{per_run(said)} {len(shown[0][0].rows)} of them are shown; single outputs, so there is "
+        "no interval.",
         figure,
     )

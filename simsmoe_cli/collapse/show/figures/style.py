@@ -15,13 +15,14 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
@@ -29,14 +30,17 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from simsmoe_cli.collapse.findings import Findings, LayerFindings
+from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.show.format import clean, labels, number, short
 
 WIDTH = 3.5  # inches: one column of a paper
 PNG_DPI = 200
+# A date or a version in it would make equal figures differ.
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 LABEL = 20  # letters of a layer's label
 # Points of one run beyond which an SVG holds them as one image, for its size.
 MANY_POINTS = 2000
@@ -50,6 +54,8 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 THEMED = {INK: "ink", MUTED: "muted", RULE: "rule"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES)
 }
+
+Runs = list[tuple[Findings, str, str]]
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -108,7 +114,7 @@ class Drawing:
 def style(**more: Any) -> Iterator[None]:
     """The settings of matplotlib all figures are drawn and saved with, whatever the user's are."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A name in letters the font lacks is shown as boxes in PNG; that is no one's error.
+        # A name in letters the font lacks is shown as boxes in PNG, without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE | more)
@@ -128,7 +134,7 @@ def inline_svg(drawing: Drawing) -> str:
         _lay_out(drawing.figure)
         buffer = io.StringIO()
         drawing.figure.savefig(
-            buffer, format="svg", dpi=PNG_DPI, transparent=True, metadata=_no_metadata()
+            buffer, format="svg", dpi=PNG_DPI, transparent=True, metadata=NO_METADATA
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -142,46 +148,41 @@ def inline_svg(drawing: Drawing) -> str:
 
 def svg_file(drawing: Drawing) -> bytes:
     """A file for a paper, title and caption with it; letters are paths, the same everywhere."""
-    with style(**{"svg.fonttype": "path"}), _words(drawing) as box:
-        FigureCanvasSVG(drawing.figure)
-        buffer = io.BytesIO()
-        drawing.figure.savefig(
-            buffer,
-            format="svg",
-            dpi=PNG_DPI,
-            bbox_inches=box,
-            facecolor="white",
-            metadata=_no_metadata(),
-        )
-    return buffer.getvalue()
+    return _file(drawing, FigureCanvasSVG, "svg", NO_METADATA, **{"svg.fonttype": "path"})
 
 
 def png_file(drawing: Drawing) -> bytes:
     """The same as pixels."""
-    with style(), _words(drawing) as box:
-        FigureCanvasAgg(drawing.figure)
+    return _file(drawing, FigureCanvasAgg, "png", {"Software": None})
+
+
+def _file(
+    drawing: Drawing,
+    canvas: type[FigureCanvasBase],
+    form: str,
+    metadata: dict[str, None],
+    **settings: Any,
+) -> bytes:
+    with style(**settings), _words(drawing) as box:
+        canvas(drawing.figure)
         buffer = io.BytesIO()
         drawing.figure.savefig(
             buffer,
-            format="png",
+            format=form,
             dpi=PNG_DPI,
             bbox_inches=box,
             facecolor="white",
-            metadata={"Software": None},
+            metadata=metadata,
         )
     return buffer.getvalue()
 
 
 def _lay_out(figure: Figure) -> None:
-    """Once, and not again for every file of a figure."""
+    """Lay a figure out once, for all files of it."""
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.execute(figure)
         figure.set_layout_engine("none")
-
-
-def _no_metadata() -> dict[str, None]:
-    return dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 @contextlib.contextmanager
@@ -213,13 +214,6 @@ def _lines(text: str) -> int:
 
 
 # Heat maps
-
-
-def as_array(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
-    """A matrix with nan where it is undefined."""
-    return np.array(
-        [[np.nan if value is None else value for value in row] for row in matrix], dtype=np.float64
-    )
 
 
 def heat_map(
@@ -277,15 +271,24 @@ def expert_ticks(axes: Axes, experts: int) -> None:
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
 
 
-def legend_above(axes: Axes, columns: int) -> None:
-    """A legend outside the axes, so that it hides nothing."""
+def legend_above(axes: Axes) -> None:
+    """The names of two runs, outside the axes, so that the legend hides nothing."""
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.6
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=1.6
     )
 
 
-def layer_axis(axes: Axes, layers: Sequence[LayerFindings]) -> None:
-    """The horizontal axis of figures by layer."""
+def by_layer(runs: Runs, height: float, label: str) -> tuple[Figure, Axes]:
+    """A figure and the axes on which each layer of one or two runs is a place from left to right.
+
+    Args:
+        runs: as `subjects` gives them.
+        height: in inches.
+        label: of the vertical axis.
+    """
+    figure = new_figure(height)
+    axes = figure.add_subplot()
+    layers = runs[0][0].layers
     every = max(1, -(-len(layers) // 12))
     shown = layers[::every]
     words = [short(layer.label, LABEL) for layer in shown]
@@ -294,12 +297,39 @@ def layer_axis(axes: Axes, layers: Sequence[LayerFindings]) -> None:
         axes.tick_params(axis="x", rotation=90)
     axes.set_xlabel("layer with experts, first to last")
     axes.grid(False, axis="x")
+    axes.set_ylabel(label)
+    return figure, axes
+
+
+def beside_each_other(place: int, runs: Runs) -> float:
+    """How far the points of a run are moved sideways, so that two runs hide nothing."""
+    return (place - (len(runs) - 1) / 2) * 0.28
+
+
+def finish(axes: Axes, runs: Runs, *, zero: bool = True) -> None:
+    """When all is drawn: the vertical axis from 0 if no value is below, and the names of two runs.
+
+    Args:
+        axes: drawn on.
+        runs: as `subjects` gives them.
+        zero: whether 0 is to be seen.
+    """
+    if zero:
+        from_zero(axes)
+    if len(runs) > 1:
+        legend_above(axes)
 
 
 def from_zero(axes: Axes) -> None:
     """The vertical axis from 0, or from below it where values lie there."""
     if axes.dataLim.y0 >= 0:
         axes.set_ylim(bottom=0)
+
+
+def step_axis(axes: Axes) -> None:
+    """The horizontal axis of figures over a training."""
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def colour_bar(
@@ -312,7 +342,7 @@ def colour_bar(
     return bar
 
 
-def subjects(main: Findings, against: Findings | None) -> list[tuple[Findings, str, str]]:
+def subjects(main: Findings, against: Findings | None) -> Runs:
     """Each run with its name and colour."""
     first, second = labels(main.subject, against.subject if against else None)
     found = [(main, first, SERIES[0])]

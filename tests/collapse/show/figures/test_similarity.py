@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from simsmoe_cli.collapse.findings import Report
+from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.figures.similarity import report_figures
 from simsmoe_cli.collapse.show.figures.style import Drawing, inline_svg, png_file, svg_file
 from tests.collapse.reports import report
@@ -155,13 +155,13 @@ def test_names_are_text_and_nothing_else(name: str) -> None:
 
 def test_both_panels_of_the_difference_show_one_pair_or_say_why_not() -> None:
     alone = named(report("plain", layers=1))["difference"]
-    assert "Shown is the most alike pair. " in alone.caption
+    assert "The most similar pair is shown. " in alone.caption
     made = report("plain", "other", layers=1).model_dump()
     both = named(Report.model_validate(made))["difference"]
-    assert "Both panels show the most alike pair of plain, so by its choice" in both.caption
+    assert "Both panels show the most similar pair of plain. It was chosen for that" in both.caption
     made["against"]["difference"]["experts"] = [1, 2]
     apart = named(Report.model_validate(made))["difference"]
-    assert "Each panel shows the most alike pair of its run: that of plain is missing" in (
+    assert "Each panel shows the most similar pair of its run: that of plain is missing" in (
         apart.caption
     )
 

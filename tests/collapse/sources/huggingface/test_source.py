@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simsmoe_cli.collapse.findings import Subject
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
+from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
 from tests.collapse.sources.huggingface.models import (

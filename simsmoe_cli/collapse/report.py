@@ -1,0 +1,110 @@
+"""A collapse report: findings, the verdict on them, and the JSON file that holds both.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from simsmoe_cli.collapse.findings import Findings
+from simsmoe_cli.collapse.subject import Facts
+from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, printable
+from simsmoe_cli.files.untrusted import Unreadable, parse_json
+
+SCHEMA = 1
+
+
+class Sentence(Facts):
+    """One statement of the verdict and the numbers behind it."""
+
+    text: str
+    tone: Literal["good", "note", "warning", "bad"]
+    evidence: dict[str, float | int | str | list[int | str] | None] = Field(
+        {}, description="numbers the sentence rests on, by name"
+    )
+
+    @classmethod
+    def of(cls, tone: str, text: str, **evidence: object) -> Sentence:
+        """A sentence, and by name the numbers it rests on."""
+        return cls.model_validate({"text": text, "tone": tone, "evidence": evidence})
+
+
+class Verdict(Facts):
+    """The report in words; `verdict.py` says from which thresholds."""
+
+    level: Literal["healthy", "partly alike", "collapsed", "undefined"]
+    headline: str
+    sentences: list[Sentence]
+
+
+class Report(Facts):
+    """The JSON file."""
+
+    schema_version: int = SCHEMA
+    findings: list[Findings] = Field(
+        min_length=1, description="one per checkpoint, oldest first; the verdict is on the last"
+    )
+    against: Findings | None = Field(None, description="the run compared with")
+    verdict: Verdict
+
+    @property
+    def main(self) -> Findings:
+        """What the report is about: the last checkpoint measured."""
+        return self.findings[-1]
+
+    def to_json(self) -> str:
+        """The file's text: every number, undefined ones as null."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = "") -> Report:
+        """The report of a file's text.
+
+        Raises:
+            UserError: it is not a report, or one of another version of the schema.
+        """
+        try:
+            found = parse_json(text.encode() if isinstance(text, str) else text)
+            if not isinstance(found, dict) or "schema_version" not in found:
+                raise Unreadable("has no schema_version")
+            version = found["schema_version"]
+            if version != SCHEMA:
+                raise UserError(
+                    f"a report of schema {printable(version)}, and this simsmoe reads {SCHEMA}",
+                    where=where,
+                    hint="Write it again with `simsmoe collapse-report`.",
+                    code=EXIT_DATA,
+                )
+            return cls.model_validate(found)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            why = f"{printable(place)}: {printable(first['msg'], 160)}"
+        except Unreadable as error:
+            why = f"the file {error}"
+        except (ValueError, KeyError, TypeError, RecursionError):
+            why = "its values contradict each other"
+        raise UserError(
+            f"this is not a collapse report ({why})",
+            where=where,
+            hint="Write one with `simsmoe collapse-report`.",
+            code=EXIT_DATA,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """The report in a file."""
+        try:
+            content = path.read_bytes()
+        except PermissionError:
+            raise NotPermitted(path) from None
+        except OSError as error:
+            raise UserError(
+                f"cannot read the report: {error.strerror}", where=str(path), code=EXIT_DATA
+            ) from None
+        return cls.from_json(content, str(path))

@@ -1,0 +1,40 @@
+"""The frame of all HTML pages: templates, and figures as they stand in a page.
+
+A page loads nothing: styles, script and figures are in it, and a content security policy forbids
+the rest. Whatever a name, a path or a recipe holds is escaped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from simsmoe_cli.collapse.show.figures.style import Drawing, inline_svg
+from simsmoe_cli.collapse.show.format import clean
+
+
+def render(template: str, **fields: Any) -> str:
+    """The HTML of a template in `templates/`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("simsmoe_cli.collapse.show"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: (
+            clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        ),
+    )
+    return environment.get_template(template).render(**fields)
+
+
+def on_page(drawing: Drawing) -> dict[str, Any]:
+    """A figure as the templates want it."""
+    return {
+        "name": drawing.name,
+        "title": drawing.title,
+        "caption": drawing.caption,
+        "svg": Markup(inline_svg(drawing)),
+    }

@@ -1,0 +1,199 @@
+"""What is compared: a run, from its folder, or a Hugging Face model, from the report of its folder.
+
+Of a run only recipe.yaml and events.jsonl are read, so this needs no torch, no corpus and no
+checkpoint. Its numbers are those that training wrote: similarity and load of a probe's tokens, the
+loss of the validation and test splits. A Hugging Face model's numbers are of the text that its
+report was made of.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simsmoe_cli.collapse.findings import mean_of
+from simsmoe_cli.collapse.report import Report
+from simsmoe_cli.collapse.show.local_paths import without_paths
+from simsmoe_cli.compare.measures import CURVES, MEASURES
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.events import Event, read_events
+from simsmoe_cli.run.folder import RunDir
+
+REPORTED = "report"  # the status of a Hugging Face model
+REPORT = "report.json"
+
+
+@dataclass
+class Curve:
+    """Values by step; None where undefined."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
+
+    def add(self, step: int, value: float | None) -> None:
+        self.steps.append(step)
+        self.values.append(value)
+
+
+@dataclass
+class RunSummary:
+    """What is known of one run, or of a Hugging Face model.
+
+    Attributes:
+        label: the run's name, and as many folders above it as tell it from the others.
+        status: finished, stopped, failed, or "in training" if no end was written; of a Hugging
+            Face model "report".
+        step, total_steps: the last step logged, and how many there will be.
+        settings: every field of the resolved recipe, by dotted path.
+        measures: by name of `MEASURES`; None where the run has none.
+        curves: by name of `CURVES`.
+    """
+
+    label: str
+    status: str = "in training"
+    step: int = 0
+    total_steps: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, float | None] = field(
+        default_factory=lambda: {measure.name: None for measure in MEASURES}
+    )
+    curves: dict[str, Curve] = field(default_factory=lambda: {name: Curve() for name in CURVES})
+
+    @property
+    def reported(self) -> bool:
+        """Whether it is a Hugging Face model."""
+        return self.status == REPORTED
+
+
+def read_run(run: RunDir, label: str) -> RunSummary:
+    """Read a run folder, or the report of a Hugging Face model's folder.
+
+    Raises:
+        UserError: it is neither, or cannot be read.
+    """
+    try:
+        model = any((run.path / name).is_file() for name in ("config.json", REPORT))
+        if model and not run.recipe.is_file():
+            return _of_report(run.path, label)
+        for needed in (run.recipe, run.events):
+            if not needed.is_file():
+                what = f"not a run folder: it has no {needed.name}"
+                raise UserError(what, where=printable(run.path, 200), code=EXIT_DATA)
+        return _of_run(run, label)
+    except OSError as error:
+        where = printable(error.filename or run.path, 200)
+        what = f"cannot be read: {error.strerror}"
+        raise UserError(what, where=where, code=EXIT_DATA) from None
+
+
+def _of_run(run: RunDir, label: str) -> RunSummary:
+    recipe = _recipe(run)
+    summary = RunSummary(label)
+    summary.settings = without_paths(_by_path(recipe.model_dump(exclude=recipe.idle_sections)))
+    speeds: list[float] = []
+    for event in read_events(run.events):
+        _add(event, summary)
+        if event["kind"] == "train" and (speed := event.get("tokens_per_s")) is not None:
+            speeds.append(speed)
+    measures = summary.measures
+    measures["tokens_per_s"] = statistics.median(speeds) if speeds else None
+    better = ("test_bpc", "valid_bpc", "test_accuracy", "valid_accuracy")
+    if any(measures[name] is not None for name in better):
+        measures["test_perplexity"] = measures["valid_perplexity"] = None
+    return summary
+
+
+def _recipe(run: RunDir) -> Recipe:
+    """The recipe of a run; a fault in it is damage, not usage."""
+    try:
+        return load_recipe(str(run.recipe))
+    except UserError as error:
+        first, *problems = str(error).splitlines()
+        what = f"{first}: {problems[0].strip()}" if problems else first
+        raise UserError(what, code=EXIT_DATA) from None
+
+
+def _add(event: Event, summary: RunSummary) -> None:
+    """What an event says of its run."""
+    step, measures, curves = event["step"], summary.measures, summary.curves
+    summary.step = step
+    if event["kind"] == "run_started":
+        summary.status, summary.total_steps = "in training", event.get("total_steps")
+    elif event["kind"] == "train":
+        curves["train_bpc"].add(step, event.get("bpc"))
+        curves["train_accuracy"].add(step, event.get("accuracy"))
+    elif event["kind"] == "eval" and event.get("split") == "valid":
+        curves["valid_bpc"].add(step, event.get("bpc"))
+        curves["valid_accuracy"].add(step, event.get("accuracy"))
+        for name, score, best in (
+            ("valid_bpc", event.get("bpc"), min),
+            ("valid_perplexity", event.get("perplexity"), min),
+            ("valid_accuracy", event.get("accuracy"), max),
+        ):
+            scores = [value for value in (measures[name], score) if value is not None]
+            measures[name] = best(scores) if scores else None
+    elif event["kind"] == "similarity":
+        means = [layer.get("mean") for layer in event.get("layers", [])]
+        measures["cka"] = mean_of(means)
+        known = [mean for mean in means if mean is not None]
+        measures["cka_worst_layer"] = max(known, default=None)
+        curves["cka"].add(step, measures["cka"])
+    elif event["kind"] == "router":
+        layers = event.get("layers", [])
+        measures["load_cv"] = mean_of(layer.get("load_cv") for layer in layers)
+        dead = [float(len(layer.get("dead", []))) for layer in layers]
+        measures["dead_experts"] = sum(dead) if dead else None
+        curves["load_cv"].add(step, measures["load_cv"])
+    elif event["kind"] == "run_finished":
+        summary.status = event.get("status", "unknown")
+        measures["test_bpc"] = event.get("test_bpc")
+        measures["test_accuracy"] = event.get("test_accuracy")
+        loss = event.get("test_loss_nats")
+        measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
+
+
+def report_of(folder: Path) -> Path | None:
+    """The report in a folder, or in its folder report; None where there is none."""
+    places = (folder / REPORT, folder / "report" / REPORT)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _of_report(folder: Path, label: str) -> RunSummary:
+    """A Hugging Face model, from the report of its folder.
+
+    Raises:
+        UserError: there is no report, or one that cannot be read.
+    """
+    path = report_of(folder)
+    if path is None:
+        raise UserError(
+            "this model has no report, whose numbers would be compared",
+            where=str(folder),
+            hint=f"Write it: simsmoe collapse-report {folder} --text FILE.",
+            code=EXIT_DATA,
+        )
+    found = Report.read(path).main
+    summary = RunSummary(label, REPORTED)
+    summary.settings = _by_path(found.subject.settings) | {"report.text": found.text.corpus}
+    summary.measures |= {
+        "text_perplexity": found.text.perplexity,
+        "cka": found.overall.cka_mean,
+        "cka_worst_layer": found.highest.cka_mean.value if found.highest else None,
+        "load_cv": found.load_cv,
+        "dead_experts": None if found.dead is None else float(found.dead),
+    }
+    return summary
+
+
+def _by_path(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted path."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        path = f"{prefix}{name}"
+        flat |= _by_path(item, f"{path}.") if isinstance(item, dict) else {path: item}
+    return flat

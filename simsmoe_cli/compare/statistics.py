@@ -1,0 +1,130 @@
+"""Several runs compared: the settings that differ, and what to know before comparing scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simsmoe_cli.compare.read import RunSummary, read_run
+from simsmoe_cli.errors import UserError, printable
+from simsmoe_cli.run.folder import RunDir
+
+# Fields of a recipe that describe it and set nothing.
+NOT_SETTINGS = ("name", "description", "source")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in the order they were given, and what to know before comparing them.
+
+    Attributes:
+        runs: at least two.
+        differing: settings that are not the same in all runs, by dotted path.
+        notes: sentences without a full stop.
+    """
+
+    runs: tuple[RunSummary, ...]
+    differing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """One object: differing settings by run, measures by run, curves by run."""
+        return {
+            "schema": 1,
+            "notes": list(self.notes),
+            "differing_settings": list(self.differing),
+            "runs": [
+                {
+                    "name": run.label,
+                    "path": run.label,
+                    "status": run.status,
+                    "step": run.step,
+                    "total_steps": run.total_steps,
+                    "settings": {name: run.settings.get(name) for name in self.differing},
+                    "measures": run.measures,
+                    "curves": {
+                        name: {"steps": curve.steps, "values": curve.values}
+                        for name, curve in run.curves.items()
+                    },
+                }
+                for run in self.runs
+            ],
+        }
+
+
+def compare(runs: Sequence[RunDir]) -> Comparison:
+    """Read runs and say in what they differ.
+
+    A run that cannot be read is left out, with a note, as long as two others can.
+
+    Raises:
+        UserError: fewer than two runs are given, one is given twice, or fewer than two can be read.
+    """
+    if len(runs) < 2:
+        raise UserError("compare needs two or more runs", hint="Give their names or folders.")
+    resolved = [run.path.resolve() for run in runs]
+    for place, path in enumerate(resolved):
+        if path in resolved[:place]:
+            raise UserError("this run is given twice", where=printable(runs[place].path, 200))
+    read: list[RunSummary] = []
+    faults: list[UserError] = []
+    left_out: list[str] = []
+    for run, label in zip(runs, told_apart(resolved), strict=True):
+        try:
+            read.append(read_run(run, label))
+        except UserError as error:
+            faults.append(error)
+            said = str(error).splitlines()[0].replace(printable(run.path, 200), label)
+            left_out.append(f"left out: {said}")
+    if len(read) < 2:
+        raise faults[0]
+    paths = dict.fromkeys(path for run in read for path in run.settings)
+    differing = tuple(
+        path
+        for path in paths
+        if path not in NOT_SETTINGS
+        and any(run.settings.get(path) != read[0].settings.get(path) for run in read)
+    )
+    return Comparison(tuple(read), differing, (*left_out, *_notes(read, differing)))
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """The last names of each path, as few as tell them all apart; the paths are resolved."""
+    names = []
+    for parts in (path.parts for path in paths):
+        length = 1
+        while length < len(parts) and sum(p.parts[-length:] == parts[-length:] for p in paths) > 1:
+            length += 1
+        names.append("/".join(parts[-length:]))
+    return names
+
+
+def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
+    notes = []
+    if {"data.corpus", "data.tokenizer"} & set(differing):
+        notes.append(
+            "the runs have different corpora or tokenizers, so their losses cannot be compared"
+        )
+    if "finetune.task" in differing:
+        notes.append("the runs have different tasks, so their accuracies cannot be compared")
+    reports = [run for run in runs if run.reported]
+    if len({run.settings["report.text"] for run in reports}) > 1:
+        notes.append("the reports are of different texts, so their perplexities cannot be compared")
+    if reports and len({run.settings.get("vocab_size") for run in reports}) > 1:
+        notes.append(
+            "the models have different tokenizers, so their perplexities cannot be compared"
+        )
+    if reports and len(reports) < len(runs):
+        notes.append("a run was measured on its probe's tokens, a model on its report's text")
+    if reports:
+        return notes
+    if len({run.step for run in runs}) > 1:
+        notes.append("the runs are of different lengths: compare the curves step by step")
+    if all(run.settings.get("train.seed") == runs[0].settings.get("train.seed") for run in runs):
+        notes.append(
+            "each run has the same seed: another seed alone makes a difference, so a small one may "
+            "mean nothing"
+        )
+    return notes
