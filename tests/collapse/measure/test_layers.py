@@ -23,7 +23,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.train.probes import probe
-from tests.collapse.planted import EXPERTS, QUICK, Planted, oracle_debiased
+from tests.collapse.planted import QUICK, Planted, oracle_debiased
 from tests.collapse.runs import RELATIVE, opened, write_run
 from tests.train.tiny import recipe
 
@@ -140,85 +140,11 @@ def test_carried_memory_is_warm_where_similarity_is_measured(
     assert measure(source, replace(SMALL, rows=256, tokens=1024)).text.rows == 256
 
 
-def test_the_difference_is_that_of_the_two_outputs() -> None:
-    planted = Planted()
-    planted.copy(0, 0, 1)
-    planted.experts[0].w_out.data[1] *= 2
-    shown = measure(planted, QUICK).difference
-    assert shown is not None
-    assert shown.experts == (0, 1)
-    inputs = torch.cat([part.layers[0].input_TD for part in planted.read(1024, 1024)])
-    first, second = planted.dense(0, inputs)[:2].double()
-    size = ((first.square() + second.square()).mean() / 2).sqrt()
-    apart = (first - second).abs() / size
-    assert shown.features == [(place, place + 1) for place in range(40)]
-    assert np.array(shown.values) == pytest.approx(apart[shown.rows].numpy(), abs=1e-5)
-    assert shown.mean == pytest.approx(apart.square().mean().sqrt().item(), rel=1e-5)
-    assert shown.labels == [f"t{row}" for row in shown.rows]
-
-
-def test_a_pair_of_dead_experts_is_not_the_one_to_show() -> None:
-    planted = Planted()
-    planted.copy(0, 0, 1)
-    planted.bias_LN[0, 1] = -100.0
-    shown = measure(planted, QUICK).difference
-    assert shown is not None
-    assert 1 not in shown.experts
-
-
-def test_the_difference_of_the_pair_that_another_run_shows() -> None:
-    planted, other = Planted(layers=2), Planted(layers=2, seed=5)
-    planted.copy(0, 0, 1)
-    other.copy(1, 2, 4)
-    found, theirs = measure(planted, QUICK), measure(other, QUICK)
-    made = with_pair_of(found, planted, QUICK, theirs)
-    assert made.difference is not None
-    assert (made.difference.layer, made.difference.experts) == (1, (2, 4))
-    assert made.difference.cka == found.layers[1].cka[2][4]
-    assert made.difference.rows == (theirs.difference.rows if theirs.difference else [])
-    inputs = torch.cat([part.layers[1].input_TD for part in planted.read(1024, 1024)])
-    first, second = planted.dense(1, inputs)[[2, 4]].double()
-    size = ((first.square() + second.square()).mean() / 2).sqrt()
-    apart = ((first - second) / size).square().mean().sqrt().item()
-    assert made.difference.mean == pytest.approx(apart, rel=1e-5)
-    assert made.model_copy(update={"difference": found.difference}) == found
-
-
-def test_a_pair_that_is_missing_or_undefined_is_not_shown() -> None:
-    planted, deeper = Planted(), Planted(layers=2)
-    deeper.copy(1, 2, 4)
-    found = measure(planted, QUICK)
-    assert with_pair_of(found, planted, QUICK, measure(deeper, QUICK)) is found
-    deeper.experts[1].w_out.data[4] = 0
-    silent = measure(deeper, QUICK)
-    alike = measure(Planted(layers=2), QUICK)
-    assert alike.difference is not None
-    shown = alike.difference.model_copy(update={"layer": 1, "experts": (2, 4)})
-    asking = alike.model_copy(update={"difference": shown})
-    assert with_pair_of(silent, deeper, QUICK, asking) is silent
-
-
 def test_the_null_of_a_mean_is_the_95_percent_quantile_of_one_pair(found: Findings) -> None:
     for layer in found.layers:
         assert layer.cka_mean.null_low is None
         assert layer.cka_mean.null_high == layer.cka_null.quantile_95
         assert "95 %" in layer.cka_mean.method
-
-
-def test_sharing_and_depth_are_over_all_layers() -> None:
-    planted = Planted(layers=4)
-    for layer in range(1, 4):
-        for expert in range(1, layer + 2):
-            planted.copy(layer, 0, expert)
-    overall = measure(planted, QUICK).overall
-    assert overall.spearman.n == overall.pearson.n == 4 * EXPERTS * (EXPERTS - 1) // 2
-    assert overall.depth.value == pytest.approx(1)
-    assert overall.depth.n == 4
-    assert overall.depth.null_low is not None
-    assert overall.depth.null_low < -0.7
-    assert overall.pearson.low is not None
-    assert overall.pearson.high is not None
-    assert -1 <= overall.pearson.low <= overall.pearson.high <= 1
 
 
 def test_two_experts_and_one_layer_are_enough(store: TokenStore, tmp_path: Path) -> None:
@@ -280,23 +206,3 @@ def test_only_the_layers_asked_for_are_measured() -> None:
     assert made.difference is not None
     assert other.difference is not None
     assert made.difference.layer == other.difference.layer
-
-
-def test_a_layer_too_costly_to_compare_whole_is_sampled_and_says_so() -> None:
-    planted = Planted()
-    planted.copy(0, 0, 1, permuted=True)
-    whole = measure(planted, QUICK).layers[0]
-    bounded = measure(planted, replace(QUICK, products=1e6, matching=1e3))
-    layer = bounded.layers[0]
-    assert (whole.cka_row_pairs, whole.weight_matched_units) == (1, 12)
-    assert layer.cka_row_pairs == pytest.approx(3 / 16)
-    assert "19% of the pairs of rows" in layer.cka_mean.method
-    assert layer.weight_matched_units == 4
-    assert bounded.settings.rbf_rows < 100
-    assert bounded.settings.rank_rows < 100
-    assert layer.cka[0][1] == pytest.approx(1, abs=1e-3)
-    assert layer.weight_matched[0][1] == pytest.approx(1, abs=1e-4)
-    for i, j in layer.pairs():
-        assert layer.cka[i][j] == pytest.approx(whole.cka[i][j], abs=0.05)
-    assert layer.cka_null.quantile_95 is not None
-    assert layer.cka_null.quantile_95 < 0.05

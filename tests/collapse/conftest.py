@@ -1,0 +1,26 @@
+"""Findings and a report of planted models, measured once."""
+
+from __future__ import annotations
+
+import pytest
+
+from simsmoe_cli.collapse.findings import Findings
+from simsmoe_cli.collapse.measure.layers import measure
+from simsmoe_cli.collapse.report import Report
+from simsmoe_cli.collapse.verdict import judge
+from tests.collapse.planted import QUICK, Planted
+from tests.collapse.varied import LAYERS
+
+
+@pytest.fixture(scope="session")
+def base() -> Findings:
+    return measure(Planted(LAYERS), QUICK)
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    """Of a model with an expert that is undefined."""
+    planted = Planted()
+    planted.experts[0].w_out.data[4] = 0
+    found = measure(planted, QUICK)
+    return Report(findings=[found, found], against=found, verdict=judge(found, found))
