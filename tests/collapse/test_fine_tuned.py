@@ -136,7 +136,7 @@ def test_a_damaged_tokenizer_is_said(folder: Path, tmp_path: Path) -> None:
             RunDir(tmp_path / "runs/tuned"), data_dir=folder / "data", device=torch.device("cpu")
         )
     tokenizer.unlink()
-    with pytest.raises(UserError, match="damaged tokenizer: No such file"):
+    with pytest.raises(UserError, match="damaged tokenizer: the file is missing"):
         open_run(
             RunDir(tmp_path / "runs/tuned"), data_dir=folder / "data", device=torch.device("cpu")
         )

@@ -50,9 +50,11 @@ def test_the_numbers_are_those_of_a_probe_on_the_same_tokens(
     source: CorpusSource, found: Findings
 ) -> None:
     inputs, _ = batch(source)
-    router, similarity = probe(source.model, inputs, source.context, "fp32")
-    for layer, routing, alike in zip(found.layers, router, similarity["layers"], strict=True):
-        assert layer.layer == routing["layer"]
+    probed = probe(source.model, inputs, source.context, "fp32")
+    for layer, routing, similarity, cka, shared in zip(
+        found.layers, probed.router, probed.similarity, probed.cka, probed.shared, strict=True
+    ):
+        assert layer.layer == routing["layer"] == similarity["layer"]
         assert layer.load == pytest.approx(routing["load"], abs=1e-6)
         assert layer.load_cv == pytest.approx(routing["load_cv"], abs=1e-5)
         assert layer.dead == routing["dead"]
@@ -60,10 +62,11 @@ def test_the_numbers_are_those_of_a_probe_on_the_same_tokens(
         assert layer.entropy_of_mean_nats == pytest.approx(
             routing["entropy_of_mean_nats"], abs=1e-5
         )
-        assert np.array(layer.cka) == pytest.approx(np.array(alike["cka"]), abs=1e-5)
-        assert layer.cka_mean.value == pytest.approx(alike["mean"], abs=1e-5)
-        assert np.array(layer.shared) == pytest.approx(np.array(alike["shared"]), abs=1e-6)
-    assert similarity["tokens"] == found.text.rows == found.text.tokens == 512
+        assert np.array(layer.cka) == pytest.approx(cka, abs=1e-5)
+        assert layer.cka_mean.value == pytest.approx(similarity["mean"], abs=1e-5)
+        for i, j in layer.pairs():
+            assert layer.shared[i][j] == pytest.approx(shared[i, j] / probed.tokens, abs=1e-6)
+    assert probed.tokens == found.text.rows == found.text.tokens == 512
 
 
 def test_the_loss_is_that_of_the_text_read(source: CorpusSource, found: Findings) -> None:
@@ -100,7 +103,7 @@ def test_load_is_counted_on_more_tokens_than_experts_see(source: CorpusSource) -
     assert more.text.rows == 512
     assert more.text.tokens == 2048
     inputs, _ = batch(source, 2048)
-    router, _ = probe(source.model, inputs, source.context, "fp32")
+    router = probe(source.model, inputs, source.context, "fp32").router
     for layer, routing in zip(more.layers, router, strict=True):
         assert layer.load == pytest.approx(routing["load"], abs=1e-6)
 
