@@ -1,8 +1,8 @@
-"""What a machine has for simsmoe, what it lacks, what that costs, and how to get it.
+"""What this machine has for simsmoe, what it lacks, what that costs, and how to get it.
 
-Checks try things rather than ask for versions: an expert backend counts as there when it computes
-a small mixture, forward and backward, as the plain loop does. torch is imported inside, so that a
-torch that cannot be imported is a finding and not a crash.
+Checks try things instead of asking for versions: an expert backend is ok if it computes a small
+mixture, forward and backward, with the same result as the plain loop. torch is imported inside the
+checks, so that a torch that cannot be imported is a finding and not a crash.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ if TYPE_CHECKING:
 TORCH_NEEDED = (2, 11)
 LITTLE_DISK = 2e9  # bytes
 
-# Packages beside torch: whether anything trains without them, and what does not.
+# Packages besides torch: whether training needs them, and what does not work without them.
 PACKAGES = {
     "numpy": (True, "nothing can be prepared or trained"),
     "safetensors": (True, "no checkpoint can be written or read"),
-    "sentencepiece": (False, "no tokenizer sentencepiece; bytes, chars and words work"),
-    "pooch": (False, "corpora cannot be downloaded; prepare-data --source takes files"),
-    "textual": (False, "no live dashboard; training prints its progress all the same"),
+    "sentencepiece": (False, "no sentencepiece tokenizer; bytes, chars and words work"),
+    "pooch": (False, "corpora cannot be downloaded; prepare-data --source reads files"),
+    "textual": (False, "no live dashboard; training still prints its progress"),
     "transformers": (False, "no collapse-report of Hugging Face models (extra hf)"),
     "accelerate": (False, "no collapse-report of Hugging Face models in fp8 (extra hf)"),
     "textual-serve": (False, "no dashboard in a browser, monitor --serve (extra serve)"),
 }
 
-# Only looked for: importing it takes seconds, and it remembers a torch that was missing then.
+# Only looked for: importing takes seconds, and they remember a torch that was missing then.
 NOT_IMPORTED = {"transformers", "accelerate"}
 
 BUILD_FASTMOE = """\
-It is on no package registry; with CUDA, nvcc and a C++ compiler it builds in about ten minutes:
+It is not on a package registry. With CUDA, nvcc and a C++ compiler it builds in ten minutes:
 git clone https://github.com/laekov/fastmoe
 cd fastmoe && git checkout ee3c561
 python3 -m pip install dm-tree
 python3 -m pip install --no-build-isolation .
-It needs NCCL's headers, and libnccl.so on the library path; with USE_NCCL=0 in front of the last \
+It needs NCCL's headers, and libnccl.so on the library path. With USE_NCCL=0 before the last \
 command it is built without NCCL, which is enough for one process."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        name: of the thing.
-        status: ok; missing, which training does without; broken, which it cannot.
+        name: what was checked.
+        status: ok; missing, if training works without it; broken, if it does not.
         found: what is there.
-        cost: what it costs to be without; empty if ok.
+        cost: what does not work, or is slower, without it; empty if ok.
         remedy: how to get it, a line per command; empty if ok.
     """
 
@@ -75,10 +75,10 @@ class Finding:
 
 
 def examine(data_dir: Path, runs_dir: Path, *, deep: bool = False) -> Iterator[Finding]:
-    """Look at this machine, one thing after the other.
+    """Check this machine, one thing after the other.
 
     Args:
-        data_dir, runs_dir: where corpora and runs are to be written.
+        data_dir, runs_dir: where corpora and runs will be written.
         deep: also compile a small function, which takes up to a minute.
     """
     yield Finding("simsmoe", "ok", f"{__version__}, {Path(__file__).parent}")
@@ -160,12 +160,12 @@ def _bf16(device: torch.device) -> Finding:
 
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Finding("bf16", "ok", "computed by the GPU; train.precision auto uses it")
+            return Finding("bf16", "ok", "the GPU computes it; train.precision auto uses it")
         return Finding(
             "bf16",
             "missing",
             "the GPU does not compute it",
-            "training in fp32: slower, and activations take twice the memory",
+            "training runs in fp32: slower, and activations take twice the memory",
             "A GPU of compute capability 8.0 or newer.",
         )
     from simsmoe_cli.model.precision import choose_precision, cpu_bf16
@@ -194,8 +194,8 @@ def _grouped(device: torch.device) -> Finding:
         "grouped_mm",
         "missing",
         trouble,
-        "training needs --experts loop: one expert after the other, slower and waiting on a GPU "
-        "for every layer",
+        "training needs --experts loop: one expert after the other, which is slower, and waits on "
+        "a GPU in every layer",
         "A newer torch, or a GPU that it supports.",
     )
 
@@ -218,7 +218,7 @@ def _compiler(device: torch.device, deep: bool) -> Finding:
     if deep and not trouble:
         trouble = _compile_trouble(device)
     if not trouble:
-        tried = "compiled a small function" if deep else "not tried; --deep compiles something"
+        tried = "compiled a small function" if deep else "not tried; --deep compiles a function"
         return Finding("compiler", "ok", f"{compiler}; {tried}")
     return Finding(
         "compiler",
@@ -257,7 +257,7 @@ def _fastmoe(device: torch.device) -> Finding:
         "fastmoe",
         "missing",
         trouble,
-        "no --experts fastmoe; grouped, the default, needs none of it",
+        "--experts fastmoe does not work; the default, grouped, does not need it",
         BUILD_FASTMOE,
     )
 
@@ -265,7 +265,7 @@ def _fastmoe(device: torch.device) -> Finding:
 def _trouble(backend: str, device: torch.device) -> str:
     """What goes wrong when an expert backend computes a small mixture; empty if nothing does.
 
-    Output and gradients of weights are compared with the loop's, in the precision of training.
+    Outputs and gradients of weights are compared with those of the loop, in training's precision.
     """
     import torch
 
@@ -308,7 +308,7 @@ def _processor() -> Finding:
         return Finding(
             "threads",
             "missing",
-            f"{found}, as {limit}={os.environ[limit]} says",
+            f"{found}, because of {limit}={os.environ[limit]}",
             "training on a CPU leaves cores idle",
             f"Unset {limit}.",
         )
@@ -343,7 +343,7 @@ def _folder(name: str, path: Path, change: str) -> Finding:
             "broken",
             f"{path}: cannot be written: {error.strerror}",
             "nothing can be prepared or trained",
-            f"Mend its permissions, or choose another by {change}.",
+            f"Correct its permissions, or choose another by {change}.",
         )
     free = shutil.disk_usage(at).free
     found = f"{path}, {free / 1e9:.1f} GB free"

@@ -1,8 +1,8 @@
-"""What a user sees when something is wrong, and the exit codes that go with it.
+"""Errors that users see, the exit codes of commands, and foreign text made safe to print.
 
-Every error a user can cause is a :class:`UserError`: what is wrong, where, the nearest valid
-thing, what to do. The command line prints it as one line and exits with its code; library
-users can catch it like any other exception.
+Every error that a user can cause is a :class:`UserError`: what is wrong, where, the nearest valid
+thing, what to do. The command line prints it as one line and exits with its code; users of the
+Python API can catch it like any other exception.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ EXIT_SIGINT = 130
 EXIT_SIGPIPE = 141
 EXIT_SIGTERM = 143
 
-MOST_LINES = 10  # of the problems reported together
-MOST_NAMES = 40  # listed in a hint
-MOST_COMPARED = 5_000  # names among which the nearest is looked for
-LONGEST_COMPARED = 100  # characters of a name of which the nearest is looked for
+MOST_LINES = 10  # problems shown of those reported together
+MOST_NAMES = 40  # names listed in a hint
+MOST_COMPARED = 5_000  # names that an unknown one is compared with
+LONGEST_COMPARED = 100  # characters of an unknown name that are compared
 
 
 def printable(text: object, most: int = 80) -> str:
     """A foreign text as one short line that any terminal can show.
 
     Line ends, control characters and whatever else is not printable become escapes such as
-    ``\\x1b``; of a text longer than `most` characters the middle is left out.
+    ``\\x1b``. A text longer than `most` characters loses its middle.
     """
     line = str(text)
     if len(line) > most:
@@ -41,11 +41,11 @@ def printable(text: object, most: int = 80) -> str:
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """A whole text with escapes such as ``\\x1b`` for what is not printable.
+    """A foreign text of any length, with escapes such as ``\\x1b`` for what is not printable.
 
     Args:
-        text: foreign.
-        keep: characters that stay as they are, such as line ends.
+        text: the text.
+        keep: characters that are not escaped, such as line ends.
     """
     if text.isprintable():
         return text
@@ -55,24 +55,24 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def visible(text: str) -> str:
-    """A foreign text of several lines that any terminal can show: whole, with its line ends and
-    tabs, other characters as :func:`escaped` has them."""
+    """A foreign text of several lines that any terminal can show: :func:`escaped` except for its
+    line ends and tabs."""
     return escaped(text, keep="\n\t")
 
 
 class UserError(Exception):
-    """A problem a user can cause and mend.
+    """A problem that a user can cause and solve.
 
-    Its text is one line: whatever a terminal cannot show is escaped, and what is very long is cut.
-    A foreign value in `what` should be cut with :func:`printable` first.
+    Its text is one line: what a terminal cannot show is escaped, and very long parts are shortened.
+    Shorten a foreign value in `what` with :func:`printable` first.
 
     Args:
         what: what is wrong, in a few words, without a full stop.
         where: the file, flag or field it was found at; empty when `what` says it.
         hint: what to do about it, the nearest valid name first.
-        code: the exit status of the command.
-        problems: further lines, for an error that reports several things together; the first
-            ten are shown, and how many more there are.
+        code: exit code of the command.
+        problems: the problems themselves, for an error that reports several together. The first
+            ten are shown, and the number of the others.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class NotPermitted(UserError):
 
 
 class Terminated(BaseException):
-    """SIGTERM as an exception, so that a command cleans up on its way out."""
+    """SIGTERM as an exception, so that a command cleans up before it exits."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not known: "Did you mean 'x'? Available: a, b, x."."""
+    """A hint for an unknown name: "Did you mean 'x'? Available: a, b, x."."""
     names = sorted(known)
     close = closest(name, names)
     did_you_mean = f"Did you mean '{printable(close)}'? " if close else ""
@@ -135,13 +135,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def listed(
     texts: Sequence[object], most: int = MOST_LINES, *, longest: int = 80, between: str = ", "
 ) -> str:
-    """The first foreign texts of several, and how many more there are; empty if there are none.
+    """Several foreign texts as one: the first few, and the number of the others.
 
     Args:
-        texts: each is shown by :func:`printable`.
+        texts: each is made :func:`printable`.
         most: how many are shown.
-        longest: characters of each.
-        between: what separates them.
+        longest: most characters of each.
+        between: separator.
     """
     shown = between.join(printable(text, longest) for text in texts[:most])
     rest = len(texts) - most
@@ -149,9 +149,9 @@ def listed(
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known name that is most like this one; empty if none is.
+    """The known name that is most similar to this one; empty if none is similar.
 
-    Bounded in time: very long names are cut, and of very many not all are looked at.
+    Its time is bounded: long names are shortened, and only the first of many are compared.
     """
     names = itertools.islice(known, MOST_COMPARED)
     found = difflib.get_close_matches(name[:LONGEST_COMPARED], names, n=1, cutoff=cutoff)

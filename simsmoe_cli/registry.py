@@ -1,7 +1,7 @@
-"""Names a recipe or a command line may use, each with the class that does it.
+"""The names that recipes and command lines may use, each with the object behind it.
 
-Tables are lazy: a row is "module:Attribute" and a line of help, so that listing names imports
-nothing heavy. :func:`load` imports one row when it is needed.
+Tables are lazy: a row holds "module:Attribute" and a line of help, so that listing names imports
+nothing heavy. :func:`load` imports the object of one row when it is needed.
 """
 
 from __future__ import annotations
@@ -68,29 +68,29 @@ ROUTERS: dict[str, RouterEntry] = {
     ),
     "switch": RouterEntry(
         "simsmoe_cli.moe.routers.switch:SwitchRouter",
-        "one expert a token, weighted with its probability",
+        "one expert per token, weighted by its probability",
         "Fedus et al. 2101.03961",
         top_k=1,
     ),
     "gshard": RouterEntry(
         "simsmoe_cli.moe.routers.gshard:GShardRouter",
-        "two experts a token, the second left out at random in training",
+        "two experts per token; the second is dropped at random in training",
         "Lepikhin et al. 2006.16668",
         top_k=2,
     ),
     "xmoe": RouterEntry(
         "simsmoe_cli.moe.routers.xmoe:router",
-        "cosine scores in a small space, learned temperature",
+        "cosine scores in a space of few dimensions, learned temperature",
         "Chi et al. 2204.09179",
     ),
     "stablemoe": RouterEntry(
         "simsmoe_cli.moe.routers.stablemoe:router",
-        "learns to route, distils it into a router by token id, freezes that",
+        "learns to route, distils that into a router by token id, freezes it",
         "Dai et al. 2204.08396",
     ),
     "smoe-dropout": RouterEntry(
         "simsmoe_cli.moe.routers.smoe_dropout:SMoEDropoutRouter",
-        "a random, frozen router; K grows while training, any K in evaluation",
+        "a random, frozen router; K grows in training, any K in evaluation",
         "Chen et al. 2303.01610",
         balance_loss=False,
     ),
@@ -101,19 +101,19 @@ ROUTERS: dict[str, RouterEntry] = {
     ),
     "competesmoe": RouterEntry(
         "simsmoe_cli.moe.routers.competesmoe:CompeteSMoERouter",
-        "at times all experts compete for tokens; the router learns who wins",
+        "in some steps all experts compete; the router learns who wins",
         "Pham et al. 2402.02526; 2505.13380",
     ),
     "hash": RouterEntry(
         "simsmoe_cli.moe.routers.hash_:HashRouter",
-        "a fixed balanced table from token id to experts",
+        "a fixed, balanced table from token id to experts",
         "Roller et al. 2106.04426",
         balance_loss=False,
         z_loss=False,
     ),
     "random": RouterEntry(
         "simsmoe_cli.moe.routers.random_:RandomRouter",
-        "any K experts, anew in every training step: a control",
+        "K experts drawn at random in every training step: a control",
         balance_loss=False,
         z_loss=False,
     ),
@@ -125,13 +125,13 @@ ROUTERS: dict[str, RouterEntry] = {
     ),
     "remoe": RouterEntry(
         "simsmoe_cli.moe.routers.remoe:ReMoERouter",
-        "ReLU weights, as many experts as are positive, K on average",
+        "ReLU weights: every expert with a positive one, K on average",
         "Wang et al. 2412.14711",
         balance_loss=False,
     ),
     "expert-choice": RouterEntry(
         "simsmoe_cli.moe.routers.expert_choice:ExpertChoiceRouter",
-        "each expert takes its best tokens; sees the future: not if causal",
+        "each expert picks its best tokens; looks ahead: not for causal models",
         "Zhou et al. 2202.09368",
         balance_loss=False,
         looks_ahead=True,
@@ -146,11 +146,11 @@ EXPERTS: dict[str, Entry] = {
     ),
     "loop": Entry(
         "simsmoe_cli.moe.experts.loop:LoopExperts",
-        "one expert after the other: slow and obvious, the oracle",
+        "one expert after the other: slow and simple, the reference in tests",
     ),
     "fastmoe": Entry(
         "simsmoe_cli.moe.experts.fastmoe:FastMoEExperts",
-        "fastmoe's CUDA kernels, to be built by hand; `simsmoe doctor` says how",
+        "fastmoe's CUDA kernels, built by yourself; see `simsmoe doctor`",
         "He et al. 2103.13262",
     ),
 }
@@ -189,7 +189,7 @@ MEASURES: dict[str, MeasureEntry] = {
     ),
     "infonce": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:infonce",
-        "is an output recognised among the other expert's by its token?",
+        "does an output identify its token among the other expert's outputs?",
         "van den Oord et al. 1807.03748",
         options=("temperature",),
     ),
@@ -219,13 +219,13 @@ MEASURES: dict[str, MeasureEntry] = {
     ),
     "dcl": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:dcl",
-        "cosine on the same token less the soft maximum over others",
+        "cosine on the same token minus the soft maximum over other tokens",
         "Yeh et al. 2110.06848",
         options=("temperature",),
     ),
     "directclr": MeasureEntry(
         "simsmoe_cli.similarity.contrastive:directclr",
-        "InfoNCE of the first features alone",
+        "InfoNCE of the first features only",
         "Jing et al. 2110.09348",
         options=("temperature", "directclr_width"),
     ),
@@ -238,20 +238,20 @@ MEASURES: dict[str, MeasureEntry] = {
     ),
     "tico": MeasureEntry(
         "simsmoe_cli.similarity.agreement:tico",
-        "cosine on the same token less the squared cosine between tokens",
+        "cosine on the same token minus the squared cosine between tokens",
         "Zhu et al. 2206.10698",
         options=("spread_weight",),
         all_pairs="simsmoe_cli.similarity.agreement:pairwise_tico",
     ),
     "barlow-twins": MeasureEntry(
         "simsmoe_cli.similarity.agreement:barlow_twins",
-        "each feature correlates with itself in the other expert alone",
+        "each feature correlates only with itself in the other expert",
         "Zbontar et al. 2103.03230",
         options=("spread_weight",),
     ),
     "byol": MeasureEntry(
         "simsmoe_cli.similarity.agreement:byol",
-        "cosine, one expert at a time the fixed target: half the gradient",
+        "cosine, one expert at a time as a fixed target: half the gradient",
         "Grill et al. 2006.07733",
         all_pairs="simsmoe_cli.similarity.agreement:pairwise_byol",
     ),
@@ -297,7 +297,7 @@ TASKS: dict[str, Entry] = {
     ),
     "sst5": Entry(
         "simsmoe_cli.data.tasks.facts:SST5",
-        "sentences of film reviews, 5 classes; from the trees",
+        "sentences of film reviews, 5 classes",
         "Socher et al. 2013",
     ),
     "imdb": Entry(
@@ -307,7 +307,7 @@ TASKS: dict[str, Entry] = {
     ),
     "banking77": Entry(
         "simsmoe_cli.data.tasks.facts:BANKING77",
-        "what a bank's customer wants, 77 classes",
+        "intents of a bank's customers, 77 classes",
         "Casanueva et al. 2003.04807",
     ),
     "pystdlib-packages": Entry(

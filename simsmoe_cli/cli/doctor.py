@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 DeepOption = Annotated[
-    bool, typer.Option("--deep", help="Also compile a small function: up to a minute.")
+    bool, typer.Option("--deep", help="Also compile a small function, which takes up to a minute.")
 ]
 
 

@@ -1,12 +1,13 @@
 """Files and folders that are replaced whole or not at all, even if the process is killed.
 
-New content is written beside its place as ``.NAME.partial-…``, synced to the disk and renamed; then
-the folder that holds the name is synced. A process that is killed leaves its partial behind, and
-whoever writes to that place next deletes it. A partial belongs to a living process as long as a
-lock (flock) on it is held, which the system lets go of however the process ends.
+New content is written to ``.NAME.partial-…`` in the same folder, synced to the disk and renamed to
+NAME; then the folder is synced. A process that is killed leaves its partial behind, and whoever
+writes NAME next deletes it. A lock (flock) on a partial says that a living process is writing it;
+the system releases the lock however the process ends.
 
-A folder that is not empty cannot be renamed over, so it is moved away as ``.NAME.old-…`` first,
-while the new one waits whole as ``.NAME.next-…``; `clean` finishes what was cut off in between.
+A folder that is not empty cannot be replaced by renaming, so it is first moved to ``.NAME.old-…``
+while the new one, complete, waits as ``.NAME.next-…``; `clean` finishes what was interrupted in
+between.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PARTIAL, NEXT, OLD = "partial", "next", "old"
-LONGEST_NAME = 200  # characters of a name that its partial repeats; file systems allow 255 bytes
+LONGEST_NAME = 200  # characters of NAME used in its partial; file systems allow 255 bytes
 
 
 def sync(path: Path) -> None:
@@ -31,7 +32,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems cannot sync a folder; there is nothing better to do on them.
+        # Some file systems cannot sync a folder.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:
@@ -39,7 +40,7 @@ def sync(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """Write everything below a folder, and its own names, to the disk."""
+    """Write everything below a folder, and the names in it, to the disk."""
     for here, _, files in os.walk(folder):
         for name in files:
             sync(Path(here, name))
@@ -47,7 +48,7 @@ def sync_all(folder: Path) -> None:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace a file; text as UTF-8. The folder must be there."""
+    """Replace a file, text in UTF-8. Its folder must exist."""
     with whole_file(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -61,7 +62,7 @@ def move(file: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """An empty file beside `path` to write to; deleted at the end unless it was moved."""
+    """An empty file in the folder of `path`; deleted at the end unless it was moved."""
     path = Path(os.path.realpath(path))
     clean(path.parent, path.name)
     with _claimed(path, lambda partial: partial.touch(exist_ok=False)) as partial:
@@ -70,7 +71,7 @@ def partial_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """An empty file to write to, which takes the place of `path` unless the block raises."""
+    """An empty file to write to, which replaces `path` unless the block raises."""
     path = Path(os.path.realpath(path))
     with partial_file(path) as partial:
         yield partial
@@ -79,11 +80,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `path` unless the block raises.
+    """An empty folder to fill, which replaces `path` unless the block raises.
 
     Args:
-        path: where nothing is yet, or an empty folder; its parents are made.
-        replace: whether a folder that is not empty may be there, which is then deleted.
+        path: nothing, or an empty folder; its parents are made.
+        replace: whether `path` may be a folder that is not empty, which is then deleted.
 
     Raises:
         OSError: from the block or the system, and if something else is at `path`.
@@ -105,12 +106,12 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def share(file: Path) -> None:
-    """Let those read a file who may read its folder; safetensors writes for the owner alone."""
+    """Make a file as readable as its folder; safetensors makes it readable by its owner only."""
     file.chmod(stat.S_IMODE(file.parent.stat().st_mode) & 0o666)
 
 
 def remove(path: Path) -> None:
-    """Delete a folder; its name is gone at once, before its contents are."""
+    """Delete a folder; it is renamed first, so that it disappears at once."""
     doomed = _beside(path, PARTIAL)
     path.rename(doomed)
     sync(path.parent)
@@ -118,9 +119,9 @@ def remove(path: Path) -> None:
 
 
 def clean(folder: Path, name: str | None = None) -> None:
-    """Finish or delete what killed processes left in a folder, of one name or of all.
+    """Finish or delete what killed processes left in a folder, for one NAME or for all.
 
-    What living processes write is left alone.
+    What living processes write stays.
     """
     for path in _left(folder, name, NEXT):
         with _lock(path) as free:
@@ -158,12 +159,12 @@ def _beside(path: Path, kind: str, mark: str = "") -> Path:
 
 
 def _place(path: Path, kind: str, name: str | None) -> Path:
-    """The path that a leftover was meant for, or had."""
+    """The path that a leftover was to replace, or was moved from."""
     return path.with_name(name or path.name[1:].rpartition(f".{kind}-")[0])
 
 
 def _left(folder: Path, name: str | None, kind: str) -> list[Path]:
-    """Leftovers of a kind; partials of earlier versions may have no mark."""
+    """Leftovers of a kind; partials of earlier versions may end without `-…`."""
     start = "." if name is None else f".{name[:LONGEST_NAME]}.{kind}"
     with contextlib.suppress(FileNotFoundError):
         return [
@@ -177,12 +178,12 @@ def _left(folder: Path, name: str | None, kind: str) -> list[Path]:
 
 @contextlib.contextmanager
 def _claimed(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A partial that this process holds; deleted at the end unless it was renamed."""
+    """A partial with a lock held by this process; deleted at the end unless it was renamed."""
     while True:
         partial = _beside(path, PARTIAL)
         make(partial)
         with _lock(partial) as held:
-            # Between being made and being locked it may have been taken for a leftover.
+            # Another process may have deleted it as a leftover before it was locked.
             if held is not False and partial.exists():
                 try:
                     yield partial
@@ -193,8 +194,8 @@ def _claimed(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool | None]:
-    """Lock a file or folder unless another process did: whether it is locked now, None where the
-    file system has no locks."""
+    """Lock a file or folder. True if it is locked now, False if another process has locked it, None
+    if the file system has no locks."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

@@ -1,8 +1,8 @@
 """Files that somebody may have edited, cut or replaced: read within bounds, parsed, validated.
 
-What is wrong with a file is raised as `Unreadable`. Its text is a short reason such as "is not JSON
+A problem with a file is raised as `Unreadable`. Its text is a short reason such as "is not JSON
 (line 3)"; the caller, who knows what the file is for, makes a `UserError` of it. A JSON file can
-carry its own checksum (`sealed`), so that a change by hand is noticed too.
+hold its own checksum (`sealed`), so that changes by hand are noticed too.
 
 Nothing here imports torch, and pydantic only when a schema is used.
 """
@@ -32,7 +32,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Unreadable(ValueError):
-    """Why a file cannot be used: a few words that go on from its name."""
+    """Why a file cannot be used, as a phrase that follows its name."""
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -51,7 +51,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
             if not stat.S_ISREG(facts.st_mode):
                 raise Unreadable("is not a regular file")
             with open(descriptor, "rb", closefd=False) as file:
-                # Python makes room for as much as is asked for, however little there is.
+                # Python allocates as many bytes as are asked for, however few there are.
                 content = file.read(min(facts.st_size, most) + 1)
                 if facts.st_size < len(content) <= most:
                     content += file.read(most + 1 - len(content))
@@ -66,7 +66,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     except ValueError as error:
         if isinstance(error, Unreadable):
             raise
-        raise Unreadable("has a name that no file can have") from None
+        raise Unreadable("has a name that files cannot have") from None
     if len(content) > most:
         raise Unreadable(f"has more than {most:,} bytes")
     return content
@@ -83,10 +83,10 @@ def require_permitted(path: Path) -> None:
 
 
 def parse_json(content: bytes) -> Any:
-    """The value that a JSON text stands for.
+    """The value of a JSON text.
 
     Raises:
-        Unreadable: it is not UTF-8 or not JSON, a key occurs twice in one object, it is nested
+        Unreadable: it is not UTF-8 or not JSON, a key occurs twice in an object, it is nested
             deeper than `DEEPEST`, or has a number or a character that Python cannot hold.
     """
     try:
@@ -132,7 +132,7 @@ def validated(schema: type[M], value: Any) -> M:
     """The value as an instance of a schema.
 
     Raises:
-        Unreadable: it does not fit; says where and how, for the first of several problems.
+        Unreadable: it does not fit; the text names the first problem and where it is.
     """
     from pydantic import ValidationError
 
@@ -154,7 +154,7 @@ def validated(schema: type[M], value: Any) -> M:
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object with a checksum of all the rest in it."""
+    """A JSON object with a checksum of itself added."""
     return {**value, CHECKSUM: _checksum(value)}
 
 

@@ -24,7 +24,7 @@ MOST_BYTES = 500_000  # of a recipe file
 
 
 def recipes_dir() -> Path:
-    """Where the recipes lie: inside an installed package, beside it in a checkout."""
+    """The folder of recipes: inside an installed package, beside the package in a checkout."""
     inside = Path(__file__).parents[1] / "recipes"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
 
@@ -41,14 +41,14 @@ def load_recipe(
 
     Args:
         name_or_path: a name of :func:`list_recipes`, or a YAML file.
-        overrides: what `--set` got, each "a.b=value" with the value in YAML; later ones win.
+        overrides: values of `--set`, each "a.b=value" with the value in YAML; later ones win.
             One that sets similarity.preset drops the file's whole similarity section, so that
-            the preset's own defaults hold; other overrides of the section stay.
-        base: what holds where the file says nothing, instead of the schema's defaults; a file that
-            sets similarity.preset drops its whole similarity section.
+            the preset's own values apply; other overrides of the section stay.
+        base: values to use where the file has none, instead of the schema's defaults. A file that
+            sets similarity.preset drops the whole similarity section of `base`.
 
     Raises:
-        UserError: listing everything that is wrong with the recipe, or that it isn't there.
+        UserError: it is not there, or everything that is wrong with it.
     """
     path = _find(name_or_path)
     data, problems = _read(path)
@@ -84,11 +84,11 @@ def _with_overrides(
 
 
 def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
-    """YAML with every field, defaults and presets resolved; it loads to an equal recipe.
+    """YAML with every field, defaults and presets resolved; loading it gives an equal recipe.
 
     Args:
         recipe: any.
-        comments: put each field's documentation, type and default above it.
+        comments: write the description, type and default of each field above it.
     """
     data = recipe.model_dump(exclude=recipe.idle_sections)
     if not comments:
@@ -103,7 +103,11 @@ def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
         indent = "  " if section else ""
         about = f"{field.help} ({field.type}; default {write_yaml([field.default]).strip()[1:-1]})"
         lines += textwrap.wrap(
-            about, 100, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+            about,
+            100,
+            initial_indent=f"{indent}# ",
+            subsequent_indent=f"{indent}# ",
+            break_on_hyphens=False,
         )
         value = (data[section] if section else data)[name]
         lines.append(indent + write_yaml({name: value}).rstrip())
@@ -140,7 +144,7 @@ def _find(name_or_path: str) -> Path:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """The mapping in a recipe file, its name filled in, and keys that are given twice."""
+    """The mapping in a recipe file, with its name filled in, and keys that are given twice."""
     where = printable(path, 200)
     try:
         content = read_bytes(path, MOST_BYTES)
@@ -217,8 +221,8 @@ def _merged(old: Any, new: Any) -> Any:
 def _validate(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
     """The recipe if nothing is wrong with it, and everything that is.
 
-    Where fields are invalid, the rest is still checked for contradictions, with defaults in
-    their place; a contradiction that such a field takes part in is not reported.
+    If fields are invalid, the others are still checked for contradictions, with defaults instead
+    of the invalid ones; a contradiction that involves an invalid field is not reported.
     """
     try:
         recipe = Recipe.model_validate(data)
@@ -237,7 +241,7 @@ def _validate(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
 
 
 def _without(data: dict[str, Any], locations: Sequence[tuple[str, ...]]) -> dict[str, Any]:
-    """A copy of the recipe without the fields at these places."""
+    """A copy of the recipe without these fields, each given as (section, name)."""
     kept = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
     for location in locations:
         section = kept

@@ -1,11 +1,11 @@
 """Numbers that may change over training.
 
 A field that takes a schedule takes a number, or points [share of training, value] in the order of
-training: between two points the value goes straight from one to the other, before the first and
-after the last it stays. `[[0, 0.0], [0.1, 0.003]]` rises from 0 to 0.003 over the first tenth.
+training: linear between two points, constant before the first and after the last.
+`[[0, 0.0], [0.1, 0.003]]` rises from 0 to 0.003 over the first tenth.
 
-Values are numbers of the host and follow from the step alone, so nothing waits on the device and a
-resumed run goes on where it was.
+Values are computed on the host from the step alone, so nothing waits on the device and a resumed
+run has the same ones.
 """
 
 from __future__ import annotations

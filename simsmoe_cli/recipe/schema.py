@@ -54,9 +54,9 @@ class ModelSettings(Section):
         512, ge=1, le=10_000_000, description="hidden width of a dense sub-layer (f)"
     )
     activation: Literal["relu", "swiglu"] = Field(
-        "swiglu", description="of dense sub-layers and experts"
+        "swiglu", description="activation function of dense sub-layers and experts"
     )
-    norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="kind of normalisation")
+    norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="normalisation layer")
     norm_position: Literal["pre", "post"] = Field(
         "pre", description="post: LN(h + f(h)), as the papers do; pre: h + f(LN(h))"
     )
@@ -222,7 +222,7 @@ class CommonSections(Section):
         description="name of the recipe, of letters, digits, '.', '_' and '-'; that of its file if "
         "left out",
     )
-    description: str = Field("", max_length=1_000, description="one line")
+    description: str = Field("", max_length=1_000, description="the recipe in one line")
     source: str = Field("", max_length=1_000, description="paper or code the settings come from")
     model: ModelSettings = Field(default_factory=ModelSettings)
     moe: MoESettings = Field(default_factory=MoESettings)

@@ -1,7 +1,7 @@
 """What does not fit the schema of a recipe, in plain words: unknown keys, types, ranges.
 
-Pydantic finds it all at once; its messages name its own types and alternatives, so they are
-written anew here.
+Pydantic finds everything at once, but its messages speak of its own types, so they are written
+anew here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LIMITS = {
 
 
 def shown(value: Any) -> str:
-    """A given value on one short line."""
+    """A value that was given, on one short line."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -54,7 +54,7 @@ def schema_problems(error: ValidationError) -> tuple[list[Problem], list[tuple[s
     by_place: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         by_place.setdefault(_place(detail["loc"]), []).append(detail)
-    # Looking for the nearest name takes time, and no more than so many are shown.
+    # Looking for the nearest name takes time, and only the first problems are shown.
     problems = [
         _schema_problem(place, details)
         if number < MOST_LINES
@@ -65,15 +65,15 @@ def schema_problems(error: ValidationError) -> tuple[list[Problem], list[tuple[s
 
 
 def _place(location: tuple[int | str, ...]) -> tuple[str, ...]:
-    """Section and field of an error, without pydantic's further steps into values."""
+    """Section and name of the field of an error, without pydantic's steps into its value."""
     depth = 2 if location[0] in sections() else 1
     return tuple(str(step) for step in location[:depth])
 
 
 def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Problem:
     paths = (".".join(place),)
-    # Of the alternatives of a type, the one that a value out of range or the items of a list
-    # came closest to says what is wrong.
+    # A type may have alternatives, each with its error. A value out of range, or an item of a
+    # list, came closest to one of them: its error says what is wrong.
     nearer = [
         each
         for each in details
@@ -109,7 +109,7 @@ def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Prob
 
 
 def _about(path: str) -> str:
-    """What a field is, in the words of the recipe."""
+    """The description of a field."""
     return next(field.help for field in fields() if field.path == path)
 
 
@@ -148,7 +148,7 @@ def _choices(detail: ErrorDetails) -> list[str]:
 
 
 def _nearest_key(place: tuple[str, ...]) -> str:
-    """The valid key a wrong one most likely meant: in its section, or of its name elsewhere."""
+    """The key that was most likely meant: similar and in this section, or equal and in another."""
     *above, name = place
     if "." in name:
         section, _, inner = name.partition(".")
