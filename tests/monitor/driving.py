@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from textual.binding import Binding
+from textual.dom import DOMNode
 from textual.pilot import Pilot
 from textual.widget import Widget
 
@@ -75,3 +77,16 @@ def seen(pilot: Pilot[None]) -> str:
     lines = pilot.app.screen._compositor.render_strips()
     assert len(lines) == height
     return "\n".join("".join(segment.text for segment in line)[:width] for line in lines)
+
+
+def keys_of(node: type[DOMNode]) -> set[str]:
+    """Keys a class and its parents bind, but for what Textual binds itself."""
+    found: set[str] = set()
+    for parent in node.__mro__:
+        ours = parent.__module__.startswith("simsmoe_cli")
+        bindings = parent.__dict__.get("BINDINGS", []) if ours else []
+        for binding in Binding.make_bindings(bindings):
+            assert binding.id, f"{parent.__name__}: {binding.key} has no id"
+            assert binding.tooltip, f"{binding.id} says nothing about itself"
+            found.add(binding.key)
+    return found

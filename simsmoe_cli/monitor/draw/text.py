@@ -30,7 +30,7 @@ def message(text: str, width: int, height: int) -> list[Text]:
         line.rstrip()
         line.pad_left(max(0, (width - line.cell_len) // 2))
         lines.append(line)
-    return lines
+    return lines[:height]
 
 
 def cut(line: Text, width: int) -> Text:
