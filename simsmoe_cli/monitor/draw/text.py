@@ -35,7 +35,9 @@ def message(text: str, width: int, height: int) -> list[Text]:
 
 def cut(line: Text, width: int) -> Text:
     """The line, its end replaced by an ellipsis where it is too long."""
-    line.truncate(max(0, width), overflow="ellipsis")
+    if width < 1:
+        return Text()
+    line.truncate(width, overflow="ellipsis")
     return line
 
 
