@@ -1,12 +1,12 @@
 """The live monitor: reads run folders and shows them; it never imports torch or the trainer.
 
 read           follows events.jsonl, whatever happens to the file
-state          what is known of a run, in bounded memory: series, probes, alerts, journal
+state          a run in bounded memory: series, probes, alerts, journal
 draw           plots, heat maps and words as lines of terminal cells; knows nothing of runs
-view           what panels are drawn from: runs, what is chosen in them, colours
+view           what panels are drawn from: runs, a selection in them, colours
 panels         one panel a file: a pure function that draws it, its keys, words about it
 screens, app   the dashboard, the picker and the help in Textual
-once           the same panels as one text
-json_snapshot  what is known of runs as JSON
+once           the same panels, printed once as text
+json_snapshot  the newest state of runs as JSON
 serve          the dashboard in a browser
 """

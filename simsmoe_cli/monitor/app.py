@@ -1,7 +1,7 @@
 """The dashboard: live run folders in a terminal.
 
-It reads what `tail` and `history` gather and shows it on one of two screens: a picker of the runs
-there are, and the dashboard of those chosen. It never imports torch.
+It has two screens: a picker, which lists runs, and the dashboard of the chosen runs. It never
+imports torch.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Monitor(App[None]):
     """The monitor.
 
     Args:
-        paths: run folders to show, in this order; they need not exist yet. Empty: the picker opens.
-        runs_dir: where the picker looks.
+        paths: run folders to show, in this order; they need not exist yet. If there are none, the
+            picker opens.
+        runs_dir: the folder whose runs the picker lists.
         thresholds: when to alert.
         interval: seconds between two looks at the files.
         clock: seconds since the epoch.
@@ -67,7 +68,7 @@ class Monitor(App[None]):
         return Picker(self.runs_dir, self.clock, self.open_runs, chosen=self.paths)
 
     def open_runs(self, paths: Sequence[Path]) -> None:
-        """Show these runs instead of what is seen now."""
+        """Show these runs instead of the present screen."""
         self.paths = list(paths)
         self.switch_screen(self._dashboard())
 
@@ -88,7 +89,7 @@ class Monitor(App[None]):
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         yield SystemCommand("Help", "Explain the panel in focus and every key", self.action_help)
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
-        yield SystemCommand("Picture", "Save what is seen as an SVG file", self.action_picture)
+        yield SystemCommand("Picture", "Save the screen as an SVG file", self.action_picture)
         yield SystemCommand("Quit", "Leave the monitor; training goes on", self.exit)
         if isinstance(screen, (Dashboard, Picker)):
             yield from screen.commands()

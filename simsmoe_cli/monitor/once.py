@@ -1,6 +1,6 @@
 """One static picture of runs, as text for a terminal, a log or a pipeline.
 
-It lays out the header and the panels of the dashboard; what they show is drawn in panels/.
+It only lays out the header and the panels of the dashboard, which are drawn in panels/.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def picture(
     Args:
         runs: at least one.
         width: at least 40.
-        color: False tells values apart by characters alone.
+        color: False uses characters instead of colours.
         now: seconds since the epoch; None asks the clock.
     """
     now = time.time() if now is None else now
@@ -72,7 +72,7 @@ def _run(view: View, width: int, panels: Sequence[Panel]) -> list[Text]:
 
 
 def _newest(history: RunHistory, width: int) -> list[Text]:
-    """The newest scores; no line where there are none."""
+    """A line of the newest scores; no line before the first."""
     numbers = [(name, history.last(name)) for name in ("train", "valid", "best")]
     told = [f"{name} {value:.3f}" for name, value in numbers if math.isfinite(value)]
     return [cut(Text(f"{history.scoring.name}: {'  '.join(told)}"), width)] if told else []
@@ -95,8 +95,8 @@ def _rows(panels: Sequence[Panel], width: int) -> list[list[Panel]]:
 
 
 def _drawn(panels: Sequence[Panel], view: View, width: int) -> list[Text]:
-    """Panels beside each other, without those that have nothing to show yet; but for the first
-    panel of all, which says so."""
+    """Panels beside each other. A panel that has nothing to show yet is left out, except the first
+    of all panels, which says so."""
     room = (width - GAP * (len(panels) - 1)) // len(panels)
     height = max(panel.height(view, room) for panel in panels)
     blocks = []

@@ -1,9 +1,9 @@
 """The dashboard in a browser, by textual-serve, with two departures from its own server.
 
-Its page asks the network for a font; ours has everything from this server. And it lets any web page
-open its websocket, so a page of somebody else, seen in the same browser, could look at the runs and
-press keys: here the page must come from this server, and this server must have been called by a
-name that no stranger's domain can take (an address, or this machine's own name).
+The page of textual-serve asks the network for a font; ours gets everything from this server. And
+textual-serve lets any web page open its websocket, so a foreign page in the same browser could see
+the runs and press keys. Here the page must come from this server, and under a name that no foreign
+domain can have: an address, or this machine's own name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class MonitorServer(Server):
     Args:
         command: a shell command that runs it.
         host: the address to listen at.
-        port: likewise.
+        port: the port to listen at.
     """
 
     def __init__(self, command: str, host: str, port: int):
@@ -47,7 +47,7 @@ class MonitorServer(Server):
         return await super().handle_websocket(request)
 
     def is_own_name(self, name: str) -> bool:
-        """Whether a host name in an address means this server, whatever name servers say."""
+        """Whether a host name is an address or a name of this machine."""
         try:
             ipaddress.ip_address(name)
         except ValueError:

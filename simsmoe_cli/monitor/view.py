@@ -1,4 +1,4 @@
-"""What panels are drawn from: runs, what is chosen in them, and colours, as one read-only value.
+"""The view that panels are drawn from: runs, a selection in them, and colours; one read-only value.
 
 The dashboard makes a view for every drawing, `--once` makes one for each run it prints.
 """
@@ -17,12 +17,12 @@ F = TypeVar("F", bound=Frame)
 
 @dataclass(frozen=True)
 class Selection:
-    """What is chosen in the dashboard.
+    """The choices made in the dashboard.
 
     Attributes:
         run: index of the run that keys act on.
         layer: the layer whose experts are compared, by its place among the layers with experts.
-        step: the probe shown is the last one not after this step; None follows the newest.
+        step: the probe shown is the last one up to this step; None follows the newest.
         pair: two experts; None while no pair is chosen.
         expert: an expert in the map of loads; None while none is chosen.
         at: the step of the cursor on the curves; None while there is no cursor.
@@ -43,7 +43,7 @@ class ShownRun:
     """One run of a view.
 
     Attributes:
-        history: what is known of it.
+        history: everything read about it.
         version: grows whenever the history changes.
         reading: whether events that are already in the file are still being read.
     """
@@ -59,10 +59,10 @@ class View:
 
     Attributes:
         runs: at least one.
-        selection: what is chosen in them.
+        selection: the choices made in them.
         palette: colours.
         now: seconds since the epoch.
-        color: False tells values apart by characters alone.
+        color: False uses characters instead of colours.
         scroll: rows by which the panel that is drawn was scrolled, or the number of another choice
             that only this panel knows.
     """
@@ -94,7 +94,7 @@ class View:
         return self.palette.curves[run % len(self.palette.curves)]
 
     def probe(self, frames: Frames[F]) -> F | None:
-        """The probe to show: the last one not after the chosen step; None where there is none."""
+        """The probe to show: the last one up to the chosen step; None if there are no probes."""
         if not len(frames):
             return None
         step = self.selection.step

@@ -74,7 +74,7 @@ def test_no_line_is_wider_than_asked_for(made: Path, width: int) -> None:
         assert max(line.cell_len for line in lines) <= width
 
 
-def test_the_layer_shown_is_the_one_whose_experts_are_most_alike(made: Path) -> None:
+def test_the_layer_shown_has_the_most_similar_experts(made: Path) -> None:
     assert "── Pairwise CKA · layer 1 " in text(made)
 
 

@@ -1,4 +1,4 @@
-"""Axes of plots: from values to places, round ticks, and numbers in few characters."""
+"""Axes of plots: positions of values, round ticks, and numbers in few characters."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from simsmoe_cli.monitor.draw.scales import Floats
 
-SMALLEST = 1e-300  # whatever is nearer to 0 has no digits left to tell values apart
+SMALLEST = 1e-300  # numbers nearer to 0 have too few digits left to be told apart
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From values to dots.
+    """From values to positions.
 
     Attributes:
         low, high: values at the ends.
         log: whether equal distances are equal ratios.
-        whole: whether what stands here is counted, as steps are: there is no half of one.
+        whole: whether all values are whole numbers, as steps are, so that ticks must be too.
     """
 
     low: float
@@ -54,12 +54,12 @@ class Axis:
 
 
 def axis(values: Sequence[Floats], log: bool = False) -> Axis:
-    """An axis on which all finite values fit (log: all above 0, but for those next to it)."""
+    """An axis on which all finite values fit (log: all values above SMALLEST)."""
     finite = [v[np.isfinite(v) & ((v > SMALLEST) if log else True)] for v in values]
     low = min((float(v.min()) for v in finite if v.size), default=1.0 if log else 0.0)
     high = max((float(v.max()) for v in finite if v.size), default=1.0)
     whole = not log and all(bool((v == np.rint(v)).all()) for v in finite)
-    # A span that floats of this size can still tell apart.
+    # Widen a span that floats of this size cannot divide.
     if high - low <= max(SMALLEST, 1e-9 * max(abs(low), abs(high))):
         room = abs(high) / 10 if abs(high) > SMALLEST and not (whole and abs(high) < 1e8) else 0.5
         low, high = (low / 1.1, high * 1.1) if log else (low - room, high + room)
@@ -76,8 +76,8 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def short(value: float, step: float = 0.0) -> str:
-    """A number in few characters: 950, 1.5k, 20M, 0.012, 3e-05; with the digits that tell apart
-    numbers `step` away."""
+    """A number in few characters: 950, 1.5k, 20M, 0.012, 3e-05; with as many digits as two numbers
+    that differ by `step` need to look different."""
     if not math.isfinite(value):
         return "–"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -1,10 +1,10 @@
 """Curves and scatter plots of terminal cells: pure functions from numbers to lines of text.
 
-A cell holds 2 x 4 braille dots. Whatever the number of points, a curve is first reduced to what
-can be seen: in each column of dots the lowest and the highest point, and lines between neighbours.
-So a spike of one step is seen, and 100,000 points cost a few milliseconds.
+A cell holds 2 x 4 braille dots. A curve is first reduced to the lowest and the highest point in
+each column of dots, and lines between neighbours. So a spike of one step stays visible, and 100,000
+points cost a few milliseconds.
 
-Without colours, curves that share a plot are told apart by characters instead.
+Without colours, each curve of a plot is drawn with a character of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Curve:
     Attributes:
         label: in the legend; "" leaves it out.
         x, y: its points, in order; nan breaks the curve.
-        low, high: how far the values behind each point reach, drawn with it.
+        low, high: the lowest and highest of the values that each point is the mean of; drawn too.
         style: rich style.
     """
 
@@ -71,7 +71,7 @@ def line_plot(
         x_label: after the last tick of x.
         legend: whether to leave a line for title and labels.
         cursor: x of a vertical line.
-        color: False tells curves apart by characters.
+        color: False draws each curve with a character of its own.
 
     Returns:
         `height` lines of at most `width` cells.
@@ -246,7 +246,7 @@ def _legend(curves: Sequence[Curve], title: str, marks: str, width: int) -> Text
 
 
 def _curve_dots(curve: Curve, frame: _Frame, x_axis: Axis, y_axis: Axis) -> Dots:
-    """The dots of a curve: what lies in a column of dots from lowest to highest, and lines."""
+    """The dots of a curve: each column from its lowest to its highest point, and lines between."""
     columns, rows = frame.columns * 2, frame.rows * 4
     column, row = frame.dots_of(curve.x, curve.y)
     known = np.isfinite(column) & np.isfinite(row) & (np.abs(column) < 1e9) & (np.abs(row) < 1e9)
@@ -296,7 +296,7 @@ def _curve_dots(curve: Curve, frame: _Frame, x_axis: Axis, y_axis: Axis) -> Dots
 
 
 def _fill(edges: NDArray[np.int64], column: Floats, top: Floats, bottom: Floats) -> None:
-    """Mark vertical strokes by where they begin and end; what lies outside is cut off."""
+    """Mark where vertical strokes begin and end; parts outside the frame are cut off."""
     rows, columns = edges.shape[0] - 1, edges.shape[1]
     seen = (column >= 0) & (column < columns) & (bottom >= 0) & (top < rows)
     at = column[seen].astype(int)

@@ -1,5 +1,7 @@
-"""A matrix as cells of colour: with numbers where there is room, two rows to a line where there is
-not, and blocks of neighbours made one where even that is too large.
+"""A matrix as cells of colour.
+
+Where there is room, cells hold numbers; where there is little, two rows share a line, and where
+even that does not fit, blocks of neighbours become one cell.
 
 Shapes: R rows, C columns.
 """
@@ -26,14 +28,14 @@ SELECTED = Style(color="#000000", bgcolor=PINK, bold=True)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the cells of a heat map stand.
+    """Where the cells of a heat map are.
 
     Attributes:
         rows, columns: of the matrix.
         left, top: cells before the first column and lines above the first row, for labels.
         wide, high: a cell's width, and its lines.
         halves: two rows share a line.
-        block: rows and columns that are made one cell.
+        block: rows and columns that become one cell.
         numbers: whether values are printed.
     """
 

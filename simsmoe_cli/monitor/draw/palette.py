@@ -1,7 +1,7 @@
-"""The colours of curves and words on a dark ground, on a light one, and where it is unknown.
+"""Colours of curves and words for a dark background, a light one and an unknown one.
 
 Curves take the colours of Okabe and Ito (2008), which people with any common colour vision can
-tell apart; on a light ground the pale ones are darkened until they are readable.
+tell apart; on a light background the pale ones are darkened until they are readable.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ ON_EITHER = ("#3b8fd4", "#d08700", "#1f9e77", "#c06a9b", "#a08c00", "#d9593d", "
 
 @dataclass(frozen=True)
 class Palette:
-    """Rich colours by what they mean.
+    """Colours by meaning, as rich names them.
 
     Attributes:
-        primary: what is active: a run that trains, progress.
-        accent: what is under the cursor.
+        primary: of a run that trains, and of progress.
+        accent: of a pair under the cursor.
         success, warning, error: how things went.
         curves: of curves and runs, in the order in which they are used.
     """

@@ -1,4 +1,4 @@
-"""Texts of events, made safe to show."""
+"""Texts of events, made safe to print."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 
 def clean(value: Any, limit: int = 400) -> str:
-    """A text of an event as one line that is safe to print: no control characters, not endless;
-    "" for what is no text."""
+    """A text of an event as one line that is safe to print: without control characters, and at most
+    `limit` characters long; "" for a value that is not a text."""
     if not isinstance(value, str):
         return ""
     text = value[: limit + 1]

@@ -73,7 +73,7 @@ def similarity_scale(values: Floats) -> Scale:
 
 
 def magnitude_scale(values: Floats) -> Scale:
-    """From 0 to the largest value, rounded up to two digits so that it stands still."""
+    """From 0 to the largest value, rounded up to two digits so that it seldom changes."""
     finite = values[np.isfinite(values)]
     top = float(finite.max()) if finite.size else 0.0
     if top <= 0:
@@ -101,7 +101,7 @@ def painted(foreground: RGB | None, background: RGB | None) -> Style:
 
 
 def readable_on(background: RGB) -> RGB:
-    """Black or white, whichever stands out more."""
+    """Black or white, whichever has the stronger contrast."""
     red, green, blue = background
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
 

@@ -13,7 +13,7 @@ CONSOLE = Console(width=10_000, color_system=None, force_terminal=False, legacy_
 
 
 def decimal(value: float, digits: int = 3, undefined: str = "–") -> str:
-    """A number with so many digits behind the point; a dash where it is not finite."""
+    """A number with this many digits after the point; a dash if it is not finite."""
     return f"{value:.{digits}f}" if math.isfinite(value) else undefined
 
 

@@ -86,7 +86,7 @@ def _detail(view: View, width: int) -> Text:
 
 
 def _scale_and_time(view: View, scale: Scale, width: int) -> Text:
-    """What the colours mean, and which of the probes is shown."""
+    """The scale of the colours, and which of the probes is shown."""
     line = Text("CKA ", style="dim")
     line.append_text(color_bar(scale, min(30, width // 2), color=view.color))
     frames = view.chosen.similarities

@@ -1,4 +1,4 @@
-"""What panels of curves share: series as curves against steps or time, and a cursor."""
+"""Parts of all panels of curves: series as curves against steps or time, and a cursor."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def x_axis(view: View) -> Axis:
 
 
 def layer_courses(view: View, prefix: str, title: str, width: int, height: int) -> list[Text]:
-    """A number of each layer over training, that of the chosen layer bright, below an empty line;
-    nothing where there is no room or no such series.
+    """An empty line and a plot of one number of each layer over training, the chosen layer bright;
+    nothing if there is too little room or no such series.
 
     Args:
         prefix: of the names of its series, before the layer's number.
@@ -134,7 +134,7 @@ def _nearest(steps: Array, at: float) -> int:
 
 
 def value_at(found: Points, at: float) -> float:
-    """The last value not after a step; nan where there is none."""
+    """The last value up to a step; nan if there is none."""
     here = np.flatnonzero((found.step <= at) & np.isfinite(found.mean))
     return float(found.mean[here[-1]]) if here.size else math.nan
 

@@ -1,4 +1,4 @@
-"""What happened, newest first: evaluations, checkpoints, warnings and alerts, in words."""
+"""Evaluations, checkpoints, warnings and alerts in words, the newest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header: which runs are seen, what they are, how far they are and how fast.
+"""The header: names of the runs, their settings, progress and speed.
 
 It is drawn above the panels and is not one of them.
 """
@@ -16,17 +16,17 @@ from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.monitor.view import ShownRun, View
 
 BAR = 12
-WIDE = 110  # from here on what a run is stands beside its name
+WIDE = 110  # cells from which the settings of a run fit beside its name
 
 
 def height(runs: int, width: int, window: int) -> int:
-    """Lines it wants for so many runs, at this width, in a window of so many lines."""
+    """Its lines for a number of runs, in a window of this width and height."""
     return min(runs + 1 + (width < WIDE), max(3, window // 5))
 
 
 def depends_on(view: View) -> Hashable:
-    """All that the lines depend on but for size and colours."""
-    # What time alone changes: status and ETA, to the second.
+    """Everything that the lines depend on except size and colours."""
+    # Status and ETA change with time alone; ETA to the second.
     moving = tuple(
         (_status_words(run, view.now), round(run.history.eta_seconds(view.now) or 0))
         for run in view.runs
@@ -62,7 +62,7 @@ def _who(view: View, index: int, width: int) -> Text:
     words = f"  {_status_words(run, view.now)}"
     status = history.status_at(view.now)
     if status == "training" and math.isfinite(history.progress) and view.several:
-        words += f" {history.progress:.0%}"  # the last line tells it of the chosen run alone
+        words += f" {history.progress:.0%}"  # the last line shows it only for the chosen run
     line = Text(no_wrap=True).append("● ", view.color_of(index))
     name = cut(Text(history.name, style="bold"), max(8, width - 2 - len(words)))
     style = {
@@ -77,7 +77,7 @@ def _who(view: View, index: int, width: int) -> Text:
 
 
 def _status_words(run: ShownRun, now: float) -> str:
-    """The state of a run, and what is odd about its files."""
+    """The state of a run, and whether its file is missing, being read or silent."""
     status = run.history.status_at(now)
     if run.history.missing and run.history.total_events:
         return f"{status}, its events are gone"
@@ -89,7 +89,7 @@ def _status_words(run: ShownRun, now: float) -> str:
 
 
 def _facts(history: RunHistory, width: int) -> Text:
-    """What the run is."""
+    """Recipe, router, similarity preset, size and device."""
     facts = [
         history.recipe_name,
         history.router,
@@ -101,8 +101,8 @@ def _facts(history: RunHistory, width: int) -> Text:
 
 
 def _where(view: View, width: int) -> Text:
-    """Progress, speed and score of the chosen run; without the bar where it would take their
-    place."""
+    """Progress, speed and score of the chosen run; without the bar where there is too little
+    room."""
     history = view.chosen
     bar = Text()
     if not math.isnan(history.progress):
@@ -129,7 +129,7 @@ def _where(view: View, width: int) -> Text:
 
 
 def millions(count: int) -> str:
-    """A count as a person says it: 950, 12.3 k, 4.56 M, 1.2 G."""
+    """A count with a unit: 950, 12.3 k, 4.56 M, 1.2 G."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{count / size:.3g} {letter}"

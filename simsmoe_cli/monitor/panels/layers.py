@@ -23,7 +23,7 @@ Frames = Sequence[SimilarityFrame | None]
 
 
 def draw(view: View, width: int, height: int) -> Picture:
-    """A bar and its course for each layer; a curve over layers where there are too many."""
+    """A bar for each layer, and its course over training; for too many layers, one curve."""
     frames = [view.probe(run.history.similarities) for run in view.runs]
     layers = _layers(view)
     if not layers:
@@ -117,9 +117,9 @@ PANEL = Panel(
     title="Similarity by layer",
     short="Layers",
     about=(
-        "Mean pairwise CKA of each layer at the probe that is shown, and its course over training "
-        "at the right. A layer's number is its place among all sub-layers of the model, from 0. "
-        "Where there are many layers they are along x: the bright curve is this probe, the dim one "
+        "Mean pairwise CKA of each layer at the probe that is shown; at the right, its course over "
+        "training. A layer's number is its index among all sub-layers of the model, from 0. "
+        "If there are many layers, x is the layer: the bright curve is this probe, the dim one "
         "the first."
     ),
     draw=draw,

@@ -30,7 +30,7 @@ DEAD_WIDTH = 10
 
 
 def shown(view: View, run: int) -> RouterFrame | None:
-    """The probe of a run that is shown; None where it holds no load."""
+    """The probe of a run that is shown; None if it holds no load."""
     frame = view.probe(view.runs[run].history.routers)
     return frame if frame and any(len(layer.load) for layer in frame.layers) else None
 
@@ -118,10 +118,10 @@ def _map(
 def _annotate(
     view: View, line: Text, layers: Sequence[RouterLayer], place: Layout, room: int, cv_width: int
 ) -> None:
-    """Write CV, under a heading of that width, and dead experts at the right of a line, and a cross
-    on the dead.
+    """Append CV, under a heading of width `cv_width`, and dead experts to a line of the map, and
+    cross out the cells of dead experts.
 
-    Of several layers on a line it is the highest CV, and how many experts are dead.
+    If a line shows several layers, it gets their highest CV and the number of dead experts.
     """
     dead = layers[0].dead if len(layers) == 1 else ()
     if place.block[1] == 1:
@@ -173,7 +173,7 @@ def _experts(frame: RouterFrame) -> int:
 
 
 def _rows_by_line(place: Layout) -> dict[int, tuple[int, int]]:
-    """Of each line of a heat map that has a label: its first row, and the one after its last."""
+    """Each line of a heat map that has a label -> its first row, and the row after its last."""
     found: dict[int, tuple[int, int]] = {}
     for row in range(place.rows):
         y = place.place_of(row, 0)[1] + (place.high - 1) // 2
@@ -206,10 +206,10 @@ PANEL = Panel(
     title="Router load",
     short="Load",
     about=(
-        "What each expert is given, as a multiple of a fair share: 1 where all have the same. A "
-        "row is a layer. CV is the standard deviation of the load over its mean, 0 at perfect "
-        "balance. Dead experts, marked ×, get less than 1% of a fair share. h and l move a cursor "
-        "over the experts of the chosen layer."
+        "How many slots each expert is given, as a multiple of a fair share: 1 where all have the "
+        "same. A row is a layer. CV is the standard deviation of the load over its mean, 0 at "
+        "perfect balance. Dead experts, marked ×, get less than 1% of a fair share. h and l move "
+        "a cursor over the experts of the chosen layer."
     ),
     draw=draw,
     keys=(

@@ -1,4 +1,4 @@
-"""What the panels of pairs share: the probe that is shown, and a cursor on a pair of experts."""
+"""Parts of all panels of pairs: the probe that is shown, and a cursor on a pair of experts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def no_matrices(view: View, width: int, height: int) -> Picture:
 
 
 def pair_of(view: View, experts: int) -> Pair | None:
-    """The pair under the cursor, in a layer of so many experts."""
+    """The pair under the cursor; None if a layer of this many experts does not have it."""
     pair = view.selection.pair
     return pair if pair is not None and max(pair) < experts else None
 

@@ -1,4 +1,4 @@
-"""What a panel is: words about it, keys, and one pure function that draws it.
+"""A panel: words about it, its keys, and one pure function that draws it.
 
 Panels know no terminal and no Textual. The dashboard gives each a widget
 (screens/panel_widget.py); `--once` prints the lines it draws.
@@ -46,7 +46,7 @@ class Picture:
         lines: at most as many, and as wide, as it was asked for.
         note: a few words on the lower edge of its frame.
         title: on the upper edge; "" for the panel's own.
-        maps: what can be clicked.
+        maps: heat maps whose cells can be clicked.
         scroll: that of the view, as far as it was possible to scroll.
         empty: whether there is nothing to show yet, and the lines only say so.
     """
@@ -82,7 +82,7 @@ class Key:
 
 
 def shows_probes(view: View) -> Hashable:
-    """All that a panel of probes depends on: it does not change with every step of training."""
+    """Everything that a panel of probes depends on; it does not change with every training step."""
     probes = tuple(
         (frames, len(frames), frames[-1].step if len(frames) else None)
         for run in view.runs
@@ -92,7 +92,7 @@ def shows_probes(view: View) -> Hashable:
 
 
 def shows_series(view: View) -> Hashable:
-    """All that a panel of curves depends on."""
+    """Everything that a panel of curves depends on."""
     selection = view.selection
     versions = tuple((run.history, run.version) for run in view.runs)
     return (versions, selection.run, selection.at, selection.by_time)
@@ -110,10 +110,10 @@ class Panel:
         id: of its widget.
         title: on its frame.
         short: in the row of tabs.
-        about: what it shows and how to read it, for the help.
+        about: for the help: what it shows and how to read it.
         draw: from a view, a width and a height, at least 1 each, to a picture of that size.
-        depends_on: all that the picture depends on but for size and colours; it is drawn again
-            when this changes.
+        depends_on: everything that the picture depends on except size and colours; it is drawn
+            again when this changes.
         keys: that act while it has the focus.
         click: from a view, and run, row and column of a clicked cell, to the view after it.
         height: from a view and a width to the lines that show everything, for `--once`.
@@ -170,11 +170,11 @@ def runs_beside(
 
     Args:
         view: if it has only one run, this run has no heading.
-        found: what is known of each run, by its index; None where nothing is.
+        found: the probe of each run, by the run's index; None if it has none.
         room: the width of each picture.
-        draw: from a run, what is known of it and the lines above its picture to the picture, and to
+        draw: from a run, its probe and the number of lines above its picture to the picture, and to
             the layout of its cells if it is a heat map.
-        missing: what is said of a run of which nothing is known.
+        missing: from a run without a probe to the words that say so.
         heading: more words beside the name, where there is room.
     """
     blocks, maps = [], []
@@ -201,7 +201,7 @@ def runs_beside(
 
 
 def waiting(view: View, for_what: str, width: int, height: int) -> Picture:
-    """What is said where there is nothing to show yet."""
+    """A few words where there is nothing to show yet."""
     text = f"No {for_what} yet."
     if all(run.history.total_events == 0 for run in view.runs):
         path = view.runs[0].history.path

@@ -23,7 +23,7 @@ from simsmoe_cli.monitor.panels.panel import Key, Panel, Picture, shows_series, 
 from simsmoe_cli.monitor.view import View
 
 RANGES = ("", ", values of the later half", ", logarithmic")
-# In the order in which they are drawn: the best lies under the validation it comes from.
+# In the order of drawing: the best score is drawn first, under the validation it comes from.
 PARTS = (("best", "best", 2), ("train", "train", 0), ("valid", "validation", 1))
 
 

@@ -111,7 +111,7 @@ PANEL = Panel(
     title="Shared tokens and CKA",
     short="Shared",
     about=(
-        "Each point is a pair of experts of the chosen layer: the part of the tokens that both "
+        "Each point is a pair of experts of the chosen layer: the share of tokens that both "
         "were given, against their CKA. The paper finds that pairs which share many tokens become "
         "similar; Pearson's r and Spearman's rho say how far that holds here. The pair under the "
         "cursor is marked; m walks the pairs, the most similar first."

@@ -32,7 +32,7 @@ from simsmoe_cli.monitor.view import View
 
 LEAST_HEIGHT = 6
 
-# Series in their order, and what they are called.
+# Names of series in the order of their plots, and their titles.
 FIRST = {"tokens_per_s": "tokens/s", "lr": "learning rate", "grad_norm": "gradient norm"}
 LAST = {
     "cka": "mean CKA",
@@ -72,7 +72,7 @@ def _columns(width: int) -> int:
 
 
 def _names(view: View) -> dict[str, str]:
-    """The series that exist -> what they are called, in order."""
+    """The series that exist, in order -> their titles."""
     present = {name for run in view.runs for name in run.history.series}
     named = dict(FIRST)
     for prefix, what in (("loss.", "{} loss"), ("metric.", "{}")):
@@ -111,7 +111,7 @@ def _plot(view: View, name: str, title: str, width: int, height: int, axis: Axis
 
 
 def _exact(value: float, parts: int) -> str:
-    """A number, exact to about that part of it."""
+    """A number with an error of at most about one part in `parts`."""
     if not math.isfinite(value):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 else short(value, abs(value) / parts)

@@ -31,8 +31,8 @@ from simsmoe_cli.monitor.view import Selection, ShownRun, View
 
 PLAY_EVERY_S = 0.25
 DRAW_WHILE_READING_S = 2.0
-REST = 50  # between two pictures of a live run, times what the last took of the processor
-TOASTS = 3  # at once
+REST = 50  # pause between two pictures of a live run, as a multiple of the time to draw one
+TOASTS = 3  # shown at the same time
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Dashboard(Screen[None]):
         self.following.stop()
 
     def view(self) -> View:
-        """What the panels are drawn from."""
+        """The view that the panels are drawn from."""
         runs = (
             ShownRun(run.history, run.version, reading=not run.caught_up) for run in self.followers
         )
@@ -173,10 +173,10 @@ class Dashboard(Screen[None]):
             self.notify(f"and {more} more: see the events", severity="warning", markup=False)
 
     def _draw_soon(self) -> None:
-        """Draw what has changed once the last picture was seen for long enough: a share of the
-        processor, however fast the events come and however slow the machine."""
+        """Draw changes now, or later if the last picture is too new. So drawing takes a bounded
+        share of the processor, however fast events come and however slow the machine is."""
         reading = not all(run.caught_up for run in self.followers)
-        # Drawing what is still being read would only make the reading take longer.
+        # While events are still being read, drawing would only delay the reading.
         rest_s = DRAW_WHILE_READING_S if reading else REST * self._draw_s
         left_s = self._drawn_at + rest_s - time.monotonic()
         if self._to_draw is not None:
@@ -196,7 +196,7 @@ class Dashboard(Screen[None]):
 
     @property
     def drawn(self) -> bool:
-        """Whether the panels show all that is known."""
+        """Whether the panels show everything that was read."""
         return self._to_draw is None
 
     def watch_selection(self) -> None:
@@ -205,7 +205,7 @@ class Dashboard(Screen[None]):
             self.update_panels()
 
     def update_panels(self) -> None:
-        """Draw what has changed."""
+        """Draw the panels that have changed."""
         with self.following.lock:
             for panel in self.panels:
                 panel.update()
@@ -277,7 +277,7 @@ class Dashboard(Screen[None]):
             self.choose(layer=layers[max(0, min(len(layers) - 1, here + by))])
 
     def action_probe(self, by: int) -> None:
-        """Scrub over the probes of the chosen run; past the last one, follow the newest."""
+        """Walk the probes of the chosen run; at the last one, follow the newest."""
         self._stop_playing()
         self._scrub(by)
 
@@ -323,7 +323,7 @@ class Dashboard(Screen[None]):
         self.action_go(message.index)
 
     def commands(self) -> Iterable[SystemCommand]:
-        """What the command palette offers here."""
+        """Commands of the palette on this screen."""
         for index, panel in enumerate(self.panels):
             yield SystemCommand(
                 f"Panel: {panel.panel.title}",
@@ -331,7 +331,7 @@ class Dashboard(Screen[None]):
                 lambda index=index: self.action_go(index),
             )
         yield SystemCommand("Zoom", "This panel alone, or all again", self.action_zoom)
-        yield SystemCommand("Steps or hours", "What curves stand against", self.action_toggle_time)
+        yield SystemCommand("Steps or hours", "X axis of the curves", self.action_toggle_time)
         yield SystemCommand("Play", "Play the probes over training", self.action_play)
         yield SystemCommand("Runs", "Choose other runs", self.action_open)
         for layer in self.chosen.history.layers:

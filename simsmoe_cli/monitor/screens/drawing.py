@@ -1,8 +1,8 @@
-"""A widget of lines that are drawn once and kept until what they show has changed.
+"""A widget of lines that are drawn once and kept until their content changes.
 
 Textual asks a widget for its lines whenever anything near it moves. `Drawing` draws all lines when
-its fingerprint changes, keeps them as strips, and repaints only those that differ from before, so
-that a dashboard whose numbers stand still costs nothing, and little over a slow line.
+its fingerprint changes, keeps them as strips, and repaints only the lines that differ from before.
+So a dashboard whose numbers do not change costs nothing, and a slow connection has little to carry.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Drawing(Widget):
         raise NotImplementedError
 
     def update(self) -> None:
-        """Draw again if what is to be seen has changed, and repaint the lines that differ."""
+        """Draw again if the fingerprint has changed, and repaint the lines that differ."""
         if self.is_attached and self.display and self._drawn != self._key():
             before = self._strips
             self.redraw()
@@ -62,7 +62,7 @@ class Drawing(Widget):
         return self._strips[y]
 
     def notify_style_update(self) -> None:
-        """Draw anew after a change of style, which the fingerprint does not know of."""
+        """Draw again after a change of style, which the fingerprint does not cover."""
         self._drawn = None
         super().notify_style_update()
 

@@ -1,6 +1,6 @@
-"""What is above the panels: the header, and the row of tabs.
+"""The two widgets above the panels: the header, and the row of tabs.
 
-The tabs say which panels there are, which are on the screen and which has the focus.
+The tabs show which panels exist, which are on the screen and which has the focus.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Tab:
         name: short.
         shown: whether it is on the screen.
         focused: whether keys go to it.
-        alarmed: whether it has something new to tell.
+        alarmed: whether it holds alerts that were not seen yet.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Help: what the panel in focus shows, every key that does something now, and facts of the runs."""
+"""Help: about the panel in focus, every key that acts now, and facts about the runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simsmoe_cli.monitor.screens.panel_widget import PanelWidget
 
 
 class Help(ModalScreen[None]):
-    """A page over the screen it was called from.
+    """A page over the screen that it explains.
 
     Args:
         of: that screen.
@@ -51,7 +51,7 @@ class Help(ModalScreen[None]):
         self.query_one("#help").border_title = "Help"
 
     def _keys(self) -> dict[str, list[tuple[str, str]]]:
-        """Heading -> (keys, what they do), the nearest to the focus first."""
+        """Heading -> (keys, their help), the keys of the focused panel first."""
         found: dict[str, dict[str, list[str]]] = {}
         for node, binding, enabled, tooltip in self._of.active_bindings.values():
             if not binding.id or not enabled:
@@ -82,7 +82,7 @@ def _table(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def _facts(runs: Iterable[Follower]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What is known of each run beside its numbers: a heading, and names and values."""
+    """Facts about each run: a heading, and names and values."""
     found = []
     for run in runs:
         history = run.history

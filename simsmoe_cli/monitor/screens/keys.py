@@ -22,11 +22,11 @@ def bind(
     """A key that explains itself.
 
     Args:
-        scope: what it belongs to, for its id.
+        scope: of the id: the screen or panel that the key belongs to.
         keys: separated by commas.
         action: of Textual.
         label: in the footer; "" leaves it out there.
-        help: what it does.
+        help: one sentence for the help.
         group: keys of the same group share this label.
         display: how the key is written; "" for its name.
         priority: whether it acts whatever has the focus.

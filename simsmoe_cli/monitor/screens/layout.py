@@ -1,6 +1,6 @@
-"""How many panels stand beside each other in a window of a given size, and which.
+"""Which panels a window of a given size shows, and in how many columns.
 
-At 80 x 24 one panel fills the window and the others are a key away; at 200 x 60 all are seen.
+At 80 x 24 one panel fills the window and a key leads to each other one; 200 x 60 shows them all.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 PANEL_WIDTH = 46
 PANEL_HEIGHT = 14
-LAST_HEIGHT = 7  # of the last panel, the events, where it has a row of its own under all others
+LAST_HEIGHT = 7  # of the last panel, the events, if it has a row of its own below the others
 
 
 @dataclass(frozen=True)
 class Page:
-    """The panels seen at once.
+    """Panels that are shown together.
 
     Attributes:
         panels: their indices, in order.
@@ -32,12 +32,12 @@ class Page:
 
     @property
     def last_span(self) -> int:
-        """Columns the last panel takes: what is left of its row."""
+        """Columns of the last panel: the rest of its row."""
         return self.columns - (len(self.panels) - 1) % self.columns
 
 
 def pages(panels: int, width: int, height: int) -> tuple[Page, ...]:
-    """The pages on which `panels` panels are seen in `width` x `height` cells."""
+    """The pages that show this many panels in a window of `width` x `height` cells."""
     columns = max(1, min(3, width // PANEL_WIDTH))
     rows_of_others = -(-(panels - 1) // columns)
     if height >= rows_of_others * PANEL_HEIGHT + LAST_HEIGHT:

@@ -21,11 +21,11 @@ class PanelWidget(Drawing, can_focus=True):
     """One panel on the screen; made by `panel_widget`, which gives it its keys.
 
     Args:
-        panel: what it shows.
-        number: by which the panel is called.
+        panel: the panel.
+        number: the key that calls the panel.
         look: gives the view to draw.
         choose: called with the selection after a key or a click.
-        lock: held while the runs are read.
+        lock: held while events are taken, and while runs are drawn.
     """
 
     def __init__(
@@ -61,21 +61,21 @@ class PanelWidget(Drawing, can_focus=True):
     def redraw(self) -> None:
         with self._lock:
             super().redraw()
-        # Not at once: the frame may be being painted just now.
+        # Later: Textual may be painting the frame just now.
         self.call_next(self._label_frame)
 
     def on_mount(self) -> None:
         self._label_frame()
 
     def _label_frame(self) -> None:
-        """Write what the drawing says about itself on its frame."""
+        """Write the title and the note of the picture on the frame."""
         on_frame = (f"{self._number} {self.picture.title or self.panel.title}", self.picture.note)
         if self._on_frame != on_frame:
             self._on_frame = on_frame
             self.border_title, self.border_subtitle = map(Text, on_frame)
 
     def action_press(self, index: int) -> None:
-        """Do what a key of the panel does."""
+        """Act on a key of the panel, given its index."""
         action = self.panel.keys[index].action
         assert not isinstance(action, str)
         with self._lock:

@@ -1,4 +1,4 @@
-"""The picker: the runs of a folder, the newest first, with what each of them does."""
+"""The picker: a list of the runs in a folder, the newest first."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from simsmoe_cli.monitor.state.alerts import duration
 from simsmoe_cli.monitor.state.runs import RunSummary, find_runs
 
 LOOK_EVERY_S = 3.0
-# Columns by importance: the last of them go first where the window is narrow.
+# In a narrow window, columns are left out from the last on.
 COLUMNS = ("run", "state", "step", "score", "CKA", "written", "router", "similarity", "recipe")
-NAME_WIDTH = 28  # of a long name, where there are other columns to show
+NAME_WIDTH = 28  # a longer name is cut if this makes room for another column
 
 
 class Picker(Screen[None]):
-    """A list of runs; some of them can be marked to be compared.
+    """A list of runs; several can be marked and opened together.
 
     Args:
-        runs_dir: where they lie.
+        runs_dir: the folder of runs.
         clock: seconds since the epoch.
         open_runs: shows the chosen runs instead.
         chosen: run folders that are marked at first.
@@ -88,7 +88,7 @@ class Picker(Screen[None]):
         self._fill()
 
     def _fill(self) -> None:
-        """Write the list anew; the cursor stays on its run."""
+        """Fill the list again; the cursor stays on its run."""
         at = self._under_cursor()
         title = Text("Runs in ", style="bold").append(str(self.runs_dir), "not bold")
         if self.marked:
@@ -123,7 +123,7 @@ class Picker(Screen[None]):
         self._list.highlighted = paths.index(at) if at in paths else (0 if paths else None)
 
     def _columns(self, rows: Sequence[Sequence[str]]) -> tuple[list[int], list[int]]:
-        """Which columns fit, and the width of every one."""
+        """Which columns fit, and the width of each column."""
         widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
         room = self.size.width - 5
         columns = list(range(len(COLUMNS)))
@@ -136,7 +136,7 @@ class Picker(Screen[None]):
         return columns, widths
 
     def _cells(self, run: RunSummary) -> list[tuple[str, str]]:
-        """What stands in each column, and its style."""
+        """The text of each column, and its style."""
         total = f"/{run.total_steps:,}" if run.total_steps else ""
         return [
             (run.name, "bold"),
