@@ -11,6 +11,7 @@ from simsmoe_cli.cli.options import (
     CheckpointOption,
     DataDirOption,
     DeviceOption,
+    JsonOption,
     RunArgument,
     RunsDirOption,
     console,
@@ -44,7 +45,6 @@ TopKOption = Annotated[
     int | None,
     typer.Option(help="Experts per token, 1 to all; the router's own if left out."),
 ]
-AsJsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def evaluate(
@@ -58,7 +58,7 @@ def evaluate(
     device: DeviceOption = "auto",
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,
-    as_json: AsJsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Evaluate a run's weights on a whole split: every token, or every text, once."""
     import json
@@ -103,7 +103,7 @@ def evaluate(
 
 
 def _scores(report: dict[str, Any]) -> str:
-    """What a token of this tokenizer costs, and what the text does, for comparison with others."""
+    """The score per token, and those per word and byte, which compare across tokenizers."""
     unit, bpc = report["unit"], report["bpc"]
     found = [_perplexity(report["perplexity"]) if bpc is None else f"{bpc:.4f} BPC"]
     if unit != "word":

@@ -39,7 +39,7 @@ TemperatureOption = Annotated[
     float, typer.Option(help="0: the most likely token; 1: the model's own distribution.")
 ]
 TopPOption = Annotated[
-    float, typer.Option(help="Draw from the most likely tokens that hold so much probability.")
+    float, typer.Option(help="Draw from the fewest tokens whose probabilities add up to this.")
 ]
 SeedOption = Annotated[
     int | None, typer.Option(min=0, max=2**63 - 1, help="Draw the same text again.")

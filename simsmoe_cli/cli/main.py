@@ -52,7 +52,7 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 
 class Command(TyperCommand):
-    """A command whose numbers are finite."""
+    """A command that refuses options that are nan or infinite."""
 
     def invoke(self, ctx: Any) -> Any:
         for parameter in self.params:
@@ -119,7 +119,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     the command's own.
 
     Args:
-        arguments: without the program's name; None takes this process's own.
+        arguments: without the program's name; None takes those of this process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     noted: list[int] = []
@@ -180,7 +180,7 @@ def _invoke(arguments: list[str]) -> int:
 
 @functools.cache
 def _command(application: typer.Typer) -> Any:
-    """What typer makes of an application; it takes longer than many a command line."""
+    """The command of an application, built once: building it takes a while."""
     return typer.main.get_command(application)
 
 
@@ -215,7 +215,7 @@ def _in_words(error: Exception) -> UserError | None:
 
 
 def _operating_system_error(error: OSError) -> UserError:
-    """What the operating system refused, and for which file."""
+    """The error for what the operating system refused, with the file it was refused for."""
     what = error.strerror or str(error) or type(error).__name__
     if error.filename == OUTPUT:
         return UserError(f"cannot be written: {what}", where=OUTPUT, code=EXIT_DATA)
@@ -228,7 +228,7 @@ def _operating_system_error(error: OSError) -> UserError:
 
 
 def _flush_output() -> None:
-    """Hand on what was printed; an OSError where it cannot be."""
+    """Flush stdout; an OSError where that fails."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
@@ -240,7 +240,7 @@ def _print_error(message: str) -> None:
 
 
 class _Output(io.FileIO):
-    """A stream of this process; what it cannot write is an error of a file named `OUTPUT`."""
+    """A standard stream. Its write errors name a file called `OUTPUT`."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -268,7 +268,7 @@ def prepare_streams() -> None:
 
 
 def _stream(number: int, before: TextIO | None) -> io.TextIOWrapper:
-    """A stream in place of the one that Python opened, which is None where it was closed."""
+    """A replacement for a stream of Python's; `before` is None where that was closed."""
     encoding = "utf-8" if before is None else before.encoding
     complete = codecs.lookup(encoding).name.startswith("utf")
     raw = _Output(number, "w", closefd=False)
@@ -281,7 +281,7 @@ def _stream(number: int, before: TextIO | None) -> io.TextIOWrapper:
 
 
 def _let_go_of_output() -> None:
-    """Flush stdout and stderr; where that fails, Python must not try again when it ends."""
+    """Flush stdout and stderr; discard one that fails, as Python would flush it again at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -31,10 +31,10 @@ CheckpointOption = Annotated[
 ]
 DataDirOption = Annotated[
     Path,
-    typer.Option("--data-dir", envvar="SIMSMOE_DATA", help="Where prepared corpora and tasks lie."),
+    typer.Option("--data-dir", envvar="SIMSMOE_DATA", help="Folder of prepared corpora and tasks."),
 ]
 RunsDirOption = Annotated[
-    Path, typer.Option("--runs-dir", envvar="SIMSMOE_RUNS", help="Where run folders lie.")
+    Path, typer.Option("--runs-dir", envvar="SIMSMOE_RUNS", help="Folder of runs.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
@@ -63,7 +63,8 @@ ResumeOption = Annotated[
     ),
 ]
 DeterministicOption = Annotated[
-    bool, typer.Option("--deterministic", help="Only algorithms that repeat bit for bit.")
+    bool,
+    typer.Option("--deterministic", help="Use only algorithms whose results repeat bit for bit."),
 ]
 DryRunOption = Annotated[
     bool,
@@ -82,7 +83,7 @@ ProfileOption = Annotated[
     ),
 ]
 
-# What published work trains on: the distinct bytes of enwik8.
+# The distinct bytes of enwik8, on which published work trains.
 ASSUMED_VOCABULARY = 205
 
 
@@ -98,7 +99,7 @@ def all_overrides(settings: list[str] | None, **named: str | None) -> list[str]:
 
 
 def quieten_profiler() -> None:
-    """Keep what torch's profiler tells its own developers off the terminal; before torch comes."""
+    """Hide the log lines of torch's profiler; to be called before torch is imported."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 

@@ -75,7 +75,7 @@ NameOption = Annotated[
     typer.Option(help="Name of the prepared corpus or task. Default: that of the text."),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Its folder, instead of DATA_DIR/NAME.")
+    Path | None, typer.Option(metavar="DIR", help="Folder to write to, instead of DATA_DIR/NAME.")
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Prepare again what is prepared already.")
@@ -222,14 +222,14 @@ def _require_no_tokenizer(tokens: dict[str, Any]) -> None:
     for name, value in tokens.items():
         if value != left_out.get(name):
             raise UserError(
-                "a task is tokenized as the checkpoint it is fine-tuned from was trained",
+                "a task is tokenized with the tokenizer of the checkpoint that is fine-tuned",
                 where=f"--{name.replace('_', '-')}",
                 hint="Leave it out.",
             )
 
 
 def _task_name(task: str) -> str:
-    """A name for the folder of a task: its own, or that of its file without endings."""
+    """A name for the folder of a task: its own, or that of its file without suffixes."""
     from simsmoe_cli.data.io.locate import default_name
     from simsmoe_cli.data.tasks.parsers import table_kind
     from simsmoe_cli.registry import TASKS
@@ -268,7 +268,7 @@ class _Progress:
 
 
 def _print_summary(store: "TokenStore", data_dir: Path) -> None:
-    """What was prepared, what to know of it, and what to do next."""
+    """Print what was prepared, what to know about it, and what to do next."""
     from rich.table import Table
 
     manifest, screen = store.manifest, console()
@@ -295,7 +295,7 @@ def _print_summary(store: "TokenStore", data_dir: Path) -> None:
 
 
 def _print_task(task: "Task", data_dir: Path) -> None:
-    """What task was prepared, what to know of it, and what to do next."""
+    """Print which task was prepared, what to know about it, and what to do next."""
     from simsmoe_cli.data.tasks.parsers import shown
 
     manifest, screen = task.manifest, console()
@@ -321,7 +321,7 @@ def _print_task(task: "Task", data_dir: Path) -> None:
 
 
 def _split_table(manifest: "TaskManifest") -> "Table":
-    """Splits with their sizes and what is to be known of each."""
+    """The splits with their sizes, and notes on each."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)

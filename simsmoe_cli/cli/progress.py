@@ -58,7 +58,7 @@ class _Forgiving:
         try:
             yield
         except (OSError, ValueError):
-            # What still is in its buffer must go somewhere, or Python complains at the end.
+            # Python complains at exit if the buffer cannot be flushed, so it is flushed to nowhere.
             with contextlib.suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())
@@ -68,7 +68,7 @@ class _Forgiving:
 
 @contextlib.contextmanager
 def unwatched() -> Iterator[None]:
-    """Go on when the output is closed, its disk is full or its terminal goes away."""
+    """Keep going when the output is closed, its disk is full or its terminal goes away."""
     kept = sys.stdout, sys.stderr
     hung_up = None
     if threading.current_thread() is threading.main_thread():
@@ -170,7 +170,7 @@ class TrainingView:
 
 
 class ReportView:
-    """Shows how a report comes along; use as a context manager.
+    """Shows the progress of a report; use as a context manager.
 
     On a terminal a line that changes says what is done and how long the rest takes. Elsewhere it is
     a line for each tenth.
@@ -195,12 +195,12 @@ class ReportView:
             self._status.stop()
 
     def say(self, words: str) -> None:
-        """A line that stays; what comes next begins anew."""
+        """Print a line that stays, and restart the progress."""
         self.console.print(words, soft_wrap=True)
         self._started, self._tenth, self._last = time.monotonic(), 0, 0.0
 
     def at(self, words: str, share: float) -> None:
-        """So much is done, 0 to 1, and this is done now."""
+        """Show the share that is done, 0 to 1, and what is being done."""
         self._last = max(self._last, share)
         if 0.02 <= self._last < 1:
             took = time.monotonic() - self._started
@@ -223,7 +223,7 @@ def _score(event: dict[str, Any]) -> str:
 
 
 def _line(event: dict[str, Any], total_steps: int) -> str:
-    """One line about an event; empty for events that say nothing to a reader in passing."""
+    """One line about an event; empty for events that are not shown."""
     step = f"step {event['step']:>{len(str(total_steps))}}/{total_steps}"
     match event["kind"]:
         case "train":

@@ -21,12 +21,12 @@ AGAIN_S = 0.2
 
 @contextlib.contextmanager
 def terminable() -> Iterator[list[int]]:
-    """Raise Terminated at SIGTERM, and again where something caught it that should not have.
+    """Raise Terminated at SIGTERM, repeatedly until the block ends, in case something catches it.
 
-    It is not raised while a module is imported, as half a module is worse than a moment's delay.
-    Further signals do not cut short what it sets off, and processes that are forked meanwhile die
-    as processes do. Gives a list, to which SIGINT is added when a Ctrl-C comes, as typer makes an
-    exit code of the KeyboardInterrupt.
+    While a module is imported it is delayed, since a module must not stay half imported. Once it is
+    being handled, further signals do not interrupt that. Forked processes die of SIGTERM as usual.
+    Yields the list of the signals that came; SIGINT is among them after a Ctrl-C, because typer
+    turns the KeyboardInterrupt into an exit code.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -67,7 +67,7 @@ def terminable() -> Iterator[list[int]]:
 
 
 def _is_leaving() -> bool:
-    """Whether Terminated is on its way out."""
+    """Whether Terminated is being handled."""
     error = sys.exception()
     while error is not None:
         if isinstance(error, Terminated):

@@ -123,7 +123,7 @@ def test_labels_cannot_drive_the_terminal(here: Path, capsys: pytest.CaptureFixt
         (["on.csv", "--label-column", "label"], EXIT_DATA, "Did you mean 'own.csv'?"),
         (["sst2", "--label-column", "label"], EXIT_USAGE, "the columns of sst2 are known"),
         (["enwik8", "--text-column", "text"], EXIT_USAGE, "enwik8 is a corpus"),
-        (["sst2", "--tokenizer", "words"], EXIT_USAGE, "--tokenizer: a task is tokenized as"),
+        (["sst2", "--tokenizer", "words"], EXIT_USAGE, "--tokenizer: a task is tokenized with"),
         (["sst2", "--vocab", "bytes256"], EXIT_USAGE, "--vocab: "),
         (["sst2", "--vocab-from", "x"], EXIT_USAGE, "--vocab-from: "),
         (["sst2", "--sp-model", "bpe"], EXIT_USAGE, "--sp-model: "),
