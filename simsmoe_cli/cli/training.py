@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -16,22 +16,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from simsmoe_cli.recipe.schema import Recipe
-    from simsmoe_cli.run.folder import RunDir
+    from simsmoe_cli.train.plan_finetuning import FinetunePlan
+    from simsmoe_cli.train.plan_pretraining import Plan
 
 S = TypeVar("S")
-
-
-class Planned(Protocol):
-    """A plan of either command."""
-
-    @property
-    def recipe(self) -> Recipe: ...
-
-    @property
-    def run(self) -> RunDir: ...
-
-    @property
-    def resume_from(self) -> Path | None: ...
 
 
 def ready_device(recipe: Recipe, name: str, *, deterministic: bool) -> torch.device:
@@ -52,7 +40,7 @@ def ready_device(recipe: Recipe, name: str, *, deterministic: bool) -> torch.dev
 
 def carry_out(
     command: str,
-    plan: Planned,
+    plan: Plan | FinetunePlan,
     device: torch.device,
     screen: Console,
     *,

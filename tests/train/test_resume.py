@@ -47,6 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "checkpoint_every": 4,
         "validate_every": 3,
         "keep_last": 3,
+        "precision": "fp32",  # auto is timed, so processes on a busy machine may choose differently
     },
 }
 
