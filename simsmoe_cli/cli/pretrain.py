@@ -71,9 +71,7 @@ def pretrain(
         screen = console(stderr=as_json)
         plan = plan_training(recipe, overrides, runs_dir, name, resume)
         on = ready_device(plan.recipe, device, deterministic=deterministic)
-        store = session.open_store(
-            plan.recipe, data_dir, lambda text: screen.print(text, soft_wrap=True)
-        )
+        store = session.open_corpus(plan, data_dir, lambda text: screen.print(text, soft_wrap=True))
         carry_out(
             "pretrain",
             plan,

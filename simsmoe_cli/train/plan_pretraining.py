@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.files.names import check_name
@@ -29,12 +30,14 @@ class Plan:
         run: the run folder; new, or the one to go on with.
         resume_from: the checkpoint folder to go on from; None starts at step 0.
         notes: warnings about that choice.
+        state: of the checkpoint; None where there is none.
     """
 
     recipe: Recipe
     run: RunDir
     resume_from: Path | None
     notes: Sequence[str] = ()
+    state: dict[str, Any] | None = None
 
 
 def plan_training(
@@ -59,11 +62,11 @@ def plan_training(
         check_name(name)
     if resume is not None and resume != "auto":
         run, start = resumed(resume, name, runs_dir)
-        return Plan(resumed_recipe(run, start, recipe_name, overrides), run, start)
+        return _go_on(run, start, recipe_name, overrides)
     if resume == "auto" and name is not None and recipe_name is None:
         run, last, notes = find_place(runs_dir, name, name, resume)
         if last is not None:
-            return Plan(resumed_recipe(run, last, None, overrides), run, last, notes)
+            return _go_on(run, last, None, overrides, notes)
         if run.recipe.is_file():
             recipe_name = str(run.recipe)
     recipe = load_recipe(recipe_name or "quickstart", overrides)
@@ -71,7 +74,7 @@ def plan_training(
     base = name or f"{recipe.name}-{recipe.moe.router}-{recipe.similarity.preset}"
     place, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
-        return Plan(resumed_recipe(place, last, recipe_name, overrides), place, last, notes)
+        return _go_on(place, last, recipe_name, overrides, notes)
     return Plan(recipe, place, None)
 
 
@@ -85,10 +88,20 @@ def require_pretraining(recipe: Recipe) -> None:
         )
 
 
-def resumed_recipe(
-    run: RunDir, start: Path, recipe_name: str | None, overrides: Sequence[str]
-) -> Recipe:
-    """The recipe to go on with in pre-training.
+def _go_on(
+    run: RunDir,
+    start: Path,
+    recipe_name: str | None,
+    overrides: Sequence[str],
+    notes: Sequence[str] = (),
+) -> Plan:
+    """The plan of a run that is resumed.
+
+    Args:
+        run, start: the run and its checkpoint.
+        recipe_name: name or path; None takes the run's own.
+        overrides: "a.b=c" settings, later ones win.
+        notes: warnings about the choice of checkpoint.
 
     Raises:
         UserError: the checkpoint is of a fine-tuned run, or see `require_same_course`.
@@ -107,4 +120,4 @@ def resumed_recipe(
         else load_recipe(recipe_name, overrides)
     )
     require_same_course(run, before, recipe, state["step"])
-    return recipe
+    return Plan(recipe, run, start, notes, state)

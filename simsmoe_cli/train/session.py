@@ -19,6 +19,7 @@ from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.events import Event
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.device import clear_memory_errors, micro_batches_that_fit
 from simsmoe_cli.train.environment import record_session, unreadable_sessions
@@ -56,6 +57,19 @@ def open_store(
             code=EXIT_DATA,
         )
     return store
+
+
+def open_corpus(
+    plan: Plan, data_dir: Path, on_prepare: Callable[[str], None] | None = None
+) -> TokenStore:
+    """The corpus to train on: that of the recipe, or the very one a resumed run was trained on.
+
+    Raises:
+        UserError: see `open_store` and `OpenedRun.corpus`.
+    """
+    if plan.resume_from is None or plan.state is None:
+        return open_store(plan.recipe, data_dir, on_prepare)
+    return OpenedRun(plan.run, "last", plan.resume_from, plan.state, plan.recipe, data_dir).corpus()
 
 
 def train(

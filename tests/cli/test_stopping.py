@@ -81,7 +81,7 @@ def stopped(capsys: Capture, *arguments: str, number: int = signal.SIGTERM) -> N
 
 MOMENTS = {
     "planning": (device, "choose_device"),
-    "opening the corpus": (session, "open_store"),
+    "opening the corpus": (session, "open_corpus"),
     "building the model": (LanguageModel, "__init__"),
     "beginning": (session, "dump_recipe"),
     "in the first step": (LanguageModelling, "loss"),

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.train.plan_pretraining import Plan, plan_training
+from simsmoe_cli.train.session import open_corpus
 
 OLD = Path(__file__).parents[1] / "runs_of_schema_1"
 
@@ -64,3 +66,16 @@ def test_what_fine_tunes_is_for_another_command(runs_dir: Path) -> None:
     with pytest.raises(UserError, match="finetune-sst2 fine-tunes") as caught:
         plan_training("finetune-sst2", ["train.steps=4"], runs_dir)
     assert "simsmoe finetune --from RUN --task sst2" in caught.value.hint
+
+
+def test_a_resumed_run_goes_on_with_its_own_corpus(runs_dir: Path, tmp_path: Path) -> None:
+    """By its name, or where it was in training; never with another text of that name."""
+    plan = resumed(runs_dir, "train.steps=12")
+    assert plan.state is not None
+    assert open_corpus(plan, OLD / "data").path == OLD / "data/letters"
+    plan.state["store"] = str(OLD / "data/letters")
+    assert open_corpus(plan, tmp_path / "nowhere").path == OLD / "data/letters"
+    (tmp_path / "other.txt").write_text("the red fox\n" * 300)
+    prepare(str(tmp_path / "other.txt"), tmp_path / "data/letters")
+    with pytest.raises(UserError, match="corpus is not the one this run was trained on"):
+        open_corpus(plan, tmp_path / "data")
