@@ -28,9 +28,9 @@ from simsmoe_cli.run.layer_labels import find_layers, layer_labels
 HELD_OUT = ("valid", "test")
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 ROWS = 4096  # tokens that all experts see if not told otherwise
-FIGURES = 9  # of a report, beside one for each layer and run
+FIGURES = 9  # of a report, not counting one for each layer and run
 FIGURE_S = {"html": 0.11, "svg": 0.12, "png": 0.17}  # seconds a figure takes in each format
-START_S = 2.0  # seconds: importing what draws, and its fonts
+START_S = 2.0  # seconds to import matplotlib and find its fonts
 
 
 class View(Protocol):
@@ -141,7 +141,7 @@ def _check(request: Request) -> None:
 
 
 def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[Source]:
-    """What is to be measured of a folder, opened one after the other."""
+    """The checkpoints of a run to measure, or a Hugging Face model; opened one after another."""
     if is_huggingface(path):
         yield open_huggingface(path, request.text, device=request.device)
         return

@@ -44,7 +44,7 @@ class Pair:
 
     @property
     def above_null(self) -> bool:
-        """Whether the interval lies above the null; without an interval, whether the value does."""
+        """Whether the interval is above the null; without an interval, whether the value is."""
         low, null = self.layer.cka_low[self.i][self.j], self.layer.cka_null.quantile_95
         value = self.cka if low is None else low
         return null is None or (value is not None and value > null)

@@ -54,7 +54,7 @@ class Report(Facts):
 
     @property
     def main(self) -> Findings:
-        """What the report is about: the last checkpoint measured."""
+        """The findings that the report is about: those of the last checkpoint measured."""
         return self.findings[-1]
 
     def to_json(self) -> str:

@@ -29,7 +29,9 @@ class Subject(Facts):
     similarity: str = Field(description="preset of similarity learning; 'none' without")
     settings: dict[str, Any] = Field(description="the resolved recipe, or the model's config")
     parameters: int
-    checkpoint: str = Field(description="what was asked for: best, last, a step; empty: no run")
+    checkpoint: str = Field(
+        description="which was asked for: best, last or a step; empty: not a run"
+    )
     step: int | None = Field(description="optimizer steps it was trained for; None: not known")
     seed: int | None
     simsmoe: str = Field(description="version that measured")
@@ -41,10 +43,14 @@ class Text(Facts):
 
     corpus: str
     split: str
-    notes: list[str] = Field(description="such as: a prefix of enwik8, not the whole of it")
+    notes: list[str] = Field(description="such as: a prefix of enwik8, not all of it")
     unit: str = Field(description="what a token is: byte, character, word, piece, token")
-    tokens: int = Field(description="tokens read: routing, load and loss are of all of them")
-    rows: int = Field(description="tokens among them that all experts saw: similarity is of them")
+    tokens: int = Field(
+        description="tokens read; routing, load and loss are measured on all of them"
+    )
+    rows: int = Field(
+        description="tokens among them that all experts saw; similarity is measured on these"
+    )
     block: int = Field(description="tokens a model sees at once")
     scored: int = Field(description="tokens predicted; of a classifier, texts classified")
     loss_nats: Number = Field(description="mean cross-entropy of a prediction")
@@ -108,7 +114,7 @@ class ProbePoint(Facts):
 
 
 class History(Facts):
-    """What events.jsonl says of the training."""
+    """Losses and probes of the training, from events.jsonl."""
 
     losses: list[LossPoint] = []
     probes: list[ProbePoint] = []

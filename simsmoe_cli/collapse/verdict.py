@@ -88,7 +88,7 @@ class _Pairs:
 
 
 def judge(findings: Findings, against: Findings | None = None) -> Verdict:
-    """What the numbers say.
+    """The verdict on a run.
 
     Args:
         findings: the run.

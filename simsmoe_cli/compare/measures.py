@@ -1,4 +1,4 @@
-"""What runs are compared by: numbers, and curves over the steps of training."""
+"""The numbers by which runs are compared, and the curves over the steps of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compared: a run, from its folder, or a Hugging Face model, from the report of its folder.
+"""Reading what is compared: a run from its folder, a Hugging Face model from its report.
 
 Of a run only recipe.yaml and events.jsonl are read, so this needs no torch, no corpus and no
 checkpoint. Its numbers are those that training wrote: similarity and load of a probe's tokens, the
@@ -119,7 +119,7 @@ def _recipe(run: RunDir) -> Recipe:
 
 
 def _add(event: Event, summary: RunSummary) -> None:
-    """What an event says of its run."""
+    """Take over what an event says."""
     step, measures, curves = event["step"], summary.measures, summary.curves
     summary.step = step
     if event["kind"] == "run_started":

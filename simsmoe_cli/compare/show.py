@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ABSENT = "–"
 SUFFIXES = (".html", ".png", ".svg")
-MANY_RUNS = 4  # more of them have a row each in a terminal, and not a column
+MANY_RUNS = 4  # with more, each run has a row in a terminal instead of a column
 PLOT_WIDTH, PLOT_HEIGHT = 100, 12
 PLOT_STYLES = ("blue", "dark_orange", "green", "magenta", "yellow", "cyan")
 

@@ -1,4 +1,4 @@
-"""What a report says over all layers: shared tokens against similarity, and similarity by depth.
+"""Numbers over all layers: shared tokens against similarity, and similarity by depth.
 
 The paper's Figures 4a and 4b, from the findings of each layer.
 """

@@ -54,7 +54,7 @@ class Standardised:
 
 @dataclass
 class BlockSums:
-    """What HSIC_1 is made of, by blocks of rows, all fp64.
+    """The sums that HSIC_1 is computed from, by blocks of rows, all fp64.
 
     Attributes:
         own_BNN: <K_i, K_j> of rows and columns in block b.

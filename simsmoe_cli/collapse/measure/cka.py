@@ -20,7 +20,7 @@ from simsmoe_cli.collapse.measure.linear_cka import cka_with_interval, count_of_
 from simsmoe_cli.collapse.measure.options import NULL_EXPERTS
 from simsmoe_cli.similarity.cka import pairwise_rbf_cka
 
-NULL_DRAWS = 100  # pairs of shuffled experts, at least, as far as NULL_PASSES allow
+NULL_DRAWS = 100  # pairs of shuffled experts at least, unless NULL_PASSES is reached
 RBF_NULL_DRAWS = 40  # a pass costs more
 NULL_PASSES = 20
 NULL_BLOCKS = 16  # of a pass that wants no interval: they only bound the memory
@@ -105,7 +105,7 @@ def _nulls(layer: Layer, rbf_NTD: Tensor, generator: torch.Generator) -> tuple[N
 
 
 def _passes(draws: int, pairs: int) -> int:
-    """How often all pairs of a layer are shuffled and measured for so many draws."""
+    """How often all pairs of a layer must be shuffled and measured to give so many draws."""
     return max(1, min(NULL_PASSES, math.ceil(draws / max(1, pairs))))
 
 

@@ -1,10 +1,11 @@
-"""One layer while it is measured: what every measure may look at, and the run of all of them.
+"""One layer while it is measured: the data that measures read, and the run of all measures.
 
 A measure is a file of this folder with a function
 
     measure_layer(layer: Layer) -> dict         fields of `findings.LayerFindings` by name
 
-which is found by its name alone: nothing else lists the measures. `measure_weights` is the same,
+which is found by its name alone: nothing else lists the measures. A new field needs a default, so
+that earlier reports can still be read. `measure_weights` is the same,
 called while the layer's weights are in memory; before `measure_layer` they are released.
 
 Shapes: T rows, D model width, H hidden units, F weights of a unit in one matrix, N experts,
@@ -80,7 +81,7 @@ class Layer:
         return torch.Generator().manual_seed(seed + stream)
 
     def release_weights(self) -> None:
-        """Let the weights go; what inputs that are not finite gave is undefined from now on."""
+        """Release the weights. If any input is not finite, all outputs become undefined."""
         self.parts_NHF, self.input_TD = [], self.input_TD.new_empty(0)
         self.source.release(self.place)
         if not self.finite_T.all():
@@ -134,15 +135,15 @@ def all_outputs(source: Source, place: int, input_TD: Tensor) -> Tensor:
 
 
 def spread(rows: int, wanted: int) -> Tensor:
-    """Numbers of at most so many rows, evenly spread."""
+    """Indices of at most `wanted` of the rows, evenly spread."""
     return torch.linspace(0, rows - 1, min(rows, wanted)).round().long()
 
 
 def defined(value: float | None) -> Number:
-    """A plain float; None for what is undefined."""
+    """A plain float; None if it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def matrix(values_NN: Tensor) -> Matrix:
-    """Rows of plain floats; None for what is undefined."""
+    """Rows of plain floats; None where they are not finite."""
     return [[defined(value) for value in row] for row in values_NN.double().tolist()]

@@ -1,4 +1,4 @@
-"""How much a report measures: what is asked for, and what the time for one layer allows.
+"""How much a report measures: the amount asked for, and the amount that fits the time of a layer.
 
 What costs more than in proportion to the rows is bounded (`Options.products`, `Options.matching`).
 It is then measured on fewer pairs of rows, rows, hidden units or pairs of experts than there are,
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from simsmoe_cli.collapse.measure.linear_cka import partners
 
 FEWEST_SAMPLED = 32  # rows that a measure is left with at least where its time is bounded
-DENSE_BYTES = 2**28  # of the outputs that all experts give at once
+DENSE_BYTES = 2**28  # of the outputs that all experts compute at once
 NULL_EXPERTS = 16  # that are shuffled in a pass, at most: 120 pairs
 OF_RUNNING = 24  # comparing costs at most this part of running all experts, if that is more
 RBF_PASSES = 4  # exponentials and sums of a kernel cost as much as this many products
-OF_AN_EIGENVALUE = 64  # multiplications for each entry of a matrix and eigenvalue of it
+OF_AN_EIGENVALUE = 64  # multiplications per entry of a matrix to get its eigenvalues
 
 
 @dataclass(frozen=True)

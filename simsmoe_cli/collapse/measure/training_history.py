@@ -1,4 +1,4 @@
-"""What a run's events say of its training: the loss curve and the probes, for a report."""
+"""The loss curve and the probes of a training, read from its events for a report."""
 
 from __future__ import annotations
 

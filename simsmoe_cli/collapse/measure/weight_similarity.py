@@ -1,4 +1,4 @@
-"""Similarity of experts' weights: as one vector each, and unit by unit in whatever order.
+"""Similarity of experts' weights: as one vector each, and unit by unit in any order.
 
 Shapes: N experts, H hidden units, F weights of a unit, U units looked up, E looked-up units of all
 experts.
@@ -78,7 +78,7 @@ def matched_units(
         budget: multiplications allowed, about. With more, evenly spread units are looked up instead
             of all of them, always among all units of the other expert; if even `FEWEST_UNITS` are
             too many, by evenly spread weights of each matrix instead of all of them. Fewer weights
-            make unrelated units look more alike, in `chance` as well.
+            make unrelated units look more similar, in `chance` as well.
         generator: for the chance level, on the CPU.
     """
     experts, hidden, _ = parts_NHF[0].shape

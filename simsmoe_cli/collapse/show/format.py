@@ -54,7 +54,7 @@ def interval(estimate: Estimate, level: float, digits: int = 3) -> str:
 
 
 def null(estimate: Estimate, digits: int = 3) -> str:
-    """What the number would be if nothing were related."""
+    """The null in words: the number if nothing were related."""
     if estimate.null_low is not None and estimate.null_high is not None:
         low, high = number(estimate.null_low, digits), number(estimate.null_high, digits)
         return f"null, 95% within {low} to {high}"
@@ -88,7 +88,7 @@ def score_of(text: Text) -> tuple[str, str, int]:
 
 
 def scored_unit(text: Text) -> str:
-    """What was predicted, one by one."""
+    """What one prediction is made for: a token's unit, or a text."""
     return text.unit if text.accuracy is None else "text"
 
 
@@ -98,7 +98,7 @@ def origin(text: Text) -> str:
 
 
 def of_text(findings: Findings) -> str:
-    """What similarity was measured on."""
+    """The tokens that similarity was measured on."""
     text = findings.text
     return f"{text.rows:,} {text.unit}s of {origin(text)}"
 

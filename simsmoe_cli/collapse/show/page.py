@@ -1,4 +1,4 @@
-"""The frame of all HTML pages: templates, and figures as they stand in a page.
+"""The frame of all HTML pages: templates, and figures inside a page.
 
 A page loads nothing: styles, script and figures are in it, and a content security policy forbids
 the rest. Whatever a name, a path or a recipe holds is escaped.

@@ -1,4 +1,4 @@
-"""What page and terminal say in the same words: what was measured, the first numbers, the terms."""
+"""Words that page and terminal share: the model and text, the first numbers, the glossary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
 
 
 def about(report: Report) -> str:
-    """Which weights were measured, and on what."""
+    """Which weights were measured, and on which text."""
     subject, text = report.main.subject, report.main.text
     step = "" if subject.step is None else f", step {subject.step:,}"
     checkpoint = f" Checkpoint {subject.checkpoint}{step}." if subject.checkpoint else ""
@@ -60,7 +60,7 @@ class Tile:
 
 
 def tiles(main: Findings, against: Findings | None) -> list[Tile]:
-    """The numbers to see first; below each that of the run compared with, or what it is of."""
+    """The numbers to see first, each with that of the run compared with or what it counts."""
     name = labels(main.subject, against.subject)[1] if against else ""
     score_name, field, score_digits = score_of(main.text)
 
@@ -118,7 +118,7 @@ def _sampled(main: Findings) -> str:
 
 
 def glossary(main: Findings) -> list[tuple[str, str]]:
-    """What was measured and how, word by word."""
+    """What was measured and how, term by term."""
     settings, text = main.settings, main.text
     method = next(
         (layer.cka_mean.method for layer in main.layers if layer.cka_mean.method), "none computed"
@@ -126,7 +126,7 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
     correlation = main.overall.pearson.method
     return [
         (
-            "What went in",
+            "Text",
             f"{of_text(main)} went through every expert of every layer shown, routed or not, "
             f"computed in {settings.precision}.",
         ),

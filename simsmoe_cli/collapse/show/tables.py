@@ -1,7 +1,7 @@
 """The tables of a report: each cell with its exact value and the words people see.
 
-HTML and terminal show the same tables, so their numbers cannot differ. A column stands in one line:
-its head, and the function that makes its cell.
+HTML and terminal show the same tables, so their numbers cannot differ. A column is one line: its
+head, and the function that makes its cell.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class _Expert:
 
     @property
     def closest(self) -> tuple[float | None, int | None]:
-        """The largest of them and whose it is, the first of equal ones."""
+        """The largest of them and the other expert; of equal ones the first."""
         return max(self.ckas, key=lambda found: (found[0], -found[1]), default=(None, None))
 
 
@@ -254,7 +254,7 @@ def _dead(count: int | None) -> Cell:
 
 
 def _state(expert: _Expert) -> Cell:
-    """What is wrong with an expert, or that it is at work."""
+    """The faults of an expert, or that it is at work."""
     layer, found = expert.layer, []
     if expert.number in layer.non_finite:
         found.append("not finite")

@@ -1,4 +1,4 @@
-"""Figures of how tokens are spread over experts, and of what each expert's outputs span."""
+"""Figures of load, routing entropy and effective rank."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from simsmoe_cli.collapse.show.figures.style import (
 from simsmoe_cli.collapse.show.format import number, origin, per_run, short
 
 LOAD_COLOURS = matplotlib.colormaps["PuOr_r"]
-WRITTEN_UP_TO = 10  # experts: more of them, and numbers do not fit their cells
+WRITTEN_UP_TO = 10  # experts; with more, numbers do not fit into their cells
 
 
 def load_figure(main: Findings, against: Findings | None) -> Drawing:
@@ -136,5 +136,5 @@ def rank_figure(main: Findings, against: Findings | None) -> Drawing:
 
 
 def _all_tokens(main: Findings) -> str:
-    """What routing was counted on."""
+    """The tokens that routing was counted on."""
     return f"n = {main.text.tokens:,} {main.text.unit}s of {origin(main.text)}"

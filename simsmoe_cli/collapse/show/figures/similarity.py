@@ -50,7 +50,7 @@ from simsmoe_cli.collapse.show.format import (
 
 CKA_COLOURS = matplotlib.colormaps["magma_r"]
 DIFFERENCE_COLOURS = matplotlib.colormaps["viridis"]
-WRITTEN_UP_TO = 8  # experts: more of them, and numbers do not fit their cells
+WRITTEN_UP_TO = 8  # experts; with more, numbers do not fit into their cells
 LAYERS_ACROSS = 4  # of the sheet of all layers
 
 
@@ -87,7 +87,7 @@ def report_figures(report: Report, *, alone: bool = True) -> list[Drawing]:
 def file_part(layer: LayerFindings) -> str:
     """A layer's label as part of a file's name: letters, digits, dots and dashes alone.
 
-    The place is added to what is no number, so that no two layers of a model share a file.
+    The place is added to a label that is not a number, so that no two layers share a file.
     """
     if isinstance(layer.number, int):
         return str(layer.number)

@@ -1,4 +1,4 @@
-"""What all figures have in common: style, size, and how they become SVG and PNG.
+"""Style and size of all figures, their common parts, and how they become SVG and PNG.
 
 Figures are matplotlib `Figure` objects without pyplot, so there is no window, no current figure
 and no state between two of them. They are one column of a paper wide, which is also what a phone
@@ -50,7 +50,7 @@ MUTED = "#5d6875"
 RULE = "#d5dae1"
 # In the order in which runs and layers take them.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-# What a page may recolour for a dark background.
+# Colours that a page may replace on a dark background.
 THEMED = {INK: "ink", MUTED: "muted", RULE: "rule"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES)
 }
@@ -112,7 +112,7 @@ class Drawing:
 
 @contextlib.contextmanager
 def style(**more: Any) -> Iterator[None]:
-    """The settings of matplotlib all figures are drawn and saved with, whatever the user's are."""
+    """The settings of matplotlib with which all figures are drawn and saved, not the user's."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         # A name in letters the font lacks is shown as boxes in PNG, without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -187,7 +187,7 @@ def _lay_out(figure: Figure) -> None:
 
 @contextlib.contextmanager
 def _words(drawing: Drawing) -> Iterator[Bbox]:
-    """Title above and caption below the figure, for a file that stands alone; the box of all."""
+    """Title above and caption below the figure, for a file of its own; gives the box of all."""
     figure = drawing.figure
     _lay_out(figure)
     width, height = figure.get_size_inches()

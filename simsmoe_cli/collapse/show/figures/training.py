@@ -19,7 +19,7 @@ from simsmoe_cli.collapse.show.figures.style import (
 )
 from simsmoe_cli.collapse.show.format import number
 
-# Of all points of a curve, at most so many are drawn.
+# Points of a curve that are drawn at most.
 DRAWN = 2000
 LOSS_LABELS = {
     "loss_nats": "loss, nats per token",
