@@ -1,0 +1,57 @@
+"""Load, shared tokens and entropy of a routing that can be counted by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.collapse.measure.layer import Layer
+from simsmoe_cli.collapse.measure.routing import Counts, measure_layer, received
+from tests.collapse.planted import EXPERTS, QUICK, WIDTH, Planted
+
+INDEX = torch.tensor([[0, 1], [0, 1], [0, 2], [3, EXPERTS]])  # one slot is empty
+
+
+def routed(logits: torch.Tensor | None) -> Routed:
+    return Routed(torch.ones(4, WIDTH), INDEX, logits)
+
+
+def layer(*parts: Routed) -> Layer:
+    counts = Counts.of(EXPERTS)
+    for part in parts:
+        counts.add(part)
+    return Layer(Planted(), 0, counts, torch.ones(4, WIDTH), INDEX, QUICK)
+
+
+def test_an_empty_slot_counts_for_no_expert() -> None:
+    assert received(INDEX, EXPERTS).sum(0).tolist() == [3, 2, 1, 1, 0]
+
+
+def test_load_and_shared_tokens_are_counted_over_all_parts() -> None:
+    found = measure_layer(layer(routed(torch.zeros(4, EXPERTS)), routed(torch.zeros(4, EXPERTS))))
+    assert found["load"] == pytest.approx([3 / 7, 2 / 7, 1 / 7, 1 / 7, 0])
+    assert found["load_max_over_mean"] == pytest.approx(15 / 7)
+    assert found["dead"] == [4]
+    assert found["shared"][0] == pytest.approx([0, 0.5, 0.25, 0, 0])
+    assert found["top_k"] == 2
+    assert found["entropy_nats"] == pytest.approx(math.log(EXPERTS))
+    assert found["entropy_of_mean_nats"] == pytest.approx(math.log(EXPERTS))
+
+
+def test_a_router_that_gives_no_distribution_has_no_entropy() -> None:
+    found = measure_layer(layer(routed(None)))
+    assert found["entropy_nats"] is found["entropy_of_mean_nats"] is None
+    assert found["dead"] == [4]
+
+
+def test_scores_that_are_not_finite_undefine_the_routing() -> None:
+    logits = torch.zeros(4, EXPERTS)
+    logits[2, 1] = math.nan
+    counted = layer(routed(logits))
+    assert counted.counts.non_finite_scores == 1
+    found = measure_layer(counted)
+    assert found["load"] == [None] * EXPERTS
+    assert found["dead"] is found["load_cv"] is found["entropy_nats"] is None
