@@ -130,7 +130,8 @@ def bytes_needed(size: Size, options: Options) -> float:
         running_all += part  # what they give is copied to fp32
     comparing = outputs + shuffled + 2 * part
     batch = min(tokens, tokens_per_batch(size.vocab_size))
-    logits = (8.0 + size.dtype.itemsize) * batch * size.vocab_size
+    # The logits, a copy of them in fp32 unless they are, and their softmax.
+    logits = (8.0 + size.dtype.itemsize % 4) * batch * size.vocab_size
     if not size.layer:  # all in memory: the measured rows of all layers are kept
         layers = len(size.in_experts)
         kept = layers * rows * vector

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
+from tests.attach.models import ListedLayer
 from tests.collapse.sources.huggingface.models import (
     IDS,
     MORE,
@@ -115,36 +115,6 @@ def test_what_is_no_model_is_said(saved: Callable[..., Path], tmp_path: Path) ->
         opened(folder)
 
 
-class Expert(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(16, 12, bias=False)
-        self.w2 = nn.Linear(12, 16, bias=False)
-        self.w3 = nn.Linear(16, 12, bias=False)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        out: Tensor = self.w2(F.silu(self.w1(rows)) * self.w3(rows))
-        return out
-
-
-class ListedLayer(nn.Module):
-    """As transformers 4 had it: a gate that gives logits, experts in a list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Linear(16, 4, bias=False)
-        self.experts = nn.ModuleList(Expert() for _ in range(4))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        rows = hidden.flatten(0, 1)
-        weight, index = self.gate(rows).softmax(-1).topk(2)
-        out = torch.zeros_like(rows)
-        for number, expert in enumerate(self.experts):
-            row, slot = (index == number).nonzero(as_tuple=True)
-            out[row] += weight[row, slot, None] * expert(rows[row])
-        return out.view_as(hidden)
-
-
 class ListedModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -198,75 +168,6 @@ def test_experts_in_a_list_are_found_as_well() -> None:
     found = measure(source, QUICK)
     assert found.layers[0].cka[0][2] == pytest.approx(1, abs=1e-4)
     assert found.layers[0].weight_matched[0][2] == pytest.approx(1, abs=1e-4)
-
-
-def test_a_router_that_hides_its_choice_needs_the_config_to_tell_k() -> None:
-    with pytest.raises(UserError, match="how many experts"):
-        measure(listed(ListedModel(), top_k=None), QUICK)
-
-
-class Contrary(ListedLayer):
-    """Sends a token to the experts its gate likes least."""
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        rows = hidden.flatten(0, 1)
-        index = self.gate(rows).topk(2, largest=False).indices
-        out = torch.zeros_like(rows)
-        for number, expert in enumerate(self.experts):
-            row = (index == number).any(1)
-            out[row] += expert(rows[row])
-        return out.view_as(hidden)
-
-
-class Stacked(nn.Module):
-    """Experts of one matrix each, which give the second slot twice its weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w1 = nn.Parameter(torch.randn(4, 12, 16))
-        self.w2 = nn.Parameter(torch.randn(4, 16, 12))
-
-    def forward(self, rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-        out = torch.zeros_like(rows)
-        for slot in range(index.shape[1]):
-            hidden = torch.einsum("thd,td->th", self.w1[index[:, slot]], rows).relu()
-            back = torch.einsum("tdh,th->td", self.w2[index[:, slot]], hidden)
-            out += (1 + slot) * weight[:, slot, None] * back
-        return out
-
-
-class Doubling(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Linear(16, 4, bias=False)
-        self.experts = Stacked()
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        rows = hidden.flatten(0, 1)
-        weight, index = self.gate(rows).softmax(-1).topk(2)
-        return self.experts(rows, index, weight).view_as(hidden)
-
-
-@pytest.mark.parametrize(
-    ("layer", "said"),
-    [
-        (
-            Contrary,
-            "the layer mlp (Contrary) sends its experts other tokens than those that were read",
-        ),
-        (
-            Doubling,
-            "the layer mlp (Doubling) does not compute the weighted sum of its chosen experts",
-        ),
-    ],
-)
-def test_a_layer_that_works_in_another_way_is_refused(layer: type[nn.Module], said: str) -> None:
-    torch.manual_seed(0)
-    model = ListedModel()
-    model.mlp = layer()
-    with pytest.raises(UserError) as caught:
-        next(listed(model, top_k=2).read(64, 64))
-    assert said in str(caught.value)
 
 
 def test_layers_are_called_what_the_model_calls_them(saved: Callable[..., Path]) -> None:
