@@ -1,4 +1,4 @@
-"""Timing side by side: cases take turns in one process, so that a noisy machine hits all alike."""
+"""Timing side by side: cases take turns in one process, so noise affects all of them equally."""
 
 from __future__ import annotations
 

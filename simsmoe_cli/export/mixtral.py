@@ -93,9 +93,9 @@ def mixtral_tensors(model: LanguageModel) -> dict[str, Tensor]:
         model: `require_mixtral` accepts its recipe.
     """
     found = {"model.embed_tokens.weight": model.embedding.weight}
-    for place, layer in enumerate(model.layers):
+    for number, layer in enumerate(model.layers):
         assert isinstance(layer, SubLayer)
-        prefix = f"model.layers.{place // 2}."
+        prefix = f"model.layers.{number // 2}."
         if layer.kind == "s":
             found[prefix + "input_layernorm.weight"] = layer.norm.get_parameter("weight")
             for theirs, ours in ATTENTION.items():
@@ -106,9 +106,9 @@ def mixtral_tensors(model: LanguageModel) -> dict[str, Tensor]:
         gate_ND = layer.moe.router.get_parameter("gate.weight")
         found[prefix + "block_sparse_moe.gate.weight"] = gate_ND
         experts = layer.moe.experts
-        for number, (w_in_ED, w_out_DH) in enumerate(zip(experts.w_in, experts.w_out, strict=True)):
+        for expert, (w_in_ED, w_out_DH) in enumerate(zip(experts.w_in, experts.w_out, strict=True)):
             w_gate_HD, w_up_HD = w_in_ED.chunk(2)
-            own = f"{prefix}block_sparse_moe.experts.{number}."
+            own = f"{prefix}block_sparse_moe.experts.{expert}."
             found |= {
                 own + "w1.weight": w_gate_HD,
                 own + "w2.weight": w_out_DH,

@@ -78,9 +78,9 @@ def complete(
         sampling: how they are drawn.
     """
     stream = TextStream(tokenizer)
-    for place, step in enumerate(generate(reader, prompt, tokens, sampling)):
+    for number, step in enumerate(generate(reader, prompt, tokens, sampling)):
         shown = on_one_line(tokenizer.token_bytes(step.token))
-        yield Piece(stream.feed(step.token), shown, step.experts, place < len(prompt))
+        yield Piece(stream.feed(step.token), shown, step.experts, number < len(prompt))
     if rest := stream.finish():
         yield Piece(rest, "", [], False)
 

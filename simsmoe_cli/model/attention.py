@@ -148,12 +148,12 @@ class RopeAttention(nn.Module):
         step = QUERY_CHUNK_ON_CPU if query.device.type == "cpu" else QUERY_CHUNK
         if block == seen <= self.window:
             step = block
-        places = [(start, min(start + step, seen)) for start in range(seen - block, seen, step)]
-        windows = [(max(0, start - self.window + 1), stop) for start, stop in places]
+        bounds = [(start, min(start + step, seen)) for start in range(seen - block, seen, step)]
+        windows = [(max(0, start - self.window + 1), stop) for start, stop in bounds]
         queries = query.split(step, dim=2)
         keys, values = slices(key, windows), slices(value, windows)
         chunks = []
-        for number, ((start, stop), (first, _)) in enumerate(zip(places, windows, strict=True)):
+        for number, ((start, stop), (first, _)) in enumerate(zip(bounds, windows, strict=True)):
             causal = start == first and stop - first <= self.window
             mask = None
             if not causal:

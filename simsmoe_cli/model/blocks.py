@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from simsmoe_cli.kernels.rms_norm import RMSNorm
 from simsmoe_cli.kernels.swiglu import swiglu
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
-from simsmoe_cli.model.norm import RMSNorm
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import ModelSettings, Recipe

@@ -67,7 +67,7 @@ class Classifier(Backbone):
             tokens_BM: vocabulary ids, int64; any valid id at padding.
             length_B: tokens of each text, at least 1, int64.
             context: what routers may know of the step. Where there is padding, its `real_T` must
-                say which tokens are real (`real_places` makes it).
+                say which tokens are real (`real_positions` makes it).
         """
         found = self.encode(tokens_BM, (), context)
         logits_BC = self.classifier(pool(found.hidden, length_B, self.pooling))
@@ -87,7 +87,7 @@ def kept_layers(recipe: Recipe) -> int:
     return kept
 
 
-def real_places(length_B: Tensor, longest: int) -> Tensor:
+def real_positions(length_B: Tensor, longest: int) -> Tensor:
     """Positions of the real tokens in a flattened batch of B*M, [real tokens] int64.
 
     Args:

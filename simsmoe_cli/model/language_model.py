@@ -73,8 +73,8 @@ class Backbone(nn.Module):
             self.position = nn.Parameter(torch.randn(head_width, settings.span))
         kinds = settings.sublayers
         self.layers = nn.ModuleList(
-            SubLayer(kind, recipe, vocab_size, kinds[:place].count("g"), kinds.count("g"))
-            for place, kind in enumerate(kinds)
+            SubLayer(kind, recipe, vocab_size, kinds[:number].count("g"), kinds.count("g"))
+            for number, kind in enumerate(kinds)
         )
         self.norm = make_norm(settings) if settings.norm_position == "pre" else nn.Identity()
 

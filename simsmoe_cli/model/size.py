@@ -231,7 +231,7 @@ def _attention_flops(recipe: Recipe) -> float:
     if model.attention == "relative":
         projections = 2 * 2 * model.width**2 * model.span / block
         return layers * (3 * 2 * model.width * model.span + projections)
-    seen = sum(min(place, model.span) for place in range(1, block + 1)) / block
+    seen = sum(min(position, model.span) for position in range(1, block + 1)) / block
     return layers * 2 * 2 * model.width * seen
 
 
@@ -281,8 +281,8 @@ class _GroupedProductShapes(TorchFunctionMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    place: int = tensor.untyped_storage()._cdata
-    return place
+    address: int = tensor.untyped_storage()._cdata
+    return address
 
 
 def _bytes(tensor: Tensor) -> int:

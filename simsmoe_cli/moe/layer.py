@@ -117,7 +117,7 @@ class MoELayer(nn.Module):
     ) -> MoEOutput:
         """The layer's output for hidden states [B, M, D] whose token ids are `token_ids_T`."""
         x_TD = x_BMD.flatten(0, -2)
-        places, real_T = x_TD.shape[0], context.real_T
+        positions, real_T = x_TD.shape[0], context.real_T
         if real_T is not None:
             x_TD = x_TD.index_select(0, real_T)
             if token_ids_T is not None:
@@ -138,7 +138,7 @@ class MoELayer(nn.Module):
             )
             losses["similarity"] = similarity.loss
         if real_T is not None:
-            hidden = hidden.new_zeros(places, hidden.shape[1]).index_copy(0, real_T, hidden)
+            hidden = hidden.new_zeros(positions, hidden.shape[1]).index_copy(0, real_T, hidden)
         return MoEOutput(hidden.view_as(x_BMD), losses, routing, similarity)
 
     def _without_dropout(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from simsmoe_cli.similarity.rows import row_mean, standard_columns, unit_rows, whole_mask
+from simsmoe_cli.similarity.standardise import row_mean, standard_columns, unit_rows, whole_mask
 
 
 def cosine(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from simsmoe_cli.similarity.rows import ROUNDING, standardise, whole_mask
+from simsmoe_cli.similarity.standardise import ROUNDING, standardise, whole_mask
 
 # With fewer rows the value says nothing: biased CKA of two rows is always 1, and HSIC_1 of three
 # rows is always 0/0.

@@ -41,7 +41,13 @@ import math
 import torch
 from torch import Tensor
 
-from simsmoe_cli.similarity.rows import raw_rows, row_mean, standardise, unit_rows, whole_mask
+from simsmoe_cli.similarity.standardise import (
+    raw_rows,
+    row_mean,
+    standardise,
+    unit_rows,
+    whole_mask,
+)
 
 # Logit of a candidate outside the mask: finite, so that no gradient becomes nan.
 _NEVER = -1e30
@@ -225,8 +231,8 @@ def _among_views(
     n = x.shape[-2]
     views = torch.cat([x, y], -2)
     logits = views @ views.mT / temperature
-    place = torch.arange(2 * n, device=x.device)
-    apart = place[:, None] - place
+    index = torch.arange(2 * n, device=x.device)
+    apart = index[:, None] - index
     allowed = apart != 0 if with_match else apart % n != 0
     log_sum = _log_sum(logits, allowed & torch.cat([mask, mask], -1)[..., None, :])
     return row_mean(log_sum.unflatten(-1, (2, n)).mean(-2) - logits.diagonal(n, -2, -1), mask)

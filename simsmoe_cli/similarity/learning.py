@@ -190,12 +190,12 @@ class SimilarityLearning(nn.Module):
             due = self.tracker.due(settings.pairs, check_every, enough_NN)
             if on_cpu_path(x_TD) and not due.due_P.any():
                 return self._nothing(x_TD)
-            places = settings.tokens // 2 if settings.anywhere else settings.tokens
+            count = settings.tokens // 2 if settings.anywhere else settings.tokens
             index_Pn, mask_Pn = sample_shared(
-                selected_TN, due.first_P, due.second_P, places, self.generator
+                selected_TN, due.first_P, due.second_P, count, self.generator
             )
             # A pair every rank checks may share few tokens on this one.
-            enough_P = mask_Pn.sum(1) >= min(settings.min_tokens, places)
+            enough_P = mask_Pn.sum(1) >= min(settings.min_tokens, count)
             measured_P = due.due_P & enough_P
             self.tracker.checked(due)
             first_P, second_P, measured_XP = due.first_P, due.second_P, measured_P[None]
@@ -228,14 +228,14 @@ class SimilarityLearning(nn.Module):
 
         Each of the 2P blocks of n rows goes to one expert, so sorting rows is sorting blocks.
         """
-        places, n = index_Pn.shape
+        pairs, n = index_Pn.shape
         expert_B = torch.cat([first_P, second_P])
         order_B = expert_B.argsort(stable=True)
         index_R = torch.cat([index_Pn, index_Pn]).index_select(0, order_B).flatten()
         block_rows_B = torch.full_like(expert_B, n)
         count_N = block_rows_B.new_zeros(self.num_experts).scatter_add(0, expert_B, block_rows_B)
         rows_RD = run_experts(x_TD.index_select(0, index_R), count_N)
-        blocks_BnD = rows_RD.reshape(2 * places, n, -1).index_select(0, order_B.argsort())
+        blocks_BnD = rows_RD.reshape(2 * pairs, n, -1).index_select(0, order_B.argsort())
         first_PnD, second_PnD = self._project(blocks_BnD).chunk(2)
         return first_PnD, second_PnD
 

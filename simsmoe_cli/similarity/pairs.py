@@ -86,8 +86,8 @@ class PairTracker(nn.Module):
             score_NN = torch.where(able_NN, score_NN, -1.0)
         upper_NN = torch.ones_like(score_NN, dtype=torch.bool).triu(1)
         score_NN = torch.where(upper_NN, score_NN, -torch.inf)
-        places = min(pairs, self.num_experts * (self.num_experts - 1) // 2)
-        score_P, pair_P = score_NN.flatten().topk(places)
+        slots = min(pairs, self.num_experts * (self.num_experts - 1) // 2)
+        score_P, pair_P = score_NN.flatten().topk(slots)
         return DuePairs(
             pair_P // self.num_experts, pair_P % self.num_experts, score_P > check_every
         )

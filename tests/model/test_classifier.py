@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.model.blocks import SubLayer
-from simsmoe_cli.model.classifier import Classifier, ClassifierOutput, pool, real_places
+from simsmoe_cli.model.classifier import Classifier, ClassifierOutput, pool, real_positions
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.load import load_recipe
@@ -61,7 +61,7 @@ def batch(longest: int, padding: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def run(model: Classifier, ids: Tensor, length_B: Tensor) -> ClassifierOutput:
-    real_T = real_places(length_B, ids.shape[1])
+    real_T = real_positions(length_B, ids.shape[1])
     torch.manual_seed(2)
     output: ClassifierOutput = model(
         ids, length_B, StepContext(step=3, total_steps=20, real_T=real_T)

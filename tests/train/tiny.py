@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.events import read_events
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.weights import optimizer_tensors
+from simsmoe_cli.train.loop import Trainer
+
+Make = Callable[..., Trainer]
 
 TINY: dict[str, dict[str, Any]] = {
     "model": {"pattern": "sg", "repeats": 2, "width": 32, "heads": 2},
@@ -47,3 +57,32 @@ def without_times(event: dict[str, Any]) -> dict[str, Any]:
         for key, value in event.items()
         if key != "time" and not key.endswith(("_per_s", "_ms"))
     }
+
+
+def steps(run: RunDir) -> list[int]:
+    """Of the checkpoints of a run."""
+    return [step for step, _ in checkpoint.list_checkpoints(run)]
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Copies of the parameters and of the optimizer's moments."""
+    tensors = dict(trainer.model.named_parameters())
+    tensors |= optimizer_tensors(trainer.model, trainer.stepper.optimizer)
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """The same tensors by name, bit for bit."""
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def interrupt(made: Trainer, at: int, *numbers: signal.Signals) -> None:
+    """Send this process signals after a step."""
+
+    def send(step: int) -> None:
+        if step == at:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    made.on_step = send

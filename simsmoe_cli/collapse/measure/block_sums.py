@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simsmoe_cli.similarity.rows import ROUNDING, SMALLEST
+from simsmoe_cli.similarity.standardise import ROUNDING, SMALLEST
 
 
 class Standardised:

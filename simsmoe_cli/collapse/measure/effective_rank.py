@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.collapse.measure.layer import Layer, defined, spread
-from simsmoe_cli.similarity.rows import standardise, whole_mask
+from simsmoe_cli.similarity.standardise import standardise, whole_mask
 
 
 def measure_layer(layer: Layer) -> dict[str, Any]:

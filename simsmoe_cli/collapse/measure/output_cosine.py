@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simsmoe_cli.collapse.measure.block_sums import Standardised
 from simsmoe_cli.collapse.measure.layer import Layer, matrix
-from simsmoe_cli.similarity.rows import SMALLEST
+from simsmoe_cli.similarity.standardise import SMALLEST
 
 _CHUNK = 2**23  # entries of the largest temporaries
 

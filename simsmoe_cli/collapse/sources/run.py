@@ -33,7 +33,7 @@ from simsmoe_cli.data.tasks.batches import Batch as Texts
 from simsmoe_cli.data.tasks.batches import collate
 from simsmoe_cli.data.tasks.encode import EncodedSplit
 from simsmoe_cli.data.tokenizers.base import Tokenizer
-from simsmoe_cli.model.classifier import Classifier, real_places
+from simsmoe_cli.model.classifier import Classifier, real_positions
 from simsmoe_cli.model.language_model import Backbone, LanguageModel
 from simsmoe_cli.moe.routers.base import Routing, StepContext
 
@@ -165,7 +165,7 @@ class TaskSource(RunSource):
 
     def _read(self, texts: Texts) -> Batch:
         length_B, label_B = texts.mask.sum(1), texts.labels.to(self.device)
-        real_T = real_places(length_B, texts.ids.shape[1]).to(self.device)
+        real_T = real_positions(length_B, texts.ids.shape[1]).to(self.device)
         ids_BM = texts.ids.to(self.device)
         context = replace(self.context, real_T=real_T)
         output, layers = self._run((ids_BM, length_B.to(self.device)), context, real_T)

@@ -26,7 +26,7 @@ from simsmoe_cli.data.tasks.encode import EncodedSplit, encode
 from simsmoe_cli.data.tasks.store import Example, Task
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.background import ReadAhead
-from simsmoe_cli.model.classifier import Classifier, real_places
+from simsmoe_cli.model.classifier import Classifier, real_positions
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
@@ -149,7 +149,7 @@ class Classification(Objective[TaskEvaluation]):
             longest = int(length_E[rows].max())
             length_B = torch.from_numpy(length_E[rows])
             own = slice(int(rows[0]), int(rows[-1]) + 1)
-            real_T = self.to_device(real_places(length_B, longest))
+            real_T = self.to_device(real_positions(length_B, longest))
             yield (
                 self.to_device(batch.ids[own, :longest].contiguous()),
                 self.to_device(length_B),
@@ -178,7 +178,7 @@ class Classification(Objective[TaskEvaluation]):
         return self.batches.tokens_read(steps)
 
     def probe_batch(self) -> tuple[Tensor, Tensor]:
-        return self._probe.ids, real_places(self._probe.mask.sum(1), self._probe.ids.shape[1])
+        return self._probe.ids, real_positions(self._probe.mask.sum(1), self._probe.ids.shape[1])
 
     def _evaluate(self, split: EncodedSplit, context: StepContext) -> TaskEvaluation:
         rows = self.recipe.train.batch // self.recipe.train.micro_batches
@@ -299,7 +299,7 @@ def classify(
     order: list[Tensor] = []
     for part in evaluation_batches(split, batch):
         length_B = part.mask.sum(1)
-        real_T = real_places(length_B, part.ids.shape[1]).to(device)
+        real_T = real_positions(length_B, part.ids.shape[1]).to(device)
         with autocast(device, precision):
             output = model(
                 part.ids.to(device), length_B.to(device), replace(context, real_T=real_T)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simsmoe_cli.model.norm import RMSNorm
+from simsmoe_cli.kernels.rms_norm import RMSNorm
 
 
 def norm_of(width: int, eps: float = 1e-5) -> RMSNorm:
