@@ -9,29 +9,31 @@ handle.detach()
 
 from __future__ import annotations
 
-import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers, no_experts
 from simsmoe_cli.attach.hooks import AttachedLayer, Probe, Progress
+from simsmoe_cli.attach.numbers import LayerNumbers, metrics_of
+from simsmoe_cli.attach.run_writer import RunWriter
 from simsmoe_cli.attach.settings import (
     Similarity,
     experts_per_token,
     require_rows_alone,
     similarity_settings,
 )
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import UserError, printable
 from simsmoe_cli.recipe.schedule import value_at
 from simsmoe_cli.recipe.similarity import SimilaritySettings
+from simsmoe_cli.run.events import RunStarted
 
 Finder = Callable[[nn.Module], Sequence[ExpertLayer]]
-DEAD_BELOW = 0.01  # of a fair share of the load
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -39,6 +41,8 @@ def attach(
     model: nn.Module,
     similarity: Similarity = "calibrated",
     *,
+    run: str | Path | None = None,
+    resume: bool = False,
     layers: Finder | None = None,
     total_steps: int | None = None,
     probe_every: int = 200,
@@ -54,6 +58,10 @@ def attach(
         model: any module with expert layers; wrapped (DDP, PEFT, FSDP2) or not.
         similarity: a preset ("none" only measures), or settings of a recipe's section
             `similarity`, for example {"preset": "calibrated", "weight": 0.01}.
+        run: a run folder to write, which `simsmoe monitor` shows live. Of several processes the
+            first one writes.
+        resume: whether to go on with the run that is in the folder; call `load_state_dict` before
+            the first step.
         layers: finds the expert layers where the built-in finder does not see them.
         total_steps: of the whole training; needed where a setting is a schedule.
         probe_every: optimizer steps between two measurements of all pairs.
@@ -61,7 +69,8 @@ def attach(
         seed: of the tokens that are drawn. Nothing is drawn from PyTorch's own generators.
 
     Raises:
-        UserError: the model has no expert layers, is attached already, or a setting is wrong.
+        UserError: the model has no expert layers, is attached already, a setting is wrong, or
+            the run folder is in use or holds another run. The model is left as it is.
     """
     settings = similarity_settings(similarity, total_steps)
     found = list((layers or find_expert_layers)(model))
@@ -78,7 +87,8 @@ def attach(
     for what, value in {"probe_every": probe_every, "log_every": log_every}.items():
         if value < 1:
             raise UserError(f"{what} must be 1 or more, and is {value}", where="attach")
-    return Handle(model, found, settings, total_steps, probe_every, log_every, seed)
+    writer = None if run is None or not _writes() else RunWriter(Path(run), resume=resume)
+    return Handle(model, found, settings, writer, total_steps, probe_every, log_every, seed)
 
 
 class Handle:
@@ -96,20 +106,24 @@ class Handle:
         model: nn.Module,
         found: Sequence[ExpertLayer],
         settings: SimilaritySettings | None,
+        writer: RunWriter | None,
         total_steps: int | None,
         probe_every: int,
         log_every: int,
         seed: int,
     ):
         self.loss_scale = 1.0
+        self._model = model
         self._settings = settings
+        self._writer = writer
+        self._total_steps = total_steps
         self._probe_every = probe_every
         self._log_every = log_every
         self._progress = Progress(total_steps=total_steps or 1, coefficient=self._coefficient)
         self._progress.probing = True
         self._given: Tensor | None = None
-        self._numbers: dict[str, float] = {}
-        self._probes: dict[int, Probe] = {}
+        self._numbers: list[LayerNumbers] = []
+        self._probed: list[Probe] = []
         name, top_k = type(model).__name__, experts_per_token(model)
         self.layers = [
             AttachedLayer(layer, top_k, settings, self._progress, name, seed + place)
@@ -138,16 +152,30 @@ class Handle:
         """
         self._given = attention_mask
 
-    def step(self) -> None:
-        """Say that the optimizer made a step."""
-        self._progress.step += 1
-        for place, attached in enumerate(self.layers):
+    def step(self, loss: float | Tensor | None = None, lr: float | None = None) -> None:
+        """Say that the optimizer made a step.
+
+        Args:
+            loss: the loop's own, in nats per token, for the run folder; read once per
+                `log_every` steps.
+            lr: the learning rate, likewise.
+        """
+        progress = self._progress
+        if self._writer is not None and not self._writer.started:
+            self._writer.start(self._started())
+        progress.step += 1
+        probed = [attached.probe for attached in self.layers if attached.probe is not None]
+        for attached in self.layers:
             attached.end_step()
-            if attached.probe is not None:
-                self._probes[place], attached.probe = attached.probe, None
-        self._progress.probing = self._progress.step % self._probe_every == 0
-        if self._progress.step % self._log_every == 0:
+        if len(probed) == len(self.layers):
+            self._probed = probed
+            if self._writer is not None:
+                self._writer.probe(progress.step, probed)
+        progress.probing = progress.step % self._probe_every == 0
+        if progress.step % self._log_every == 0:
             self._numbers = self._read()
+            if self._writer is not None:
+                self._writer.train(progress.step, self._numbers, self._known(loss, lr))
             for attached in self.layers:
                 attached.start_window()
 
@@ -160,38 +188,57 @@ class Handle:
         `layer_L/cka_max`. Without a layer: `dead`, `cka_mean` and `cka_max` over all layers, and
         `similarity`, the mean similarity of the pairs that were compared for the loss.
         """
-        return self._numbers or self._read()
+        return metrics_of(self._numbers or self._read())
 
     def detach(self) -> None:
         """Take everything out of the model again; the numbers stay readable."""
-        self._numbers = self.metrics()
+        self._numbers = self._numbers or self._read()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         for attached in self.layers:
             attached.detach()
             _attached.discard(attached.layer.module)
+        if self._writer is not None:
+            self._writer.finish(self._progress.step, "detached")
+            self._writer = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed training goes on from."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed training goes on from: the pair trackers and the state of the generators,
+        by layer. The same on all processes but for the generators."""
         return {
-            "step": self._progress.step,
-            "layers": [attached.state_dict() for attached in self.layers],
+            f"layer_{place}.{name}": tensor
+            for place, attached in enumerate(self.layers)
+            for name, tensor in attached.state_dict().items()
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor], step: int) -> None:
         """Go on from what `state_dict` gave.
 
+        Args:
+            state: empty, or of the same model and settings.
+            step: optimizer steps done.
+
         Raises:
-            ValueError: it is of another model.
+            UserError: it is of another model, or of other settings.
         """
-        if len(state["layers"]) != len(self.layers):
-            raise ValueError(
-                f"a state of {len(state['layers'])} layers for a model with {len(self.layers)}"
+        self._progress.step = step
+        for place, attached in enumerate(self.layers):
+            prefix = f"layer_{place}."
+            own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            attached.load_state_dict(own)
+        unknown = [name for name in state if name.split(".")[0] not in self._places]
+        if unknown:
+            raise UserError(
+                f"the state has '{printable(unknown[0])}', and the model {len(self.layers)} layers "
+                "with experts",
+                where="load_state_dict",
+                hint="Give it the state of the same model.",
             )
-        self._progress.step = int(state["step"])
-        for attached, saved in zip(self.layers, state["layers"], strict=True):
-            attached.load_state_dict(saved)
+
+    @property
+    def _places(self) -> set[str]:
+        return {f"layer_{place}" for place in range(len(self.layers))}
 
     def _coefficient(self) -> float:
         assert self._settings is not None
@@ -208,38 +255,45 @@ class Handle:
             progress.tokens = mask.numel()
             progress.real_T = mask.flatten().nonzero().flatten()
 
-    def _read(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        pairs = similarity = 0.0
-        for place, attached in enumerate(self.layers):
-            prefix = f"layer_{place}/"
-            loads = attached.slots_N.tolist()
-            if sum(loads):
-                share = [load * len(loads) / sum(loads) for load in loads]
-                found[f"{prefix}load_max"] = max(share)
-                found[f"{prefix}dead"] = sum(load < DEAD_BELOW for load in share)
-            sums = {name: value.item() for name, value in attached.window.items()}
-            if "entropy" in sums:
-                found[f"{prefix}entropy"] = sums["entropy"] / sums["batches"]
-            pairs += sums.get("pairs_due", 0.0)
-            similarity += sums.get("similarity", 0.0)
-            if probe := self._probes.get(place):
-                number = len(probe.cka_NN)
-                cka = probe.cka_NN[tuple(torch.triu_indices(number, number, 1))]
-                cka = cka[~cka.isnan()]
-                if len(cka):
-                    found[f"{prefix}cka_mean"] = cka.mean().item()
-                    found[f"{prefix}cka_max"] = cka.max().item()
-        joined: dict[str, Callable[[Sequence[float]], float]]
-        joined = {"dead": sum, "cka_mean": _mean, "cka_max": max}
-        for name, join in joined.items():
-            values = [value for key, value in found.items() if key.endswith(f"/{name}")]
-            if values:
-                found[name] = join(values)
-        if pairs:
-            found["similarity"] = similarity / pairs
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+    def _read(self) -> list[LayerNumbers]:
+        probed: Sequence[Probe | None] = self._probed or [None] * len(self.layers)
+        return [
+            LayerNumbers.of(place, attached, probe)
+            for place, (attached, probe) in enumerate(zip(self.layers, probed, strict=True))
+        ]
+
+    def _started(self) -> RunStarted:
+        parameter = next(self._model.parameters())
+        event: RunStarted = {
+            "kind": "run_started",
+            "step": self._progress.step,
+            "parameters": sum(part.numel() for part in self._model.parameters()),
+            "unit": "token",
+            "device": str(parameter.device),
+            "precision": str(parameter.dtype).removeprefix("torch."),
+        }
+        if self._total_steps is not None:
+            event["total_steps"] = self._total_steps
+        return event
+
+    def _known(self, loss: float | Tensor | None, lr: float | None) -> dict[str, Any]:
+        """Fields of a train event, besides those of the layers."""
+        known: dict[str, Any] = {}
+        if loss is not None:
+            known["loss_nats"] = float(loss)
+        if lr is not None:
+            known["lr"] = lr
+        if self._settings is not None:
+            pairs = sum(numbers.pairs_due for numbers in self._numbers)
+            summed = sum(numbers.similarity for numbers in self._numbers)
+            known["similarity"] = {
+                "pairs_due": pairs / self._log_every,
+                "mean": summed / pairs if pairs else None,
+                **self._settings.in_force(self._progress.step / self._progress.total_steps),
+            }
+        return known
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _writes() -> bool:
+    """Whether this process is the one that writes."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -62,13 +62,15 @@ class Probe:
 
     Attributes:
         cka_NN: debiased linear CKA; nan where undefined.
-        shared_NN: fraction of the batch's tokens that both experts were sent.
+        shared_NN: how many tokens of the batch both experts were sent.
         tokens: n.
+        batch_tokens: T.
     """
 
     cka_NN: Tensor
     shared_NN: Tensor
     tokens: int
+    batch_tokens: int
 
 
 class AttachedLayer:
@@ -219,8 +221,8 @@ class AttachedLayer:
         with _in_evaluation(self.layer.experts):
             cka_NN = pairwise_debiased_cka(self.layer.dense(x_nD).float())
         chosen_TN = selection_mask(routed.index_TK, self._logits(routed), routed.index_TK.shape[1])
-        shared_NN = chosen_TN.float().T @ chosen_TN.float() / len(x_TD)
-        return Probe(cka_NN, shared_NN.fill_diagonal_(0), len(x_nD))
+        shared_NN = chosen_TN.float().T @ chosen_TN.float()
+        return Probe(cka_NN, shared_NN.fill_diagonal_(0), len(x_nD), len(x_TD))
 
     def _logits(self, routed: Routed) -> Tensor:
         if routed.logits_TN is not None:

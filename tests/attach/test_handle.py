@@ -308,7 +308,7 @@ def test_a_resumed_training_goes_on_where_it_was() -> None:
     def train(model: nn.Module, state: Any, numbers: range) -> Any:
         handle = attach(model, few)
         if state is not None:
-            handle.load_state_dict(state)
+            handle.load_state_dict(state, numbers.start)
         for number in numbers:
             model.zero_grad()
             loss_of(model, batch(number)).backward()

@@ -1,0 +1,153 @@
+"""The run folder of an attached training, which `simsmoe monitor` and `compare` open while it runs.
+
+Its events hold what is known of somebody else's loop: every layer's load, how similar its experts
+are, what similarity learning did, and the loss if the loop gives it.
+
+Shapes: L layers, N experts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simsmoe_cli.attach.hooks import Probe
+from simsmoe_cli.attach.numbers import LayerNumbers
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.run import probes
+from simsmoe_cli.run.events import (
+    EventLog,
+    NotAnEvent,
+    RunStarted,
+    SimilarityLayer,
+    Train,
+    parse_event,
+)
+from simsmoe_cli.run.folder import RunDir
+
+MEASURE = "cka-linear-debiased"
+
+
+class RunWriter:
+    """Writes one run folder, and holds its lock until it is closed."""
+
+    def __init__(self, path: Path, *, resume: bool):
+        """Args:
+            path: of the run folder.
+            resume: whether a run in it is gone on with.
+
+        Raises:
+            UserError: another process writes there, or a run is there and not gone on with.
+        """
+        self._run = RunDir(path)
+        if not resume and self._run.events.exists():
+            raise UserError(
+                "this folder holds a run already",
+                where=str(path),
+                hint="Choose another one, delete it, or give attach resume=True.",
+            )
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self._run.locked())
+        self._log: EventLog | None = None
+        self._clock, self._step = time.perf_counter(), 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the first event is written."""
+        return self._log is not None
+
+    def start(self, started: RunStarted) -> None:
+        """Begin the run, or go on with it at a later step than 0.
+
+        Args:
+            started: the first event. What was written of later steps is cut off.
+        """
+        step = started["step"]
+        keep = _bytes_until(self._run.events, step) if step else None
+        probes.discard_after(self._run, step if step else -1)
+        self._log = EventLog(self._run.events, keep)
+        self._open.callback(self._log.close)
+        self._log.emit({**started, "name": self._run.name})
+        self._clock, self._step = time.perf_counter(), step
+
+    def train(self, step: int, layers: Sequence[LayerNumbers], known: dict[str, Any]) -> None:
+        """Write what happened since the last call.
+
+        Args:
+            step: optimizer steps done.
+            layers: what was found.
+            known: further fields of the train event.
+        """
+        assert self._log is not None
+        now = time.perf_counter()
+        ms = 1000 * (now - self._clock) / max(1, step - self._step)
+        self._clock, self._step = now, step
+        event: Train = {"kind": "train", "step": step, "step_ms": ms, **known}  # type: ignore[typeddict-item]
+        self._log.emit(event)
+        self._log.emit({"kind": "router", "step": step, "layers": [n.event() for n in layers]})
+
+    def probe(self, step: int, found: Sequence[Probe]) -> None:
+        """Write the matrices of a probe, of all layers, and the event that names their file."""
+        assert self._log is not None
+        most = max(len(probe.cka_NN) for probe in found)
+        cka_LNN = np.full((len(found), most, most), np.nan, np.float32)
+        shared_LNN = np.zeros((len(found), most, most), np.int32)
+        layers: list[SimilarityLayer] = []
+        for place, probe in enumerate(found):
+            number = len(probe.cka_NN)
+            cka_NN = probe.cka_NN.float().cpu().numpy()
+            cka_LNN[place, :number, :number] = cka_NN
+            shared_LNN[place, :number, :number] = probe.shared_NN.int().cpu().numpy()
+            pairs = cka_NN[np.triu_indices(number, 1)]
+            defined = pairs[np.isfinite(pairs)]
+            layer: SimilarityLayer = {"layer": place}
+            layer["mean"] = float(defined.mean()) if len(defined) else None
+            for low, high, value in probes.most_similar_pairs(cka_NN, 1):
+                layer["highest"], layer["pair"] = value, [low, high]
+            layers.append(layer)
+        name = probes.write(
+            self._run,
+            step,
+            measure=MEASURE,
+            tokens=max(probe.batch_tokens for probe in found),
+            cka_LNN=cka_LNN,
+            shared_LNN=shared_LNN,
+        )
+        self._log.emit(
+            {
+                "kind": "similarity",
+                "step": step,
+                "measure": MEASURE,
+                "tokens": found[0].tokens,
+                "layers": layers,
+                "matrices": name,
+            }
+        )
+
+    def finish(self, step: int, reason: str) -> None:
+        """Say that the training is over, and let the folder go."""
+        if self._log is not None:
+            self._log.emit(
+                {"kind": "run_finished", "step": step, "status": "finished", "reason": reason}
+            )
+            self._log.sync()
+        self._open.close()
+        self._log = None
+
+
+def _bytes_until(path: Path, step: int) -> int:
+    """How many bytes of an events file are of this step or an earlier one."""
+    end = 0
+    if path.is_file():
+        with open(path, "rb") as file:
+            for line in file:
+                with contextlib.suppress(NotAnEvent):
+                    if parse_event(line)["step"] > step:
+                        break
+                end += len(line)
+    return end
