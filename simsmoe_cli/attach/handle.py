@@ -167,6 +167,7 @@ class Handle:
         probed = [attached.probe for attached in self.layers if attached.probe is not None]
         for attached in self.layers:
             attached.end_step()
+            attached.probe = None
         if len(probed) == len(self.layers):
             self._probed = probed
             if self._writer is not None:
@@ -280,7 +281,7 @@ class Handle:
         """Fields of a train event, besides those of the layers."""
         known: dict[str, Any] = {}
         if loss is not None:
-            known["loss_nats"] = float(loss)
+            known["loss_nats"] = float(loss.detach() if isinstance(loss, Tensor) else loss)
         if lr is not None:
             known["lr"] = lr
         if self._settings is not None:

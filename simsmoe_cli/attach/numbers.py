@@ -32,7 +32,7 @@ class LayerNumbers:
     """
 
     layer: int
-    load: list[float]
+    load: Sequence[float]
     entropy_nats: float | None
     pairs_due: float
     similarity: float
@@ -66,7 +66,7 @@ class LayerNumbers:
         deviation = math.sqrt(sum((load - mean) ** 2 for load in self.load) * mean)
         return {
             "layer": self.layer,
-            "load": self.load,
+            "load": list(self.load),
             "load_cv": deviation / mean,
             "dead": self.dead,
             "entropy_nats": self.entropy_nats,

@@ -28,7 +28,7 @@ STATE = "simsmoe.safetensors"
 PREFIX = "simsmoe/"
 
 
-class SimSMoECallback(TrainerCallback):  # type: ignore[misc]
+class SimSMoECallback(TrainerCallback):
     """Attaches simsmoe to the model that a Trainer trains.
 
     Attributes:

@@ -1,0 +1,101 @@
+"""The callback in a real Trainer: attached, logged, kept in checkpoints, and resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from simsmoe_cli.attach.trainer_callback import SimSMoECallback
+from simsmoe_cli.run.events import read_events
+from tests.attach.by_hand import VOCABULARY, made
+
+FEW = {"preset": "calibrated", "tokens": 32, "min_tokens": 8}
+
+
+class Texts(Dataset[dict[str, torch.Tensor]]):
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(number)
+        ids = torch.randint(1, VOCABULARY - 5, (24,), generator=generator)
+        return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+
+
+class Logger(TrainerCallback):
+    """Stands for W&B and others, which the Trainer puts before callbacks of users."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.logged.append(dict(logs))
+
+
+class Stop(TrainerCallback):
+    """Ends a training early, as a kill after a checkpoint does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+
+def trainer(
+    folder: Path, callback: SimSMoECallback, logger: Logger, stop: int, **options: Any
+) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(folder / "out"),
+        max_steps=8,
+        per_device_train_batch_size=4,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        logging_steps=2,
+        save_steps=4,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        seed=0,
+        **options,
+    )
+    # The Trainer of transformers 5.24 does not read back the experts of a Mixtral it saved.
+    return Trainer(
+        made("gpt_oss"),
+        arguments,
+        train_dataset=Texts(),
+        callbacks=[logger, callback, Stop(stop)],
+    )
+
+
+def test_a_training_is_logged_watched_and_resumed(tmp_path: Path) -> None:
+    weights = []
+    for name, stops in {"whole": [8], "halves": [4, 8]}.items():
+        for stop in stops:
+            logger = Logger()
+            callback = SimSMoECallback(FEW, run=tmp_path / name / "run", probe_every=4)
+            made_trainer = trainer(tmp_path / name, callback, logger, stop)
+            callback.log_with(made_trainer)
+            made_trainer.train(resume_from_checkpoint=True if stop != stops[0] else None)
+        assert any("simsmoe/cka_mean" in logs for logs in logger.logged)
+        assert all(len(logs) < 30 for logs in logger.logged)
+        weights.append([part.clone() for part in made_trainer.model.parameters()])
+        events = list(read_events(tmp_path / name / "run" / "events.jsonl"))
+        assert [e["step"] for e in events if e["kind"] == "train"] == [2, 4, 6, 8]
+    for whole, halves in zip(*weights, strict=True):
+        torch.testing.assert_close(halves, whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_the_loss_is_scaled_as_the_trainer_scales_its_own(accumulated: int, tmp_path: Path) -> None:
+    callback = SimSMoECallback(FEW)
+    options = {"gradient_accumulation_steps": accumulated}
+    trainer(tmp_path, callback, Logger(), 1, **options).train()
+    assert callback.handle is not None
+    assert callback.handle.loss_scale == 1 / accumulated
+    assert callback.handle.steps == 1
