@@ -13,11 +13,14 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from simsmoe_cli.monitor.app import Monitor
+from simsmoe_cli.monitor.panels import PANELS
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from tests.monitor.made_run import BEGAN, STEP_S
 
 NOW = BEGAN + 2000 * STEP_S + 5
+
+LAST_PANEL = str(len(PANELS))  # the key of the events
 
 Scenario = Callable[[Pilot[None]], Awaitable[None]]
 

@@ -76,6 +76,8 @@ def layer_courses(view: View, prefix: str, title: str, width: int, height: int) 
         title: in the legend.
         width, height: cells to fill, with the empty line.
     """
+    if height <= LEAST_COURSE:
+        return []
     others, chosen = [], []
     layer = view.selection.layer
     for index, run in enumerate(view.runs):
@@ -89,7 +91,7 @@ def layer_courses(view: View, prefix: str, title: str, width: int, height: int) 
         label = f"layer {view.layer_label}" if index == 0 else ""
         chosen.append(curve(view, run.history, f"{prefix}{layer}", label, f"bold {color}"))
     curves = [found for found in (*others, *chosen) if found is not None]
-    if not curves or height <= LEAST_COURSE:
+    if not curves:
         return []
     at = view.selection.step
     plot = line_plot(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from tests.monitor.driving import dashboard, drive, monitor, seen, text_of, until
+from simsmoe_cli.monitor.panels import PANELS
+from tests.monitor.driving import LAST_PANEL, dashboard, drive, monitor, seen, text_of, until
 from tests.monitor.made_run import cka_of, write_run
 
 
@@ -45,13 +46,13 @@ def test_a_large_window_shows_all_panels_at_once(runs: Path) -> None:
 
 def test_a_tiny_window_is_survived(runs: Path) -> None:
     async def scenario(pilot: Pilot[None]) -> None:
-        for number in "1234567":
-            await pilot.press(number)
+        for number in range(len(PANELS)):
+            await pilot.press(str(number + 1))
             await pilot.pause()
         assert pilot.app.is_running
         await pilot.resize_terminal(100, 30)
         await pilot.pause()
-        assert "7 Events and warnings" in seen(pilot)
+        assert f"{LAST_PANEL} Events and warnings" in seen(pilot)
 
     drive(monitor([runs / "first", runs / "second"], runs), scenario, size=(18, 5))
 

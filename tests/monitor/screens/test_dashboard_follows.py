@@ -8,7 +8,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from tests.monitor.driving import NOW, dashboard, drive, monitor, seen, text_of, until
+from tests.monitor.driving import LAST_PANEL, NOW, dashboard, drive, monitor, seen, text_of, until
 from tests.monitor.made_run import event, router_event, similarity_event, train_event, write_run
 
 SIZE = (120, 40)
@@ -111,9 +111,9 @@ def test_events_of_the_future_are_passed_over_and_told(tmp_path: Path) -> None:
         screen = dashboard(pilot)
         assert screen.followers[0].history.step == 1100
         assert any("schema 99" in note for note in toasts(pilot))
-        await pilot.press("7")
+        await pilot.press(LAST_PANEL)
         await pilot.pause()
-        assert "schema 99" in text_of(screen.panels[6])
+        assert "schema 99" in text_of(screen.panels[-1])
 
     drive(monitor([path], tmp_path, now=lambda: NOW - 2000), scenario, SIZE)
 
@@ -137,9 +137,9 @@ def test_alerts_are_toasts_and_events_but_old_ones_only_events(tmp_path: Path) -
         assert "layer 3: load CV 1.50 above 1" in told
         assert "the loss is not finite" in told
         assert "Events!" in text_of(screen.tabs)
-        await pilot.press("7")
+        await pilot.press(LAST_PANEL)
         await pilot.pause()
-        assert "▲ the loss is not finite" in text_of(screen.panels[6])
+        assert "▲ the loss is not finite" in text_of(screen.panels[-1])
         assert "Events!" not in text_of(screen.tabs)
 
     drive(monitor([path], tmp_path, now=lambda: NOW - 2000), scenario, SIZE)
