@@ -25,7 +25,7 @@ def show(report: Report, console: Console, written: Sequence[Path]) -> None:
 
     Args:
         report: what to show.
-        console: takes text as it is, as `cli.common.console` gives.
+        console: takes text as it is, as `cli.options.console` gives.
         written: its files.
     """
     verdict = report.verdict

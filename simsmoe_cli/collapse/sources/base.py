@@ -3,7 +3,7 @@
 `Source` is what `measure.py` needs, and nothing else. Its `walk` sends the text through the model
 and tells a `Listener` what each layer does with it, and when a layer has seen all of it: then its
 experts are at hand. A model that is in memory as a whole (`WholeSource`) does so batch by batch,
-then layer by layer: our run folders (`run_sources.py`) and small models of others
+then layer by layer: our run folders (`run.py`) and small models of others
 (`huggingface.py`). One that is read from its files layer by layer (`layerwise.py`) sends all text
 through one layer, has it measured, and goes on to the next.
 
