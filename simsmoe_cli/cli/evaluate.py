@@ -104,17 +104,15 @@ def evaluate(
 
 def _scores(report: dict[str, Any]) -> str:
     """The score per token, and those per word and byte, which compare across tokenizers."""
-    unit, bpc = report["unit"], report["bpc"]
-    found = [_perplexity(report["perplexity"]) if bpc is None else f"{bpc:.4f} BPC"]
+    from simsmoe_cli.run.score import perplexity_text, score_text
+
+    unit = report["unit"]
+    found = [score_text(report, 4)]
     if unit != "word":
-        found.append(f"{_perplexity(report['word_perplexity'])} per word")
+        found.append(f"{perplexity_text(report['word_perplexity'])} per word")
     if unit != "byte":
         found.append(f"{report['bits_per_byte']:.4f} bits per byte")
     return ", ".join(found)
-
-
-def _perplexity(value: float) -> str:
-    return f"perplexity {value:,.2f}" if value < 1e6 else f"perplexity {value:.2e}"
 
 
 def _print_task(screen: "Console", report: dict[str, Any]) -> None:

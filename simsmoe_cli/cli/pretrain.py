@@ -89,11 +89,9 @@ def pretrain(
 
 def _summary(result: "Evaluation", manifest: "Manifest") -> str:
     """The test score, and of how many tokens."""
-    score = (
-        f"{result.bpc:.3f} BPC"
-        if manifest.unit in ("byte", "character")
-        else f"perplexity {result.perplexity:,.2f}"
-    )
+    from simsmoe_cli.run.score import score_text
+
+    score = score_text(result.on_split("test", manifest))
     total = manifest.splits["test"].tokens
     part = "" if result.tokens == total else f" of {total:,}"
     return f"test {score}  ({result.tokens:,}{part} {manifest.unit}s)"

@@ -27,6 +27,7 @@ from rich.progress import (
 
 from simsmoe_cli.errors import printable
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.score import score_text
 
 
 class _Forgiving:
@@ -146,7 +147,7 @@ class TrainingView:
             return
         line = _line(event, self.total_steps)
         if event["kind"] == "train" and self._progress is not None:
-            self._numbers = f"{_score(event)}  {event['tokens_per_s']:,.0f} tokens/s"
+            self._numbers = f"{score_text(event)}  {event['tokens_per_s']:,.0f} tokens/s"
             # Evaluating the test split can take minutes.
             after = "  evaluating" if event["step"] == self.total_steps else ""
             self._progress.update(
@@ -212,16 +213,6 @@ class ReportView:
             self.console.print(f"{self._tenth * 10:3} % {words}", soft_wrap=True)
 
 
-def _score(event: dict[str, Any]) -> str:
-    if event.get("accuracy") is not None:
-        return f"accuracy {event['accuracy']:.1%}"
-    if event.get("bpc") is not None:
-        return f"{event['bpc']:.3f} BPC"
-    if event.get("perplexity") is not None:
-        return f"perplexity {event['perplexity']:,.2f}"
-    return f"{event['loss_nats']:.3f} nats"
-
-
 def _line(event: dict[str, Any], total_steps: int) -> str:
     """One line about an event; empty for events that are not shown."""
     step = f"step {event['step']:>{len(str(total_steps))}}/{total_steps}"
@@ -229,12 +220,12 @@ def _line(event: dict[str, Any], total_steps: int) -> str:
         case "train":
             left = (total_steps - event["step"]) * event["step_ms"] / 1000
             return (
-                f"{step}  {_score(event)}  {event['tokens_per_s']:,.0f} tokens/s  "
+                f"{step}  {score_text(event)}  {event['tokens_per_s']:,.0f} tokens/s  "
                 f"{_duration(left)} left"
             )
         case "eval":
             best = "  best so far" if event["best"] and event["split"] == "valid" else ""
-            return f"{step}  {event['split']} {_score(event)}{best}"
+            return f"{step}  {event['split']} {score_text(event)}{best}"
         case "similarity":
             means = [layer["mean"] for layer in event["layers"] if layer["mean"] is not None]
             mean = f"{sum(means) / len(means):.3f}" if means else "undefined"

@@ -8,7 +8,6 @@ report was made of.
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import Event, read_events
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.score import perplexity
 
 REPORTED = "report"  # the status of a Hugging Face model
 REPORT = "report.json"
@@ -154,7 +154,7 @@ def _add(event: Event, summary: RunSummary) -> None:
         measures["test_bpc"] = event.get("test_bpc")
         measures["test_accuracy"] = event.get("test_accuracy")
         loss = event.get("test_loss_nats")
-        measures["test_perplexity"] = None if loss is None else math.exp(min(loss, 700))
+        measures["test_perplexity"] = None if loss is None else perplexity(loss)
 
 
 def report_of(folder: Path) -> Path | None:

@@ -1,24 +1,58 @@
-"""What a run is scored by: bits per character, accuracy of a classifier, or nats per token."""
+"""What a run is scored by: bits per character, accuracy of a classifier, or nats per token.
+
+Bits per character (BPC) where a token is a character or a byte, the accuracy where texts are
+classified, and else the loss in nats, which people read as a perplexity.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from simsmoe_cli.monitor.state.series import Array
-from simsmoe_cli.run.events import Event, number
+from simsmoe_cli.run.events import Eval, Number, Train
 
 OF_CHARACTERS = ("byte", "character")
 OF_TEXTS = "text"  # what a classifier is trained on, one by one
+HIGHEST_NATS = 700.0  # exp of more overflows
+
+
+def bits(nats: float, unit: str) -> float | None:
+    """A mean loss in bits, where a token is a byte or a character; None elsewhere."""
+    return nats / math.log(2) if unit in OF_CHARACTERS else None
+
+
+def perplexity(nats: float) -> float:
+    """exp of a mean loss, below overflow."""
+    return math.exp(min(nats, HIGHEST_NATS))
+
+
+def perplexity_text(value: float) -> str:
+    """A perplexity in words."""
+    return f"perplexity {value:,.2f}" if value < 1e6 else f"perplexity {value:.2e}"
+
+
+def score_text(scores: Mapping[str, Any], digits: int = 3) -> str:
+    """The score that counts, in words: "accuracy 62.50%", "3.000 BPC", "perplexity 168.02" ...
+
+    Args:
+        scores: accuracy, bpc, perplexity and loss_nats, as far as they are known; the first of them
+            counts.
+        digits: decimals.
+    """
+    if (accuracy := scores.get("accuracy")) is not None:
+        return f"accuracy {accuracy:.{digits - 1}%}"
+    if (bpc := scores.get("bpc")) is not None:
+        return f"{bpc:.{digits}f} BPC"
+    if (known := scores.get("perplexity")) is not None:
+        return perplexity_text(known)
+    return f"{scores['loss_nats']:.{digits}f} nats"
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How scores of a run are read from its events, and how they are named.
+    """How the scores of a run are read from its events, and how they are named.
 
     Attributes:
         measure: what a score is.
@@ -38,7 +72,7 @@ class Scoring:
 
     @property
     def name(self) -> str:
-        """What the score is called: "BPC", "accuracy", or "loss" where a token is no character."""
+        """What the score is called: "BPC", "accuracy" or "loss"."""
         return {"bits": "BPC", "accuracy": "accuracy", "nats": "loss"}[self.measure]
 
     @property
@@ -54,25 +88,19 @@ class Scoring:
         """A score with its name: "3.000 BPC", or "loss 5.123 nats per word, perplexity 168"."""
         if math.isnan(score):
             return f"{self.name} –"
-        if self.measure == "accuracy":
-            return f"accuracy {score:.2%}"
-        if self.measure == "bits":
-            return f"{score:.3f} BPC"
-        return f"loss {score:.3f} {self.in_words}, perplexity {math.exp(min(score, 700)):,.4g}"
+        if self.measure == "nats":
+            return f"loss {score:.3f} {self.in_words}, perplexity {perplexity(score):,.4g}"
+        return score_text({"accuracy" if self.measure == "accuracy" else "bpc": score})
 
-    def of(self, event: Event) -> float:
-        """The score of a train or eval event; nan where it has none."""
-        return float(self.column([event])[0])
-
-    def column(self, events: Sequence[Event]) -> Array:
-        """The scores of events, [events]."""
+    def of(self, event: Train | Eval) -> float:
+        """The score of an event; nan where it has none."""
         if self.measure == "accuracy":
-            return numbers([event.get("accuracy") for event in events])
-        nats = numbers([event.get("loss_nats") for event in events])
+            return _defined(event.get("accuracy"))
+        nats = _defined(event.get("loss_nats"))
         if self.measure == "nats":
             return nats
-        bits = numbers([event.get("bpc") for event in events])
-        return np.where(np.isnan(bits), nats / math.log(2), bits)
+        bpc = event.get("bpc")
+        return nats / math.log(2) if bpc is None else bpc
 
     def better(self, score: float, than: float) -> bool:
         """Whether a score is a better one; any is better than none."""
@@ -81,13 +109,5 @@ class Scoring:
         return score > than if self.measure == "accuracy" else score < than
 
 
-def numbers(values: list[Any]) -> Array:
-    """Numbers; nan for null and whatever is none."""
-    try:
-        column = np.array(values, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        column = np.empty(0)
-    if column.shape != (len(values),):
-        column = np.array([number(value) for value in values], dtype=np.float64)
-    column[~np.isfinite(column)] = np.nan
-    return column
+def _defined(value: Number) -> float:
+    return math.nan if value is None else value

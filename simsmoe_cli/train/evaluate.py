@@ -34,6 +34,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run.events import SplitScore
+from simsmoe_cli.run.score import bits, perplexity
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,13 @@ class Evaluation:
         return {
             "split": split,
             "loss_nats": self.loss_nats,
-            "bpc": self.bpc if manifest.unit in ("byte", "character") else None,
+            "bpc": bits(self.loss_nats, manifest.unit),
             "bits_per_byte": self.per(text, text.bytes) / math.log(2),
             "perplexity": self.perplexity,
             "word_perplexity": perplexity(self.per(text, text.words)),
             "tokens": self.tokens,
             "tokens_per_s": self.tokens_per_s,
         }
-
-
-def perplexity(nats: float) -> float:
-    """exp of a mean loss, below overflow."""
-    return math.exp(min(nats, 700.0))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -31,6 +31,7 @@ from simsmoe_cli.collapse.sources.base import Reading, Source
 from simsmoe_cli.collapse.subject import Settings, Text
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.run.layer_labels import layer_labels
+from simsmoe_cli.run.score import bits, perplexity
 
 
 def measure(
@@ -190,7 +191,6 @@ def _text(source: Source, reading: Reading, rows: int) -> Text:
     """What was read, and how well it was predicted."""
     loss = reading.nats / reading.scored if reading.scored else None
     of_token = loss if reading.right is None else None
-    in_bits = of_token is not None and source.unit in ("byte", "character")
     read = reading.read_T.cpu().long().numpy()
     return Text(
         corpus=source.corpus,
@@ -202,8 +202,8 @@ def _text(source: Source, reading: Reading, rows: int) -> Text:
         block=source.block,
         scored=reading.scored,
         loss_nats=defined(loss),
-        bpc=defined(of_token / math.log(2)) if of_token is not None and in_bits else None,
-        perplexity=None if of_token is None else defined(math.exp(min(of_token, 700.0))),
+        bpc=None if of_token is None else defined(bits(of_token, source.unit)),
+        perplexity=None if of_token is None else defined(perplexity(of_token)),
         accuracy=None if reading.right is None else reading.right / reading.scored,
         choices=reading.choices,
         distinct=len(set(read.tolist())),

@@ -64,12 +64,12 @@ class Series:
 
     def append(self, step: float, time: float, value: float | None) -> None:
         """Add one value; None and whatever is not finite leave a gap."""
-        self.extend([step], [time], [math.nan if value is None else value])
+        self.extend([step], [time], [value])
 
     def extend(
-        self, steps: Sequence[float], times: Sequence[float], values: Sequence[float]
+        self, steps: Sequence[float], times: Sequence[float], values: Sequence[float | None]
     ) -> None:
-        """Add values in order; nan and inf leave gaps."""
+        """Add values in order; None and whatever is not finite leave gaps."""
         if not len(steps):
             return
         value = np.asarray(values, dtype=np.float64)

@@ -1,18 +1,18 @@
-"""From events to series, many train events at a time: one by one they would take half of the time
+"""From train events to series, many events at a time: one by one they would take half of the time
 in which a long run opens.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, cast
 
 from simsmoe_cli.monitor.draw.sanitize import clean
 from simsmoe_cli.monitor.state.series import Series
-from simsmoe_cli.run.events import Event
-from simsmoe_cli.run.score import Scoring, numbers
+from simsmoe_cli.run.events import Number, Train
+from simsmoe_cli.run.score import Scoring
 
 MAX_SERIES = 1024
 SCALARS = ("lr", "grad_norm", "tokens_per_s", "step_ms")
@@ -25,12 +25,12 @@ class Gathered:
     """Series by name, and events that are yet to become part of them.
 
     Attributes:
-        series: by name; see `history`.
+        series: by name; see `run`.
     """
 
     def __init__(self) -> None:
         self.series: dict[str, Series] = {}
-        self._train: list[Event] = []
+        self._train: list[Train] = []
         self._steps: list[float] = []
         self._times: list[float] = []
         self._single: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
@@ -39,56 +39,46 @@ class Gathered:
         """Add one value with the next flush."""
         self._single[name].append((step, at, value))
 
-    def train(self, event: Event, step: int, at: float) -> None:
+    def train(self, event: Train, step: int, at: float) -> None:
         """Add a train event with the next flush."""
         self._train.append(event)
         self._steps.append(step)
         self._times.append(at)
 
     def flush(self, scoring: Scoring) -> None:
-        """Add what waits; the scores of train events are read so."""
+        """Add what waits; train events are scored so."""
         for name, values in self._single.items():
             self._extend(name, *zip(*values, strict=True))
         self._single.clear()
         if self._train:
-            self._flush_train(scoring)
-
-    def _flush_train(self, scoring: Scoring) -> None:
-        events = self._train
-        self._extend("train", self._steps, self._times, scoring.column(events))
-        for name in SCALARS:
-            self._add_column(name, [event.get(name, _ABSENT) for event in events])
-        for key, prefix in GROUPS.items():
-            for name, values in self._fields(key):
-                self._add_column(prefix + clean(name, 80), values)
-        for name, values in self._fields("similarity"):
-            if name in PAIRS:
-                self._add_column(PAIRS[name], values)
+            scores = [scoring.of(event) for event in self._train]
+            self._extend("train", self._steps, self._times, scores)
+            self._add_columns({name: name for name in SCALARS}, self._train)
+            for group, prefix in GROUPS.items():
+                fields = [cast(dict[str, Any], event.get(group, {})) for event in self._train]
+                names = islice(dict.fromkeys(chain.from_iterable(fields)), MAX_SERIES)
+                self._add_columns({name: prefix + clean(name, 80) for name in names}, fields)
+            self._add_columns(PAIRS, [event.get("similarity", {}) for event in self._train])
         self._train, self._steps, self._times = [], [], []
 
-    def _fields(self, key: str) -> Iterator[tuple[str, list[Any]]]:
-        """Every field of an object inside the train events, with its values."""
-        found = [event.get(key) for event in self._train]
-        groups: list[dict[str, Any]] = [group if isinstance(group, dict) else {} for group in found]
-        for name in islice(dict.fromkeys(chain.from_iterable(groups)), MAX_SERIES):
-            yield name, [group.get(name, _ABSENT) for group in groups]
-
-    def _add_column(self, name: str, values: list[Any]) -> None:
-        """A field of the train events, where it is not absent."""
-        steps, times = self._steps, self._times
-        if _ABSENT in values:
-            present = [i for i, value in enumerate(values) if value is not _ABSENT]
-            if not present:
-                return
-            values = [values[i] for i in present]
-            steps, times = [steps[i] for i in present], [times[i] for i in present]
-        self._extend(name, steps, times, numbers(values))
+    def _add_columns(self, names: Mapping[str, str], events: Sequence[Mapping[str, Any]]) -> None:
+        """Fields of the train events, by the names of their series, where they are not absent."""
+        for field, series in names.items():
+            values = [event.get(field, _ABSENT) for event in events]
+            steps, times = self._steps, self._times
+            if _ABSENT in values:
+                present = [at for at, value in enumerate(values) if value is not _ABSENT]
+                values = [values[at] for at in present]
+                steps, times = [steps[at] for at in present], [times[at] for at in present]
+            if values:
+                self._extend(series, steps, times, values)
 
     def _extend(
-        self, name: str, steps: Sequence[float], times: Sequence[float], values: Any
+        self,
+        name: str,
+        steps: Sequence[float],
+        times: Sequence[float],
+        values: Sequence[Number],
     ) -> None:
-        if name not in self.series:
-            if len(self.series) >= MAX_SERIES:
-                return
-            self.series[name] = Series()
-        self.series[name].extend(steps, times, values)
+        if name in self.series or len(self.series) < MAX_SERIES:
+            self.series.setdefault(name, Series()).extend(steps, times, values)

@@ -19,6 +19,7 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
+from simsmoe_cli.run.score import OF_CHARACTERS, bits
 from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
 from simsmoe_cli.train.loss import total_loss
 from simsmoe_cli.train.objectives.base import Objective
@@ -42,7 +43,7 @@ class LanguageModelling(Objective[Evaluation]):
         settings = recipe.train
         self.store = store
         self.unit = store.manifest.unit
-        self.in_bits = self.unit in ("byte", "character")
+        self.in_bits = self.unit in OF_CHARACTERS
         self.warnings = store.warnings
         self.streams = TrainStreams(
             store.split("train"),
@@ -123,7 +124,7 @@ class LanguageModelling(Objective[Evaluation]):
 
     def test_scores(self, score: Evaluation) -> TestScores:
         return {
-            "test_bpc": score.bpc if self.in_bits else None,
+            "test_bpc": bits(score.loss_nats, self.unit),
             "test_loss_nats": score.loss_nats,
         }
 
