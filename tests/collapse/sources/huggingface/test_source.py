@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
+from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
@@ -202,3 +203,30 @@ def test_untrained_weights_are_said_to_predict_no_better_than_a_guess(
     assert found.text.choices == VOCABULARY
     assert "better than a uniform guess" in judge(found).sentences[0].text
     assert "better than a uniform guess" in judge(found).headline
+
+
+def test_a_text_in_another_tokenizers_language_is_said_to_be_predicted_badly(
+    saved: Callable[..., Path],
+) -> None:
+    """The model knows that one word follows another; the other text has the same words, but
+    numbered as another tokenizer would."""
+
+    def plant(model: Any) -> None:
+        with torch.no_grad():
+            embedding = nn.functional.normalize(model.model.embed_tokens.weight, dim=-1)
+            model.model.embed_tokens.weight.copy_(embedding)
+            model.lm_head.weight.copy_(2 * embedding.roll(1, 0))
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight *= 1e-3
+                layer.mlp.experts.down_proj *= 1e-3
+
+    folder = saved("Mixtral", plant)
+    own = np.arange(3000) % VOCABULARY
+    other = np.random.default_rng(0).permutation(VOCABULARY)[own]
+    said = []
+    for ids in (own, other):
+        source = open_huggingface(folder, None, device=torch.device("cpu"), token_ids=ids)
+        found = measure(source, QUICK)
+        said.append(judge(found).headline)
+    assert "uniform guess" not in said[0]
+    assert "the model predicts this text no better than a uniform guess" in said[1]
