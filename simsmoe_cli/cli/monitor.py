@@ -48,8 +48,8 @@ SilentAfterOption = Annotated[
         min=1,
         max=1e9,
         metavar="SECONDS",
-        help="A run that trains is silent after so long without an event; "
-        "judged by its own pace if left out.",
+        help="A training run counts as silent after this long without an event; "
+        "if left out, its own pace decides.",
     ),
 ]
 IntervalOption = Annotated[

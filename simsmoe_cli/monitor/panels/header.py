@@ -10,9 +10,10 @@ from collections.abc import Hashable
 
 from rich.text import Text
 
+from simsmoe_cli.monitor.draw.palette import Palette
 from simsmoe_cli.monitor.draw.text import cut
 from simsmoe_cli.monitor.state.alerts import duration
-from simsmoe_cli.monitor.state.run import RunHistory
+from simsmoe_cli.monitor.state.run import RunHistory, Status
 from simsmoe_cli.monitor.view import ShownRun, View
 
 BAR = 12
@@ -65,15 +66,20 @@ def _who(view: View, index: int, width: int) -> Text:
         words += f" {history.progress:.0%}"  # the last line shows it only for the chosen run
     line = Text(no_wrap=True).append("● ", view.color_of(index))
     name = cut(Text(history.name, style="bold"), max(8, width - 2 - len(words)))
-    style = {
-        "training": f"bold {palette.primary}",
-        "finished": f"bold {palette.success}",
-        "waiting": "dim",
-        "stopped": f"bold {palette.warning}",
-        "stale": f"bold {palette.warning}",
-        "failed": f"bold {palette.error}",
-    }[status]
+    style = status_style(status, palette)
     return cut(line.append_text(name).append(words, style), width)
+
+
+def status_style(status: Status, palette: Palette) -> str:
+    """The style of a run's status, here and in the picker."""
+    color = {
+        "training": palette.primary,
+        "finished": palette.success,
+        "stopped": palette.warning,
+        "stale": palette.warning,
+        "failed": palette.error,
+    }.get(status)
+    return f"bold {color}" if color else "dim"
 
 
 def _status_words(run: ShownRun, now: float) -> str:

@@ -58,7 +58,8 @@ def draw(view: View, width: int, height: int) -> Picture:
     lines = filled(lines, height - 2)
     lines.append(_detail(view, width))
     bar = color_bar(scale, min(30, width // 2), digits=1, color=view.color)
-    lines.append(Text("share ", style="dim").append_text(bar).append(" of a fair one", "dim"))
+    scale_line = Text("load ", style="dim").append_text(bar).append(" of a fair share", "dim")
+    lines.append(cut(scale_line, width))
     frame = shown(view, view.selection.run)
     if frame is None:
         return Picture(lines, maps=maps)

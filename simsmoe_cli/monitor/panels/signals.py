@@ -37,9 +37,9 @@ FIRST = {"tokens_per_s": "tokens/s", "lr": "learning rate", "grad_norm": "gradie
 LAST = {
     "cka": "mean CKA",
     "load_cv": "load CV",
-    "pairs.mean": "similarity of pairs learnt from",
-    "pairs.due": "pairs due a step",
-    "step_ms": "ms a step",
+    "pairs.mean": "similarity of due pairs",
+    "pairs.due": "pairs due per step",
+    "step_ms": "ms per step",
 }
 
 

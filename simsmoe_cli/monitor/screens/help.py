@@ -86,16 +86,14 @@ def _facts(runs: Iterable[Follower]) -> list[tuple[str, list[tuple[str, str]]]]:
     found = []
     for run in runs:
         history = run.history
+        tokens = history.tokens_per_step
         rows = [
             ("folder", str(run.path)),
             ("recipe", history.recipe_name),
             ("router", history.router),
             ("similarity", history.similarity),
             ("parameters", "" if history.parameters is None else f"{history.parameters:,}"),
-            (
-                "tokens a step",
-                f"{history.tokens_per_step:,}" if history.tokens_per_step else "",
-            ),
+            ("tokens per step", "" if not tokens else f"{tokens:,}"),
             ("device", f"{history.device} {history.precision}".strip()),
             ("ended", history.reason),
         ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import events, work
@@ -16,7 +17,9 @@ from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
 
 from simsmoe_cli.monitor.draw.text import decimal
+from simsmoe_cli.monitor.panels.header import status_style
 from simsmoe_cli.monitor.screens.keys import PICKER_KEYS
+from simsmoe_cli.monitor.screens.themes import palette_of
 from simsmoe_cli.monitor.state.alerts import duration
 from simsmoe_cli.monitor.state.runs import RunSummary, find_runs
 
@@ -24,6 +27,10 @@ LOOK_EVERY_S = 3.0
 # In a narrow window, columns are left out from the last on.
 COLUMNS = ("run", "state", "step", "score", "CKA", "written", "router", "similarity", "recipe")
 NAME_WIDTH = 28  # a longer name is cut if this makes room for another column
+
+NO_RUNS = """\
+There are no runs here yet. This list fills as training begins:
+simsmoe pretrain --recipe quickstart"""
 
 
 class Picker(Screen[None]):
@@ -38,12 +45,11 @@ class Picker(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = PICKER_KEYS
 
+    @dataclass
     class Found(Message):
         """The folder was read."""
 
-        def __init__(self, runs: list[RunSummary]):
-            super().__init__()
-            self.runs = runs
+        runs: list[RunSummary]
 
     def __init__(
         self,
@@ -63,7 +69,7 @@ class Picker(Screen[None]):
         yield Static(id="picker-title")
         yield Static(id="picker-heading")
         yield OptionList(id="picker-list")
-        yield Static(id="picker-empty")
+        yield Static(NO_RUNS, id="picker-empty")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -96,15 +102,7 @@ class Picker(Screen[None]):
         self.query_one("#picker-title", Static).update(title)
         self._list.display = bool(self.runs)
         self.query_one("#picker-heading").display = bool(self.runs)
-        empty = self.query_one("#picker-empty", Static)
-        empty.display = not self.runs
-        if not self.runs:
-            empty.update(
-                Text(
-                    "There are no runs here yet. This list fills as training begins:\n"
-                    "simsmoe pretrain --recipe quickstart"
-                )
-            )
+        self.query_one("#picker-empty").display = not self.runs
         cells = [self._cells(run) for run in self.runs]
         columns, widths = self._columns([[text for text, _ in row] for row in cells])
         heading = Text("  ", style="dim", no_wrap=True)
@@ -140,7 +138,7 @@ class Picker(Screen[None]):
         total = f"/{run.total_steps:,}" if run.total_steps else ""
         return [
             (run.name, "bold"),
-            (run.state, _state_style(run.state, self.app.current_theme)),
+            (run.state, status_style(run.state, palette_of(self.app.current_theme))),
             (f"{run.step:,}{total}", ""),
             (f"{decimal(run.score)} {run.score_name}", ""),
             (decimal(run.cka), ""),
@@ -191,14 +189,3 @@ class Picker(Screen[None]):
 
 def _fit(text: str, width: int) -> str:
     return (text if len(text) <= width else text[: width - 1] + "…").ljust(width)
-
-
-def _state_style(state: str, theme: Any) -> str:
-    color = {
-        "training": theme.primary,
-        "finished": theme.success,
-        "stopped": theme.warning,
-        "stale": theme.warning,
-        "failed": theme.error,
-    }.get(state)
-    return f"bold {color}" if color else "dim"

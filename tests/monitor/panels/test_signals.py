@@ -20,9 +20,9 @@ def test_the_newest_value_is_beside_each_name(runs: Path) -> None:
         "z loss  0.1200",
         "mean CKA  0.2344",
         "load CV  0.4576",
-        "similarity of pairs le",
-        "pairs due a step  4.000",
-        "ms a step  214.3",
+        "similarity of due",
+        "pairs due per step",
+        "ms per step  214.3",
     ):
         assert words in text, words
     assert PANEL.draw(view, 98, PANEL.height(view, 98)).note == ""
