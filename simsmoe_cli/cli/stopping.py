@@ -23,10 +23,10 @@ AGAIN_S = 0.2
 def terminable() -> Iterator[list[int]]:
     """Raise Terminated at SIGTERM, repeatedly until the block ends, in case something catches it.
 
-    While a module is imported it is delayed, since a module must not stay half imported. Once it is
-    being handled, further signals do not interrupt that. Forked processes die of SIGTERM as usual.
-    Yields the list of the signals that came; SIGINT is among them after a Ctrl-C, because typer
-    turns the KeyboardInterrupt into an exit code.
+    While a module is imported, SIGTERM and Ctrl-C are delayed: a half-imported module, such as
+    numpy, gives errors of its own. While Terminated is handled, further SIGTERMs do not interrupt
+    that. Forked processes die of SIGTERM as usual. Yields the list of the signals that came; SIGINT
+    is among them after a Ctrl-C, because typer turns the KeyboardInterrupt into an exit code.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -34,15 +34,25 @@ def terminable() -> Iterator[list[int]]:
         return
     owner, left, sending = os.getpid(), threading.Event(), threading.Lock()
 
+    def send(number: int) -> bool:
+        """Send the signal again after a while; False if the block was left."""
+        if left.wait(AGAIN_S):
+            return False
+        with sending:
+            if not left.is_set():
+                os.kill(owner, number)
+        return True
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         noted.append(number)
-        signal.default_int_handler(number, frame)
+        if _is_importing(frame):
+            threading.Thread(target=send, args=(number,), daemon=True).start()
+        else:
+            signal.default_int_handler(number, frame)
 
     def remind() -> None:
-        while not left.wait(AGAIN_S):
-            with sending:
-                if not left.is_set():
-                    os.kill(owner, signal.SIGTERM)
+        while send(signal.SIGTERM):
+            pass
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -175,14 +176,13 @@ def test_it_is_not_lost_where_something_catches_it(
     stopped(capsys, "eval", "run")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_waits_until_a_module_is_imported(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path, number: int
 ) -> None:
+    monkeypatch.delitem(sys.modules, "slowly", raising=False)
     (tmp_path / "slowly.py").write_text(
-        "import os, signal, time\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "time.sleep(0.01)\n"
-        "done = 1\n"
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.01)\ndone = 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     found = []
@@ -194,5 +194,5 @@ def test_it_waits_until_a_module_is_imported(
         time.sleep(60)
 
     monkeypatch.setattr(device, "choose_device", importing)
-    stopped(capsys, "eval", "run")
+    stopped(capsys, "eval", "run", number=number)
     assert found == [1]
