@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simsmoe_cli.kernels.cpu import on_cpu_path
+from simsmoe_cli.kernels.dropout import draw_kept
 
 QUERY_CHUNK = 128
 
@@ -149,15 +150,18 @@ class _Tiled(torch.autograd.Function):
     ) -> Tensor:
         tiles = _Tiles(query, position.shape[1])
         out = torch.empty_like(query)
-        kept = _kept((*query.shape[:2], position.shape[1]), dropout) if dropout else None
+        kept, scale = None, 1.0
+        if dropout:
+            kept, scale = draw_kept((*query.shape[:2], position.shape[1]), dropout)
+            kept = kept.view(torch.uint8)  # converts faster than bool
         for group, rows, seen in tiles:
             tile = tiles.first[rows.stop - rows.start]
             tile.weigh(query[group, rows], key[group, seen], position)
             if kept is not None:
-                tile.drop(kept[group, rows], 1 / (1 - dropout))
+                tile.drop(kept[group, rows], scale)
             torch.mm(tile.scores_CS, value[group, seen], out=out[group, rows])
         ctx.save_for_backward(query, key, value, position)
-        ctx.kept, ctx.dropout = kept, dropout
+        ctx.kept, ctx.scale = kept, scale
         return out
 
     @staticmethod
@@ -177,7 +181,7 @@ class _Tiled(torch.autograd.Function):
             # What score holds: d weight, then d score.
             torch.mm(g, v.T, out=score.scores_CS)
             if ctx.kept is not None:
-                score.drop(ctx.kept[group, rows], 1 / (1 - ctx.dropout))
+                score.drop(ctx.kept[group, rows], ctx.scale)
             softmax_backward(
                 score.scores_CS, weight.scores_CS, -1, query.dtype, grad_input=score.scores_CS
             )
@@ -191,11 +195,3 @@ class _Tiled(torch.autograd.Function):
 
 
 _tiled: Callable[..., Tensor] = _Tiled.apply
-
-
-def _kept(shape: tuple[int, ...], dropout: float) -> Tensor:
-    """Which weights dropout keeps, as bytes of 0 and 1: four from every 64 random bits."""
-    count = math.prod(shape)
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    threshold = round(dropout * 2**16) - 2**15
-    return (bits.view(torch.int16)[:count] >= threshold).view(torch.uint8).view(shape)

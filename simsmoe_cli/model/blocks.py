@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from simsmoe_cli.kernels.dropout import dropout, relu_dropout
 from simsmoe_cli.kernels.rms_norm import RMSNorm
 from simsmoe_cli.kernels.swiglu import swiglu
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
@@ -43,8 +43,11 @@ class DenseFFN(nn.Module):
 
     def forward(self, x_BMD: Tensor) -> Tensor:
         inner = self.w_in(x_BMD)
-        hidden = swiglu(inner) if self.swiglu else F.relu(inner)
-        out: Tensor = self.w_out(F.dropout(hidden, self.dropout, self.training))
+        if self.swiglu:
+            hidden = dropout(swiglu(inner), self.dropout, self.training)
+        else:
+            hidden = relu_dropout(inner, self.dropout, self.training)
+        out: Tensor = self.w_out(hidden)
         return out
 
 
@@ -111,7 +114,7 @@ class SubLayer(nn.Module):
         """A mixture-of-experts sub-layer: the hidden states and what the layer reports."""
         x = self._enter(hidden)
         output = self.moe(x, context, token_ids_T)
-        mixed = F.dropout(output.hidden, self.dropout, self.training)
+        mixed = dropout(output.hidden, self.dropout, self.training)
         if self.inner_norm is not None:
             mixed = self.inner_norm(x + mixed)
         return self._leave(hidden, mixed), output

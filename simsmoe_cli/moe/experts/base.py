@@ -17,8 +17,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from simsmoe_cli.kernels.dropout import dropout as drop
+from simsmoe_cli.kernels.dropout import relu_dropout
 from simsmoe_cli.kernels.swiglu import swiglu
 from simsmoe_cli.moe import dispatch
 
@@ -78,10 +79,10 @@ class Experts(nn.Module):
 
     def activate(self, inner: Tensor, dropout: bool) -> Tensor:
         """The activation and its dropout: [R, H] or [R, 2H] -> [R, H]."""
-        hidden = swiglu(inner) if self.swiglu else F.relu(inner)
-        if dropout and self.dropout:
-            hidden = F.dropout(hidden, self.dropout, self.training)
-        return hidden
+        drops = dropout and self.training
+        if self.swiglu:
+            return drop(swiglu(inner), self.dropout, drops)
+        return relu_dropout(inner, self.dropout, drops)
 
     def forward(
         self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False

@@ -1,0 +1,125 @@
+"""Dropout on a CPU from a mask that is cheap to draw: four elements from every 64 random bits.
+
+Replaces torch.nn.functional.dropout (and, in `relu_dropout`, relu before it), which draws a number
+for every element with a slow generator on one thread and keeps a mask as large as its input. The
+mask here is one byte an element, and `relu_dropout` needs none: its output is above 0 exactly where
+an element is positive and kept. Accelerators and compiled code take the plain functions.
+Oracle: the formula in tests/kernels/test_dropout.py.
+
+The probability is rounded to a multiple of 1 / 65,536, of which what is kept is scaled by the exact
+inverse, so the expectation of every element is what it was. Random numbers come from the default
+generator of the CPU, whose state a checkpoint holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from simsmoe_cli.kernels.cpu import on_cpu_path
+
+LEVELS = 1 << 16  # of 16 random bits
+ELEMENTS_AT_A_TIME = 1 << 17  # as many as stay in a CPU's cache
+
+
+def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
+    """Each element is 0 with the probability, else divided by the probability to be kept.
+
+    The identity where nothing is dropped: in evaluation, or at probability 0.
+    """
+    if not training or not probability:
+        return x
+    return _dropout(x, probability) if on_cpu_path(x) else F.dropout(x, probability)
+
+
+def relu_dropout(x: Tensor, probability: float, training: bool) -> Tensor:
+    """`dropout` of relu(x)."""
+    if not training or not probability:
+        return F.relu(x)
+    return _relu_dropout(x, probability) if on_cpu_path(x) else F.dropout(F.relu(x), probability)
+
+
+def draw_kept(shape: Sequence[int], probability: float) -> tuple[Tensor, float]:
+    """Draw which elements dropout keeps.
+
+    Args:
+        shape: of the mask.
+        probability: that an element is dropped, above 0 and below 1; rounded to LEVELS.
+
+    Returns:
+        A mask, bool, and what the kept elements are multiplied with.
+    """
+    count = math.prod(shape)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    dropped = min(max(round(probability * LEVELS), 1), LEVELS - 1)
+    kept = bits.view(torch.int16)[:count] >= dropped - LEVELS // 2
+    return kept.view(tuple(shape)), LEVELS / (LEVELS - dropped)
+
+
+def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """The same elements of contiguous tensors, a few at a time."""
+    flat = [tensor.view(-1).split(ELEMENTS_AT_A_TIME) for tensor in tensors]
+    return list(zip(*flat, strict=True))
+
+
+class _Dropout(torch.autograd.Function):
+    """d x = scale * d out where an element was kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
+        x = x.contiguous()
+        kept, scale = draw_kept(x.shape, probability)
+        out = torch.empty_like(x)
+        zero = x.new_zeros(())
+        for x_E, kept_E, out_E in _parts(x, kept, out):
+            torch.where(kept_E, x_E, zero, out=out_E).mul_(scale)
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        grad = grad.contiguous()
+        out = torch.empty_like(grad)
+        zero = grad.new_zeros(())
+        for grad_E, kept_E, out_E in _parts(grad, kept, out):
+            torch.where(kept_E, grad_E, zero, out=out_E).mul_(ctx.scale)
+        return out, None
+
+
+class _ReluDropout(torch.autograd.Function):
+    """d x = scale * d out where the output is above 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
+        x = x.contiguous()
+        kept, scale = draw_kept(x.shape, probability)
+        out = torch.empty_like(x)
+        zero = x.new_zeros(())
+        for x_E, kept_E, out_E in _parts(x, kept, out):
+            torch.where(kept_E, x_E, zero, out=out_E).relu_().mul_(scale)
+        ctx.save_for_backward(out)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        grad = grad.contiguous()
+        d_x = torch.empty_like(grad)
+        for grad_E, out_E, d_x_E in _parts(grad, out, d_x):
+            torch.ops.aten.threshold_backward.grad_input(grad_E, out_E, 0, grad_input=d_x_E)
+            d_x_E.mul_(ctx.scale)
+        return d_x, None
+
+
+_dropout: Callable[..., Tensor] = _Dropout.apply
+_relu_dropout: Callable[..., Tensor] = _ReluDropout.apply
