@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from simsmoe_cli.collapse.measure.training_history import read_history
+from simsmoe_cli.files.untrusted import Unreadable
+from simsmoe_cli.run import probes
+from simsmoe_cli.run.folder import RunDir
 from tests.fuzz.driving import ODD, cases, damaged, disturbed, require_clear, simsmoe
 from tests.monitor.driving import monitor, ready
 from tests.monitor.made_run import event
@@ -70,8 +76,17 @@ def whole_run() -> list[dict[str, Any]]:
                 step,
                 tokens=64,
                 measure="cka",
-                layers=[{"layer": 1, "cka": similar, "mean": 0.25, "shared": similar}],
+                layers=[{"layer": 0, "mean": 0.25, "highest": 0.25, "pair": [0, 1]}],
+                matrices=f"probes/step-{step:07d}.npz",
             ),
+            event(
+                "similarity",
+                step,
+                tokens=64,
+                measure="cka",
+                layers=[{"layer": 1, "cka": similar, "mean": 0.25, "shared": similar}],
+            )
+            | {"schema": 1},
             event("checkpoint", step, path=f"checkpoints/step-{step:07d}"),
         ]
     end = {"test_bpc": 3.0, "test_loss_nats": 2.0, "best_step": 4}
@@ -92,6 +107,46 @@ STRANGE = (
     lambda rng: b"\n" * 1000,
     lambda rng: rng.randbytes(2000),
 )
+
+
+def write_probe(run: RunDir, step: int) -> None:
+    cka = np.array([[[1.0, 0.25], [0.25, 1.0]]], dtype=np.float32)
+    shared = np.array([[[0, 16], [16, 0]]], dtype=np.int32)
+    probes.write(run, step, measure="cka", tokens=64, cka_LNN=cka, shared_LNN=shared)
+
+
+def disturb_probe(run: RunDir, rng: random.Random) -> None:
+    """Do something to the files of the newest probes, or to the names in their events."""
+    step = rng.randrange(0, 20, 4)
+    write_probe(run, step)
+    path = run.probes / f"step-{step:07d}.npz"
+    whole = path.read_bytes()
+    how = rng.randrange(7)
+    if how == 0:
+        path.write_bytes(damaged(whole, rng))
+    elif how == 1:
+        path.write_bytes(whole[: rng.randrange(len(whole))])
+    elif how == 2:
+        path.write_bytes(rng.randbytes(rng.randrange(5000)))
+    elif how == 3:
+        np.savez(
+            path, **{rng.choice(["cka", "shared", "layers"]): np.array([{"a": 1}], dtype=object)}
+        )
+    elif how == 4:
+        zeros = np.zeros((1, 2000, 2000), dtype=np.float32)
+        np.savez_compressed(path, cka=zeros, shared=zeros, layers=[0], tokens=64)
+    elif how == 5:
+        path.unlink()
+        path.symlink_to(rng.choice(["/etc/passwd", "/dev/zero", "../events.jsonl", path.name]))
+    else:
+        path.unlink()
+        path.mkdir()
+
+
+def clear(run: RunDir) -> None:
+    shutil.rmtree(run.probes)
+    for step in range(0, 20, 4):
+        write_probe(run, step)
 
 
 def disturbed_file(rng: random.Random) -> bytes:
@@ -126,6 +181,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "recipe.yaml").write_text(dump_recipe(recipe()))
         content = b"".join(json.dumps(e).encode() + b"\n" for e in EVENTS)
         (folder / name / "events.jsonl").write_bytes(content)
+        for step in range(0, 20, 4):
+            write_probe(RunDir(folder / name), step)
     (folder / "again").symlink_to("odd")
     return folder
 
@@ -134,6 +191,8 @@ def test_readers_hold_against_any_event_file(runs: Path) -> None:
     for rng in cases(220, seed=15):
         events = runs / "odd/events.jsonl"
         events.write_bytes(disturbed_file(rng))
+        if rng.random() < 0.3:
+            disturb_probe(RunDir(runs / "odd"), rng)
         command = rng.choice(["once", "json", "compare", "compare", "history"])
         if command == "history":
             read_history(events)
@@ -147,6 +206,26 @@ def test_readers_hold_against_any_event_file(runs: Path) -> None:
         require_clear(outcome, [0])
         if "--json" in line:
             json.loads(outcome.out, parse_constant=lambda name: pytest.fail(name))
+        clear(RunDir(runs / "odd"))
+
+
+def test_probes_that_cannot_be_read_are_no_matrices(runs: Path) -> None:
+    run = RunDir(runs / "odd")
+    (runs / "odd/events.jsonl").write_bytes((runs / "whole/events.jsonl").read_bytes())
+    names = [
+        "../whole/probes/step-0000004.npz",
+        "/etc/passwd",
+        "probes/step-0000004.npz/",
+        "",
+        "\0",
+    ]
+    for rng in cases(80, seed=17):
+        disturb_probe(run, rng)
+        for name in [*(f"probes/step-{step:07d}.npz" for step in range(0, 20, 4)), *names]:
+            with contextlib.suppress(Unreadable):
+                found = probes.read(run.path, name)
+                assert found.cka_LNN.shape == found.shared_LNN.shape
+        clear(run)
 
 
 def test_the_undamaged_run_is_shown(runs: Path) -> None:
