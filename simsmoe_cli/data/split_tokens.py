@@ -1,11 +1,11 @@
 """The ids of a split, memory-mapped, and checked against checksums before they are used.
 
-A split's checksums are the xxh3 (64 bits) of every 16 MiB of its file. A chunk is checked the first
+A split has a checksum, xxh3 (64 bits), for every 16 MiB of its file. A chunk is checked the first
 time anything in it is read, so nobody waits for a part of a corpus that is not used; a split that
-is scored is checked whole beforehand (`check_all`). What was checked is remembered in this process,
-by the identity of the file, so that it is checked once however often the store is opened. Checking
-reads with ordinary system calls, a mebibyte at a time, so that the bytes are hashed and their
-largest id is found while they are in the processor's cache; a truncated file is a short read.
+is scored is checked whole beforehand (`check_all`). This process remembers which chunks of which
+file were checked, so each is checked once however often the store is opened. Checking reads with
+ordinary system calls, a mebibyte at a time, so that the bytes are hashed and their largest id is
+found while they are in the processor's cache; of a truncated file they read less than asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from simsmoe_cli.errors import NotPermitted, UserError
 
 CHUNK_BYTES = 1 << 24
 PIECE_BYTES = 1 << 20
-# A file may change twice within a tick of the file system's clock, and look the same after it.
+# A file may change twice within one tick of the file system's clock, with equal times after both.
 SETTLED_NS = 2_000_000_000
 
 Key = SupportsIndex | slice | NDArray[np.integer[Any]]
@@ -35,7 +35,7 @@ _checked: dict[tuple[object, ...], NDArray[np.bool_]] = {}
 
 
 class ChunkSums:
-    """The checksums of what is fed, chunk by chunk."""
+    """The checksums of ids that are fed, one per chunk."""
 
     def __init__(self) -> None:
         self._finished: list[str] = []
@@ -53,7 +53,7 @@ class ChunkSums:
                 self._close()
 
     def finish(self) -> list[str]:
-        """The checksums, the last one of what is left."""
+        """All checksums; the last one may be of a shorter chunk."""
         if self._room < CHUNK_BYTES:
             self._close()
         return self._finished
@@ -66,14 +66,14 @@ class ChunkSums:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a split's file should be.
+    """What the manifest says of a split's file.
 
     Attributes:
         dtype: of the ids.
         tokens: how many there are.
         vocab_size: every id is below.
         algorithm: a name in `xxhash` or `hashlib`.
-        chunk_bytes: what one checksum covers.
+        chunk_bytes: bytes that one checksum covers.
         checksums: hexadecimal, one per chunk.
     """
 
@@ -91,7 +91,7 @@ class SplitTokens:
     Args:
         path: of its file.
         expected: what the manifest says of it.
-        damaged: makes the error to raise from a few words about the file.
+        damaged: makes the error to raise, given a phrase about the file.
 
     Raises:
         UserError: opening, indexing and checking, when the file is not what is expected.

@@ -1,14 +1,14 @@
-"""The token store: a prepared corpus as memory-mapped ids, with a manifest that vouches for it.
+"""The token store: a prepared corpus as memory-mapped ids, with a manifest that describes them.
 
     DATA_DIR/NAME/
       manifest.json                          written last: without it the folder is not a store
       train.bin valid.bin test.bin           ids, little-endian, narrowest unsigned integer
       tokenizer.json | sentencepiece.model   what made them
 
-A store is built in a folder beside its place and renamed when whole (`prepare.py`). It is opened
-only if the manifest fits its schema and its own checksum, the numbers in it agree with each other,
-every file has the size, and the tokenizer the hash, that it says. The ids themselves are
-checked against checksums when they are used (`split_tokens.py`).
+A store is built in a partial folder and renamed when whole (`corpora/prepare.py`). It is opened
+only if the manifest fits its schema and its own checksum, its numbers agree with each other, and
+the files have the sizes, and the tokenizer the hash, that it names. The ids themselves are checked
+against checksums when they are used (`split_tokens.py`).
 
 Schema 2 has checksums of 16 MiB each and one of the manifest. Stores of schema 1 have a SHA-256 of
 each split instead and stay readable: a split is then read whole, once in a process, before anything
@@ -59,8 +59,8 @@ class SplitInfo(FileInfo):
     characters: Count = Field(description="Unicode characters of text (UTF-8 lead bytes)")
     lines: Count
     words: Count = Field(
-        description="words and line ends, as the words tokenizer counts them: what a perplexity "
-        "per word divides by"
+        description="words and line ends, as the words tokenizer counts them; perplexity per word "
+        "divides by it"
     )
     chunks: list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = Field(
         [], description="xxh3 (64 bits) of every 16 MiB of the file; none in schema 1"
@@ -88,7 +88,7 @@ class Settings(Facts):
 
 
 class Manifest(Facts):
-    """Everything there is to know of a store."""
+    """Everything that is known of a store."""
 
     schema_version: int = SCHEMA
     name: Shown
@@ -137,12 +137,12 @@ class Manifest(Facts):
 
     @property
     def vocabulary(self) -> str:
-        """What two stores share whose ids mean the same: the hash of the tokenizer."""
+        """Hash of the tokenizer: equal for two stores whose ids mean the same."""
         return self.tokenizer_file.sha256
 
     @property
     def fingerprint(self) -> str:
-        """What two stores share that hold the same ids: a hash of tokenizer and splits."""
+        """Hash of tokenizer and splits: equal for two stores that hold the same ids."""
         hashes = [self.vocabulary, *(self.splits[name].sha256 for name in SPLITS)]
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
@@ -177,7 +177,7 @@ class TokenStore:
 
     @property
     def warnings(self) -> list[str]:
-        """What to know before the corpus is used."""
+        """Warnings to show before the corpus is used."""
         size = sum(split.size for split in self.manifest.splits.values())
         if self.manifest.schema_version > 1 or size < MUCH_BYTES:
             return self.manifest.warnings

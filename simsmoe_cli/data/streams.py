@@ -1,9 +1,9 @@
 """A split cut into contiguous streams, read block by block.
 
-Training cuts the tokens into `batch` streams of equal length; step s reads block s of every
-stream, so memory carried from the block before fits. Models that carry no memory read the same
-blocks shuffled, anew in every pass. Either way, where a run stands in the data follows from its
-step alone. After the last block a new pass begins.
+Training cuts the tokens into `batch` streams of equal length. Step s reads block s of every stream,
+so memory carried over from the previous block belongs to the same text. Models that carry no memory
+read the same blocks in an order shuffled anew for every pass. Either way, which tokens a step reads
+follows from the step alone. After the last block a new pass begins.
 
 Evaluation predicts every token of a split exactly once.
 

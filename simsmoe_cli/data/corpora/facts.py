@@ -1,7 +1,7 @@
 """Facts about the corpora with names: where they come from, what they hold, how they are split.
 
-Sizes, hashes and line counts are those of the published files and are checked against whatever
-is read; see `prepare.py`. Sources: Mahoney, Large Text Compression Benchmark (enwik8, text8);
+Sizes, hashes and line counts are those of the published files; what is read is checked against
+them (`read_source.py`). Sources: Mahoney, Large Text Compression Benchmark (enwik8, text8);
 Merity et al. 1609.07843 (WikiText). The vocabulary of a corpus is that of its default tokenizer,
 taken from the whole corpus, as published work does: 205 bytes, 27 bytes, 33,278 and 267,735
 words with `<unk>` and `<eos>`.

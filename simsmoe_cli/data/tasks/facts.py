@@ -1,13 +1,13 @@
 """Facts about the classification tasks with names: where they are, their files, labels and sizes.
 
-Row counts and hashes are those of the published files and are checked against whatever is read
-(`task_sources.py`). Sources: Socher et al., EMNLP 2013 (the treebank's sentences; SST-5 keeps the
+Row counts and hashes are those of the published files; what is read is checked against them
+(`known_tasks.py`). Sources: Socher et al., EMNLP 2013 (the treebank's sentences; SST-5 keeps the
 roots' five labels, the sentence-level SST-2 joins 0-1 and 3-4 and drops the neutral 2); Wang et
 al. 1804.07461 (GLUE's SST-2: phrases as well as sentences to train on, test labels withheld);
 Maas et al., ACL 2011 (IMDB); Casanueva et al. 2003.04807 (BANKING77).
 
-Beside the official layout of a task stand others that it is passed on in; of those only the counts
-are known. A new task is a row here and a line in `registry.py`.
+Some tasks are also passed on in other layouts than the official one; of those only the counts are
+known. A new task is a row here and a line in `registry.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TaskFile:
     """One file of a task, or one folder of a file for each text.
 
     Args:
-        name: what it is called, but for the ending of a compressed file.
+        name: its name, without the ending of a compressed file.
         rows: labelled texts in it.
         sha256: of its content, decompressed; empty when not known.
         begins: its first bytes, by which a prefix of it is recognised.
@@ -82,7 +82,7 @@ class TaskFacts:
         classes: how many there are; 0 when it depends on the machine.
         layouts: the official one first; empty for snippets of Python's standard library.
         balanced: whether every file has as many rows of each class.
-        notes: what is to be known of the published data.
+        notes: what users should know of the published data.
     """
 
     name: str

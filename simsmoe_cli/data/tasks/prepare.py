@@ -1,17 +1,17 @@
-"""Prepare a classification task: read its files, name its splits, check, and write the folder.
+"""Prepare a classification task: read its files, check them, make its splits, write the folder.
 
-* A task without a validation split gets one: DRAWN of each label of train, at least one and never
-  all, those whose texts have the least SHA-256. So the same texts are drawn whatever the order or
-  layout of the files, and equal texts go together.
-* Where no test labels are published, the published validation split is reported, as `dev`, and a
-  validation split of our own is drawn from train: what is reported chooses nothing. One file
-  alone gives a test split first, in the same way, and then validation.
-* Examples are stored in the order of such a hash: the same for all layouts of a task, and the first
-  part of a split is a fair sample of it.
-* Texts of a reported split that also occur in train are counted and left as they are published.
+* A task without a validation split gets one: a share DRAWN of each label of train, at least one
+  text and never all. The texts with the smallest SHA-256 are drawn, so they are the same whatever
+  the order or layout of the files, and equal texts are drawn together.
+* Where no test labels are published, the published validation split is reported, as `dev`, and
+  another validation split is drawn from train, so that the reported split chooses nothing. From a
+  single file a test split is drawn first, in the same way, and then a validation split.
+* Examples are stored in the order of such a hash. The order is the same for all layouts of a task,
+  and the first part of a split is a fair sample of it.
+* Texts of a reported split that also occur in train are counted, and kept as published.
 
-Like a corpus, a task is built beside its place under a lock and renamed when whole; preparing it
-again reads the source again, changes nothing if it is the same and is an error if it differs.
+Like a corpus, a task is built in a partial folder under a lock and renamed when whole. Preparing it
+again reads the source again; the same source changes nothing, a different one is an error.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""The task folder: a prepared classification task as texts and labels, and what vouches for it.
+"""The task folder: a prepared classification task as texts and labels, with a manifest.
 
     DATA_DIR/NAME/
       task.json                               the manifest
       train.jsonl valid.jsonl test.jsonl      one object a line: {"text": "...", "label": 3}
 
 `label` is an index into the manifest's `labels`. Texts are kept as published, not as tokens: they
-are encoded with the tokenizer of the checkpoint they are fine-tuned from (`task_encode.py`).
+are encoded with the tokenizer of the checkpoint that is fine-tuned (`encode.py`).
 
-Every task has the splits `train` and `valid`, and one more that is reported and chooses nothing:
-`test`, or `dev` where the published test labels are withheld. `Manifest.reported` names it.
+Every task has the splits `train` and `valid`, and a third that results are reported on and that
+chooses nothing: `test`, or `dev` where the published test labels are withheld.
+`TaskManifest.reported` names it.
 
 The manifest is checked against its schema and its own checksum when a task is opened (tasks of
 schema 1 have no such checksum), and a split against its SHA-256 and its counts whenever it is read.
@@ -82,7 +83,7 @@ class TaskSplit(FileInfo):
 
 
 class TaskManifest(Facts):
-    """Everything there is to know of a prepared task."""
+    """Everything that is known of a prepared task."""
 
     schema_version: int = SCHEMA
     name: Shown
@@ -130,7 +131,7 @@ class TaskManifest(Facts):
 
     @property
     def fingerprint(self) -> str:
-        """What two folders share that hold the same examples under the same labels."""
+        """A hash that is equal for two folders with the same examples and labels."""
         names = ("train", "valid", self.reported)
         facts = [self.labels, {name: self.splits[name].sha256 for name in names}]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Ids to text as they come, one at a time.
+"""Ids to text one at a time, as a model generates them.
 
-A token may be a part of a character, and a word says nothing of the space before it; the pieces
-given out are whole characters, and joined they are what the tokenizer decodes all ids to.
+A token may be a part of a character, and a word does not say whether a space comes before it. The
+texts returned consist of whole characters; joined they equal what the tokenizer decodes all ids to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TextStream:
         self._line_begins = True
 
     def feed(self, token: int) -> str:
-        """What the token adds: "" while a character is unfinished, U+FFFD if it never will be."""
+        """The text a token adds: "" while a character is unfinished, U+FFFD if it is invalid."""
         content = self._tokenizer.token_bytes(token)
         if self._tokenizer.unit == "word":
             ends = content == b"\n"
@@ -30,5 +30,5 @@ class TextStream:
         return self._decoder.decode(content)
 
     def finish(self) -> str:
-        """What is left: U+FFFD for a character that was begun."""
+        """The rest: U+FFFD for a character that was begun and not finished."""
         return self._decoder.decode(b"", final=True)

@@ -1,11 +1,11 @@
 """A tokenizer as the `tokenizer.json` that Hugging Face's tokenizers and transformers read.
 
-Text gets the ids it has here, with these exceptions, none of which our corpora's own text meets:
+A text gets the same ids as here, with exceptions that do not occur in the text of our own corpora:
 
-* bytes, chars: what the vocabulary lacks is left out there, and an error here.
-* words: ids decode to words with one space between them, and `<eos>` is not turned into a line end.
-* pieces of a BPE model: where a piece can be put together in two ways at overlapping places, the
-  order of merges may differ.
+* bytes, chars: what is not in the vocabulary is left out there, and is an error here.
+* words: ids decode to words with one space between them, and `<eos>` does not become a line end.
+* pieces of a BPE model: where pieces overlap and can be merged in two ways, the order of merges may
+  differ.
 """
 
 from __future__ import annotations
