@@ -1,8 +1,8 @@
-"""What the expert layers of a Hugging Face model do while it runs: chosen experts, their weights.
+"""Records which experts each token is sent to while a model runs, and with which weights.
 
 The routing of stacked experts is read from their call. For listed experts it is the router's own
 indices, or the K largest of its scores. When a layer first runs, what was read is checked: the
-outputs of the chosen experts, run one by one and mixed with the weights that were read, must be
+outputs of the chosen experts, run one by one and summed with the weights that were read, must be
 what the layer itself computed. A model whose layers work in another way is refused.
 
 Shapes: T tokens, D width, N experts, K experts per token.
@@ -193,14 +193,14 @@ class LayerRecorder:
         return Choice(x_TD, index_TK.masked_fill(~chosen_TK, self.layer.number), weight_TK)
 
     def _paired(self, where: str) -> Choice:
-        """The router sorts its choices by expert, and says from which place each came."""
+        """The router sorts its choices by expert, and gives the slot that each came from."""
         x_TD = self.given[0][0].flatten(0, -2)
         try:
-            place_R, _, weight_R, sizes = self.routed[:4]
+            slot_R, _, weight_R, sizes = self.routed[:4]
             number_R = torch.arange(self.layer.number).repeat_interleave(torch.tensor(sizes))
-            index_R, weights_R = torch.empty_like(place_R), torch.empty_like(weight_R)
-            index_R[place_R] = number_R.to(index_R.device)
-            weights_R[place_R] = weight_R
+            index_R, weights_R = torch.empty_like(slot_R), torch.empty_like(weight_R)
+            index_R[slot_R] = number_R.to(index_R.device)
+            weights_R[slot_R] = weight_R
         except (ValueError, TypeError, RuntimeError, AttributeError):
             raise self._unreadable("has a router that is not understood", where) from None
         bias = self.layer.module.bias

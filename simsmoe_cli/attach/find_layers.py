@@ -1,4 +1,4 @@
-"""Layers with experts in a model that is not ours, found by what they are and not by their names.
+"""Finds the layers with experts in any model, by their structure and not by their class names.
 
 A layer is a module with a child whose name ends with "experts" and a router beside it, a child that
 has a matrix with one row per expert. The experts are one of
@@ -7,12 +7,12 @@ has a matrix with one row per expert. The experts are one of
   of rows (DBRX), called with rows, the chosen experts and their weights. Further indices may stand
   for experts that compute nothing (LongCat-Flash);
 - repeated (Llama 4): stacked, and called with every row once per expert, scaled by its weight;
-- listed (transformers 4, code of one's own, Switch): a ModuleList or ModuleDict of N equal modules,
-  called with rows;
+- listed (transformers 4, many custom models, Switch): a ModuleList or ModuleDict of N equal
+  modules, called with rows;
 - paired (JetMoE): two stacks of matrices beside the router, with an activation in between.
 
-Experts that are always on (shared experts) are no choice of the router and not among them, nor are
-those that text does not reach (of images or sound, or of predicting several tokens ahead).
+Shared experts, which are always on, are left out, because the router does not choose them. So are
+experts that text does not reach (for images or sound, or for predicting several tokens ahead).
 
 Shapes: T tokens, D width, H expert hidden width, N experts.
 """
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
-# What the matrix that leads out of the hidden units is called.
+# Names of the matrix that maps hidden units back to the model width.
 LEAVING = ("down", "w2", "fc2", "wo", "out")
 NOT_OF_TEXT = re.compile(r"(^|[._])(vision|visual|image|audio|speech|talker|mtp)([._]|$)")
 
@@ -190,7 +190,7 @@ def find_expert_layers(model: nn.Module) -> list[ExpertLayer]:
 
 
 def _paired(name: str, parent: nn.Module, children: dict[str, nn.Module]) -> ExpertLayer | None:
-    """JetMoE's layer of experts, if a module is one; its attention heads are no experts here."""
+    """JetMoE's layer of experts, if a module is one; its routed attention heads are left out."""
     if not {*PAIR, "router"} <= set(children) or not callable(getattr(parent, "activation", None)):
         return None
     sizes = [getattr(children[part], "weight", torch.empty(0)).shape for part in PAIR]

@@ -1,9 +1,9 @@
-"""What a router's outputs say about its distribution over experts.
+"""Works out a router's distribution over experts from its outputs.
 
 Routers give different things: logits whose softmax weights the experts, logits that go through a
-sigmoid or another function first (DeepSeek-V3), or probabilities (Gemma 4). Which it is shows in
-the weights the chosen experts are given: within a token they are proportional to f(logit), whatever
-is normalised or scaled afterwards. Where no f fits, the distribution is not known.
+sigmoid or another function first (DeepSeek-V3), or probabilities (Gemma 4). The weights of the
+chosen experts show which: within a token they are proportional to f(logit), whatever is normalised
+or scaled afterwards. Where no f fits, the distribution is not known.
 
 Shapes: T tokens, N experts, K experts per token.
 """
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FITS = 0.02  # relative error of the weights, as much as rounding to bf16 explains
-EXACT = 1e-5  # errors below are no reason to prefer one function
-SAME_ENTROPY = 0.01  # of the highest: functions that differ less need not be told apart
+FITS = 0.02  # largest relative error of the weights that rounding to bf16 explains
+EXACT = 1e-5  # errors below this do not decide between functions
+SAME_ENTROPY = 0.01  # of the highest entropy: functions that differ by less count as one
 SUMS_TO_ONE = 0.005
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is, and whether something fits."""
+"""How much memory this process may still take, and whether something fits into it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
-RESERVE = 0.05  # of what is free, left to others
+RESERVE = 0.05  # of the free memory, left to other programs
 
 
 def available(device: torch.device) -> int | None:
     """Bytes that this process may still take; None where the system does not say.
 
-    On a CPU it is what the system can give without swapping, or what the control group that this
-    process runs in has left, whichever is less.
+    On a CPU it is what the system can give without swapping or what the control group of this
+    process has left, whichever is less.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -27,15 +27,16 @@ def available(device: torch.device) -> int | None:
 
 
 def require_memory(needed: float, device: torch.device, where: str, hint: str = "") -> None:
-    """Refuse what does not fit.
+    """Refuse to go on where something does not fit.
 
     Args:
         needed: bytes, beyond those taken already.
-        device: where.
+        device: where they are needed.
         where: what needs them, for the message.
+        hint: what to do then.
 
     Raises:
-        UserError: there are fewer.
+        UserError: fewer bytes are free.
     """
     free = available(device)
     if free is not None and needed > free * (1 - RESERVE):
@@ -48,7 +49,7 @@ def require_memory(needed: float, device: torch.device, where: str, hint: str = 
 
 
 def gigabytes(size: float) -> str:
-    """Bytes as people say them: "4.1 GB"."""
+    """Bytes in words: "4.1 GB"."""
     return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
 
 
@@ -99,7 +100,7 @@ def _of_groups() -> list[int]:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Bytes of a control group that only cache files and can be dropped."""
+    """Bytes of a control group that hold copies of files and can be dropped."""
     try:
         lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,9 +1,9 @@
-"""What a report will cost, before it starts: time and memory, and how much is measured at all.
+"""Estimates the time and memory of a report before it starts, and decides how much is measured.
 
-Multiplications are counted from the sizes of the model; a product timed on this machine says how
-long they take. Memory is that of this process now, and what comes on top of it at the fullest
-moment. Where it does not fit, fewer tokens are measured, and it is said; where that is not enough,
-the report is refused.
+Multiplications are counted from the sizes of the model; a timed product of matrices says how long
+they take here. Memory is that of this process now, plus what is added at the peak. Where it does
+not fit, the report is made on fewer tokens, with a note; where even few tokens do not fit, it is
+refused.
 
 Shapes: T tokens, R rows, D model width, N experts, K experts per token.
 """
@@ -24,15 +24,15 @@ from simsmoe_cli.collapse.sources.evaluation_windows import tokens_per_batch
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LAYER_BATCH_TOKENS
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 
-LARGE = 1e13  # multiplications for all experts on all rows beyond which the default rows are fewer
+LARGE = 1e13  # multiplications of all experts on all rows above which the default is fewer rows
 FEWEST_DEFAULT_ROWS = 1024
-FEWEST_ROWS = 256  # that are still tried where memory is short
+FEWEST_ROWS = 256  # where memory is short
 READING_BYTES = 4.0  # per number of a layer: its tensors in the mapped file, and while they stack
-READ_PER_S = 1e9  # bytes of weights, from a disk and into the precision computed in
-PROBE = 768  # rows and columns of the products timed
-OF_PROBE = 0.6  # of that speed, what a whole model reaches
-STATISTICS = 8  # times `Options.products`, what all statistics of a layer cost together
-PASSES = 60  # over all outputs of a layer that the statistics make, in multiplications a number
+READ_PER_S = 1e9  # bytes of weights, read from a disk and converted
+PROBE = 768  # rows and columns of the matrices timed
+OF_PROBE = 0.6  # the share of that speed which a whole model reaches
+STATISTICS = 8  # all statistics of a layer cost this many times `Options.products`
+PASSES = 60  # multiplications per output of a layer, for statistics that pass over all of them
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Plan:
 
     Attributes:
         options: what is measured.
-        layers: places of the layers to measure.
-        seconds: about how long it takes.
-        size: bytes of memory it takes at most, about.
+        layers: numbers of the layers to measure, from 0 among those with experts.
+        seconds: how long it takes, about.
+        size: bytes of memory at the peak, about.
         forward: share of the time that the forward pass takes.
     """
 
@@ -67,18 +67,18 @@ def plan(
     *,
     asked: bool = True,
 ) -> Plan:
-    """Decide how much is measured, and say what it costs.
+    """Decide how much is measured, and estimate what it costs.
 
     Args:
         source: what is to be measured; a note is added to it where less is measured than `options`
             say.
         options: what is asked for.
-        layers: places of the layers to measure.
+        layers: numbers of the layers to measure, from 0 among those with experts.
         device: where to compute.
-        asked: whether the rows were asked for; else a large model is measured on fewer.
+        asked: whether the user chose the rows; if not, a large model is measured on fewer.
 
     Raises:
-        UserError: it does not fit into memory, whatever is left out.
+        UserError: it does not fit into memory even on the fewest rows.
     """
     size = source.size
     if not asked:
@@ -100,8 +100,8 @@ def plan(
     if options.rows < wanted.rows:
         source.notes = [
             *source.notes,
-            f"{options.rows:,} tokens were measured and not {wanted.rows:,}, which do not fit into "
-            f"{memory.gigabytes(free or 0)} of memory",
+            f"{options.rows:,} tokens were measured instead of {wanted.rows:,}, which do not fit "
+            f"into {memory.gigabytes(free or 0)} of memory",
         ]
     dtype = size.dtype if device.type == "cpu" else torch.float32
     forward = size.products_per_token * options.all_tokens / speed(device, dtype)
@@ -119,7 +119,7 @@ def plan(
 
 
 def bytes_needed(size: Size, options: Options) -> float:
-    """Bytes that measuring takes at its fullest moment, beyond the model as it is in memory now."""
+    """Bytes that measuring adds at its peak to the memory that this process takes now."""
     rows, tokens = options.rows, options.all_tokens
     vector = size.width * size.dtype.itemsize
     outputs = 4.0 * rows * size.experts * size.width
@@ -146,13 +146,13 @@ def bytes_needed(size: Size, options: Options) -> float:
 
 
 def _expert_call(size: Size, rows: float) -> float:
-    """Bytes that some rows take on their way through the experts, each through one."""
+    """Bytes that running some rows through one expert each takes."""
     hidden = max(size.in_experts) / (3.0 * size.experts * size.width)
     return rows * size.dtype.itemsize * (6.0 * size.width + 3.0 * hidden)
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: "12 min"."""
+    """A time in words: "12 min"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 90 * 60:
@@ -162,7 +162,7 @@ def duration(seconds: float) -> str:
 
 @functools.cache
 def speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Multiplications a second of a whole model here, from a few products of matrices."""
+    """Multiplications per second of a whole model, estimated from a few products of matrices."""
     left = torch.ones(PROBE, PROBE, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(4):
@@ -175,7 +175,7 @@ def speed(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _default(size: Size, options: Options, layers: Sequence[int]) -> Options:
-    """Rows that all experts see for about what it costs to send all tokens to K of them."""
+    """Fewer rows for a large model: all experts on them cost about as much as the forward pass."""
     if sum(size.in_experts[place] for place in layers) * options.rows < LARGE:
         return options
     share = size.top_k / size.experts

@@ -299,7 +299,7 @@ def test_fewer_tokens_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> 
     found = Report.read(Path("out/report.json")).main
     assert 256 <= found.text.rows < 4096
     assert any(
-        f"{found.text.rows:,} tokens were measured and not 4,096" in note
+        f"{found.text.rows:,} tokens were measured instead of 4,096" in note
         for note in found.text.notes
     )
 

@@ -92,7 +92,7 @@ def test_fewer_tokens_are_measured_where_memory_is_short_and_it_is_said(free: An
     chosen, source = planned()
     assert (chosen.options.rows, chosen.options.all_tokens) == (1024, 4096)
     (note,) = source.notes
-    assert note.startswith("1,024 tokens were measured and not 4,096, which do not fit into ")
+    assert note.startswith("1,024 tokens were measured instead of 4,096, which do not fit into ")
 
 
 def test_what_never_fits_is_refused(free: Any) -> None:

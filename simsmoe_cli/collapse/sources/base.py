@@ -1,11 +1,11 @@
-"""What a report can be made of: a model that shows its routing and runs every expert on any row.
+"""What a report needs of a model: its routing on a text, and every expert run on any row.
 
-`Source` is what `measure.py` needs, and nothing else. Its `walk` sends the text through the model
-and tells a `Listener` what each layer does with it, and when a layer has seen all of it: then its
-experts are at hand. A model that is in memory as a whole (`WholeSource`) does so batch by batch,
-then layer by layer: our run folders (`run.py`) and small models of others
-(`huggingface.py`). One that is read from its files layer by layer (`layerwise.py`) sends all text
-through one layer, has it measured, and goes on to the next.
+`Source.walk` sends the text through the model and tells a `Listener` what each layer does with it,
+and when a layer has seen all of it: then its experts can be run without reading weights again. A
+model that is in memory as a whole (`WholeSource`) reads the text batch by batch, and its layers are
+measured afterwards: our run folders (`run.py`) and small models of others (`huggingface/`). A model
+that is read from its files (`huggingface/layer_by_layer.py`) sends all text through one layer, has
+that layer measured, and goes on to the next.
 
 Shapes: T tokens, D model width, H expert hidden width, N experts, K experts per token.
 """
@@ -26,7 +26,7 @@ from simsmoe_cli.collapse.subject import History, Subject
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer with experts: its module's name in the model, and N."""
+    """One layer with experts: the name of its module in the model, and N."""
 
     name: str
     experts: int
@@ -38,13 +38,12 @@ class Batch:
 
     Attributes:
         ids_T: the tokens.
-        layers: what each layer did with them.
-        rows: whether similarity is to be measured on them.
-        nats: summed cross-entropy of what was predicted.
-        scored: how many predictions that is of: tokens, or texts of a classifier.
-        right: texts of them that a classifier has right; None: the model predicts tokens.
-        choices: what a prediction chooses from: the vocabulary's size, or the classes; None where
-            that is not known.
+        layers: what each layer with experts did with them.
+        rows: whether similarity is measured on them.
+        nats: summed cross-entropy of the predictions.
+        scored: how many predictions: of tokens, or of texts by a classifier.
+        right: how many of them a classifier has right; None: the model predicts tokens.
+        choices: how many tokens or classes a prediction chooses from; None where not known.
     """
 
     ids_T: Tensor
@@ -58,14 +57,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reading:
-    """The text, when all of it went through the model.
+    """What is known of the text once all of it went through the model.
 
     Attributes:
         ids: the tokens that similarity is measured on, in order.
         read_T: all tokens that were read, in order.
         choices: as in `Batch`.
-        scored, nats, right: as in `Batch`, of all batches; `scored` is 0 where no loss was asked
-            for.
+        scored, nats, right: as in `Batch`, summed over all batches; `scored` is 0 where no loss was
+            asked for.
     """
 
     ids: list[int]
@@ -82,28 +81,28 @@ class Reading:
 
 
 class Listener(Protocol):
-    """Who is told what the layers do. Layers are places among those with experts, from 0."""
+    """Is told what the layers do. Layers are numbered from 0 among those with experts."""
 
     def routed(self, layer: int, routed: Routed, rows: bool) -> None:
-        """A layer has seen some more tokens; similarity is to be measured on them if `rows`."""
+        """A layer has seen some more tokens; similarity is measured on them if `rows`."""
 
     def seen(self, layer: int) -> None:
-        """A layer has seen all tokens; until this returns, its experts cost no reading."""
+        """A layer has seen all tokens; until this returns, its weights are in memory."""
 
     def progress(self, share: float) -> None:
-        """So much of the forward pass is done, 0 to 1."""
+        """This share of the forward pass is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a model costs, as `plan.py` counts it.
+    """What a model costs to run and to hold, as `estimate.py` counts it.
 
     Attributes:
         width, experts, top_k: D, the largest N, and K.
-        in_experts: weights in the experts of each layer.
-        products_per_token: multiplications of the forward pass for a token, about.
+        in_experts: how many weights the experts of each layer have.
+        products_per_token: multiplications of the forward pass per token, about.
         vocab_size: of the output layer.
-        stored: bytes that are read while it runs; 0: all is in memory.
+        stored: bytes of weights that are read while it runs; 0: all are in memory.
         layer: bytes of its largest decoder layer, if one at a time is in memory; else 0.
         dtype: what it computes in.
     """
@@ -126,8 +125,8 @@ class Size:
 
         Args:
             model: all of it.
-            weights: of each layer with experts, as `Source.weights` gives them; they may be without
-                memory.
+            weights: of each layer with experts, as `Source.weights` gives them; on any device,
+                meta too.
             top_k: K; None: not known.
             vocab_size: of its output layer.
         """
@@ -156,11 +155,11 @@ class Source(ABC):
     """A model and held-out text.
 
     Attributes:
-        subject: what it is.
+        subject: what the model is.
         layers: those with experts, in order.
         corpus, split, notes, unit: of the text, as in `findings.Text`.
-        block: tokens it sees at once.
-        history: of its training.
+        block: tokens of one window of the text.
+        history: of the training.
     """
 
     subject: Subject
@@ -189,13 +188,12 @@ class Source(ABC):
         """Send text through the model, without gradients and in evaluation mode.
 
         Args:
-            tokens: to read, about; fewer if the split has no more.
-            rows: of them for similarity, about.
-            listener: told what happens, layer by layer: `seen` comes in the model's order, and for
-                each layer after all its `routed`.
-            layers: places of those to tell of.
-            loss: whether the text is to be scored. Without, a model may stop after the last layer
-                to tell of.
+            tokens: how many to read, about; fewer if the split has fewer.
+            rows: on how many of them similarity is measured, about.
+            listener: `seen` is called in the model's order, and for each layer after all its
+                `routed`.
+            layers: the numbers of the layers that the listener is told about.
+            loss: whether the text is scored. If not, a model may stop after the last of `layers`.
         """
 
     @abstractmethod
@@ -204,11 +202,11 @@ class Source(ABC):
 
     @abstractmethod
     def weights(self, layer: int) -> list[Tensor]:
-        """A layer's expert weights by hidden unit, one [N, H, weights of a unit] per matrix."""
+        """A layer's expert weights by hidden unit: for each matrix [N, H, weights of a unit]."""
 
     @abstractmethod
     def release(self, layer: int) -> None:
-        """What was read of a layer may go: its experts are not asked for soon."""
+        """Give back the memory of a layer's weights, which are not needed soon."""
 
     @abstractmethod
     def text_of(self, ids: list[int]) -> list[str]:
@@ -216,10 +214,10 @@ class Source(ABC):
 
 
 class WholeSource(Source):
-    """A model that is in memory as a whole: it reads batches, and any layer can be asked then."""
+    """A model that is in memory as a whole: it reads all batches, then its layers are measured."""
 
     def release(self, layer: int) -> None:
-        """Nothing goes."""
+        """Nothing is given back: all weights stay in memory."""
 
     @abstractmethod
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
@@ -239,8 +237,8 @@ class WholeSource(Source):
         right: int | None = None
         choices: int | None = None
         for batch in self.read(tokens, rows):
-            for place in layers:
-                listener.routed(place, batch.layers[place], batch.rows)
+            for number in layers:
+                listener.routed(number, batch.layers[number], batch.rows)
             if batch.rows:
                 ids += batch.ids_T.tolist()
             read.append(batch.ids_T)
@@ -252,6 +250,6 @@ class WholeSource(Source):
                 right = (right or 0) + batch.right
             listener.progress(min(1.0, total / tokens))
         listener.progress(1.0)
-        for place in layers:
-            listener.seen(place)
+        for number in layers:
+            listener.seen(number)
         return Reading(ids, torch.cat(read), scored, nats, right, choices)

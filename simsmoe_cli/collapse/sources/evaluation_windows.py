@@ -1,7 +1,8 @@
-"""Which held-out text is read, in what order, and on which of it similarity is measured.
+"""Which windows of held-out text are read, and on which of them similarity is measured.
 
-Windows spread evenly over a split; or, for attention that carries memory, a few streams of several
-blocks, the last of which see memory as full as there is time for, and are what is measured.
+Windows are spread evenly over a split. For attention that carries memory they are instead a few
+streams of consecutive blocks, and similarity is measured on the last blocks, whose memory is
+fullest.
 
 Shapes: B windows or streams, M block, V vocabulary.
 """
@@ -16,13 +17,13 @@ from torch.nn import functional as F
 
 from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_blocks
 
-STREAMS = 8  # with carried memory: more streams are more of the text, fewer are more memory
+STREAMS = 8  # with carried memory: more would cover more text, fewer would fill more memory
 BATCH_TOKENS = 8192  # tokens that go through a model at once, at most
-LOGITS = 2**27  # and how many logits, about
+LOGITS = 2**27  # of a batch, about
 
 
 def tokens_per_batch(vocab_size: int) -> int:
-    """How many tokens go through a model at once, so that their logits fit into memory."""
+    """How many tokens go through a model at once such that their logits fit into memory."""
     return min(BATCH_TOKENS, LOGITS // max(1, vocab_size))
 
 
@@ -40,15 +41,15 @@ def next_token_nats(logits_BMV: Tensor, targets_BM: Tensor) -> float:
 def evaluation_windows(
     tokens: Tokens, block: int, count: int, rows: int, carries_memory: bool, together: int
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Inputs and targets [B, M] of about `count` tokens of a split, and which are to be measured.
+    """Inputs and targets [B, M] of about `count` tokens, and whether they are measured.
 
     Args:
         tokens: one split.
         block: M.
         count: tokens to read.
         rows: tokens to measure similarity on.
-        carries_memory: batches are the blocks of the same streams, one after the other, and the
-            last are measured; else each window stands alone, and those measured are spread evenly.
+        carries_memory: batches are consecutive blocks of the same streams, and the last are
+            measured; else each window stands alone, and those measured are spread evenly.
         together: tokens of a batch, about; at least one block.
     """
     if carries_memory:

@@ -1,8 +1,8 @@
-"""Checkpoints of run folders as sources of a report; `opening.py` finds what they are made of.
+"""Checkpoints of run folders as sources of a report; `open_run.py` opens them.
 
 A language model reads windows of its corpus, and a fine-tuned classifier whole texts of its task,
-as many of them and as evenly spread as it reads in evaluation; padding is left out of everything.
-Both compute in fp32 whatever they were trained in, so that rounding is no part of what is measured.
+spread evenly; padding is left out of everything. Both compute in fp32 whatever they were trained
+in, so that rounding does not change what is measured.
 
 Shapes: B streams or texts, M block or longest text, T tokens, D model width, N experts.
 """
@@ -39,7 +39,7 @@ from simsmoe_cli.moe.routers.base import Routing, StepContext
 
 
 class RunSource(WholeSource):
-    """A model of ours; what is known of it and its text is as in `Source`."""
+    """A model of our own training; `facts` are the fields of a `Source`."""
 
     def __init__(self, model: Backbone, context: StepContext, tokenizer: Tokenizer, **facts: Any):
         super().__init__(**facts)
@@ -134,8 +134,8 @@ class CorpusSource(RunSource):
 class TaskSource(RunSource):
     """A fine-tuned classifier and the texts of its task.
 
-    A text's routing does not depend on the others it is read with, but where the router is
-    expert-choice, which spreads the tokens of a whole batch.
+    A text's routing does not depend on the texts it is read with, unless the router is
+    expert-choice, which compares the tokens of a whole batch.
     """
 
     model: Classifier
@@ -182,7 +182,7 @@ class TaskSource(RunSource):
 
 
 def spread_texts(texts: EncodedSplit, index_E: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
-    """Those of some texts that hold about so many tokens together, at least one, evenly spread."""
+    """Some of the texts, evenly spread, with about so many tokens together; at least one."""
     of_all = int(texts.lengths[index_E].sum())
     wanted = min(len(index_E), max(1, round(len(index_E) * tokens / of_all)))
     return index_E[np.linspace(0, len(index_E) - 1, wanted).round().astype(np.int64)]

@@ -1,11 +1,11 @@
-"""How a text goes through a Hugging Face model of which one decoder layer at a time is in memory.
+"""Sends a text through a Hugging Face model with one decoder layer in memory at a time.
 
 All windows of the text are one batch. The model's own `forward` runs on it once, so that masks,
-positions and whatever else goes from layer to layer is its own. Each decoder layer, when its turn
-comes, is read from the files, runs on some windows after the other, is measured if that is wanted,
-and its memory is given back. What leaves the last layer then goes through the rest of the model,
-again some windows at a time, for the loss. So memory holds one layer and a vector per token, and
-each weight is read once.
+positions and whatever else is passed from layer to layer are its own. When a decoder layer's turn
+comes, it is read from the files, runs on a few windows at a time, is measured if asked for, and its
+memory is given back. The output of the last layer then goes through the rest of the model, again a
+few windows at a time, for the loss. So memory holds one layer and a vector per token, and each
+weight is read once.
 
 Shapes: B windows, M block, b some of the windows, T tokens, D width.
 """
@@ -37,7 +37,7 @@ LAYER_BATCH_TOKENS = 4096  # tokens that go through a decoder layer at once
 
 
 class _Stop(Exception):
-    """The last layer that matters is done; with what left the backbone, if it got so far."""
+    """Ends the forward pass after the last layer needed; with the backbone's output if done."""
 
     def __init__(self, output: Any = None):
         super().__init__()
@@ -45,9 +45,9 @@ class _Stop(Exception):
 
 
 class LayerwiseSource(HuggingFaceSource):
-    """As `HuggingFaceSource`, with weights that are read layer by layer.
+    """A `HuggingFaceSource` whose weights are read layer by layer.
 
-    Any layer can be asked for its experts at any time; it is read then if it is not at hand.
+    The experts of any layer can be run at any time: its weights are read if they are not in memory.
     """
 
     def __init__(self, weights: LayerWeights, unusual: UnusualWeights, *args: Any, **facts: Any):
@@ -142,7 +142,7 @@ class LayerWalk:
             self.parts.append((slice(start, start + len(inputs)), measured))
             start += len(inputs)
         if self.windows == self.block:
-            # Nothing told windows and places of a window apart: one more, which no one looks at.
+            # B = M would leave open which side is the windows: add one, which is not measured.
             self.inputs_BM = torch.cat([self.inputs_BM, self.inputs_BM[:1]])
             self.parts.append((slice(start, start + 1), False))
         names = source.layer_weights.layers
@@ -201,7 +201,7 @@ class LayerWalk:
         return output
 
     def _through(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A decoder layer's forward, some windows after the other."""
+        """A decoder layer's forward pass, a few windows at a time."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             places, outputs = self.places[name], []
@@ -242,7 +242,7 @@ class LayerWalk:
         return (self.names.index(name) + of_layer) / (len(self.names) + head)
 
     def _some(self, value: Any, part: slice) -> Any:
-        """Those of some windows, of what has a part for each window; all else as it is."""
+        """The part of a value that belongs to some windows; the value itself if all share it."""
         if isinstance(value, Tensor):
             of_windows = (
                 value.ndim >= 2
@@ -257,7 +257,7 @@ class LayerWalk:
         return value
 
     def _score(self, base: nn.Module, output: Any) -> tuple[int, float, int | None]:
-        """Predictions scored, their summed cross-entropy and their choices, by some windows."""
+        """How many predictions, their summed cross-entropy, and the tokens each chooses from."""
         scored, nats, choices = 0, 0.0, None
         step = max(1, tokens_per_batch(self.source.vocab_size) // self.block)
         own = base.forward
@@ -281,7 +281,7 @@ def _stop_after(module: nn.Module, args: Any, output: Any) -> None:
 
 
 def _gives(output: Any, part: slice) -> Callable[..., Any]:
-    """A forward that gives what left the backbone, of some windows."""
+    """A forward pass that gives the backbone's output for some windows."""
     if isinstance(output, tuple):
         return lambda *args, **kwargs: (output[0][part], *output[1:])
     some = copy.copy(output)
@@ -290,7 +290,7 @@ def _gives(output: Any, part: slice) -> Callable[..., Any]:
 
 
 def _joined(outputs: list[Any]) -> Any:
-    """What a layer gave for some windows after the other, as for all at once."""
+    """A layer's outputs for a few windows each, joined into one for all windows."""
     first = outputs[0]
     if isinstance(first, Tensor):
         return torch.cat(outputs)

@@ -1,9 +1,9 @@
 """The weights of a Hugging Face model, read from its files one decoder layer at a time.
 
 The model is built without memory for its parameters. All tensors of the files are first put through
-the conversions of transformers as shapes without numbers: so what is missing, left over or of
-another shape is known before anything is read. Then the embeddings, norms and output layer are
-read, and each decoder layer when it is asked for.
+the conversions of transformers as shapes without numbers, so that what is missing, left over or of
+another shape is known before any weight is read. Then the embeddings, norms and output layer are
+read, and each decoder layer when it is needed.
 
 Where transformers is not as it is known here, or the model is not one stack of layers,
 `LayerWeights.of` gives None and the model is to be loaded as a whole.
@@ -107,7 +107,7 @@ class LayerWeights:
         return None if stack is None else cls(model, stack, stored, dtype, device)
 
     def load_rest(self) -> None:
-        """Read all that is in no decoder layer."""
+        """Read all weights outside the decoder layers."""
         self._read(None)
         self._conversion.tie()
         for name, buffer in list(self.model.named_buffers()):
@@ -120,7 +120,7 @@ class LayerWeights:
                 parameter.data = self._converted(name, parameter.data)
 
     def load(self, layer: str) -> None:
-        """Have a decoder layer in memory, and no other."""
+        """Read a decoder layer, after giving back the one in memory."""
         if self.at_hand == layer:
             return
         self.release()
@@ -130,7 +130,7 @@ class LayerWeights:
             parameter.data = self._converted(f"{layer}.{name}", parameter.data)
 
     def release(self) -> None:
-        """Give back the memory of the decoder layer at hand."""
+        """Give back the memory of the decoder layer that was read."""
         if self.at_hand is None:
             return
         module = self.model.get_submodule(self.at_hand)
@@ -158,8 +158,8 @@ class LayerWeights:
     def _converted(self, name: str, weight: Tensor) -> Tensor:
         """A parameter as it is computed with.
 
-        On a CPU what was read as one tensor is a part of the mapped file, and would keep all that
-        was read of the file in memory. So it is copied.
+        On a CPU a parameter that was read as one tensor is a view of the mapped file, and would
+        keep all that was read of the file in memory. So it is copied.
         """
         mapped = self.device.type == "cpu" and name in self._stored_alone
         dtype = self.dtype if weight.dtype == self.stored_as else weight.dtype
