@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
+from simsmoe_cli.collapse.sources.huggingface.foreign_code import NEEDS_PACKAGE, foreign_code
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 SECONDS = 20.0  # that may be spent on finding the field
@@ -59,6 +59,8 @@ def naming_the_field(
     try:
         yield
     except UserError as error:
+        if NEEDS_PACKAGE in error.what:
+            raise
         with foreign_code("transformers cannot use config.json", str(folder.path)):
             found = _field_error(folder, str(error), default, build)
         raise found or error from None

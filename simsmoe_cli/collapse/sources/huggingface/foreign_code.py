@@ -16,6 +16,7 @@ import torch
 
 from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
 
+NEEDS_PACKAGE = "it needs the package"
 RUST_PANIC = "PanicException"  # what the tokenizers raise; not an Exception
 
 
@@ -101,7 +102,7 @@ def _reason(error: BaseException, heard: list[str]) -> str:
     """An error of somebody else's code in a few words."""
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"it needs the package {printable(error.name)}, which is not installed"
+        return f"{NEEDS_PACKAGE} {printable(error.name)}, which is not installed"
     report = re.sub(r"\x1b?\[[0-9;]*m", "", heard[-1] if heard else "")
     if names := re.findall(r"^(\S.*?) +\| CONVERSION", report, re.MULTILINE):
         return f"the tensors in the files cannot be combined into {listed_keys(names)}"
