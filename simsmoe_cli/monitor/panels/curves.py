@@ -71,6 +71,8 @@ def layer_courses(view: View, prefix: str, title: str, width: int, height: int) 
     """An empty line and a plot of one number of each layer over training, the chosen layer bright;
     nothing if there is too little room or no such series.
 
+    Without colours, and of several runs, only the chosen layer is drawn.
+
     Args:
         prefix: of the names of its series, before the layer's number.
         title: in the legend.
@@ -82,7 +84,7 @@ def layer_courses(view: View, prefix: str, title: str, width: int, height: int) 
     layer = view.selection.layer
     for index, run in enumerate(view.runs):
         color = view.color_of(index)
-        if not view.several:
+        if view.color and not view.several:
             others += [
                 curve(view, run.history, prefix + name, "", f"dim {color}")
                 for name in run.history.named(prefix)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from simsmoe_cli.monitor.panels.curves import cursor_x, move_cursor, points, value_at, x_axis
+from simsmoe_cli.monitor.panels.curves import (
+    cursor_x,
+    layer_courses,
+    move_cursor,
+    points,
+    value_at,
+    x_axis,
+)
 from tests.monitor.views import view_of
 
 
@@ -33,3 +41,14 @@ def test_a_value_is_the_last_one_not_after_a_step(runs: Path) -> None:
     valid = points(view_of(runs / "first").chosen, "valid")
     assert value_at(valid, 700) == valid.mean[1]
     assert value_at(valid, 100) != value_at(valid, 100)
+
+
+def test_courses_of_layers_need_room_and_without_colours_are_the_chosen_one(runs: Path) -> None:
+    view = view_of(runs / "first", layer=1)
+    assert layer_courses(view, "cka.", "mean CKA", 60, 7) == []
+    assert layer_courses(view, "nothing.", "nothing", 60, 20) == []
+    lines = layer_courses(view, "cka.", "mean CKA", 60, 12)
+    assert len(lines) == 12
+    assert lines[1].plain == "mean CKA  ━━ layer 3"
+    plain = layer_courses(replace(view, color=False), "cka.", "mean CKA", 60, 12)
+    assert not any("•" in line.plain for line in plain)
