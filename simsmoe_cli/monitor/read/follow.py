@@ -21,7 +21,7 @@ from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.run.folder import RunDir
 
-PORTION_BYTES = 4 << 20
+PORTION_BYTES = 1 << 20
 PREVIEW_FROM = 8 << 20  # bytes of a run that is worth a preview
 PREVIEW_KINDS = ("train", "router", "similarity")
 PREVIEW_PLACES = 512  # in which the course of a run is seen; most may fall into long events
