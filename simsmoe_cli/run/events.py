@@ -437,7 +437,7 @@ def parse_event(line: bytes | bytearray, matrices: bool = False) -> Event:
         matrices: whether to read those of an event of schema 1, which takes long.
 
     Raises:
-        NotAnEvent: the line is none, is too long, or is of a schema that this version cannot read.
+        NotAnEvent: it is not an event, too long, or of a schema that this version cannot read.
     """
     if len(line) > LONG_LINE and len(line) > longest(line):
         raise NotAnEvent("long", f"lines of over {LONG_LINE >> 20} MiB are skipped")
@@ -454,7 +454,7 @@ def parse_event(line: bytes | bytearray, matrices: bool = False) -> Event:
 
 
 def _of_unknown_kind(line: bytes | bytearray) -> Event:
-    broken = NotAnEvent("broken", "lines that are no events are skipped")
+    broken = NotAnEvent("broken", "lines that are not events are skipped")
     try:
         fields = from_json(line)
     except ValueError:
@@ -474,14 +474,14 @@ def _of_unknown_kind(line: bytes | bytearray) -> Event:
 
 
 def number(value: Any) -> Number:
-    """A number of an event; None for null, anything else, and what is too large to be added up."""
+    """A number of an event; None for anything else, and for numbers too large to be added up."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) < TOO_LARGE else None
 
 
 def whole(value: Any) -> int | None:
-    """A count or a step of an event; None for what is none."""
+    """A count or a step of an event; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LARGEST:
         return None
     return value

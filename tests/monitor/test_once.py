@@ -119,4 +119,4 @@ def test_a_run_without_events_says_so(tmp_path: Path) -> None:
 
 def test_events_that_cannot_be_read_are_not_taken_for_none_yet(tmp_path: Path) -> None:
     (tmp_path / "run" / "events.jsonl").mkdir(parents=True)
-    assert "events.jsonl cannot be read: it is no plain file" in text(tmp_path / "run")
+    assert "events.jsonl cannot be read: it is not a regular file" in text(tmp_path / "run")

@@ -24,7 +24,7 @@ from simsmoe_cli.run.folder import RunDir
 PORTION_BYTES = 1 << 20
 PREVIEW_FROM = 8 << 20  # bytes of a run that is worth a preview
 PREVIEW_KINDS = ("train", "router", "similarity")
-PREVIEW_PLACES = 512  # in which the course of a run is seen; most may fall into long events
+PREVIEW_PLACES = 512  # of a file, where train events are read for the preview
 TELL_EVERY_S = 0.5  # while there is much to read
 YIELD_S = 0.001  # between portions, for whoever waits for the lock
 

@@ -96,7 +96,7 @@ class Tail:
         handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise OSError(0, "it is no plain file")
+            raise OSError(0, "it is not a regular file")
         return FileIO(handle)
 
     def _tell(self, batch: Batch, kind: str, message: str) -> None:
@@ -115,7 +115,7 @@ class Tail:
         begin = self._offset
         file.seek(begin)
         buffer = self._buffer
-        held = 0  # bytes in the buffer that are no whole line yet
+        held = 0  # bytes in the buffer that are not a whole line yet
         while (there := size - self._offset - held) > 0:
             wanted = min(CHUNK_BYTES, max(1, limit_bytes), there)
             if len(buffer) < held + wanted:

@@ -1,7 +1,7 @@
-"""What a person should be told: once when it begins and once when it is over.
+"""Alerts: each is told once when it begins and once when it is over.
 
-A value that trembles about a threshold would tell at every probe; so it counts as recovered only
-5% below.
+A value counts as recovered only when it is 5% below its threshold. Otherwise a value that stays
+close to the threshold would cause an alert at every probe.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A series takes every value there is and keeps at most `capacity` buckets: when they are used up,
 neighbours are joined and every bucket from then on holds twice as many values. A bucket keeps its
-lowest, highest and mean value, so that a spike of one step is seen however long the run.
+lowest, highest and mean value, so that a spike of one step stays visible in a long run.
 """
 
 from __future__ import annotations

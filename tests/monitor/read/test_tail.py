@@ -201,7 +201,7 @@ def test_lines_that_are_no_events_are_counted_and_told_once(path: Path) -> None:
     tail = Tail(path)
     batch = tail.poll()
     assert steps(batch) == [1, 2]
-    assert batch.notices == ["lines that are no events are skipped"]
+    assert batch.notices == ["lines that are not events are skipped"]
     assert tail.skipped == {"broken": 4}
     with open(path, "ab") as file:
         file.write(b"more\n")
@@ -241,7 +241,7 @@ def test_a_folder_in_place_of_the_file_is_said_once(path: Path) -> None:
     tail = Tail(path)
     first = tail.poll()
     assert first.missing
-    assert first.notices == ["events.jsonl cannot be read: it is no plain file"]
+    assert first.notices == ["events.jsonl cannot be read: it is not a regular file"]
     assert tail.poll().notices == []
     path.rmdir()
     path.write_bytes(line(1))
