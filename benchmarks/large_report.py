@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.timing import machine
-from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.build import ROWS
 from simsmoe_cli.collapse.estimate import plan
 from simsmoe_cli.collapse.measure.layers import measure

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Size, WholeSource
 from simsmoe_cli.collapse.subject import Subject

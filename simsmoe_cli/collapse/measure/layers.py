@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.findings import Difference, Findings, LayerFindings
 from simsmoe_cli.collapse.measure.across_layers import overall
 from simsmoe_cli.collapse.measure.difference import difference_of, pair_to_show, with_labels

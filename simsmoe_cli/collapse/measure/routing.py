@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.measure.layer import Layer, defined, matrix
 
 DEAD_BELOW = 0.01  # of a fair share of the load, as in the probes of training

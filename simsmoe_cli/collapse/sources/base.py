@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.subject import History, Subject
 
 

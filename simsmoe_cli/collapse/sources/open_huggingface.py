@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsmoe_cli import __version__
-from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers
+from simsmoe_cli.any_moe.find_layers import ExpertLayer, find_expert_layers
 from simsmoe_cli.collapse.sources.huggingface.check_weights import UnusualWeights
 from simsmoe_cli.collapse.sources.huggingface.config_errors import HINT
 from simsmoe_cli.collapse.sources.huggingface.folder import read_model_folder

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.sources.base import Batch, Size, WholeSource
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     BATCH_TOKENS,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.measure.options import Options

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from simsmoe_cli.attach.expert_calls import Routed
+from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.measure.layer import Layer
 from simsmoe_cli.collapse.measure.routing import Counts, measure_layer, received
 from tests.collapse.planted import EXPERTS, QUICK, WIDTH, Planted

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.attach.expert_calls import LayerRecorder, Routed, recording
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder, Routed, recording
 from simsmoe_cli.collapse.sources.base import Listener, Reading, Size
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     evaluation_windows,

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from simsmoe_cli.attach.find_layers import find_expert_layers
+from simsmoe_cli.any_moe.find_layers import find_expert_layers
 from simsmoe_cli.collapse.sources.huggingface.stored_tensors import StoredTensor
 from simsmoe_cli.collapse.sources.huggingface.weight_conversion import (
     WeightConversion,

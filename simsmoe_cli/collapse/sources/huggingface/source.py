@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.attach.expert_calls import LayerRecorder, Routed, recording
-from simsmoe_cli.attach.find_layers import find_expert_layers, no_experts
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder, Routed, recording
+from simsmoe_cli.any_moe.find_layers import find_expert_layers, no_experts
 from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Size, WholeSource
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     evaluation_windows,

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simsmoe_cli.attach.expert_calls import Routed
-from simsmoe_cli.attach.find_layers import (
+from simsmoe_cli.any_moe.expert_calls import Routed
+from simsmoe_cli.any_moe.find_layers import (
     ExpertLayer,
     ListedLayer,
     PairedLayer,

@@ -18,7 +18,7 @@ from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
-from tests.attach.models import ListedLayer
+from tests.any_moe.models import ListedLayer
 from tests.collapse.sources.huggingface.models import (
     IDS,
     MORE,

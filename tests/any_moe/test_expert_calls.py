@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.attach.expert_calls import LayerRecorder, Routed, recording
-from simsmoe_cli.attach.find_layers import find_expert_layers
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder, Routed, recording
+from simsmoe_cli.any_moe.find_layers import find_expert_layers
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from tests.attach import models
-from tests.attach.models import CHOSEN, EXPERTS, WIDTH
+from tests.any_moe import models
+from tests.any_moe.models import CHOSEN, EXPERTS, WIDTH
 
 B, M = 3, 5
 

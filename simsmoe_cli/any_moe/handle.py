@@ -18,11 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from simsmoe_cli.attach.find_layers import ExpertLayer, find_expert_layers, no_experts
-from simsmoe_cli.attach.hooks import AttachedLayer, Probe, Progress
-from simsmoe_cli.attach.numbers import LayerNumbers, metrics_of
-from simsmoe_cli.attach.run_writer import RunWriter
-from simsmoe_cli.attach.settings import (
+from simsmoe_cli.any_moe.find_layers import ExpertLayer, find_expert_layers, no_experts
+from simsmoe_cli.any_moe.hooks import AttachedLayer, Probe, Progress
+from simsmoe_cli.any_moe.numbers import LayerNumbers, metrics_of
+from simsmoe_cli.any_moe.run_writer import RunWriter
+from simsmoe_cli.any_moe.settings import (
     Similarity,
     experts_per_token,
     require_rows_alone,

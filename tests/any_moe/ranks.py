@@ -1,6 +1,6 @@
 """One of two processes that train an attached model together; started by test_distributed.py.
 
-    python -m tests.attach.ranks ddp|fsdp2 MODEL_TYPE FOLDER
+    python -m tests.any_moe.ranks ddp|fsdp2 MODEL_TYPE FOLDER
 
 Each takes a batch of its own. The first writes the gradients it ends up with to FOLDER.
 """
@@ -19,8 +19,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from simsmoe_cli.attach.handle import attach
-from tests.attach.by_hand import EVERYTHING, batch, loss_of, made
+from simsmoe_cli.any_moe.handle import attach
+from tests.any_moe.by_hand import EVERYTHING, batch, loss_of, made
 
 
 def main(kind: str, model_type: str, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.attach.by_hand import batch, by_hand, made, require_equal
+from tests.any_moe.by_hand import batch, by_hand, made, require_equal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes(kind: str, model_type: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.attach.ranks", kind, model_type, str(tmp_path)]
+    command = [sys.executable, "-m", "tests.any_moe.ranks", kind, model_type, str(tmp_path)]
     ranks = [
         subprocess.Popen(
             command,

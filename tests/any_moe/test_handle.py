@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.attach.handle import attach
+from simsmoe_cli.any_moe.handle import attach
 from simsmoe_cli.errors import UserError
-from tests.attach.by_hand import (
+from tests.any_moe.by_hand import (
     EVERYTHING,
     FAMILIES,
     Seen,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simsmoe_cli.attach.find_layers import (
+from simsmoe_cli.any_moe.find_layers import (
     ExpertLayer,
     ListedLayer,
     PairedLayer,
@@ -18,8 +18,8 @@ from simsmoe_cli.attach.find_layers import (
     find_expert_layers,
     no_experts,
 )
-from tests.attach import models
-from tests.attach.models import EXPERTS, HIDDEN, WIDTH
+from tests.any_moe import models
+from tests.any_moe.models import EXPERTS, HIDDEN, WIDTH
 
 
 class Repeated(nn.Module):

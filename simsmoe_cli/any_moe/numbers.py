@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from simsmoe_cli.attach.hooks import AttachedLayer, Probe
+from simsmoe_cli.any_moe.hooks import AttachedLayer, Probe
 from simsmoe_cli.run.events import RouterLayer
 
 DEAD_BELOW = 0.01  # of a fair share of the load

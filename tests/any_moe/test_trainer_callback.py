@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from simsmoe_cli.attach.trainer_callback import SimSMoECallback
+from simsmoe_cli.any_moe.trainer_callback import SimSMoECallback
 from simsmoe_cli.run.events import read_events
-from tests.attach.by_hand import VOCABULARY, made
+from tests.any_moe.by_hand import VOCABULARY, made
 
 FEW = {"preset": "calibrated", "tokens": 32, "min_tokens": 8}
 

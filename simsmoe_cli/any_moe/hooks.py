@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from simsmoe_cli.attach.expert_calls import LayerRecorder, Routed
-from simsmoe_cli.attach.find_layers import ExpertLayer
-from simsmoe_cli.attach.similarity import AttachedSimilarity, in_backward, with_loss
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder, Routed
+from simsmoe_cli.any_moe.find_layers import ExpertLayer
+from simsmoe_cli.any_moe.similarity import AttachedSimilarity, in_backward, with_loss
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka

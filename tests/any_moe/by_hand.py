@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from simsmoe_cli.attach.find_layers import (
+from simsmoe_cli.any_moe.find_layers import (
     ExpertLayer,
     PairedLayer,
     RepeatedLayer,
     find_expert_layers,
 )
-from simsmoe_cli.attach.handle import Handle, attach
+from simsmoe_cli.any_moe.handle import Handle, attach
 from tests.collapse.sources.huggingface.families import VOCABULARY, families, tiny
 from tests.collapse.sources.huggingface.test_families import whole_model
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from simsmoe_cli.attach.find_layers import (
+from simsmoe_cli.any_moe.find_layers import (
     ExpertLayer,
     ListedLayer,
     PairedLayer,
     RepeatedLayer,
 )
-from simsmoe_cli.attach.router_scores import RouterScores, read_router, scores_of
+from simsmoe_cli.any_moe.router_scores import RouterScores, read_router, scores_of
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 CHECKED_ROWS = 8

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from simsmoe_cli.attach.handle import Handle, attach
-from simsmoe_cli.attach.settings import Similarity
+from simsmoe_cli.any_moe.handle import Handle, attach
+from simsmoe_cli.any_moe.settings import Similarity
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 STATE = "simsmoe.safetensors"

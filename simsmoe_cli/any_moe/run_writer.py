@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from simsmoe_cli.attach.hooks import Probe
-from simsmoe_cli.attach.numbers import LayerNumbers
+from simsmoe_cli.any_moe.hooks import Probe
+from simsmoe_cli.any_moe.numbers import LayerNumbers
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.run import probes
 from simsmoe_cli.run.events import (

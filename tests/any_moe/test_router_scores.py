@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.attach.router_scores import is_distribution, read_router, scores_of
+from simsmoe_cli.any_moe.router_scores import is_distribution, read_router, scores_of
 
 T, N = 200, 8
 SCORES = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from simsmoe_cli.attach.handle import Handle, attach
+from simsmoe_cli.any_moe.handle import Handle, attach
 from simsmoe_cli.cli.main import run as simsmoe
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.run import probes
 from simsmoe_cli.run.events import read_events
-from tests.attach.by_hand import Seen, batch, cka, loss_of, made
+from tests.any_moe.by_hand import Seen, batch, cka, loss_of, made
 
 STEPS = 8
 

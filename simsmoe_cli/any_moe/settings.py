@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from simsmoe_cli.attach.find_layers import ExpertLayer, ListedLayer
+from simsmoe_cli.any_moe.find_layers import ExpertLayer, ListedLayer
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.recipe.schema_errors import schema_problems
 from simsmoe_cli.recipe.section import Problem
