@@ -46,7 +46,7 @@ from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.monitor.state.runs import find_runs
 from simsmoe_cli.run import probes
-from simsmoe_cli.run.events import SCHEMA, EventLog
+from simsmoe_cli.run.event_log import SCHEMA, EventLog
 from simsmoe_cli.run.folder import RunDir
 
 START = 1.7e9

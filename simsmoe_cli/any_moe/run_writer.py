@@ -20,14 +20,8 @@ from simsmoe_cli.any_moe.hooks import Probe
 from simsmoe_cli.any_moe.numbers import LayerNumbers
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.run import probes
-from simsmoe_cli.run.events import (
-    EventLog,
-    NotAnEvent,
-    RunStarted,
-    SimilarityLayer,
-    Train,
-    parse_event,
-)
+from simsmoe_cli.run.event_log import EventLog, NotAnEvent, parse_event
+from simsmoe_cli.run.events import RunStarted, SimilarityLayer, Train
 from simsmoe_cli.run.folder import RunDir
 
 MEASURE = "cka-linear-debiased"

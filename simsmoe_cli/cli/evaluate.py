@@ -63,7 +63,7 @@ def evaluate(
     """Evaluate a run's weights on a whole split: every token, or every text, once."""
     import json
 
-    from simsmoe_cli.run.events import finite
+    from simsmoe_cli.run.event_log import finite
     from simsmoe_cli.run.find import find_run
     from simsmoe_cli.run.opened import OpenedRun
     from simsmoe_cli.train.device import choose_device

@@ -20,7 +20,8 @@ from simsmoe_cli.compare.measures import CURVES, MEASURES
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run.events import Event, read_events
+from simsmoe_cli.run.event_log import read_events
+from simsmoe_cli.run.events import Event
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.score import perplexity
 

@@ -33,7 +33,7 @@ from typing import Any
 from simsmoe_cli.monitor.read.tail import Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.run import RunHistory
-from simsmoe_cli.run.events import finite
+from simsmoe_cli.run.event_log import finite
 from simsmoe_cli.run.folder import RunDir
 
 SNAPSHOT_SCHEMA = 1

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Literal
 
-from simsmoe_cli.run.events import Event, EventLog, RunFinished, RunStarted
+from simsmoe_cli.run.event_log import EventLog
+from simsmoe_cli.run.events import Event, RunFinished, RunStarted
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.objectives.base import Objective
 from simsmoe_cli.train.probes import Probe

@@ -12,7 +12,7 @@ from simsmoe_cli.any_moe.handle import Handle, attach
 from simsmoe_cli.cli.main import run as simsmoe
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.run import probes
-from simsmoe_cli.run.events import read_events
+from simsmoe_cli.run.event_log import read_events
 from tests.any_moe.by_hand import Seen, batch, cka, loss_of, made
 
 STEPS = 8

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from simsmoe_cli.any_moe.trainer_callback import SimSMoECallback
-from simsmoe_cli.run.events import read_events
+from simsmoe_cli.run.event_log import read_events
 from tests.any_moe.by_hand import VOCABULARY, made
 
 FEW = {"preset": "calibrated", "tokens": 32, "min_tokens": 8}

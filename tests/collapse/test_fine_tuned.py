@@ -19,7 +19,7 @@ from simsmoe_cli.collapse.sources.run import TaskSource, spread_texts
 from simsmoe_cli.data.tasks.encode import EncodedSplit
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.moe.routers.base import StepContext
-from simsmoe_cli.run.events import read_events
+from simsmoe_cli.run.event_log import read_events
 from simsmoe_cli.run.folder import RunDir
 from tests.train.transfer import QUICK, prepare, pretrain
 

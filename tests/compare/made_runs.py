@@ -8,7 +8,7 @@ from typing import Any
 from simsmoe_cli.compare.show import table
 from simsmoe_cli.compare.statistics import Comparison
 from simsmoe_cli.recipe.load import dump_recipe
-from simsmoe_cli.run.events import EventLog
+from simsmoe_cli.run.event_log import EventLog
 from simsmoe_cli.run.folder import RunDir
 from tests.train.tiny import recipe
 

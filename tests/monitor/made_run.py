@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from simsmoe_cli.run import probes
-from simsmoe_cli.run.events import SCHEMA
+from simsmoe_cli.run.event_log import SCHEMA
 from simsmoe_cli.run.folder import RunDir
 
 BEGAN = 1_700_000_000.0  # seconds since the epoch

@@ -9,7 +9,7 @@ import pytest
 
 from simsmoe_cli.monitor.json_snapshot import SNAPSHOT_SCHEMA, read, snapshot
 from simsmoe_cli.monitor.state.alerts import Thresholds
-from simsmoe_cli.run.events import finite, read_events
+from simsmoe_cli.run.event_log import finite, read_events
 from tests.monitor.made_run import BEGAN, STEP_S, cka_of, write_run
 
 NOW = BEGAN + STEP_S * 2000

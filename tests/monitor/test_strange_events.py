@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from simsmoe_cli.monitor.read.tail import Batch, Tail
 from simsmoe_cli.monitor.state.run import RunHistory
-from simsmoe_cli.run.events import Event, NotAnEvent, parse_event
+from simsmoe_cli.run.event_log import NotAnEvent, parse_event
+from simsmoe_cli.run.events import Event
 from tests.monitor.made_run import event
 
 JSON = st.recursive(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import Routing, StepContext
 from simsmoe_cli.run import checkpoint
-from simsmoe_cli.run.events import EventLog, read_events
+from simsmoe_cli.run.event_log import EventLog, read_events
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.probes import Probe, probe, probe_batch
 from tests.train.tiny import recipe

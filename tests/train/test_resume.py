@@ -55,7 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 KILLED = """
 import os, signal, sys
 from simsmoe_cli.run import checkpoint
-from simsmoe_cli.run.events import EventLog
+from simsmoe_cli.run.event_log import EventLog
 from simsmoe_cli.train.optim import NonFiniteGuard
 
 moment, at = sys.argv[1], int(sys.argv[2])

@@ -1,51 +1,67 @@
-"""Events of a training: held until the run folder may be written to."""
+"""Events of a training wait until its run folder may be written to, and lose nothing meanwhile."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.run.events import read_events
+import pytest
+
+from simsmoe_cli.run.event_log import read_events
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.run_log import RunLog
 
 
-def messages(path: Path) -> list[Any]:
-    return [event["message"] for event in read_events(path)]
+def messages(run: RunDir) -> list[str]:
+    return [event["message"] for event in read_events(run.events) if event["kind"] == "warning"]
 
 
-def test_events_are_held_until_the_log_is_open(tmp_path: Path) -> None:
-    heard: list[dict[str, Any]] = []
-    log, path = RunLog(heard.append), tmp_path / "events.jsonl"
-    log.warn(0, "first", "second")
+def test_what_was_held_is_written_first(tmp_path: Path) -> None:
+    run, told = RunDir(tmp_path / "run"), list[dict[str, Any]]()
+    log = RunLog(told.append)
+    log.warn(0, "before")
     assert not log.is_open
-    assert not path.exists()
-    assert heard == []
-    assert log.open(path, None)
-    log.warn(1, "third")
+    assert not run.path.exists()
+    assert log.open(run, keep=None)
+    log.warn(1, "after")
     log.close()
-    assert messages(path) == ["first", "second", "third"]
-    assert [event["message"] for event in heard] == ["first", "second", "third"]
+    assert messages(run) == ["before", "after"]
+    assert [event["message"] for event in told] == ["before", "after"]
 
 
-def test_opening_says_whether_all_kept_bytes_are_there(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    first = RunLog()
-    first.open(path, None)
-    first.warn(1, "kept")
-    kept = first.written.position()
-    first.warn(2, "cut")
-    first.close()
+def test_a_resumed_run_keeps_the_events_up_to_its_checkpoint(tmp_path: Path) -> None:
+    run, log = RunDir(tmp_path / "run"), RunLog()
+    log.open(run, keep=None)
+    log.warn(1, "kept")
+    position = log.written.position()
+    log.warn(2, "of a later step")
+    log.close()
+
     resumed = RunLog()
-    assert resumed.open(path, kept)
+    assert resumed.open(run, keep=position)
+    resumed.warn(2, "again")
     resumed.close()
-    assert messages(path) == ["kept"]
+    assert messages(run) == ["kept", "again"]
+
     shorter = RunLog()
-    assert not shorter.open(path, kept + 100)
+    assert not shorter.open(run, keep=10 * position)
     shorter.close()
 
 
-def test_a_run_that_was_never_its_own_says_nothing(tmp_path: Path) -> None:
-    log = RunLog()
-    log.leave(0, "failed", "before the first step")
+def test_a_run_that_ends_early_says_so_unless_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, log = RunDir(tmp_path / "run"), RunLog()
+    log.leave(0, "failed", "before the folder was opened")  # nothing to write to, and no error
+    log.open(run, keep=None)
+    log.leave(3, "stopped", "SIGTERM")
+    (event,) = read_events(run.events)
+    assert (event["kind"], event["step"]) == ("run_finished", 3)
+    assert event["status"] == "stopped"
+
+    def full(event: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log.written, "emit", full)
+    log.leave(4, "failed", "the disk is full")
     log.close()
-    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import torch
 
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
-from simsmoe_cli.run.events import read_events
+from simsmoe_cli.run.event_log import read_events
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.weights import optimizer_tensors
 from simsmoe_cli.train.loop import Trainer

@@ -8,7 +8,8 @@ from typing import Any
 
 from simsmoe_cli.collapse.subject import History, LossPoint, ProbePoint
 from simsmoe_cli.errors import printable
-from simsmoe_cli.run.events import Eval, Train, read_events
+from simsmoe_cli.run.event_log import read_events
+from simsmoe_cli.run.events import Eval, Train
 
 LOSSES_KEPT = 2000  # points of the loss curve; more cannot be told apart in a figure
 

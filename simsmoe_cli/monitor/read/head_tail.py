@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from simsmoe_cli.run.events import Event, NotAnEvent, parse_event
+from simsmoe_cli.run.event_log import NotAnEvent, parse_event
+from simsmoe_cli.run.events import Event
 
 HEAD_BYTES = 64 << 10
 TAIL_BYTES = 64 << 10

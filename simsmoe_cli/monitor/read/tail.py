@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from simsmoe_cli.run.events import LONG_LINE, Event, NotAnEvent, longest, parse_event
+from simsmoe_cli.run.event_log import LONG_LINE, NotAnEvent, longest, parse_event
+from simsmoe_cli.run.events import Event
 
 CHUNK_BYTES = 4 << 20
 MARK_BYTES = 256

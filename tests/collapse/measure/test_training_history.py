@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli.collapse.measure.training_history import LOSSES_KEPT, read_history
-from simsmoe_cli.run.events import EventLog
+from simsmoe_cli.run.event_log import EventLog
 
 
 def test_history_tells_losses_and_probes(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from simsmoe_cli.monitor.read import tail as module
 from simsmoe_cli.monitor.read.tail import Batch, Tail
-from simsmoe_cli.run import events
-from simsmoe_cli.run.events import LONG_LINE, SCHEMA, EventLog
+from simsmoe_cli.run import event_log
+from simsmoe_cli.run.event_log import LONG_LINE, SCHEMA, EventLog
 from tests.monitor.made_run import event
 
 
@@ -223,7 +223,7 @@ def test_events_of_a_future_schema_are_skipped_and_said(path: Path) -> None:
 def test_an_endless_line_costs_no_memory_and_is_skipped(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "LONG_LINE", 10_000)
+    monkeypatch.setattr(event_log, "LONG_LINE", 10_000)
     monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
     tail = Tail(path)
     path.write_bytes(line(1) + b"x" * 25_000)

@@ -12,7 +12,7 @@ import pytest
 from simsmoe_cli.monitor.read.tail import Batch, Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.run import RunHistory
-from simsmoe_cli.run.events import EventLog, read_events
+from simsmoe_cli.run.event_log import EventLog, read_events
 from tests.monitor.made_run import BEGAN, STEP_S, cka_of, event, score, write_run
 
 LATER = BEGAN + STEP_S * 2000 + 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli.monitor.state.runs import RunSummary, find_runs
-from simsmoe_cli.run.events import EventLog
+from simsmoe_cli.run.event_log import EventLog
 from tests.monitor.made_run import BEGAN, STEP_S, write_run
 
 

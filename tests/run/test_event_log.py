@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from simsmoe_cli.run.events import SCHEMA, Event, EventLog, NotAnEvent, parse_event, read_events
+from simsmoe_cli.run.event_log import SCHEMA, EventLog, NotAnEvent, parse_event, read_events
+from simsmoe_cli.run.events import Event
 
 
 def steps(path: Path) -> list[int]:
