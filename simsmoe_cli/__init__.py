@@ -1,12 +1,12 @@
-"""simsmoe: are the experts of a sparse mixture of experts still different, and what can be done?
+"""simsmoe measures how similar the experts of a mixture of experts are, and trains them to differ.
 
-The Python API (docs/api.md) is a handful of names, which import torch only when they are used:
+The Python API (docs/api.md) has a few names, which import torch only when they are used:
 
-    attach            watch the experts of any model in anyone's loop, and keep them different
-    Handle            what `attach` returns
+    attach            watch the experts of any model in your training loop, and keep them different
+    Handle            the object that `attach` returns
     SimSMoECallback   the same for the Trainer of transformers, and so for those of TRL
     ExpertLayer, ListedLayer   describe layers that `attach` does not find by itself
-    UserError         raised for whatever a user can mend
+    UserError         raised for every error that a user can fix
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Records which experts each token is sent to while a model runs, and with which weights.
 
-The routing of stacked experts is read from their call. For listed experts it is the router's own
-indices, or the K largest of its scores. When a layer first runs, what was read is checked: the
-outputs of the chosen experts, run one by one and summed with the weights that were read, must be
-what the layer itself computed. A model whose layers work in another way is refused.
+The routing of stacked experts is read from the arguments of their call. For listed experts it is
+the router's own indices, or the K largest of its scores. At the first run of a layer the result is
+checked: the outputs of the chosen experts, computed one by one and summed with the recorded
+weights, must equal the layer's own output. A model that fails this check is refused.
 
 Shapes: T tokens, D width, N experts, K experts per token.
 """
@@ -36,13 +36,13 @@ DISAGREES_16_BITS = 0.05
 
 @dataclass
 class Routed:
-    """What one layer did with some tokens.
+    """The routing of some tokens in one layer.
 
     Attributes:
         input_TD: what its experts are given.
         index_TK: chosen experts; N for an empty slot.
-        logits_TN: scores whose softmax is the router's distribution over experts; None: what it
-            gives is no distribution, or not known to be one.
+        logits_TN: scores whose softmax is the router's distribution over experts; None: its output
+            is not known to be a distribution.
     """
 
     input_TD: Tensor
@@ -50,7 +50,7 @@ class Routed:
     logits_TN: Tensor | None
 
     def of(self, tokens_T: Tensor) -> Routed:
-        """Some of the tokens, by a mask or by their positions."""
+        """The routing of some of the tokens, given by a mask or by their positions."""
         logits_TN = None if self.logits_TN is None else self.logits_TN[tokens_T]
         return Routed(self.input_TD[tokens_T], self.index_TK[tokens_T], logits_TN)
 
@@ -75,12 +75,12 @@ class Choice:
 
 @dataclass
 class LayerRecorder:
-    """One layer while its model runs.
+    """Records one layer while its model runs.
 
     Attributes:
         layer: of a model.
         top_k: K where the router gives scores alone; None: not known.
-        reading: how the router's outputs are read, found out at the first run.
+        reading: how the router's outputs are interpreted, detected at the first run.
     """
 
     layer: ExpertLayer
@@ -100,7 +100,7 @@ class LayerRecorder:
         self.rows_of_expert = [0] * self.layer.number
 
     def hooks(self) -> list[RemovableHandle]:
-        """Begin to watch; what was seen before is forgotten."""
+        """Start recording, and forget earlier calls; returns the hooks."""
         self.begin()
         layer = self.layer
         watched = layer.module if isinstance(layer, PairedLayer) else layer.experts
@@ -130,7 +130,7 @@ class LayerRecorder:
         return count
 
     def result(self, real_T: Tensor | None, where: str) -> Routed:
-        """What the layer did with the real tokens.
+        """The routing of the real tokens (without padding).
 
         Args:
             real_T: which of the tokens are real, as a mask or indices; None: all.
@@ -180,7 +180,7 @@ class LayerRecorder:
         )
 
     def _repeated(self, floating: list[Tensor]) -> Choice:
-        """The weight of an expert is how much its copy of a row is scaled."""
+        """Repeated experts: the weight of an expert is the scale of its copy of a row."""
         assert self.router_input is not None
         x_TD = self.router_input.flatten(0, -2)
         scaled_NTD = floating[0].reshape(self.layer.number, *x_TD.shape)
@@ -193,7 +193,7 @@ class LayerRecorder:
         return Choice(x_TD, index_TK.masked_fill(~chosen_TK, self.layer.number), weight_TK)
 
     def _paired(self, where: str) -> Choice:
-        """The router sorts its choices by expert, and gives the slot that each came from."""
+        """Paired experts: the router sorts its choices by expert and returns the slot of each."""
         x_TD = self.given[0][0].flatten(0, -2)
         try:
             slot_R, _, weight_R, sizes = self.routed[:4]
@@ -242,10 +242,11 @@ class LayerRecorder:
         return Choice(x_TD, scores[0].topk(min(self.top_k, number), dim=-1).indices)
 
     def _check(self, choice: Choice, where: str) -> None:
-        """Refuse a layer whose own output is not what was read from it.
+        """Refuse a layer whose own output differs from the output computed with the recorded
+        routing.
 
         Raises:
-            UserError: the model works in another way than what it is read as.
+            UserError: the layer computes something else.
         """
         layer, number = self.layer, self.layer.number
         if isinstance(layer, ListedLayer) and choice.output_TD is None:

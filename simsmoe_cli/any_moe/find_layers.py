@@ -1,7 +1,7 @@
 """Finds the layers with experts in any model, by their structure and not by their class names.
 
-A layer is a module with a child whose name ends with "experts" and a router beside it, a child that
-has a matrix with one row per expert. The experts are one of
+A layer is a module with two children: one whose name ends with "experts", and a router, which has a
+matrix with one row per expert. There are four kinds of experts:
 
 - stacked (transformers 5): one module with 3-D parameters [N, ., .], or with matrices of N blocks
   of rows (DBRX), called with rows, the chosen experts and their weights. Further indices may stand
@@ -9,10 +9,11 @@ has a matrix with one row per expert. The experts are one of
 - repeated (Llama 4): stacked, and called with every row once per expert, scaled by its weight;
 - listed (transformers 4, many custom models, Switch): a ModuleList or ModuleDict of N equal
   modules, called with rows;
-- paired (JetMoE): two stacks of matrices beside the router, with an activation in between.
+- paired (JetMoE): two stacks of matrices next to the router, with an activation in between.
 
-Shared experts, which are always on, are left out, because the router does not choose them. So are
-experts that text does not reach (for images or sound, or for predicting several tokens ahead).
+Shared experts, which run for every token, are left out, because the router does not choose them.
+Experts that do not process text (for images or sound, or for predicting several tokens ahead) are
+left out too.
 
 Shapes: T tokens, D width, H expert hidden width, N experts.
 """
@@ -43,10 +44,10 @@ class ExpertLayer:
     Attributes:
         name: of the module that holds both.
         module: that module.
-        experts: what computes them.
+        experts: the module that computes them.
         router: gives scores [T, N], alone or among other things.
         number: N.
-        idle: how many further experts, numbered from N, compute nothing.
+        idle: the number of further experts, with indices from N on, that compute nothing.
     """
 
     name: str
@@ -62,7 +63,7 @@ class ExpertLayer:
         return True
 
     def run(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
-        """Rows through one expert each, [R, D] in the model's precision.
+        """Run each row through its expert: [R, D] in the model's precision.
 
         Args:
             rows_RD: sorted by expert.
@@ -78,7 +79,7 @@ class ExpertLayer:
         return out.reshape(len(rows_RD), -1)
 
     def dense(self, x_TD: Tensor) -> Tensor:
-        """Every expert on the same rows, [N, T, D] in the model's precision."""
+        """Run every expert on the same rows: [N, T, D] in the model's precision."""
         # One call for all: many rows at once are computed several times as fast as few.
         count_N = torch.full((self.number,), len(x_TD), device=x_TD.device)
         return self.run(x_TD.repeat(self.number, 1), count_N).view(self.number, len(x_TD), -1)
@@ -200,8 +201,8 @@ def _paired(name: str, parent: nn.Module, children: dict[str, nn.Module]) -> Exp
 
 
 def _experts_in(module: nn.Module) -> tuple[type[ExpertLayer], int, int]:
-    """How a module's experts are run, N, and how many further ones are idle; N is 0 for another
-    module."""
+    """The layer class for a module's experts, N, and the number of idle experts; N is 0 if the
+    module is not a layer with experts."""
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         experts = _listed(module)
         alike = len({type(expert) for expert in experts}) == 1
@@ -225,8 +226,8 @@ def _listed(experts: nn.Module) -> list[nn.Module]:
 
 
 def _router(children: dict[str, nn.Module], number: int) -> nn.Module | None:
-    """The child that scores so many experts: by its name and a matrix with a row for each, or more
-    for experts that compute nothing."""
+    """The child that scores `number` experts, found by its name and a matrix with one row per
+    expert (or more rows, for experts that compute nothing)."""
     rows = {
         name: {len(p) for p in child.parameters() if p.ndim == 2}
         for name, child in children.items()
@@ -276,7 +277,7 @@ def _units(
 
 
 def _fit(stacked: dict[str, Tensor], leaving: str) -> bool:
-    """Whether every other matrix leads into the hidden units that one leads out of."""
+    """Whether the hidden units of one matrix match those of all others."""
     out = stacked[leaving]
     return all(
         part.shape[1] in (out.shape[2], 2 * out.shape[2]) and part.shape[2] == out.shape[1]
@@ -286,7 +287,7 @@ def _fit(stacked: dict[str, Tensor], leaving: str) -> bool:
 
 
 def no_experts(model: nn.Module, name: str) -> UserError:
-    """The error for a model without experts, with what it has instead."""
+    """The error for a model without experts; it names what the model has instead."""
     kinds: Sequence[tuple[str, int]] = Counter(
         type(module).__name__ for module in model.modules()
     ).most_common(8)

@@ -1,4 +1,4 @@
-"""Attach similarity learning and its measures to any model with experts, in anyone's loop.
+"""Attach similarity learning and its measures to any model with experts, in your own training loop.
 
 handle = attach(model, similarity="calibrated")
 ...                       # the loop stays as it is: forward, loss.backward(), optimizer.step()
@@ -51,8 +51,8 @@ def attach(
 ) -> Handle:
     """Watch the expert layers of a model while it trains, and keep the experts different.
 
-    The model computes what it computed before. In the backward pass the experts get the gradient
-    of the similarity loss as well.
+    The model's outputs do not change. In the backward pass the experts also get the gradient of the
+    similarity loss.
 
     Args:
         model: any module with expert layers; wrapped (DDP, PEFT, FSDP2) or not.
@@ -95,9 +95,9 @@ class Handle:
     """An attached model; made by `attach`.
 
     Attributes:
-        loss_scale: what the loop multiplies its own loss with before `backward()`, so that the
-            similarity loss is scaled alike: 1 / (batches per optimizer step) with gradient
-            accumulation, times `scaler.get_scale()` with a GradScaler.
+        loss_scale: the factor that your loop applies to its own loss before `backward()`; the
+            similarity loss is scaled by the same factor. It is 1 / (batches per optimizer step)
+            with gradient accumulation, times `scaler.get_scale()` with a GradScaler.
         layers: the expert layers, in the model's order.
     """
 
@@ -142,7 +142,7 @@ class Handle:
         return self._progress.step
 
     def batch(self, attention_mask: Tensor | None) -> None:
-        """Say which tokens of the next forward passes are padding.
+        """Set the padding mask of the next forward passes.
 
         Without this call the mask is read from the model's own argument `attention_mask`.
 
@@ -153,10 +153,10 @@ class Handle:
         self._given = attention_mask
 
     def step(self, loss: float | Tensor | None = None, lr: float | None = None) -> None:
-        """Say that the optimizer made a step.
+        """Tell simsmoe that the optimizer made a step.
 
         Args:
-            loss: the loop's own, in nats per token, for the run folder; read once per
+            loss: the loss of your loop, in nats per token, for the run folder; it is read once per
                 `log_every` steps.
             lr: the learning rate, likewise.
         """
@@ -181,7 +181,7 @@ class Handle:
                 attached.start_window()
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for a logger, of the last `log_every` steps; the host waits on the device.
+        """Numbers for a logger, over the last `log_every` steps; the host waits on the device.
 
         Keys: per layer `layer_L/load_max` (the busiest expert's load over a fair share),
         `layer_L/dead` (experts with less than a hundredth of a fair share), `layer_L/entropy` (of
@@ -192,7 +192,7 @@ class Handle:
         return metrics_of(self._numbers or self._read())
 
     def detach(self) -> None:
-        """Take everything out of the model again; the numbers stay readable."""
+        """Remove all hooks from the model; `metrics` still works."""
         self._numbers = self._numbers or self._read()
         for hook in self._hooks:
             hook.remove()
@@ -205,8 +205,8 @@ class Handle:
             self._writer = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed training goes on from: the pair trackers and the state of the generators,
-        by layer. The same on all processes but for the generators."""
+        """The state that a resumed training needs: pair trackers and generator states, by layer.
+        Only the generator states differ between processes."""
         return {
             f"layer_{place}.{name}": tensor
             for place, attached in enumerate(self.layers)
@@ -214,14 +214,14 @@ class Handle:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Go on from what `state_dict` gave.
+        """Restore a state from `state_dict`.
 
         Args:
             state: empty, or of the same model and settings.
             step: optimizer steps done.
 
         Raises:
-            UserError: it is of another model, or of other settings.
+            UserError: the state belongs to another model or other settings.
         """
         self._progress.step = step
         for place, attached in enumerate(self.layers):
@@ -278,7 +278,7 @@ class Handle:
         return event
 
     def _known(self, loss: float | Tensor | None, lr: float | None) -> dict[str, Any]:
-        """Fields of a train event, besides those of the layers."""
+        """The fields of a train event that do not come from the layers."""
         known: dict[str, Any] = {}
         if loss is not None:
             known["loss_nats"] = float(loss.detach() if isinstance(loss, Tensor) else loss)

@@ -1,13 +1,13 @@
-"""What a layer with experts does while somebody else's loop trains it.
+"""The hooks of one attached layer: they count, probe, and add the similarity loss.
 
 After each forward pass of the layer a hook reads which experts were chosen, counts their load,
 compares pairs that are due, and returns the layer's output with the similarity loss attached
 (`with_loss`). Everything that runs an expert happens inside the layer's own forward pass, because
 under FSDP2 the experts' weights exist nowhere else.
 
-Only training counts: passes in evaluation mode or without gradients are left alone. A pass inside
-the backward pass is a recomputation of gradient checkpointing and is not counted again. Padding is
-never counted.
+Only training passes count; passes in evaluation mode or without gradients are ignored. With
+gradient checkpointing, a forward pass inside the backward pass is a recomputation and is not
+counted again (`in_backward` and `AttachedSimilarity` in similarity.py). Padding is never counted.
 
 Shapes: T tokens, D width, N experts, K experts per token, R rows, n probed tokens.
 """
@@ -37,14 +37,14 @@ PROBE_TOKENS = 256
 
 @dataclass
 class Progress:
-    """Where the training is; one object for all layers of a model.
+    """The progress of the training; one object for all layers of a model.
 
     Attributes:
         step: optimizer steps done.
         total_steps: of the whole training, for schedules.
         tokens: in the batch, padding included; 0: not known.
         real_T: which of them are not padding, as indices; None: all.
-        coefficient: of the similarity loss now.
+        coefficient: gives the present coefficient of the similarity loss.
         probing: whether the next pass is probed.
     """
 
@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass
 class Probe:
-    """How similar all experts of a layer are on the same tokens of one batch.
+    """The similarity of all experts of a layer, on the same tokens of one batch.
 
     Attributes:
         cka_NN: debiased linear CKA; nan where undefined.
@@ -132,7 +132,7 @@ class AttachedLayer:
         self._hooks = []
 
     def start_window(self) -> None:
-        """Forget the sums, and what recomputations would need."""
+        """Start new sums for the next window of steps."""
         self.slots_N = torch.zeros_like(self.slots_N)
         self.window = {}
 
@@ -143,11 +143,11 @@ class AttachedLayer:
             self.similarity.forget()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed training goes on from; empty before the first batch."""
+        """The state that a resumed training needs; empty before the first batch."""
         return {} if self.similarity is None else self.similarity.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave, as soon as the first batch comes."""
+        """Restore a state from `state_dict` when the first batch comes."""
         self._saved = state or None
 
     @property
@@ -211,7 +211,7 @@ class AttachedLayer:
 
     @torch.no_grad()
     def _measured(self, routed: Routed) -> Probe:
-        """Every expert on the same tokens, drawn from the batch."""
+        """Run every expert on the same tokens, drawn from the batch, and compare their outputs."""
         x_TD = routed.input_TD.detach()
         if self._generator is None:
             self._generator = torch.Generator(x_TD.device)
@@ -276,7 +276,7 @@ class AttachedLayer:
 
 @contextlib.contextmanager
 def _in_evaluation(module: nn.Module) -> Iterator[None]:
-    """No dropout meanwhile: it would draw from the user's generator."""
+    """Switch off dropout meanwhile, because it would draw from the user's generator."""
     training = [part for part in module.modules() if part.training]
     for part in training:
         part.training = False

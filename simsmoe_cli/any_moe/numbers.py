@@ -1,4 +1,4 @@
-"""What is said of an attached layer since the last log: numbers on the host.
+"""The numbers of an attached layer since the last log, on the host.
 
 Shapes: N experts.
 """
@@ -22,7 +22,7 @@ class LayerNumbers:
     """One layer since the last log.
 
     Attributes:
-        layer: its place among the layers with experts, from 0.
+        layer: its index among the layers with experts, from 0.
         load: fraction of the routed slots that each expert got, [N]; empty where nothing was
             routed.
         entropy_nats: of a token's routing distribution, mean over tokens; None: not known.

@@ -50,9 +50,8 @@ class RouterScores:
 
     def logits(self, outputs: list[Tensor], experts: int) -> Tensor | None:
         """Scores whose softmax is the router's distribution over experts, [T, N]; None: unknown.
-
-        Columns beyond N, of experts that compute nothing, are left out, which leaves the
-        distribution over those that do.
+        Columns beyond N, of experts that compute nothing, are left out; the rest is the
+        distribution over the other experts.
         """
         if self.output is None:
             return None
@@ -61,10 +60,11 @@ class RouterScores:
 
 
 def read_router(outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | None) -> RouterScores:
-    """Find out what a router gives.
+    """Detect which kind of scores a router returns.
 
     Args:
-        outputs: those with a column for each expert, [T, N or more]; see `scores_of`.
+        outputs: the router's outputs with a column for each expert, [T, N or more]; see
+            `scores_of`.
         index_TK: chosen columns; a number beyond them for an empty slot.
         weight_TK: what their outputs are weighted with; None where that is not seen, and then
             the softmax of logits is taken for granted.
@@ -92,7 +92,7 @@ def read_router(outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | Non
 
 
 def _entropy(logits_TN: Tensor | None) -> float:
-    """The mean entropy of distributions, of what it can be at most."""
+    """The mean entropy of distributions, as a share of the maximum."""
     assert logits_TN is not None
     entropy_T = torch.special.entr(logits_TN.softmax(-1)).sum(-1)
     return float(entropy_T.mean()) / math.log(logits_TN.shape[-1])
@@ -113,11 +113,12 @@ def scores_of(given: Iterable[Tensor], experts: int, weight_TK: Tensor | None) -
 
 
 def is_distribution(values: Tensor, chosen: int) -> bool:
-    """Whether every row is non-negative and sums to 1, up to rounding, and is no mere choice.
+    """Whether every row is a distribution: non-negative, sums to 1, and is not zero for all but K
+    experts.
 
     Args:
         values: [T, N].
-        chosen: K; weights of the chosen experts among zeros are no distribution over all.
+        chosen: K; the weights of K chosen experts among zeros do not count as a distribution.
     """
     values = values.float()
     if not len(values) or not bool((values >= 0).all()):

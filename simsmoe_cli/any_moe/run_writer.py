@@ -1,7 +1,7 @@
 """The run folder of an attached training, which `simsmoe monitor` and `compare` open while it runs.
 
-Its events hold what is known of somebody else's loop: every layer's load, how similar its experts
-are, what similarity learning did, and the loss if the loop gives it.
+Its events hold the load of every layer, the similarity of its experts, the numbers of similarity
+learning, and the loss if the loop passes it.
 
 Shapes: L layers, N experts.
 """
@@ -33,10 +33,10 @@ class RunWriter:
     def __init__(self, path: Path, *, resume: bool):
         """Args:
             path: of the run folder.
-            resume: whether a run in it is gone on with.
+            resume: whether to continue a run that is in it.
 
         Raises:
-            UserError: another process writes there, or a run is there and not gone on with.
+            UserError: another process writes there, or a run is there and `resume` is False.
         """
         self._run = RunDir(path)
         if not resume and self._run.events.exists():
@@ -56,10 +56,10 @@ class RunWriter:
         return self._log is not None
 
     def start(self, started: RunStarted) -> None:
-        """Begin the run, or go on with it at a later step than 0.
+        """Begin the run, or continue it from a step after 0.
 
         Args:
-            started: the first event. What was written of later steps is cut off.
+            started: the first event. Events of later steps are cut off the file.
         """
         step = started["step"]
         keep = _bytes_until(self._run.events, step) if step else None
@@ -74,7 +74,7 @@ class RunWriter:
 
         Args:
             step: optimizer steps done.
-            layers: what was found.
+            layers: the numbers of each layer.
             known: further fields of the train event.
         """
         assert self._log is not None
@@ -124,7 +124,7 @@ class RunWriter:
         )
 
     def finish(self, step: int, reason: str) -> None:
-        """Say that the training is over, and let the folder go."""
+        """Write that the training is over, and release the lock."""
         if self._log is not None:
             self._log.emit(
                 {"kind": "run_finished", "step": step, "status": "finished", "reason": reason}

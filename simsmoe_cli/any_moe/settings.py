@@ -1,4 +1,4 @@
-"""What a user asks `attach` for, checked before the model is touched."""
+"""Checks the settings that a user gives to `attach`, before the model is changed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def similarity_settings(given: Similarity, total_steps: int | None) -> Similarit
 
 
 def require_rows_alone(layers: Sequence[ExpertLayer], where: str) -> None:
-    """Refuse experts that cannot be called with rows and nothing else.
+    """Refuse experts that cannot be called with rows alone.
 
     Raises:
         UserError: one needs further arguments.
@@ -92,7 +92,7 @@ def require_rows_alone(layers: Sequence[ExpertLayer], where: str) -> None:
 
 
 def experts_per_token(model: nn.Module) -> int | None:
-    """K, as a configuration of transformers says; None where it does not."""
+    """K, from a configuration of transformers; None if it is not there."""
     config = getattr(model, "config", None)
     for part in (config, getattr(config, "text_config", None)):
         for name in TOP_K_NAMES:

@@ -1,8 +1,8 @@
-"""Similarity learning in a model whose training loop is not ours (SimSMoE, 2406.15883).
+"""Similarity learning in the user's own training loop (SimSMoE, 2406.15883).
 
-Nothing can be returned to somebody else's loop, so the loss does not join the sum that the loop
-differentiates. Instead its gradient joins where the layer's output leaves: `with_loss` returns the
-output as it is, and hands the loss its coefficient as gradient when the backward pass comes by.
+The similarity loss cannot be added to the loss of a user's loop. Instead its gradient is added at
+the layer's output: `with_loss` returns the output unchanged, and its backward pass also runs the
+backward pass of the similarity loss, with the coefficient as its gradient.
 
 Gradient checkpointing runs a layer's forward pass a second time, inside the backward pass. That
 pass must compute exactly what the first one computed, and must count nothing again. So the first
@@ -45,7 +45,7 @@ def with_loss(output: Tensor, loss: Tensor, coefficient: Callable[[], float]) ->
     Args:
         output: of a layer, of any shape; it must take part in the loop's own loss.
         loss: a scalar, fp32.
-        coefficient: what the loss is multiplied with, asked for in the backward pass.
+        coefficient: what the loss is multiplied with, read in the backward pass.
     """
     joined: Tensor = _WithLoss.apply(output, loss, coefficient)  # type: ignore[no-untyped-call]
     return joined
@@ -58,7 +58,7 @@ def in_backward() -> bool:
 
 @dataclass
 class _Decision:
-    """What the result of one forward pass depended on, besides its inputs.
+    """The state that one forward pass depended on, apart from its inputs.
 
     Attributes:
         index_TK: the routing, by which a recomputation finds its first pass.
@@ -74,8 +74,8 @@ class _Decision:
 
 
 class _Tracker(PairTracker):
-    """A pair tracker that takes the counts of a first pass in a recomputation, so that processes
-    exchange them once."""
+    """A pair tracker that reuses the counts of the first pass in a recomputation, so that processes
+    exchange them only once."""
 
     counted_NN: Tensor | None = None
     replayed_NN: Tensor | None = None
@@ -155,22 +155,22 @@ class AttachedSimilarity:
         return result
 
     def forget(self) -> None:
-        """The backward passes of all batches so far are over: none will be recomputed."""
+        """Forget all first passes: no batch so far will be recomputed any more."""
         self._waiting.clear()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed training goes on from."""
+        """The state that a resumed training needs."""
         return {**self.learning.state_dict(), "random": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state from `state_dict`."""
         state = dict(state)
         self.generator.set_state(state.pop("random").cpu())
         self.learning.load_state_dict(state)
 
     def _first_pass(self, index_TK: Tensor) -> _Decision | None:
-        """What the first pass over this batch kept; None where there was none (a checkpoint that
-        runs its first pass without gradients, which counts nothing)."""
+        """The state kept by the first pass over this batch; None if there is none (reentrant
+        gradient checkpointing runs the first pass without gradients, which counts nothing)."""
         if len(self._waiting) == 1:
             return self._waiting[0]
         for decision in reversed(self._waiting):

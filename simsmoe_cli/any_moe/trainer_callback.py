@@ -52,7 +52,8 @@ class SimSMoECallback(TrainerCallback):
         self._lr: float | None = None
 
     def log_with(self, trainer: Any) -> None:
-        """Put the callback before those that send logs away, so that they see its metrics.
+        """Put this callback before those that send logs to other programs, so that they see its
+        metrics.
 
         The Trainer calls callbacks in order and puts those of `report_to` first.
         """
@@ -62,7 +63,7 @@ class SimSMoECallback(TrainerCallback):
         callbacks.insert(0, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Attach to the model, as it is wrapped by now."""
+        """Attach to the model, which the Trainer has wrapped by now."""
         self.handle = attach(
             given["model"],
             self._similarity,
@@ -96,20 +97,20 @@ class SimSMoECallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **given: Any,
     ) -> None:
-        """Add the metrics to what the Trainer logs."""
+        """Add the metrics to the Trainer's logs."""
         if self.handle is None or logs is None or "loss" not in logs:
             return
         self._loss, self._lr = logs["loss"], logs.get("learning_rate")
         logs.update({PREFIX + name: value for name, value in self.handle.metrics().items()})
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Keep the pair trackers beside the Trainer's checkpoint."""
+        """Save the pair trackers in the Trainer's checkpoint folder."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self.handle is not None and state.is_world_process_zero and folder.is_dir():
             save_file(self.handle.state_dict(), folder / STATE)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Take everything out of the model again."""
+        """Detach from the model."""
         if self.handle is not None:
             self.handle.detach()
 

@@ -26,7 +26,7 @@ ReportCheckpointOption = Annotated[
     str | None,
     typer.Option(
         metavar="best|last|all|STEP",
-        help="Which weights, best if left out; all: each that was saved, judged by the last.",
+        help="Which weights, best if left out; all: every one saved, with a verdict on the last.",
     ),
 ]
 AgainstOption = Annotated[
@@ -40,9 +40,8 @@ TokensOption = Annotated[
     typer.Option(
         min=1,
         max=100_000_000,
-        help="Tokens that all experts see; several windows of text are rounded down to whole ones. "
-        "Load, routing and loss are of four times as many. 4,096 if left out, fewer of a large "
-        "model.",
+        help="Tokens that all experts see; rounded down to whole windows of text. Load, routing "
+        "and loss use four times as many. 4,096 if left out, fewer for a large model.",
     ),
 ]
 LayersOption = Annotated[

@@ -17,7 +17,9 @@ RunsArgument = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write it too: a page (.html), or the curves (.svg, .png)."),
+    typer.Option(
+        metavar="FILE", help="Also write a file: a page (.html), or the curves (.svg, .png)."
+    ),
 ]
 
 

@@ -42,7 +42,7 @@ TopPOption = Annotated[
     float, typer.Option(help="Draw from the fewest tokens whose probabilities add up to this.")
 ]
 SeedOption = Annotated[
-    int | None, typer.Option(min=0, max=2**63 - 1, help="Draw the same text again.")
+    int | None, typer.Option(min=0, max=2**63 - 1, help="Seed: the same one gives the same text.")
 ]
 ShowExpertsOption = Annotated[
     bool,
@@ -137,7 +137,7 @@ def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer whose experts are shown: its place among those with experts, and its label."""
+    """A layer whose experts are shown: its index among those with experts, and its label."""
 
     place: int
     label: str

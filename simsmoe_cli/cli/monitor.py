@@ -22,15 +22,15 @@ RunsArgument = Annotated[
         help="Run folders, or their names under --runs-dir; without any, choose from a list.",
     ),
 ]
-OnceOption = Annotated[bool, typer.Option("--once", help="Print one picture and leave.")]
+OnceOption = Annotated[bool, typer.Option("--once", help="Print one picture and exit.")]
 ServeOption = Annotated[
     bool, typer.Option("--serve", help="Show the dashboard in a browser instead.")
 ]
 HostOption = Annotated[
     str | None,
     typer.Option(
-        help="With --serve: the address to listen at; 127.0.0.1 if left out. Whoever reaches "
-        "another one sees the runs: there is no password."
+        help="With --serve: the address to listen at; 127.0.0.1 if left out. With another address, "
+        "everyone who can reach it sees the runs: there is no password."
     ),
 ]
 PortOption = Annotated[

@@ -17,7 +17,7 @@ RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A name from `simsmoe list recipes`, or a file.")
 ]
 FieldsOption = Annotated[
-    bool, typer.Option("--fields", help="With each field's documentation, type and default.")
+    bool, typer.Option("--fields", help="Add each field's documentation, type and default.")
 ]
 
 

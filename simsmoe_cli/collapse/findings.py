@@ -1,12 +1,12 @@
-"""What a collapse report measures on one set of weights, as data: the schema of its JSON.
+"""The schema of a collapse report's JSON: everything that is measured on one set of weights.
 
-METHODS section 5 lists what is reported. A number that is undefined (an expert that gives the same
-output for every token, too few rows) is None here and null in JSON, never 0 and never left out.
-Experts are numbered from 0. A layer has a place among the layers with experts (`layer`, from 0, as
-in events.jsonl) and a label, which is what the model calls it and what people are shown. Matrices
-are [N][N] over the experts of one layer, symmetric.
+An undefined number (an expert gives the same output for every token, or there are too few rows) is
+None here and null in JSON, never 0 and never left out. Experts are numbered from 0. A layer has an
+index among the layers with experts (`layer`, from 0, as in events.jsonl) and a label, the number
+that the model gives it, which is shown to people. Matrices are [N][N] over the experts of one
+layer, symmetric.
 
-Importing this module never imports torch, so whoever shows a report does without it.
+This module does not import torch, so code that shows a report does not need it.
 
 Shapes: N experts, L layers with experts, D model width.
 """
@@ -34,7 +34,7 @@ def mean_of(values: Iterable[float | None]) -> float | None:
 
 
 class Estimate(Facts):
-    """A number with what it is worth."""
+    """A number with its interval, its null and the count it rests on."""
 
     value: Number = Field(description="None: undefined")
     low: Number = Field(None, description="lower end of the interval")
@@ -53,7 +53,7 @@ class Estimate(Facts):
 
 
 class Null(Facts):
-    """What a measure gives for the experts of this layer with the rows of each shuffled apart."""
+    """The values of a measure when the rows of each expert are shuffled separately (the null)."""
 
     mean: Number
     quantile_95: Number
@@ -70,7 +70,7 @@ class Copies(Facts):
 class LayerFindings(Facts):
     """One layer with experts."""
 
-    layer: Count = Field(description="its place among the layers with experts, from 0")
+    layer: Count = Field(description="its index among the layers with experts, from 0")
     label: str = Field(
         "",
         description="what the model calls it, as `layer_labels.py` says; filled in for reports of "
@@ -153,7 +153,7 @@ class LayerFindings(Facts):
 
     @property
     def number(self) -> int | str:
-        """The label as a number if it is one; evidence in JSON holds this."""
+        """The label as an integer if it is one; the evidence in the JSON contains this value."""
         digits = re.fullmatch(r"0|[1-9][0-9]{0,8}", self.label)
         return int(self.label) if digits else self.label
 
@@ -189,7 +189,8 @@ class LayerFindings(Facts):
         return self.experts * (self.experts - 1) // 2
 
     def copies_of(self, *experts: int) -> Copies | None:
-        """The group of exact copies that holds all of some experts; None where none does."""
+        """The group of exact copies that contains all these experts; None if there is no such
+        group."""
         return next((group for group in self.copies if set(experts) <= set(group.experts)), None)
 
 
@@ -207,13 +208,12 @@ class Overall(Facts):
 
 
 class Difference(Facts):
-    """|E_i(x) - E_j(x)| of two experts on some tokens x (Fig. 5).
-
-    It is of the most similar pair of live experts. Where two runs are compared, both show the pair
-    of the run where it is more similar, unless that pair is missing or undefined in the other.
+    """|E_i(x) - E_j(x)| of two experts on some tokens x (Fig. 5). The pair is the most similar pair
+    of live experts. If two runs are compared, both show the pair of the run where it is more
+    similar, unless that pair is missing or undefined in the other run.
     """
 
-    layer: Count = Field(description="its place among the layers with experts, from 0")
+    layer: Count = Field(description="its index among the layers with experts, from 0")
     experts: tuple[Count, Count]
     cka: float
     rows: list[int] = Field(description="which of the measured rows: one per line of `values`")
@@ -279,7 +279,7 @@ class Findings(Facts):
         return self
 
     def layer_at(self, place: int) -> LayerFindings | None:
-        """The layer at a place among those with experts; None where it was not measured."""
+        """The layer with this index among those with experts; None if it was not measured."""
         return next((layer for layer in self.layers if layer.layer == place), None)
 
     @property
@@ -290,7 +290,7 @@ class Findings(Facts):
 
     @property
     def null_95(self) -> Number:
-        """What 95 % of unrelated pairs stay below, in the layer where that is largest."""
+        """The value that 95 % of unrelated pairs stay below, in the layer where it is largest."""
         nulls = [layer.cka_null.quantile_95 for layer in self.layers]
         return max((null for null in nulls if null is not None), default=None)
 

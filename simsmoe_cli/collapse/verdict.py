@@ -1,18 +1,19 @@
-"""The verdict: are the experts different, and why the report says so.
+"""The verdict: how different the experts are, and the reasons. `judge` decides.
 
 Thresholds, all on debiased linear CKA, where unrelated experts are at 0 and copies at 1:
 
 - A layer is *similar* from a mean over its pairs of 0.25, *collapsed* from 0.5: experts of a plain
-  SMoE were measured at 0.6, with calibrated similarity learning at 0.34 (METHODS section 4). A
-  layer is collapsed as well if half of its pairs are exact copies.
+  SMoE were measured at 0.6, with calibrated similarity learning at 0.34. A layer is also
+  collapsed if half of its pairs are exact copies.
 - A pair is similar from 0.5, and *nearly the same* from 0.95, if the lower end of its interval is
   above the null.
-- The model is *collapsed* if half of its layers are; *partly alike* if a layer is similar, one pair
-  in twenty is, a pair is nearly the same or a copy, or an expert is dead; else *healthy*.
+- The model is *collapsed* if half of its layers are; *partly alike* (shown as "Partly collapsed")
+  if a layer is similar, one pair in twenty is, a pair is nearly the same or a copy, or an expert is
+  dead; else *healthy*.
 - It is *undefined* if a value is not finite or no pair is defined. A model that would be healthy is
-  undefined too where too little is known to say so: the loss says that the model cannot predict the
-  text, there are too few tokens, experts could not be compared, or intervals reach what counts as
-  similar (`verdict_doubts.py`).
+  also undefined (shown as "Undecided") if the evidence is too weak: the model cannot predict the
+  text, there are too few tokens, experts could not be compared, or the intervals include values
+  that count as similar (`verdict_doubts.py`).
 
 Untrained experts are similar as well (0.8 to 0.9 was measured: all of them see the same input), so
 a verdict on the first steps of a run says little.

@@ -18,8 +18,8 @@ runs          in the order asked for; null stands for what is unknown or undefin
   events        [{step, time, level (info | good | warning | alert), text}], oldest first
   skipped       lines of events.jsonl that could not be used, by why
 
-A layer's `layer` is its place among the layers with experts, from 0; its `label` is what the model
-calls it, its place among all sub-layers.
+A layer's `layer` is its index among the layers with experts, from 0; its `label` is what the model
+calls it, its index among all sub-layers.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Selection:
 
     Attributes:
         run: index of the run that keys act on.
-        layer: the layer whose experts are compared, by its place among the layers with experts.
+        layer: the layer whose experts are compared, by its index among the layers with experts.
         step: the probe shown is the last one up to this step; None follows the newest.
         pair: two experts; None while no pair is chosen.
         expert: an expert in the map of loads; None while none is chosen.

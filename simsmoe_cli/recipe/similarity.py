@@ -1,6 +1,7 @@
 """Settings of similarity learning: one section of a recipe, its presets and its checks.
 
-METHODS section 4. A measure's own options are named in its row of `registry.py`.
+`similarity/learning.py` explains beta, T* and f*. The options of each measure are named in its row
+of `registry.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-# METHODS: SimSMoE's published code, the text of its paper, and the settings that separate experts.
+# "published" has the settings of SimSMoE's code, "paper" those of its text, "calibrated" our own.
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {"weight": 0.0},
     "published": {

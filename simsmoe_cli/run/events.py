@@ -165,7 +165,7 @@ class RouterLayer(TypedDict, total=False):
     """How the router of one layer loads its N experts.
 
     Attributes:
-        layer: its place among the layers with experts, from 0.
+        layer: its index among the layers with experts, from 0.
         load: [N], fraction of the routed slots.
         load_cv: standard deviation of the load over its mean.
         dead: experts with less than 1% of a fair share.
@@ -192,7 +192,7 @@ class SimilarityLayer(TypedDict, total=False):
     """How similar the experts of one layer are.
 
     Attributes:
-        layer: its place among the layers with experts, from 0.
+        layer: its index among the layers with experts, from 0.
         mean: of the pairs where it is defined.
         highest, pair: the most similar pair and its similarity; left out where none is defined.
     """

@@ -3,7 +3,7 @@
 A model of ours counts its sub-layers from 0, so in the pattern "sgsg" the layers with experts are 1
 and 3. Of a Hugging Face model it is the number in the module's name, so where the first layers are
 dense, `model.layers.1.mlp` may be the first layer with experts and is still layer 1. Pruning by a
-report needs that number. Files and events also hold a layer's *place* among the layers with
+report needs that number. Files and events also hold a layer's *index* among the layers with
 experts, from 0.
 """
 
@@ -43,7 +43,7 @@ def layer_labels(names: Sequence[str]) -> list[str]:
 
 
 def pattern_labels(pattern: str, repeats: int) -> list[str]:
-    """The labels of the layers with experts of a model of ours: their places among all sub-layers.
+    """The labels of the layers with experts of a model of ours: their indices among all sub-layers.
 
     Args:
         pattern: of sub-layers, as "sgsf"; g has experts.

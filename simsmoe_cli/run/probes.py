@@ -5,7 +5,7 @@ experts there are. Shapes: L layers, N experts. A file holds, not compressed:
 
     cka      [L, N, N] float32, similarity of pairs; nan where undefined
     shared   [L, N, N] int32, tokens that both experts of a pair were given; 0 on the diagonal
-    layers   [L] int64, their places among the layers with experts
+    layers   [L] int64, their indices among the layers with experts
     tokens   int64, of the probe
     measure  name of the similarity measure
 
@@ -42,7 +42,7 @@ class Matrices:
     """What a probe found of the pairs of experts.
 
     Attributes:
-        layers: L places among the layers with experts.
+        layers: L indices among the layers with experts.
         cka_LNN: similarity; nan where undefined.
         shared_LNN: fraction of the tokens that both experts of a pair were given; nan where
             unknown.

@@ -189,8 +189,13 @@ def _inner_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _unbiased(inner: Tensor, diagonals: Tensor, traces: Tensor, rows: Tensor) -> Tensor:
     """n(n-3) HSIC_1 of linear kernels K, L over centred rows.
 
-    With centred rows the row sums of K are 0, so that METHODS' r_x = X s - k_x is -k_x and
-    t + (sum r_x)(sum r_y)/((n-1)(n-2)) - 2/(n-2) r_x.r_y becomes what stands here.
+    HSIC_1 (Song et al. 2012) uses r_x, the row sums of K without its diagonal k_x, and t, the inner
+    product of K and L without their diagonals:
+
+        t + (sum r_x)(sum r_y)/((n-1)(n-2)) - 2/(n-2) r_x.r_y
+
+    With centred rows the row sums of K are 0, so r_x = -k_x, which gives the formula
+    below.
 
     Args:
         inner: <K, L>.
@@ -213,8 +218,8 @@ def _centred_gaussian(
 ) -> tuple[Tensor, Tensor]:
     """H K H of the Gaussian kernel, scaled to a largest entry of 1, and whether it is defined.
 
-    K - 1 stands in for K: the centring removes the constant, and kernels of rows that are close
-    compared with sigma keep their digits.
+    K - 1 is used instead of K: centring removes the constant, and entries near 1 (rows that are
+    close compared with sigma) keep their precision.
     """
     x, norm, defined = standardise(x, mask)
     both = mask[..., :, None] & mask[..., None, :]
@@ -248,7 +253,7 @@ def _median(values: Tensor, mask: Tensor) -> Tensor:
 def _pairwise_by_gram(x_NTD: Tensor) -> Tensor:
     """<K_i, K_j> for all pairs: products of flattened Gram matrices, some of their rows at once.
 
-    The matrices are symmetric: what lies right of a diagonal block counts twice.
+    The matrices are symmetric, so entries to the right of a diagonal block count twice.
     """
     num_experts, tokens, _ = x_NTD.shape
     step = max(1, _CHUNK // (num_experts * tokens))

@@ -1,23 +1,23 @@
 """Similarity learning: the loss that keeps experts different (SimSMoE, 2406.15883, section 3).
 
-Three scopes say what is compared with what:
+Three scopes decide which experts are compared:
 
 - `pairs`, the paper's: the pair tracker says which pairs are due. Their outputs on tokens that both
-  experts received are compared, through a head: T_ij = sim(head(E_i(x)), head(E_j(x))). Pairs above
-  T* add T_ij to the loss. With `anywhere`, beyond the paper, due pairs are compared a second time,
-  on tokens of the whole batch: experts that differ on shared tokens may be similar elsewhere, and
-  vice versa.
+  experts received are compared, through a head: T_ij = sim(head(E_i(x)), head(E_j(x))). Pairs
+  above the threshold T* add T_ij to the loss. With `anywhere`, beyond the paper, due pairs are
+  compared a second time, on tokens of the whole batch: experts that differ on shared tokens may be
+  similar on others, and vice versa.
 - `layer`: n tokens of the batch, drawn uniformly, go through every expert. The loss is the mean
   over all N(N-1)/2 pairs of T_ij if above T*, else 0. All pairs are one call: of the measure's form
   for all pairs, which works on N experts, or else of the measure itself on N(N-1)/2 pairs, whose
   memory grows as N^2 n (n + D).
 - `experts`: the same tokens, but each expert is set against all others at once (see
-  `contrastive.expert_confusion`); the loss is the mean over experts of T_i where above T*.
+  `contrastive.expert_confusion`); the loss is the mean over experts of T_i where it is above T*.
 
 The last two are the paper's future work. Tokens are detached, so the gradient reaches only experts
 and the head. T*, f* and sigma may be schedules, whose values the host computes from the step.
 
-Departures from published code (METHODS.md section 4): the loss carries no coefficient here and is
+Departures from published code: the loss carries no coefficient here and is
 never mixed into the balance loss; at most P pairs and n tokens of each are measured, all in one
 batched call with static shapes; pairs with fewer than `min_tokens` shared tokens wait; K = 1 works;
 on a CPU, nothing is computed where no pair is due.

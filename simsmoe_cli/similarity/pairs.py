@@ -1,13 +1,14 @@
-"""Which pairs of experts share tokens, and which pair is checked when (SimSMoE, 2406.15883).
+"""Decides when a pair of experts is due, by the tokens they share (SimSMoE, 2406.15883).
 
 For every pair, the tracker adds up the fraction of tokens that both experts received. A pair whose
-sum exceeds f* becomes *due* (`PairTracker.due`), and starts again from 0 once it was checked.
+sum exceeds f* (`similarity.check_every`) is *due* (`PairTracker.due`), and starts again from 0
+after it was compared.
 
-Departures from published code: that counts in a Python Counter and checks every due pair, so the
-work of a step depends on the data. Here the P most overdue pairs are taken, with a mask that says
-which of them are due, so shapes never change and nothing waits on the device. A pair that shares
-too few tokens in a batch waits and does not take a slot from others. As in the published code,
-pairs are checked after every batch that was counted, micro-batches included.
+Departures from published code: the published code counts in a Python Counter and checks every due
+pair, so the work of a step depends on the data. Here the P most overdue pairs are selected, with a
+mask that says which of them are due, so shapes never change and nothing waits on the device. A pair
+that shares too few tokens in a batch is not selected and waits for a later batch. As in the
+published code, due pairs are checked after every batch, micro-batches included.
 
 Shapes: T tokens, N experts, K experts per token, P pairs, n sampled tokens per pair.
 """
@@ -27,7 +28,7 @@ class DuePairs(NamedTuple):
 
     Attributes:
         first_P, second_P: the two experts, int64, first < second.
-        due_P: whether the pair is due at all; slots left over hold pairs that are not due.
+        due_P: whether the pair is due; the remaining entries are pairs that are not due.
     """
 
     first_P: Tensor
@@ -36,11 +37,11 @@ class DuePairs(NamedTuple):
 
 
 class PairTracker(nn.Module):
-    """How many batches' worth of tokens each pair of experts shared since its last check.
+    """Adds up the fraction of tokens that each pair of experts shares, since its last check.
 
-    The sums are a buffer, `shared_NN` (fp32, symmetric, zero diagonal): they travel with
-    checkpoints. Under torch.distributed, counts are summed over all ranks, so that all ranks
-    take the same pairs.
+    The sums are a buffer, `shared_NN` (fp32, symmetric, zero diagonal), so checkpoints contain
+    them. Under torch.distributed, counts are summed over all ranks, so that all ranks take the same
+    pairs.
     """
 
     shared_NN: Tensor
@@ -79,7 +80,8 @@ class PairTracker(nn.Module):
         Args:
             pairs: how many at most; P = min(pairs, N(N-1)/2).
             check_every: f*, in batches' worth of shared tokens.
-            able_NN: pairs that can be checked now, symmetric bool; all of them when None.
+            able_NN: pairs with enough shared tokens to be checked now, symmetric bool; None: all
+                pairs.
         """
         score_NN = self.shared_NN
         if able_NN is not None:
@@ -94,7 +96,7 @@ class PairTracker(nn.Module):
 
     @torch.no_grad()
     def checked(self, pairs: DuePairs) -> None:
-        """Starts the pairs that were due again from 0."""
+        """Sets the sums of the pairs that were due back to 0."""
         first_P, second_P, due_P = pairs
         left_P = torch.where(due_P, 0.0, self.shared_NN[first_P, second_P])
         self.shared_NN[first_P, second_P] = left_P

@@ -1,10 +1,10 @@
 """Probes: how the router loads its experts, and how similar the experts are.
 
-One held-out batch, the same every time, goes through the model. Then every expert of a layer gets
-all inputs of that layer, so that all pairs are compared on the same tokens and not only on those
-they share. Debiased linear CKA (METHODS: biased estimators are far from 0 for
-unrelated experts). A probe runs in evaluation mode without gradients and draws no random numbers,
-so it changes nothing a run computes.
+One held-out batch, the same every time, goes through the model. Then every expert of a layer runs
+on all inputs of that layer, so that all pairs are compared on the same tokens and not only on
+shared tokens. The measure is debiased linear CKA, because biased estimators are far from 0 for
+unrelated experts. A probe runs in evaluation mode without gradients and draws no random numbers, so
+it does not change the results of the training.
 
 Shapes: B batch, M block, T = B*M tokens, N experts, K experts per token.
 """

@@ -53,7 +53,7 @@ def overall(layers: list[LayerFindings], resamples: int, level: float, seed: int
 
 
 def _depth(layers: list[LayerFindings], resamples: int, seed: int) -> Estimate:
-    """Rank correlation of a layer's place and its mean similarity."""
+    """Rank correlation of a layer's index and its mean similarity."""
     known = [layer for layer in layers if layer.cka_mean.value is not None]
     place = ranks(np.array([layer.layer for layer in known], dtype=float))
     similarity = ranks(np.array([layer.cka_mean.value for layer in known], dtype=float))

@@ -38,7 +38,7 @@ class Layer:
     """One layer with experts, and the rows that similarity is measured on.
 
     Attributes:
-        source, place: the model, and the layer's place among those with experts.
+        source, place: the model, and the layer's index among those with experts.
         spec: the layer's name and number of experts.
         options, bounds: how much is measured.
         counts: of the routing of all tokens.

@@ -1,10 +1,10 @@
-"""A whole model measured, layer by layer, from a `Source`.
+"""Measures a whole model, layer by layer, from a `Source`.
 
-METHODS section 5. While the text goes through a layer, counts of all tokens are kept and, of the
-rows that similarity is measured on, the inputs (T x D numbers). When a layer has seen all of it,
-its experts run on all its rows (N x T x D numbers), `layer.measure_all` compares those, and only
-findings are kept. So the memory needed does not grow with the text, nor the experts' part of it
-with the layers.
+While the text goes through a layer, routing counts are kept for all tokens, and inputs (T x D
+numbers) for the rows that similarity is measured on. When a layer has seen the whole text, its
+experts run on all kept rows (N x T x D numbers), `layer.measure_all` compares the outputs, and only
+the findings are kept. So the memory does not grow with the length of the text, and the memory for
+expert outputs does not grow with the number of layers.
 
 Shapes: T tokens or rows, D model width, N experts, K experts per token.
 """
@@ -46,8 +46,8 @@ def measure(
         source: a model and its text.
         options: how much; the defaults if None.
         on_progress: told which share of the forward pass is done and how many layers are measured.
-        layers: places, in order, of the layers to measure; all if None. The text goes through the
-            others as well, so that the loss is the model's.
+        layers: indices, in order, of the layers to measure; all if None. The text also goes through
+            the other layers, so that the loss is that of the whole model.
 
     Raises:
         UserError: the text has too few tokens.
@@ -77,7 +77,7 @@ def measure(
 
 
 def with_pair_of(findings: Findings, source: Source, options: Options, other: Findings) -> Findings:
-    """The findings with the difference of the pair of experts that another run's is of.
+    """The findings, with the difference measured for the same pair of experts as in another run.
 
     Unchanged where that pair is missing or undefined here.
 
@@ -102,7 +102,7 @@ def with_pair_of(findings: Findings, source: Source, options: Options, other: Fi
 class _Keeper:
     """Keeps the rows of layers until each has seen all of them; then `on_layer` is called.
 
-    A source gives whole windows of text. Of their tokens no more are kept than are asked for.
+    A source gives whole windows of text; only as many of their tokens are kept as were asked for.
     """
 
     def __init__(self, source: Source, options: Options, layers: Sequence[int]):
@@ -188,7 +188,7 @@ class _OnePair(_Keeper):
 
 
 def _text(source: Source, reading: Reading, rows: int) -> Text:
-    """What was read, and how well it was predicted."""
+    """The text that was read, and how well it was predicted."""
     loss = reading.nats / reading.scored if reading.scored else None
     of_token = loss if reading.right is None else None
     read = reading.read_T.cpu().long().numpy()

@@ -1,10 +1,10 @@
 """Debiased and biased linear CKA of all pairs of experts, and a bootstrap interval.
 
-HSIC_1 of Song et al. 2012 (METHODS section 4), with a block bootstrap: rows of a text are not
-independent, so runs of neighbouring rows are drawn instead of rows. Nothing is computed again: one
-pass over the Gram matrices gives HSIC_1 without each block in turn; the bootstrap draws blocks,
-adds their influences (jackknife) to HSIC_1, then takes the ratio. Drawing rows with repetition
-would pair a row with its own copy, which is the bias that the debiased estimator is free of.
+HSIC_1 of Song et al. 2012, with a block bootstrap: rows of a text are not independent, so blocks of
+neighbouring rows are drawn instead of single rows. No kernel is computed twice: one pass over the
+Gram matrices gives HSIC_1 without each block in turn; the bootstrap draws blocks, adds their
+influences (jackknife) to HSIC_1, then takes the ratio. Drawing rows with repetition would pair a
+row with its own copy, which is the bias that the debiased estimator avoids.
 
 Gram matrices of many experts cost more than running the experts, so `partners` bounds them: each
 block of rows is then compared with a few others, drawn at random, and their sums are scaled up.

@@ -60,7 +60,7 @@ class Tile:
 
 
 def tiles(main: Findings, against: Findings | None) -> list[Tile]:
-    """The numbers to see first, each with that of the run compared with or what it counts."""
+    """The most important numbers, each with the value of the other run or a short note."""
     name = labels(main.subject, against.subject)[1] if against else ""
     score_name, field, score_digits = score_of(main.text)
 
@@ -104,7 +104,7 @@ def tiles(main: Findings, against: Findings | None) -> list[Tile]:
 
 
 def _layers(main: Findings, known: int) -> str:
-    """Of how many layers a mean is: it leaves out those where the value is undefined."""
+    """The number of layers in a mean, which leaves out layers with an undefined value."""
     layers = len(main.layers)
     return "all layers" if known == layers else f"{known} of {layers} layers"
 
@@ -133,7 +133,7 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
         (
             "Layer",
             "A layer is called what the model calls it: its number in the names of the model's "
-            "modules. In a run of simsmoe it is the place among all sub-layers of the pattern, "
+            "modules. In a run of simsmoe it is the index among all sub-layers of the pattern, "
             "from 0. Experts are numbered from 0.",
         ),
         (

@@ -1,4 +1,4 @@
-"""Pairwise CKA of the experts of one layer, at one probe (METHODS: debiased linear CKA)."""
+"""The panel "CKA": pairwise debiased linear CKA of the experts of one layer, at one probe."""
 
 from __future__ import annotations
 

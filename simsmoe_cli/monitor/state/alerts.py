@@ -43,7 +43,7 @@ class Alert:
         step, time: of the event that showed it.
         text: in words, of one line.
         recovered: whether it is over, rather than begins.
-        layer: the layer's place among those with experts; None for what concerns no layer.
+        layer: the layer's index among those with experts; None for what concerns no layer.
         experts: those that died, or came back.
         label: what the model calls the layer; None for what concerns no layer.
     """
@@ -77,7 +77,7 @@ class Watch:
 
     Args:
         thresholds: when to tell.
-        label: what the model calls a layer, by its place among those with experts.
+        label: what the model calls a layer, by its index among those with experts.
     """
 
     def __init__(self, thresholds: Thresholds, label: Callable[[int], str] = str):

@@ -32,7 +32,7 @@ class RouterLayer:
     """How the router of one layer loads its experts.
 
     Attributes:
-        layer: its place among the layers with experts, from 0.
+        layer: its index among the layers with experts, from 0.
         load: [N], fraction of the routed slots.
         load_cv: standard deviation of the load over its mean.
         dead: experts with less than 1% of a fair share.
@@ -89,7 +89,7 @@ class LayerSimilarity:
     """How similar the experts of one layer are.
 
     Attributes:
-        layer: its place among the layers with experts, from 0.
+        layer: its index among the layers with experts, from 0.
         mean: of the pairs; nan where undefined.
         cka: [N, N]; nan where undefined.
         shared: [N, N], fraction of tokens that both experts of a pair were given; nan where

@@ -15,7 +15,7 @@ Series by name:
     cka, cka.L               mean pairwise similarity at probes: over layers, of layer L
     load_cv, load_cv.L       coefficient of variation of the load: mean over layers, of layer L
 
-L is a layer's place among the layers with experts, as in the events. What people are shown is
+L is a layer's index among the layers with experts, as in the events. What people are shown is
 `RunHistory.label` of it, the number that the model gives it.
 """
 
@@ -240,9 +240,9 @@ class RunHistory:
         return sorted(seen)
 
     def label(self, layer: int) -> str:
-        """What the model calls a layer: its place among all sub-layers of the recipe's pattern.
+        """What the model calls a layer: its index among all sub-layers of the recipe's pattern.
 
-        Where the events hold no such recipe it is the place among the layers with experts.
+        Where the events hold no such recipe it is the index among the layers with experts.
         """
         return self._labels[layer] if layer < len(self._labels) else str(layer)
 
