@@ -36,7 +36,7 @@ from tests.fuzz.driving import (
 )
 from tests.train.tiny import recipe
 
-TRAIN = {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "probe_every": 0}
+TRAIN = {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "probe_every": 2}
 
 
 @pytest.fixture(scope="module")
