@@ -77,8 +77,8 @@ def test_what_a_person_sees_and_is_advised_works(capsys: Capture) -> None:
     assert finetune("--task", "letters") == 0
     out = capsys.readouterr().out
     assert out.startswith("fine-tuning base (step 8) on letters in runs/base-letters on cpu, in ")
-    assert re.search(r"step 6/6  accuracy \d+\.\d%  [\d,]+ tokens/s", out)
-    assert re.search(r"step 6/6  valid accuracy \d+\.\d%  best so far\n", out)
+    assert re.search(r"step 6/6  accuracy \d+\.\d+%  [\d,]+ tokens/s", out)
+    assert re.search(r"step 6/6  valid accuracy \d+\.\d+%  best so far\n", out)
     assert re.search(r"\ntest accuracy \d+\.\d\d%, macro-F1 [01]\.\d{3}  \(18 examples, best", out)
     _, _, advice = out.partition("\ntry next:\n")
     commands = [shlex.split(line) for line in advice.splitlines()]

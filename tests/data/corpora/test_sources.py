@@ -154,7 +154,7 @@ def test_what_may_not_be_read_or_written_is_one_clear_line(nobody: Path) -> None
         prepare(str(locked), nobody / "data" / "other")
     assert caught.value.code == EXIT_DATA
     (nobody / "data" / "own" / "train.bin").chmod(0)
-    with pytest.raises(UserError, match=r"train\.bin cannot be read") as caught:
+    with pytest.raises(UserError, match=r"train\.bin: permission denied") as caught:
         TokenStore.open(nobody / "data" / "own").split("train")
     assert caught.value.code == EXIT_DATA
     (nobody / "data").chmod(0o700)
