@@ -1,4 +1,4 @@
-"""`python -m simsmoe_cli`, the `simsmoe` command where no script is installed (torchrun -m)."""
+"""`python -m simsmoe_cli`: the same as the command `simsmoe`, also for `torchrun -m`."""
 
 from simsmoe_cli.cli.entry import main
 

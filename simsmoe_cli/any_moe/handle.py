@@ -206,7 +206,9 @@ class Handle:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state that a resumed training needs: pair trackers and generator states, by layer.
-        Only the generator states differ between processes."""
+
+        Only the generator states differ between processes.
+        """
         return {
             f"layer_{place}.{name}": tensor
             for place, attached in enumerate(self.layers)

@@ -50,6 +50,7 @@ class RouterScores:
 
     def logits(self, outputs: list[Tensor], experts: int) -> Tensor | None:
         """Scores whose softmax is the router's distribution over experts, [T, N]; None: unknown.
+
         Columns beyond N, of experts that compute nothing, are left out; the rest is the
         distribution over the other experts.
         """

@@ -50,7 +50,7 @@ def doctor(
 
 
 def _print(findings: "list[Finding]") -> None:
-    """One finding a paragraph: status, name, what is there; what it costs and how to mend it."""
+    """One paragraph per finding: status, name, what is there; the consequence and the remedy."""
     import textwrap
 
     from rich.text import Text

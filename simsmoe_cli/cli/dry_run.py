@@ -1,4 +1,4 @@
-"""`--dry-run` of pretrain and finetune: what would be trained, and what that would cost."""
+"""`--dry-run` of pretrain and finetune: shows the recipe and its costs, and trains nothing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def show_pretraining(
     *,
     as_json: bool,
 ) -> None:
-    """Print the resolved recipe, sizes, costs, and what they are based on; train nothing.
+    """Print the resolved recipe, sizes, costs and the assumptions behind them; train nothing.
 
     Raises:
-        UserError: whatever training would refuse before it reads any text.
+        UserError: training would refuse the recipe before it reads any text.
     """
     from simsmoe_cli.files.names import check_name
     from simsmoe_cli.model.size import measure
@@ -54,8 +54,8 @@ def show_pretraining(
 
 
 def _vocabulary(recipe: Recipe, data_dir: Path) -> tuple[int, str, int | None]:
-    """The size of the vocabulary, where it is known from, and the tokens of the train split; None
-    where the corpus is not prepared."""
+    """The size of the vocabulary, the source of that number, and the tokens of the train split
+    (None if the corpus is not prepared)."""
     from simsmoe_cli.data.store import is_store
     from simsmoe_cli.train.session import open_store
 
@@ -68,7 +68,7 @@ def _vocabulary(recipe: Recipe, data_dir: Path) -> tuple[int, str, int | None]:
 
 
 def _memory(size: ModelSize) -> dict[str, int]:
-    """Bytes of what training holds in memory, by what they are for."""
+    """Bytes that training holds in memory, by purpose."""
     return {
         "weights": size.weight_bytes,
         "gradients": size.gradient_bytes,

@@ -1,4 +1,4 @@
-"""Where the command begins: signals are handled before anything that takes time is imported."""
+"""The start of the command: signals are handled before slow imports."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ def main() -> None:
 
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:
-    """End this process, which has not begun anything: a line, and the usual exit code."""
+    """End this process before it has begun anything, with one line and the usual exit code."""
     name, code = ("SIGTERM", 143) if number == signal.SIGTERM else ("Ctrl-C", 130)
     with contextlib.suppress(OSError):
         os.write(2, f"simsmoe: stopped by {name}; nothing is left half-written\n".encode())

@@ -103,7 +103,7 @@ def evaluate(
 
 
 def _scores(report: dict[str, Any]) -> str:
-    """The score per token, and those per word and byte, which compare across tokenizers."""
+    """The score per token, and those per word and byte, which are comparable across tokenizers."""
     from simsmoe_cli.run.score import perplexity_text, score_text
 
     unit = report["unit"]

@@ -1,7 +1,7 @@
 """Experts as colours that colour-blind people tell apart (Okabe and Ito 2008).
 
-Eight colours; further experts have the same ones underlined, bold, and both. Colours lie behind
-the text, dark or light as reads best on them.
+There are eight colours; further experts have the same colours with underlined text, bold text, and
+both. The colour is the background; the text on it is dark or light, whichever is easier to read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Painter:
         return PALETTE[expert % len(PALETTE)] + variant
 
     def paint(self, text: str, expert: int | None) -> Text:
-        """A token on its expert's colour; on none if it went to no expert."""
+        """A token on its expert's colour; without colour if it went to no expert."""
         return Text(text, style="" if expert is None else self.style(expert), end="")
 
     def legend(self) -> Text:

@@ -106,7 +106,7 @@ def generate(
 
 
 def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
-    """The text to go on from, and the flag it was given by."""
+    """The text to continue, and the flag that gave it."""
     if (prompt is None) == (file is None):
         what = "nothing to go on from" if prompt is None else "a prompt is given twice"
         raise UserError(what, where="--prompt", hint="Give --prompt TEXT or --prompt-file FILE.")
@@ -153,7 +153,7 @@ def _layer(asked: str | None, recipe: "Recipe") -> _Layer:
 
 
 def _show(pieces: "Iterable[Piece]", layer: _Layer | None, experts: int) -> None:
-    """The pieces as they come; with the experts of a layer, if one is given."""
+    """Write the pieces as they come, with the experts of a layer if one is given."""
     out = console()
     if layer is None:
         _write(out, pieces)
@@ -167,14 +167,14 @@ def _show(pieces: "Iterable[Piece]", layer: _Layer | None, experts: int) -> None
 
 
 def _write(out: "Console", pieces: "Iterable[Piece]") -> None:
-    """The text as it is; on a terminal without what would control it."""
+    """Write the text as it is, but on a terminal without control characters."""
     for piece in pieces:
         typer.echo(_harmless(piece.text) if out.is_terminal else piece.text, nl=False)
     typer.echo()
 
 
 def _paint(out: "Console", pieces: "Iterable[Piece]", layer: _Layer, experts: int) -> None:
-    """The text on the colours of its experts, a legend first."""
+    """Write the text on the colours of its experts, after a legend."""
     from simsmoe_cli.cli.expert_colours import Painter
 
     painter = Painter(experts)

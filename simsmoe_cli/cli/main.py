@@ -1,7 +1,7 @@
-"""The `simsmoe` command: its subcommands, and what a user sees when something is wrong.
+"""The `simsmoe` command: its subcommands, and the line and exit code of each error.
 
-Each subcommand lives in a file of its own beside this one and imports what is heavy inside its
-function, so that `simsmoe --help` answers at once. For the same reason they do not import
+Each subcommand is in its own file in this folder. It imports heavy modules inside its function, so
+that `simsmoe --help` answers at once. For the same reason they do not import
 `annotations` from `__future__`: typer would evaluate every annotation of every command twice.
 """
 
@@ -112,11 +112,10 @@ def start(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and give its exit code; errors a user can cause go to stderr.
+    """Run a command line and return its exit code; errors that a user can cause go to stderr.
 
-    A bug of simsmoe is raised as it is. If nobody reads the output any more the command ends
-    silently, as SIGPIPE would do; if everything had been computed by then, the exit code is still
-    the command's own.
+    Other exceptions (bugs) are raised. If nothing reads the output any more, the command ends
+    silently, as with SIGPIPE; if it had computed everything by then, it keeps its own exit code.
 
     Args:
         arguments: without the program's name; None takes those of this process.
@@ -185,7 +184,7 @@ def _command(application: typer.Typer) -> Any:
 
 
 def _in_words(error: Exception) -> UserError | None:
-    """The error as a user is told it; None for a bug of simsmoe."""
+    """The error as a UserError; None for a bug of simsmoe."""
     if isinstance(error, UserError):
         return error
     if is_out_of_memory(error):
@@ -215,7 +214,7 @@ def _in_words(error: Exception) -> UserError | None:
 
 
 def _operating_system_error(error: OSError) -> UserError:
-    """The error for what the operating system refused, with the file it was refused for."""
+    """The error for a failed system call, with the file it was about."""
     what = error.strerror or str(error) or type(error).__name__
     if error.filename == OUTPUT:
         return UserError(f"cannot be written: {what}", where=OUTPUT, code=EXIT_DATA)
@@ -251,10 +250,10 @@ class _Output(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Make printing safe whatever the process was started with.
+    """Make printing safe, however the process was started.
 
-    A closed stream is opened on nothing, or the next file to be opened would take its place and
-    what is printed. A character that a stream's encoding lacks is replaced.
+    A closed stream is opened on /dev/null; otherwise the next file to be opened would get its file
+    descriptor and the printed text. A character that a stream's encoding lacks is replaced.
     """
     for number in range(3):
         try:

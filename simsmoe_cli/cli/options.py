@@ -88,7 +88,8 @@ ASSUMED_VOCABULARY = 205
 
 
 def all_overrides(settings: list[str] | None, **named: str | None) -> list[str]:
-    """What --set and options such as --router change in a recipe, as `load_recipe` takes it.
+    """The changes of a recipe by --set and by options such as --router, in the form of
+    `load_recipe`.
 
     Args:
         settings: of --set.
@@ -112,10 +113,10 @@ def print_json(value: Any) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console that takes text as it is: no markup, emoji or highlighting.
+    """A rich console that prints text unchanged: no markup, emoji or highlighting.
 
-    What would control a terminal is shown as escapes, wherever it comes from. Piped output is as
-    wide as its lines need, so that other programs see whole cells.
+    Control characters are shown as escapes. Piped output is as wide as its lines need, so that
+    other programs see whole cells.
     """
     from rich.console import Console
     from rich.text import Text
@@ -133,7 +134,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def shell(*words: str | Path) -> str:
-    """A command line that a shell splits into these words."""
+    """A command line that a shell splits into the given words."""
     return shlex.join(str(word) for word in words)
 
 

@@ -1,4 +1,4 @@
-"""`simsmoe prepare-data`: text in, a token store out; labelled texts in, a task out."""
+"""`simsmoe prepare-data`: turns text into a token store, and labelled texts into a task."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,7 +139,7 @@ def _is_task(corpus: str, columns: dict[str, str | None]) -> bool:
 def _folder(
     corpus: str, name: str | None, out: Path | None, data_dir: Path, *, of_task: bool
 ) -> Path:
-    """Where what is prepared goes: --out, or a name below --data-dir."""
+    """The output folder: --out, or a name below --data-dir."""
     from simsmoe_cli.data.io.locate import default_name
     from simsmoe_cli.errors import UserError
     from simsmoe_cli.files.names import check_name, safe_name
@@ -171,7 +171,7 @@ def _prepare_task(
     *,
     as_json: bool,
 ) -> None:
-    """Prepare labelled texts and say what came of it."""
+    """Prepare labelled texts and print the result."""
     from simsmoe_cli.data.tasks.prepare import prepare_task
 
     with _Progress() as show:
@@ -192,7 +192,7 @@ def _prepare_corpus(
     *,
     as_json: bool,
 ) -> None:
-    """Prepare text and say what came of it."""
+    """Prepare text and print the result."""
     from simsmoe_cli.data.corpora.prepare import prepare
     from simsmoe_cli.data.store import find_store
     from simsmoe_cli.data.tasks.parsers import table_kind
@@ -229,7 +229,7 @@ def _require_no_tokenizer(tokens: dict[str, Any]) -> None:
 
 
 def _task_name(task: str) -> str:
-    """A name for the folder of a task: its own, or that of its file without suffixes."""
+    """The name of a task's folder: its own name, or that of its file without suffixes."""
     from simsmoe_cli.data.io.locate import default_name
     from simsmoe_cli.data.tasks.parsers import table_kind
     from simsmoe_cli.registry import TASKS

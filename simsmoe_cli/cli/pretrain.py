@@ -88,7 +88,7 @@ def pretrain(
 
 
 def _summary(result: "Evaluation", manifest: "Manifest") -> str:
-    """The test score, and of how many tokens."""
+    """The test score, and the number of tokens scored."""
     from simsmoe_cli.run.score import score_text
 
     score = score_text(result.on_split("test", manifest))

@@ -173,8 +173,8 @@ class TrainingView:
 class ReportView:
     """Shows the progress of a report; use as a context manager.
 
-    On a terminal a line that changes says what is done and how long the rest takes. Elsewhere it is
-    a line for each tenth.
+    On a terminal, one line is updated with the progress and the remaining time. Otherwise one line
+    is printed for each tenth.
 
     Args:
         console: where to print, of `options.console` for stderr.
@@ -201,7 +201,7 @@ class ReportView:
         self._started, self._tenth, self._last = time.monotonic(), 0, 0.0
 
     def at(self, words: str, share: float) -> None:
-        """Show the share that is done, 0 to 1, and what is being done."""
+        """Show the share that is done, 0 to 1, and the current activity."""
         self._last = max(self._last, share)
         if 0.02 <= self._last < 1:
             took = time.monotonic() - self._started

@@ -1,6 +1,6 @@
-"""SIGTERM as an exception, so that a command that is stopped cleans up what it began.
+"""SIGTERM as an exception, so that a stopped command cleans up.
 
-Training has a way of its own, which saves first (`train/signals.py`).
+Training handles signals itself and saves first (`train/signals.py`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ AGAIN_S = 0.2
 def terminable() -> Iterator[list[int]]:
     """Raise Terminated at SIGTERM, repeatedly until the block ends, in case something catches it.
 
-    While a module is imported, SIGTERM and Ctrl-C are delayed: a half-imported module, such as
-    numpy, gives errors of its own. While Terminated is handled, further SIGTERMs do not interrupt
-    that. Forked processes die of SIGTERM as usual. Yields the list of the signals that came; SIGINT
-    is among them after a Ctrl-C, because typer turns the KeyboardInterrupt into an exit code.
+    While a module is imported, SIGTERM and Ctrl-C are delayed, because a half-imported module (such
+    as numpy) causes other errors. Further SIGTERMs do not interrupt the handling of Terminated.
+    Forked processes die of SIGTERM as usual. Yields the list of the signals that came; SIGINT is
+    among them after a Ctrl-C, because typer turns the KeyboardInterrupt into an exit code.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,5 @@
-"""What `simsmoe pretrain` and `simsmoe finetune` share: from a plan to a trained run, on screen."""
+"""The common part of `simsmoe pretrain` and `simsmoe finetune`: runs a plan and shows its
+progress."""
 
 from __future__ import annotations
 
@@ -52,14 +53,14 @@ def carry_out(
     data_dir: Path,
     as_json: bool,
 ) -> None:
-    """Train as planned, showing how it comes along, what came of it and what to do next.
+    """Train as planned; show the progress, the result and the next steps.
 
     Args:
         command: "pretrain" or "finetune".
-        doing: what is done, in words, as "training quickstart".
-        train: trains, telling the view.
-        summary: what came of it, in one line.
-        longer: the setting that trains for twice as long, as "train.steps=200".
+        doing: the activity in words, such as "training quickstart".
+        train: does the training and reports to the view.
+        summary: the result in one line.
+        longer: the setting that trains for twice as long, such as "train.steps=200".
         as_json: print events as JSON lines, and nothing else on stdout.
 
     Raises:

@@ -15,10 +15,10 @@ RESERVE = 0.05  # of the free memory, left to other programs
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that this process may still take; None where the system does not say.
+    """Bytes that this process may still take; None if the system does not say.
 
-    On a CPU it is what the system can give without swapping or what the control group of this
-    process has left, whichever is less.
+    On a CPU it is the smaller of the memory available without swapping and the memory that the
+    control group of this process has left.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -110,7 +110,7 @@ def _reclaimable(folder: Path) -> int:
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file; None where there is no file, or it sets no limit."""
+    """The number in a file; None if there is no file, or if it sets no limit."""
     try:
         return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

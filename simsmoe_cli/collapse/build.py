@@ -1,4 +1,4 @@
-"""From folders to a report: which checkpoints of which run are measured, against which other."""
+"""Makes a report from folders: chooses the checkpoints, measures them, and judges the findings."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ START_S = 2.0  # seconds to import matplotlib and find its fonts
 
 
 class View(Protocol):
-    """Who is told how far a report is."""
+    """Receives the progress of a report."""
 
     def say(self, words: str) -> None:
-        """Something that is worth a line."""
+        """Show a message on a line of its own."""
 
     def at(self, words: str, share: float) -> None:
-        """This share of the work is done, 0 to 1; the words say what is being done."""
+        """Show that this share of the work is done, 0 to 1, and the current activity in words."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class Request:
     Attributes:
         path: a run folder, or that of a Hugging Face model.
         against: another to compare with.
-        checkpoint: best, last, all or a step; None is best. Of `against` it is best where `path`
-            shows all.
+        checkpoint: best, last, all or a step; None is best. For `against`, all means best.
         split: of HELD_OUT; None is valid.
         text: a file for a Hugging Face model.
-        tokens: that all experts see; None: ROWS, or fewer of a large model.
+        tokens: number of tokens that all experts see; None: ROWS, or fewer for a large model.
         layers: which to measure, as the model numbers them; None: all with experts.
         device: where to compute.
         data_dir: where prepared corpora lie.
@@ -78,7 +77,7 @@ def make_report(request: Request, view: View) -> Report:
 
     Args:
         request: what to measure.
-        view: told what the report costs, and how far it is.
+        view: receives the estimated cost and the progress.
 
     Raises:
         UserError: contradictory or unknown settings, or a folder that cannot be measured.
@@ -164,7 +163,7 @@ def _name(source: Source) -> str:
 
 
 def _plan(source: Source, request: Request, view: View, *, with_figures: bool = False) -> Plan:
-    """Which layers and how many tokens are measured; the cost is told, of drawing too if asked."""
+    """Choose the layers and the number of tokens; report the cost, and that of drawing if asked."""
     layers = list(range(len(source.layers)))
     if request.layers is not None:
         labels = layer_labels([layer.name for layer in source.layers])
@@ -178,7 +177,7 @@ def _plan(source: Source, request: Request, view: View, *, with_figures: bool = 
 
 
 def drawing_seconds(request: Request, layers: int) -> float:
-    """About how long the figures of a report take: of each layer and run, and of the whole."""
+    """An estimate of the time that drawing the figures takes, in seconds."""
     each = sum(FIGURE_S[name] for name in request.formats if name in FIGURE_S)
     figures = FIGURES + layers * (1 if request.against is None else 2)
     return (START_S + figures * each) if each else 0.0
@@ -204,7 +203,7 @@ def _measure(source: Source, made: Plan, view: View) -> Findings:
 def _one_pair(
     main: tuple[Findings, Source, Options], against: tuple[Findings, Source, Options]
 ) -> tuple[Findings, Findings]:
-    """Both runs with the difference of one pair: the most similar one of the two runs."""
+    """The findings of both runs, with the difference of the same pair in both."""
     (here, source, options), (there, other, theirs) = main, against
     if here.difference is None or there.difference is None:
         return here, there

@@ -1,9 +1,9 @@
 """Estimates the time and memory of a report before it starts, and decides how much is measured.
 
-Multiplications are counted from the sizes of the model; a timed product of matrices says how long
-they take here. Memory is that of this process now, plus what is added at the peak. Where it does
-not fit, the report is made on fewer tokens, with a note; where even few tokens do not fit, it is
-refused.
+Multiplications are counted from the sizes of the model; a timed matrix product gives the time they
+take on this machine. The estimated memory is that of this process now, plus the memory that is
+added at the peak. If it does not fit, fewer tokens are measured, with a note; if even few tokens do
+not fit, the report is refused.
 
 Shapes: T tokens, R rows, D model width, N experts, K experts per token.
 """
@@ -37,7 +37,7 @@ PASSES = 60  # multiplications per output of a layer, for statistics that pass o
 
 @dataclass(frozen=True)
 class Plan:
-    """How a report is made, and what it costs.
+    """The layers and options of a report, and its estimated cost.
 
     Attributes:
         options: what is measured.
@@ -70,9 +70,8 @@ def plan(
     """Decide how much is measured, and estimate what it costs.
 
     Args:
-        source: what is to be measured; a note is added to it where less is measured than `options`
-            say.
-        options: what is asked for.
+        source: the model and text; gets a note if less is measured than `options` say.
+        options: as requested.
         layers: numbers of the layers to measure, from 0 among those with experts.
         device: where to compute.
         asked: whether the user chose the rows; if not, a large model is measured on fewer.
@@ -146,7 +145,7 @@ def bytes_needed(size: Size, options: Options) -> float:
 
 
 def _expert_call(size: Size, rows: float) -> float:
-    """Bytes that running some rows through one expert each takes."""
+    """Bytes of memory for running some rows through one expert each."""
     hidden = max(size.in_experts) / (3.0 * size.experts * size.width)
     return rows * size.dtype.itemsize * (6.0 * size.width + 3.0 * hidden)
 

@@ -1,4 +1,4 @@
-"""`--fail-above`: whether a report passes as a guard in a pipeline."""
+"""`--fail-above`: fails a pipeline if the experts of a model are too similar."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Pair:
     """Two experts of a layer.
 
     Attributes:
-        layer, i, j: which, i < j.
+        layer, i, j: the layer and the two experts, i < j.
         cka: their debiased CKA; None where it is undefined.
     """
 
@@ -51,7 +51,8 @@ class Pair:
 
     @property
     def order(self) -> tuple[float, int, int, int]:
-        """The most similar first, by the whole number and not as it is shown; then by place."""
+        """Sort key: the most similar pair first (by the exact value, not the rounded one), then by
+        index."""
         return math.inf if self.cka is None else -self.cka, self.layer.layer, self.i, self.j
 
 

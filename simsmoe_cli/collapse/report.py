@@ -30,7 +30,7 @@ class Sentence(Facts):
 
     @classmethod
     def of(cls, tone: str, text: str, **evidence: object) -> Sentence:
-        """A sentence, and by name the numbers it rests on."""
+        """A sentence and its evidence: the numbers it rests on, by name."""
         return cls.model_validate({"text": text, "tone": tone, "evidence": evidence})
 
 

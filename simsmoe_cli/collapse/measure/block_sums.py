@@ -1,7 +1,7 @@
-"""Sums over blocks of rows from which the HSIC of all pairs of experts is made, in one pass.
+"""Sums over blocks of rows, from which the HSIC of all pairs of experts is computed in one pass.
 
-All outputs of a layer may be gigabytes. They are held once, by the caller; here they are centred
-and scaled block by block.
+The outputs of a layer can be gigabytes. The caller holds them once; here they are centred and
+scaled block by block.
 
 Shapes: N experts, T rows, D features, B blocks, R rows of a block.
 """
@@ -18,7 +18,7 @@ from simsmoe_cli.similarity.standardise import ROUNDING, SMALLEST
 
 
 class Standardised:
-    """All experts' outputs, centred and scaled as by `rows.standardise` when they are asked for.
+    """All experts' outputs, centred and scaled as by `standardise` when they are used.
 
     Args:
         outputs_NTD: every expert's outputs on the same rows.
@@ -77,7 +77,7 @@ def block_sums(
     Args:
         parts: the blocks.
         pairs: different blocks to compare.
-        scale: what pairs of different blocks count for.
+        scale: the weight of pairs of different blocks.
     """
     shape = (len(parts), x.experts, x.experts)
     own_BNN = torch.zeros(shape, dtype=torch.float64)

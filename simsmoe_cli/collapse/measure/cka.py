@@ -1,6 +1,6 @@
 """CKA of all pairs of a layer's experts: debiased with an interval, biased, RBF; and their nulls.
 
-The null of a measure is the measure itself, with the rows of each expert in an order of its own.
+The null of a measure is its value after the rows of each expert were shuffled separately.
 
 Shapes: N experts, T rows, D features.
 """
@@ -67,7 +67,7 @@ def measure_layer(layer: Layer) -> dict[str, Any]:
 
 
 def shuffled(outputs_NTD: Tensor, generator: torch.Generator) -> Tensor:
-    """The same rows, in an order of its own for each expert: nothing is related any more."""
+    """The same rows, shuffled separately for each expert, so that experts are unrelated."""
     experts, rows, _ = outputs_NTD.shape
     order_NT = torch.rand(experts, rows, generator=generator).argsort(1).to(outputs_NTD.device)
     expert_N1 = torch.arange(experts, device=outputs_NTD.device)[:, None]
@@ -77,7 +77,8 @@ def shuffled(outputs_NTD: Tensor, generator: torch.Generator) -> Tensor:
 def median_scaled(outputs_NTD: Tensor) -> Tensor:
     """Rows divided by the median distance between rows of the same expert; zeros where it is 0.
 
-    An RBF CKA of sigma 1 on them is that of sigma "median", and shuffling them needs no new median.
+    The RBF CKA of these rows with sigma 1 equals that of the original rows with sigma "median";
+    shuffling does not change the median.
     """
     median_N = torch.stack([torch.pdist(x_TD.float()).median() for x_TD in outputs_NTD])
     scale_N11 = torch.where(median_N > 0, 1 / median_N, 0.0)[:, None, None]

@@ -32,8 +32,8 @@ def cka_of_shared(outputs_NTD: Tensor, index_TK: Tensor, products: float = math.
     Args:
         outputs_NTD: every expert's outputs on the same rows.
         index_TK: chosen experts; N for an empty slot.
-        products: multiplications that the pairs may cost; with more, evenly spread rows are taken
-            instead of all.
+        products: multiplications that the pairs may cost; if all rows cost more, evenly spread rows
+            are used.
     """
     experts, rows, width = outputs_NTD.shape
     received_TN = received(index_TK, experts).to(outputs_NTD.device)

@@ -64,7 +64,8 @@ def exact_copies(parts_NHF: Sequence[Tensor], outputs_NTD: Tensor) -> list[Copie
 
 
 def _candidates(outputs_NTD: Tensor) -> list[int]:
-    """Experts whose outputs on some rows are near those of another; the rest are not copies."""
+    """Experts whose outputs on some rows are near those of another expert; others cannot be
+    copies."""
     rows = outputs_NTD.shape[1]
     some_R = spread(rows, LOOKED_AT)
     x_NS = outputs_NTD[:, some_R].flatten(1).nan_to_num(0, 0, 0).double()
@@ -91,7 +92,7 @@ def _numbers(parts_NHF: Sequence[Tensor], expert: int) -> Tensor:
 
 
 def _same(first_TD: Tensor, second_TD: Tensor) -> bool:
-    """Whether outputs are the same but for rounding; NaN where both are NaN."""
+    """Whether outputs are equal up to rounding; NaN counts as equal to NaN."""
     there_TD = first_TD.isfinite() & second_TD.isfinite()
     if not torch.equal(first_TD.isfinite(), second_TD.isfinite()):
         return False

@@ -4,9 +4,9 @@ A measure is a file of this folder with a function
 
     measure_layer(layer: Layer) -> dict         fields of `findings.LayerFindings` by name
 
-which is found by its name alone: nothing else lists the measures. A new field needs a default, so
-that earlier reports can still be read. `measure_weights` is the same,
-called while the layer's weights are in memory; before `measure_layer` they are released.
+It is found by its name; there is no list of measures. A new field needs a default, so that earlier
+reports can still be read. A function `measure_weights` works the same way, and is called before
+`measure_layer`, while the layer's weights are still in memory.
 
 Shapes: T rows, D model width, H hidden units, F weights of a unit in one matrix, N experts,
 K experts per token.
@@ -40,13 +40,13 @@ class Layer:
     Attributes:
         source, place: the model, and the layer's index among those with experts.
         spec: the layer's name and number of experts.
-        options, bounds: how much is measured.
+        options, bounds: the amount that is measured.
         counts: of the routing of all tokens.
         rows: T.
         finite_T: which rows have a finite input.
         index_TK: which experts each row was sent to.
-        input_TD, parts_NHF: what the experts are given, and their weights by hidden unit, one part
-            a matrix; both empty once the weights are released.
+        input_TD, parts_NHF: the inputs of the experts, and their weights by hidden unit, one part
+            per matrix; both empty once the weights are released.
         outputs_NTD: of every expert on every row, fp32; after `measure_weights` all NaN if any
             input is not finite.
     """
@@ -76,7 +76,7 @@ class Layer:
         return Standardised(self.outputs_NTD)
 
     def generator(self, stream: int = 0) -> torch.Generator:
-        """A new generator of this layer's; equal for equal `stream`."""
+        """A new random generator for this layer; the same `stream` gives the same numbers."""
         seed = self.options.seed * 1_000_003 + self.place
         return torch.Generator().manual_seed(seed + stream)
 
@@ -89,11 +89,11 @@ class Layer:
 
 
 def measure_all(layer: Layer, label: str) -> LayerFindings:
-    """Everything there is to know about one layer.
+    """Run all measures on one layer.
 
     Args:
-        layer: which; its weights are released.
-        label: what the layer is called.
+        layer: the layer; its weights are released.
+        label: the layer's label.
     """
     found: dict[str, Any] = {}
     for measure in measures("measure_weights"):

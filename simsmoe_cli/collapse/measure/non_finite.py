@@ -1,4 +1,4 @@
-"""Experts with weights that are not finite, or with such outputs for rows of finite input.
+"""Finds experts whose weights are not finite, or whose outputs are not finite for finite inputs.
 
 Shapes: N experts, T rows, D features.
 """

@@ -1,8 +1,8 @@
 """How much a report measures: the amount asked for, and the amount that fits the time of a layer.
 
-What costs more than in proportion to the rows is bounded (`Options.products`, `Options.matching`).
-It is then measured on fewer pairs of rows, rows, hidden units or pairs of experts than there are,
-and the findings say on how many.
+Measures whose cost grows faster than the number of rows are bounded (`Options.products`,
+`Options.matching`). They then use fewer rows, pairs of rows, hidden units or pairs of experts, and
+the findings say how many.
 
 Shapes: T rows, D model width, N experts.
 """

@@ -1,13 +1,13 @@
-"""The loss of a model that knows of a text only how often each token occurs.
+"""The loss of a model that predicts each token by its frequency in the text alone.
 
 Each token is guessed from the frequencies of all other tokens of the same text, smoothed towards
 the uniform distribution by as much as the text has different tokens (Witten and Bell 1991):
 
     p(x) = (c(x) + m / V) / (T + m)
 
-with c, T and m (how often x occurs, how many tokens there are, how many different ones) counted
-without the token itself. That is what a predictor could do, not the entropy of the sample, which is
-too low for a short text; so a loss above it says that the context was of no use.
+with the counts c (of x), T (tokens) and m (different tokens) without the token itself. A real
+predictor could reach this loss, unlike the entropy of the sample, which is too low for a short
+text. So a loss above it means that the context did not help.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Similarity of experts' weights: as one vector each, and unit by unit in any order.
+"""Similarity of experts' weights: as whole vectors, and by matching hidden units in any order.
 
 Shapes: N experts, H hidden units, F weights of a unit, U units looked up, E looked-up units of all
 experts.
@@ -49,7 +49,7 @@ def flat_cosine(parts_NHF: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class MatchedUnits:
-    """How well hidden units of an expert are found again among those of another.
+    """How well the hidden units of one expert match those of another.
 
     Attributes:
         found: mean over units of the largest cosine, over both directions, [N, N] fp64; nan for an
@@ -68,10 +68,10 @@ class MatchedUnits:
 def matched_units(
     parts_NHF: Sequence[Tensor], budget: float, generator: torch.Generator
 ) -> MatchedUnits:
-    """How well each hidden unit of an expert is found again among those of another.
+    """Find the best match of each hidden unit of an expert among those of another.
 
-    A unit is what belongs to it in all matrices, each scaled to norm 1, so that rescaling between
-    two matrices changes nothing, nor does the order of units.
+    A unit is the vector of its weights in all matrices, each part scaled to norm 1. So rescaling
+    between two matrices changes nothing, and neither does the order of units.
 
     Args:
         parts_NHF: for each matrix (and bias) its entries by hidden unit.

@@ -1,7 +1,7 @@
-"""A report as files: one HTML page that needs nothing else, the JSON, and figures for a paper.
+"""Writes a report as files: one self-contained HTML page, the JSON, and figures for a paper.
 
-All files are made in a folder beside the destination, which takes its place when the last is whole:
-a report that fails, or is killed, leaves the earlier one as it was.
+All files are written to a new folder next to the destination, which replaces the destination when
+it is complete. So a report that fails, or is killed, leaves the earlier one unchanged.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def check_destination(out: Path) -> None:
     """Find out whether a folder can be written, before hours are spent on measuring.
 
     Raises:
-        UserError: it is a file, or nothing can be made in it or in its place.
+        UserError: it is a file, or it cannot be created or written to.
     """
     place = out.absolute()
     with clear_os_errors(out):
@@ -104,8 +104,8 @@ def _place(files: Mapping[str, bytes], out: Path, figures_too: bool) -> None:
     """Put the files of a report (content by path relative to `out`) into a folder.
 
     The folder is replaced by a new one, all at once, where nothing but an earlier report is in it.
-    One that holds other things, or that somebody works in, is kept, and its files are replaced one
-    by one, the page last.
+    A folder that holds other files, or that is in use, is kept, and its files are replaced one by
+    one, the page last.
     """
     check_destination(out)
     there = [path.relative_to(out) for path in out.rglob("*") if not path.is_dir()]

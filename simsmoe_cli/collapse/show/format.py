@@ -47,7 +47,7 @@ def labels(subject: Subject, against: Subject | None) -> tuple[str, str]:
 
 
 def interval(estimate: Estimate, level: float, digits: int = 3) -> str:
-    """The interval in words, or that there is none."""
+    """The interval in words, or words that say that there is no interval."""
     if estimate.low is None or estimate.high is None:
         return f"no {level:.0%} interval"
     return f"{level:.0%} interval {number(estimate.low, digits)} to {number(estimate.high, digits)}"
@@ -88,7 +88,7 @@ def score_of(text: Text) -> tuple[str, str, int]:
 
 
 def scored_unit(text: Text) -> str:
-    """What one prediction is made for: a token's unit, or a text."""
+    """The unit of one prediction: a kind of token, or a text."""
     return text.unit if text.accuracy is None else "text"
 
 
@@ -109,7 +109,7 @@ def count(number: int, one: str, many: str) -> str:
 
 
 def every(names: Sequence[object]) -> str:
-    """All of a few names, "2, 5 and 7"; of more than eight the first eight."""
+    """The names in words, "2, 5 and 7"; of more than eight names only the first eight."""
     shown = [str(name) for name in names[:8]]
     if len(names) > len(shown):
         return f"{', '.join(shown)} and {len(names) - len(shown):,} more"

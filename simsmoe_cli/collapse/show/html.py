@@ -1,4 +1,4 @@
-"""The HTML page of a report."""
+"""The HTML page of a report, with the verdict that `collapse/verdict.py` made."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Absolute paths of a machine, shortened to names before anything is written for others.
+"""Shortens absolute paths to their last names in reports.
 
-A recipe, a model's configuration or a note may hold one. It is of no use to a reader of the report,
-and shows what folders a machine has. Imports no torch.
+A recipe, a model's configuration or a note may contain an absolute path, which does not help a
+reader and reveals folders of the machine. Imports no torch.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def report_figures(report: Report, *, alone: bool = True) -> list[Drawing]:
 
     Args:
         report: what to draw.
-        alone: also those that are not for its page.
+        alone: include figures that are written only to files.
     """
     main, against = report.main, report.against
     with style():
@@ -87,7 +87,7 @@ def report_figures(report: Report, *, alone: bool = True) -> list[Drawing]:
 def file_part(layer: LayerFindings) -> str:
     """A layer's label as part of a file's name: letters, digits, dots and dashes alone.
 
-    The place is added to a label that is not a number, so that no two layers share a file.
+    The layer's index is added to a label that is not a number, so that no two layers share a file.
     """
     if isinstance(layer.number, int):
         return str(layer.number)

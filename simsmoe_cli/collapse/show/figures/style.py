@@ -100,7 +100,7 @@ class Drawing:
         title: a few words.
         caption: how to read it, with n, interval and null.
         figure: drawn inside `style()`.
-        alone: not for the page, whose other figures show the same.
+        alone: written only to files; the page shows the same in other figures.
     """
 
     name: str
@@ -279,7 +279,7 @@ def legend_above(axes: Axes) -> None:
 
 
 def by_layer(runs: Runs, height: float, label: str) -> tuple[Figure, Axes]:
-    """A figure and the axes on which each layer of one or two runs is a place from left to right.
+    """A figure, and axes with one position per layer, from left to right, for one or two runs.
 
     Args:
         runs: as `subjects` gives them.
@@ -302,17 +302,17 @@ def by_layer(runs: Runs, height: float, label: str) -> tuple[Figure, Axes]:
 
 
 def beside_each_other(place: int, runs: Runs) -> float:
-    """How far the points of a run are moved sideways, so that two runs hide nothing."""
+    """The sideways shift of a run's points, so that those of two runs do not overlap."""
     return (place - (len(runs) - 1) / 2) * 0.28
 
 
 def finish(axes: Axes, runs: Runs, *, zero: bool = True) -> None:
-    """When all is drawn: the vertical axis from 0 if no value is below, and the names of two runs.
+    """Finish a figure: start the vertical axis at 0 if no value is below, and name two runs.
 
     Args:
         axes: drawn on.
         runs: as `subjects` gives them.
-        zero: whether 0 is to be seen.
+        zero: whether the axis includes 0.
     """
     if zero:
         from_zero(axes)
@@ -321,7 +321,7 @@ def finish(axes: Axes, runs: Runs, *, zero: bool = True) -> None:
 
 
 def from_zero(axes: Axes) -> None:
-    """The vertical axis from 0, or from below it where values lie there."""
+    """Start the vertical axis at 0, or lower if values are negative."""
     if axes.dataLim.y0 >= 0:
         axes.set_ylim(bottom=0)
 
@@ -335,7 +335,7 @@ def step_axis(axes: Axes) -> None:
 def colour_bar(
     figure: Figure, colours: Colormap, scale: Normalize, axes: Any, **how: Any
 ) -> Colorbar:
-    """The scale of a heat map beside it."""
+    """The colour scale next to a heat map."""
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, **{"pad": 0.02, **how})
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)

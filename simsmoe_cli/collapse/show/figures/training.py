@@ -121,14 +121,14 @@ def training_figure(report: Report) -> Drawing | None:
 def curve(
     axes: Axes, steps: Sequence[int], values: Sequence[float | None], form: str, **how: object
 ) -> None:
-    """A line with gaps where a value is undefined, thinned to what a figure can show."""
+    """A line with gaps where a value is undefined, with no more points than a figure can show."""
     every = max(1, -(-len(steps) // DRAWN))
     drawn = np.array([np.nan if value is None else value for value in values], dtype=float)
     axes.plot(list(steps)[::every], drawn[::every], form, **how)  # type: ignore[arg-type]
 
 
 def leave_out_start(axes: Axes, values: Sequence[float | None]) -> None:
-    """A vertical axis that shows where runs end, not how high they began."""
+    """A vertical axis for the later part of the runs, without the high values of the start."""
     known = np.array([value for value in values if value is not None])
     if len(known) < 10:
         return
