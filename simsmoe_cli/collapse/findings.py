@@ -210,8 +210,8 @@ class Overall(Facts):
 class Difference(Facts):
     """|E_i(x) - E_j(x)| of two experts on some tokens x (Fig. 5).
 
-    The pair is the most similar pair of live experts. If two runs are compared, both show the pair of the run where it is more similar, unless that
-    pair is missing or undefined in the other run.
+    The pair is the most similar pair of live experts. If two runs are compared, both show the pair
+    of the run where it is more similar, unless that pair is missing or undefined in the other run.
     """
 
     layer: Count = Field(description="its index among the layers with experts, from 0")

@@ -1,4 +1,4 @@
-"""What a report is about: the model, the text, how it was measured, and what its training logged.
+"""The subject of a report: the model, the text, the settings, and the history of its training.
 
 Imports no torch.
 """
@@ -20,7 +20,7 @@ class Facts(BaseModel):
 
 
 class Subject(Facts):
-    """What was measured."""
+    """The model that was measured."""
 
     kind: Literal["run", "huggingface"]
     name: str = Field(description="of the run folder, or of the model's folder")

@@ -7,7 +7,7 @@ from simsmoe_cli.collapse.report import Sentence
 
 
 def compared(findings: Findings, against: Findings) -> list[Sentence]:
-    """What is different from another run; layers are compared one by one."""
+    """Sentences on the differences from another run, layer by layer."""
     here, there = findings.overall.cka_mean, against.overall.cka_mean
     ours, theirs, name = findings.text, against.text, against.subject.name
     sentences = []

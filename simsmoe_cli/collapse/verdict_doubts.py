@@ -1,5 +1,4 @@
-"""What a reader must know before a verdict: values that are not finite, exact copies, and text or
-numbers from which little can be concluded.
+"""The reasons to doubt a verdict: non-finite values, exact copies, and weak evidence.
 
 The text is too hard for the model where its loss is
 
@@ -23,7 +22,7 @@ ONE_TOKEN = math.log(2)  # nats: fewer than two tokens' worth of choice in the w
 
 
 def non_finite(findings: Findings) -> list[Sentence]:
-    """Where values that are not finite come from, and where they go."""
+    """A sentence on where non-finite values come from, and what they affect."""
     experts = [(layer, expert) for layer in findings.layers for expert in layer.non_finite]
     sentences = []
     if experts:
@@ -115,7 +114,7 @@ def wasted_copies(findings: Findings) -> int:
 
 
 def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
-    """Why the text says little about the experts: in a few words, and as a full sentence."""
+    """The reason why the text says little about the experts: in a few words, and as a sentence."""
     text = findings.text
     loss, choices, frequency = text.loss_nats, text.choices, text.frequency_nats
     little = "Such text says little about the experts."

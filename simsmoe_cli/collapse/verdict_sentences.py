@@ -1,8 +1,8 @@
 """The sentences of the verdict on one model, each with the numbers it rests on.
 
 `verdict.py` decides and holds the thresholds of similarity. CKA does not change when outputs are
-rotated or scaled, so a high one says "nearly the same representation up to rotation and scale";
-that outputs or weights are nearly the same is said only where those were compared.
+rotated or scaled, so for a high CKA the sentence is "nearly the same representation up to rotation
+and scale". A sentence says that outputs or weights are nearly the same only if these were compared.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def similar_pairs(
 
     Args:
         pairs: all that are defined, the most similar first.
-        rest: those from the limit on of which nothing was said yet.
-        similar: how many are from the limit on.
+        rest: pairs at or above the limit that no sentence has mentioned yet.
+        similar: how many are at or above the limit.
         limit: CKA from which a pair counts as similar.
         many: whether `rest` is a large part of all.
     """
@@ -196,7 +196,7 @@ def lowered_by_single_tokens(pairs: Sequence[Pair], limit: float) -> list[Senten
 
 
 def dead_experts(findings: Findings, dead: Sequence[tuple[LayerFindings, int]]) -> list[Sentence]:
-    """Experts that hardly any token is sent to."""
+    """A sentence on experts that receive hardly any tokens."""
     if not dead:
         return []
     text = (
@@ -227,7 +227,7 @@ def undefined_experts(findings: Findings) -> list[Sentence]:
 
 
 def routing(findings: Findings) -> list[Sentence]:
-    """What is odd about load and routing."""
+    """Sentences on unusual load and routing."""
     sentences = []
     layers = findings.layers
     uneven = [(cv, layer) for layer in layers if (cv := layer.load_cv or 0) >= UNEVEN_LOAD]

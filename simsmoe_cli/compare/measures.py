@@ -14,7 +14,7 @@ class Measure:
         name: its key in JSON.
         label: for people.
         form: format specification.
-        best: which value is the best one, `min` or `max`.
+        best: the function that gives the best value, `min` or `max`.
     """
 
     name: str

@@ -1,9 +1,8 @@
-"""Reading what is compared: a run from its folder, a Hugging Face model from its report.
+"""Reads the runs to compare: a run from its folder, a Hugging Face model from its report.
 
 Of a run only recipe.yaml and events.jsonl are read, so this needs no torch, no corpus and no
-checkpoint. Its numbers are those that training wrote: similarity and load of a probe's tokens, the
-loss of the validation and test splits. A Hugging Face model's numbers are of the text that its
-report was made of.
+checkpoint. Its numbers were written during training: similarity and load on the probe's tokens, and
+the validation and test loss. The numbers of a Hugging Face model are for the text of its report.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ class Curve:
 
 @dataclass
 class RunSummary:
-    """What is known of one run, or of a Hugging Face model.
+    """A summary of one run, or of a Hugging Face model.
 
     Attributes:
-        label: the run's name, and as many folders above it as tell it from the others.
+        label: the run's name, with as many parent folders as are needed to distinguish it.
         status: finished, stopped, failed, or "in training" if no end was written; of a Hugging
             Face model "report".
         step, total_steps: the last step logged, and how many there will be.
@@ -110,7 +109,7 @@ def _of_run(run: RunDir, label: str) -> RunSummary:
 
 
 def _recipe(run: RunDir) -> Recipe:
-    """The recipe of a run; a fault in it is damage, not usage."""
+    """The recipe of a run; an error in it counts as damaged data, not as wrong usage."""
     try:
         return load_recipe(str(run.recipe))
     except UserError as error:
@@ -120,7 +119,7 @@ def _recipe(run: RunDir) -> Recipe:
 
 
 def _add(event: Event, summary: RunSummary) -> None:
-    """Take over what an event says."""
+    """Add the contents of an event."""
     step, measures, curves = event["step"], summary.measures, summary.curves
     summary.step = step
     if event["kind"] == "run_started":

@@ -218,7 +218,7 @@ def _value(value: float | None, measure: Measure, best: float | None) -> str:
 
 
 def _setting(value: Any) -> str:
-    """A setting's value as a recipe would have it."""
+    """A setting's value as in a recipe."""
     if value is None:
         return ABSENT
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Several runs compared: the settings that differ, and what to know before comparing scores."""
+"""Compares several runs: the settings that differ, and notes on whether scores are comparable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_SETTINGS = ("name", "description", "source")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs in the order they were given, and what to know before comparing them.
+    """Runs in the given order, with notes on whether they are comparable.
 
     Attributes:
         runs: at least two.
@@ -55,7 +55,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[RunDir]) -> Comparison:
-    """Read runs and say in what they differ.
+    """Read runs and find their differences.
 
     A run that cannot be read is left out, with a note, as long as two others can.
 
@@ -91,7 +91,7 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
 
 
 def told_apart(paths: Sequence[Path]) -> list[str]:
-    """The last names of each path, as few as tell them all apart; the paths are resolved."""
+    """The shortest ends of the paths that are all different; the paths are resolved."""
     names = []
     for parts in (path.parts for path in paths):
         length = 1

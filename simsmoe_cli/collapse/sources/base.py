@@ -1,11 +1,11 @@
-"""What a report needs of a model: its routing on a text, and every expert run on any row.
+"""The interface between a report and a model: its routing on a text, and every expert on any row.
 
-`Source.walk` sends the text through the model and tells a `Listener` what each layer does with it,
-and when a layer has seen all of it: then its experts can be run without reading weights again. A
-model that is in memory as a whole (`WholeSource`) reads the text batch by batch, and its layers are
-measured afterwards: our run folders (`run.py`) and small models of others (`huggingface/`). A model
-that is read from its files (`huggingface/layer_by_layer.py`) sends all text through one layer, has
-that layer measured, and goes on to the next.
+`Source.walk` sends the text through the model and tells a `Listener` the routing of each layer, and
+when a layer has seen the whole text. At that moment its experts can be run without reading weights
+again. A model that is completely in memory (`WholeSource`) reads the text batch by batch, and its
+layers are measured afterwards; this is used for runs of simsmoe (`run.py`) and small Hugging Face
+models (`huggingface/`). A model that is read from its files (`huggingface/layer_by_layer.py`) sends
+the whole text through one layer, measures that layer, and continues with the next.
 
 Shapes: T tokens, D model width, H expert hidden width, N experts, K experts per token.
 """
@@ -42,7 +42,7 @@ class Batch:
         rows: whether similarity is measured on them.
         nats: summed cross-entropy of the predictions.
         scored: how many predictions: of tokens, or of texts by a classifier.
-        right: how many of them a classifier has right; None: the model predicts tokens.
+        right: how many predictions of a classifier are correct; None: the model predicts tokens.
         choices: how many tokens or classes a prediction chooses from; None where not known.
     """
 
@@ -57,7 +57,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is known of the text once all of it went through the model.
+    """The results for the text after all of it went through the model.
 
     Attributes:
         ids: the tokens that similarity is measured on, in order.
@@ -81,7 +81,7 @@ class Reading:
 
 
 class Listener(Protocol):
-    """Is told what the layers do. Layers are numbered from 0 among those with experts."""
+    """Receives the routing of the layers, with their indices among the layers with experts."""
 
     def routed(self, layer: int, routed: Routed, rows: bool) -> None:
         """A layer has seen some more tokens; similarity is measured on them if `rows`."""
@@ -95,7 +95,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Size:
-    """What a model costs to run and to hold, as `estimate.py` counts it.
+    """The sizes of a model from which `estimate.py` computes time and memory.
 
     Attributes:
         width, experts, top_k: D, the largest N, and K.
@@ -104,7 +104,7 @@ class Size:
         vocab_size: of the output layer.
         stored: bytes of weights that are read while it runs; 0: all are in memory.
         layer: bytes of its largest decoder layer, if one at a time is in memory; else 0.
-        dtype: what it computes in.
+        dtype: the dtype it computes in.
     """
 
     width: int
@@ -174,7 +174,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def size(self) -> Size:
-        """What it costs to run and to hold."""
+        """The sizes that determine its time and memory."""
 
     @abstractmethod
     def walk(
@@ -188,8 +188,8 @@ class Source(ABC):
         """Send text through the model, without gradients and in evaluation mode.
 
         Args:
-            tokens: how many to read, about; fewer if the split has fewer.
-            rows: on how many of them similarity is measured, about.
+            tokens: about how many to read; fewer if the split has fewer.
+            rows: about how many of them similarity is measured on.
             listener: `seen` is called in the model's order, and for each layer after all its
                 `routed`.
             layers: the numbers of the layers that the listener is told about.
@@ -206,7 +206,7 @@ class Source(ABC):
 
     @abstractmethod
     def release(self, layer: int) -> None:
-        """Give back the memory of a layer's weights, which are not needed soon."""
+        """Free the memory of a layer's weights, which are not needed soon."""
 
     @abstractmethod
     def text_of(self, ids: list[int]) -> list[str]:
@@ -214,10 +214,10 @@ class Source(ABC):
 
 
 class WholeSource(Source):
-    """A model that is in memory as a whole: it reads all batches, then its layers are measured."""
+    """A model that is completely in memory: it reads all batches, then its layers are measured."""
 
     def release(self, layer: int) -> None:
-        """Nothing is given back: all weights stay in memory."""
+        """Does nothing: all weights stay in memory."""
 
     @abstractmethod
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Which windows of held-out text are read, and on which of them similarity is measured.
+"""Chooses the windows of held-out text to read, and those on which similarity is measured.
 
 Windows are spread evenly over a split. For attention that carries memory they are instead a few
 streams of consecutive blocks, and similarity is measured on the last blocks, whose memory is
@@ -48,8 +48,8 @@ def evaluation_windows(
         block: M.
         count: tokens to read.
         rows: tokens to measure similarity on.
-        carries_memory: batches are consecutive blocks of the same streams, and the last are
-            measured; else each window stands alone, and those measured are spread evenly.
+        carries_memory: batches are consecutive blocks of the same streams, and the last ones are
+            measured; otherwise windows are independent, and the measured ones are spread evenly.
         together: tokens of a batch, about; at least one block.
     """
     if carries_memory:

@@ -1,7 +1,8 @@
-"""From a run folder to a source of a report: a checkpoint, and held-out text of what it trained on.
+"""Opens a checkpoint of a run, and held-out text of its corpus or task, as the source of a report.
 
 A run is opened without the trainer. A pre-trained one is measured on its corpus, a fine-tuned one
-on its task; either must be the one that the checkpoint names, so that held-out text is held out.
+on its task; the corpus or task must be the one that the checkpoint names, so that held-out text was
+not trained on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from simsmoe_cli.run.opened import OpenedRun
 
 
 def checkpoints(run: RunDir, which: str) -> list[str]:
-    """What `open_run` is to open, oldest first: "all" names every step, and best if it is none.
+    """The checkpoints for `open_run`, oldest first; "all" means every step, and best if its step
+    was not saved.
 
     Raises:
         UserError: there is none.
@@ -59,8 +61,7 @@ def open_run(
         which: "best", "last" or a step.
         split: "valid", "test" or "train". For a task, "test" is the split its results are reported
             on, whatever its name.
-        data_dir: where the corpus or task is looked for by name, before the place it had in
-            training.
+        data_dir: where the corpus or task is looked for by name, before its path in training.
         device: where to compute.
 
     Raises:
@@ -147,7 +148,7 @@ def _on_task(opened: OpenedRun, split: str, device: torch.device) -> TaskSource:
 
 
 def _without_folder(note: str) -> str:
-    """A warning with the names of files alone: where they lay is nobody else's business."""
+    """A warning with file names instead of paths, because a report should not reveal folders."""
     for verb in (" holds ", " was taken for "):
         source, found, rest = note.partition(verb)
         if found:
@@ -156,7 +157,7 @@ def _without_folder(note: str) -> str:
 
 
 def _facts(opened: OpenedRun, model: Backbone) -> dict[str, Any]:
-    """What a source tells of the model."""
+    """The fields of a `Source` that describe the model."""
     names = {module: name for name, module in model.named_modules()}
     recipe = opened.recipe
     return {

@@ -1,8 +1,8 @@
 """Checkpoints of run folders as sources of a report; `open_run.py` opens them.
 
 A language model reads windows of its corpus, and a fine-tuned classifier whole texts of its task,
-spread evenly; padding is left out of everything. Both compute in fp32 whatever they were trained
-in, so that rounding does not change what is measured.
+spread evenly; padding is left out of everything. Both compute in fp32, whatever precision they were
+trained in, so that rounding does not change the results.
 
 Shapes: B streams or texts, M block or longest text, T tokens, D model width, N experts.
 """
@@ -51,7 +51,8 @@ class RunSource(WholeSource):
     def _run(
         self, inputs: tuple[Any, ...], context: StepContext, real_T: Tensor
     ) -> tuple[Any, list[Routed]]:
-        """The model's output, and what its layers did with the real tokens, which are at real_T."""
+        """The model's output, and the routing of the real tokens, which are at the positions
+        real_T."""
         taken: list[Tensor] = []
         hooks = [
             layer.register_forward_pre_hook(lambda _, args: taken.append(args[0]))

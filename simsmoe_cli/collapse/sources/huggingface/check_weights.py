@@ -1,9 +1,9 @@
-"""Are the weights in a folder all of a model's own weights?
+"""Checks that a folder contains all weights of a model, and no others. transformers fills missing
+weights with random numbers and ignores weights that it does not know.
 
-transformers fills what a folder lacks with random numbers and drops what it does not know. Here
-whatever is missing, has another shape, or is left over in a part that the model has, is an error
-that names the keys. So is a weight stored in a dtype that is not a plain float. Weights that are
-not finite or all zero are noted.
+Here a weight that is missing, has another shape, or is left over in a part that the model has, is
+an error that names the keys. A weight stored in a dtype that is not a plain float is an error too.
+Weights that are not finite or all zero are noted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def require_complete(model: nn.Module, info: LoadingInfo, where: str) -> None:
 
     Args:
         model: as its configuration builds it.
-        info: what does not agree.
+        info: the differences between model and files.
         where: the folder.
 
     Raises:
@@ -151,7 +151,7 @@ class UnusualWeights:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the report should know of them."""
+        """The notes for the report about these weights."""
         found = []
         if self.non_finite:
             found.append(

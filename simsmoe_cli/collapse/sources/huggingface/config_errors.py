@@ -1,8 +1,8 @@
 """Names the field of config.json at fault when transformers cannot use a configuration.
 
-What transformers raises then is often about something else (`KeyError: 'x'`, a negative dimension,
-an index out of range). So each field is left out in turn, the most suspicious first: if the model
-can be built without it, with the default in its place, that field is at fault.
+The error of transformers is often about something else (`KeyError: 'x'`, a negative dimension, an
+index out of range). So each field is replaced by its default in turn, the most suspicious first: if
+the model can then be built, that field is at fault.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def require_finite(folder: ModelFolder) -> None:
 def naming_the_field(
     folder: ModelFolder, default: Any, build: Callable[[dict[str, Any]], object]
 ) -> Iterator[None]:
-    """Run what may fail on a configuration: the UserError then names the field at fault.
+    """Context for code that may fail on a configuration; the UserError names the field at fault.
 
     Args:
         folder: with the configuration.
@@ -122,7 +122,7 @@ def _not_positive(value: Any) -> bool:
 
 
 def _suspicion(folder: ModelFolder, path: Path, default: Any) -> int:
-    """How likely a field is at fault, by its value and the default."""
+    """How suspicious a field is, judged by its value and the default."""
     value, usual = _value(folder.config, path), _default(default, path)
     if value == usual:
         return 0
@@ -132,7 +132,7 @@ def _suspicion(folder: ModelFolder, path: Path, default: Any) -> int:
 
 
 def _fields(config: dict[str, Any], above: Path = ()) -> Iterator[Path]:
-    """Every field of a configuration and of its parts, but for what says which model it is."""
+    """Every field of a configuration and its parts, except fields that identify the model."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from _fields(value, (*above, name))
@@ -163,7 +163,7 @@ def _without(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value as it stands in JSON, short."""
+    """A value as JSON, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return printable(f'"{value}"' if isinstance(value, str) else value, 60)

@@ -1,8 +1,8 @@
 """Checks a Hugging Face model's folder before any code of transformers sees it.
 
-config.json must be an object; the weights must be safetensors, all there and whole, in a format
-that this machine can read; and nothing in the folder may lead out of it. Only headers of weight
-files are read. Importing this module imports no torch.
+config.json must be an object; the weights must be complete safetensors in a format that this
+machine can read; and no path in the folder may lead out of it. Only headers of weight files are
+read. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ DEQUANTISED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What the files of a model's folder say.
+    """The contents of a model's folder.
 
     Attributes:
         path: the folder.
         config: config.json.
         tensors: the tensors of its safetensors files by name.
-        quantised: the format its weights are stored in; empty for plain numbers.
+        quantised: the quantisation format of its weights; empty for plain numbers.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class ModelFolder:
 
     @property
     def numbers(self) -> int:
-        """How many numbers its weights are."""
+        """The number of parameters stored."""
         return sum(tensor.count for tensor in self.tensors.values())
 
     @property

@@ -1,4 +1,5 @@
-"""Runs code of transformers and its libraries: nothing is printed, every error becomes one line."""
+"""Runs code of transformers and its libraries: it prints nothing, and every error becomes one
+line."""
 
 from __future__ import annotations
 
@@ -37,14 +38,14 @@ def transformers_module() -> Any:
 
 @contextlib.contextmanager
 def foreign_code(what: str, where: str, hint: str = "") -> Iterator[list[str]]:
-    """Run code of others: it prints nothing, and whatever it raises becomes one UserError.
+    """Run foreign code: it prints nothing, and every exception becomes one UserError.
 
-    Running out of memory and being stopped are passed on. Yields the list of what was logged.
+    Out-of-memory errors and signals are passed on. Yields the list of logged messages.
 
     Args:
-        what: what could not be done, if something is raised.
+        what: the message of the error.
         where: the folder or file.
-        hint: what to do then.
+        hint: the hint of the error.
     """
     heard: list[str] = []
     try:
@@ -62,7 +63,7 @@ def foreign_code(what: str, where: str, hint: str = "") -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Keep off the terminal what compiled code writes to file descriptor 2, such as a panic."""
+    """Hide text that compiled code writes to file descriptor 2, such as a panic."""
     try:
         kept = os.dup(2)
     except OSError:  # there is no such descriptor
@@ -99,7 +100,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException, heard: list[str]) -> str:
-    """An error of somebody else's code in a few words."""
+    """An exception of foreign code in a few words."""
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{NEEDS_PACKAGE} {printable(error.name)}, which is not installed"

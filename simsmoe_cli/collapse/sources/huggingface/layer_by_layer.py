@@ -1,10 +1,10 @@
 """Sends a text through a Hugging Face model with one decoder layer in memory at a time.
 
 All windows of the text are one batch. The model's own `forward` runs on it once, so that masks,
-positions and whatever else is passed from layer to layer are its own. When a decoder layer's turn
-comes, it is read from the files, runs on a few windows at a time, is measured if asked for, and its
-memory is given back. The output of the last layer then goes through the rest of the model, again a
-few windows at a time, for the loss. So memory holds one layer and a vector per token, and each
+positions and everything else that is passed from layer to layer are right. Each decoder layer is
+read from the files when it is reached, runs on a few windows at a time, is measured if requested,
+and is freed again. The output of the last layer then goes through the rest of the model, again a
+few windows at a time, for the loss. So memory holds one layer and one vector per token, and each
 weight is read once.
 
 Shapes: B windows, M block, b some of the windows, T tokens, D width.
@@ -37,7 +37,7 @@ LAYER_BATCH_TOKENS = 4096  # tokens that go through a decoder layer at once
 
 
 class _Stop(Exception):
-    """Ends the forward pass after the last layer needed; with the backbone's output if done."""
+    """Raised to end the forward pass after the last layer needed; holds the backbone's output."""
 
     def __init__(self, output: Any = None):
         super().__init__()
@@ -184,7 +184,8 @@ class LayerWalk:
         return Reading(ids, read_T, scored, nats, choices=choices)
 
     def _base(self) -> nn.Module:
-        """The smallest model that holds the decoder layers: what comes after it is the head."""
+        """The smallest module that contains the decoder layers; the modules after it are the
+        head."""
         name = self.source.layer_weights.stack
         while True:
             name = name.rpartition(".")[0]
@@ -257,7 +258,7 @@ class LayerWalk:
         return value
 
     def _score(self, base: nn.Module, output: Any) -> tuple[int, float, int | None]:
-        """How many predictions, their summed cross-entropy, and the tokens each chooses from."""
+        """The number of predictions, their summed cross-entropy, and the size of the vocabulary."""
         scored, nats, choices = 0, 0.0, None
         step = max(1, tokens_per_batch(self.source.vocab_size) // self.block)
         own = base.forward
@@ -281,7 +282,7 @@ def _stop_after(module: nn.Module, args: Any, output: Any) -> None:
 
 
 def _gives(output: Any, part: slice) -> Callable[..., Any]:
-    """A forward pass that gives the backbone's output for some windows."""
+    """A forward pass that returns the backbone's output for some windows."""
     if isinstance(output, tuple):
         return lambda *args, **kwargs: (output[0][part], *output[1:])
     some = copy.copy(output)

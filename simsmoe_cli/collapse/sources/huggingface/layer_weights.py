@@ -1,12 +1,11 @@
 """The weights of a Hugging Face model, read from its files one decoder layer at a time.
 
-The model is built without memory for its parameters. All tensors of the files are first put through
-the conversions of transformers as shapes without numbers, so that what is missing, left over or of
-another shape is known before any weight is read. Then the embeddings, norms and output layer are
-read, and each decoder layer when it is needed.
-
-Where transformers is not as it is known here, or the model is not one stack of layers,
-`LayerWeights.of` gives None and the model is to be loaded as a whole.
+The model is built without memory for its parameters. The tensors of the files first go through the
+conversions of transformers as shapes without numbers (meta tensors), so that missing, extra or
+misshapen weights are known before any weight is read. Then the embeddings, norms and output layer
+are read, and each decoder layer when it is needed. If the version of transformers works
+differently, or the model is not one stack of layers, `LayerWeights.of` returns None and the model
+must be loaded completely.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ class LayerWeights:
     """A model whose decoder layers are read when they are needed.
 
     Attributes:
-        model: its decoder layers are without memory, but for the one at hand; so is the rest until
-            `load_rest`.
+        model: its decoder layers have no memory, except for the one in `at_hand`; the other modules
+            have none until `load_rest`.
         stack: the name of the list of its decoder layers.
         layers: names of its decoder layers, in order.
-        info: how model and files disagree.
+        info: the differences between model and files.
         at_hand: the decoder layer that is in memory, if one is.
     """
 
@@ -97,8 +96,8 @@ class LayerWeights:
             kind: its class in transformers.
             config: its configuration.
             stored: the tensors of its files.
-            dtype: what it is to compute in.
-            device: where it is to compute.
+            dtype: the dtype it will compute in.
+            device: the device it will compute on.
         """
         if not WeightConversion.known():
             return None
@@ -120,7 +119,7 @@ class LayerWeights:
                 parameter.data = self._converted(name, parameter.data)
 
     def load(self, layer: str) -> None:
-        """Read a decoder layer, after giving back the one in memory."""
+        """Read a decoder layer, after freeing the one in memory."""
         if self.at_hand == layer:
             return
         self.release()
@@ -130,7 +129,7 @@ class LayerWeights:
             parameter.data = self._converted(f"{layer}.{name}", parameter.data)
 
     def release(self) -> None:
-        """Give back the memory of the decoder layer that was read."""
+        """Free the decoder layer that was read."""
         if self.at_hand is None:
             return
         module = self.model.get_submodule(self.at_hand)
@@ -156,10 +155,10 @@ class LayerWeights:
         return f"{self.stack}.{number}"
 
     def _converted(self, name: str, weight: Tensor) -> Tensor:
-        """A parameter as it is computed with.
+        """A parameter in the dtype and on the device of the computation.
 
         On a CPU a parameter that was read as one tensor is a view of the mapped file, and would
-        keep all that was read of the file in memory. So it is copied.
+        keep all pages that were read in memory. So it is copied.
         """
         mapped = self.device.type == "cpu" and name in self._stored_alone
         dtype = self.dtype if weight.dtype == self.stored_as else weight.dtype
@@ -198,8 +197,8 @@ def stored_dtype(stored: Iterable[StoredTensor]) -> torch.dtype:
 def open_tensors(stored: Mapping[str, StoredTensor], names: list[str]) -> Iterator[dict[str, Any]]:
     """Tensors that are read when they are indexed, by name.
 
-    The files are mapped into memory only for as long as this is open, so what was read of them does
-    not stay.
+    The files are mapped into memory only while this is open, so the pages that were read do not
+    stay in memory.
     """
     with contextlib.ExitStack() as files:
         opened: dict[Path, Any] = {}

@@ -1,4 +1,4 @@
-"""Loads a Hugging Face model with transformers: layer by layer where that can be done, else whole.
+"""Loads a Hugging Face model with transformers: layer by layer if possible, else completely.
 
 A model is refused unless all its weights are there, and unless it fits into memory.
 """
@@ -31,7 +31,7 @@ class Loaded:
         model: of transformers, in evaluation mode.
         predicts: whether its logits are of the next token.
         weights: reads its decoder layers when they are needed; None: all are in memory.
-        notes: what a reader of the report should know.
+        notes: notes for the reader of the report.
     """
 
     model: nn.Module
@@ -49,8 +49,7 @@ def load_model(
         folder: its files.
         config: how it is built.
         device: where to compute.
-        layerwise: whether its decoder layers are left in the files until they are needed, where
-            that can be done.
+        layerwise: whether its decoder layers stay in the files until they are needed, if possible.
 
     Raises:
         UserError: transformers cannot open it, its weights are not all there, or they do not fit
@@ -83,8 +82,11 @@ def load_model(
 
 
 def computed_in(folder: ModelFolder, device: torch.device) -> torch.dtype:
-    """The precision a model is computed in: as its weights are stored, on a GPU; on a CPU fp32,
-    into which all weights go unrounded, but for weights in bf16 on a CPU that is faster in it."""
+    """The precision a model is computed in. On a GPU it is that of the stored weights.
+
+    On a CPU it is fp32, which needs no rounding; weights in bf16 stay in bf16 on a CPU that is
+    faster with it.
+    """
     stored = stored_dtype(folder.tensors.values())
     if device.type == "cpu" and not (
         stored == torch.bfloat16 and choose_precision(device).name == "bf16"

@@ -1,4 +1,4 @@
-"""From config.json to the class and configuration of transformers that run its model on text.
+"""Chooses the class and configuration of transformers for the model of a config.json.
 
 Families that cannot be measured are refused by name. A configuration that describes a far larger
 model than the files hold is refused before it takes memory.
@@ -33,7 +33,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 TOO_MANY = 2**28  # parameters a model may have beyond what its files hold, to name their keys
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 IMAGES_OF_PEOPLE = "its experts read images of people, not text, and no router chooses among them"
-# Families whose experts are no networks that can be compared pair by pair on the same tokens, or
+# Families whose experts are not networks that can be compared pair by pair on the same tokens, or
 # whose text part cannot be run alone. Shown to the user.
 REFUSED = {
     "doge": "an expert of Doge is one row of an embedding, a single hidden unit, and there are "
@@ -51,7 +51,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How transformers is to build the model of a folder.
+    """The class and configuration with which transformers builds the model of a folder.
 
     Attributes:
         kind: its class in transformers.
@@ -144,7 +144,7 @@ def read_config(folder: ModelFolder, transformers: Any) -> ModelConfig:
 
 
 def _chosen(transformers: Any, config: Any, where: str) -> ModelConfig:
-    """How the model of a configuration is to be built."""
+    """Choose how the model of a configuration is built."""
     text = config.get_text_config(decoder=True)
     kind = _class_for(transformers, config, where)
     if kind.config_class is not type(config) and kind.config_class is type(text):
@@ -155,8 +155,8 @@ def _chosen(transformers: Any, config: Any, where: str) -> ModelConfig:
 def _class_for(transformers: Any, config: Any, where: str) -> Any:
     """The class of transformers that runs a configuration's model on text.
 
-    For a model that also reads images it is the text part alone if transformers has one, else the
-    class that its folder names.
+    For a model that also reads images, it is the class of the text part if transformers has one,
+    else the class that config.json names.
     """
     text_config = config.get_text_config(decoder=True)
     if text_config is not config:
@@ -187,7 +187,7 @@ def _class_for(transformers: Any, config: Any, where: str) -> Any:
 
 
 def _mapped(auto: Any, config: Any) -> Any:
-    """The class an Auto class of transformers has for a configuration; None for none."""
+    """The class an Auto class of transformers has for a configuration; None if it has no class."""
     try:
         found = auto._model_mapping[type(config)]
     except KeyError:
@@ -224,7 +224,7 @@ def _require_plausible(model: nn.Module, folder: ModelFolder) -> None:
 
 
 def _layer_counts(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """The settings that say how many layers there are, of a configuration and of its parts."""
+    """The settings for the number of layers, in a configuration and its parts."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from _layer_counts(value)
@@ -251,7 +251,8 @@ def _unknown_type(folder: ModelFolder, version: str) -> UserError:
 
 
 def _dequantise(folder: ModelFolder, transformers: Any) -> Any:
-    """The setting that makes plain numbers of quantised weights when they are read."""
+    """The setting with which quantised weights are converted to plain numbers when they are
+    read."""
     method = folder.quantised
     absent = [name for name in DEQUANTISED[method] if importlib.util.find_spec(name) is None]
     if absent:

@@ -1,4 +1,4 @@
-"""A Hugging Face mixture of experts that is in memory as a whole, as a source of a report.
+"""A Hugging Face mixture of experts that is completely in memory, as the source of a report.
 
 Shapes: B windows, M block, T tokens, D width, N experts, K experts per token, V vocabulary.
 """
@@ -35,7 +35,7 @@ class HuggingFaceSource(WholeSource):
         vocab_size: V; None: as the subject's settings have it.
         predicts: whether its logits are of the next token; else no loss is measured.
         both_stacks: whether it is an encoder and a decoder, which then read the same text.
-        suspects: what to check if the model cannot be run.
+        suspects: a hint about what to check if the model cannot be run.
         facts: the fields of a `Source`, without `layers`.
     """
 
@@ -102,11 +102,11 @@ class HuggingFaceSource(WholeSource):
         )
 
     def running(self) -> contextlib.AbstractContextManager[list[str]]:
-        """Run the model's code; what it raises becomes one line."""
+        """Run the model's code; an exception becomes one UserError."""
         return foreign_code("this model cannot be run", self.subject.name, self.suspects)
 
     def _result(self, layer: int, real_T: Tensor) -> Routed:
-        """What a layer did with the real tokens."""
+        """The routing of the real tokens in a layer."""
         return self.watched[layer].result(real_T, self.subject.name)
 
     def _without_cache(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the headers of safetensors files say: which tensors there are, of which shape and dtype.
+"""Reads the headers of safetensors files: the names, shapes and dtypes of the tensors.
 
 Only headers are read. Importing this module imports no torch.
 """
@@ -33,7 +33,7 @@ class StoredTensor:
 
     @property
     def count(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return math.prod(self.shape)
 
 

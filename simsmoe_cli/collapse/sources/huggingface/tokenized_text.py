@@ -39,7 +39,7 @@ def read_tokens(
     Args:
         text: a file in UTF-8, of which the first 8 MiB are read; None is refused.
         files: the folder.
-        notes: what a reader of the report should know is added to these.
+        notes: gets notes for the reader of the report.
 
     Raises:
         UserError: the text or the tokenizer cannot be read, or the text has fewer than two tokens.
@@ -70,7 +70,7 @@ def require_known_ids(ids: NDArray[Any], model: Any, folder: Path) -> None:
 
 
 def _read_text(text: Path | None, notes: list[str]) -> str:
-    """The start of a text file; adds what there is to note."""
+    """The start of a text file; adds notes about it."""
     if text is None:
         raise UserError(
             "a Hugging Face model comes without text to measure on",
@@ -127,8 +127,10 @@ def _open(folder: Path) -> Any:
 
 
 def _damaged_file(folder: Path) -> UserError | None:
-    """An error that names the file because of which the tokenizer cannot be opened; None if that
-    cannot be told. A file without which it can be opened is such a file."""
+    """An error that names the damaged file of a tokenizer: one without which it can be opened.
+
+    None if no such file is found.
+    """
     there = [name for name in JSON_FILES if (folder / name).is_file()]
     for name in there:
         try:

@@ -1,4 +1,4 @@
-"""What was given instead of the folder of a Hugging Face model, and what to do about it.
+"""Errors for inputs that are not the folder of a Hugging Face model, with advice.
 
 A LoRA adapter, a GGUF file, a pipeline, a download cache, a folder of models or a single file: each
 gets an error that says what it is. Importing this module imports no torch.
@@ -20,7 +20,7 @@ MOST_JSON = 2**28  # bytes; the index of the largest models is a fiftieth of tha
 
 
 def other_folder(folder: Path) -> UserError | None:
-    """What a folder without config.json holds; None where nothing in it is known."""
+    """The error for a folder without config.json, by its contents; None if they are unknown."""
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError as error:

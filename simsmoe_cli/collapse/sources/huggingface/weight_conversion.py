@@ -1,8 +1,8 @@
-"""What transformers does between the tensors of files and the parameters of a model.
+"""Converts the tensors of files to the parameters of a model, as transformers does.
 
-On loading it renames tensors, stacks the experts and splits what is stored together. This uses
-functions of transformers that may change between its versions; `WeightConversion.known` says
-whether they are as they are known here.
+On loading, transformers renames tensors, stacks experts and splits joined tensors. This module uses
+functions of transformers that may change between versions; `WeightConversion.known` says whether
+they are the expected ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class WeightConversion:
 
     Args:
         model: of transformers; its parameters may be without memory.
-        dtype: what it is to compute in.
+        dtype: the dtype it will compute in.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype):
@@ -40,7 +40,7 @@ class WeightConversion:
 
     @staticmethod
     def known() -> bool:
-        """Whether transformers has the functions used here, as they are known here."""
+        """Whether transformers has the functions used here in the expected form."""
         try:
             core, mapping, utils = _modules()
             arguments = inspect.signature(core.convert_and_load_state_dict_in_model).parameters
@@ -63,7 +63,7 @@ class WeightConversion:
         )
 
     def kept_in_fp32(self) -> Callable[[str], bool]:
-        """Tells of a parameter's name whether it stays in fp32 whatever the others are in."""
+        """A function that says of a parameter's name whether it always stays in fp32."""
         core, _, _ = _modules()
         if not self.settings.dtype_plan:
             return lambda name: False
@@ -73,8 +73,7 @@ class WeightConversion:
     def load(self, tensors: dict[str, Any], device: torch.device) -> LoadingInfo:
         """Put tensors of the files into the model, on a device.
 
-        On the meta device nothing is loaded, but what does not agree is found, and which
-        parameters are tied.
+        On the meta device nothing is loaded, but differences and tied parameters are found.
         """
         core = _modules()[0]
         settings = dataclasses.replace(
@@ -96,14 +95,15 @@ class WeightConversion:
         )
 
     def tie(self) -> None:
-        """Give each weight that the files hold once, and the model twice, to both."""
+        """Share weights that the files store once and the model uses twice."""
         self.model.tie_weights(missing_keys=set(self.absent), recompute_mapping=False)
 
 
 def parameter_names(model: Any, names: Iterable[str]) -> dict[str, str]:
-    """Of each of the files' tensors that the model uses, the (first) parameter it goes into.
+    """The (first) parameter that each stored tensor goes into.
 
-    Where transformers is not as it is known here, only tensors named as their parameter.
+    If the functions of transformers are not the expected ones, only tensors with the name of a
+    parameter are included.
     """
     known = model.state_dict()
     if not WeightConversion.known():
