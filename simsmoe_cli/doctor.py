@@ -1,4 +1,4 @@
-"""What this machine has for simsmoe, what it lacks, what that costs, and how to get it.
+"""Checks this machine: what is installed, what is missing, the consequences, and how to install it.
 
 Checks try things instead of asking for versions: an expert backend is ok if it computes a small
 mixture, forward and backward, with the same result as the plain loop. torch is imported inside the
@@ -60,10 +60,10 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        name: what was checked.
+        name: the subject of the check.
         status: ok; missing, if training works without it; broken, if it does not.
-        found: what is there.
-        cost: what does not work, or is slower, without it; empty if ok.
+        found: the result in words.
+        cost: the features that do not work, or are slower, without it; empty if ok.
         remedy: how to get it, a line per command; empty if ok.
     """
 
@@ -233,7 +233,7 @@ def _compiler(device: torch.device, deep: bool) -> Finding:
 
 
 def _compile_trouble(device: torch.device) -> str:
-    """What goes wrong when a small function is compiled; empty if nothing does."""
+    """The error when a small function is compiled; empty if it works."""
     import torch
 
     try:
@@ -263,7 +263,7 @@ def _fastmoe(device: torch.device) -> Finding:
 
 
 def _trouble(backend: str, device: torch.device) -> str:
-    """What goes wrong when an expert backend computes a small mixture; empty if nothing does.
+    """The error when an expert backend computes a small mixture; empty if it works.
 
     Outputs and gradients of weights are compared with those of the loop, in training's precision.
     """

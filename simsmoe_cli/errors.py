@@ -41,7 +41,7 @@ def printable(text: object, most: int = 80) -> str:
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """A foreign text of any length, with escapes such as ``\\x1b`` for what is not printable.
+    """A foreign text of any length, with escapes such as ``\\x1b`` for unprintable characters.
 
     Args:
         text: the text.
@@ -63,13 +63,13 @@ def visible(text: str) -> str:
 class UserError(Exception):
     """A problem that a user can cause and solve.
 
-    Its text is one line: what a terminal cannot show is escaped, and very long parts are shortened.
+    Its text is one line: unprintable characters are escaped, and very long parts are shortened.
     Shorten a foreign value in `what` with :func:`printable` first.
 
     Args:
         what: what is wrong, in a few words, without a full stop.
-        where: the file, flag or field it was found at; empty when `what` says it.
-        hint: what to do about it, the nearest valid name first.
+        where: the file, flag or field with the problem; empty if `what` says it.
+        hint: advice, the nearest valid name first.
         code: exit code of the command.
         problems: the problems themselves, for an error that reports several together. The first
             ten are shown, and the number of the others.
@@ -104,7 +104,7 @@ class UserError(Exception):
 
 
 class NotPermitted(UserError):
-    """A file that is there and that this user may not read; nothing is known to be wrong with it.
+    """A file that exists but that this user may not read; it may be undamaged.
 
     Args:
         path: of the file, or of its folder.

@@ -1,4 +1,4 @@
-"""What prepared corpora and prepared tasks have in common: a folder, and a manifest in it.
+"""The common part of prepared corpora and prepared tasks: a folder with a manifest.
 
 The manifest is JSON with a checksum of itself. It names every other file of the folder with its
 size, and is written last: a folder without one is not prepared. Schema 1 has no checksum and stays
@@ -45,7 +45,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def kept(text: str) -> str:
-    """A foreign text as a manifest keeps it: on one line, shortened if it is very long."""
+    """A foreign text in the form kept in a manifest: one line, shortened if it is very long."""
     return printable(text, LONGEST)
 
 
@@ -75,7 +75,7 @@ class Prepared:
         noun: "corpus" or "task".
         manifest: name of the manifest's file.
         known: names that `prepare-data` knows of this kind.
-        own: how `prepare-data` is called for a user's own.
+        own: the call of `prepare-data` for a user's own data.
     """
 
     noun: str
@@ -84,7 +84,7 @@ class Prepared:
     own: str
 
     def is_in(self, folder: Path) -> bool:
-        """Whether a folder is prepared, or was before something happened to it."""
+        """Whether a folder is prepared, or was prepared and is damaged now."""
         return os.path.isfile(folder / self.manifest)
 
     def read_manifest(self, folder: Path, schema: type[M]) -> M:
@@ -109,7 +109,7 @@ class Prepared:
             raise self.damaged(folder, f"{self.manifest} {error}") from None
 
     def require_sizes(self, folder: Path, files: Iterable[FileInfo]) -> None:
-        """Raise a UserError (EXIT_DATA) for a file that is missing or not as large as it was."""
+        """Raise a UserError (EXIT_DATA) for a file that is missing or has another size."""
         for info in files:
             file = folder / info.file
             size = os.path.getsize(file) if os.path.isfile(file) else None
@@ -137,11 +137,12 @@ class Prepared:
         )
 
     def is_kept(self, out: Path, *, force: bool) -> bool:
-        """Whether a folder is there that is to be kept; a UserError for anything else there.
+        """Whether a prepared folder is there that must be kept; a UserError for anything else
+        there.
 
         Args:
-            out: where something is to be prepared.
-            force: whether what was prepared there is to be replaced.
+            out: the folder that will be prepared.
+            force: whether an earlier prepared folder is replaced.
         """
         if self.is_in(out):
             return not force
@@ -190,7 +191,7 @@ def manifest_text(manifest: Facts) -> str:
 
 
 def split_info(splits: Mapping[str, S], name: str, folder: Path) -> S:
-    """What a manifest says of a split; a UserError names the splits there are."""
+    """The entry of a split in a manifest; a UserError names the existing splits."""
     if name not in splits:
         hint = f"Splits: {', '.join(splits)}."
         raise UserError(f"no split '{printable(name)}'", where=str(folder), hint=hint)

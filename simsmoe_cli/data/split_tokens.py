@@ -1,11 +1,11 @@
 """The ids of a split, memory-mapped, and checked against checksums before they are used.
 
-A split has a checksum, xxh3 (64 bits), for every 16 MiB of its file. A chunk is checked the first
-time anything in it is read, so nobody waits for a part of a corpus that is not used; a split that
-is scored is checked whole beforehand (`check_all`). This process remembers which chunks of which
-file were checked, so each is checked once however often the store is opened. Checking reads with
-ordinary system calls, a mebibyte at a time, so that the bytes are hashed and their largest id is
-found while they are in the processor's cache; of a truncated file they read less than asked for.
+A split has a checksum, xxh3 (64 bits), for every 16 MiB of its file. A chunk is checked when it is
+first read, so unused parts of a corpus take no time; a split that is scored is checked completely
+beforehand (`check_all`). This process remembers which chunks of which file were checked, so each is
+checked once however often the store is opened. Checking reads with ordinary system calls, one
+mebibyte at a time, so that the bytes are still in the processor's cache when they are hashed and
+their largest id is found. Of a truncated file, these calls return fewer bytes instead of crashing.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ class ChunkSums:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the manifest says of a split's file.
+    """The description of a split's file in the manifest.
 
     Attributes:
         dtype: of the ids.
         tokens: how many there are.
-        vocab_size: every id is below.
+        vocab_size: every id is below this.
         algorithm: a name in `xxhash` or `hashlib`.
         chunk_bytes: bytes that one checksum covers.
         checksums: hexadecimal, one per chunk.
@@ -90,11 +90,11 @@ class SplitTokens:
 
     Args:
         path: of its file.
-        expected: what the manifest says of it.
+        expected: its description in the manifest.
         damaged: makes the error to raise, given a phrase about the file.
 
     Raises:
-        UserError: opening, indexing and checking, when the file is not what is expected.
+        UserError: (from opening, indexing and checking) the file does not match its description.
     """
 
     def __init__(self, path: Path, expected: Expected, damaged: Callable[[str], UserError]):
@@ -182,7 +182,7 @@ class SplitTokens:
             )
 
     def _read(self, piece: NDArray[np.uint8], place: int) -> None:
-        """Fill a buffer from a place in the file."""
+        """Fill a buffer from an offset in the file."""
         view = piece.data
         while view:
             try:

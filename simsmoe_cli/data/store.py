@@ -3,7 +3,7 @@
     DATA_DIR/NAME/
       manifest.json                          written last: without it the folder is not a store
       train.bin valid.bin test.bin           ids, little-endian, narrowest unsigned integer
-      tokenizer.json | sentencepiece.model   what made them
+      tokenizer.json | sentencepiece.model the tokenizer that made them
 
 A store is built in a partial folder and renamed when whole (`corpora/prepare.py`). It is opened
 only if the manifest fits its schema and its own checksum, its numbers agree with each other, and
@@ -12,8 +12,8 @@ against checksums when they are used (`split_tokens.py`).
 
 Schema 2 has checksums of 16 MiB each and one of the manifest. Stores of schema 1 have a SHA-256 of
 each split instead and stay readable: a split is then read whole, once in a process, before anything
-of it is used, and the manifest is only checked for numbers that agree. They are never changed;
-`prepare-data --force` makes them stores of schema 2 with the same fingerprint.
+of it is used, and the manifest is only checked for numbers that agree. They are never changed in
+place; `prepare-data --force` makes a store of schema 2 with the same fingerprint.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CORPUS = Prepared("corpus", "manifest.json", CORPORA, own="PATH")
 
 
 class SplitInfo(FileInfo):
-    """A split: its file, and how much text its tokens stand for."""
+    """A split: its file, and the amount of text that its tokens stand for."""
 
     tokens: Annotated[int, Field(ge=2, lt=1 << 60)]
     bytes: Annotated[int, Field(ge=1, lt=1 << 60)] = Field(description="bytes of text")
@@ -78,7 +78,7 @@ class SourceInfo(Facts):
 
 
 class Settings(Facts):
-    """What a corpus was asked to be prepared as."""
+    """The settings that a corpus was prepared with."""
 
     tokenizer: Shown
     vocab_size: int | None = None
@@ -88,7 +88,7 @@ class Settings(Facts):
 
 
 class Manifest(Facts):
-    """Everything that is known of a store."""
+    """The manifest of a store."""
 
     schema_version: int = SCHEMA
     name: Shown
@@ -148,12 +148,12 @@ class Manifest(Facts):
 
 
 class TokenStore:
-    """A prepared corpus, opened for reading; `built` is set by the `prepare` that built it.
+    """A prepared corpus, opened for reading; `built` is True if this `prepare` built it.
 
     Attributes:
         path: its folder.
-        manifest: what is known of it.
-        tokenizer: what made the ids.
+        manifest: its manifest.
+        tokenizer: the tokenizer that made the ids.
     """
 
     def __init__(self, path: Path, manifest: Manifest, tokenizer: Tokenizer):
@@ -240,7 +240,7 @@ def _read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a prepared corpus, or was one before something happened to it."""
+    """Whether a folder is a prepared corpus, or was one and is damaged now."""
     return CORPUS.is_in(path)
 
 

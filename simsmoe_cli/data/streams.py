@@ -102,10 +102,10 @@ def evaluation_streams(
         tokens: one split, n tokens.
         streams: B at most; fewer for a split too short for so many, or for their warm-up.
         block: M.
-        overlap: positions of each block that only give context.
+        overlap: positions at the start of each block that only give context.
         max_blocks: stop after so many blocks; 0 reads all.
-        warm_up: tokens each stream reads before its part without being scored, so that what it
-            carries from block to block is what it would be had it read the split from the start.
+        warm_up: tokens that each stream reads before its part, without scoring them, so that its
+            carried memory is the same as if it had read the split from the start.
 
     Yields:
         Inputs, targets, and which streams [B] begin with this block: they carry nothing into it.

@@ -1,4 +1,4 @@
-"""A trained model as one folder that others can use: weights, configuration, tokenizer, a readme.
+"""Exports a trained model to one folder: weights, configuration, tokenizer, a readme.
 
 There are two formats. `simsmoe` holds any model of this package; `load_export` reads it back.
 `mixtral` is the layout of Hugging Face's Mixtral, for models of that architecture (mixtral.py). The

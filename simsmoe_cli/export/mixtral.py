@@ -1,4 +1,4 @@
-"""A model in Hugging Face's Mixtral layout (Jiang et al. 2401.04088), if its architecture fits.
+"""Converts a model to Hugging Face's Mixtral layout (Jiang et al. 2401.04088), if it fits.
 
 A layer of Mixtral is attention with rotary positions and a sliding window, then experts with SwiGLU
 behind a linear router, both pre-norm with RMSNorm and without biases. Its router renormalises the

@@ -1,13 +1,13 @@
 """Files and folders that are replaced whole or not at all, even if the process is killed.
 
 New content is written to ``.NAME.partial-…`` in the same folder, synced to the disk and renamed to
-NAME; then the folder is synced. A process that is killed leaves its partial behind, and whoever
-writes NAME next deletes it. A lock (flock) on a partial says that a living process is writing it;
-the system releases the lock however the process ends.
+NAME; then the folder is synced. A process that is killed leaves its partial behind; the next
+process that writes NAME deletes it. A lock (flock) on a partial says that a living process is
+writing it; the system releases the lock however the process ends.
 
 A folder that is not empty cannot be replaced by renaming, so it is first moved to ``.NAME.old-…``
-while the new one, complete, waits as ``.NAME.next-…``; `clean` finishes what was interrupted in
-between.
+while the new one, complete, waits as ``.NAME.next-…``; `clean` finishes a replacement that was
+interrupted.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which replaces `path` unless the block raises.
 
     Args:
-        path: nothing, or an empty folder; its parents are made.
+        path: does not exist, or is an empty folder; its parents are created.
         replace: whether `path` may be a folder that is not empty, which is then deleted.
 
     Raises:
@@ -119,9 +119,9 @@ def remove(path: Path) -> None:
 
 
 def clean(folder: Path, name: str | None = None) -> None:
-    """Finish or delete what killed processes left in a folder, for one NAME or for all.
+    """Finish or delete leftovers of killed processes in a folder, for one NAME or for all.
 
-    What living processes write stays.
+    Files of running processes stay.
     """
     for path in _left(folder, name, NEXT):
         with _lock(path) as free:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Background:
     """Calls made one after the other in a thread, in the order they were submitted.
 
-    What a call raises is raised once, by the next `submit` or `wait`. After a failure no later
+    An exception of a call is raised once, by the next `submit` or `wait`. After a failure no later
     call is made.
 
     Args:
@@ -65,12 +65,12 @@ class Background:
             self._open.popleft().result()
 
     def close(self) -> None:
-        """End the thread once all calls have been made; what fails now is not raised."""
+        """End the thread after all calls; errors of these calls are not raised."""
         self._thread.shutdown()
 
 
 class ReadAhead(Generic[T]):
-    """What `read` returns for a step, with the following step read in a thread meanwhile.
+    """Gives the values of `read` for each step; the next step is read in a thread meanwhile.
 
     Every step gets what `read` returns for it, whatever the order of steps; only consecutive steps
     are faster. `read` must depend on nothing but the step. The thread ends with this object.
@@ -85,7 +85,7 @@ class ReadAhead(Generic[T]):
         self._next: tuple[int, Future[T]] | None = None
 
     def __call__(self, step: int) -> T:
-        """The value for a step; raises what reading it raised."""
+        """The value for a step; raises the exception of reading it."""
         following, self._next = self._next, None
         if following is None or following[0] != step:
             following = step, self._thread.submit(self._read, step)

@@ -1,4 +1,4 @@
-"""Names of runs, corpora and tasks: what a folder below --runs-dir or --data-dir may be called."""
+"""Checks names of runs, corpora and tasks, which are folders below --runs-dir or --data-dir."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESERVED = ("auto", "events.jsonl")  # --resume auto; a run may be given by its 
 
 
 def check_name(name: str, where: str = "--name", below: str = "--runs-dir") -> None:
-    """Refuse what cannot be the plain name of a folder, or what is unsafe to print.
+    """Refuse a name that cannot be a plain folder name, or is unsafe to print.
 
     Args:
         name: of a run, a corpus or a task.
@@ -21,7 +21,7 @@ def check_name(name: str, where: str = "--name", below: str = "--runs-dir") -> N
         below: the option of the folder that it is to lie in.
 
     Raises:
-        UserError: says what is wrong with it.
+        UserError: the name is refused; the message says why.
     """
     if fault := _fault(name):
         raise UserError(
@@ -32,7 +32,7 @@ def check_name(name: str, where: str = "--name", below: str = "--runs-dir") -> N
 
 
 def safe_name(text: str) -> str:
-    """The text if it can be a name, else one made of it; empty if nothing is left."""
+    """The text if it can be a name, else a name made from it; empty if no character is left."""
     if not _fault(text):
         return text
     made = name_from(text)
@@ -40,12 +40,12 @@ def safe_name(text: str) -> str:
 
 
 def name_from(text: str) -> str:
-    """A plain name made of a foreign text, such as the name of a file; empty if nothing is left."""
+    """A plain name made from a foreign text, such as a file name; empty if no character is left."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100]
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in a folder, sorted; none where there is no folder or it cannot be read."""
+    """The names in a folder, sorted; empty if there is no folder or it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except (OSError, ValueError):
@@ -53,7 +53,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def _fault(name: str) -> str:
-    """What is wrong with a name; empty if nothing is."""
+    """The problem of a name; empty if there is none."""
     if not name:
         return "it is empty"
     if not name.isprintable():

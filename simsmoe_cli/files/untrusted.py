@@ -1,4 +1,4 @@
-"""Files that somebody may have edited, cut or replaced: read within bounds, parsed, validated.
+"""Reads files that somebody may have edited, cut or replaced: within bounds, parsed and validated.
 
 A problem with a file is raised as `Unreadable`. Its text is a short reason such as "is not JSON
 (line 3)"; the caller, who knows what the file is for, makes a `UserError` of it. A JSON file can
@@ -73,7 +73,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def require_permitted(path: Path) -> None:
-    """Raise NotPermitted where this user may not even see whether there is such a file."""
+    """Raise NotPermitted if this user may not even see whether the file exists."""
     try:
         path.stat()
     except PermissionError:

@@ -1,8 +1,9 @@
-"""Text after a prompt, token by token, at a cost per token that does not grow with the text.
+"""Generates text after a prompt, token by token, at a cost per token that does not grow with the
+text.
 
-What was read is kept: with relative attention as memory, with rotary positions as a cache of keys
-and values no longer than the sliding window. The window is at most a training block long, because
-greater distances never occurred in training. Routers work as in evaluation.
+The text that was read is kept as memory (relative attention), or as a cache of keys and values no
+longer than the sliding window (rotary positions). The window is at most a training block long,
+because greater distances never occurred in training. Routers work as in evaluation.
 
 Nucleus sampling: Holtzman et al. 1904.09751.
 
@@ -34,7 +35,7 @@ class Sampling:
         temperature: logits are divided by it; 0 takes the most likely token.
         top_p: tokens are drawn from the smallest set of most likely tokens that holds this much
             probability.
-        seed: of the draws; None: another every time.
+        seed: of the draws; None: a new one each time.
 
     Raises:
         UserError: a value out of range, or settings that would be ignored.
@@ -81,7 +82,7 @@ class Step:
 
 
 def generating(recipe: Recipe) -> Recipe:
-    """The recipe with which a model is built to generate: its window is at most a training block.
+    """The recipe for a model that generates: its window is at most a training block.
 
     Raises:
         UserError: the router looks at later tokens, which are not written yet.
@@ -103,7 +104,7 @@ class Reader:
 
     Args:
         model: in evaluation mode.
-        context: what routers may know of the step.
+        context: the step information for routers.
         at_once: most tokens read in one forward pass.
     """
 

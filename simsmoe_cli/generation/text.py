@@ -1,4 +1,4 @@
-"""Text generation: a prompt in, its continuation out, piece by piece."""
+"""Text generation: the continuation of a prompt, piece by piece."""
 
 from __future__ import annotations
 

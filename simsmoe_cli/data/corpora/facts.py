@@ -1,10 +1,10 @@
-"""Facts about the corpora with names: where they come from, what they hold, how they are split.
+"""Facts about the named corpora: their URLs, files and splits.
 
-Sizes, hashes and line counts are those of the published files; what is read is checked against
-them (`read_source.py`). Sources: Mahoney, Large Text Compression Benchmark (enwik8, text8);
+Sizes, hashes and line counts are those of the published files; `read_source.py` checks the files
+that are read against them. Sources: Mahoney, Large Text Compression Benchmark (enwik8, text8);
 Merity et al. 1609.07843 (WikiText). The vocabulary of a corpus is that of its default tokenizer,
-taken from the whole corpus, as published work does: 205 bytes, 27 bytes, 33,278 and 267,735
-words with `<unk>` and `<eos>`.
+taken from the whole corpus, as published work does: 205 bytes, 27 bytes, 33,278 and 267,735 words
+with `<unk>` and `<eos>`.
 
 A new corpus is a row here and a line in `registry.py`.
 """
@@ -22,12 +22,12 @@ class Member:
     """One file of a corpus.
 
     Args:
-        names: file names it goes by, the official one first.
+        names: its file names, the official one first.
         split: the split it is; empty for a file that holds the whole corpus.
         size: bytes; 0 when not known.
         sha256: of its bytes; empty when not known.
         lines: line ends in it; 0 when not known.
-        begins: its first bytes, by which a prefix of it is recognised.
+        begins: its first bytes, with which a prefix of the file is recognised.
     """
 
     names: tuple[str, ...]
@@ -114,7 +114,7 @@ TEXT8 = Corpus(
 
 
 def _wikitext(train_lines: int) -> tuple[Member, ...]:
-    """The three files of a WikiText; both corpora share validation and test."""
+    """The three files of a WikiText corpus; both corpora share validation and test."""
 
     def names(split: str) -> tuple[str, ...]:
         return (f"wiki.{split}.tokens", f"{split}.tokens", f"{split}.txt")

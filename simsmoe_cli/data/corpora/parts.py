@@ -30,7 +30,7 @@ class Part:
 
 @dataclass
 class Source:
-    """All files of a text in reading order; either every one has a split or none has.
+    """All files of a text in reading order; either every file has a split or no file has one.
 
     Attributes:
         located: where they are.
@@ -48,7 +48,7 @@ class Source:
 
     @property
     def given(self) -> str:
-        """What the user named."""
+        """The source as the user named it."""
         return self.located.given
 
 

@@ -1,8 +1,8 @@
 """Prepare a corpus: find its files, read them once, fit a tokenizer, encode, write the store.
 
-The store is built beside its place, under a lock, and renamed when it is whole (`scratch.py`).
-Memory is bounded by chunks of a megabyte, except for the `words` tokenizer's count of distinct
-words and for SentencePiece's training sample of 10 MB.
+The store is built in a temporary folder next to its destination, under a lock, and renamed when it
+is complete (`scratch.py`). Memory is bounded by chunks of a megabyte, except for the `words`
+tokenizer's count of distinct words and for SentencePiece's training sample of 10 MB.
 
 Preparing again reads the source again: the same text and settings change nothing; a difference is
 an error that names it. (A whole corpus with a name, and a URL, are not fetched again.)
@@ -52,23 +52,23 @@ def prepare(
     Args:
         corpus: the name of a known corpus, or a file, folder, glob, archive or URL of text.
         out: the folder of the store.
-        source: where a known corpus is read from instead of its official place.
+        source: where a known corpus is read from instead of its official URL.
         tokenizer: bytes, chars, words or sentencepiece; None: the corpus's own, else bytes.
         vocab_size: words: ids in all, the most frequent words kept; sentencepiece: pieces.
         vocab: bytes: those that occur ("corpus") or all ("bytes256").
         sp_model: "unigram" or "bpe".
         vocab_from: another store, whose tokenizer is used, so that a model trained on it can read
             this one; `tokenizer`, `vocab_size`, `vocab` and `sp_model` are then left out.
-        force: build again what is there.
-        downloads: where official archives are kept; None: `.downloads` beside the store.
+        force: build an existing store again.
+        downloads: where official archives are kept; None: `.downloads` next to the store.
         on_progress: called with a stage, the amount done, and the amount in all or None.
 
     Returns:
         The store; its `built` says whether it was built now or was there already.
 
     Raises:
-        UserError: EXIT_USAGE for unknown names and contradictory settings, EXIT_DATA for whatever
-            is wrong with the source, the place, or a store that is there and differs.
+        UserError: EXIT_USAGE for unknown names and contradictory settings, EXIT_DATA for problems
+            with the source or the destination, and for an existing store that differs.
     """
     report = on_progress or (lambda stage, done, total: None)
     with clear_os_errors(out):
@@ -178,7 +178,7 @@ def _settings(
 
 
 def _lent_settings(lender: Manifest, asked: Settings, unasked: Settings) -> Settings:
-    """The settings of another store; a UserError for any that were asked for as well."""
+    """The settings of another store; a UserError if settings were given as well."""
     if asked != unasked:
         raise UserError(
             "the tokenizer is the other store's, so there is nothing to choose about it",
@@ -212,7 +212,8 @@ def _require_same_text(store: TokenStore, text: Text) -> None:
 
 
 def _need_not_fetch(store: TokenStore, known: Corpus | None, given: str) -> bool:
-    """Whether the manifest alone says that this is the text asked for; UserError if it is not."""
+    """Whether the manifest alone shows that this is the requested text; UserError if it is
+    another."""
     made_of = store.manifest.source
     if known and known.urls and not given:
         if not store.manifest.whole:

@@ -1,4 +1,4 @@
-"""The corpus pystdlib: Python's own standard library, which is on every machine that runs this.
+"""The corpus pystdlib: Python's standard library, which every machine with Python has.
 
 It is every *.py file except tests, site-packages, and the two kinds of files in which an
 installation describes its own machine (`_sysconfigdata*`, `config-*`).

@@ -1,8 +1,8 @@
 """Reading a source once: joined into one plain file, hashed, checked, and cut into splits.
 
-Whatever a text came in (compressed, an archive, many files), afterwards it is one file and three
-ranges of it, and everything later reads that. A source that is one plain file is not copied. Memory
-is bounded by the chunk.
+The source may be compressed, an archive, or many files. The result is always one file and three
+ranges of it, which all later steps read. A source that is one plain file is not copied. Memory is
+bounded by the chunk.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _FileReader:
             raise not_utf8(begin + error.start, byte, self.where) from None
 
     def check(self, member: Member, name: str) -> str:
-        """Hold the file against the facts of the corpus `name`.
+        """Compare the file with the facts of the corpus `name`.
 
         Returns:
             A warning when it may be the beginning of the file it should be, otherwise nothing;

@@ -1,4 +1,4 @@
-"""From what a user names to the files of a text.
+"""Finds the files of a text from the source that a user names.
 
 A source is a known corpus, a file, a folder, a glob, an archive of these, or a URL of any of them.
 A folder gives its text files (first 8 KiB without a zero byte and valid UTF-8) in the order of

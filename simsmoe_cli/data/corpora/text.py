@@ -1,4 +1,5 @@
-"""A text that is about to be prepared: one plain file, cut into splits, and what is counted in it.
+"""A text that is about to be prepared: one plain file with its splits, and the counts of its
+contents.
 
 Cuts: where files have splits, between them. Otherwise at 90 and 95 % of the bytes: exactly there
 for corpora whose published splits are counted in bytes (moved on to the next character when the
@@ -24,7 +25,7 @@ SAMPLE_PIECES = 256
 
 @dataclass
 class Text:
-    """One plain file, where its splits end, and what is known of it.
+    """One plain file, with the ends of its splits.
 
     Attributes:
         path: of the file.
@@ -47,7 +48,7 @@ class Text:
     modified_ns: int = 0
 
     def require_unchanged(self) -> None:
-        """Raise a UserError if the file is not as it was when it was first read any longer."""
+        """Raise a UserError if the file has changed since it was first read."""
         if modified_ns(self.path) != self.modified_ns or self.path.stat().st_size != self.size:
             raise UserError(
                 "the file changed while it was read",
@@ -87,8 +88,8 @@ class Text:
 class Counts:
     """Bytes, characters, lines and words of a text, fed in chunks.
 
-    A line is what a line feed ends, and what is left after the last one. Words are counted as
-    word-level work does: what stands between ASCII white space, and one `<eos>` a line.
+    A line ends with a line feed; the rest after the last line feed is a line too. Words are counted
+    as in word-level work: the parts between ASCII white space, and one `<eos>` per line.
     """
 
     def __init__(self) -> None:

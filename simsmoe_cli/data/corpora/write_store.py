@@ -1,7 +1,7 @@
-"""From a text to the files of a store: fit the tokenizer, encode, count, write checksums.
+"""Writes the files of a store from a text: fits the tokenizer, encodes, counts, writes checksums.
 
-Every text is read in blocks that end where its tokenizer allows, so the ids are those of the text
-encoded at once, and memory does not grow with the text.
+Texts are read in blocks that end where the tokenizer allows, so the ids are the same as if the text
+was encoded at once, and memory does not grow with the text.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _fit(settings: Settings, text: Text) -> Tokenizer:
 
 
 def _all_blocks(text: Text, tokenizer: type[Tokenizer]) -> Iterator[bytes]:
-    """The splits one after the other, each in blocks the tokenizer can take apart."""
+    """The splits one after the other, each in blocks that can be encoded separately."""
     cut = tokenizer.safe_cut
     return chain.from_iterable(whole_blocks(text.chunks(split), cut) for split in SPLITS)
 
@@ -100,7 +100,8 @@ def _all_blocks(text: Text, tokenizer: type[Tokenizer]) -> Iterator[bytes]:
 def _encode(
     text: Text, split: str, tokenizer: Tokenizer, folder: Path, report: Progress
 ) -> SplitInfo:
-    """Write the ids of one split and count what they stand for."""
+    """Write the ids of one split and count the bytes, characters, lines and words they stand
+    for."""
     counts, digest, sums = Counts(), hashlib.sha256(), ChunkSums()
     begun, _ = text.span(split)
     tokens = unsynced = 0
@@ -152,7 +153,7 @@ def _encode(
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """A small file, on the disk when this returns."""
+    """Write a small file, and return when it is on the disk."""
     with open(path, "wb") as file:
         file.write(content)
         _flush(file)

@@ -1,10 +1,10 @@
-"""Opening what text travels in: plain, .gz, .bz2 and .xz files; .zip and .tar archives.
+"""Opens the files that texts come in: plain, .gz, .bz2 and .xz files; .zip and .tar archives.
 
-Nothing that a compressed file says is trusted. Its content is counted as it is unpacked, and more
-than `LARGEST_RATIO` times its size (at least `LEAST_LIMIT`) is refused; what lies compressed in an
-archive counts against the archive's size. A member with an absolute path, a `..`, a drive letter, a
-duplicate name, or that is a link or a device, refuses the whole archive. Damaged and
-truncated files are UserErrors.
+Nothing in a compressed file is trusted. The content is counted while it is unpacked, and more than
+`LARGEST_RATIO` times the file's size (at least `LEAST_LIMIT`) is refused; for compressed files in
+an archive, the archive's size counts. A member with an absolute path, a `..`, a drive letter, a
+duplicate name, or that is a link or a device, refuses the whole archive. Damaged and truncated
+files are UserErrors.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def is_archive(path: Path) -> bool:
 
 @contextlib.contextmanager
 def clear_damage(path: Path) -> Iterator[None]:
-    """Turn what the readers of compressed files raise into one UserError."""
+    """Turn errors of the readers of compressed files into one UserError."""
     damage = (
         *(EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError),
         *(NotImplementedError, RuntimeError, ValueError, ArithmeticError, LookupError),
@@ -76,7 +76,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 class _Budget:
-    """How much a file may still unpack to."""
+    """The number of bytes that a file may still unpack to."""
 
     def __init__(self, path: Path, limit: int | None):
         self._path = path
@@ -95,7 +95,7 @@ class _Budget:
 
 
 class _Counted(io.RawIOBase):
-    """What is read from a file, taken from a budget."""
+    """A reader that counts the bytes it reads against a budget."""
 
     def __init__(self, file: IO[bytes], budget: _Budget):
         self._file, self._budget = file, budget
@@ -140,7 +140,7 @@ def read_chunks(path: Path, limit: int | None = None) -> Iterator[bytes]:
 
 
 def read_whole(path: Path, limit: int | None = None) -> bytes:
-    """The content of a file that is needed whole in memory, decompressed if its name says so.
+    """The whole content of a file, decompressed if its name says so.
 
     Args:
         path: the file.
@@ -248,7 +248,7 @@ def _members(archive: Path, limit: int | None) -> Iterator[tuple[str, Iterator[b
 
 
 def _counted(file: IO[bytes], budget: _Budget | None) -> Iterator[bytes]:
-    """The content of a member; taken from a budget where reading the archive was not."""
+    """The content of a member, counted against a budget unless the archive's reader counts it."""
     while chunk := file.read(CHUNK):
         if budget:
             budget.spend(len(chunk))

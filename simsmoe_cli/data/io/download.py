@@ -1,4 +1,4 @@
-"""Downloads: mirrors tried in order, each checked against the known hash (by pooch)."""
+"""Downloads with pooch: tries mirrors in order and checks each against the known hash."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_url(text: str) -> bool:
 
 
 def url_name(url: str) -> str:
-    """The file name a URL ends in, without what a file name should not have."""
+    """The file name at the end of a URL, made safe."""
     try:
         name = unquote(urlsplit(url).path).rpartition("/")[2]
     except ValueError:
@@ -37,7 +37,7 @@ def url_name(url: str) -> str:
 
 
 class _Bar:
-    """What pooch takes for a progress bar, passed on to a Progress."""
+    """A progress bar in the form that pooch expects, which reports to a Progress."""
 
     def __init__(self, report: Progress):
         self.total = 0
@@ -58,14 +58,14 @@ class _Bar:
 def fetch(
     urls: Sequence[str], into: Path, report: Progress, *, known_hash: str = "", hint: str
 ) -> Path:
-    """Download the first of the URLs that can be had and has the right content.
+    """Download from the first URL that works and has the right content.
 
     Args:
-        urls: the same file at several places.
+        urls: the same file at several hosts.
         into: the folder the file is put in, under the name it has at its first URL.
         report: told about progress.
         known_hash: "algorithm:hex"; empty when nothing is known of the file.
-        hint: what the user can do when no URL works.
+        hint: advice for the user if no URL works.
 
     Returns:
         The path of the file; UserError, naming what each URL answered, when there is none.

@@ -1,7 +1,8 @@
-"""What a user names, found: a path, glob or URL brought to files and folders on this disk.
+"""Finds the files and folders behind a path, glob or URL that a user names.
 
-A URL is downloaded and an archive unpacked into a scratch folder of the caller's. Users never see
-the paths there: in messages a file of theirs is what they named, and its name within that.
+A URL is downloaded and an archive unpacked into a scratch folder of the caller. Messages do not
+show the paths in that folder: they name a file by the source that the user gave and the path within
+it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ ENDINGS = {*COMPRESSED, ".txt", ".zip", ".tar", ".tgz"}
 
 @dataclass(frozen=True)
 class Located:
-    """A file or folder on this disk, and what the user calls it.
+    """A file or folder on this disk, and its name for the user.
 
     Attributes:
-        given: what the user named.
+        given: the path, glob or URL as the user gave it.
         path: the file, or the folder.
-        scratch: what is below this folder was downloaded or unpacked.
-        limit: most bytes that what lies compressed in its archive unpacks to, together; None: by
-            the sizes of the compressed files.
+        scratch: files below this folder were downloaded or unpacked.
+        limit: the most bytes that compressed files in its archive may unpack to, together; None: a
+            limit by the sizes of the compressed files.
     """
 
     given: str
@@ -40,7 +41,7 @@ class Located:
     limit: int | None = None
 
     def where(self, path: Path) -> str:
-        """A path of it as the user knows it."""
+        """A path in it as the user knows it."""
         if not path.is_relative_to(self.scratch):
             return str(path)
         return f"{self.given} ({self.name(path)})"
@@ -57,7 +58,7 @@ def locate(given: str, scratch: Path, report: Progress) -> Located:
 
 
 def unpack(given: str, path: Path, scratch: Path) -> Located:
-    """The folder of what is in an archive; any other path as it is."""
+    """Unpack an archive and return its folder; return any other path unchanged."""
     if not is_archive(path):
         return Located(given, path, scratch)
     folder = scratch / "unpacked"

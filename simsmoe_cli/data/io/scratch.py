@@ -1,8 +1,9 @@
 """Preparing something in a folder: under a lock, with a scratch folder, and clear disk errors.
 
-What is downloaded and unpacked goes to a folder `.NAME.scratch-PID` beside the folder that is
-prepared, which itself is built in a partial folder and renamed when whole (`files/atomic.py`). What
-a failure leaves is removed at once; what a killed process leaves is removed by the next one.
+Downloads and unpacked files go to a folder `.NAME.scratch-PID` next to the prepared folder. The
+prepared folder is built under a temporary name and renamed when complete (`files/atomic.py`). After
+a failure the scratch folder is removed at once; after a killed process, the next process removes
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from simsmoe_cli.files import atomic
 
 @contextlib.contextmanager
 def clear_os_errors(out: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one UserError."""
+    """Turn an OSError into one UserError."""
     try:
         yield
     except OSError as error:
@@ -41,7 +42,7 @@ def clear_os_errors(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(out: Path, report: Progress) -> Iterator[None]:
-    """Let one process at a time prepare what goes there; the others wait for it."""
+    """Let only one process at a time prepare this folder; the others wait for it."""
     if not out.name.isprintable():
         raise UserError(
             "its name has characters that no terminal can show",
@@ -74,7 +75,7 @@ def locked(out: Path, report: Progress) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch(out: Path) -> Iterator[Path]:
-    """A folder for what is not kept."""
+    """A folder for temporary files."""
     folder = out.parent / f".{out.name}.scratch-{os.getpid()}"
     folder.mkdir()
     try:

@@ -15,8 +15,8 @@ CHUNK = 1 << 20
 class XzFile(io.RawIOBase):
     """The content of an .xz file.
 
-    The file itself says how large a dictionary its reader must hold, up to 4 GiB. `lzma.open`
-    allocates it; here a file that needs more than MEMORY is a UserError.
+    The header of the file sets the size of the dictionary that its reader must allocate, up to 4
+    GiB. `lzma.open` allocates any size; here a file that needs more than MEMORY is a UserError.
 
     Args:
         path: of the file.

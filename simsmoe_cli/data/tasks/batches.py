@@ -1,4 +1,4 @@
-"""Token ids of a task to padded batches.
+"""Makes padded batches from the token ids of a task.
 
 A batch holds texts of similar length: a pass over the data is shuffled, cut into pools of POOL
 batches, each pool sorted by length and cut into batches, and the batches are shuffled. Which texts
@@ -40,7 +40,7 @@ class Batch:
 
 
 class TaskBatches:
-    """A split in shuffled batches of like length, pass after pass.
+    """A split in shuffled batches of texts of similar length, pass after pass.
 
     Args:
         split: E examples.

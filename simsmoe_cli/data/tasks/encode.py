@@ -1,4 +1,4 @@
-"""The texts of a task to token ids.
+"""Encodes the texts of a task to token ids.
 
 * A text longer than the limit keeps its beginning, or its end if asked for; such texts are counted.
 * A character that the tokenizer's vocabulary lacks becomes one space, even if only one of its bytes
@@ -27,11 +27,11 @@ MOST_SHOWN = 10  # unknown characters or words named in a message
 
 @dataclass(frozen=True)
 class Unknown:
-    """What a tokenizer could not encode.
+    """The characters or words that a tokenizer could not encode.
 
     Attributes:
         unit: "character" or "word".
-        became: what it was replaced with: "a space", "nothing" or "<unk>".
+        became: the replacement: "a space", "nothing" or "<unk>".
         counts: how often each occurs in the texts, the most frequent first.
         examples: texts with any.
         of: characters or words in all texts.
@@ -48,7 +48,7 @@ class Unknown:
         return sum(self.counts.values())
 
     def __str__(self) -> str:
-        """One line for a user: how much, what, and what became of it."""
+        """One line for a user: how many, which ones, and their replacement."""
         shown = " ".join(repr(what) for what in list(self.counts)[:MOST_SHOWN])
         more = " ..." if len(self.counts) > MOST_SHOWN else ""
         return (
@@ -66,7 +66,7 @@ class EncodedSplit:
         offsets: where each begins and the last one ends [E + 1], int64.
         labels: [E], int64.
         cut: texts that were longer than the limit.
-        unknown: what could not be encoded; None if all could.
+        unknown: the parts that could not be encoded; None if there were none.
     """
 
     ids: NDArray[np.int32]
@@ -151,7 +151,7 @@ def _encodable(texts: list[str], tokenizer: Tokenizer) -> tuple[list[str], Unkno
 
 
 def _unknown_words(texts: Iterable[str], tokenizer: Tokenizer) -> Unknown | None:
-    """The words that will be `<unk>` and are not so written."""
+    """The words that are encoded as `<unk>` although they are not written `<unk>`."""
     words = [text.encode().split() for text in texts]
     distinct = b" ".join(set().union(*words)).decode()
     missing = {word.encode() for word in tokenizer.missing(distinct)}

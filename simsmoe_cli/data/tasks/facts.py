@@ -1,13 +1,13 @@
-"""Facts about the classification tasks with names: where they are, their files, labels and sizes.
+"""Facts about the named classification tasks: their URLs, files, labels and sizes.
 
-Row counts and hashes are those of the published files; what is read is checked against them
-(`known_tasks.py`). Sources: Socher et al., EMNLP 2013 (the treebank's sentences; SST-5 keeps the
-roots' five labels, the sentence-level SST-2 joins 0-1 and 3-4 and drops the neutral 2); Wang et
-al. 1804.07461 (GLUE's SST-2: phrases as well as sentences to train on, test labels withheld);
-Maas et al., ACL 2011 (IMDB); Casanueva et al. 2003.04807 (BANKING77).
+Row counts and hashes are those of the published files; `known_tasks.py` checks the files that are
+read against them. Sources: Socher et al., EMNLP 2013 (the treebank's sentences; SST-5 keeps the
+roots' five labels, the sentence-level SST-2 joins 0-1 and 3-4 and drops the neutral 2); Wang et al.
+1804.07461 (GLUE's SST-2: phrases as well as sentences to train on, test labels withheld); Maas et
+al., ACL 2011 (IMDB); Casanueva et al. 2003.04807 (BANKING77).
 
-Some tasks are also passed on in other layouts than the official one; of those only the counts are
-known. A new task is a row here and a line in `registry.py`.
+Some tasks are also distributed in other layouts than the official one; for those only the counts
+are known. A new task is a row here and a line in `registry.py`.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class TaskFile:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way a task lies on a disk.
+    """An arrangement of a task's files on a disk.
 
     Args:
-        name: what to call it.
+        name: its name in messages.
         kind: csv, tsv and json tables; trees; `folders`: SPLIT/LABEL/ID_RATING.txt.
         files: of each split: train, valid and test.
         labels: the published label of a row and the name of its class, "" for rows that are left
             out; empty when published labels are the names.
         columns: of a table.
-        official: whether it is published so.
+        official: whether the task is published in this layout.
     """
 
     name: str
@@ -174,7 +174,7 @@ def _trees(labels: Mapping[str, str]) -> Layout:
 
 
 def _sentences(train: int, valid: int, test: int, labels: Mapping[str, str]) -> Layout:
-    """The roots of the trees as a table, as they are often passed on."""
+    """The roots of the trees as a table, a common unofficial layout."""
     files = {
         "train": TaskFile("train.tsv", train),
         "valid": TaskFile("dev.tsv", valid),

@@ -1,4 +1,4 @@
-"""What the readers of tasks give: labelled rows by split, and what is known of their source."""
+"""The result of reading a task's files: labelled rows by split, and facts about the source."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from simsmoe_cli.data.tasks.store import SourceFile
 
 @dataclass
 class Found:
-    """The labelled rows of a source, and what is known of it.
+    """The labelled rows of a source, and facts about it.
 
     Attributes:
         given: path, URL or Python version it was read from.
-        layout: how it lies there.
+        layout: the arrangement of its files.
         splits: train, and valid and test if there are such; a label is the name of a class.
-        sources: what was read.
+        sources: the files that were read.
         files: of each split, as a user knows it.
         whole: false for a part of a known task.
-        notes: what is known of the data.
-        warnings: what is wrong with this copy.
+        notes: notes on the published data.
+        warnings: problems of this copy.
     """
 
     given: str

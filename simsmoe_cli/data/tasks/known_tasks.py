@@ -1,4 +1,4 @@
-"""The labelled rows of a known task, in whichever layout they lie where a user says.
+"""Reads the labelled rows of a known task from a user's files, in any of its layouts.
 
 * A folder or archive may hold a task at any depth. If several folders hold all files of a layout,
   the one with the published train file is used, or else the topmost.
@@ -206,7 +206,8 @@ def _parse(content: bytes, layout: Layout, file: TaskFile, where: str) -> list[R
 def _check(
     rows: list[Row], digest: str, content: bytes, file: TaskFile, facts: TaskFacts, where: str
 ) -> str:
-    """Hold a file against what is known of it: a warning for a part of it, UserError if wrong."""
+    """Compare a file with its facts: a warning if it is only a part of it, UserError if it is
+    wrong."""
     name, expected = facts.name, file.rows
     share = f"{len(rows):,} of the {expected:,} rows of {name}"
     per_label = Counter(row.label for row in rows)
@@ -231,7 +232,7 @@ def _check(
 
 
 def _named(rows: list[Row], layout: Layout, facts: TaskFacts, where: str) -> list[Row]:
-    """The rows with their classes' names for labels; those of no class are left out."""
+    """The rows with class names as labels; rows without a class are left out."""
     if not layout.labels:
         return rows
     for row in rows:

@@ -1,4 +1,4 @@
-"""The labelled rows of a user's own tables: CSV, TSV or JSON lines.
+"""Reads the labelled rows of a user's own tables: CSV, TSV or JSON lines.
 
 One file, cut into splits later, or a folder with one for each split, known by their names: train;
 valid, validation, val or dev; test.

@@ -1,4 +1,4 @@
-"""Files of labelled texts to rows: CSV, TSV, JSON lines, trees of the Stanford Sentiment Treebank.
+"""Parses files of labelled texts: CSV, TSV, JSON lines, trees of the Stanford Sentiment Treebank.
 
 * CSV is quoted (RFC 4180): a quoted field may hold commas, line ends and doubled quotes.
 * TSV is not: a quotation mark is text, as in GLUE's files, and no field holds a tab or line end.
@@ -61,12 +61,12 @@ def data_error(where: str, line: int, what: str, hint: str = "") -> UserError:
 
 
 def shown(name: str) -> str:
-    """A name from a file as it may stand in a message: one line, nothing a terminal obeys."""
+    """A name from a file, made safe for a message: one line without control characters."""
     return printable(name, LONGEST_SHOWN)
 
 
 def known_names(names: Iterable[str]) -> list[str]:
-    """Names from a file for a hint: the first of very many, each as it may stand in a message."""
+    """Names from a file for a hint, each made safe; only the first ones if there are many."""
     return [shown(name) for name in islice(names, MOST_NAMES)]
 
 
@@ -100,7 +100,7 @@ def parse_table(content: bytes, kind: str, columns: Columns, where: str) -> list
     Args:
         content: of the file, decompressed.
         kind: csv, tsv or json.
-        columns: where text and label stand.
+        columns: the columns of text and label.
         where: the file as a user knows it.
 
     Returns:
@@ -202,7 +202,7 @@ def _position(column: str, header: list[str], where: str, line: int) -> int:
 
 
 def missing_column(column: str, known: Iterable[str], where: str, line: int) -> UserError:
-    """The error for a column that is not there, with the nearest that is."""
+    """The error for a missing column, with the nearest existing one."""
     return data_error(
         where,
         line,

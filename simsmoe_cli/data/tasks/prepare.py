@@ -1,11 +1,13 @@
-"""Prepare a classification task: read its files, check them, make its splits, write the folder.
+"""Prepares a classification task: reads its files, checks them, makes its splits, writes the
+folder.
 
 * A task without a validation split gets one: a share DRAWN of each label of train, at least one
   text and never all. The texts with the smallest SHA-256 are drawn, so they are the same whatever
   the order or layout of the files, and equal texts are drawn together.
 * Where no test labels are published, the published validation split is reported, as `dev`, and
-  another validation split is drawn from train, so that the reported split chooses nothing. From a
-  single file a test split is drawn first, in the same way, and then a validation split.
+  another validation split is drawn from train, so that the reported split is never used to choose
+  anything. From a single file a test split is drawn first, in the same way, and then a validation
+  split.
 * Examples are stored in the order of such a hash. The order is the same for all layouts of a task,
   and the first part of a split is a fair sample of it.
 * Texts of a reported split that also occur in train are counted, and kept as published.
@@ -63,19 +65,19 @@ def prepare_task(
     Args:
         task: the name of a known task, or a file, folder, archive or URL of tables.
         out: the folder of the task.
-        source: where a known task is read from instead of its official place.
+        source: where a known task is read from instead of its official URL.
         text_column: of the user's own tables; None: "text".
         label_column: of the user's own tables; None: "label".
-        force: build again what is there.
-        downloads: where official files are kept; None: `.downloads` beside the folder.
+        force: build an existing task again.
+        downloads: where official files are kept; None: `.downloads` next to the folder.
         on_progress: called with a stage, the amount done, and the amount in all or None.
 
     Returns:
         The task; its `built` says whether it was built now or was there already.
 
     Raises:
-        UserError: EXIT_USAGE for contradictory settings, EXIT_DATA for whatever is wrong with the
-            source, the place, or a task that is there and differs.
+        UserError: EXIT_USAGE for contradictory settings, EXIT_DATA for problems with the source or
+            the destination, and for an existing task that differs.
     """
     report = on_progress or (lambda stage, done, total: None)
     with clear_os_errors(out):
@@ -142,7 +144,7 @@ def _require_sense(
 
 
 def _require_same(existing: Task, now: TaskManifest) -> None:
-    """A UserError when what is there is not what would be built now."""
+    """Raise a UserError if the existing task differs from the one that would be built now."""
     there = existing.manifest
     if there.fingerprint == now.fingerprint:
         return
@@ -212,7 +214,7 @@ def _labels(found: Found, facts: TaskFacts | None) -> list[str]:
 
 
 def _splits(found: Found) -> tuple[dict[str, list[Row]], dict[str, str], str]:
-    """The splits as they are stored, how those drawn from train were, and the reported one."""
+    """The splits to store, how splits were drawn from train, and the name of the reported split."""
     given = dict(found.splits)
     drawn: dict[str, str] = {}
     reported = "test"
@@ -231,7 +233,7 @@ def _splits(found: Found) -> tuple[dict[str, list[Row]], dict[str, str], str]:
 
 
 def draw(rows: Sequence[Row], split: str) -> tuple[list[Row], list[Row]]:
-    """What stays in train and what is drawn for a split, both in the order given."""
+    """The rows that stay in train and those drawn for a split, both in the given order."""
     by_label: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         by_label.setdefault(row.label, []).append(index)

@@ -7,9 +7,8 @@
 `label` is an index into the manifest's `labels`. Texts are kept as published, not as tokens: they
 are encoded with the tokenizer of the checkpoint that is fine-tuned (`encode.py`).
 
-Every task has the splits `train` and `valid`, and a third that results are reported on and that
-chooses nothing: `test`, or `dev` where the published test labels are withheld.
-`TaskManifest.reported` names it.
+Every task has the splits `train` and `valid`, and a third on which only results are reported:
+`test`, or `dev` if the published test labels are withheld. `TaskManifest.reported` names it.
 
 The manifest is checked against its schema and its own checksum when a task is opened (tasks of
 schema 1 have no such checksum), and a split against its SHA-256 and its counts whenever it is read.
@@ -71,7 +70,7 @@ class SourceFile(Facts):
 
 
 class TaskSplit(FileInfo):
-    """A split: its file, and what is in it."""
+    """A split: its file, and the numbers of its contents."""
 
     examples: Annotated[int, Field(ge=1, lt=1 << 60)]
     per_label: list[Count] = Field(description="examples of each label, in the order of `labels`")
@@ -83,7 +82,7 @@ class TaskSplit(FileInfo):
 
 
 class TaskManifest(Facts):
-    """Everything that is known of a prepared task."""
+    """The manifest of a prepared task."""
 
     schema_version: int = SCHEMA
     name: Shown
@@ -176,7 +175,7 @@ class Task:
             self.split(name)
 
     def split(self, name: str) -> list[Example]:
-        """The examples of a split in their stored order, read and held against its hash.
+        """The examples of a split in their stored order, read and checked against its hash.
 
         Raises:
             UserError: no such split (EXIT_USAGE), or its file was changed (EXIT_DATA).
@@ -217,7 +216,7 @@ def _examples(content: bytes, info: TaskSplit) -> list[Example]:
 def write_split(
     folder: Path, name: str, examples: Sequence[Example], labels: int, *, drawn: str, shared: int
 ) -> TaskSplit:
-    """Write a split's file, and say what is in it.
+    """Write a split's file, and return its description.
 
     Args:
         folder: of the task.
@@ -246,7 +245,7 @@ def write_split(
 
 
 def is_task(path: Path) -> bool:
-    """Whether a folder is a prepared task, or was one before something happened to it."""
+    """Whether a folder is a prepared task, or was one and is damaged now."""
     return TASK.is_in(path)
 
 

@@ -1,8 +1,8 @@
-"""What every tokenizer does: text to token ids and back, and where a text may be cut.
+"""The interface of every tokenizer: text to token ids and back, and where a text may be cut.
 
-A tokenizer is vectorised, or as near to it as its unit allows. It can say where a text may be cut
-so that its parts, encoded separately, give the same ids as the whole (`safe_cut`); this is what
-lets a corpus be encoded in blocks with bounded memory.
+A tokenizer is vectorised as far as possible. `safe_cut` gives a position where a text may be cut so
+that its parts, encoded separately, give the same ids as the whole. So a corpus can be encoded in
+blocks with bounded memory.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str | bytes) -> Ids:
-        """The ids of a text [tokens], in the narrowest dtype; UserError for what has none."""
+        """The ids of a text [tokens], in the narrowest dtype; UserError for text without ids."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int] | Ids) -> str:
@@ -141,7 +141,7 @@ def read_file(schema: type[F], content: bytes) -> F:
 
 
 def ascending(alphabet: Any) -> Any:
-    """The alphabet; ValueError unless each element is larger than the one before."""
+    """The alphabet; ValueError unless its elements are strictly ascending."""
     if any(second <= first for first, second in itertools.pairwise(alphabet)):
         raise ValueError("it is not in order, or something is in it twice")
     return alphabet

@@ -1,4 +1,4 @@
-"""Ids to text one at a time, as a model generates them.
+"""Decodes ids one at a time, as a model generates them.
 
 A token may be a part of a character, and a word does not say whether a space comes before it. The
 texts returned consist of whole characters; joined they equal what the tokenizer decodes all ids to.

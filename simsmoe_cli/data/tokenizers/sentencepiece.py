@@ -1,8 +1,8 @@
 """SentencePiece: pieces of words, unigram (Kudo 1804.10959) or BPE, with byte fallback.
 
-Set up to lose nothing: no normalisation, no dummy prefix, all white space kept, a byte piece for
-whatever has no piece of its own (line ends and tabs among them). One character does not survive:
-U+2581, which SentencePiece uses for the space itself, comes back as a space.
+The settings preserve the text: no normalisation, no dummy prefix, all white space kept, and byte
+pieces for characters without a piece (such as line ends and tabs). One character is not preserved:
+U+2581, which SentencePiece uses for the space itself, is decoded to a space.
 
 Training is deterministic: the sample is fixed and the number of threads is a constant, since the
 order of floating-point sums depends on it.
@@ -95,8 +95,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self.decode([token]).encode()
 
     def scored_pieces(self) -> list[tuple[str, float, bool]]:
-        """Each piece as it is written, its score, and whether it is ever found in a text: the
-        unknown piece and those that stand for bytes are not."""
+        """Each piece as text, its score, and whether it is matched in a text (the unknown piece and
+        byte pieces are not)."""
         model = self._processor
         return [
             (
@@ -141,14 +141,15 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _sentences(sample: Iterable[bytes]) -> Iterator[str]:
-    """Training sentences; the trainer passes over any with a tab, and so they end there too."""
+    """Training sentences, cut at tabs as well, because the trainer skips sentences with a tab."""
     for block in sample:
         for line in re.split(r"[\n\t\0]", block.decode("utf-8", errors="ignore")):
             yield from (sentence for sentence in SENTENCE.findall(line) if sentence)
 
 
 def _training_error(message: str) -> UserError:
-    """SentencePiece's own words for a vocabulary that does not fit the text, made one line."""
+    """The error for a vocabulary that does not fit the text, with SentencePiece's message on one
+    line."""
     if most := re.search(r"set it to a value <= (\d+)", message):
         hint = f"Use --vocab-size {most[1]} or less, or more text."
     elif least := re.search(r"required_chars. \d+ vs (\d+)", message):

@@ -1,8 +1,7 @@
-"""A tokenizer as the `tokenizer.json` that Hugging Face's tokenizers and transformers read.
+"""Writes a tokenizer as the `tokenizer.json` that Hugging Face's tokenizers and transformers read.
 
-A text gets the same ids as here, with exceptions that do not occur in the text of our own corpora:
-
-* bytes, chars: what is not in the vocabulary is left out there, and is an error here.
+A text gets the same ids as here, with exceptions that do not occur in our known corpora: * bytes,
+chars: characters that are not in the vocabulary are left out there, and are an error here.
 * words: ids decode to words with one space between them, and `<eos>` does not become a line end.
 * pieces of a BPE model: where pieces overlap and can be merged in two ways, the order of merges may
   differ.

@@ -1,6 +1,6 @@
 """Tokenizer `words`: one id per word, as in word-level work on WikiText.
 
-A word is what stands between ASCII white space; every line end is `<eos>`. The vocabulary is that
+A word is the text between ASCII white space; every line end is `<eos>`. The vocabulary is that
 of all splits, by falling frequency.
 """
 
