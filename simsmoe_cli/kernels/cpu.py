@@ -1,7 +1,7 @@
 """The switch between the kernels written for CPUs and plain torch.
 
-Kernels that suit a CPU's caches (tiles, rounded shapes, fp32 where bf16 is slow) do not help an
-accelerator, nor torch.compile, which generates code of its own: both take plain torch.
+The kernels for CPUs (tiles that fit the caches, rounded shapes, fp32 where bf16 is slow) do not
+help an accelerator or torch.compile, which generates its own code. Both use plain torch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _open = True
 
 
 def on_cpu_path(tensor: Tensor) -> bool:
-    """Whether computations with this tensor take the kernels for CPUs."""
+    """Whether computations with this tensor use the kernels for CPUs."""
     return _open and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @contextmanager
 def as_on_accelerators() -> Iterator[None]:
-    """Take plain torch on a CPU as well, to see what a GPU would keep in memory."""
+    """Use plain torch on a CPU as well, to measure the memory that a GPU would need."""
     global _open
     _open = False
     try:

@@ -5,8 +5,8 @@ tests/kernels/test_cross_entropy.py, and is still used where all logits fit into
 
 The plain loss of T tokens over V words holds T*V logits, their softmax and their gradient: at
 24,576 tokens and 267,735 words 26 GB each in fp32. Here tokens go through the output layer in
-chunks of at most `CHUNK_LOGITS` logits. A chunk leaves behind its loss and, if a backward pass will
-follow, its gradients, which are known as soon as its softmax is, so nothing is computed twice.
+chunks of at most `CHUNK_LOGITS` logits. Each chunk keeps its loss and, if a backward pass will
+follow, its gradients, which can be computed from its softmax at once. So nothing is computed twice.
 (Adaptive softmax, Grave et al. 1609.04309, would be cheaper still, but it is another model.) torch
 has a `linear_cross_entropy` since 2.13, which is newer than the oldest version supported here.
 
@@ -32,9 +32,9 @@ def total_cross_entropy(
     """Nats of the targets under softmax(hidden W^T + b), summed.
 
     Args:
-        hidden_TD: what the output layer reads.
+        hidden_TD: input of the output layer.
         weight_VD, bias_V: the output layer.
-        target_T: int64; those that are -100 cost nothing.
+        target_T: int64; targets of -100 are ignored.
 
     Returns:
         A scalar: fp32, or fp64 for such hidden states.

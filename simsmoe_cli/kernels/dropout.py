@@ -6,9 +6,9 @@ mask here is one byte an element, and `relu_dropout` needs none: its output is a
 an element is positive and kept. Accelerators and compiled code take the plain functions.
 Oracle: the formula in tests/kernels/test_dropout.py.
 
-The probability is rounded to a multiple of 1 / 65,536, of which what is kept is scaled by the exact
-inverse, so the expectation of every element is what it was. Random numbers come from the default
-generator of the CPU, whose state a checkpoint holds.
+The probability is rounded to a multiple of 1 / 65,536, and kept elements are divided by the exact
+(rounded) probability to be kept, so the expectation of every element is unchanged. Random numbers
+come from the default generator of the CPU, whose state a checkpoint holds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def draw_kept(shape: Sequence[int], probability: float) -> tuple[Tensor, float]:
         probability: that an element is dropped, above 0 and below 1; rounded to LEVELS.
 
     Returns:
-        A mask, bool, and what the kept elements are multiplied with.
+        A mask, bool, and the factor for kept elements.
     """
     count = math.prod(shape)
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)

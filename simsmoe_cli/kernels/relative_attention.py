@@ -6,11 +6,11 @@ code in tests/golden.
 
 In a matrix of queries times keys, the scores within the span lie on a diagonal band: query i sees
 keys i to i + L - 1. With a row stride one longer than a row, that band is a plain matrix view of
-the same memory, so position scores are added, and position gradients read, in place; nothing is
-skewed (the published code of this family skews twice).
+the same memory, so position scores are added, and position gradients read, without copies (the
+published code of this family copies into a skewed layout twice).
 
-Two paths compute the same. On a CPU: tile by tile, with so few queries that the scores of a tile
-stay in cache; the backward pass computes them again instead of storing them. Elsewhere, and under
+Two paths compute the same. On a CPU, tiles have so few queries that their scores stay in cache; the
+backward pass computes the scores again instead of storing them. Elsewhere, and under
 torch.compile: chunks of queries in plain differentiable operations, where each chunk scores only
 the keys it may see.
 

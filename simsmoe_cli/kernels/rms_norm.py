@@ -1,8 +1,8 @@
 """Root mean square normalisation (1910.07467), in few passes over memory on a CPU.
 
 Replaces torch.nn.RMSNorm, which is its oracle in tests/kernels/test_rms_norm.py. Other devices and
-compiled code have a fused kernel; on a CPU torch composes it of a dozen operations, forward and
-backward, each of which reads and writes the whole tensor.
+compiled code have a fused kernel; on a CPU torch uses a dozen operations, forward and backward, and
+each reads and writes the whole tensor.
 
 Shapes: D width, R rows in all leading dimensions together.
 """

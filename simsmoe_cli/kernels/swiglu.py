@@ -1,10 +1,10 @@
 """SwiGLU's product silu(gate) * up (Shazeer 2002.05202), gate and up side by side in one tensor.
 
-Replaces F.silu(gate) * up, which is its oracle in tests/kernels/test_swiglu.py. Composed of
-torch's operations, the gradient is made in two halves that are then copied together, and silu(gate)
-is kept for it. Here both halves are written directly into the result, silu is computed again, and a
-CPU works on a few rows at a time, so that temporary tensors stay in cache. torch.compile fuses the
-plain formula by itself.
+Replaces F.silu(gate) * up, which is its oracle in tests/kernels/test_swiglu.py. With torch's
+operations, the gradient is computed in two halves that are then copied together, and silu(gate) is
+kept for the backward pass. Here both halves are written directly into the result, silu is computed
+again, and a CPU works on a few rows at a time, so that temporary tensors stay in cache.
+torch.compile fuses the plain formula by itself.
 
 Shapes: R rows, all leading dimensions together; H hidden width.
 """

@@ -136,7 +136,8 @@ class RopeAttention(nn.Module):
         return out
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """What the heads read, [B, M, D]; queries [B, A, M, W], keys and values [B, A, S, W]."""
+        """The attention output, [B, M, D], from queries [B, A, M, W], keys and values [B, A, S,
+        W]."""
         block, seen = query.shape[2], key.shape[2]
         position = torch.arange(seen, device=query.device)
         cos, sin = rotary(position, query.shape[-1], self.base, query.dtype)
@@ -174,8 +175,8 @@ class RopeAttention(nn.Module):
 def slices(x_BASW: Tensor, bounds: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
     """Overlapping parts of the positions, each from first to before stop.
 
-    Their gradients are added up in one tensor. Each plain slice would make a whole tensor, mostly
-    of zeros, and so take time that grows with the square of the number of parts.
+    Their gradients are added up in one tensor. With plain slicing, each gradient would be a tensor
+    of full size, mostly zeros, so the time would grow with the square of the number of parts.
     """
     if torch.compiler.is_compiling():
         return tuple(x_BASW[:, :, first:stop] for first, stop in bounds)

@@ -8,8 +8,8 @@ and all sub-layers after it (a whole repeat of "sg" or "sgfgfg", the last letter
 final norm of a pre-norm backbone stays. Layers that stay keep their index among all layers of the
 pre-trained model, which routers that draw by layer and seed need.
 
-Texts are padded on the right. Attention is causal, so no token of a text ever sees padding, and
-the MoE layers leave it out (`StepContext.real_T`): padding changes nothing that is computed.
+Texts are padded on the right. Attention is causal, so no token of a text ever sees padding, and the
+MoE layers leave it out (`StepContext.real_T`), so padding does not change any result.
 
 Shapes: B texts, M tokens of the longest, T = B*M positions of a batch, D model width, C classes.
 """
@@ -66,8 +66,8 @@ class Classifier(Backbone):
         Args:
             tokens_BM: vocabulary ids, int64; any valid id at padding.
             length_B: tokens of each text, at least 1, int64.
-            context: what routers may know of the step. Where there is padding, its `real_T` must
-                say which tokens are real (`real_positions` makes it).
+            context: the step information for routers. With padding, its `real_T` must hold the
+                positions of the real tokens (see `real_positions`).
         """
         found = self.encode(tokens_BM, (), context)
         logits_BC = self.classifier(pool(found.hidden, length_B, self.pooling))

@@ -93,9 +93,8 @@ class Backbone(nn.Module):
         return [torch.zeros(shape, device=self.position.device) for _ in range(attentions)]
 
     def initial_cache(self, batch: int) -> list[Tensor]:
-        """The memory `encode` starts with to read a text piece by piece as if it read it at once.
-
-        Carried memory, or for rotary positions empty caches of keys and values, [B, 0, 2D].
+        """The initial memory for `encode` to read a text piece by piece: carried memory, or empty
+        caches of keys and values, [B, 0, 2D], with rotary positions.
         """
         settings = self.recipe.model
         if settings.attention == "relative":
@@ -113,8 +112,8 @@ class Backbone(nn.Module):
 
         Args:
             tokens_BM: vocabulary ids, int64.
-            memory: what the previous block returned; empty at the start of streams.
-            context: what routers may know of the step.
+            memory: returned by the previous block; empty at the start of streams.
+            context: the step information for routers.
         """
         context, ids_T = context or StepContext(), tokens_BM.flatten()
         hidden = self.embedding(tokens_BM)

@@ -1,7 +1,7 @@
-"""What a training or an evaluation computes in, where `train.precision` is `auto`.
+"""Chooses the precision of a training or an evaluation if `train.precision` is `auto`.
 
 A GPU that supports bf16 is far faster with it. A CPU may have instructions for bf16 and still be
-slower with them than in fp32, so there a matrix product as in a layer is timed in both.
+slower with them than in fp32, so on a CPU a typical matrix product is timed in both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def choose_precision(device: torch.device) -> Precision:
-    """What "auto" means on a device."""
+    """The precision that "auto" selects on a device."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision("bf16", "the GPU computes it")
@@ -59,8 +59,8 @@ def cpu_bf16() -> list[str]:
 def bf16_gain() -> float:
     """Time of a matrix product in fp32 divided by its time in bf16, on this CPU.
 
-    Both are the fastest of a few short runs in turns, so other work on the machine matters little.
-    Takes about 50 ms, once per process.
+    Both are the fastest of a few short alternating runs, so other work on the machine has little
+    influence. Takes about 50 ms, once per process.
     """
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     operands = {

@@ -1,4 +1,4 @@
-"""What a recipe costs before anything is trained: parameters, arithmetic, memory.
+"""Computes the cost of a recipe before training: parameters, arithmetic, memory.
 
 The model is built and run forward on fake tensors, which have shapes but no contents, so the counts
 come from the code that trains and not from a separate formula. Arithmetic is the usual count of
@@ -46,13 +46,14 @@ class ModelSize:
     Attributes:
         parameters: of the model: embedding and output tables, norms and biases included, heads of
             similarity learning left out.
-        active_parameters: those one token uses: K of the N experts of each layer, all else whole.
-        head_parameters: of similarity learning's heads, which exist in training alone.
+        active_parameters: those used for one token: K of the N experts of each layer, and all other
+            parameters.
+        head_parameters: of similarity learning's heads, which exist only in training.
         forward_flops_per_token: floating-point operations of a forward pass.
         training_flops_per_token: the same of a training step.
         weight_bytes, gradient_bytes, optimizer_bytes: fp32; two moments per learning parameter.
         carried_bytes: hidden states carried from block to block, of all streams.
-        activation_bytes: what autograd keeps of one micro-batch.
+        activation_bytes: tensors that autograd keeps for one micro-batch.
     """
 
     parameters: int
@@ -68,13 +69,13 @@ class ModelSize:
 
     @property
     def training_bytes(self) -> int:
-        """Memory of a training step: the sum of the five."""
+        """Memory of a training step: the sum of the five byte counts."""
         fixed = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
         return fixed + self.carried_bytes + self.activation_bytes
 
 
 def measure(recipe: Recipe, vocab_size: int) -> ModelSize:
-    """Build the model of a recipe without its contents and count what it costs.
+    """Build the model of a recipe without memory for its contents, and count its costs.
 
     All repeats of the pattern cost the same, so of a deep model only two are built.
 
@@ -135,12 +136,12 @@ def _measure(recipe: Recipe, vocab_size: int) -> ModelSize:
 
 
 def require_possible(recipe: Recipe, vocab_size: int, memory: int = MOST_BYTES) -> None:
-    """Refuse a model that cannot be trained in so much memory, before any of it is taken.
+    """Refuse a model that needs more than the given memory, before any of it is allocated.
 
     Args:
         recipe: resolved.
         vocab_size: symbols of the tokenizer.
-        memory: bytes available; if left out, more than any machine has.
+        memory: bytes available; if left out, a limit above any machine's memory.
 
     Raises:
         UserError: its weights, gradients and moments, or its hidden states, need more.
@@ -161,7 +162,7 @@ def require_possible(recipe: Recipe, vocab_size: int, memory: int = MOST_BYTES) 
 
 
 def least_bytes(recipe: Recipe, vocab_size: int) -> int:
-    """Memory that training cannot do without, by arithmetic on the recipe alone.
+    """A lower bound on the memory for training, computed from the recipe alone.
 
     Weights, their gradients and Adam's two moments in fp32; and of one micro-batch the hidden state
     of every sub-layer, and the hidden units of experts and dense sub-layers, in bf16.
@@ -185,8 +186,8 @@ def least_bytes(recipe: Recipe, vocab_size: int) -> int:
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes of memory a process may take on a device: an accelerator's own; on a CPU the machine's
-    with what it swaps to, or the limit of the container."""
+    """Bytes of memory that a process may use on a device: all memory of an accelerator; on a CPU
+    the machine's memory plus swap, or the limit of the container."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -220,7 +221,8 @@ def _multiplying_weights(model: LanguageModel, share: float) -> float:
 
 
 def _attention_flops(recipe: Recipe) -> float:
-    """Per token: products of queries with what they see, over all attention sub-layers.
+    """Floating-point operations per token of attention scores and sums, over all attention
+    sub-layers.
 
     Relative: keys, positions and values of `span` positions, and the keys and values of the
     carried memory, projected anew for every block. Rope: keys and values of the positions in the

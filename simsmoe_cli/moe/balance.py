@@ -1,4 +1,4 @@
-"""Auxiliary losses that keep a router healthy.
+"""Auxiliary losses for routers: the balance loss and the z-loss.
 
 Balance: Shazeer et al. 1701.06538 as simplified by Fedus et al. 2101.03961, eq. 4, for any K:
 N * sum_i f_i * P_i, which is 1 at uniform load. SimSMoE's published code divides the sum of the

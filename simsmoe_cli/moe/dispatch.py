@@ -1,8 +1,8 @@
-"""Bring every token to its experts and back, with one sort.
+"""Sorts tokens by expert and combines the experts' outputs, with one sort.
 
 Rows are sorted by expert, so an expert backend sees contiguous groups and needs no capacity: no
-token is dropped. Gathering and combining are permutations. Their backward passes are written as
-the opposite gather, so nothing is added with atomics and results do not depend on the order in
+token is dropped. Gathering and combining are permutations. Their backward passes gather in the
+opposite direction, so no atomic additions are needed and results do not depend on the order in
 which threads finish.
 
 Shapes: T tokens, D model width, N experts, K experts per token, R = T*K routed rows.

@@ -2,7 +2,7 @@
 
 y_t = sum over the K chosen experts of w_ti * E_i(x_t). Losses are returned by name, never stored:
 the model sums them and the trainer multiplies each with its coefficient (SimSMoE's published code
-added the similarity to the gate's balance loss, which scaled it by the balance coefficient).
+added the similarity to the gate's balance loss, so it was also scaled by the balance coefficient).
 
 Padding is taken out first and put back as zeros at the end, so routers, losses and the counts of
 loads and pairs never see it. `StepContext.real_T` says which tokens are real.
@@ -36,7 +36,7 @@ class MoEOutput:
         hidden: of the input's shape; zeros at padding.
         losses: scalars by name, without coefficients.
         routing: the experts of each token, without padding.
-        similarity: what similarity learning measured in this step, if it is on.
+        similarity: the result of similarity learning in this step, if it is on.
     """
 
     hidden: Tensor
@@ -60,7 +60,7 @@ def expert_backend(recipe: Recipe) -> type[Experts]:
 
 
 def portable(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with expert backend "auto" if its own backend cannot compute on the device.
+    """The recipe, with expert backend "auto" if its backend cannot compute on the device.
 
     Every backend reads the same checkpoint and computes the same.
     """

@@ -1,4 +1,4 @@
-"""The live monitor: reads run folders and shows them; it never imports torch or the trainer.
+"""The live monitor: reads run folders and shows them, without torch or the trainer.
 
 read           follows events.jsonl, whatever happens to the file
 state          a run in bounded memory: series, probes, alerts, journal

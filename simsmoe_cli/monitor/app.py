@@ -1,4 +1,4 @@
-"""The dashboard: live run folders in a terminal.
+"""The dashboard: shows live run folders in a terminal.
 
 It has two screens: a picker, which lists runs, and the dashboard of the chosen runs. It never
 imports torch.

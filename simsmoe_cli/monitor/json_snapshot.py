@@ -1,4 +1,4 @@
-"""What is known of runs as JSON, for other programs. One object:
+"""The state of runs as JSON, for other programs. One object:
 
 schema        1; grows when a field changes its meaning, not when one is added
 time          seconds since the epoch when it was made
@@ -44,7 +44,7 @@ class Seen:
     """A run, read to its end.
 
     Attributes:
-        history: what is known of it.
+        history: its history.
         skipped: lines of its events that could not be used, by why.
     """
 

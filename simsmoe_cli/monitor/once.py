@@ -79,7 +79,7 @@ def _newest(history: RunHistory, width: int) -> list[Text]:
 
 
 def _rows(panels: Sequence[Panel], width: int) -> list[list[Panel]]:
-    """The panels, two beside each other where there is room."""
+    """The panels, two side by side if there is room."""
     rows: list[list[Panel]] = []
     begun: list[Panel] = []  # a row that waits for its second panel
     for panel in panels:
@@ -95,8 +95,10 @@ def _rows(panels: Sequence[Panel], width: int) -> list[list[Panel]]:
 
 
 def _drawn(panels: Sequence[Panel], view: View, width: int) -> list[Text]:
-    """Panels beside each other. A panel that has nothing to show yet is left out, except the first
-    of all panels, which says so."""
+    """Panels side by side.
+
+    A panel without anything to show is left out, except the first of all panels, which says so.
+    """
     room = (width - GAP * (len(panels) - 1)) // len(panels)
     height = max(panel.height(view, room) for panel in panels)
     blocks = []

@@ -1,8 +1,9 @@
 """The dashboard in a browser, by textual-serve, with two departures from its own server.
 
-The page of textual-serve asks the network for a font; ours gets everything from this server. And
-textual-serve lets any web page open its websocket, so a foreign page in the same browser could see
-the runs and press keys. Here the page must come from this server, and under a name that no foreign
+The page of textual-serve loads a font from the network; our page loads everything from this server.
+And textual-serve lets any web page open its websocket, so a foreign page in the same browser could
+see the runs and press keys. Here the page must come from this server, and under a name that no
+foreign
 domain can have: an address, or this machine's own name.
 """
 

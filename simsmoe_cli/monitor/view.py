@@ -86,7 +86,7 @@ class View:
 
     @property
     def layer_label(self) -> str:
-        """What the model of the chosen run calls the chosen layer."""
+        """The label of the chosen layer in the chosen run."""
         return self.chosen.label(self.selection.layer)
 
     def color_of(self, run: int) -> str:

@@ -1,4 +1,4 @@
-"""Parameters of N experts, stacked. A backend only adds how they are computed.
+"""Parameters of N experts, stacked. A backend only adds the computation.
 
 An expert is W2 f(W1 x + b1) + b2 with dropout after f = ReLU, or SwiGLU: W2 (silu(Wg x) * Wu x),
 gate and up stacked in one matrix. Layout [N, out, in], as nn.Linear and fastmoe have it, so that
@@ -105,8 +105,8 @@ class Experts(nn.Module):
     ) -> Tensor:
         """Every token through its experts: sum over k of weight_tk E_index_tk(x_t).
 
-        Backends compute `forward`, which knows nothing of routing; one with a dispatch of its own
-        overrides this.
+        Backends implement `forward`, which does not depend on routing. A backend with its own
+        dispatch overrides this method.
 
         Args:
             x_TD: hidden states.

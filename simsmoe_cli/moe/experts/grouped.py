@@ -18,7 +18,7 @@ ALIGNMENT = 8
 
 
 class GroupedExperts(Experts):
-    """The default backend: no capacity, no padding, no wait on the device."""
+    """The default backend: no capacity limit, no padding, no waiting on the device."""
 
     def forward(
         self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False

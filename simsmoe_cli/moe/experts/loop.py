@@ -1,4 +1,4 @@
-"""One expert after the other: slow, obvious, and the oracle of every other backend."""
+"""One expert after the other: slow and obvious; tests compare every other backend with it."""
 
 from __future__ import annotations
 

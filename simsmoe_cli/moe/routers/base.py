@@ -1,4 +1,4 @@
-"""The contract of a router: what it is built from, what it is given, what it returns.
+"""The interface of a router: its specification, its input and its output.
 
 Shapes: T tokens, D model width, N experts, K experts per token.
 """
@@ -17,13 +17,13 @@ from simsmoe_cli.recipe.routers import RouterSettings
 
 @dataclass(frozen=True)
 class RouterSpec:
-    """What a router is built from.
+    """The specification from which a router is built.
 
     Attributes:
         width, num_experts, top_k: D, N and K.
         bias: whether linear logits have a bias.
         vocab_size: number of ids that `RouterInput.token_ids_T` may hold.
-        seed: of what a router draws once and keeps, such as a table.
+        seed: of random values that a router draws once and keeps, such as a table.
         layer, layers: index of its MoE layer among all MoE layers, and their number.
         settings: the router's own section of the recipe.
     """
@@ -41,10 +41,10 @@ class RouterSpec:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What only the step knows: where training stands, and which tokens of the batch are padding.
+    """Information of the present step: the progress of training, and the padding of the batch.
 
-    Whoever runs the model makes one for each forward pass. Nothing in the model copies it, so a
-    compiled graph depends on the step only where a router reads it.
+    The caller of the model makes one for each forward pass. The model does not copy it, so a
+    compiled graph depends on the step only if a router reads it.
 
     Attributes:
         step: optimizer steps taken so far.
@@ -62,12 +62,12 @@ class StepContext:
 
 @dataclass(frozen=True)
 class RouterInput:
-    """What a router may want to know besides the hidden states. The MoE layer makes it.
+    """The input of a router apart from the hidden states. The MoE layer makes it.
 
     Attributes:
-        context: what the step knows. Its padding is already left out of all that a router gets.
+        context: information of the step. Padding is already left out of all inputs of a router.
         token_ids_T: vocabulary ids of the tokens, for routers that look at them.
-        run_experts: runs every expert on rows [T, D] and gives [N, T, D].
+        run_experts: runs every expert on rows [T, D] and returns [N, T, D].
     """
 
     context: StepContext = StepContext()
@@ -77,18 +77,18 @@ class RouterInput:
 
 @dataclass
 class Routing:
-    """Where the tokens go.
+    """The experts of each token.
 
     Attributes:
         index_TK: chosen experts, int64. N marks an empty slot, which only a router with `partial`
-            gives: it costs next to nothing, is not counted anywhere, and its weight is ignored.
+            returns: it costs almost nothing, is not counted, and its weight is ignored.
         weight_TK: their mixing weights.
-        logits_TN: the scores the choice was made from, fp32.
+        logits_TN: the scores that the choice is based on, fp32.
         losses: auxiliary losses by name, each a scalar without its coefficient.
         partial: whether slots may be empty.
         metrics: further scalars to log, by name.
-        learned_TN: the router's own logits, fp32, where the choice was made from other scores;
-            the z-loss is computed from them.
+        learned_TN: the router's own logits, fp32, if the choice is based on other scores; the
+            z-loss is computed from them.
     """
 
     index_TK: Tensor
@@ -113,7 +113,7 @@ class Router(nn.Module):
         raise NotImplementedError
 
     def chosen_k(self, given: RouterInput) -> int:
-        """K: what the step asks for, else the layer's own."""
+        """K: the value of the step if it has one, else the layer's own."""
         return given.context.top_k or self.top_k
 
 
@@ -132,7 +132,7 @@ def token_ids(given: RouterInput) -> Tensor:
 
 
 def fp32_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias` in fp32 whatever autocast says."""
+    """`x @ weight.T + bias` in fp32, also under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         return nn.functional.linear(
             x.float(), weight.float(), None if bias is None else bias.float()

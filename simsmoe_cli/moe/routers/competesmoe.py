@@ -1,4 +1,4 @@
-"""CompeteSMoE router: experts compete for tokens, and a router learns who wins (Pham et al.
+"""CompeteSMoE router: experts compete for tokens, and a router learns the winners (Pham et al.
 2402.02526; Nguyen et al. 2505.13380).
 
 In a competition all experts run, without dropout, and a_i says how strongly expert i responds:
@@ -11,8 +11,8 @@ the outcome:
 with a detached. Its gradient reaches the router. The task's gradient reaches the winning experts,
 through their outputs and their weights, but not the router. In all other steps, and in evaluation,
 the router routes as in SMoE, and `compete` is 0. The balance loss and the z-loss are those of the
-router's logits in every step. The metric `agreement`, of competitions, is the share of winners the
-router would have chosen too.
+router's logits in every step. The metric `agreement` of a competition is the share of winners that
+the router would also have chosen.
 
 Which layers compete in a step follows from the seed and the step alone, so it repeats on resume and
 is the same on all ranks: after the warm-up each layer competes with probability `rate`; if that
@@ -66,10 +66,10 @@ class CompeteSMoERouter(Router):
         return routing
 
     def _competition(self, routing: Routing, affinity_TN: Tensor, k: int) -> Routing:
-        """The winners, and what the router has to learn from them.
+        """The routing to the winners, and the loss that teaches them to the router.
 
         Args:
-            routing: what the router would do.
+            routing: the router's own choice.
             affinity_TN: how strongly experts respond, fp32.
             k: K.
         """

@@ -5,9 +5,9 @@ scores = softmax over the experts of Wx + b; each expert takes the C = T*c/N tok
 highest scores, c = `moe.top_k`, and weights them with the score. Load is even by construction, so
 there is no balance loss; a token may get any number of experts, or none.
 
-Which tokens an expert takes depends on all tokens of the batch, later ones included: in a causal
-language model routing leaks what is to be predicted, and the loss looks too good. Recipes refuse it
-there unless `expert_choice.allow_leak` is set.
+Which tokens an expert takes depends on all tokens of the batch, later ones included. In a causal
+language model, routing therefore leaks the tokens to be predicted, and the loss looks too good.
+Recipes refuse it there unless `expert_choice.allow_leak` is set.
 
 Shapes: T tokens, D model width, N experts, C tokens per expert. A token has N slots; those of
 experts that did not take it are empty.

@@ -2,7 +2,7 @@
 (Lepikhin et al. 2006.16668, algorithm 1).
 
 p = softmax(Wx + b); the two most probable experts share the weight, g1 + g2 = 1. In training the
-second is kept with probability min(1, 2 g2), and where it is not, g1 stays as it is. Evaluation
+second is kept with probability min(1, 2 g2), and if it is dropped, g1 does not change. Evaluation
 keeps both.
 
 Departures: no capacity, so no token is dropped; the balance loss is that of all routers, which

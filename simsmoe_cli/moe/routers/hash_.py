@@ -6,7 +6,7 @@ It is balanced over the vocabulary: at each of the K ranks, every expert has as 
 any other, to within one. (The paper's balanced hash counts how often tokens occur in the corpus,
 which a recipe does not know.)
 
-The table lists all experts for each id, in an order of its own, so any K can be asked for.
+The table lists all experts for each id, in a separate order, so any K can be used.
 
 Shapes: T tokens, D model width, N experts, K experts per token, V vocabulary.
 """
@@ -48,8 +48,8 @@ def balanced_orders(
 ) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """An order of all experts for each token id, [V, N], every column balanced.
 
-    Ids are dealt out in groups of N at random. Of a group, id j has the order (j + s_r) mod N with
-    s a random permutation of the group that starts with 0, so each column of a group holds every
+    Ids are divided into random groups of N. In a group, id j has the order (j + s_r) mod N, where s
+    is a random permutation of the group that starts with 0, so each column of a group has every
     expert once.
     """
     random = np.random.default_rng(seed)

@@ -8,8 +8,8 @@ their softmax, with a balance loss.
 As in the published code, e starts as a standard normal and the network as nn.Linear does, row i of
 its output holds the weights and last the bias of expert i, and the bias is there whatever
 `model.bias` says. Departures: the network is frozen, as the paper says (the published code leaves
-it to learn), and it is a set of buffers: it takes no part in counts of parameters, optimizer state
-or products per token.
+it to learn), and it is a set of buffers, so it is not part of parameter counts, optimizer state or
+FLOPs per token.
 
 Shapes: T tokens, D model width, N experts, K experts per token.
 """

@@ -7,8 +7,9 @@ an expert with too many tokens is chosen less often, without a gradient that wor
 There is no balance loss (DeepSeek-V3's small one within a sequence is left out).
 
 The bias is a buffer, updated in place and without waiting on the device; under torch.distributed
-loads are summed over all ranks first. A batch is what one forward pass sees, a micro-batch if there
-are several in a step. `logits_TN` are the logits before the sigmoid and the bias.
+loads are summed over all ranks first. A batch is the input of one forward pass, that is a
+micro-batch if there are several in a step. `logits_TN` are the logits before the sigmoid and the
+bias.
 
 Shapes: T tokens, D model width, N experts, K experts per token.
 """

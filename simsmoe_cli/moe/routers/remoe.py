@@ -13,8 +13,8 @@ lambda stays at its lower bound.
 Departures: each layer has its own lambda (the paper has one for all layers, so that layers may
 differ). Lambda stays between its start and 1: without a bound it would grow far too large while a
 falling learning rate makes the weights slow to follow, and then take long to come back. It is a
-buffer, updated in place and without waiting on the device; a batch is what one forward pass sees.
-The returned loss is already multiplied with it. The metric `experts_per_token` is N (1 - S).
+buffer, updated in place and without waiting on the device; a batch is the input of one forward
+pass. The returned loss is already multiplied with it. The metric `experts_per_token` is N (1 - S).
 
 Shapes: T tokens, D model width, N experts, K mean experts per token. A token has N slots; those of
 weight 0 are empty.

@@ -1,11 +1,11 @@
 """SMoE-Dropout router: random, frozen, and sending every token to more experts as training goes on
 (Chen et al. 2303.01610).
 
-logits = Wx + b with W and b as they were drawn; the K largest are chosen; weights are their
-softmax. K grows linearly over training, from `moe.top_k` or `k_start` at the first step to `k_end`
-at the last, as a function of the step alone, so a resumed run goes on where it was. Evaluation uses
-the K of the checkpoint's step, or any other by `StepContext.top_k`: the model was trained to work
-at many (self-slimmable).
+logits = Wx + b with W and b fixed at their random initial values; the K largest are chosen; weights
+are their softmax. K grows linearly over training, from `moe.top_k` or `k_start` at the first step
+to `k_end` at the last, as a function of the step alone, so a resumed run goes on where it was.
+Evaluation uses the K of the checkpoint's step, or another one by `StepContext.top_k`: the model was
+trained to work with many values of K (self-slimmable).
 
 There is no balance loss: the router cannot learn from it, and through the hidden states it would
 only push the layers below to compensate for a random router.

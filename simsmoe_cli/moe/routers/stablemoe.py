@@ -6,10 +6,10 @@ by cross-entropy. Stage 2, from `freeze_after` of training on: the light router 
 it nor the e_i learn any more, so a token id always goes to the same experts; both losses are 0. A
 buffer remembers the stage of the weights: weights saved in stage 1 are evaluated in stage 1.
 
-The light router learns the weights of the K chosen, so that a softmax over its own K best scores
-estimates the mean weights of the token; for K = 1 this is the paper's cross-entropy with the chosen
-expert. How well it knows its teacher is reported as the metric "agreement": the share of the
-teacher's experts that it would choose too.
+The light router learns the weights of the K chosen experts, so that a softmax over its own K best
+scores estimates the mean weights of the token; for K = 1 this is the paper's cross-entropy with the
+chosen expert. The metric "agreement" is the share of the teacher's experts that the light router
+would also choose.
 
 Departures: weights are the softmax over the selected, as in all routers here (the paper, K = 1:
 sigmoid(x . e_i), from the learned embeddings in both stages), and the balance loss is that of all
@@ -54,7 +54,7 @@ def router(spec: RouterSpec) -> Router:
 class StableMoERouter(Router):
     """Two stages; the buffer `frozen`, a bool, says whether the weights are in stage 2.
 
-    Weights loaded in stage 2 stay in it, at whatever step training goes on.
+    Weights loaded in stage 2 stay in stage 2, at whatever step training continues.
     """
 
     frozen: Tensor

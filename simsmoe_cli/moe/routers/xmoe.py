@@ -1,8 +1,8 @@
 """XMoE router: cosine scores in a small space (Chi et al. 2204.09179).
 
 z = Px, P: D -> r; s_i = cos(z, e_i) / tau; the K largest are chosen, weights are their softmax.
-Only angles matter: neither a token nor an expert's embedding can attract tokens by growing, which
-is how hidden states collapse onto the experts' embeddings in SMoE.
+Only angles matter, so a large norm of a token or of an expert's embedding has no effect on routing.
+In SMoE such norms let hidden states collapse onto the experts' embeddings.
 
 tau = tau_min + exp(a) with a learned, so it starts at `tau`, never falls to `tau_min`, and its
 gradient never vanishes (published code clamps tau, which then cannot leave the floor again).

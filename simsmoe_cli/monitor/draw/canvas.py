@@ -34,7 +34,7 @@ class Curve:
     Attributes:
         label: in the legend; "" leaves it out.
         x, y: its points, in order; nan breaks the curve.
-        low, high: the lowest and highest of the values that each point is the mean of; drawn too.
+        low, high: the lowest and highest of the values averaged in each point; drawn too.
         style: rich style.
     """
 

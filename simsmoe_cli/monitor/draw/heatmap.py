@@ -1,7 +1,7 @@
 """A matrix as cells of colour.
 
-Where there is room, cells hold numbers; where there is little, two rows share a line, and where
-even that does not fit, blocks of neighbours become one cell.
+If there is room, cells show numbers; if there is little, two rows share a line; if even that does
+not fit, blocks of neighbouring cells are joined to one cell.
 
 Shapes: R rows, C columns.
 """
@@ -59,8 +59,8 @@ class Layout:
         return self.top + (-(-drawn // 2) if self.halves else self.high * drawn)
 
     def cell_at(self, x: int, y: int) -> tuple[int, int] | None:
-        """Row and column of the matrix at a place of the picture (the first of a block, the upper
-        of two halves); None outside."""
+        """Row and column of the matrix at a position of the picture (the first of a block, the
+        upper of two halves); None outside."""
         column = (x - self.left) // self.wide * self.block[1]
         line = y - self.top
         row = (2 * line if self.halves else line // self.high) * self.block[0]
@@ -129,7 +129,7 @@ def heat_map(
         scale: from values to colours.
         place: from `layout` for this matrix.
         row_labels, column_labels: where the layout has room for them.
-        masked_RC: cells that mean nothing (an expert with itself), left empty.
+        masked_RC: meaningless cells (an expert compared with itself), left empty.
         selected: row and column of a cell to mark.
         color: False draws shades of grey as characters.
     """

@@ -1,8 +1,8 @@
-"""Colours for numbers that any common colour vision, and a terminal without colours, can read.
+"""Colours for numbers, readable with any common colour vision and without colours.
 
 viridis and cividis are the maps of matplotlib (Smith and van der Walt; Nunez et al. 2018), by nine
-of their colours and straight lines between; "diverging" is ColorBrewer's RdBu, turned round: blue
-below the middle, red above.
+of their colours and straight lines between; "diverging" is ColorBrewer's RdBu, reversed: blue below
+the middle, red above.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Scale:
         return UNDEFINED if level < 0 else palette(self.kind)[level]
 
     def shade(self, level: int) -> str:
-        """A character that is the fuller the higher the level."""
+        """A character that fills more of its cell at higher levels."""
         return UNDEFINED_TEXT if level < 0 else SHADES[level * len(SHADES) // LEVELS]
 
 

@@ -47,7 +47,7 @@ def filled(lines: list[Text], height: int) -> list[Text]:
 
 
 def side_by_side(blocks: Sequence[Sequence[Text]], width: int, gap: int = 2) -> list[Text]:
-    """Blocks of lines, each `width` cells wide, beside each other; the texts are consumed."""
+    """Blocks of lines, each `width` cells wide, side by side; the texts are modified."""
     rows = []
     for row in range(max(map(len, blocks), default=0)):
         line = Text(no_wrap=True)

@@ -1,4 +1,4 @@
-"""The panels, one a file; a new one needs its file and a line here.
+"""The panels, one per file; a new panel needs its file and its name here.
 
 The dashboard shows them and `--once` prints them in this order.
 """

@@ -21,7 +21,7 @@ LEAST_COURSE = 7  # lines
 
 
 def points(history: RunHistory, name: str) -> Points:
-    """The points of a series; none where there is no such series."""
+    """The points of a series; empty if there is no such series."""
     if name in history.series:
         return history.series[name].points()
     nothing = np.empty(0)
@@ -43,7 +43,7 @@ def _time_unit(view: View) -> tuple[str, float]:
 
 
 def x_label(view: View) -> str:
-    """What the x axis counts."""
+    """The label of the x axis."""
     return _time_unit(view)[0] if view.selection.by_time else "step"
 
 

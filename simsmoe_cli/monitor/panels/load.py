@@ -174,7 +174,7 @@ def _experts(frame: RouterFrame) -> int:
 
 
 def _rows_by_line(place: Layout) -> dict[int, tuple[int, int]]:
-    """Each line of a heat map that has a label -> its first row, and the row after its last."""
+    """For each labelled line of a heat map: its first row, and the row after its last."""
     found: dict[int, tuple[int, int]] = {}
     for row in range(place.rows):
         y = place.place_of(row, 0)[1] + (place.high - 1) // 2

@@ -26,14 +26,14 @@ def shown(view: View, run: int) -> Probe | None:
 
 
 def why_none(view: View, run: int) -> str:
-    """Why `shown` has nothing of a run, in words."""
+    """The reason, in words, why `shown` has nothing for a run."""
     frame = view.probe(view.runs[run].history.similarities)
     reason = "" if frame is None else frame.without_matrices()
     return f"no matrices: {reason}" if reason else "no probe of this layer"
 
 
 def no_matrices(view: View, width: int, height: int) -> Picture:
-    """What is said where no run has matrices to show."""
+    """The message if no run has matrices to show."""
     if not any(len(run.history.similarities) for run in view.runs):
         return waiting(view, "probe of similarity", width, height)
     return Picture(message(why_none(view, view.selection.run), width, height), empty=True)

@@ -40,14 +40,14 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a panel has drawn.
+    """The picture that a panel has drawn.
 
     Attributes:
         lines: at most as many, and as wide, as it was asked for.
         note: a few words on the lower edge of its frame.
         title: on the upper edge; "" for the panel's own.
         maps: heat maps whose cells can be clicked.
-        scroll: that of the view, as far as it was possible to scroll.
+        scroll: the scroll position of the view, limited to the possible range.
         empty: whether there is nothing to show yet, and the lines only say so.
     """
 
@@ -151,7 +151,7 @@ PROBE_KEYS = (
 
 
 def runs_that_fit(view: View, width: int) -> tuple[range, int]:
-    """Which runs fit beside each other, the chosen one among them, and how wide each may be."""
+    """The runs that fit side by side, including the chosen one, and the width for each."""
     runs = len(view.runs)
     count = max(1, min(runs, (width + GAP) // (LEAST_WIDTH + GAP)))
     first = max(0, min(view.selection.run - count // 2, runs - count))
@@ -166,7 +166,7 @@ def runs_beside(
     missing: Callable[[int], str],
     heading: Callable[[T], str] = lambda _: "",
 ) -> tuple[list[Text], list[HeatMap]]:
-    """Pictures of several runs beside each other, each under the name of its run.
+    """Pictures of several runs side by side, each under the name of its run.
 
     Args:
         view: if it has only one run, this run has no heading.
@@ -174,8 +174,8 @@ def runs_beside(
         room: the width of each picture.
         draw: from a run, its probe and the number of lines above its picture to the picture, and to
             the layout of its cells if it is a heat map.
-        missing: from a run without a probe to the words that say so.
-        heading: more words beside the name, where there is room.
+        missing: from a run without a probe to a message that says so.
+        heading: more words after the name, if there is room.
     """
     blocks, maps = [], []
     for place, (run, known) in enumerate(found.items()):

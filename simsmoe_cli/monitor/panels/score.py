@@ -59,7 +59,8 @@ def _one(view: View) -> list[Curve]:
 
 
 def _several(view: View) -> list[Curve]:
-    """Validation in the colour of its run, training in the same colour dimmed."""
+    """Curves of several runs: validation in the colour of its run, training in the same colour,
+    dimmed."""
     train, valid = [], []
     for index, run in enumerate(view.runs):
         history, color = run.history, view.color_of(index)

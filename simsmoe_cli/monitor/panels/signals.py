@@ -67,7 +67,7 @@ def draw(view: View, width: int, height: int) -> Picture:
 
 
 def _columns(width: int) -> int:
-    """Plots beside each other."""
+    """Plots side by side."""
     return max(1, (width + GAP) // (LEAST_WIDTH + GAP))
 
 

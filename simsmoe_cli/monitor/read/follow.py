@@ -31,7 +31,7 @@ YIELD_S = 0.001  # between portions, for whoever waits for the lock
 
 @dataclass(frozen=True)
 class News:
-    """Something to tell at once, because it happened while someone watched."""
+    """Something to show at once, because it happened while the monitor was running."""
 
     run: str
     severity: Literal["information", "warning", "error"]
@@ -48,10 +48,10 @@ class Follower:
 
     Attributes:
         path: as given.
-        history: what is known of it; of a long run that is still being read, what its head, its
-            tail and a few places in between say.
+        history: its history; while a long run is still being read, only the events of its head, its
+            tail and a few positions in between.
         version: grows whenever the history changes.
-        caught_up: everything that lay there has been read.
+        caught_up: whether all existing events have been read.
     """
 
     def __init__(self, path: Path, thresholds: Thresholds, clock: Callable[[], float]):
@@ -75,7 +75,7 @@ class Follower:
                 self.version += 1
 
     def poll(self) -> tuple[bool, list[News]]:
-        """Take a portion of what is new: whether there is more, and what to tell."""
+        """Read a portion of the new events; returns whether there is more, and the news."""
         batch = self._tail.poll(PORTION_BYTES)
         live = self.caught_up and not batch.restarted
         history = self._read
@@ -108,7 +108,7 @@ class Following:
     Args:
         runs: followed in this order.
         interval_s: between two looks at their files.
-        tell: called from the thread, with what to tell, when anything has changed.
+        tell: called from the thread when anything has changed, with the news.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Following:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; what it is reading now is the last it reads."""
+        """End the thread after its present read."""
         self._stop.set()
 
     def _follow(self) -> None:
@@ -142,7 +142,7 @@ class Following:
                 self._stop.wait(self._interval_s)
 
     def _look(self) -> bool:
-        """Read what is new, for a while; whether there is more."""
+        """Read new events for a while; returns whether there is more."""
         began = time.monotonic()
         before = [follower.version for follower in self.runs]
         news: list[News] = []

@@ -1,5 +1,4 @@
-"""The head and the tail of an events file: what a run is and where it stands, without the rest; of
-the rest, if asked for, a few places, so that the course of the run is seen."""
+"""Reads the head and the tail of an events file, and optionally a few positions in between."""
 
 from __future__ import annotations
 
@@ -22,13 +21,13 @@ WINDOW_BYTES = 2 << 10  # of a place in between: some train events
 def head_and_tail(
     path: Path, kinds: tuple[str, ...] = ("train",), places: int = 0
 ) -> Iterator[Event]:
-    """What a file's events begin with, and the last of them: a few by which the pace is judged, and
-    of the others those that are not train events.
+    """The first events of a file and the last ones: the newest few, from which the pace is
+    computed, and of the others those that are not train events.
 
     Args:
         path: the events.jsonl.
         kinds: goes back, as far as 8 MiB, until there is an event of each.
-        places: evenly between head and tail, at most so many, where train events are taken from.
+        places: the most positions, evenly between head and tail, from which train events are read.
 
     Raises:
         OSError: it cannot be read.
@@ -54,7 +53,7 @@ def head_and_tail(
 
 
 def _between(file: BinaryIO, begin: int, end: int, places: int) -> Iterator[bytes]:
-    """Whole lines of train events at places of a part of the file."""
+    """Whole lines of train events at a few positions of a part of the file."""
     places = min(places, max(0, end - begin) // (2 * WINDOW_BYTES))
     for number in range(places):
         file.seek(begin + (end - begin) * number // places)

@@ -1,14 +1,14 @@
-"""Follows an events.jsonl, whatever happens to it.
+"""Follows an events.jsonl, also if it is cut back, replaced or deleted.
 
 The file grows by whole lines, but a reader may see a line half written; a resumed run cuts the
 file back and goes on; copies of a run folder are replaced as a whole; folders are
-deleted and made again. `Tail.poll` reads what is new and says when everything it said before no
-longer holds.
+deleted and made again. `Tail.poll` reads new events, and says when all earlier events are no longer
+valid.
 
-Whether the file still is the one that was read is judged by its bytes, not by its inode, so that a
-copy synchronised from another machine is followed: the beginning of the first line, the beginning
-of the last line that was read (which holds the time of that event) and the bytes before the place
-read up to must be as they were.
+The file is recognised by its bytes, not by its inode, so that a copy synchronised from another
+machine can be followed. Three parts must be unchanged: the beginning of the first line, the
+beginning of the last line that was read (which holds the time of that event), and the bytes before
+the position up to which it was read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MARK_BYTES = 256
 
 @dataclass
 class Batch:
-    """What one poll found.
+    """The result of one poll.
 
     Attributes:
         events: new events, oldest first; those of schema 1 hold their matrices.
@@ -38,7 +38,7 @@ class Batch:
             here are from its beginning.
         missing: there is no file to read now.
         more: there is more to read at once.
-        notices: what is wrong with the file, in words; each said once.
+        notices: problems of the file, in words; each is reported once.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Tail:
         self.skipped.clear()
 
     def poll(self, limit_bytes: int = 8 << 20) -> Batch:
-        """Read about `limit_bytes` of what is new, at least one whole line if there is one."""
+        """Read about `limit_bytes` of new data, at least one whole line if there is one."""
         batch = Batch()
         try:
             with self._open() as file:

@@ -230,7 +230,7 @@ class Dashboard(Screen[None]):
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that would do nothing here are not offered."""
+        """Hide keys that would do nothing here."""
         if action == "zoom":
             return self._zoomed or sum(bool(panel.display) for panel in self.panels) > 1
         if action == "run":
@@ -241,7 +241,7 @@ class Dashboard(Screen[None]):
         self.action_go((self._focused_index() + by) % len(self.panels))
 
     def action_go(self, index: int) -> None:
-        """Bring a panel to the screen and give it the keys."""
+        """Show a panel and give it the focus."""
         panel = self.panels[index]
         panel.display = True
         panel.focus(scroll_visible=False)
@@ -270,14 +270,14 @@ class Dashboard(Screen[None]):
         self._keep_selection_valid()
 
     def action_layer(self, by: int) -> None:
-        """Walk the layers."""
+        """Choose another layer."""
         layers = self.chosen.history.layers
         if layers:
             here = layers.index(self.selection.layer) if self.selection.layer in layers else 0
             self.choose(layer=layers[max(0, min(len(layers) - 1, here + by))])
 
     def action_probe(self, by: int) -> None:
-        """Walk the probes of the chosen run; at the last one, follow the newest."""
+        """Choose another probe of the chosen run; at the last one, follow the newest."""
         self._stop_playing()
         self._scrub(by)
 

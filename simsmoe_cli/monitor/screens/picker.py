@@ -177,7 +177,7 @@ class Picker(Screen[None]):
         self.action_open()
 
     def commands(self) -> Iterable[SystemCommand]:
-        """What the command palette offers here."""
+        """The commands of the palette on this screen."""
         for run in self.runs:
             yield SystemCommand(
                 f"Open {run.name}",

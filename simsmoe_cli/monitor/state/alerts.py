@@ -1,4 +1,4 @@
-"""Alerts: each is told once when it begins and once when it is over.
+"""Alerts: each is reported once when it begins and once when it is over.
 
 A value counts as recovered only when it is 5% below its threshold. Otherwise a value that stays
 close to the threshold would cause an alert at every probe.
@@ -20,13 +20,13 @@ RECOVERED_BELOW = 0.05  # of the threshold
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When to tell.
+    """The thresholds of the alerts.
 
     Attributes:
         load_cv_above: of a layer's load: standard deviation over mean.
         cka_above: of a layer's mean pairwise similarity.
-        silent_after_s: seconds without an event of a run that trains; None judges by its own pace,
-            see `patience_s`.
+        silent_after_s: seconds without an event after which a run counts as silent; None: computed
+            from its own pace, see `patience_s`.
     """
 
     load_cv_above: float = 1.0
@@ -36,10 +36,10 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Alert:
-    """One thing to tell.
+    """One alert, or its end.
 
     Attributes:
-        kind: what crossed.
+        kind: the quantity that crossed its threshold.
         step, time: of the event that showed it.
         text: in words, of one line.
         recovered: whether it is over, rather than begins.
@@ -63,8 +63,8 @@ def patience_s(gaps_s: Iterable[float], silent_after_s: float | None) -> float:
 
     Args:
         gaps_s: seconds between its last events.
-        silent_after_s: what the user asked for; None takes twenty times the median gap, at least
-            two minutes, as validation and a probe take longer than a few steps.
+        silent_after_s: the user's setting; None means twenty times the median gap, at least two
+            minutes, because validation and a probe take longer than a few steps.
     """
     if silent_after_s is not None:
         return silent_after_s
@@ -76,7 +76,7 @@ class Watch:
     """Sees one run's events in their order and gives the alerts they cause.
 
     Args:
-        thresholds: when to tell.
+        thresholds: those of the alerts.
         label: what the model calls a layer, by its index among those with experts.
     """
 

@@ -1,4 +1,4 @@
-"""What happened in a run, in words."""
+"""The log of a run in words: what happened and when."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Journal:
         self.alerts: deque[Alert] = deque(maxlen=MAX_LOG)
 
     def alert(self, alerts: Iterable[Alert]) -> None:
-        """Add alerts, or that they are over."""
+        """Add alerts and ends of alerts."""
         for alert in alerts:
             self.alerts.append(alert)
             level: Level = "good" if alert.recovered else "alert"

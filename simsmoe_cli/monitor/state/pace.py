@@ -1,4 +1,5 @@
-"""How fast a run goes, by the times of its last events: when it counts as silent, what is left."""
+"""The pace of a run, from the times of its last events: when it is silent, and the remaining
+time."""
 
 from __future__ import annotations
 
@@ -43,13 +44,13 @@ class Pace:
         """Seconds of silence after which a run counts as stale.
 
         Args:
-            silent_after_s: what was asked for; None judges by the gaps between events.
+            silent_after_s: the user's setting; None: computed from the gaps between events.
         """
         gaps = [after - before for before, after in pairwise(self._times)]
         return patience_s(gaps, silent_after_s)
 
     def left_s(self, steps: int, now: float) -> float | None:
-        """Seconds that so many steps take from now on; None where no pace is known."""
+        """Seconds that the given number of steps will take; None if the pace is not known."""
         paces = sorted(
             (after[0] - before[0]) / (after[1] - before[1])
             for before, after in pairwise(self._steps)

@@ -1,9 +1,9 @@
-"""All that is known of one run, built up from its events.
+"""The history of one run, built up from its events.
 
-A `RunHistory` takes batches of a `Tail` (or bare events) and holds what the panels show, in bounded
-memory. It belongs to one thread at a time: a reader in another thread must not look while a batch
-is taken. Kinds and fields it does not know are passed over, and so is any value that is not what
-it should be, so that no event can stop a monitor.
+A `RunHistory` takes batches of a `Tail` (or single events) and holds the data of the panels, in
+bounded memory. Only one thread may use it at a time: a reader in another thread must not read while
+a batch is taken. Unknown kinds and fields are skipped, and so are invalid values, so that no event
+can stop a monitor.
 
 Series by name:
 
@@ -15,8 +15,8 @@ Series by name:
     cka, cka.L               mean pairwise similarity at probes: over layers, of layer L
     load_cv, load_cv.L       coefficient of variation of the load: mean over layers, of layer L
 
-L is a layer's index among the layers with experts, as in the events. What people are shown is
-`RunHistory.label` of it, the number that the model gives it.
+L is a layer's index among the layers with experts, as in the events. People are shown
+`RunHistory.label` of it, the number that the model gives the layer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Status = Literal["waiting", "training", "finished", "stopped", "failed", "stale"
 
 
 class RunHistory:
-    """What the events of a run say; see the module for threads and names of series.
+    """The contents of a run's events; see the module for threads and names of series.
 
     Args:
         path: the run folder.
@@ -111,7 +111,7 @@ class RunHistory:
         self._files = ProbeFiles(self.path)
 
     def take(self, batch: Batch, *, live: bool = False, now: float | None = None) -> list[Alert]:
-        """Take what a poll found; gives the alerts it causes.
+        """Take the result of a poll; returns the alerts that it causes.
 
         Args:
             batch: of this run's tail.
@@ -171,7 +171,7 @@ class RunHistory:
 
     @property
     def scoring(self) -> Scoring:
-        """What the run is scored by."""
+        """The kind of score of the run."""
         return Scoring.of_run(self.unit, self._saw_bpc)
 
     @property
@@ -181,12 +181,12 @@ class RunHistory:
 
     @property
     def status(self) -> Status:
-        """What the run does now, by this machine's clock."""
+        """The status of the run now, by this machine's clock."""
         return self.status_at(time.time())
 
     def status_at(self, now: float) -> Status:
-        """What the run does: waiting (no event yet), training, finished, stopped, failed, or stale
-        (it says nothing any more and did not say why)."""
+        """The status of the run: waiting (no event yet), training, finished, stopped, failed, or
+        stale (no more events, and no event that says why)."""
         if not self.total_events:
             return "waiting"
         if self._ended is not None:

@@ -1,4 +1,4 @@
-"""The runs of a folder, from the head and the tail of each one's events."""
+"""Summarises the runs of a folder, from the head and the tail of their events."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def find_runs(runs_dir: Path, now: float | None = None) -> list[RunSummary]:
 
 
 def summarise(folder: Path, now: float) -> RunSummary:
-    """What the head and the tail of a run's events say; read again only when they have changed."""
+    """The summary of a run from the head and the tail of its events, cached until they change."""
     try:
         info = os.stat(RunDir(folder).events)
     except OSError:

@@ -1,8 +1,8 @@
 """One number over training, in bounded memory.
 
-A series takes every value there is and keeps at most `capacity` buckets: when they are used up,
-neighbours are joined and every bucket from then on holds twice as many values. A bucket keeps its
-lowest, highest and mean value, so that a spike of one step stays visible in a long run.
+A series takes every value and keeps at most `capacity` buckets. When they are used up, neighbours
+are joined, and from then on every bucket holds twice as many values. A bucket keeps its lowest,
+highest and mean value, so that a spike of one step stays visible in a long run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Points:
-    """What is to be plotted: B buckets, oldest first.
+    """The points to plot: B buckets, oldest first.
 
     Attributes:
         step: last step of each bucket, [B].
@@ -85,7 +85,7 @@ class Series:
             new = self._fill(new)
 
     def _fill(self, new: Array) -> Array:
-        """Take what fits into the buckets; gives back the rest."""
+        """Put values into the buckets; returns those that do not fit."""
         if 0 < self._filled < self.stride:
             taken = min(self.stride - self._filled, new.shape[1])
             last = self._rows[:, self._used - 1 : self._used]

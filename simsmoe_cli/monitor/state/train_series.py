@@ -1,5 +1,6 @@
-"""From train events to series, many events at a time: one by one they would take half of the time
-in which a long run opens.
+"""Adds train events to series, many at a time.
+
+One by one they would take half of the time that a long run needs to open.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Gathered:
         self._times.append(at)
 
     def flush(self, scoring: Scoring) -> None:
-        """Add what waits; train events are scored so."""
+        """Add the waiting values to their series."""
         for name, values in self._single.items():
             self._extend(name, *zip(*values, strict=True))
         self._single.clear()
