@@ -48,6 +48,7 @@ def test_the_first_answer_imports_nothing_heavy(arguments: list[str]) -> None:
         "compare",
         "generate",
         "export",
+        "upcycle",
         "list",
         "show",
         "doctor",

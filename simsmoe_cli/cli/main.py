@@ -33,6 +33,7 @@ from simsmoe_cli.cli.prepare_data import prepare_data
 from simsmoe_cli.cli.pretrain import pretrain
 from simsmoe_cli.cli.show import show
 from simsmoe_cli.cli.stopping import terminable
+from simsmoe_cli.cli.upcycle import upcycle
 from simsmoe_cli.errors import (
     EXIT_DATA,
     EXIT_OUT_OF_MEMORY,
@@ -83,6 +84,7 @@ app.command("finetune", cls=Command, rich_help_panel=TRAIN)(finetune)
 app.command("eval", cls=Command, rich_help_panel=TRAIN)(evaluate)
 app.command("generate", cls=Command, rich_help_panel=TRAIN)(generate)
 app.command("export", cls=Command, rich_help_panel=TRAIN)(export)
+app.command("upcycle", cls=Command, rich_help_panel=TRAIN)(upcycle)
 app.command("monitor", cls=Command, rich_help_panel=SEE)(monitor)
 app.command("collapse-report", cls=Command, rich_help_panel=SEE)(collapse_report)
 app.command("compare", cls=Command, rich_help_panel=SEE)(compare)

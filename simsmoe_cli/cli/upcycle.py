@@ -1,0 +1,64 @@
+"""`simsmoe upcycle`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simsmoe_cli.cli.options import console
+
+DenseArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DENSE", help="Folder of a Hugging Face model: llama, mistral, qwen2 or qwen3."
+    ),
+]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")]
+ExpertsOption = Annotated[int, typer.Option("--experts", metavar="N", help="Experts a layer.")]
+TopKOption = Annotated[int, typer.Option("--top-k", metavar="K", help="Experts a token.")]
+DropRatioOption = Annotated[
+    float | None,
+    typer.Option(
+        "--drop-ratio",
+        metavar="R",
+        help="Drop-Upcycling: share of each expert's hidden units that is drawn anew, 0 to 1.",
+    ),
+]
+NoiseOption = Annotated[
+    float | None,
+    typer.Option(
+        "--noise",
+        metavar="S",
+        help="Noise added to each expert, in standard deviations of each matrix.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+
+def upcycle(
+    dense: DenseArgument,
+    out: OutArgument,
+    experts: ExpertsOption = 8,
+    top_k: TopKOption = 2,
+    drop_ratio: DropRatioOption = None,
+    noise: NoiseOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Turn a dense Hugging Face model into a mixture of experts.
+
+    Every expert is a copy of the dense feed-forward block and the router is new, so the model
+    computes what the dense one does. Exact copies have a CKA of 1, and there similarity learning
+    has no gradient: the copies become different only as the router sends them different tokens.
+    --drop-ratio (0.5 is the published choice) or --noise makes them different at once, and then
+    the model needs training before it is as good as the dense one.
+    """
+    from simsmoe_cli.upcycle.write import Settings
+    from simsmoe_cli.upcycle.write import upcycle as write
+
+    done = write(dense, out, Settings(experts, top_k, drop_ratio, noise, seed))
+    console().print(
+        f"{out}: {done.architecture}, {done.parameters:,} parameters, {done.active:,} active, "
+        f"{done.bytes / 1e9:.2f} GB. Next: simsmoe collapse-report {out} --text FILE, or train it "
+        "with simsmoe.attach (docs/api.md)",
+        soft_wrap=True,
+    )

@@ -1,0 +1,273 @@
+"""Writes a dense model as a mixture of experts, one file of weights after the other.
+
+Memory holds the tensors of one file. The experts can be made different at the start:
+
+- `drop_ratio` (Drop-Upcycling, Nakamura et al. 2502.19261): in each expert a random share of the
+  hidden units is drawn anew, the same units in all three matrices, from a normal distribution with
+  the mean and the standard deviation of the dense matrix.
+- `noise`: normal noise, in units of the standard deviation of the dense matrix.
+
+Every tensor has a random generator of its own, seeded by the seed and its name, so the result does
+not depend on how the tensors are divided into files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from simsmoe_cli.collapse.sources.huggingface.folder import (
+    INDEX,
+    SINGLE,
+    TOKENIZER_FILES,
+    ModelFolder,
+    read_model_folder,
+)
+from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code, transformers_module
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.files import atomic
+from simsmoe_cli.upcycle.config import layout_of, moe_config, read_dense_config
+from simsmoe_cli.upcycle.plan import Output, outputs, require_dense_weights, shards
+
+MOST_EXPERTS = 1024
+SHARD_BYTES = 5 * 10**9
+KEPT = (
+    *TOKENIZER_FILES,
+    "tokenizer_config",
+    "special_tokens_map",
+    "added_tokens",
+    "chat_template",
+    "generation_config",
+    "LICENSE",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How experts are made.
+
+    Attributes:
+        experts: experts a layer, N.
+        top_k: experts a token, K.
+        drop_ratio: share of the hidden units of each expert that is drawn anew.
+        noise: standard deviation of added noise over that of the matrix.
+        seed: of everything random.
+    """
+
+    experts: int = 8
+    top_k: int = 2
+    drop_ratio: float | None = None
+    noise: float | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise a UserError for values that make no mixture of experts."""
+        if not 2 <= self.experts <= MOST_EXPERTS:
+            raise UserError(
+                f"expected 2 to {MOST_EXPERTS:,} experts, got {self.experts:,}", where="--experts"
+            )
+        if not 1 <= self.top_k <= self.experts:
+            raise UserError(
+                f"expected 1 to {self.experts:,} (the number of experts), got {self.top_k:,}",
+                where="--top-k",
+            )
+        if self.drop_ratio is not None and self.noise is not None:
+            raise UserError("give --drop-ratio or --noise, not both")
+        if self.drop_ratio is not None and not 0 <= self.drop_ratio <= 1:
+            raise UserError(f"expected 0 to 1, got {self.drop_ratio:g}", where="--drop-ratio")
+        if self.noise is not None and not (math.isfinite(self.noise) and self.noise >= 0):
+            raise UserError(f"expected 0 or more, got {self.noise:g}", where="--noise")
+
+
+@dataclass(frozen=True)
+class Upcycled:
+    """What was written.
+
+    Attributes:
+        architecture: its class in transformers.
+        parameters: of the whole model.
+        active: parameters that a token passes through.
+        bytes: of its weights.
+    """
+
+    architecture: str
+    parameters: int
+    active: int
+    bytes: int
+
+
+def upcycle(dense: Path, out: Path, settings: Settings, shard_bytes: int = SHARD_BYTES) -> Upcycled:
+    """Write a dense model as a mixture of experts.
+
+    Args:
+        dense: the folder of a Hugging Face model of type llama, mistral, qwen2 or qwen3.
+        out: a folder that does not exist yet, or is empty.
+        settings: how the experts are made.
+        shard_bytes: most bytes of weights in a file.
+
+    Raises:
+        UserError: a setting is wrong, the folder cannot be used, `out` is not empty, or the disk
+            is too small.
+    """
+    settings.check()
+    _require_places(dense, out)
+    transformers = transformers_module()
+    folder = read_model_folder(dense)
+    layout = layout_of(folder)
+    config = read_dense_config(folder, transformers)
+    names = require_dense_weights(folder, config, transformers)
+    if config.dtype is None:
+        stored = folder.tensors[names[0]].dtype
+        config.dtype = {"F64": "float64", "F32": "float32", "F16": "float16"}.get(
+            stored, "bfloat16"
+        )
+    tensors = list(outputs(folder, names, layout, settings.experts))
+    size = sum(tensor.bytes for tensor in tensors)
+    _require_disk(out, size)
+    try:
+        with atomic.whole_folder(out) as partial:
+            with foreign_code("transformers cannot write config.json", str(out)):
+                new = moe_config(config, layout, settings.experts, settings.top_k, transformers)
+                new.save_pretrained(partial)
+            for file in sorted(dense.iterdir()):
+                if file.is_file() and (
+                    file.name.startswith(KEPT) or file.suffix in (".tiktoken", ".model")
+                ):
+                    shutil.copyfile(file, partial / file.name)
+            _Writer(folder, settings, config.initializer_range).write(
+                partial, shards(tensors, shard_bytes)
+            )
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else printable(error)
+        raise UserError(
+            f"cannot write the model: {reason}", where=str(out), code=EXIT_DATA
+        ) from None
+    experts = sum(tensor.count for tensor in tensors if tensor.role in ("gate", "up", "down"))
+    parameters = sum(tensor.count for tensor in tensors)
+    idle = experts // settings.experts * (settings.experts - settings.top_k)
+    return Upcycled(layout.architecture, parameters, parameters - idle, size)
+
+
+class _Writer:
+    """Makes the tensors and writes them.
+
+    Args:
+        folder: of the dense model.
+        settings: how experts are made.
+        router_std: standard deviation of a new router.
+    """
+
+    def __init__(self, folder: ModelFolder, settings: Settings, router_std: float):
+        self.folder = folder
+        self.settings = settings
+        self.router_std = router_std
+        self.name, self.tensor = "", torch.empty(0)
+        self.mean, self.std = 0.0, 0.0
+
+    def write(self, out: Path, files: list[list[Output]]) -> None:
+        """Write the files of weights and, if there are several, their index."""
+        places = {}
+        for number, tensors in enumerate(files, start=1):
+            name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+            name = name if len(files) > 1 else SINGLE
+            content = {tensor.name: self.made(tensor) for tensor in tensors}
+            save_file(content, out / name, metadata={"format": "pt"})
+            places |= dict.fromkeys(content, name)
+            del content
+        if len(files) > 1:
+            total = sum(tensor.bytes for tensors in files for tensor in tensors)
+            index = {"metadata": {"total_size": total}, "weight_map": places}
+            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+            (out / INDEX).write_text(text, encoding="utf-8")
+
+    def made(self, output: Output) -> Tensor:
+        """A tensor, in memory of its own."""
+        self._read(output.source)
+        dtype = self.tensor.dtype
+        if output.role == "zeros":
+            return torch.zeros(output.shape, dtype=dtype)
+        if output.role == "router":
+            new = torch.randn(output.shape, generator=self._random(output.name))
+            return (new * self.router_std).to(dtype)
+        if output.role == "copy":
+            return self.tensor.clone()
+        return self._expert(output).mul_(output.scale)
+
+    def _expert(self, output: Output) -> Tensor:
+        weight = self.tensor.clone()
+        settings = self.settings
+        if settings.noise:
+            drawn = torch.randn(output.shape, generator=self._random(output.name))
+            return (weight.float() + drawn * (settings.noise * self.std)).to(weight.dtype)
+        if settings.drop_ratio:
+            dimension = 1 if output.role == "down" else 0  # that of the H hidden units
+            hidden = output.shape[dimension]
+            units = torch.randperm(
+                hidden, generator=self._random(f"units of {output.layer} {output.expert}")
+            )[: round(settings.drop_ratio * hidden)]
+            shape = list(output.shape)
+            shape[dimension] = len(units)
+            drawn = torch.randn(shape, generator=self._random(output.name))
+            weight.index_copy_(dimension, units, (drawn * self.std + self.mean).to(weight.dtype))
+        return weight
+
+    def _read(self, name: str) -> None:
+        """Read a dense tensor, unless it was the last one read."""
+        if name == self.name:
+            return
+        with safe_open(self.folder.tensors[name].file, framework="pt") as file:
+            self.tensor = file.get_tensor(name)
+        self.name = name
+        if self.settings.noise or self.settings.drop_ratio:
+            values = self.tensor.float()
+            self.mean, self.std = values.mean().item(), values.std(correction=0).item()
+
+    def _random(self, name: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.settings.seed} {name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _require_places(dense: Path, out: Path) -> None:
+    if not dense.is_dir():
+        repository = str(dense)
+        download = ""
+        if (
+            not dense.exists()
+            and repository.count("/") == 1
+            and not repository.startswith((".", "/"))
+        ):
+            name = dense.name
+            download = (
+                "For a repository of the Hugging Face Hub: "
+                f"hf download {repository} --local-dir {name}, then simsmoe upcycle {name} OUT"
+            )
+        raise UserError(
+            "is not a folder" if dense.exists() else "no such folder",
+            where=str(dense),
+            hint=download or "Give the folder of a dense Hugging Face model.",
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("is not an empty folder", where=str(out), hint="Choose a new or empty one.")
+
+
+def _require_disk(out: Path, size: int) -> None:
+    there = Path(out).absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise UserError(
+            f"the disk has {free / 1e9:.1f} GB free, and the model needs {size / 1e9:.1f} GB",
+            where=str(out),
+            hint="Make room, choose another disk, or use fewer --experts.",
+            code=EXIT_DATA,
+        )
