@@ -175,7 +175,7 @@ class _Writer:
 
     def write(self, out: Path, files: list[list[Output]]) -> None:
         """Write the files of weights and, if there are several, their index."""
-        places = {}
+        places: dict[str, str] = {}
         for number, tensors in enumerate(files, start=1):
             name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
             name = name if len(files) > 1 else SINGLE
