@@ -31,13 +31,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class RouterEntry(Entry):
-    """A router, with what is true of it whatever its settings.
+    """A router, with the properties that do not depend on its settings.
 
     Attributes:
         top_k: the only K it works with; 0 if any K will do.
         balance_loss: whether it has the common balance loss.
-        z_loss: whether the router z-loss has an effect; not where logits are fixed or random.
-        looks_ahead: whether later tokens of a text take part in routing a token.
+        z_loss: whether the router z-loss has an effect; False if logits are fixed or random.
+        looks_ahead: whether later tokens of a text influence the routing of a token.
     """
 
     top_k: int = 0

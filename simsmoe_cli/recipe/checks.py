@@ -1,8 +1,8 @@
-"""Settings of a recipe that are each valid but contradict one another, or would be ignored.
+"""Finds settings that are valid alone but contradict each other, or would be ignored.
 
-Here are the checks that concern several sections. Those of one section stand beside its fields:
-`moe.py`, `routers.py`, `similarity.py`. What does not fit the schema at all is put into words by
-`schema_errors.py`.
+This module has the checks that concern several sections. Checks of one section are in the module of
+its fields: `moe.py`, `routers.py`, `similarity.py`. `schema_errors.py` words the errors of values
+that do not fit the schema.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_LAYERS = 2_000  # sub-layers of a model
 
 
 def contradictions(recipe: Recipe) -> list[Problem]:
-    """Settings that cannot hold together, and settings that would be ignored."""
+    """Settings that contradict each other, and settings that would be ignored."""
     model, moe = recipe.model, recipe.moe
     has_experts = "g" in model.pattern
     return [

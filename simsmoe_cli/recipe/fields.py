@@ -20,7 +20,7 @@ class FieldDoc:
         path: dotted, as `--set` takes it.
         type: in plain words.
         default: its value where it is left out; for similarity learning, with preset none.
-        help: its description in the schema.
+        help: its description from the schema.
     """
 
     path: str
@@ -43,7 +43,7 @@ def fields(recipe: Recipe | None = None) -> Iterator[FieldDoc]:
     """Every field that is not a section, in the order of the schema.
 
     Args:
-        recipe: its idle sections are left out; None: no section is.
+        recipe: its unused sections are left out; None: all sections are included.
     """
     idle = recipe.idle_sections if recipe else set()
     for section, schema in sections().items():

@@ -24,7 +24,7 @@ MOST_BYTES = 500_000  # of a recipe file
 
 
 def recipes_dir() -> Path:
-    """The folder of recipes: inside an installed package, beside the package in a checkout."""
+    """The folder of recipes: inside an installed package, or next to the package in a checkout."""
     inside = Path(__file__).parents[1] / "recipes"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
 
@@ -48,7 +48,7 @@ def load_recipe(
             sets similarity.preset drops the whole similarity section of `base`.
 
     Raises:
-        UserError: it is not there, or everything that is wrong with it.
+        UserError: the recipe does not exist, or has errors; all errors are in the message.
     """
     path = _find(name_or_path)
     data, problems = _read(path)
@@ -144,7 +144,7 @@ def _find(name_or_path: str) -> Path:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """The mapping in a recipe file, with its name filled in, and keys that are given twice."""
+    """The mapping in a recipe file, with its name filled in, and its duplicate keys."""
     where = printable(path, 200)
     try:
         content = read_bytes(path, MOST_BYTES)
@@ -198,7 +198,7 @@ def _parse_override(text: str) -> tuple[str, Any] | Problem:
 
 
 def _override(data: dict[str, Any], changes: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The recipe with the changes made; mappings are merged, all else is replaced."""
+    """The recipe with the changes; mappings are merged, other values replaced."""
     if any(
         path == "similarity.preset"
         or (path == "similarity" and isinstance(value, dict) and "preset" in value)
@@ -219,7 +219,7 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def _validate(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
-    """The recipe if nothing is wrong with it, and everything that is.
+    """The recipe if it has no problems, and the list of its problems.
 
     If fields are invalid, the others are still checked for contradictions, with defaults instead
     of the invalid ones; a contradiction that involves an invalid field is not reported.

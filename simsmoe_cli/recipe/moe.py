@@ -1,4 +1,4 @@
-"""The section `moe` of a recipe: how many experts, how wide, and who gets a token."""
+"""The section `moe` of a recipe: the number and width of experts, and the router."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MoESettings(Section):
             yield from self._ruled_out()
 
     def _ruled_out(self) -> Iterator[Problem]:
-        """Fields that contradict what the registry says of the router."""
+        """Fields that contradict the router's row in the registry."""
         row = ROUTERS[self.router]
         involved = ("moe.router", "model.pattern")
         if row.top_k and self.top_k != row.top_k:

@@ -1,10 +1,10 @@
-"""Settings of the routers that have any: one section of a recipe for each.
+"""The sections of a recipe for routers that have settings.
 
-To add a router with settings: a class here, with its checks in `problems`, and a field of
-`RouterSections`, named as the router, with underscores for hyphens. Everything else finds the
-section by that name. Such a section may only be set where its router is chosen. What is true of a
-router whatever its settings (the losses it has, the K it works with) is in its row of
-`registry.py`, which also names the papers that the defaults come from.
+To add a router with settings, add a class here, with its checks in `problems`, and a field of
+`RouterSections` with the router's name (underscores for hyphens). Other code finds the section by
+that name. Such a section may only be set where its router is chosen. Properties of a router that do
+not depend on its settings (its losses, the K it works with) are in its row of `registry.py`, which
+also names the papers of the defaults.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from simsmoe_cli.recipe.section import Problem, Section
 
 
 class RouterSettings(Section):
-    """Base of the sections of routers; itself the settings of a router without a section."""
+    """Base of the sections of routers; also used as the settings of a router without a section."""
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -41,7 +41,7 @@ class RouterSettings(Section):
         return iter(())
 
     def continued(self, moe: MoESettings, step: int, steps: int) -> tuple[MoESettings, Self]:
-        """The sections `moe` and this one for a training that starts from weights of this one.
+        """The sections `moe` and this one for a training that starts from the weights of this run.
 
         Args:
             moe: the section `moe` of the same recipe.
@@ -286,7 +286,7 @@ class RouterSections(Section):
     expert_choice: ExpertChoiceSettings = ExpertChoiceSettings()
 
     def of_router(self, router: str) -> RouterSettings:
-        """The section of a router; an empty one for a router without."""
+        """The section of a router; an empty section for a router without settings."""
         found = getattr(self, section_name(router), None)
         return found if isinstance(found, RouterSettings) else RouterSettings()
 
@@ -314,5 +314,5 @@ class RouterSections(Section):
 
 
 def section_name(router: str) -> str:
-    """What the section of a router is called, if it has one."""
+    """The name of a router's section, if it has one."""
     return router.replace("-", "_")

@@ -5,7 +5,7 @@ training: linear between two points, constant before the first and after the las
 `[[0, 0.0], [0.1, 0.003]]` rises from 0 to 0.003 over the first tenth.
 
 Values are computed on the host from the step alone, so nothing waits on the device and a resumed
-run has the same ones.
+run has the same values.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def value_at(value: float | Schedule, progress: float) -> float:
 
 
 def fault(schedule: Schedule, least: float, most: float) -> str:
-    """What is wrong with the points of a schedule; empty if nothing is.
+    """The problem of a schedule's points; empty if there is none.
 
     Args:
         schedule: points of a field.

@@ -4,7 +4,7 @@ A recipe is YAML. Every field is documented where it is declared and nowhere els
 `moe.py`, `routers.py` and `similarity.py`; `simsmoe show RECIPE --fields` prints these texts.
 Unknown keys, wrong types and contradictions are errors, and all of them are reported together.
 
-Nothing in this room imports torch.
+Nothing in this package imports torch.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class ModelSettings(Section):
 
     @property
     def sublayers(self) -> str:
-        """The letter of every sub-layer of the model, from input to output: pattern x repeats."""
+        """The letters of all sub-layers, from input to output: the pattern, repeated."""
         return self.pattern * self.repeats
 
 
 class DataSettings(Section):
-    """What is read."""
+    """The training data."""
 
     corpus: Location = Field("pystdlib", description="prepared corpus: its name or folder")
     tokenizer: Literal["bytes", "chars", "words", "sentencepiece"] = Field(
@@ -248,7 +248,7 @@ class Recipe(RouterSections, CommonSections):
 
     @property
     def loss_weights(self) -> dict[str, float | Schedule]:
-        """The coefficient of every loss besides the task's, by name."""
+        """The coefficient of every auxiliary loss, by name."""
         router, balance = self.router_settings, self.moe.balance_weight
         return {
             "balance": router.balance_weight if balance == "auto" else balance,

@@ -1,7 +1,7 @@
-"""What does not fit the schema of a recipe, in plain words: unknown keys, types, ranges.
+"""Words the errors of values that do not fit the schema: unknown keys, types, ranges.
 
-Pydantic finds everything at once, but its messages speak of its own types, so they are written
-anew here.
+Pydantic finds all errors at once, but its messages use its own names of types, so they are
+rewritten here.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _choices(detail: ErrorDetails) -> list[str]:
 
 
 def _nearest_key(place: tuple[str, ...]) -> str:
-    """The key that was most likely meant: similar and in this section, or equal and in another."""
+    """The most likely key: a similar one in this section, or the same one in another section."""
     *above, name = place
     if "." in name:
         section, _, inner = name.partition(".")

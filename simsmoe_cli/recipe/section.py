@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of, and how a problem with its fields is stated."""
+"""The base class of all sections of a recipe, and the class of their problems."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Problem:
 
     Attributes:
         paths: the fields involved, dotted; the first is where it is reported.
-        what: what is wrong with the value given.
-        hint: the nearest valid value, or what to do.
+        what: the problem of the given value.
+        hint: the nearest valid value, or advice.
     """
 
     paths: tuple[str, ...]
@@ -33,12 +33,12 @@ class Section(BaseModel):
     def without_effect(
         self, section: str, beside: str, alternative: str, because: str, keep: str = ""
     ) -> Iterator[Problem]:
-        """A problem for every field that differs from its default although nothing reads it.
+        """A problem for every field that differs from its default although it is not used.
 
         Args:
             section: name of this section.
-            beside: what the fields have no effect with.
-            alternative: what to do instead of leaving a field out.
+            beside: the other setting with which the fields have no effect.
+            alternative: another solution than leaving a field out.
             because: path of the field that leaves this section unread.
             keep: a field of this section that is read all the same.
         """

@@ -255,7 +255,7 @@ class SimilaritySettings(Section):
 
         Args:
             changed: fields that differ from the preset.
-            features: width of what is compared.
+            features: width of the compared outputs.
         """
         every_option = {option for entry in MEASURES.values() for option in entry.options}
         if self.scope == "experts":

@@ -1,8 +1,8 @@
 """The YAML that recipes are written in.
 
-It is YAML 1.2's core schema, which differs from PyYAML's default where that one surprises: 1e-3 is
-a number, on/off/yes/no are text, nothing is a date or a base-60 number. A key given twice is an
-error, and so are anchors, aliases and tags, a second document, and deep nesting.
+It is YAML 1.2's core schema. Unlike in PyYAML's default, 1e-3 is a number, on/off/yes/no are text,
+and there are no dates or base-60 numbers. A key given twice is an error, and so are anchors,
+aliases and tags, a second document, and deep nesting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FaultyYaml(Exception):
     """A text that is not YAML as a recipe may use it.
 
     Attributes:
-        what: what is wrong.
+        what: the problem.
         line: where, from 1; 0 where unknown.
     """
 

@@ -1,6 +1,6 @@
-"""Checkpoints are written in a thread: training waits for a copy and not for the disk.
+"""Writes checkpoints in a thread, so that training waits only for a copy and not for the disk.
 
-Checkpoints are written one after the other, in the order they were taken.
+Checkpoints are written one after the other, in the order in which they were taken.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def host_copy(tensor: Tensor) -> Tensor:
 class BackgroundWriter:
     """Writes the checkpoints of a run in a thread.
 
-    What fails there is raised by the next call of `save`, `save_best` or `wait`; after a failure
-    nothing more is written.
+    Errors of the thread are raised by the next call of `save`, `save_best` or `wait`; after an
+    error nothing more is written.
 
     Args:
         run: its folder.
@@ -94,5 +94,5 @@ class BackgroundWriter:
         self._thread.wait()
 
     def close(self) -> None:
-        """End the thread once everything is written; what fails now is not raised."""
+        """End the thread once everything is written; errors of this are not raised."""
         self._thread.close()

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: listed, written whole or not at all, checked when read.
+"""The checkpoints of a run: lists them, writes them (`save`) and reads them with checks.
 
     checkpoints/step-0000100/
       model.safetensors      parameters and buffers (pair counts among them)
@@ -41,7 +41,7 @@ _FIELDS_NAMED = 3  # of a recipe that does not fit, in a message
 
 
 class HasState(Protocol):
-    """A module, or a copy of what it holds."""
+    """A module, or a copy of its tensors."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
@@ -240,7 +240,7 @@ def prune(run: RunDir, keep_last: int) -> None:
 
 
 def tidy(run: RunDir) -> None:
-    """Finish in a run folder what a killed process began to write or delete."""
+    """Finish writes and deletions that a killed process began in a run folder."""
     for folder in (run.path, run.checkpoints, run.best):
         atomic.clean(folder)
     with contextlib.suppress(UserError):
@@ -307,7 +307,7 @@ def damaged(path: Path, why: str) -> UserError:
 
 
 def _available(run: RunDir, but: Path | None = None) -> str:
-    """The checkpoints a run has, in words; empty where it has none."""
+    """The checkpoints of a run in words; empty if it has none."""
     steps = [str(step) for step, path in list_checkpoints(run) if path != but]
     if steps and but is None:
         steps.append("last")

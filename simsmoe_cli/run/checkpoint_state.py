@@ -1,7 +1,7 @@
 """The schema of a checkpoint's state.json.
 
-A checksum only shows that a file is as it was written. Whether its values make sense is checked
-here, before any of them is used.
+A checksum only shows that a file is unchanged. This schema checks that its values make sense before
+they are used.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TokenizerFacts(Facts):
 
 
 class TaskFacts(Facts):
-    """What a run was fine-tuned on."""
+    """The task that a run was fine-tuned on."""
 
     name: Label
     labels: list[Label] = Field(min_length=1)
@@ -60,7 +60,7 @@ class TaskFacts(Facts):
 
 
 class Origin(Facts):
-    """What a run was fine-tuned from."""
+    """The weights that a run was fine-tuned from."""
 
     run: Label
     step: Count

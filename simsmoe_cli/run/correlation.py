@@ -1,4 +1,5 @@
-"""Pearson's correlation and ranks, as monitor and report hold shared tokens against similarity.
+"""Pearson's correlation and ranks, with which monitor and report relate shared tokens to
+similarity.
 
 Undefined values (nan) are left out. Imports no torch.
 """

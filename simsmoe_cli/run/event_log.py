@@ -1,7 +1,7 @@
-"""How the events of a run are written, and how every reader parses them.
+"""Writes and parses the events of a run.
 
-There is one writer and one parser. What a line must hold follows from the classes of the kinds in
-`events.py`, so a new kind is only written there.
+There is one writer and one parser. The parser gets the fields of a line from the classes in
+`events.py`, so a new kind needs a class there and nothing here.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ MARK_BYTES = 256  # of a line, in which its kind is found
 
 
 class EventLog:
-    """Appends events to a run folder and tells whoever subscribed.
+    """Appends events to a run folder and passes them to subscribers.
 
     Args:
         path: the events.jsonl to append to.
-        keep_bytes: cut the file to this length first (what a resumed run had written when its
-            checkpoint was taken), as far as whole lines of it are still there; None starts a new
-            file.
+        keep_bytes: cut the file to this length first, or to the last whole line before it (a
+            resumed run keeps the events up to its checkpoint); None starts a new file.
     """
 
     def __init__(self, path: Path, keep_bytes: int | None = None):
@@ -96,7 +95,7 @@ def finite(value: Any) -> Any:
 
 
 def _whole_lines(path: Path, limit_bytes: int) -> int:
-    """Length of the whole lines that a file begins with, of at most so many bytes."""
+    """The length of the whole lines at the start of a file, at most `limit_bytes`."""
     with open(path, "rb") as file:
         end = min(limit_bytes, file.seek(0, os.SEEK_END))
         while end:
@@ -110,7 +109,7 @@ def _whole_lines(path: Path, limit_bytes: int) -> int:
 
 
 class NotAnEvent(ValueError):
-    """Why a line is skipped, in words for people.
+    """The reason why a line is skipped, in words.
 
     Attributes:
         why: the same in one word: "broken" (it is not an event), "newer" (of a schema that this
@@ -133,7 +132,7 @@ def read_events(path: Path) -> Iterator[Event]:
 
 
 def longest(line: bytes | bytearray, first: int = 0) -> int:
-    """How many bytes a line may have that begins at `first`."""
+    """The largest allowed number of bytes of a line that begins at `first`."""
     similarity = line.find(b'"similarity"', first, first + MARK_BYTES) >= 0
     return LONGEST_LINE if similarity else LONG_LINE
 
@@ -141,12 +140,12 @@ def longest(line: bytes | bytearray, first: int = 0) -> int:
 def parse_event(line: bytes | bytearray, matrices: bool = False) -> Event:
     """The event of a line.
 
-    Every field is what the class of its kind says. A value that is not is left out, as are fields
-    that the class does not have. Of a kind that is not known the header is left.
+    Every field has the type that the class of its kind declares. Values of another type and unknown
+    fields are left out. For an unknown kind, only the header is returned.
 
     Args:
         line: of an events.jsonl.
-        matrices: whether to read those of an event of schema 1, which takes long.
+        matrices: whether to read the matrices of an event of schema 1, which is slow.
 
     Raises:
         NotAnEvent: it is not an event, too long, or of a schema that this version cannot read.
@@ -200,7 +199,7 @@ def whole(value: Any) -> int | None:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The whole lines of a file but for those of over `LONGEST_LINE` bytes."""
+    """The whole lines of a file, except those of over `LONGEST_LINE` bytes."""
     while line := file.readline(LONGEST_LINE):
         if len(line) > 1 and line.endswith(b"\n"):
             yield line
@@ -209,7 +208,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _schema(hint: Any) -> CoreSchema:
-    """How pydantic-core reads a value of this annotation."""
+    """The schema of pydantic-core for this annotation."""
     origin, inner = get_origin(hint), get_args(hint)
     if is_typeddict(hint):
         fields = get_type_hints(hint, include_extras=True)

@@ -1,22 +1,22 @@
-"""The events of a run: what each kind says. `event_log.py` writes and parses them.
+"""The events of a run: one class per kind. `event_log.py` writes and parses them.
 
-A run's events.jsonl holds one JSON object a line. Each has ``schema``, ``kind``, ``step`` and
+A run's events.jsonl holds one JSON object per line. Each has ``schema``, ``kind``, ``step`` and
 ``time``; the classes below are the kinds and document their further fields:
 
     run_started    `RunStarted`: what is trained; again where a resumed run has other settings
     train          `Train`: means over the steps since the last one, and their speed
     eval           `Eval`: a score on a split
-    router         `Router`: how a probe found the experts loaded
-    similarity     `Similarity`: how similar a probe found the experts
-    checkpoint     `Checkpoint`: one was taken; its folder has its name once it is whole
+    router         `Router`: the load of the experts, measured by a probe
+    similarity     `Similarity`: the similarity of the experts, measured by a probe
+    checkpoint     `Checkpoint`: one was taken; its folder has this name once it is complete
     profile        `Profile`: some steps were profiled
-    warning        `Warned`: something that people should know
+    warning        `Warned`: a message for people
     run_finished   `RunFinished`: how the run ended
 
 Readers skip kinds and fields that they do not know, and a torn last line. A resumed run first cuts
-the file back to where its checkpoint was taken, so whoever follows it must expect it to shrink.
-Values that depend on the clock are in ``time`` and in fields that end in ``_per_s`` or ``_ms``, and
-nowhere else, so two runs of one seed have equal events but for those.
+the file back to the position of its checkpoint, so readers that follow the file must expect it to
+shrink. Values that depend on the clock are only in ``time`` and in fields that end in ``_per_s`` or
+``_ms``; all other values are equal in two runs with the same seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Number: TypeAlias = float | None  # None, null in JSON: undefined, or not finite
 
 
 class Stamp(TypedDict, total=False):
-    """What the log adds to every event.
+    """The fields that the log adds to every event.
 
     Attributes:
         schema: of the event.
@@ -39,13 +39,13 @@ class Stamp(TypedDict, total=False):
 
 
 class Header(Stamp, total=False):
-    """What every event has; `step` is the number of optimizer steps done."""
+    """The fields of every event; `step` is the number of optimizer steps done."""
 
     step: Required[int]
 
 
 class TaskFacts(Stamp, total=False):
-    """What a fine-tuned run adds to `RunStarted`: its task, the labels, steps of an epoch."""
+    """Further fields of `RunStarted` in a fine-tuned run: task, labels, steps of an epoch."""
 
     task: str
     labels: list[str]
@@ -53,17 +53,18 @@ class TaskFacts(Stamp, total=False):
 
 
 class RunStarted(Header, TaskFacts, total=False):
-    """What is trained; again where a resumed run goes on with other settings.
+    """The start of a run; written again if a resumed run has other settings.
 
     Attributes:
         name: of the run.
         recipe: the resolved recipe.
         parameters: of the model.
-        tokens_per_step: tokens that one optimizer step reads; of texts, the most there can be.
+        tokens_per_step: tokens that one optimizer step reads; for a task, the largest possible
+            number.
         total_steps: steps of the whole training.
-        unit: what the loss is a mean over: "byte", "character", "word" ..., or "text" of a
-            classifier.
-        device, precision: what computes, "fp32" or "bf16".
+        unit: the unit that the loss is averaged over: "byte", "character", "word" ..., or "text"
+            for a classifier.
+        device, precision: of the computation; precision is "fp32" or "bf16".
     """
 
     kind: Required[Literal["run_started"]]
@@ -83,7 +84,7 @@ class SimilarityLearning(TypedDict, total=False):
     Attributes:
         pairs_due: pairs compared per step.
         mean: their mean similarity; None where no pair was due.
-        weight, threshold, check_every, sigma: settings in force, as far as they have an effect.
+        weight, threshold, check_every, sigma: present values of the settings that have an effect.
     """
 
     pairs_due: Number
@@ -100,13 +101,13 @@ class Train(Header, total=False):
     Attributes:
         loss_nats: of the task, per `unit` of the run.
         bpc: the same in bits, where the unit is a byte or a character; else None.
-        accuracy: share of texts classified right; of a fine-tuned run only.
+        accuracy: share of texts classified correctly; only in a fine-tuned run.
         losses: auxiliary losses by name, nats, before their weights.
         lr: learning rate of the last step.
         grad_norm: before clipping.
         tokens: read since the training began, padding left out.
         similarity: where similarity learning is on.
-        metrics: what routers report, by name, mean over layers and steps.
+        metrics: the metrics of routers, by name, averaged over layers and steps.
         tokens_per_s, step_ms: speed of the steps alone.
     """
 
@@ -154,7 +155,8 @@ class Eval(Header, SplitScore, total=False):
     """A score on a split.
 
     Attributes:
-        best: whether no earlier validation was as good: in accuracy for a classifier, else in loss.
+        best: whether this is the best validation so far: by accuracy for a classifier, else by
+            loss.
     """
 
     kind: Required[Literal["eval"]]
@@ -162,7 +164,7 @@ class Eval(Header, SplitScore, total=False):
 
 
 class RouterLayer(TypedDict, total=False):
-    """How the router of one layer loads its N experts.
+    """The load of the N experts of one layer.
 
     Attributes:
         layer: its index among the layers with experts, from 0.
@@ -182,14 +184,14 @@ class RouterLayer(TypedDict, total=False):
 
 
 class Router(Header, total=False):
-    """How a probe found the experts loaded."""
+    """The load of the experts, measured by a probe."""
 
     kind: Required[Literal["router"]]
     layers: list[RouterLayer]
 
 
 class SimilarityLayer(TypedDict, total=False):
-    """How similar the experts of one layer are.
+    """The similarity of the experts of one layer.
 
     Attributes:
         layer: its index among the layers with experts, from 0.
@@ -204,7 +206,7 @@ class SimilarityLayer(TypedDict, total=False):
 
 
 class Schema1Layer(TypedDict, total=False):
-    """What a layer of schema 1 has of pairs, [N][N] each; fractions of tokens in `shared`."""
+    """The matrices of a layer in schema 1, [N][N] each; `shared` holds fractions of tokens."""
 
     layer: Required[int]
     cka: Any
@@ -237,7 +239,9 @@ class Similarity(Header, ProbedSimilarity, total=False):
 
 
 class Checkpoint(Header, total=False):
-    """A checkpoint was taken. It is written meanwhile: its folder has this name once it is whole.
+    """A checkpoint was taken.
+
+    It is still being written; its folder has this name once it is complete.
 
     Attributes:
         path: of its folder, from the run folder.
@@ -262,7 +266,7 @@ class Profile(Header, total=False):
 
 
 class Warned(Header, total=False):
-    """Something that people should know."""
+    """A message for people."""
 
     kind: Required[Literal["warning"]]
     message: str

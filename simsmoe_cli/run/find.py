@@ -1,7 +1,7 @@
-"""Which run a command means: one rule for all commands, without torch.
+"""Finds the run that a command means (`find_run`), with one rule for all commands, without torch.
 
 A run is given as its name below --runs-dir, as the path of its folder, or as the path of its
-events.jsonl. A name comes before a path. Whatever else is given (a folder of runs, a checkpoint, a
+events.jsonl. A name has priority over a path. Anything else (a folder of runs, a checkpoint, a
 file, the name of a repository on the Hugging Face Hub, a misspelt name) is refused with a hint.
 """
 
@@ -29,7 +29,8 @@ def find_run(given: str | Path, runs_dir: Path) -> RunDir:
         runs_dir: where run folders lie.
 
     Raises:
-        UserError: there is none; says what was given instead, or names the nearest.
+        UserError: there is no such run; the message says what was given instead, or names the
+            nearest.
     """
     run = RunDir(find_folder(given, runs_dir))
     require_run(run)
@@ -37,8 +38,8 @@ def find_run(given: str | Path, runs_dir: Path) -> RunDir:
 
 
 def find_folder(given: str | Path, runs_dir: Path) -> Path:
-    """As `find_run`, but the folder may also hold something else, or nothing yet: a model of
-    Hugging Face, a report, or a run that has not begun."""
+    """As `find_run`, but the folder may also contain a Hugging Face model or a report, or a run
+    that has not begun."""
     for path in _meant(given, runs_dir):
         if path.name == "events.jsonl" and path.is_file():
             return path.parent
@@ -65,7 +66,7 @@ def find_folder(given: str | Path, runs_dir: Path) -> Path:
 
 
 def find_checkpoint(given: str | Path, runs_dir: Path) -> tuple[RunDir, Path | None]:
-    """The run to go on with, and the folder of its checkpoint if that is what was given.
+    """The run to resume, and the folder of its checkpoint if a checkpoint was given.
 
     Args:
         given: as of `find_run`, or the path of a folder in a run's checkpoints/.
@@ -82,16 +83,16 @@ def find_checkpoint(given: str | Path, runs_dir: Path) -> tuple[RunDir, Path | N
 
 
 def expected_folder(given: str | Path, runs_dir: Path) -> Path:
-    """Where a run is or will be: as `find_folder`, but what does not exist yet is expected below
-    `runs_dir`, or at the path given if that has several parts."""
+    """The folder of a run that may not exist yet: as `find_folder`, but a missing run is expected
+    below `runs_dir`, or at the given path if it has several parts."""
     if any(path.exists() for path in _meant(given, runs_dir)):
         return find_folder(given, runs_dir)
     return runs_dir / given if len(Path(given).parts) == 1 else Path(given)
 
 
 def list_runs(runs_dir: Path) -> list[Path]:
-    """The run folders in a folder but for those that cannot be read, by name; empty where there is
-    no such folder."""
+    """The run folders in a folder, by name, without those that cannot be read; empty if there is no
+    such folder."""
     found = []
     with contextlib.suppress(OSError):
         for entry in os.scandir(runs_dir):
@@ -108,7 +109,7 @@ def is_run(folder: Path) -> bool:
 
 
 def require_run(run: RunDir) -> None:
-    """Raise a UserError, which says what it is instead, for a folder that no training made."""
+    """Raise a UserError for a folder that is not a run; the message says what it is instead."""
     if any(path.exists() for path in (run.recipe, run.events, run.checkpoints, run.best)):
         return
     if (run.path / HUGGINGFACE_CONFIG).is_file():
@@ -131,7 +132,7 @@ def _not_downloaded(repository: str) -> UserError:
 
 
 def _meant(given: str | Path, runs_dir: Path) -> tuple[Path, Path]:
-    """What a text may stand for, in the order in which it is looked for."""
+    """The paths that a text may mean, in order of priority."""
     below = runs_dir / given
     if below.exists():  # a path that does not exist must not become another one, as x/.. would
         below = Path(os.path.normpath(below))

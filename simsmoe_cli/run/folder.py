@@ -1,9 +1,9 @@
-"""The run folder: the only bridge between training and everything that shows it.
+"""The run folder: the only link between training and the code that shows runs.
 
     runs/NAME/
       recipe.yaml        the resolved recipe
       environment.json   versions, machine and command of every session that trained here
-      events.jsonl       what happened, one JSON object a line
+      events.jsonl what happened, one JSON object per line
       probes/step-NNNNNNN.npz       matrices of a probe
       checkpoints/step-NNNNNNN/
       best/              weights with the lowest validation loss, or highest accuracy

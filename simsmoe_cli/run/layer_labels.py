@@ -1,10 +1,10 @@
-"""What a layer with experts is called: the number that the model itself gives it.
+"""The labels of layers with experts: the numbers that the model itself gives them.
 
-A model of ours counts its sub-layers from 0, so in the pattern "sgsg" the layers with experts are 1
-and 3. Of a Hugging Face model it is the number in the module's name, so where the first layers are
-dense, `model.layers.1.mlp` may be the first layer with experts and is still layer 1. Pruning by a
-report needs that number. Files and events also hold a layer's *index* among the layers with
-experts, from 0.
+A model of simsmoe counts its sub-layers from 0, so in the pattern "sgsg" the layers with experts
+are 1 and 3. In a Hugging Face model the label is the number in the module's name: if the first
+layers are dense, `model.layers.1.mlp` may be the first layer with experts and is still layer 1.
+These numbers are needed, for example, to prune a model by a report. Files and events also hold a
+layer's *index* among the layers with experts, from 0.
 """
 
 from __future__ import annotations
@@ -43,19 +43,20 @@ def layer_labels(names: Sequence[str]) -> list[str]:
 
 
 def pattern_labels(pattern: str, repeats: int) -> list[str]:
-    """The labels of the layers with experts of a model of ours: their indices among all sub-layers.
+    """The labels of the layers with experts in a model of simsmoe: their indices among all
+    sub-layers.
 
     Args:
         pattern: of sub-layers, as "sgsf"; g has experts.
-        repeats: how often the pattern is repeated. Of more than a million sub-layers the first
-            million are looked at.
+        repeats: how often the pattern is repeated. At most a million sub-layers are read.
     """
     most = max(0, min(repeats, _MOST_SUB_LAYERS // max(1, len(pattern))))
     return [str(place) for place, kind in enumerate(pattern * most) if kind == "g"]
 
 
 def recipe_labels(recipe: object) -> list[str]:
-    """The labels of the layers with experts of a recipe in JSON; empty where it says none."""
+    """The labels of the layers with experts of a recipe in JSON; empty if they cannot be read from
+    it."""
     model = recipe.get("model") if isinstance(recipe, dict) else None
     if not isinstance(model, dict):
         return []
@@ -74,7 +75,7 @@ def find_layer(asked: str, labels: Sequence[str], where: str) -> int:
         where: the option it was given with.
 
     Raises:
-        UserError: there is none of that label; names those there are.
+        UserError: no layer has this label; the message names the existing ones.
     """
     wanted = asked.strip()
     if re.fullmatch(r"\d{1,9}", wanted, re.ASCII):
@@ -98,8 +99,8 @@ def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
         where: the option they were given with.
 
     Raises:
-        UserError: nothing is asked for, one there is not, or a range without any; names those there
-            are.
+        UserError: the list is empty, or names a layer that does not exist, or a range without
+            layers; the message names the existing ones.
     """
     wanted = [part.strip() for part in asked.split(",") if part.strip()]
     if not wanted:
@@ -129,7 +130,7 @@ def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
 
 
 def listed(labels: Sequence[str]) -> str:
-    """Labels as a message names them: the first two dozen, and how many more there are."""
+    """Labels for a message: the first two dozen, and the number of the others."""
     return errors.listed(labels, _SHOWN) or "none"
 
 

@@ -1,7 +1,7 @@
-"""A run opened to be used: recipe, weights, corpus or task, tokenizer, and the model itself.
+"""Opens a run to use it: its recipe, weights, corpus or task, tokenizer, and the model.
 
-Every command that uses trained weights opens them here. One rule says where the corpus or the task
-of a run is: below --data-dir under its name, and otherwise where it was when the run was trained.
+Every command that uses trained weights opens them here. The corpus or task of a run is looked for
+below --data-dir under its name, and otherwise at its path during training.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class OpenedRun:
 
     Attributes:
         run: the checkpoint belongs to it.
-        which: what was asked for: "best", "last" or a step.
+        which: the requested checkpoint: "best", "last" or a step.
         folder: of the checkpoint, or best/.
-        state: its state, with checksums that hold.
-        recipe: what it was trained with.
+        state: its state, with verified checksums.
+        recipe: the recipe it was trained with.
         data_dir: where its corpus or task is looked for by name.
     """
 
@@ -69,7 +69,7 @@ class OpenedRun:
 
     @property
     def step(self) -> int:
-        """Steps its weights were trained for."""
+        """The number of steps that its weights were trained for."""
         return int(self.state["step"])
 
     @property
@@ -98,13 +98,13 @@ class OpenedRun:
             )
 
     def require_model(self) -> None:
-        """Raise a UserError unless its weights are of the language model of its recipe; takes no
+        """Raise a UserError unless its weights fit the language model of its recipe; allocates no
         memory for them."""
         file = self.folder / checkpoint.weights_name(self.state)
         weights.require_model(file, lambda: LanguageModel(self.recipe, self.state["vocab_size"]))
 
     def context(self, top_k: int | None = None) -> StepContext:
-        """How its routers route at the step of its weights.
+        """The step information for routers, at the step of its weights.
 
         Args:
             top_k: experts per token; None takes the router's own.
@@ -176,7 +176,7 @@ class OpenedRun:
 
         Args:
             device: where to put it.
-            change: what the recipe it is built from differs in; the weights must fit all the same.
+            change: changes of the recipe for building the model; the weights must still fit.
         """
         recipe, size = change(portable(self.recipe, device)), self.state["vocab_size"]
         return self._filled(lambda: LanguageModel(recipe, size), device)
@@ -194,7 +194,7 @@ class OpenedRun:
         return self._locate(CORPUS, self.recipe.data.corpus, self.state["store"])
 
     def _locate(self, kind: Prepared, name: str, was: str) -> Path:
-        """Where what was prepared under a name is: below `data_dir`, otherwise where it was."""
+        """The folder of a prepared corpus or task: below `data_dir`, else its earlier path."""
         if kind.is_in(self.data_dir / name) or not kind.is_in(Path(was)):
             return kind.find(name, self.data_dir)
         return Path(was)
@@ -216,10 +216,11 @@ class OpenedRun:
 
 
 def open_language_model(run: RunDir, which: str, data_dir: Path) -> OpenedRun:
-    """A run's checkpoint, which is that of a language model, and a corpus with its tokenizer.
+    """The checkpoint of a language model, and a corpus with its tokenizer.
 
     Raises:
-        UserError: it is not there, damaged, or a classifier; or no such corpus is found.
+        UserError: the checkpoint is missing, damaged, or of a classifier; or no such corpus is
+            found.
     """
     opened = OpenedRun.open(run, which, data_dir)
     opened.require_language_model()

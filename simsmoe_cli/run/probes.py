@@ -1,7 +1,7 @@
-"""The matrices of probes, which lie beside the events: probes/step-NNNNNNN.npz in the run folder.
+"""The matrices of probes, in files of their own: probes/step-NNNNNNN.npz in the run folder.
 
-A similarity event names its file and holds only means, so that a line stays short however many
-experts there are. Shapes: L layers, N experts. A file holds, not compressed:
+A similarity event contains only means and the name of this file, so that its line stays short with
+many experts. Shapes: L layers, N experts. A file holds, not compressed:
 
     cka      [L, N, N] float32, similarity of pairs; nan where undefined
     shared   [L, N, N] int32, tokens that both experts of a pair were given; 0 on the diagonal
@@ -9,8 +9,8 @@ experts there are. Shapes: L layers, N experts. A file holds, not compressed:
     tokens   int64, of the probe
     measure  name of the similarity measure
 
-A file is on the disk before the event that names it is written. Nothing is unpickled, and no more
-memory is used than the file has bytes, whatever its headers say.
+A file is on the disk before the event that names it is written. Nothing is unpickled, and reading
+never uses more memory than the file has bytes, whatever its headers say.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Matrices:
-    """What a probe found of the pairs of experts.
+    """The matrices that a probe measured for the pairs of experts.
 
     Attributes:
         layers: L indices among the layers with experts.
@@ -100,7 +100,8 @@ def write(
 
 
 def discard_after(run: RunDir, step: int) -> None:
-    """Delete the files of later steps, and what a killed process left: a run goes on from here."""
+    """Delete the files of later steps and leftovers of killed processes, before a run is
+    resumed."""
     atomic.clean(run.probes)
     if run.probes.is_dir():
         for path in run.probes.iterdir():
@@ -115,7 +116,7 @@ def read(run: Path, name: str) -> Matrices:
 
     Args:
         run: path of the run folder.
-        name: what the event calls the file.
+        name: the file's name in the event.
 
     Raises:
         Unreadable: the file is not there, is damaged, too large or not of this run.
@@ -156,7 +157,8 @@ def of_schema_1(layers: list[dict[str, Any]]) -> Matrices | None:
         layers: [{layer, cka [N][N] (None: undefined), shared [N][N] (fractions)}].
 
     Returns:
-        Those that are matrices of numbers, of the first one's size; None where there are none.
+        The layers with matrices of numbers of the same size as the first one; None if there are
+        none.
     """
     numbers: list[int] = []
     found: list[tuple[Matrix, Matrix]] = []
@@ -189,7 +191,7 @@ def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], dimensions
 
 
 def _matrix(value: Any) -> Matrix | None:
-    """A square matrix of numbers and nulls; None for what is none."""
+    """A square matrix of numbers and nulls; None for any other value."""
     if not isinstance(value, list) or not value:
         return None
     if not all(isinstance(row, list) and len(row) == len(value) for row in value):

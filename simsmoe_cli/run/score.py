@@ -1,7 +1,7 @@
-"""What a run is scored by: bits per character, accuracy of a classifier, or nats per token.
+"""The score of a run: bits per character (BPC), accuracy, or nats per token.
 
-Bits per character (BPC) where a token is a character or a byte, the accuracy where texts are
-classified, and else the loss in nats, which people read as a perplexity.
+It is BPC if a token is a character or a byte, the accuracy if texts are classified, and otherwise
+the loss in nats, which is also shown as a perplexity.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def perplexity_text(value: float) -> str:
 
 
 def score_text(scores: Mapping[str, Any], digits: int = 3) -> str:
-    """The score that counts, in words: "accuracy 62.50%", "3.000 BPC", "perplexity 168.02" ...
+    """The main score in words: "accuracy 62.50%", "3.000 BPC", "perplexity 168.02" ...
 
     Args:
         scores: accuracy, bpc, perplexity and loss_nats, as far as they are known; the first of them
@@ -55,7 +55,7 @@ class Scoring:
     """How the scores of a run are read from its events, and how they are named.
 
     Attributes:
-        measure: what a score is.
+        measure: the kind of score.
         unit: of a token ("byte", "word" ...), or "text"; "" where unknown.
     """
 
@@ -64,7 +64,8 @@ class Scoring:
 
     @classmethod
     def of_run(cls, unit: str, saw_bpc: bool) -> Scoring:
-        """That of a run with this unit; where none is known, by whether its events have bits."""
+        """The scoring of a run with this unit; if the unit is unknown, bits in its events
+        decide."""
         if unit == OF_TEXTS:
             return cls("accuracy", unit)
         in_bits = unit in OF_CHARACTERS if unit else saw_bpc
@@ -72,12 +73,12 @@ class Scoring:
 
     @property
     def name(self) -> str:
-        """What the score is called: "BPC", "accuracy" or "loss"."""
+        """The name of the score: "BPC", "accuracy" or "loss"."""
         return {"bits": "BPC", "accuracy": "accuracy", "nats": "loss"}[self.measure]
 
     @property
     def in_words(self) -> str:
-        """What it is measured in: bits per character or byte, nats per word ..."""
+        """The unit of the score in words: bits per character or byte, nats per word ..."""
         if self.measure == "accuracy":
             return "share of texts classified right"
         if self.measure == "bits":
@@ -103,7 +104,7 @@ class Scoring:
         return nats / math.log(2) if bpc is None else bpc
 
     def better(self, score: float, than: float) -> bool:
-        """Whether a score is a better one; any is better than none."""
+        """Whether a score is better than another; any score is better than nan."""
         if math.isnan(than):
             return not math.isnan(score)
         return score > than if self.measure == "accuracy" else score < than

@@ -1,7 +1,7 @@
-"""The tokenizer a model was pre-trained with, as a file that is copied into a fine-tuned run.
+"""The tokenizer of pre-training, as a file that is copied into a fine-tuned run.
 
-So the folder of a fine-tuned run has all that its evaluation on other texts needs. The state of its
-checkpoints names the tokenizer's file and hash.
+So the folder of a fine-tuned run contains everything for its evaluation on other texts. The state
+of its checkpoints names the tokenizer's file and hash.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Vocabulary:
 
     @classmethod
     def of_store(cls, store: TokenStore) -> Vocabulary:
-        """The one a corpus was prepared with."""
+        """The vocabulary that a corpus was prepared with."""
         file = store.manifest.tokenizer_file.file
         return cls(store.manifest.tokenizer, file, read_bytes(store.path / file, LARGEST))
 
     @classmethod
     def of_run(cls, run: RunDir, state: Mapping[str, Any]) -> Vocabulary:
-        """The one in the folder of a fine-tuned run.
+        """The vocabulary in the folder of a fine-tuned run.
 
         Raises:
             UserError: missing, or not the one the checkpoint names.
@@ -75,7 +75,7 @@ class Vocabulary:
 
     @cached_property
     def sha256(self) -> str:
-        """Equal for two vocabularies whose ids mean the same."""
+        """A hash that is equal for two vocabularies with the same ids."""
         return hashlib.sha256(self.content).hexdigest()
 
     def save(self, run: RunDir) -> None:

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: compared with those of a model, and loaded into it.
+"""Loads the tensors of a checkpoint into a model, after comparing their names and shapes.
 
 Shapes are compared before memory is allocated for a model, so a damaged checkpoint cannot ask for a
 huge one.
@@ -46,7 +46,7 @@ def open_model(
 
     Args:
         folder, state: of the checkpoint.
-        make: builds it; called twice, at first on the meta device, which allocates no memory.
+        make: builds the model; called twice, first on the meta device, which allocates no memory.
         device: where to put it.
 
     Raises:
@@ -59,8 +59,10 @@ def open_model(
 
 
 def require_model(path: Path, make: Callable[[], nn.Module]) -> None:
-    """Raise a UserError unless a model can be built and has the tensors of a file of weights. No
-    memory is allocated for the model."""
+    """Raise a UserError unless a model can be built and has the tensors of a weights file.
+
+    No memory is allocated for the model.
+    """
     try:
         with torch.device("meta"):
             shapes = make()
@@ -120,8 +122,8 @@ def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
     """Fill the model from a checkpoint folder or best/.
 
     Raises:
-        UserError: the weights are of another model, which the message names by its router or its
-            tensors, or they are not finite.
+        UserError: the weights belong to another model (the message names its router or tensors), or
+            they are not finite.
     """
     trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
     if model.moe_layers and trained != given:  # tensors of different routers may have equal shapes
@@ -201,7 +203,7 @@ def restore_optimizer(
 
 
 def _tied(model: nn.Module) -> list[list[str]]:
-    """The names of each parameter that has several."""
+    """The names of each parameter with several names."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

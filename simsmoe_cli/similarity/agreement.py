@@ -1,4 +1,5 @@
-"""Similarity of two experts by agreement: do their outputs on the same token point the same way?
+"""Similarity of two experts by agreement: do their outputs on the same token have the same
+direction?
 
 With x_i, y_i the outputs on token i, u_i, v_i the same divided by their norms, d features:
 
@@ -20,10 +21,10 @@ sense. Smallest values: -2 for hypersphere (largest w n / (n - 1)), -1 - w for t
 gives the same output for all of them. A row of zeros has a cosine of 0 with every row. Masks,
 gradients, shapes and precision are as in cka.py.
 
-SimSMoE's published code offers these behind `--contrative_loss` (byol and barlow_twins cannot be
-chosen there), with the signs of this file. Departures from the papers: hypersphere has t = 1, as in
-the published code, so that T is 0 for unrelated experts. tico is symmetric and keeps no average of
-C over steps, because every step measures other pairs; its weight w is 1, not the paper's 8 or the
+SimSMoE's published code has these under `--contrative_loss` (byol and barlow_twins cannot be chosen
+there), with the same signs as here. Departures from the papers: hypersphere has t = 1, as in the
+published code, so that T is 0 for unrelated experts. tico is symmetric and keeps no average of C
+over steps, because every step measures other pairs; its weight w is 1, not the paper's 8 or the
 published code's 20, which would put experts with equal outputs below 0. byol has no predictor and
 no slow copy, because neither expert is the teacher of the other.
 
@@ -107,7 +108,9 @@ def tico(x: Tensor, y: Tensor, mask: Tensor | None = None, spread_weight: float 
 def barlow_twins(
     x: Tensor, y: Tensor, mask: Tensor | None = None, spread_weight: float = 5e-3
 ) -> Tensor:
-    """1 - L / d of Barlow Twins. A feature that is constant in an expert correlates with none.
+    """1 - L / d of Barlow Twins.
+
+    A constant feature of an expert has a correlation of 0 with every feature.
 
     Args:
         x, y, mask: as for `cosine`.

@@ -1,11 +1,12 @@
-"""Similarity of two experts by contrast: are outputs on one token closer than on different ones?
+"""Similarity of two experts by contrast: are outputs on the same token closer than on different
+tokens?
 
 The contrastive losses of self-supervised learning are small when two views of one object are closer
 than views of different objects. With experts as views and tokens as objects, each loss gives a
 similarity T (x_i, y_i are the outputs on token i, c(a, b) the cosine, tau the temperature):
 
 - `infonce` (van den Oord et al. 1807.03748, eq. 4): L = -mean log softmax_j(c(x_i, y_j) / tau)_i,
-  T = 1 - L / log n: the bound log n - L on the mutual information over the most it can be.
+  T = 1 - L / log n: the bound log n - L on the mutual information, divided by its maximum log n.
 - `directclr` (Jing et al. 2110.09348): infonce on the first features alone.
 - `simclr_v2` (Chen et al. 2002.05709, 2006.10029, eq. 1), NT-Xent: each of the 2n outputs looks
   for its match among the 2n - 1 others, T = 1 - L / log(2n - 1).
@@ -24,9 +25,9 @@ for dcl; smallest: -2 / (tau log n) for cosines, -2 for dcl, -(lambda n)^q for r
 simclr_v1. T is nan where *undefined*: fewer than 2 rows, or an expert that gives the same output
 for all of them. Masks, gradients, shapes and precision are as in cka.py.
 
-Departures. SimSMoE's published code offers these losses behind `--contrative_loss`. It adds
-infonce, rince, simclr and directclr to the loss as they are, which pulls experts together, and only
-dcl with its sign changed. Its rince takes outputs as logits, and its v1 and v2 are one formula. Its
+Departures. SimSMoE's published code has these losses under `--contrative_loss`. It adds infonce,
+rince, simclr and directclr without a change of sign, which makes experts more similar, and changes
+the sign only of dcl. Its rince takes outputs as logits, and its v1 and v2 are one formula. Its
 simclr v1 uses inner products and v2 cosines; the names mean that here too, because the two papers
 share one loss. Here a loss with a direction is averaged over both, so that T_ij = T_ji, and
 negatives are rows of the pair, not of other ranks.
@@ -165,7 +166,7 @@ def rince_v2(
 
 
 def expert_confusion(outputs_Nnd: Tensor, temperature: float = 0.2) -> Tensor:
-    """How hard it is to tell which expert an output came from: InfoNCE across experts.
+    """How hard it is to identify the expert of an output: InfoNCE across experts.
 
     For each token and expert, the anchor is the expert's output; candidates are the outputs of all
     experts on the same token, and the positive is the anchor itself:
@@ -211,7 +212,8 @@ def _log_sum(logits: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _log(count: Tensor) -> Tensor:
-    """log of a number of candidates, taken as 2 where there are fewer, which is undefined."""
+    """log of a number of candidates, at least log 2; results with fewer candidates are undefined
+    anyway."""
     return count.clamp(min=2).float().log()
 
 

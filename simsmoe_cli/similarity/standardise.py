@@ -1,4 +1,4 @@
-"""What all measures do to the rows of an expert before they compare: mask, centre, normalise.
+"""The first step of all measures: mask, centre and normalise the rows of an expert.
 
 Every function takes x [..., n, d] and mask [..., n] (rows to count) and works in fp32. Rows outside
 the mask, and all rows of an expert that is *undefined* (it gives the same output for all of them,
@@ -19,7 +19,7 @@ ROUNDING = 1e-6
 
 
 def whole_mask(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The mask, or one of all rows when there is none."""
+    """The mask; without one, a mask of all rows."""
     return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device) if mask is None else mask
 
 

@@ -1,8 +1,8 @@
-"""Keep the memory of freed tensors for the next ones, where training runs on a CPU.
+"""Keeps the memory of freed tensors for the next tensors, for training on a CPU.
 
 By default glibc returns large blocks to the system as soon as they are freed. The next tensor then
-gets new pages, and the system clears each at its first touch. A training step frees and takes the
-same gigabytes every time, and spends an eighth of its time on that (LOG.md).
+gets new pages, and the system clears each at its first touch. A training step frees and allocates
+the same gigabytes every time, and would spend an eighth of its time on that (LOG.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The device to compute on: which one, how much memory it has, what to do when that runs out."""
+"""The device to compute on: its choice, its memory, and the error when memory runs out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOM_TO_PLAN_WITH = 0.7
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a --device value; "auto" takes CUDA where there is one."""
+    """The device of a --device value; "auto" takes CUDA if it is available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -35,17 +35,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def be_deterministic() -> None:
-    """Only algorithms that repeat bit for bit; an operation without one raises."""
+    """Use only algorithms that repeat bit for bit; an operation without one raises an error."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
 
 @contextlib.contextmanager
 def clear_memory_errors(device: torch.device, hint: str | Callable[[], str]) -> Iterator[None]:
-    """Turn running out of memory, however it shows, into one UserError.
+    """Turn every kind of out-of-memory error into one UserError.
 
     Args:
-        hint: what to do; a function is called only when memory has run out.
+        hint: advice; a function is called only when memory has run out.
     """
     try:
         yield
@@ -59,8 +59,8 @@ def clear_memory_errors(device: torch.device, hint: str | Callable[[], str]) -> 
 
 
 def micro_batches_that_fit(recipe: Recipe, vocab_size: int, device: torch.device) -> str:
-    """The fewest micro-batches a device has memory for, in words; empty if there are none, or if
-    it is not known how much memory there is."""
+    """The smallest number of micro-batches that fits into the memory of a device, in words; empty
+    if no number fits, or if the memory is not known."""
     room = device_memory(device)
     if room is None:
         return ""
@@ -79,7 +79,8 @@ def micro_batches_that_fit(recipe: Recipe, vocab_size: int, device: torch.device
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Bytes this process may take on a GPU, with what it has; None on other devices."""
+    """Bytes that this process may use on a GPU, including those already in use; None on other
+    devices."""
     if device.type != "cuda":
         return None
     index = torch.cuda.current_device() if device.index is None else device.index

@@ -1,6 +1,6 @@
 """environment.json of a run: versions, machine and command of every session that trained it.
 
-It only informs: a file that cannot be read is kept aside, and training goes on.
+The file is only for information: if it cannot be read, it is renamed and training continues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from simsmoe_cli.run.folder import RunDir
 
 
 def unreadable_sessions(run: RunDir) -> list[str]:
-    """What to say of an environment.json that cannot be read. It only informs."""
+    """The warning about an environment.json that cannot be read."""
     try:
         _sessions(run)
     except NotPermitted as error:
@@ -63,7 +63,7 @@ def record_session(run: RunDir, device: torch.device, resume_from: Path | None) 
 
 
 def _sessions(run: RunDir) -> list[Any]:
-    """What environment.json has of earlier sessions; Unreadable where it cannot be read."""
+    """The earlier sessions in environment.json; raises Unreadable."""
     try:
         content = read_json(run.environment)
     except FileNotFoundError:

@@ -1,21 +1,21 @@
 """The loss of a language model over a split, every token once, and the scores computed from it.
 
 Bits per character (BPC) are the loss in nats per token / ln 2, where tokens are characters or
-bytes. Models with other tokens are compared by the loss of the same text, however it is tokenized:
-bits per byte = total nats / ln 2 / bytes, perplexity per word = exp(total nats / words), with words
-and line ends counted as in word-level work on WikiText (Merity et al. 1609.07843). Unknown words
-cost what `<unk>` costs, so word models compare with others only on text without unknown words. The
-first token of a split has no context; a whole evaluation charges it log V nats, so that the total
-is a code length of all tokens.
+bytes. Models with other tokens are compared by the loss of the same text, independent of its
+tokens: bits per byte = total nats / ln 2 / bytes, perplexity per word = exp(total nats / words),
+with words and line ends counted as in word-level work on WikiText (Merity et al. 1609.07843).
+Unknown words cost what `<unk>` costs, so word models compare with others only on text without
+unknown words. The first token of a split has no context; a whole evaluation charges it log V nats,
+so that the total is a code length of all tokens.
 
 The context of a token does not depend on the number of streams a split is read in. A model with
 rotary positions sees at most one block of the recipe, whose first `overlap` positions are not
-scored; the blocks are the same for every number of streams. A model with carried memory sees what
-it would see reading the split from its start: each stream first reads as many tokens ahead of its
-part as its layers can look back together (the span times the attention layers). SimSMoE's published
-code starts each of 8 streams with an empty memory, which makes its score slightly worse. Reading
-only a part of a split (`max_blocks`), as in validation during training, is an estimate and starts
-with an empty memory too.
+scored; the blocks are the same for every number of streams. A model with carried memory sees the
+same context as if it read the split from its start: before its part, each stream first reads as
+many tokens as all layers together can look back (the span times the number of attention layers).
+SimSMoE's published code starts each of 8 streams with an empty memory, which makes its score
+slightly worse. Reading only a part of a split (`max_blocks`), as in validation during training, is
+an estimate and starts with an empty memory too.
 
 Shapes: B streams, M block, L span, D model width, V vocabulary.
 """
@@ -57,7 +57,8 @@ class Evaluation:
 
     @property
     def bpc(self) -> float:
-        """Bits per token: per character or byte where tokens are those."""
+        """Bits per token, which are bits per character or byte if tokens are characters or
+        bytes."""
         return self.loss_nats / math.log(2)
 
     @property
@@ -76,7 +77,7 @@ class Evaluation:
         return self.loss_nats * split.tokens / units
 
     def on_split(self, split: str, manifest: Manifest) -> SplitScore:
-        """What an eval event says of it.
+        """The fields of an eval event.
 
         Args:
             split: its name.
@@ -118,7 +119,7 @@ def evaluate_split(
         tokens: one split.
         block, streams, overlap, max_blocks: see `evaluation_streams`.
         precision: "fp32" or "bf16" autocast.
-        context: what routers may know of the step.
+        context: the step information for routers.
 
     Raises:
         UserError: the split holds nothing to predict.
@@ -156,7 +157,7 @@ def evaluate_split(
 
 
 def look_back(model: LanguageModel) -> int:
-    """Tokens before a block that the memory carried into it depends on."""
+    """The number of tokens before a block on which its carried memory depends."""
     settings = model.recipe.model
     if settings.attention != "relative":
         return 0

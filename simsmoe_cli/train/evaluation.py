@@ -1,7 +1,7 @@
-"""Evaluating as the command line does: which weights, which text, and a report.
+"""Evaluates a run for the command line: its weights on a split of a corpus or task.
 
-A run of a language model is evaluated on a split of a prepared corpus, a fine-tuned run on a split
-of a task. Both know what they were trained on.
+A language model is evaluated on a split of a prepared corpus, a fine-tuned run on a split of a
+task. A checkpoint names the corpus or task that it was trained on.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _on_corpus(
 def _on_task(
     opened: OpenedRun, task: Task, split: str, device: torch.device, top_k: int | None
 ) -> tuple[TaskEvaluation, list[str]]:
-    """A fine-tuned run on a split of a task, and what could not be kept of the texts."""
+    """A fine-tuned run on a split of a task, with notes on texts that were cut or not encoded."""
     recipe = opened.recipe
     if task.labels != opened.labels:
         raise UserError(
@@ -170,11 +170,11 @@ def _require_split(split: str, known: Collection[str]) -> None:
 
 
 def task_report(result: TaskEvaluation, task: Task) -> dict[str, Any]:
-    """How good predictions are, and against what.
+    """Scores of the predictions, with intervals and a baseline.
 
     Returns:
         interval {accuracy, macro_f1: [low, high]} and bootstrap {resamples, coverage, examples};
-        majority {label, accuracy} of always saying what is most frequent in train; labels,
+        majority {label, accuracy} of always predicting the most frequent class of train; labels,
         confusion [C][C] (rows: the right class) and classes [{label, precision, recall, f1,
         support}].
     """
@@ -204,7 +204,7 @@ def task_report(result: TaskEvaluation, task: Task) -> dict[str, Any]:
 
 
 def _check_top_k(top_k: int | None, recipe: Recipe) -> None:
-    """Raise a UserError unless a token of this model can go to so many experts."""
+    """Raise a UserError unless this model can send a token to `top_k` experts."""
     if top_k is None:
         return
     if "g" not in recipe.model.pattern:

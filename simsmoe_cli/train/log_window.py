@@ -1,4 +1,4 @@
-"""The content of a train event: means over the steps since the last one, and their speed.
+"""Collects the numbers of a train event: means over the steps since the last one, and their speed.
 
 Sums stay on the device until an event is due. Checkpoints hold them, so a resumed run reports the
 same as an uninterrupted one.
@@ -41,7 +41,7 @@ class LogWindow:
         self.timed_steps = 0
 
     def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        """Go on with the window of a checkpoint: its tensors "window.NAME"; others are left alone.
+        """Restore the window of a checkpoint from its tensors "window.NAME"; others are ignored.
 
         Raises:
             ValueError: they are not the sums of a window.
@@ -79,7 +79,7 @@ class LogWindow:
 
     @contextlib.contextmanager
     def clock_paused(self) -> Iterator[None]:
-        """Leave what happens inside out of the speed of training steps."""
+        """Do not count the time inside for the speed of training steps."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
@@ -140,11 +140,12 @@ class LogWindow:
 
 
 def measured(task: Tensor, output: BackboneOutput) -> dict[str, Tensor]:
-    """What a micro-batch adds to the window, detached.
+    """The values that a micro-batch adds to the window, detached.
 
     Args:
         task: the loss of the task.
-        output: with auxiliary losses, and what similarity learning and routers say of each layer.
+        output: with auxiliary losses, and the results of similarity learning and routers in each
+            layer.
     """
     found = {_TASK: task.detach()}
     found |= {_LOSS + name: loss.detach() for name, loss in output.losses.items()}

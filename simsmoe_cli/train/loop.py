@@ -1,7 +1,7 @@
-"""The training loop, whatever the objective: what happens after which step.
+"""The training loop of all objectives: steps, events, validation, probes and checkpoints.
 
-`step.py` is one step, `loss.py` its loss, `run_log.py` the events, `resume_state.py` what a resumed
-training takes over. The host waits on the device only where an event is due.
+`step.py` is one step, `loss.py` its loss, `run_log.py` the events, `resume_state.py` the state of a
+resumed training. The host waits on the device only when an event is due.
 """
 
 from __future__ import annotations
@@ -37,16 +37,15 @@ class Trainer(Generic[S]):
         subscriber: called with every event.
         on_step: called with the number of steps done, after each step.
         profile: how many steps to record in the folder `profile`; 0 for none.
-        new: whether the run folder belongs to this training alone, which then writes its first
-            events at once. Otherwise nothing of the folder is touched before the first step is
-            done, so that whatever stops the training until then leaves the folder as it was. None:
-            unless it resumes.
+        new: whether the run folder is new, so that the first events are written at once. Otherwise
+            the folder is not changed before the first step is done, so that a training that stops
+            before it leaves the folder unchanged. None: new unless it resumes.
         on_begin: called before the first event is written.
         notes: warnings to write at the beginning.
 
     Attributes:
         stepper: takes the steps.
-        started: whether a step was done, or there was none to do.
+        started: whether a step was done, or no step was left.
         best_loss: the lowest `Objective.to_minimise` of any validation.
     """
 
@@ -175,7 +174,7 @@ class Trainer(Generic[S]):
     # How it begins
 
     def _begin(self) -> None:
-        """Open the events: from now on the folder is this training's."""
+        """Open the events; from now on this training writes to the folder."""
         if self._on_begin is not None:
             self._on_begin()
         checkpoint.tidy(self.run)
@@ -192,7 +191,7 @@ class Trainer(Generic[S]):
             self._say_what_changed(resumed)
 
     def _say_what_changed(self, resumed: Resumed) -> None:
-        """The first events of a resumed run: where it goes on, and what is not as it was."""
+        """Write the first events of a resumed run: the step where it continues, and its changes."""
         path = str(resumed.folder.relative_to(self.run.path))
         self.log.emit({"kind": "checkpoint", "step": self._first, "path": path})
         if resumed.state["recipe"] != self.recipe.model_dump(mode="json"):
@@ -203,8 +202,11 @@ class Trainer(Generic[S]):
         self.log.warn(self._first, *self._notes)
 
     def _start(self, signals: contextlib.ExitStack) -> None:
-        """From the first step on, signals ask to save and stop. Until then there is nothing to
-        save, and they end the training at once, however long its first step is compiled."""
+        """From the first step on, signals ask to save and stop.
+
+        Before it there is nothing to save, so signals end the training at once, also while the
+        first step is compiled.
+        """
         if self.started:
             return
         signals.enter_context(self.signals)
@@ -306,8 +308,10 @@ class Trainer(Generic[S]):
 
     @contextlib.contextmanager
     def _saved_where_data_is_damaged(self) -> Iterator[None]:
-        """Save before an error leaves that says that data could not be read. Nothing of the step
-        that it was read for has been computed."""
+        """Save before an error about unreadable data is raised.
+
+        The step that needed the data has not been computed.
+        """
         try:
             yield
         except UserError as error:

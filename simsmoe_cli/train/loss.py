@@ -1,9 +1,9 @@
-"""How the loss of a training step is put together from the task's loss and the auxiliary ones.
+"""The loss of a training step: the sum of the task's loss and the auxiliary losses (`total_loss`).
 
     loss = sum over micro-batches of share * (task + sum over names of weight * auxiliary loss)
 
 Every auxiliary loss (balance, z, similarity, a router's own) is returned by the model under its
-name, has a coefficient of its own in the recipe, and is logged before its coefficient.
+name, has a coefficient of its own in the recipe, and is logged without its coefficient.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from simsmoe_cli.train.log_window import measured
 class LossWeights:
     """Coefficients of the auxiliary losses, with the values of the current step.
 
-    A coefficient that changes over training is a tensor on the device that is written to: a
-    compiled step would keep a number as a constant.
+    A coefficient that changes over training is a tensor on the device that is updated in place,
+    because a compiled step would treat a number as a constant.
     """
 
     def __init__(self, values: Mapping[str, float | Schedule], device: torch.device):
@@ -33,7 +33,7 @@ class LossWeights:
         }
 
     def at(self, progress: float) -> dict[str, float | Tensor]:
-        """By name, where this share of training is done; valid until the next call."""
+        """The coefficients by name, at this share of training; valid until the next call."""
         for name, schedule in self._schedules.items():
             now = self._now[name]
             assert isinstance(now, Tensor)
@@ -44,7 +44,7 @@ class LossWeights:
 def total_loss(
     task: Tensor, output: BackboneOutput, weights: Mapping[str, float | Tensor], share: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A micro-batch's share of the loss of a step, and what to log of it (detached).
+    """A micro-batch's share of the loss of a step, and the values to log (detached).
 
     Args:
         task: the loss of the task.

@@ -57,9 +57,9 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 class NonFiniteGuard:
     """Skips the step of a non-finite loss or gradient, and all later ones, without waiting.
 
-    The decision stays on the device: fused optimizers skip a step when `found_inf` is set. Once set
-    it stays set, so weights stay those before the first bad step until the host reads it, which it
-    does where it waits anyway.
+    The decision stays on the device: fused optimizers skip a step when `found_inf` is set. It stays
+    set, so the weights are those before the first bad step until the host reads it. The host does
+    so when it waits for the device anyway.
     """
 
     def __init__(self, device: torch.device):
@@ -67,7 +67,7 @@ class NonFiniteGuard:
         self._good_steps = torch.zeros((), device=device, dtype=torch.int64)
 
     def watch(self, optimizer: torch.optim.Optimizer, loss: Tensor, grad_norm: Tensor) -> None:
-        """Look at this step's loss and gradient norm, before `optimizer.step()`."""
+        """Check this step's loss and gradient norm, before `optimizer.step()`."""
         good = torch.isfinite(loss) & torch.isfinite(grad_norm)
         self.found_inf = torch.maximum(self.found_inf, (~good).to(self.found_inf.dtype))
         self._good_steps = self._good_steps + (self.found_inf == 0)

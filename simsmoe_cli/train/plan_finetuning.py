@@ -1,10 +1,10 @@
-"""From a `simsmoe finetune` command line to a plan: which weights, which task, which recipe.
+"""Makes a plan from a `simsmoe finetune` command line: the weights, the task, the recipe.
 
-The checkpoint decides the model, its router and its similarity learning. The recipe decides how the
-model is trained. It may also change what leaves the shapes of backbone and experts as they are:
-similarity learning, dropout, settings of the router, or the router itself, which then starts fresh.
-The number of steps follows from the epochs. Validation, checkpoints and probes come once an epoch
-unless the recipe says otherwise.
+The checkpoint determines the model, its router and its similarity learning. The recipe determines
+how the model is trained. It may also change settings that do not affect the shapes of backbone and
+experts: similarity learning, dropout, settings of the router, or the router itself, which then
+starts with fresh weights. The number of steps follows from the epochs. Validation, checkpoints and
+probes come once an epoch unless the recipe says otherwise.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ UNKNOWN_STEPS = 1_000_000_000
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """What `session.finetune` will do.
+    """The plan for `session.finetune`.
 
     Attributes:
         recipe: resolved, with its number of steps.
-        run: the run folder; new, or the one to go on with.
-        resume_from: the checkpoint folder to go on from; None starts at step 0.
+        run: the run folder; new, or that of the resumed run.
+        resume_from: the checkpoint folder to resume from; None starts at step 0.
         task: to fine-tune on.
         vocabulary: of the pre-trained model.
         pretrained: the weights to start from; None where a checkpoint is resumed.
@@ -164,7 +164,7 @@ def _recipe(
 
 
 def _keeps_router(pretrained: Pretrained, recipe_name: str, changes: Sequence[str]) -> bool:
-    """Whether a recipe leaves the checkpoint's router in its place."""
+    """Whether a recipe keeps the checkpoint's router."""
     base = {**pretrained.settings(keep_router=False), "train": {"steps": UNKNOWN_STEPS}}
     before = pretrained.opened.recipe.moe.router
     try:
@@ -191,7 +191,7 @@ def _go_on(
         run, start: the run and its checkpoint.
         wanted: the recipe that a command line asks for; None takes the run's own.
         overrides: changes of the run's own.
-        data_dir: where the task is looked for by name, before the place it had.
+        data_dir: where the task is looked for by name, before its earlier path.
         notes: warnings about the choice of checkpoint.
     """
     state = state_to_resume(run, start)

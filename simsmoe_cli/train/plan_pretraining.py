@@ -1,6 +1,6 @@
-"""From a `simsmoe pretrain` command line to a plan: which recipe, run folder and checkpoint.
+"""Makes a plan from a `simsmoe pretrain` command line: the recipe, run folder and checkpoint.
 
-Nothing is written here: mistakes of the caller are reported before anything is.
+Nothing is written here, so mistakes of the user are reported before any file changes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
 
 @dataclass(frozen=True)
 class Plan:
-    """What `session.train` will do.
+    """The plan for `session.train`.
 
     Attributes:
         recipe: resolved.
-        run: the run folder; new, or the one to go on with.
-        resume_from: the checkpoint folder to go on from; None starts at step 0.
-        notes: warnings about that choice.
-        state: of the checkpoint; None where there is none.
+        run: the run folder; new, or that of the resumed run.
+        resume_from: the checkpoint folder to resume from; None starts at step 0.
+        notes: warnings about the choice of `resume_from`.
+        state: of the checkpoint; None without a checkpoint.
     """
 
     recipe: Recipe

@@ -1,4 +1,4 @@
-"""The predictions of a classifier as a file, CSV or JSON lines."""
+"""Writes the predictions of a classifier to a file, as CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simsmoe_cli.train.objectives.classification import TaskEvaluation
 
 
 def require_writable(path: Path) -> None:
-    """Raise a UserError where predictions cannot be written, before they cost anything."""
+    """Raise a UserError if predictions cannot be written, before they are computed."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -33,9 +33,9 @@ def require_writable(path: Path) -> None:
 def write_predictions(
     path: Path, result: TaskEvaluation, examples: list[Example], labels: list[str]
 ) -> None:
-    """One row an example, in the order of the split: index, label, predicted, probability (of the
-    predicted class) and text, as CSV, or as JSON lines where the file's name ends with .jsonl or
-    .json."""
+    """Write one row per example, in the order of the split: index, label, predicted, probability
+    (of the predicted class) and text, as CSV, or as JSON lines where the file's name ends with
+    .jsonl or .json."""
     rows = [
         {
             "index": index,

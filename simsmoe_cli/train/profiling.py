@@ -1,12 +1,11 @@
-"""Profile of some training steps: where their time and memory went.
+"""Profiles some training steps: their time and memory by part of the model and by operation.
 
-A few steps pass, then N are recorded by torch's profiler: a trace, and a summary by part of the
-model and by operation. Modules are watched only while steps are recorded. A run that is not
-profiled calls nothing here but `Unprofiled`. A compiled step stays as it is, so that its forward
-pass is one part.
+After a few steps, N steps are recorded by torch's profiler: a trace, and a summary. Modules are
+watched only while steps are recorded. A run without a profile uses only `Unprofiled`. A compiled
+step is not changed, so its forward pass is one part.
 
-The backward pass is split into the same parts: autograd gives each of its nodes the sequence number
-of the operation that made it, and that operation lies in some part.
+The backward pass is split into the same parts: each node of autograd has the sequence number of the
+operation that created it, and that operation belongs to some part.
 """
 
 from __future__ import annotations

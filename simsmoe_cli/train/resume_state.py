@@ -1,7 +1,7 @@
-"""Everything a resumed training goes on from, and what of the run folder must go then.
+"""Saves and restores the state of a training, and deletes later files when it is resumed.
 
-Where a training stands follows from its step and the tensors of its checkpoint, so a resumed run
-equals an uninterrupted one bit for bit on a CPU.
+The state consists of the step and the tensors of the checkpoint, so a resumed run equals an
+uninterrupted one bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from simsmoe_cli.train.step import Stepper
 def training_tensors(
     objective: Objective[Any], optimizer: torch.optim.Optimizer, window: LogWindow
 ) -> dict[str, Tensor]:
-    """Copies of optimizer moments, the open log window, what the objective carries, and random
+    """Copies of optimizer moments, the open log window, the objective's carried tensors, and random
     states."""
     tensors = weights.optimizer_tensors(objective.model, optimizer)
     tensors |= {f"window.{name}": value for name, value in window.sums.items()}
@@ -86,7 +86,7 @@ def _restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
 
 @dataclass
 class Resumed:
-    """What a training goes on from.
+    """The state that a resumed training continues from.
 
     Attributes:
         folder: of the checkpoint.
@@ -94,7 +94,7 @@ class Resumed:
         best_loss: of the best validation so far; infinite if there was none, or its weights are
             lost.
         best_is_damaged: whether best/ holds something that cannot be read.
-        notes: what people should know of it.
+        notes: messages for the user.
     """
 
     folder: Path
@@ -105,12 +105,12 @@ class Resumed:
 
     @property
     def step(self) -> int:
-        """Steps that were done."""
+        """The number of steps done."""
         return int(self.state["step"])
 
 
 def resume(folder: Path, run: RunDir, stepper: Stepper) -> Resumed:
-    """Put everything back as it was when the checkpoint was taken. The run folder is only read.
+    """Restore the state at the time of the checkpoint. The run folder is only read.
 
     Raises:
         UserError: the checkpoint is damaged, or of another objective, model or data.
@@ -130,7 +130,7 @@ def resume(folder: Path, run: RunDir, stepper: Stepper) -> Resumed:
 
 
 def _find_best(resumed: Resumed, run: RunDir, *, same_recipe: bool) -> None:
-    """Go on from the best validation, if its weights are there."""
+    """Restore the best validation, if its weights exist."""
     try:
         best = checkpoint.read_state(run.best)
     except NotPermitted:
@@ -154,7 +154,7 @@ def discard_later(resumed: Resumed, run: RunDir, keep_last: int) -> list[str]:
     killed in between.
 
     Returns:
-        What was deleted, in words.
+        The deleted checkpoints, in words.
     """
     dropped = checkpoint.discard_after(run, resumed.step)
     if resumed.best_is_damaged:

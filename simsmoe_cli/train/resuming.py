@@ -1,4 +1,4 @@
-"""What a resumed run goes on from, and what it may change: nothing that alters its computation."""
+"""Checks of a resumed run: its checkpoint, and that its settings do not change its computation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WITHOUT_RECIPE = (
 
 
 def state_to_resume(run: RunDir, start: Path) -> dict[str, Any]:
-    """The state of a checkpoint to go on from.
+    """The state of a checkpoint to resume from.
 
     Raises:
         UserError: it cannot be read; names another one, as --resume takes it.
@@ -88,7 +88,7 @@ def own_recipe(run: RunDir, before: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def require_same_course(run: RunDir, before: Recipe, recipe: Recipe, step: int) -> None:
-    """Raise a UserError unless what a resumed run computes is what it computed.
+    """Raise a UserError if a recipe would change the computation of a resumed run.
 
     Args:
         run: to go on with.

@@ -1,4 +1,4 @@
-"""The events of one training: held back until its run folder may be written to, then written."""
+"""Writes the events of one training; they are held back until its run folder may be changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simsmoe_cli.train.probes import Probe
 
 
 class RunLog:
-    """Where a training says what happens.
+    """The event log of a training.
 
     Args:
         subscriber: called with every event that is written.
@@ -79,8 +79,10 @@ class RunLog:
             self.emit({"kind": "warning", "step": step, "message": message})
 
     def leave(self, step: int, status: Literal["stopped", "failed"], reason: str) -> None:
-        """The last event of a run that did not finish, if it can be written: neither a full disk
-        nor a reader that has gone may hide why the run ended."""
+        """Write the last event of a run that did not finish, if possible.
+
+        A full disk or a closed output must not hide the reason why the run ended.
+        """
         if self._log is not None:
             with contextlib.suppress(OSError):
                 self.emit(RunFinished(kind="run_finished", step=step, status=status, reason=reason))
@@ -93,7 +95,7 @@ class RunLog:
 
 
 def run_started(objective: Objective[Any], run: RunDir, step: int) -> RunStarted:
-    """The event that says what is trained."""
+    """The run_started event."""
     recipe = objective.recipe
     return {
         "kind": "run_started",

@@ -1,4 +1,4 @@
-"""Where a training writes: a new run folder, or that of the run it goes on with."""
+"""Finds the run folder of a training: a new one, or that of the run to resume."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from simsmoe_cli.run.folder import RunDir
 def find_place(
     runs_dir: Path, base: str, name: str | None, resume: str | None
 ) -> tuple[RunDir, Path | None, list[str]]:
-    """The folder of a run, its newest checkpoint if it is one to go on with, and what to say of
-    newer ones that cannot be read.
+    """The folder of a run, its newest readable checkpoint if it is resumed, and notes on newer
+    checkpoints that cannot be read.
 
     Args:
         runs_dir: where run folders lie.
-        base: of the run's name; a number follows where it is taken.
-        name: the run's own, of which there is one; None numbers.
+        base: of the run's name; a number is added if the name is taken.
+        name: the exact name of the run; None: `base` with a number.
         resume: None, or "auto".
 
     Raises:
@@ -50,7 +50,7 @@ def resumed(given: str, name: str | None, runs_dir: Path) -> tuple[RunDir, Path]
 
     Args:
         given: of --resume; see `find_checkpoint`.
-        name: of --name, which is a UserError beside it.
+        name: of --name; a UserError together with --resume.
         runs_dir: where run folders lie.
     """
     if name is not None:
@@ -75,7 +75,7 @@ def require_one_process() -> None:
 
 
 def _numbered(runs_dir: Path, base: str) -> list[RunDir]:
-    """base, base-2, base-3 ... as far as they exist, oldest first."""
+    """The existing folders base, base-2, base-3 ..., oldest first."""
     found = [runs_dir / base, *runs_dir.glob(f"{base}-*")]
     numbers = {
         int(path.name.removeprefix(base).lstrip("-") or 1): path

@@ -1,4 +1,4 @@
-"""Training as the command line does: corpus, run folder, clear errors."""
+"""Carries out a plan of the command line: opens the data, locks the run folder, and trains."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def open_store(
 def open_corpus(
     plan: Plan, data_dir: Path, on_prepare: Callable[[str], None] | None = None
 ) -> TokenStore:
-    """The corpus to train on: that of the recipe, or the very one a resumed run was trained on.
+    """The corpus to train on: that of the recipe, or for a resumed run the same corpus as before.
 
     Raises:
         UserError: see `open_store` and `OpenedRun.corpus`.
@@ -179,7 +179,7 @@ def _run(
 
 
 def _what_takes_memory(recipe: Recipe) -> str:
-    """What to change in a recipe that needs too much memory."""
+    """Advice for a recipe that needs too much memory."""
     train, model = recipe.train, recipe.model
     hint = (
         f"Raise train.micro_batches (now {train.micro_batches}), or lower train.batch (now "
@@ -195,7 +195,7 @@ def _what_takes_memory(recipe: Recipe) -> str:
 
 @contextlib.contextmanager
 def _clear_os_errors(run: RunDir) -> Iterator[None]:
-    """Turn what the operating system refuses into one UserError."""
+    """Turn an OSError into one UserError."""
     try:
         yield
     except OSError as error:

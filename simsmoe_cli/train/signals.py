@@ -62,8 +62,8 @@ class StopSignals:
             raise Stopped(self._number, step)
 
     def leave_when_asked(self, step: int | None) -> None:
-        """From now on raise Stopped as soon as a signal asks to stop, as there is nothing to save
-        any more; None: do not."""
+        """From now on raise Stopped as soon as a signal asks to stop, because nothing is left to
+        save; None: stop doing so."""
         self._saved_step = step
         if step is not None:
             self.leave_if_asked(step)

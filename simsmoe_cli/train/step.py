@@ -1,7 +1,7 @@
 """One optimizer step: micro-batches forward and backward, clipping, and the update of the weights.
 
-Nothing in a step waits on the device: losses and what is logged are summed there, and a step with a
-non-finite loss is skipped there (optim.NonFiniteGuard).
+Nothing in a step waits on the device: losses and logged values are summed on the device, and a step
+with a non-finite loss is skipped there (optim.NonFiniteGuard).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Stepper:
         window: sums of what the steps measured, for the next train event.
         compiled: whether `loss` is compiled.
         loss: of a micro-batch, as `Objective.loss`.
-        profiler: is told of the parts of a step.
+        profiler: receives the parts of a step.
         done: steps taken since the training began, those before a resume included.
         begun: whether a step was begun and not finished.
     """

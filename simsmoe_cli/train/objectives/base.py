@@ -1,8 +1,8 @@
-"""The interface between the training loop and what is trained.
+"""The interface between the training loop and the two objectives: language modelling and
+classification.
 
-The loop knows steps, optimizer, events and checkpoints. An objective knows the model, what a step
-reads, its loss, how the model is scored, and what a checkpoint must say about it. There are two:
-language modelling and classification.
+The loop has steps, optimizer, events and checkpoints. An objective has the model, the batches, the
+loss, the scores, and the identity that a checkpoint stores.
 
 Shapes: B rows of a micro-batch, M block, T = B*M positions of a batch.
 """
@@ -24,7 +24,7 @@ from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 
 
 class Score(Protocol):
-    """What an evaluation of any objective gives."""
+    """The result of an evaluation."""
 
     @property
     def loss_nats(self) -> float:
@@ -35,17 +35,18 @@ S = TypeVar("S", bound=Score)
 
 
 class Objective(ABC, Generic[S]):
-    """What is trained; S is what an evaluation gives.
+    """A model with its data and loss; S is the type of an evaluation's result.
 
     Attributes:
-        recipe, device: what and where.
+        recipe, device: of the training.
         precision: "fp32" or "bf16".
         model: trained in place.
-        unit: what the loss is a mean over: a kind of token ("byte", "word" ...), or "text".
+        unit: the unit that the loss is averaged over: a kind of token ("byte", "word" ...), or
+            "text".
         in_bits: whether tokens are characters or bytes, so that the loss is also given in bits.
         static_shapes: whether every step reads tensors of the same shapes, so that it is compiled
             only once.
-        warnings: of the start of a run.
+        warnings: for the start of a run.
     """
 
     model: Backbone
@@ -60,22 +61,22 @@ class Objective(ABC, Generic[S]):
         self.precision = resolve_precision(recipe.train.precision, device)
 
     def context(self, step: int, real_T: Tensor | None = None) -> StepContext:
-        """What routers may know of a step of this training (0 is the first)."""
+        """The step information for routers, of a step of this training (0 is the first)."""
         return StepContext(step, self.recipe.train.steps, real_T)
 
     @abstractmethod
     def micro_batches(self, step: int) -> Iterator[tuple[Any, ...]]:
-        """What a step (0 is the first) reads, part by part: the arguments of `loss`."""
+        """The micro-batches of a step (0 is the first), as arguments of `loss`."""
 
     @abstractmethod
     def loss(self, *arguments: Any) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         """A micro-batch's share of the loss of a step.
 
         Args:
-            arguments: those that `micro_batches` gave, and the coefficients of losses by name.
+            arguments: those from `micro_batches`, and the coefficients of losses by name.
 
         Returns:
-            The loss, the micro-batch's memory for the next step, and what to log (detached).
+            The loss, the micro-batch's memory for the next step, and the values to log (detached).
         """
 
     def keep(self, part: int, memory: list[Tensor]) -> None:
@@ -87,8 +88,8 @@ class Objective(ABC, Generic[S]):
 
     @abstractmethod
     def probe_batch(self) -> tuple[Tensor, Tensor | None]:
-        """Held-out tokens [B, M], the same every time, and which of them are real, if there is
-        padding (`StepContext.real_T`)."""
+        """Held-out tokens [B, M], the same every time, and the positions of the real tokens if
+        there is padding (`StepContext.real_T`)."""
 
     @abstractmethod
     def validate(self, context: StepContext) -> S:
@@ -113,11 +114,11 @@ class Objective(ABC, Generic[S]):
 
     @abstractmethod
     def best_fields(self, score: S) -> dict[str, Any]:
-        """What the checkpoint of the best weights says about their validation."""
+        """The fields about the validation in the checkpoint of the best weights."""
 
     @abstractmethod
     def test_scores(self, score: S) -> TestScores:
-        """What the last event of a run says about the test."""
+        """The test scores in the last event of a run."""
 
     @abstractmethod
     def announcement(self) -> TaskFacts:
@@ -125,21 +126,21 @@ class Objective(ABC, Generic[S]):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint says about the model and what it was trained on."""
+        """The identity of the model and its data, stored in checkpoints."""
 
     @abstractmethod
     def require_same(self, state: Mapping[str, Any]) -> None:
         """Raise a UserError unless a checkpoint's state is of this objective and this data."""
 
     def carried(self) -> dict[str, Tensor]:
-        """Tensors a run goes on from, besides those of model and optimizer."""
+        """Further tensors that a resumed run needs, apart from those of model and optimizer."""
         return {}
 
     def restore_carried(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `carried` gave; other names may be among them.
+        """Restore the tensors from `carried`; other names are ignored.
 
         Raises:
-            ValueError: it is not what `carried` gives.
+            ValueError: the tensors do not come from `carried`.
         """
 
     def to_device(self, tensor: Tensor) -> Tensor:

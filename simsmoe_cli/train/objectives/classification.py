@@ -76,7 +76,7 @@ class TaskEvaluation:
         return float(macro_f1(self.confusion_CC))
 
     def on_split(self, split: str) -> SplitScore:
-        """What an eval event says of it.
+        """The fields of an eval event.
 
         Args:
             split: its name.
@@ -100,7 +100,7 @@ class Classification(Objective[TaskEvaluation]):
         task: a prepared task.
         vocabulary: of the pre-trained model.
         device: where to compute.
-        pretrained: what to remember of where the backbone came from.
+        pretrained: the origin of the backbone, to store in checkpoints.
 
     Raises:
         UserError: a text has no token in the vocabulary.
@@ -245,7 +245,7 @@ class Classification(Objective[TaskEvaluation]):
 
 
 def some(examples: list[Example], count: int, seed: int) -> list[Example]:
-    """A number of examples, drawn by the seed, in their order; all of them for 0."""
+    """`count` examples, drawn by the seed, in their order; all of them for 0."""
     if not 0 < count < len(examples):
         return examples
     chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
@@ -258,7 +258,8 @@ def encode_split(recipe: Recipe, examples: list[Example], vocabulary: Vocabulary
 
 
 def remarks(name: str, split: EncodedSplit, recipe: Recipe) -> list[str]:
-    """What was lost in encoding a split: cut texts, unknown words; one line each."""
+    """Notes on texts that were cut and words that were unknown when a split was encoded; one line
+    each."""
     found = []
     if split.cut:
         found.append(
@@ -289,7 +290,7 @@ def classify(
         split: E examples.
         batch: texts at once, of similar length, so that little is padded.
         precision: "fp32" or "bf16" autocast.
-        context: what routers may know of the step.
+        context: the step information for routers.
     """
     device = next(model.parameters()).device
     was_training = model.training
