@@ -133,7 +133,7 @@ def _read(folder: Path) -> dict[str, Tensor]:
         raise UserError(
             "this file is damaged",
             where=str(path),
-            hint="Delete it: the pair trackers then begin anew.",
+            hint="Delete it: the pair trackers then start from 0.",
             code=EXIT_DATA,
         ) from None
     return found

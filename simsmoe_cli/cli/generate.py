@@ -108,7 +108,7 @@ def generate(
 def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
     """The text to continue, and the flag that gave it."""
     if (prompt is None) == (file is None):
-        what = "nothing to go on from" if prompt is None else "a prompt is given twice"
+        what = "no text to continue" if prompt is None else "a prompt is given twice"
         raise UserError(what, where="--prompt", hint="Give --prompt TEXT or --prompt-file FILE.")
     if prompt is not None:
         return prompt, "--prompt"

@@ -84,7 +84,7 @@ def carry_out(
             result = train(view)
     except Stopped as stop:
         screen.print(
-            f"stopped at step {stop.step} and saved; go on with: {shell(*go_on)}", soft_wrap=True
+            f"stopped at step {stop.step} and saved; continue with: {shell(*go_on)}", soft_wrap=True
         )
         raise typer.Exit(stop.code) from None
     if as_json:

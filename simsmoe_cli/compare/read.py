@@ -172,7 +172,7 @@ def _of_report(folder: Path, label: str) -> RunSummary:
     path = report_of(folder)
     if path is None:
         raise UserError(
-            "this model has no report, whose numbers would be compared",
+            "this model has no report to compare",
             where=str(folder),
             hint=f"Write it: simsmoe collapse-report {folder} --text FILE.",
             code=EXIT_DATA,

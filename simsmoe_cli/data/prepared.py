@@ -150,7 +150,7 @@ class Prepared:
             raise UserError(
                 f"is there already and is not a prepared {self.noun}, so it is left alone",
                 where=str(out),
-                hint="Choose another place with --out or --name.",
+                hint="Choose another folder with --out or --name.",
                 code=EXIT_DATA,
             )
         return False

@@ -60,7 +60,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, where: str) -> tuple[list[i
         raise UserError(
             "the prompt is empty",
             where=where,
-            hint="The model needs something to go on from, if only a line end.",
+            hint="The model needs some text to continue, at least a line end.",
         )
     return ids, missing
 

@@ -90,6 +90,6 @@ class Monitor(App[None]):
         yield SystemCommand("Help", "Explain the panel in focus and every key", self.action_help)
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
         yield SystemCommand("Picture", "Save the screen as an SVG file", self.action_picture)
-        yield SystemCommand("Quit", "Leave the monitor; training goes on", self.exit)
+        yield SystemCommand("Quit", "Quit the monitor; training continues", self.exit)
         if isinstance(screen, (Dashboard, Picker)):
             yield from screen.commands()

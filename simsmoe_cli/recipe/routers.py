@@ -267,7 +267,7 @@ class ExpertChoiceSettings(RouterSettings):
                 ("moe.router", "expert_choice.allow_leak", "model.pattern"),
                 "expert-choice picks a token by what comes after it, which a language model is to "
                 "predict, so its loss would mean nothing",
-                "Choose another, or set expert_choice.allow_leak to true to train it all the same.",
+                "Choose another, or set expert_choice.allow_leak to true to train it anyway.",
             )
 
 

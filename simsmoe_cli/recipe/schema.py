@@ -102,9 +102,9 @@ class TrainSettings(Section):
     block: int = Field(256, ge=1, le=65_536, description="tokens per sequence")
     order: Literal["auto", "contiguous", "shuffled"] = Field(
         "auto",
-        description="contiguous: each sequence goes on where it ended a step before, as carried "
-        "memory needs; shuffled: all blocks shuffled; auto: contiguous for relative attention, "
-        "shuffled for rope",
+        description="contiguous: each sequence continues where it ended in the step before, as "
+        "carried memory needs; shuffled: all blocks shuffled; auto: contiguous for relative "
+        "attention, shuffled for rope",
     )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="optimizer; both are fused")
     lr: float = Field(1e-3, gt=0, le=1e12, description="peak learning rate")

@@ -174,13 +174,13 @@ def newest(run: RunDir) -> tuple[Path | None, list[str]]:
             )
         else:
             if notes:
-                notes.append(f"going on from checkpoint {step}, the newest that is whole")
+                notes.append(f"resuming from checkpoint {step}, the newest that is complete")
             return path, notes
     if notes:
         raise UserError(
             f"no checkpoint of this run can be read: {notes[0]}",
             where=str(run.path),
-            hint="Start anew with another --name, or put a copy of a checkpoint in its place.",
+            hint="Start again with another --name, or put a copy of a checkpoint in its place.",
             code=EXIT_DATA,
         )
     return None, []
@@ -330,6 +330,6 @@ def _cannot_write(path: Path, error: Exception) -> UserError:
     return UserError(
         f"cannot write the checkpoint: {error}",
         where=str(path),
-        hint="Free some space; earlier checkpoints are untouched, --resume auto goes on from them.",
+        hint="Free some space; earlier checkpoints are kept, and --resume auto uses them.",
         code=EXIT_DATA,
     )

@@ -204,7 +204,7 @@ class OpenedRun:
             f"the prepared {what} is not the one this run was trained on, so its held-out text may "
             "have been trained on",
             where=str(found),
-            hint=f"{self._where_it_was(was)} To evaluate on it all the same: simsmoe eval "
+            hint=f"{self._where_it_was(was)} To evaluate on it anyway: simsmoe eval "
             f"{shlex.quote(str(self.run.path))} {option} {shlex.quote(str(found))}",
             code=EXIT_DATA,
         )

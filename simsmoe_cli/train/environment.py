@@ -29,9 +29,11 @@ def unreadable_sessions(run: RunDir) -> list[str]:
     try:
         _sessions(run)
     except NotPermitted as error:
-        return [f"{run.environment.name}: {error.what}; it is kept aside, and training goes on"]
+        return [
+            f"{run.environment.name}: {error.what}; it is renamed and kept, and training continues"
+        ]
     except Unreadable as error:
-        return [f"{run.environment.name} {error}; it is kept aside, and training goes on"]
+        return [f"{run.environment.name} {error}; it is renamed and kept, and training continues"]
     return []
 
 

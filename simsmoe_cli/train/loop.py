@@ -334,7 +334,7 @@ class Trainer(Generic[S]):
         settings = self.settings
         saved = checkpoint.list_checkpoints(self.run)
         where = (
-            f"The last good checkpoint is step {saved[-1][0]}; go on from it with --resume auto"
+            f"The last good checkpoint is step {saved[-1][0]}; continue from it with --resume auto"
             if saved
             else "No checkpoint was saved yet; start again with more train.warmup_steps (now "
             f"{settings.warmup_steps})"

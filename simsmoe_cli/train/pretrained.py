@@ -124,7 +124,7 @@ class Pretrained:
                 code=EXIT_DATA,
             )
         model.load_state_dict(taken, strict=False)
-        return [f"router {router} starts fresh in the place of {before}"] if ROUTER in fresh else []
+        return [f"router {router} starts fresh and replaces {before}"] if ROUTER in fresh else []
 
 
 def _dropped(recipe: Recipe, kept: int) -> tuple[str, ...]:

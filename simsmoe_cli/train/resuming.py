@@ -53,7 +53,7 @@ def state_to_resume(run: RunDir, start: Path) -> dict[str, Any]:
             f"Go on from another one: --resume {shlex.quote(str(others[-1]))}, or from the newest "
             "that is whole: --resume auto."
             if others
-            else "The run has no other checkpoint; start anew with another --name."
+            else "The run has no other checkpoint; start again with another --name."
         )
         raise UserError(error.what, where=error.where, hint=hint, code=error.code) from None
 

@@ -202,7 +202,7 @@ def _clear_os_errors(run: RunDir) -> Iterator[None]:
         raise UserError(
             f"cannot write the run: {error.strerror}",
             where=str(error.filename or run.path),
-            hint="Free some space or move --runs-dir; --resume auto goes on from the last "
+            hint="Free some space or move --runs-dir; --resume auto continues from the last "
             "checkpoint.",
             code=EXIT_DATA,
         ) from error

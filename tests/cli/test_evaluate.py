@@ -252,7 +252,7 @@ def test_a_corpus_that_changed_is_not_taken_for_the_run_s(
     prepare("sources.txt", Path("data/sources"), vocab_from=corpus_dir / "sources")
     printed = refusal(capsys, EXIT_DATA, "bytes")
     assert "data/sources: the prepared corpus is not the one this run was trained on" in printed
-    advice = re.search(r"To evaluate on it all the same: simsmoe (eval .*)\n", printed)
+    advice = re.search(r"To evaluate on it anyway: simsmoe (eval .*)\n", printed)
     assert advice
     assert evaluate(capsys, *shlex.split(advice[1])[1:])["tokens"] > 0
 

@@ -160,7 +160,7 @@ def test_colours_on_a_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "--prompt: nothing to go on from. Give --prompt TEXT or --prompt-file FILE."),
+        ((), "--prompt: no text to continue. Give --prompt TEXT or --prompt-file FILE."),
         (("--prompt", "a", "--prompt-file", "b"), "--prompt: a prompt is given twice"),
         (("--prompt", "a", "--layer", "0"), "--layer: says whose experts to show"),
         (

@@ -241,11 +241,11 @@ def test_a_real_signal_in_the_middle(number: signal.Signals, code: int) -> None:
     step = checkpoint.list_checkpoints(RunDir(Path("runs/mine")))[-1][0]
     last = out.splitlines()[-1]
     assert last == (
-        f"stopped at step {step} and saved; go on with: simsmoe pretrain --resume runs/mine"
+        f"stopped at step {step} and saved; continue with: simsmoe pretrain --resume runs/mine"
     )
     finished = events(RunDir(Path("runs/mine")))[-1]
     assert (finished["status"], finished["reason"]) == ("stopped", number.name)
-    _, _, go_on = last.partition("go on with: ")
+    _, _, go_on = last.partition("continue with: ")
     assert main.run([*shlex.split(go_on)[1:], "--set", f"train.steps={step + 2}"]) == 0
 
 

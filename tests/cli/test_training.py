@@ -73,7 +73,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on() -> None:
         raise Stopped(signal.SIGTERM, 3)
 
     assert said(stop)[1:] == [
-        "stopped at step 3 and saved; go on with: simsmoe pretrain --resume 'my runs/a'",
+        "stopped at step 3 and saved; continue with: simsmoe pretrain --resume 'my runs/a'",
         f"exit {EXIT_SIGTERM}",
     ]
 

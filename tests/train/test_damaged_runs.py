@@ -108,7 +108,7 @@ def test_auto_goes_on_from_the_newest_that_is_whole(
     assert go_on() == 0
     out = capsys.readouterr().out
     assert f"warning: checkpoint 4 is skipped and kept aside: {newest}/model.safetensors: " in out
-    assert "warning: going on from checkpoint 2, the newest that is whole" in out
+    assert "warning: resuming from checkpoint 2, the newest that is complete" in out
     assert steps(run) == [4, 6]
     aside = run.checkpoints / "damaged-1-step-0000004"
     assert aside.joinpath(checkpoint.MODEL).stat().st_size == 100

@@ -40,7 +40,7 @@ def test_a_damaged_file_is_kept_aside(run: RunDir, content: str) -> None:
     run.environment.write_text(content)
     (note,) = unreadable_sessions(run)
     assert note.startswith("environment.json ")
-    assert note.endswith("; it is kept aside, and training goes on")
+    assert note.endswith("; it is renamed and kept, and training continues")
     record_session(run, CPU, run.checkpoints / "step-0000004")
     assert len(sessions(run)) == 1
     assert (run.path / "damaged-1-environment.json").read_text() == content

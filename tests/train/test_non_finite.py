@@ -67,7 +67,7 @@ def test_a_nan_stops_before_the_step(
     hint = caught.value.hint
     if bad > 4:
         assert steps(made.run) == [4]
-        assert "The last good checkpoint is step 4; go on from it with --resume auto" in hint
+        assert "The last good checkpoint is step 4; continue from it with --resume auto" in hint
     else:
         assert steps(made.run) == []
         assert "No checkpoint was saved yet; start again with more train.warmup_steps" in hint

@@ -98,7 +98,7 @@ def test_a_recipe_may_put_another_router_in_the_place_of_the_checkpoints(
     plan = planned(start, data_dir, f"moe.router={router}", "finetune.epochs=1")
     assert (plan.recipe.moe.router, plan.recipe.xmoe.tau) == (router, 0.3)
     made = objective_of(plan)
-    assert f"router {router} starts fresh in the place of xmoe" in made.warnings
+    assert f"router {router} starts fresh and replaces xmoe" in made.warnings
     found = load_file(next(start.best.glob("*.safetensors")))
     own = made.model.state_dict()
     same = [name for name in own if name in found and torch.equal(own[name], found[name])]

@@ -30,7 +30,7 @@ def test_an_older_checkpoint_starts_the_run_over_from_there(trainer: Make) -> No
     older = made.run.checkpoints / "step-0000004"
     shorter = trainer(resume_from=older, train=train | {"steps": 6, "lr": 1e-5})
     shorter.train()
-    # What is there is of the new course alone, and is what --resume auto goes on from.
+    # What is there is of the new course alone, and is what --resume auto continues from.
     assert steps(made.run) == [2, 4, 6]
     assert events(made.run)[-1]["step"] == 6
     assert checkpoint.read_state(checkpoint.find(made.run, "last"))["recipe"]["train"]["lr"] == 1e-5

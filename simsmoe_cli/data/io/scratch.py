@@ -29,7 +29,7 @@ def clear_os_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise UserError(
-                f"no room left for what is prepared ({os.strerror(error.errno).lower()})",
+                f"no space left for the prepared files ({os.strerror(error.errno).lower()})",
                 where=str(out),
                 hint="Free some space or choose another disk with --data-dir or --out; "
                 "nothing half-written was left.",
@@ -55,7 +55,7 @@ def locked(out: Path, report: Progress) -> Iterator[None]:
         raise UserError(
             "is a file, and a folder is needed there",
             where=str(error.filename),
-            hint="Choose another place with --data-dir or --out.",
+            hint="Choose another folder with --data-dir or --out.",
             code=EXIT_DATA,
         ) from None
     lock = FileLock(out.parent / f".{out.name}.lock")

@@ -97,7 +97,7 @@ PICKER_KEYS: list[BindingType] = [
         "space",
         "mark",
         "Mark to compare",
-        "Mark a run, to show several beside each other",
+        "Mark a run, to show several side by side",
     ),
     bind("picker", "escape", "unmark", "", "Unmark all runs"),
 ]

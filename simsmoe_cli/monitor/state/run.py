@@ -123,7 +123,7 @@ class RunHistory:
         before = self.alerts[-1] if self.alerts else None
         if batch.restarted:
             self.reset()
-            self._say("warning", "the events file began anew or was cut back; read again")
+            self._say("warning", "the events file was replaced or cut back; reading it again")
         if batch.missing and not self.missing and self.total_events:
             self._say("warning", "the events file is gone; waiting for it to come back")
         self.missing = batch.missing
@@ -270,7 +270,7 @@ class RunHistory:
         self.precision = clean(event.get("precision"))
         self._ended, self.reason = None, ""
         of = f" of {self.total_steps:,}" if self.total_steps else ""
-        begins = f"goes on with other settings at step {self.step:,}" if self.step else "begins"
+        begins = f"continues with other settings at step {self.step:,}" if self.step else "begins"
         self._say("info", f"training {begins}{of and f', {self.total_steps:,} steps in all'}")
 
     def _train(self, event: Train, step: int, at: float) -> None:

@@ -69,7 +69,7 @@ def test_language_models_are_refused_it_unless_they_ask() -> None:
     assert str(caught.value) == (
         "recipe quickstart: moe.router: expert-choice picks a token by what comes after it, which "
         "a language model is to predict, so its loss would mean nothing. Choose another, or set "
-        "expert_choice.allow_leak to true to train it all the same."
+        "expert_choice.allow_leak to true to train it anyway."
     )
     asked = ["moe.router=expert-choice", "expert_choice.allow_leak=true"]
     assert load_recipe("quickstart", asked).expert_choice.allow_leak

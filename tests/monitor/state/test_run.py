@@ -257,7 +257,7 @@ def test_a_file_cut_back_forgets_what_it_said(tmp_path: Path) -> None:
     log.close()
     history.take(tail.poll())
     assert history.series["train"].points().mean.tolist() == [5.0, 3.0]
-    assert "began anew" in history.log[0].text
+    assert "was replaced" in history.log[0].text
 
 
 def test_a_file_that_vanishes_is_said_and_what_is_known_stays(tmp_path: Path) -> None:
