@@ -34,7 +34,9 @@ SourceOption = Annotated[
 TokenizerOption = Annotated[
     str | None,
     typer.Option(
-        help="bytes, chars, words or sentencepiece. Default: words for wikitext, else bytes."
+        metavar="KIND|FOLDER",
+        help="bytes, chars, words, sentencepiece, or a Hugging Face model's folder, whose "
+        "tokenizer.json is used. Default: words for wikitext, else bytes.",
     ),
 ]
 VocabSizeOption = Annotated[

@@ -39,7 +39,7 @@ from simsmoe_cli.data.prepared import (
 from simsmoe_cli.data.split_tokens import CHUNK_BYTES, Expected, SplitTokens
 from simsmoe_cli.data.tokenizers.base import Tokenizer, dtype_for
 from simsmoe_cli.data.tokenizers.names import TOKENIZERS, tokenizer_class
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes
 from simsmoe_cli.registry import CORPORA
 
@@ -232,6 +232,8 @@ def _read_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
     try:
         tokenizer = tokenizer_class(manifest.tokenizer).load(content)
     except UserError as error:
+        if error.code != EXIT_DATA:  # a library is missing
+            raise
         raise CORPUS.damaged(path, f"{info.file}: {error.what}") from None
     if tokenizer.vocab_size != manifest.vocab_size:
         has = f"has {tokenizer.vocab_size:,} ids"

@@ -80,6 +80,8 @@ LEFT_OUT = "\nCharacters that are not in the vocabulary are silently left out of
 TOKENIZER_NOTES = {
     "bytes": LEFT_OUT,
     "chars": LEFT_OUT,
+    "huggingface": "\nThe tokenizer is that of the model it was taken from, and may add special "
+    "tokens to a text; training had none: pass `add_special_tokens=False`.\n",
     "words": "\nA line end is read as `<eos>`, and `<eos>` is not written as a line end.\n",
 }
 
@@ -165,6 +167,8 @@ def load_export(
     except NotPermitted:
         raise
     except UserError as error:
+        if error.code != EXIT_DATA:  # a library is missing
+            raise
         raise _unreadable(Path(error.where or file), error.what) from None
     except (SafetensorError, OSError) as error:
         raise _unreadable(weights, str(error)) from None

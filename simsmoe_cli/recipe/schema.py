@@ -83,8 +83,10 @@ class DataSettings(Section):
     """The training data."""
 
     corpus: Location = Field("pystdlib", description="prepared corpus: its name or folder")
-    tokenizer: Literal["bytes", "chars", "words", "sentencepiece"] = Field(
-        "bytes", description="tokenizer the corpus must have been prepared with"
+    tokenizer: Literal["bytes", "chars", "words", "sentencepiece", "huggingface"] = Field(
+        "bytes",
+        description="tokenizer the corpus must have been prepared with; huggingface: that of a "
+        "model's folder, given by prepare-data --tokenizer FOLDER and kept in the corpus",
     )
 
 

@@ -46,7 +46,7 @@ class Facts(BaseModel):
 class TokenizerFacts(Facts):
     """The tokenizer in the folder of a fine-tuned run."""
 
-    kind: Literal["bytes", "chars", "words", "sentencepiece"]
+    kind: Literal["bytes", "chars", "words", "sentencepiece", "huggingface"]
     file: PlainName
 
 

@@ -48,12 +48,12 @@ def open_store(
     store = TokenStore.open(find_store(name, data_dir))
     kind = store.manifest.tokenizer
     if kind != recipe.data.tokenizer:
+        wanted = recipe.data.tokenizer
         raise UserError(
-            f"the corpus was prepared with the tokenizer '{kind}', the recipe wants "
-            f"'{recipe.data.tokenizer}'",
+            f"the corpus was prepared with the tokenizer '{kind}', the recipe wants '{wanted}'",
             where=str(store.path),
             hint=f"Use --set data.tokenizer={kind}, or prepare it again with --tokenizer "
-            f"{recipe.data.tokenizer} and another --name.",
+            f"{'FOLDER' if wanted == 'huggingface' else wanted} and another --name.",
             code=EXIT_DATA,
         )
     return store

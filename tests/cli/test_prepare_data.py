@@ -12,6 +12,9 @@ import pytest
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
+from tests.data.tokenizers.huggingface_files import model_folder
+from tests.train.tiny import TINY
+from tests.train.transfer import QUICK, write_task
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 TEXT = "".join(f"line {number} of the text\n" for number in range(2000))
@@ -112,6 +115,10 @@ def test_the_vocabulary_of_another_corpus_is_found_by_name(
         (["own.txt", "--name", "\x1b[31mx"], EXIT_USAGE, "'\\x1b[31mx' cannot be a name"),
         (["own.txt", "--vocab-size", "-3"], EXIT_USAGE, "--vocab-size"),
         (["own.txt", "--vocab-size", "many"], EXIT_USAGE, "--vocab-size"),
+        (["own.txt", "--tokenizer", "huggingface"], EXIT_USAGE, "--tokenizer FOLDER"),
+        (["own.txt", "--tokenizer", "some/model"], EXIT_DATA, "nothing is downloaded"),
+        (["own.txt", "--tokenizer", "."], EXIT_DATA, "no tokenizer.json in it"),
+        (["own.txt", "--tokenizer", "own.txt"], EXIT_DATA, "damaged tokenizer"),
         ([], EXIT_USAGE, "NAME|PATH"),
     ],
 )
@@ -129,3 +136,78 @@ def test_errors_are_one_line_and_leave_nothing(
     assert printed.err.count("\n") == 1
     assert named in printed.err
     assert [path.name for path in here.iterdir()] == ["own.txt"]
+
+
+def settings(*overrides: str) -> list[str]:
+    return [word for override in overrides for word in ("--set", override)]
+
+
+def test_a_tokenizer_of_a_model_folder_is_kept_in_the_corpus(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model_folder(here / "model", "mistral", TEXT)
+    command = ["prepare-data", "own.txt", "--tokenizer"]
+    assert main.run([*command, "model", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["unit"], facts["tokenizer"], facts["built"]) == ("token", "huggingface", True)
+    assert sum(split["bytes"] for split in facts["splits"].values()) == len(TEXT)
+    kept = (here / "data/own/tokenizer.json").read_bytes()
+    assert kept == (folder / "tokenizer.json").read_bytes()
+    store = TokenStore.open(here / "data/own")
+    assert (
+        store.tokenizer.decode(store.split("test")[:]) == TEXT[-facts["splits"]["test"]["bytes"] :]
+    )
+    assert main.run([*command, "model/tokenizer.json", "--json"]) == 0
+    assert not json.loads(capsys.readouterr().out)["built"]
+    model_folder(here / "other", "gpt2", TEXT)
+    assert main.run([*command, "other"]) == EXIT_DATA
+    assert "already prepared otherwise: vocab-from is" in capsys.readouterr().err
+    assert main.run([*command, "other", "--vocab-size", "9", "--name", "x"]) == EXIT_USAGE
+    assert "that of its file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("style", ["gpt2", "mistral"])
+def test_a_corpus_with_the_tokenizer_of_a_model_serves_every_command(
+    here: Path, capsys: pytest.CaptureFixture[str], style: str
+) -> None:
+    model_folder(here / "model", style, TEXT)
+    assert main.run(["prepare-data", "own.txt", "--tokenizer", "model"]) == 0
+    advised = capsys.readouterr().out.splitlines()[-1]
+    assert advised.endswith("--set data.corpus=own --set data.tokenizer=huggingface")
+    tiny = [
+        f"{section}.{name}={value}" for section in TINY for name, value in TINY[section].items()
+    ]
+    recipe = settings(*tiny, "data.corpus=own", "train.steps=4", "train.warmup_steps=0")
+    assert main.run(["pretrain", *recipe]) == EXIT_DATA
+    assert "Use --set data.tokenizer=huggingface" in capsys.readouterr().err
+    recipe += settings("data.tokenizer=huggingface")
+    assert main.run(["pretrain", *recipe, "--name", "base"]) == 0
+    capsys.readouterr()
+    assert main.run(["eval", "base", "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    info = TokenStore.open(here / "data/own").manifest.splits["test"]
+    assert score["unit"] == "token"
+    assert score["bits_per_byte"] > 0
+    assert info.bytes > info.tokens
+    words = ["generate", "base", "--prompt", "line 7 of", "--tokens", "5", "--greedy"]
+    assert main.run(words) == 0
+    assert capsys.readouterr().out.startswith("line 7 of")
+    assert main.run(["export", "base", "exported"]) == 0
+    write_task(here / "task")
+    assert main.run(["prepare-data", "task", "--label-column", "label", "--name", "letters"]) == 0
+    tuning = ["finetune", "--from", "base", "--task", "letters", "--name", "tuned"]
+    assert main.run([*tuning, *settings(*QUICK, "finetune.epochs=1")]) == 0
+    capsys.readouterr()
+    assert main.run(["eval", "tuned", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"] == "letters"
+    given = (here / "model/tokenizer.json").read_bytes()
+    for place in ("data/own", "exported", "runs/tuned"):
+        assert (here / place / "tokenizer.json").read_bytes() == given
+
+
+def test_a_recipe_alone_cannot_name_the_tokenizer_of_a_model(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["pretrain", *settings("data.tokenizer=huggingface")]) == EXIT_USAGE
+    assert "prepare-data CORPUS --tokenizer FOLDER" in capsys.readouterr().err
+    assert not (here / "runs").exists()

@@ -10,6 +10,7 @@ an error that names it. (A whole corpus with a name, and a URL, are not fetched 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import cast
@@ -24,6 +25,7 @@ from simsmoe_cli.data.io.locate import require_exists
 from simsmoe_cli.data.io.scratch import clear_os_errors, locked, scratch
 from simsmoe_cli.data.prepared import kept
 from simsmoe_cli.data.store import CORPUS, Manifest, Settings, SourceInfo, TokenStore
+from simsmoe_cli.data.tokenizers.huggingface import HuggingFaceTokenizer, open_given
 from simsmoe_cli.data.tokenizers.names import TOKENIZERS
 from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.files.atomic import whole_folder
@@ -53,7 +55,8 @@ def prepare(
         corpus: the name of a known corpus, or a file, folder, glob, archive or URL of text.
         out: the folder of the store.
         source: where a known corpus is read from instead of its official URL.
-        tokenizer: bytes, chars, words or sentencepiece; None: the corpus's own, else bytes.
+        tokenizer: bytes, chars, words, sentencepiece, or a Hugging Face folder with a
+            tokenizer.json; None: the corpus's own, else bytes.
         vocab_size: words: ids in all, the most frequent words kept; sentencepiece: pieces.
         vocab: bytes: those that occur ("corpus") or all ("bytes256").
         sp_model: "unigram" or "bpe".
@@ -75,7 +78,13 @@ def prepare(
         out = out if out.name.strip(".") else out.resolve()
         known = _known(corpus, source)
         lender = TokenStore.open(vocab_from) if vocab_from else None
-        settings = _settings(known, tokenizer, vocab_size, vocab, sp_model)
+        without_path = {None, *TOKENIZERS} - {HuggingFaceTokenizer.kind}
+        given_tokenizer = None if tokenizer in without_path else open_given(str(tokenizer))
+        kind = given_tokenizer.kind if given_tokenizer else tokenizer
+        settings = _settings(known, kind, vocab_size, vocab, sp_model)
+        if given_tokenizer:
+            sha256 = hashlib.sha256(given_tokenizer.dump()).hexdigest()
+            settings = settings.model_copy(update={"vocab_from": sha256})
         if lender:
             settings = _lent_settings(lender.manifest, asked=settings, unasked=_settings(known))
         given = source or ("" if known else corpus)
@@ -104,7 +113,7 @@ def prepare(
                     sha256=text.sha256,
                     python=found.python,
                 )
-                lent = lender.tokenizer if lender else None
+                lent = lender.tokenizer if lender else given_tokenizer
                 with whole_folder(out, replace=True) as store:
                     name = corpus if known else ""
                     write_store(store, out.name, name, settings, text, info, report, lent)
@@ -161,9 +170,10 @@ def _settings(
             where="--sp-model",
             hint="Add --tokenizer sentencepiece.",
         )
-    if vocab_size is not None and kind in ("bytes", "chars"):
+    if vocab_size is not None and kind in ("bytes", "chars", "huggingface"):
+        whole = "that of its file" if kind == "huggingface" else "what occurs in the corpus"
         raise UserError(
-            f"the vocabulary of the {kind} tokenizer is what occurs in the corpus",
+            f"the vocabulary of the {kind} tokenizer is {whole}",
             where="--vocab-size",
             hint="Leave it out, or use --tokenizer words or sentencepiece.",
         )

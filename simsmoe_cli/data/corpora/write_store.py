@@ -125,8 +125,7 @@ def _encode(
             digest.update(ids.data)
             sums.feed(ids)
 
-        for block in whole_blocks(chunks(), tokenizer.safe_cut):
-            ids = tokenizer.encode(block)
+        for ids in tokenizer.encode_blocks(chunks()):
             hashing.submit(vouch, ids)
             file.write(ids.data)
             tokens += ids.size

@@ -103,6 +103,12 @@ class Tokenizer(ABC):
     def safe_cut(block: bytes) -> int:
         """The largest n found such that block[:n] and what follows may be encoded apart."""
 
+    def encode_blocks(self, chunks: Iterable[bytes]) -> Iterator[Ids]:
+        """The ids of a text that comes in chunks, in parts; joined they are those of the text
+        encoded at once."""
+        for block in whole_blocks(chunks, self.safe_cut):
+            yield self.encode(block)
+
     @abstractmethod
     def dump(self) -> bytes:
         """Everything `load` needs, as the content of the file `file_name`."""

@@ -14,6 +14,7 @@ TOKENIZERS = {
     "chars": "simsmoe_cli.data.tokenizers.chars:CharsTokenizer",
     "words": "simsmoe_cli.data.tokenizers.words:WordsTokenizer",
     "sentencepiece": "simsmoe_cli.data.tokenizers.sentencepiece:SentencePieceTokenizer",
+    "huggingface": "simsmoe_cli.data.tokenizers.huggingface:HuggingFaceTokenizer",
 }
 
 

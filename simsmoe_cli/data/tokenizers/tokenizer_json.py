@@ -9,9 +9,11 @@ chars: characters that are not in the vocabulary are left out there, and are an 
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, cast
 
 from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.huggingface import HuggingFaceTokenizer, byte_names
 from simsmoe_cli.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from simsmoe_cli.data.tokenizers.words import EOS, UNK
 
@@ -24,7 +26,9 @@ SPELLED = r"<(?=unk>|0x[0-9A-F]{2}>)"
 
 
 def fast_tokenizer(tokenizer: Tokenizer) -> Json:
-    """The content of tokenizer.json."""
+    """The content of tokenizer.json; that of a Hugging Face folder is unchanged."""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return cast(Json, json.loads(tokenizer.dump()))
     parts: Json = {
         "version": "1.0",
         "truncation": None,
@@ -52,13 +56,6 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Json:
         "pre_tokenizer": byte_level | {"trim_offsets": True},
         "decoder": byte_level | {"trim_offsets": True},
     }
-
-
-def byte_names() -> list[str]:
-    """The printable character that byte-level vocabularies write each byte as."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in plain else next(others)) for byte in range(256)]
 
 
 def _bpe(vocab: dict[str, int], merges: list[tuple[str, str]], **more: Any) -> Json:

@@ -6,9 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 import torch
 
 from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
+from simsmoe_cli.files.foreign_calls import is_failure
 
 NEEDS_PACKAGE = "it needs the package"
-RUST_PANIC = "PanicException"  # what the tokenizers raise; not an Exception
 
 
 def transformers_module() -> Any:
@@ -54,28 +52,10 @@ def foreign_code(what: str, where: str, hint: str = "") -> Iterator[list[str]]:
     except (UserError, MemoryError):
         raise
     except BaseException as error:
-        foreign = isinstance(error, Exception) or type(error).__name__ == RUST_PANIC
-        if not foreign or _out_of_memory(error):
+        if not is_failure(error) or _out_of_memory(error):
             raise
         reason = _reason(error, heard)
         raise UserError(f"{what}: {reason}", where=where, hint=hint, code=EXIT_DATA) from None
-
-
-@contextlib.contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Hide text that compiled code writes to file descriptor 2, such as a panic."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is no such descriptor
-        yield
-        return
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def listed_keys(names: Iterable[str]) -> str:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
 from simsmoe_cli.collapse.sources.huggingface.foreign_code import (
     foreign_code,
-    silent_stderr,
     transformers_module,
 )
 from simsmoe_cli.collapse.sources.huggingface.unsupported import read_object
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
+from simsmoe_cli.files.foreign_calls import silent_stderr
 
 TEXT_BYTES = 2**23  # of a text file; more is not needed for a report
 JSON_FILES = (
