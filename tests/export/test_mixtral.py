@@ -13,6 +13,7 @@ from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.export.folder import export
 from simsmoe_cli.run.opened import OpenedRun
+from tests.data.tokenizers.huggingface_files import model_folder
 from tests.exported import drawn_run
 from tests.train.tiny import recipe
 
@@ -81,3 +82,17 @@ def test_other_tokenizers_are_read_as_well(kind: str, tmp_path: Path, corpus_dir
     trained = exported(tmp_path, store, data={"corpus": "text", "tokenizer": kind})
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")(TEXT).input_ids
     assert ids == tokens_of(trained, TEXT)[0].tolist()
+
+
+def test_the_tokenizer_of_a_model_is_exported_as_it_was(tmp_path: Path, corpus_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    text = corpus_dir / "sources.txt"
+    folder = model_folder(tmp_path / "model", "llama3", text.read_text())
+    store = prepare(str(text), tmp_path / "text", tokenizer=str(folder))
+    changes = {"corpus": "text", "tokenizer": "huggingface"}
+    trained = exported(tmp_path, store, data=changes)
+    read_back = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = read_back(TEXT, add_special_tokens=False).input_ids
+    assert ids == tokens_of(trained, TEXT)[0].tolist()
+    assert "add_special_tokens=False" in (tmp_path / "out/README.md").read_text()
