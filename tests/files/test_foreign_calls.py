@@ -9,7 +9,7 @@ import pytest
 from simsmoe_cli.files.foreign_calls import is_failure, silent_stderr
 
 
-def test_what_is_written_to_the_descriptor_is_not_printed(
+def test_text_written_to_the_descriptor_is_hidden(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with silent_stderr():
