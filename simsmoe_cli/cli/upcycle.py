@@ -46,11 +46,13 @@ def upcycle(
 ) -> None:
     """Turn a dense Hugging Face model into a mixture of experts.
 
-    Every expert is a copy of the dense feed-forward block and the router is new, so the model
-    computes what the dense one does. Exact copies have a CKA of 1, and there similarity learning
-    has no gradient: the copies become different only as the router sends them different tokens.
-    --drop-ratio (0.5 is the published choice) or --noise makes them different at once, and then
-    the model needs training before it is as good as the dense one.
+    Every expert is a copy of the dense feed-forward block and the router is
+    new, so the model computes what the dense one does.
+
+    Exact copies have a CKA of 1, and there similarity learning has no gradient:
+    they become different only as the router sends them different tokens.
+    --drop-ratio (0.5 is the published choice) or --noise makes them different
+    at once; then the model needs training to be as good as the dense one.
     """
     from simsmoe_cli.upcycle.write import Settings
     from simsmoe_cli.upcycle.write import upcycle as write

@@ -8,6 +8,7 @@ configurations are objects of transformers, so that its defaults and older spell
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
@@ -78,6 +79,25 @@ DENSE_CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+
+
+def quantised(how: object, where: Path) -> UserError:
+    """The error for weights that are not plain numbers."""
+    return UserError(
+        f"the weights are quantised ({printable(how)})",
+        where=str(where),
+        hint="Give a folder of the same model in bf16, fp16 or fp32.",
+        code=EXIT_DATA,
+    )
+
+
+def require_plain_config(config: dict[str, Any], folder: Path) -> None:
+    """Raise a UserError if config.json says that the weights are quantised."""
+    for name in ("quantization_config", "compression_config"):
+        settings = config.get(name)
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            raise quantised(method or name, folder)
 
 
 def layout_of(folder: ModelFolder) -> Layout:

@@ -25,7 +25,7 @@ from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
 from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
 from simsmoe_cli.collapse.sources.huggingface.stored_tensors import PLAIN_FLOATS
 from simsmoe_cli.errors import EXIT_DATA, UserError, listed
-from simsmoe_cli.upcycle.config import DENSE_CLASSES, DENSE_PROJECTIONS, Layout
+from simsmoe_cli.upcycle.config import DENSE_CLASSES, DENSE_PROJECTIONS, Layout, quantised
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 COMPUTED = re.compile(r"rotary_emb\.")  # buffers that old folders hold
@@ -75,13 +75,8 @@ def require_dense_weights(folder: ModelFolder, config: Any, transformers: Any) -
     """
     stored, where = folder.tensors, str(folder.path)
     coded = [name for name, tensor in stored.items() if tensor.dtype not in PLAIN_FLOATS]
-    if coded or folder.quantised:
-        raise UserError(
-            f"the weights are quantised: {folder.quantised or listed(coded, 3)}",
-            where=where,
-            hint="Give a folder of the same model in bf16, fp16 or fp32.",
-            code=EXIT_DATA,
-        )
+    if coded:
+        raise quantised(f"{stored[coded[0]].dtype}: {coded[0]}", folder.path)
     if config.num_hidden_layers > len(stored):
         raise UserError(
             f"config.json says {config.num_hidden_layers:,} layers, and the files hold only "

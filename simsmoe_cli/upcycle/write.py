@@ -4,7 +4,8 @@ Memory holds the tensors of one file. The experts can be made different at the s
 
 - `drop_ratio` (Drop-Upcycling, Nakamura et al. 2502.19261): in each expert a random share of the
   hidden units is drawn anew, the same units in all three matrices, from a normal distribution with
-  the mean and the standard deviation of the dense matrix.
+  the mean and the standard deviation of the dense matrix. The published code takes them over the
+  drawn units alone, and draws other units for each of the three matrices.
 - `noise`: normal noise, in units of the standard deviation of the dense matrix.
 
 Every tensor has a random generator of its own, seeded by the seed and its name, so the result does
@@ -33,9 +34,15 @@ from simsmoe_cli.collapse.sources.huggingface.folder import (
     read_model_folder,
 )
 from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code, transformers_module
+from simsmoe_cli.collapse.sources.huggingface.unsupported import CONFIG, read_object
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.files import atomic
-from simsmoe_cli.upcycle.config import layout_of, moe_config, read_dense_config
+from simsmoe_cli.upcycle.config import (
+    layout_of,
+    moe_config,
+    read_dense_config,
+    require_plain_config,
+)
 from simsmoe_cli.upcycle.plan import Output, outputs, require_dense_weights, shards
 
 MOST_EXPERTS = 1024
@@ -121,6 +128,8 @@ def upcycle(dense: Path, out: Path, settings: Settings, shard_bytes: int = SHARD
     settings.check()
     _require_places(dense, out)
     transformers = transformers_module()
+    if (dense / CONFIG).is_file():
+        require_plain_config(read_object(dense / CONFIG), dense)
     folder = read_model_folder(dense)
     layout = layout_of(folder)
     config = read_dense_config(folder, transformers)

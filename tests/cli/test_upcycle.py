@@ -129,8 +129,16 @@ class Change(NamedTuple):
             {"layer_types": ["full_attention", "sliding_attention"]},
             "some layers use a sliding window",
         ),
-        Change("llama", {"quantization_config": {"quant_method": "gptq"}}, "quantised (gptq)"),
-        Change("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised: fp8"),
+        Change(
+            "llama",
+            {"quantization_config": {"quant_method": "gptq"}},
+            "quantised (gptq). Give a folder",
+        ),
+        Change(
+            "llama",
+            {"quantization_config": {"quant_method": "fp8"}},
+            "quantised (fp8). Give a folder",
+        ),
         Change("llama", {"num_hidden_layers": 3}, "missing: model.layers.2."),
         Change("llama", {"num_hidden_layers": 1}, "unknown to the model: model.layers.1."),
         Change("llama", {"num_hidden_layers": 10**9}, "says 1,000,000,000 layers"),
@@ -154,7 +162,7 @@ def test_a_window_that_no_layer_uses_is_ignored() -> None:
 def test_damaged_files(capsys: Capture) -> None:
     weights = load_file("llama/model.safetensors")
     save_file({name: tensor.char() for name, tensor in weights.items()}, "llama/model.safetensors")
-    assert "the weights are quantised: " in refusal(capsys, EXIT_DATA, "llama", "out")
+    assert "the weights are quantised (I8: " in refusal(capsys, EXIT_DATA, "llama", "out")
     Path("llama/config.json").write_text("{")
     assert "config.json is not JSON" in refusal(capsys, EXIT_DATA, "llama", "out")
 
