@@ -38,7 +38,7 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class RouterScores:
-    """How a router's outputs are to be read.
+    """How a router's outputs are interpreted.
 
     Attributes:
         output: which of its outputs has a column for each expert; None: none has.
@@ -130,7 +130,8 @@ def is_distribution(values: Tensor, chosen: int) -> bool:
 
 
 def _misfit(log_score_TN: Tensor, index_TK: Tensor, weight_TK: Tensor) -> float:
-    """How far the weights are from proportional to the scores: a large relative error.
+    """The error if weights are taken as proportional to the scores (90 % quantile of relative
+    errors).
 
     Weights are compared within a token; with one expert a token, with the score itself and with its
     share of all scores, up to one factor for all tokens.

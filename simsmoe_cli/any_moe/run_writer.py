@@ -135,7 +135,7 @@ class RunWriter:
 
 
 def _bytes_until(path: Path, step: int) -> int:
-    """How many bytes of an events file are of this step or an earlier one."""
+    """The number of bytes of an events file up to and including this step."""
     end = 0
     if path.is_file():
         with open(path, "rb") as file:

@@ -128,8 +128,8 @@ class TrainingView:
             self._progress.stop()
 
     def watch(self, profile: int) -> dict[str, Any]:
-        """What `session.train` and `session.finetune` take to tell this view, with the number of
-        steps to profile."""
+        """The arguments of `session.train` and `session.finetune` that report to this view, and the
+        number of steps to profile."""
         return {"subscriber": self.on_event, "on_step": self.on_step, "profile": profile}
 
     def on_step(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and whether something fits into it."""
+"""Finds the memory that this process may still take, and refuses work that does not fit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _of_system() -> int | None:
 
 
 def _of_groups() -> list[int]:
-    """What each control group that holds this process has left, of versions 1 and 2."""
+    """The memory left in each control group (versions 1 and 2) of this process."""
     try:
         lines = (PROC / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

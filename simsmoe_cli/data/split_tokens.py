@@ -201,7 +201,7 @@ class SplitTokens:
             raise self._damaged(f"{self._name} has {size:,} bytes, not {self._bytes:,}")
 
     def _remembered(self) -> NDArray[np.bool_]:
-        """Which chunks of this very file were checked in this process."""
+        """The chunks of this file that were already checked in this process."""
         file = os.fstat(self._file)
         nothing = np.zeros(len(self._expected.checksums), dtype=np.bool_)
         if time.time_ns() - max(file.st_mtime_ns, file.st_ctime_ns) < SETTLED_NS:

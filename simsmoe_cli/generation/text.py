@@ -86,7 +86,7 @@ def complete(
 
 
 def on_one_line(content: bytes) -> str:
-    r"""Bytes as text, with \n, \t, \\ and \xNN for line ends, tabs, backslashes and whatever
-    cannot be printed."""
+    r"""Bytes as text, with \n, \t, \\ and \xNN for line ends, tabs, backslashes and unprintable
+    characters."""
     text = content.replace(b"\\", b"\\\\").decode("utf-8", errors="backslashreplace")
     return escaped(text)

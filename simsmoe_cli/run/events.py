@@ -214,7 +214,7 @@ class Schema1Layer(TypedDict, total=False):
 
 
 class ProbedSimilarity(Stamp, total=False):
-    """How similar a probe found the experts.
+    """The similarity of the experts, measured by a probe.
 
     Attributes:
         measure: name of the similarity measure.
@@ -233,7 +233,7 @@ class ProbedSimilarity(Stamp, total=False):
 
 
 class Similarity(Header, ProbedSimilarity, total=False):
-    """How similar a probe found the experts."""
+    """The similarity of the experts, measured by a probe."""
 
     kind: Required[Literal["similarity"]]
 

@@ -79,7 +79,7 @@ class OpenedRun:
 
     @property
     def unit(self) -> str:
-        """What one token is called: "byte", "character", "word" or "piece"."""
+        """The unit of a token: "byte", "character", "word" or "piece"."""
         return str(self.state["unit"])
 
     @property

@@ -52,7 +52,7 @@ def score_text(scores: Mapping[str, Any], digits: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the scores of a run are read from its events, and how they are named.
+    """The reading of a run's scores from its events, and their names.
 
     Attributes:
         measure: the kind of score.

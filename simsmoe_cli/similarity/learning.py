@@ -52,7 +52,7 @@ Backend = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class SimilarityResult:
-    """What one step of one layer measured; all scalars, fp32.
+    """The result of one step of one layer; all scalars, fp32.
 
     Attributes:
         loss: over the similarities above T*, without a coefficient.

@@ -1,4 +1,4 @@
-"""Probes: how the router loads its experts, and how similar the experts are.
+"""Probes: measure the load of the experts and their similarity on held-out tokens.
 
 One held-out batch, the same every time, goes through the model. Then every expert of a layer runs
 on all inputs of that layer, so that all pairs are compared on the same tokens and not only on
@@ -35,7 +35,7 @@ MEASURE = "cka-linear-debiased"
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found.
+    """The results of a probe.
 
     Attributes:
         tokens: that the model read, padding left out.
@@ -51,7 +51,8 @@ class Probe:
     shared: list[NDArray[np.int32]]
 
     def write(self, run: RunDir, step: int) -> ProbedSimilarity:
-        """What the similarity event says, once the matrices that it names are on the disk."""
+        """Write the matrices to the disk, and return the fields of the similarity event that names
+        them."""
         said: ProbedSimilarity = {
             "measure": MEASURE,
             "tokens": self.tokens,
@@ -80,7 +81,7 @@ def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
 
 @torch.no_grad()
 def probe(model: Backbone, batch_BM: Tensor, context: StepContext, precision: str) -> Probe:
-    """How the router loads the experts of a model, and how similar they are.
+    """Measure the load and the similarity of a model's experts.
 
     Args:
         model: left in the mode it was in.

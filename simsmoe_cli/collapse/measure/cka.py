@@ -106,7 +106,8 @@ def _nulls(layer: Layer, rbf_NTD: Tensor, generator: torch.Generator) -> tuple[N
 
 
 def _passes(draws: int, pairs: int) -> int:
-    """How often all pairs of a layer must be shuffled and measured to give so many draws."""
+    """The number of times that all pairs of a layer are shuffled and measured to get `draws`
+    values."""
     return max(1, min(NULL_PASSES, math.ceil(draws / max(1, pairs))))
 
 

@@ -126,10 +126,9 @@ def cka_with_interval(
 def _design(
     blocks: int, partners: int | None, generator: torch.Generator
 ) -> tuple[list[tuple[int, int]], float]:
-    """Which pairs of different blocks are compared, and by how much that is to be scaled up.
-
-    All of them, or those up to `partners` apart on a ring in random order: each block is in as
-    many, and each pair is as likely.
+    """Choose the pairs of different blocks to compare, and the factor for scaling up. It is all
+    pairs, or the pairs up to `partners` apart on a ring in random order, so that each block is in
+    equally many pairs and each pair is equally likely.
     """
     if partners is None or 2 * partners >= blocks - 1:
         return list(itertools.combinations(range(blocks), 2)), 1.0

@@ -1,4 +1,4 @@
-"""How much a report measures: the amount asked for, and the amount that fits the time of a layer.
+"""The amount that a report measures: as requested (`Options`), and bounded per layer (`Bounds`).
 
 Measures whose cost grows faster than the number of rows are bounded (`Options.products`,
 `Options.matching`). They then use fewer rows, pairs of rows, hidden units or pairs of experts, and
@@ -57,7 +57,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much of one layer the measures compare whose cost grows faster than the rows.
+    """The limits, for one layer, of measures whose cost grows faster than the number of rows.
 
     Attributes:
         products: multiplications that each of them may cost.

@@ -93,7 +93,7 @@ def scored_unit(text: Text) -> str:
 
 
 def origin(text: Text) -> str:
-    """Which text it is; a file has no splits."""
+    """The origin of the text: corpus and split, or a file."""
     return text.corpus if text.split == "text" else f"{text.corpus} {text.split}"
 
 

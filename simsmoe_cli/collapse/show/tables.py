@@ -20,7 +20,7 @@ PAIRS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, the exact value behind it ("" where undefined), and a style."""
+    """The text to show, its exact value ("" if undefined), and a style."""
 
     text: str
     value: float | int | str

@@ -36,7 +36,7 @@ def _began(history: RunHistory) -> float:
 
 
 def _time_unit(view: View) -> tuple[str, float]:
-    """What time is counted in, and its seconds: minutes for short runs, hours for others."""
+    """The unit of time and its seconds: minutes for short runs, hours for others."""
     spans = [run.history.last_time - _began(run.history) for run in view.runs]
     longest = max((span for span in spans if math.isfinite(span)), default=0.0)
     return ("hours", 3600.0) if longest >= 2 * 3600 else ("minutes", 60.0)

@@ -29,7 +29,7 @@ CACHE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class RouterLayer:
-    """How the router of one layer loads its experts.
+    """The load of the experts of one layer.
 
     Attributes:
         layer: its index among the layers with experts, from 0.
@@ -86,7 +86,7 @@ class RouterFrame:
 
 @dataclass(frozen=True)
 class LayerSimilarity:
-    """How similar the experts of one layer are.
+    """The similarity of the experts of one layer.
 
     Attributes:
         layer: its index among the layers with experts, from 0.
@@ -227,7 +227,7 @@ def mean_of(values: list[float]) -> float:
 
 
 class Frame(Protocol):
-    """What `Frames` holds."""
+    """The type of the items of `Frames`."""
 
     @property
     def step(self) -> int: ...

@@ -228,7 +228,7 @@ class RunHistory:
 
     @property
     def router_layers(self) -> tuple[RouterLayer, ...]:
-        """Of the newest router event; empty where there is none."""
+        """The layers of the newest router event; empty if there is no such event."""
         return self.routers[-1].layers if len(self.routers) else ()
 
     @property
@@ -240,9 +240,9 @@ class RunHistory:
         return sorted(seen)
 
     def label(self, layer: int) -> str:
-        """What the model calls a layer: its index among all sub-layers of the recipe's pattern.
+        """The label of a layer: its index among all sub-layers of the recipe's pattern.
 
-        Where the events hold no such recipe it is the index among the layers with experts.
+        If the events contain no such recipe, it is the index among the layers with experts.
         """
         return self._labels[layer] if layer < len(self._labels) else str(layer)
 
