@@ -278,7 +278,8 @@ def _print_summary(store: "TokenStore", data_dir: Path) -> None:
     screen.print(f"{done} {manifest.name} in {store.path}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("split")
-    for heading in (f"tokens ({manifest.unit}s)", "bytes of text", "share"):
+    tokens = "tokens" if manifest.unit == "token" else f"tokens ({manifest.unit}s)"
+    for heading in (tokens, "bytes of text", "share"):
         table.add_column(heading, justify="right")
     for split, info in manifest.splits.items():
         share = info.bytes / sum(each.bytes for each in manifest.splits.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
+from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from simsmoe_cli.export.folder import load_export
 from tests.data.tokenizers.huggingface_files import model_folder
 from tests.train.tiny import TINY
@@ -153,6 +154,7 @@ def test_a_tokenizer_of_a_model_folder_is_kept_in_the_corpus(
     facts = json.loads(capsys.readouterr().out)
     assert (facts["unit"], facts["tokenizer"], facts["built"]) == ("token", "huggingface", True)
     assert sum(split["bytes"] for split in facts["splits"].values()) == len(TEXT)
+    assert facts["warnings"] == []
     kept = (here / "data/own/tokenizer.json").read_bytes()
     assert kept == (folder / "tokenizer.json").read_bytes()
     store = TokenStore.open(here / "data/own")
@@ -207,6 +209,25 @@ def test_a_corpus_with_the_tokenizer_of_a_model_serves_every_command(
     given = (here / "model/tokenizer.json").read_bytes()
     for place in ("data/own", "exported", "runs/tuned"):
         assert (here / place / "tokenizer.json").read_bytes() == given
+
+
+def test_a_tokenizer_that_changes_the_text_is_a_warning(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_folder(here / "model", "unigram", TEXT)
+    (here / "own.txt").write_text(TEXT.replace("of the", "of  the"))
+    assert main.run(["prepare-data", "own.txt", "--tokenizer", "model"]) == 0
+    assert "warning: the tokenizer does not give the text back" in capsys.readouterr().out
+
+
+def test_a_corpus_whose_tokenizer_needs_a_missing_library_is_not_called_damaged(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_folder(here / "model", "gpt2", TEXT)
+    assert main.run(["prepare-data", "own.txt", "--tokenizer", "model"]) == 0
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UserError, match=r"^reading a tokenizer.json needs.*simsmoe\[hf\]"):
+        TokenStore.open(here / "data/own")
 
 
 def test_a_recipe_alone_cannot_name_the_tokenizer_of_a_model(

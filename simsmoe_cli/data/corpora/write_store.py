@@ -25,13 +25,14 @@ from simsmoe_cli.data.store import (
     SourceInfo,
     SplitInfo,
 )
-from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer, whole_blocks
+from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer, character_cut, whole_blocks
 from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
 from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
 from simsmoe_cli.data.tokenizers.words import WordsTokenizer
 from simsmoe_cli.files.background import Background
 
 SAMPLE_BYTES = 10_000_000
+COMPARED_BYTES = 1 << 18
 # The disk is kept busy while the rest is encoded, so that little is left to wait for.
 SYNC_BYTES = 1 << 24
 
@@ -71,7 +72,7 @@ def write_store(
         settings=settings,
         source=source,
         splits=splits,
-        warnings=[kept(warning) for warning in text.warnings],
+        warnings=[kept(warning) for warning in (*text.warnings, *_losses(text, tokenizer))],
     )
     _write_whole(folder / CORPUS.manifest, manifest_text(manifest).encode())
 
@@ -89,6 +90,21 @@ def _fit(settings: Settings, text: Text) -> Tokenizer:
     if settings.tokenizer == "words":
         return WordsTokenizer.fit(_all_blocks(text, WordsTokenizer), settings.vocab_size)
     return BytesTokenizer() if settings.vocab == "bytes256" else BytesTokenizer.fit(text.chunks())
+
+
+def _losses(text: Text, tokenizer: Tokenizer) -> list[str]:
+    """A warning if the tokenizer of a Hugging Face model does not give the text back."""
+    if tokenizer.unit != "token":
+        return []
+    begin = next(text.chunks("train"))[:COMPARED_BYTES]
+    begin = begin[: character_cut(begin)]
+    # A space before the text may be added or removed; that is not a loss.
+    if tokenizer.decode(tokenizer.encode(begin)).strip() == begin.decode().strip():
+        return []
+    return [
+        "the tokenizer does not give the text back unchanged (it normalises, or has an unknown "
+        "token), so bits per byte do not compare with those of other tokenizers"
+    ]
 
 
 def _all_blocks(text: Text, tokenizer: type[Tokenizer]) -> Iterator[bytes]:
