@@ -127,6 +127,15 @@ def test_an_unfinished_character_is_given_out_at_the_end(
     assert (stream.feed(first), stream.finish()) == ("", "\ufffd")
 
 
+def test_text_without_a_token_is_an_error_where_there_is_no_unknown_token() -> None:
+    fast = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="<unk>"))
+    ours = HuggingFaceTokenizer.load(fast.to_str().encode())
+    assert ours.encode("a").tolist() == [0]
+    with pytest.raises(UserError, match="cannot encode the text: ") as caught:
+        ours.encode("b")
+    assert caught.value.code == EXIT_DATA
+
+
 @pytest.mark.usefixtures("small_windows")
 def test_text_without_a_place_to_divide_it_is_an_error() -> None:
     fast = tokenizers.Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
