@@ -6,6 +6,7 @@ There is one writer and one parser. The parser gets the fields of a line from th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -37,6 +38,8 @@ LARGEST = 1 << 53  # whole numbers up to here are exact as floats
 LONG_LINE = 8 << 20  # bytes; only similarity events of schema 1 are longer
 LONGEST_LINE = 64 << 20
 MARK_BYTES = 256  # of a line, in which its kind is found
+KIND = b'"kind"'  # every event has this key; a line without it need not be parsed
+BROKEN = "lines that are not events are skipped"
 
 
 class EventLog:
@@ -125,10 +128,9 @@ def read_events(path: Path) -> Iterator[Event]:
     """Every whole event of a file, oldest first; lines that are not events are skipped."""
     with open(path, "rb") as file:
         for line in _lines(file):
-            try:
-                yield parse_event(line)
-            except NotAnEvent:
-                continue
+            if KIND in line:
+                with contextlib.suppress(NotAnEvent):
+                    yield parse_event(line)
 
 
 def longest(line: bytes | bytearray, first: int = 0) -> int:
@@ -165,7 +167,7 @@ def parse_event(line: bytes | bytearray, matrices: bool = False) -> Event:
 
 
 def _of_unknown_kind(line: bytes | bytearray) -> Event:
-    broken = NotAnEvent("broken", "lines that are not events are skipped")
+    broken = NotAnEvent("broken", BROKEN)
     try:
         fields = from_json(line)
     except ValueError:

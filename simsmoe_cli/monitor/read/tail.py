@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from simsmoe_cli.run.event_log import LONG_LINE, NotAnEvent, longest, parse_event
+from simsmoe_cli.run.event_log import BROKEN, KIND, LONG_LINE, NotAnEvent, longest, parse_event
 from simsmoe_cli.run.events import Event
 
 CHUNK_BYTES = 4 << 20
@@ -164,15 +164,18 @@ class Tail:
         if self._in_long_line:
             self._in_long_line = False
             lines.pop(0)
+        # There may be millions of lines that are not events: those are told apart quickly.
+        if others := len([line for line in lines if KIND not in line and line.strip()]):
+            self._skip(batch, "broken", BROKEN, others)
         for line in lines:
-            if not line.isspace() and line:
+            if KIND in line:
                 try:
                     yield parse_event(line, matrices=True)
                 except NotAnEvent as error:
                     self._skip(batch, error.why, str(error))
 
-    def _skip(self, batch: Batch, why: str, message: str) -> None:
-        self.skipped[why] += 1
+    def _skip(self, batch: Batch, why: str, message: str, lines: int = 1) -> None:
+        self.skipped[why] += lines
         self._tell(batch, why, message)
 
     def _as_before(self, file: FileIO) -> bool:
