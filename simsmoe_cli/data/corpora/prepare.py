@@ -33,6 +33,7 @@ from simsmoe_cli.registry import CORPORA, TASKS, load
 
 MOST_VOCAB = 1 << 24
 PIECES_VOCAB_SIZE = 8192  # of sentencepiece, where none is asked for
+OR_A_FOLDER = {"tokenizer": " Or give the folder of a Hugging Face model."}
 
 
 def prepare(
@@ -160,7 +161,7 @@ def _settings(
             raise UserError(
                 f"unknown '{printable(value)}'",
                 where=flag,
-                hint=nearest(printable(value), allowed[name]),
+                hint=nearest(printable(value), allowed[name]) + OR_A_FOLDER.get(name, ""),
             )
     if vocab == "bytes256" and kind != "bytes":
         raise UserError("bytes256 is for the bytes tokenizer", where="--vocab")
