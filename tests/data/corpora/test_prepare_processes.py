@@ -135,7 +135,7 @@ def assert_full_disk(code: int, message: str, out: Path) -> None:
     assert code == EXIT_DATA
     assert message.count("\n") == 1
     assert str(out) in message
-    assert "no room left" in message
+    assert "no space left" in message
     assert "--data-dir" in message
 
 

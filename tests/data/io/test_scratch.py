@@ -44,7 +44,7 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path, place: str) ->
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(errno.ENOSPC, "no room left"), (errno.EACCES, "permission denied")]
+    ("number", "said"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "permission denied")]
 )
 def test_what_the_system_refuses_is_one_line(tmp_path: Path, number: int, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught, clear_os_errors(tmp_path):
