@@ -46,7 +46,7 @@ def attach(
     layers: Finder | None = None,
     total_steps: int | None = None,
     probe_every: int = 200,
-    log_every: int = 10,
+    log_every: int | None = 10,
     seed: int = 0,
 ) -> Handle:
     """Watch the expert layers of a model while it trains, and keep the experts different.
@@ -65,7 +65,7 @@ def attach(
         layers: finds the expert layers where the built-in finder does not see them.
         total_steps: of the whole training; needed where a setting is a schedule.
         probe_every: optimizer steps between two measurements of all pairs.
-        log_every: optimizer steps that one line of metrics sums up.
+        log_every: optimizer steps that one line of metrics sums up; None: `log` is called for each.
         seed: of the tokens that are drawn. Nothing is drawn from PyTorch's own generators.
 
     Raises:
@@ -85,7 +85,7 @@ def attach(
         )
     require_rows_alone(found, name)
     for what, value in {"probe_every": probe_every, "log_every": log_every}.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"{what} must be 1 or more, and is {value}", where="attach")
     writer = None if run is None or not _writes() else RunWriter(Path(run), resume=resume)
     return Handle(model, found, settings, writer, total_steps, probe_every, log_every, seed)
@@ -109,7 +109,7 @@ class Handle:
         writer: RunWriter | None,
         total_steps: int | None,
         probe_every: int,
-        log_every: int,
+        log_every: int | None,
         seed: int,
     ):
         self.loss_scale = 1.0
@@ -122,6 +122,7 @@ class Handle:
         self._progress = Progress(total_steps=total_steps or 1, coefficient=self._coefficient)
         self._progress.probing = True
         self._given: Tensor | None = None
+        self._logged = 0  # the step of the last log
         self._numbers: list[LayerNumbers] = []
         self._probed: list[Probe] = []
         name, top_k = type(model).__name__, experts_per_token(model)
@@ -173,15 +174,27 @@ class Handle:
             if self._writer is not None:
                 self._writer.probe(progress.step, probed)
         progress.probing = progress.step % self._probe_every == 0
-        if progress.step % self._log_every == 0:
-            self._numbers = self._read()
-            if self._writer is not None:
-                self._writer.train(progress.step, self._numbers, self._known(loss, lr))
-            for attached in self.layers:
-                attached.start_window()
+        if self._log_every is not None and progress.step % self._log_every == 0:
+            self.log(loss, lr)
+
+    def log(self, loss: float | Tensor | None = None, lr: float | None = None) -> None:
+        """Sum up the steps since the last log, for `metrics` and the run folder.
+
+        `step` does this every `log_every` steps; call it yourself where `log_every` is None.
+
+        Args:
+            loss, lr: as of `step`.
+        """
+        step = self._progress.step
+        self._numbers = self._read()
+        if self._writer is not None and self._writer.started:
+            self._writer.train(step, self._numbers, self._known(loss, lr))
+        self._logged = step
+        for attached in self.layers:
+            attached.start_window()
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for a logger, over the last `log_every` steps; the host waits on the device.
+        """Numbers for a logger, over the steps of the last log; the host waits on the device.
 
         Keys: per layer `layer_L/load_max` (the busiest expert's load over a fair share),
         `layer_L/dead` (experts with less than a hundredth of a fair share), `layer_L/entropy` (of
@@ -225,7 +238,8 @@ class Handle:
         Raises:
             UserError: the state belongs to another model or other settings.
         """
-        self._progress.step = step
+        self._progress.step = self._logged = step
+        self._progress.probing = step % self._probe_every == 0
         for place, attached in enumerate(self.layers):
             prefix = f"layer_{place}."
             own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
@@ -290,7 +304,7 @@ class Handle:
             pairs = sum(numbers.pairs_due for numbers in self._numbers)
             summed = sum(numbers.similarity for numbers in self._numbers)
             known["similarity"] = {
-                "pairs_due": pairs / self._log_every,
+                "pairs_due": pairs / max(1, self._progress.step - self._logged),
                 "mean": summed / pairs if pairs else None,
                 **self._settings.in_force(self._progress.step / self._progress.total_steps),
             }

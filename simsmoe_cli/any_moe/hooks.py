@@ -108,11 +108,10 @@ class AttachedLayer:
         self.window: dict[str, Tensor] = {}
         self.probe: Probe | None = None
         self.similarity: AttachedSimilarity | None = None
-        self._saved: dict[str, Tensor] | None = None
+        self._saved: dict[str, Tensor] = {}  # until the first batch
         self._recorder = LayerRecorder(layer, top_k)
         self._where = where
         self._seed = seed
-        self._generator: torch.Generator | None = None
         self._inside = False
         self._first_passes = 0  # outside the backward pass, since the optimizer's last step
         self._hooks: list[RemovableHandle] = []
@@ -144,11 +143,11 @@ class AttachedLayer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state that a resumed training needs; empty before the first batch."""
-        return {} if self.similarity is None else self.similarity.state_dict()
+        return self.similarity.state_dict() if self.similarity is not None else self._saved
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a state from `state_dict` when the first batch comes."""
-        self._saved = state or None
+        self._saved = state
 
     @property
     def _counts(self) -> bool:
@@ -213,10 +212,9 @@ class AttachedLayer:
     def _measured(self, routed: Routed) -> Probe:
         """Run every expert on the same tokens, drawn from the batch, and compare their outputs."""
         x_TD = routed.input_TD.detach()
-        if self._generator is None:
-            self._generator = torch.Generator(x_TD.device)
-            self._generator.manual_seed(self._seed)
-        chance_T = torch.rand(len(x_TD), device=x_TD.device, generator=self._generator)
+        generator = torch.Generator(x_TD.device)
+        generator.manual_seed(self._seed + self.progress.step)  # so a resumed run draws the same
+        chance_T = torch.rand(len(x_TD), device=x_TD.device, generator=generator)
         x_nD = x_TD[chance_T.topk(min(PROBE_TOKENS, len(x_TD))).indices]
         with _in_evaluation(self.layer.experts):
             cka_NN = pairwise_debiased_cka(self.layer.dense(x_nD).float())
@@ -268,9 +266,9 @@ class AttachedLayer:
             routed.input_TD.device,
             self._seed,
         )
-        if self._saved is not None:
+        if self._saved:
             similarity.load_state_dict(self._saved)
-            self._saved = None
+            self._saved = {}
         return similarity
 
 

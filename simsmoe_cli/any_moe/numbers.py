@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from simsmoe_cli.any_moe.hooks import AttachedLayer, Probe
-from simsmoe_cli.run.events import RouterLayer
-
-DEAD_BELOW = 0.01  # of a fair share of the load
+from simsmoe_cli.run.events import DEAD_BELOW, RouterLayer
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class LayerNumbers:
     def of(cls, place: int, attached: AttachedLayer, probe: Probe | None) -> LayerNumbers:
         """Read a layer's window; the host waits on the device here."""
         slots = attached.slots_N.tolist()
-        sums = {name: value.item() for name, value in attached.window.items()}
+        values = torch.stack(list(attached.window.values())).tolist() if attached.window else []
+        sums = dict(zip(attached.window, values, strict=True))
         total = sum(slots)
         entropy = sums["entropy"] / sums["batches"] if "entropy" in sums else None
         return cls(

@@ -97,13 +97,7 @@ class RunWriter:
             cka_NN = probe.cka_NN.float().cpu().numpy()
             cka_LNN[place, :number, :number] = cka_NN
             shared_LNN[place, :number, :number] = probe.shared_NN.int().cpu().numpy()
-            pairs = cka_NN[np.triu_indices(number, 1)]
-            defined = pairs[np.isfinite(pairs)]
-            layer: SimilarityLayer = {"layer": place}
-            layer["mean"] = float(defined.mean()) if len(defined) else None
-            for low, high, value in probes.most_similar_pairs(cka_NN, 1):
-                layer["highest"], layer["pair"] = value, [low, high]
-            layers.append(layer)
+            layers.append(probes.layer_summary(place, cka_NN))
         name = probes.write(
             self._run,
             step,

@@ -17,7 +17,14 @@ from simsmoe_cli.recipe.similarity import SimilaritySettings
 
 Similarity = str | dict[str, Any] | SimilaritySettings
 # Of a configuration of transformers: how many experts a token is sent to.
-TOP_K_NAMES = ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_top_k", "moe_k")
+TOP_K_NAMES = (
+    "num_experts_per_tok",
+    "moe_top_k",
+    "num_experts_per_token",
+    "moe_k",
+    "moe_topk",
+    "top_k_experts",
+)
 
 
 class _Given(BaseModel):

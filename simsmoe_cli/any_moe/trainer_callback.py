@@ -48,8 +48,6 @@ class SimSMoECallback(TrainerCallback):
         self._run = run
         self._probe_every = probe_every
         self._seed = seed
-        self._loss: float | None = None
-        self._lr: float | None = None
 
     def log_with(self, trainer: Any) -> None:
         """Put this callback before those that send logs to other programs, so that they see its
@@ -67,11 +65,11 @@ class SimSMoECallback(TrainerCallback):
         self.handle = attach(
             given["model"],
             self._similarity,
-            run=self._run if state.is_world_process_zero else None,
+            run=self._run,
             resume=state.global_step > 0,
             total_steps=state.max_steps,
             probe_every=self._probe_every,
-            log_every=max(1, int(args.logging_steps)),
+            log_every=None,
             seed=self._seed,
         )
         if state.global_step:
@@ -87,7 +85,7 @@ class SimSMoECallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Count an optimizer step."""
         assert self.handle is not None
-        self.handle.step(loss=self._loss, lr=self._lr)
+        self.handle.step()
 
     def on_log(
         self,
@@ -100,7 +98,7 @@ class SimSMoECallback(TrainerCallback):
         """Add the metrics to the Trainer's logs."""
         if self.handle is None or logs is None or "loss" not in logs:
             return
-        self._loss, self._lr = logs["loss"], logs.get("learning_rate")
+        self.handle.log(logs["loss"], logs.get("learning_rate"))
         logs.update({PREFIX + name: value for name, value in self.handle.metrics().items()})
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:

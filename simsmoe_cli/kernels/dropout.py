@@ -67,31 +67,31 @@ def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     return list(zip(*flat, strict=True))
 
 
+def _where_kept(x: Tensor, kept: Tensor, scale: float) -> Tensor:
+    """scale * x where kept, else 0."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    zero = x.new_zeros(())
+    for x_E, kept_E, out_E in _parts(x, kept, out):
+        torch.where(kept_E, x_E, zero, out=out_E).mul_(scale)
+    return out
+
+
 class _Dropout(torch.autograd.Function):
     """d x = scale * d out where an element was kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
-        x = x.contiguous()
         kept, scale = draw_kept(x.shape, probability)
-        out = torch.empty_like(x)
-        zero = x.new_zeros(())
-        for x_E, kept_E, out_E in _parts(x, kept, out):
-            torch.where(kept_E, x_E, zero, out=out_E).mul_(scale)
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        return out
+        return _where_kept(x, kept, scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
-        grad = grad.contiguous()
-        out = torch.empty_like(grad)
-        zero = grad.new_zeros(())
-        for grad_E, kept_E, out_E in _parts(grad, kept, out):
-            torch.where(kept_E, grad_E, zero, out=out_E).mul_(ctx.scale)
-        return out, None
+        return _where_kept(grad, kept, ctx.scale), None
 
 
 class _ReluDropout(torch.autograd.Function):

@@ -163,6 +163,9 @@ class Eval(Header, SplitScore, total=False):
     best: bool
 
 
+DEAD_BELOW = 0.01  # of a fair share of the load: an expert with less is dead
+
+
 class RouterLayer(TypedDict, total=False):
     """The load of the N experts of one layer.
 

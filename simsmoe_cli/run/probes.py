@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes
+from simsmoe_cli.run.events import SimilarityLayer
 from simsmoe_cli.run.folder import RunDir
 
 MOST_BYTES = 1 << 28  # of a file: 64 layers of 700 experts
@@ -67,6 +68,17 @@ def most_similar_pairs(cka_NN: Matrix, count: int) -> list[tuple[int, int, float
     return [
         (int(first[i]), int(second[i]), float(values[i])) for i in order if np.isfinite(values[i])
     ]
+
+
+def layer_summary(index: int, cka_NN: Matrix) -> SimilarityLayer:
+    """A layer's part of a similarity event: its index, the mean of its pairs and the highest."""
+    pairs = cka_NN[np.triu_indices(len(cka_NN), 1)]
+    defined = pairs[np.isfinite(pairs)]
+    layer: SimilarityLayer = {"layer": index}
+    layer["mean"] = float(defined.mean()) if len(defined) else None
+    for first, second, value in most_similar_pairs(cka_NN, 1):
+        layer["highest"], layer["pair"] = value, [first, second]
+    return layer
 
 
 def write(

@@ -24,12 +24,11 @@ from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run import probes
-from simsmoe_cli.run.events import ProbedSimilarity, RouterLayer, SimilarityLayer
+from simsmoe_cli.run.events import DEAD_BELOW, ProbedSimilarity, RouterLayer, SimilarityLayer
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.train.evaluate import autocast
 
-DEAD_BELOW = 0.01  # of a fair share of the load
 MEASURE = "cka-linear-debiased"
 
 
@@ -132,13 +131,9 @@ def probe(model: Backbone, batch_BM: Tensor, context: StepContext, precision: st
                 "entropy_of_mean_nats": _entropy(probability_TN.mean(0)).item(),
             }
         )
-        pairs = cka_NN[tuple(torch.triu_indices(num_experts, num_experts, 1))]
         found.cka.append(cka_NN.cpu().numpy())
         found.shared.append(shared_NN.fill_diagonal_(0).int().cpu().numpy())
-        layer: SimilarityLayer = {"layer": number, "mean": pairs.nanmean().item()}
-        for low, high, value in probes.most_similar_pairs(found.cka[-1], 1):
-            layer["highest"], layer["pair"] = value, [low, high]
-        found.similarity.append(layer)
+        found.similarity.append(probes.layer_summary(number, found.cka[-1]))
     return found
 
 

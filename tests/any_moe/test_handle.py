@@ -323,6 +323,20 @@ def test_a_resumed_training_goes_on_where_it_was() -> None:
     require_equal(gradients(halves), gradients(whole))
 
 
+def test_a_state_that_is_saved_before_the_first_batch_is_not_lost() -> None:
+    model = made("mixtral")
+    handle = attach(model, EVERYTHING)
+    loss_of(model, batch()).backward()
+    handle.step()
+    state = handle.state_dict()
+    handle.detach()
+    resumed = attach(model, EVERYTHING)
+    resumed.load_state_dict(state, 1)
+    again = resumed.state_dict()
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], state[name]) for name in state)
+
+
 class TestWhatIsRefused:
     def test_a_model_without_experts(self) -> None:
         with pytest.raises(UserError, match="no layer with experts and a router"):

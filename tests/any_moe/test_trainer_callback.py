@@ -86,7 +86,10 @@ def test_a_training_is_logged_watched_and_resumed(tmp_path: Path) -> None:
         assert all(len(logs) < 30 for logs in logger.logged)
         weights.append([part.clone() for part in made_trainer.model.parameters()])
         events = list(read_events(tmp_path / name / "run" / "events.jsonl"))
-        assert [e["step"] for e in events if e["kind"] == "train"] == [2, 4, 6, 8]
+        trained = [event for event in events if event["kind"] == "train"]
+        assert [event["step"] for event in trained] == [2, 4, 6, 8]
+        history = [entry["loss"] for entry in made_trainer.state.log_history if "loss" in entry]
+        assert [event["loss_nats"] for event in trained] == history  # each of its own steps
     for whole, halves in zip(*weights, strict=True):
         torch.testing.assert_close(halves, whole, rtol=0, atol=0)
 

@@ -24,12 +24,13 @@ from simsmoe_cli.collapse.measure.difference import difference_of, pair_to_show,
 from simsmoe_cli.collapse.measure.layer import Layer, all_outputs, defined, measure_all
 from simsmoe_cli.collapse.measure.linear_cka import FEWEST_ROWS, count_of_blocks
 from simsmoe_cli.collapse.measure.options import Bounds, Options
-from simsmoe_cli.collapse.measure.routing import DEAD_BELOW, Counts
+from simsmoe_cli.collapse.measure.routing import Counts
 from simsmoe_cli.collapse.measure.unigram_loss import frequency_nats
 from simsmoe_cli.collapse.pairs import Pair
 from simsmoe_cli.collapse.sources.base import Reading, Source
 from simsmoe_cli.collapse.subject import Settings, Text
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.run.events import DEAD_BELOW
 from simsmoe_cli.run.layer_labels import layer_labels
 from simsmoe_cli.run.score import bits, perplexity
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.measure.layer import Layer, defined, matrix
-
-DEAD_BELOW = 0.01  # of a fair share of the load, as in the probes of training
+from simsmoe_cli.run.events import DEAD_BELOW
 
 
 @dataclass

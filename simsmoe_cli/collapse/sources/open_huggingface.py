@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simsmoe_cli import __version__
 from simsmoe_cli.any_moe.find_layers import ExpertLayer, find_expert_layers
+from simsmoe_cli.any_moe.settings import TOP_K_NAMES
 from simsmoe_cli.collapse.sources.huggingface.check_weights import UnusualWeights
 from simsmoe_cli.collapse.sources.huggingface.config_errors import HINT
 from simsmoe_cli.collapse.sources.huggingface.folder import read_model_folder
@@ -32,8 +33,6 @@ from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 BLOCK = 512
-TOP_K_NAMES = ("num_experts_per_tok", "moe_top_k", "num_experts_per_token", "moe_k", "top_k")
-CHOSEN_NAMES = (*TOP_K_NAMES[:-1], "moe_topk", "top_k_experts")  # top_k may be of sampling
 VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
@@ -80,7 +79,7 @@ def open_huggingface(
         loaded.model,
         np.asarray(token_ids, dtype=np.uint32),
         tokenizer,
-        config.number(TOP_K_NAMES),
+        config.number((*TOP_K_NAMES, "top_k")),
         vocab_size=config.number(VOCABULARY_NAMES),
         predicts=loaded.predicts,
         both_stacks=config.both_stacks,
@@ -111,7 +110,7 @@ def open_huggingface(
 def _require_choice(config: Any, layers: list[ExpertLayer], folder: Path) -> None:
     """Refuse a configuration that gives a token no expert, or more experts than there are."""
     most = max((layer.number + layer.idle for layer in layers), default=0)
-    for name in CHOSEN_NAMES:
+    for name in TOP_K_NAMES:  # not top_k, which may be of sampling
         value = getattr(config, name, None)
         if isinstance(value, int) and layers and not 1 <= value <= most:
             raise UserError(

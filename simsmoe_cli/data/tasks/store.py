@@ -244,11 +244,6 @@ def write_split(
     )
 
 
-def is_task(path: Path) -> bool:
-    """Whether a folder is a prepared task, or was one and is damaged now."""
-    return TASK.is_in(path)
-
-
 def open_task(task: str | Path, data_dir: Path) -> Task:
     """The prepared task with this name below `data_dir`, or in this folder.
 
