@@ -130,7 +130,7 @@ def collapse_report(
 
 def _folder(given: Path, runs_dir: Path) -> Path:
     """The folder of a run or a model; the error says what was given instead."""
-    from simsmoe_cli.collapse.sources.huggingface.unsupported import other_file
+    from simsmoe_cli.huggingface.unsupported import other_file
     from simsmoe_cli.run.find import find_folder
 
     if given.is_file() and given.name != "events.jsonl":

@@ -16,11 +16,11 @@ from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.local_paths import without_paths
 from simsmoe_cli.collapse.sources.base import Source
-from simsmoe_cli.collapse.sources.huggingface.unsupported import other_folder
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.sources.open_run import checkpoints, open_run
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError, nearest
+from simsmoe_cli.huggingface.unsupported import other_folder
 from simsmoe_cli.run.find import require_run
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.layer_labels import find_layers, layer_labels

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from simsmoe_cli.collapse import available_memory as memory
 from simsmoe_cli.collapse.measure.options import DENSE_BYTES, NULL_EXPERTS, OF_RUNNING, Options
 from simsmoe_cli.collapse.sources.base import Size, Source
 from simsmoe_cli.collapse.sources.evaluation_windows import tokens_per_batch
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LAYER_BATCH_TOKENS
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+from simsmoe_cli.model import available_memory as memory
 
 LARGE = 1e13  # multiplications of all experts on all rows above which the default is fewer rows
 FEWEST_DEFAULT_ROWS = 1024

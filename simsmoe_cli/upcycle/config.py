@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.huggingface.folder import ModelFolder
+from simsmoe_cli.huggingface.foreign_code import foreign_code
 
 EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 COPIED = (

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
-from simsmoe_cli.collapse.sources.huggingface.stored_tensors import PLAIN_FLOATS
 from simsmoe_cli.errors import EXIT_DATA, UserError, listed
+from simsmoe_cli.huggingface.folder import ModelFolder
+from simsmoe_cli.huggingface.foreign_code import foreign_code
+from simsmoe_cli.huggingface.stored_tensors import PLAIN_FLOATS
 from simsmoe_cli.upcycle.config import DENSE_CLASSES, DENSE_PROJECTIONS, Layout, quantised
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}

@@ -26,17 +26,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from simsmoe_cli.collapse.sources.huggingface.folder import (
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.files import atomic
+from simsmoe_cli.huggingface.folder import (
     INDEX,
     SINGLE,
     TOKENIZER_FILES,
     ModelFolder,
     read_model_folder,
 )
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code, transformers_module
-from simsmoe_cli.collapse.sources.huggingface.unsupported import CONFIG, read_object
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
-from simsmoe_cli.files import atomic
+from simsmoe_cli.huggingface.foreign_code import foreign_code, transformers_module
+from simsmoe_cli.huggingface.unsupported import CONFIG, read_object
 from simsmoe_cli.upcycle.config import (
     layout_of,
     moe_config,

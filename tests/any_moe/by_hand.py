@@ -23,8 +23,8 @@ from simsmoe_cli.any_moe.find_layers import (
     find_expert_layers,
 )
 from simsmoe_cli.any_moe.handle import Handle, attach
-from tests.collapse.sources.huggingface.families import VOCABULARY, families, tiny
 from tests.collapse.sources.huggingface.test_families import whole_model
+from tests.huggingface.families import VOCABULARY, families, tiny
 
 BATCH, BLOCK = 3, 40
 # All tokens are taken, so that nothing is drawn; all pairs are due in every batch.

@@ -12,10 +12,10 @@ import torch
 import typer
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse import available_memory as memory
 from simsmoe_cli.collapse import build as reporting
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.errors import EXIT_COLLAPSE, EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
+from simsmoe_cli.model import available_memory as memory
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import session
 from simsmoe_cli.train.plan_pretraining import Plan

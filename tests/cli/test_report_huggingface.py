@@ -12,8 +12,8 @@ import pytest
 from simsmoe_cli.cli import main
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
-from tests.collapse.sources.huggingface.models import IDS, made, with_tokenizer
 from tests.compare.made_runs import made_run
+from tests.huggingface.models import IDS, made, with_tokenizer
 
 Capture = pytest.CaptureFixture[str]
 FEW = ["--text", "text.txt", "--tokens", "64"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from simsmoe_cli.cli import main
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
-from tests.collapse.sources.huggingface.models import IDS, configured, made, with_tokenizer
+from tests.huggingface.models import IDS, configured, made, with_tokenizer
 from tests.upcycle.models import dense, logits
 
 Capture = pytest.CaptureFixture[str]

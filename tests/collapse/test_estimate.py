@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from simsmoe_cli.collapse import available_memory as memory
 from simsmoe_cli.collapse.estimate import Plan, bytes_needed, duration, plan
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.base import Size
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
+from simsmoe_cli.model import available_memory as memory
 from tests.collapse.planted import Planted
-from tests.collapse.sources.huggingface.models import made
 from tests.collapse.sources.huggingface.test_families import opened, saved
+from tests.huggingface.models import made
 
 CPU = torch.device("cpu")
 
@@ -126,7 +126,7 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from simsmoe_cli.collapse.available_memory import resident
+from simsmoe_cli.model.available_memory import resident
 from simsmoe_cli.collapse.estimate import bytes_needed
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.measure.options import Options

@@ -22,7 +22,6 @@ from simsmoe_cli.collapse import build as reporting
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.errors import EXIT_DATA
-from tests.collapse.sources.huggingface.models import IDS, made, with_tokenizer
 from tests.fuzz.driving import (
     cases,
     damaged,
@@ -31,6 +30,7 @@ from tests.fuzz.driving import (
     require_nothing_half_written,
     simsmoe,
 )
+from tests.huggingface.models import IDS, made, with_tokenizer
 
 KINDS = ("Mixtral", "Olmoe", "DeepseekV3")
 CONFIGURED = (*KINDS, "Qwen3Moe")

@@ -153,7 +153,7 @@ def test_a_report_says_what_that_of_a_cpu_does(device: str, runs: Path, kind: st
 def test_a_report_of_a_hugging_face_model(device: str, tmp_path: Path) -> None:
     import transformers
 
-    from tests.collapse.sources.huggingface.families import tiny
+    from tests.huggingface.families import tiny
 
     transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
@@ -173,7 +173,7 @@ def test_a_model_read_layer_by_layer_computes_what_a_cpu_does(
     near tie may send a token elsewhere, and what follows differs in the last digits."""
     from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LayerwiseSource
     from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
-    from tests.collapse.sources.huggingface.models import IDS, made
+    from tests.huggingface.models import IDS, made
 
     folder = made(kind, tmp_path / kind, lambda model: model.to(getattr(torch, stored)))
     readings, routed = [], []

@@ -17,13 +17,8 @@ from numpy.typing import NDArray
 from simsmoe_cli import __version__
 from simsmoe_cli.any_moe.find_layers import ExpertLayer, find_expert_layers
 from simsmoe_cli.any_moe.settings import TOP_K_NAMES
-from simsmoe_cli.collapse.sources.huggingface.check_weights import UnusualWeights
-from simsmoe_cli.collapse.sources.huggingface.config_errors import HINT
-from simsmoe_cli.collapse.sources.huggingface.folder import read_model_folder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import transformers_module
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LayerwiseSource
 from simsmoe_cli.collapse.sources.huggingface.loading import load_model
-from simsmoe_cli.collapse.sources.huggingface.model_config import read_config, settings_of
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.sources.huggingface.tokenized_text import (
     read_tokens,
@@ -31,6 +26,11 @@ from simsmoe_cli.collapse.sources.huggingface.tokenized_text import (
 )
 from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.huggingface.check_weights import UnusualWeights
+from simsmoe_cli.huggingface.config_errors import HINT
+from simsmoe_cli.huggingface.folder import read_model_folder
+from simsmoe_cli.huggingface.foreign_code import transformers_module
+from simsmoe_cli.huggingface.model_config import read_config, settings_of
 
 BLOCK = 512
 VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")

@@ -27,11 +27,11 @@ from simsmoe_cli.collapse.sources.evaluation_windows import (
     next_token_nats,
     tokens_per_batch,
 )
-from simsmoe_cli.collapse.sources.huggingface.check_weights import UnusualWeights
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
 from simsmoe_cli.collapse.sources.huggingface.layer_weights import LayerWeights
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.data.streams import IGNORED
+from simsmoe_cli.huggingface.check_weights import UnusualWeights
+from simsmoe_cli.huggingface.foreign_code import foreign_code
 
 LAYER_BATCH_TOKENS = 4096  # tokens that go through a decoder layer at once
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from simsmoe_cli.any_moe.find_layers import find_expert_layers
-from simsmoe_cli.collapse.sources.huggingface.stored_tensors import StoredTensor
-from simsmoe_cli.collapse.sources.huggingface.weight_conversion import (
+from simsmoe_cli.huggingface.stored_tensors import StoredTensor
+from simsmoe_cli.huggingface.weight_conversion import (
     WeightConversion,
     parameter_names,
 )

@@ -6,17 +6,16 @@ A model is refused unless all its weights are there, and unless it fits into mem
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
-from simsmoe_cli.collapse.available_memory import require_memory
-from simsmoe_cli.collapse.sources.huggingface.check_weights import LoadingInfo, require_complete
-from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code, transformers_module
 from simsmoe_cli.collapse.sources.huggingface.layer_weights import LayerWeights, stored_dtype
-from simsmoe_cli.collapse.sources.huggingface.model_config import (
+from simsmoe_cli.huggingface.check_weights import require_complete
+from simsmoe_cli.huggingface.folder import ModelFolder
+from simsmoe_cli.huggingface.foreign_code import foreign_code
+from simsmoe_cli.huggingface.load_whole import load_whole
+from simsmoe_cli.huggingface.model_config import (
     LANGUAGE_MODELS,
     ModelConfig,
 )
@@ -68,7 +67,7 @@ def load_model(
         with foreign_code("transformers cannot open this model", where):
             weights.load_rest()
     else:
-        model = _load_whole(config, folder, dtype, device)
+        model = load_whole(config, folder, dtype, device)
     predicts = type(model).__name__.endswith(LANGUAGE_MODELS) and not config.both_stacks
     loaded = Loaded(model.eval(), predicts, weights)
     if config.both_stacks:
@@ -93,31 +92,3 @@ def computed_in(folder: ModelFolder, device: torch.device) -> torch.dtype:
     ):
         return torch.float32
     return torch.float32 if stored == torch.float64 else stored
-
-
-def _load_whole(
-    config: ModelConfig, folder: ModelFolder, dtype: torch.dtype, device: torch.device
-) -> nn.Module:
-    """A model with all its weights in memory."""
-    where = str(folder.path)
-    require_memory(folder.numbers * dtype.itemsize, device, where)
-    with foreign_code("transformers cannot open this model", where) as heard:
-        model, info = config.kind.from_pretrained(
-            folder.path,
-            config=config.config,
-            dtype=dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            # It is not used: a damaged generation_config.json must not stop a report.
-            generation_config=transformers_module().GenerationConfig(),
-            **config.options,
-        )
-        heard.clear()
-    require_complete(
-        model,
-        LoadingInfo(info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]),
-        where,
-    )
-    loaded: Any = model.to(device)
-    return loaded  # type: ignore[no-any-return]

@@ -20,9 +20,9 @@ from simsmoe_cli.collapse.sources.evaluation_windows import (
     next_token_nats,
     tokens_per_batch,
 )
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
 from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.files.foreign_calls import silent_stderr
+from simsmoe_cli.huggingface.foreign_code import foreign_code
 
 
 class HuggingFaceSource(WholeSource):

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import (
+from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
+from simsmoe_cli.files.foreign_calls import silent_stderr
+from simsmoe_cli.huggingface.folder import ModelFolder
+from simsmoe_cli.huggingface.foreign_code import (
     foreign_code,
     transformers_module,
 )
-from simsmoe_cli.collapse.sources.huggingface.unsupported import read_object
-from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
-from simsmoe_cli.files.foreign_calls import silent_stderr
+from simsmoe_cli.huggingface.unsupported import read_object
 
 TEXT_BYTES = 2**23  # of a text file; more is not needed for a report
 JSON_FILES = (

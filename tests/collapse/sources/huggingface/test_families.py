@@ -34,14 +34,14 @@ from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
-from tests.collapse.sources.huggingface.families import (
+from tests.huggingface.families import (
     NOT_REPORTED,
     REPORTED,
     VOCABULARY,
     families,
     tiny,
 )
-from tests.collapse.sources.huggingface.models import QUICK
+from tests.huggingface.models import QUICK
 
 TOKENS = 128
 IDS = np.random.default_rng(0).integers(1, VOCABULARY - 4, 600).astype(np.uint32)

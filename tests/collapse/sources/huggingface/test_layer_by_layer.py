@@ -19,14 +19,14 @@ from simsmoe_cli.collapse.sources.huggingface import layer_weights
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LayerwiseSource
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.model import precision
-from tests.collapse.sources.huggingface.models import (
+from tests.collapse.sources.huggingface.test_families import saved
+from tests.huggingface.models import (
     MORE,
     QUICK,
     VOCABULARY,
     made,
     opened,
 )
-from tests.collapse.sources.huggingface.test_families import saved
 
 CPU = torch.device("cpu")
 

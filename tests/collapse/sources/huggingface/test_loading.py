@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse import available_memory as memory
-from simsmoe_cli.collapse.sources.huggingface import model_config
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
-from tests.collapse.sources.huggingface.models import (
+from simsmoe_cli.huggingface import model_config
+from simsmoe_cli.model import available_memory as memory
+from tests.huggingface.models import (
     configured,
     made,
     opened,

@@ -19,7 +19,7 @@ from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
 from tests.any_moe.models import ListedLayer
-from tests.collapse.sources.huggingface.models import (
+from tests.huggingface.models import (
     IDS,
     MORE,
     QUICK,

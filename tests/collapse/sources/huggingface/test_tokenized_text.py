@@ -10,7 +10,7 @@ import torch
 
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.errors import UserError
-from tests.collapse.sources.huggingface.models import (
+from tests.huggingface.models import (
     IDS,
     VOCABULARY,
     opened,

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import NEEDS_PACKAGE, foreign_code
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.huggingface.folder import ModelFolder
+from simsmoe_cli.huggingface.foreign_code import NEEDS_PACKAGE, foreign_code
 
 SECONDS = 20.0  # that may be spent on finding the field
 IN_WORDS = {

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from simsmoe_cli.collapse.sources.huggingface.stored_tensors import StoredTensor, read_header
-from simsmoe_cli.collapse.sources.huggingface.unsupported import (
+from simsmoe_cli.errors import UserError, listed, printable
+from simsmoe_cli.huggingface.stored_tensors import StoredTensor, read_header
+from simsmoe_cli.huggingface.unsupported import (
     ADAPTER,
     CONFIG,
     PICKLED,
@@ -23,7 +24,6 @@ from simsmoe_cli.collapse.sources.huggingface.unsupported import (
     other_folder,
     read_object,
 )
-from simsmoe_cli.errors import UserError, listed, printable
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import listed_keys
-from simsmoe_cli.collapse.sources.huggingface.stored_tensors import PLAIN_FLOATS, StoredTensor
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.huggingface.foreign_code import listed_keys
+from simsmoe_cli.huggingface.stored_tensors import PLAIN_FLOATS, StoredTensor
 
 MOST_AHEAD = 64  # layers that predict further tokens; models have one to three
 COMPUTED = re.compile(r"rotary_emb\.|masked_bias|position_ids")  # buffers that old folders hold

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli.cli import main
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from simsmoe_cli.files.foreign_calls import silent_stderr
-from tests.collapse.sources.huggingface.models import made
+from simsmoe_cli.huggingface.foreign_code import foreign_code
+from tests.huggingface.models import made
 
 
 def test_an_error_becomes_one_line_with_what_to_do() -> None:

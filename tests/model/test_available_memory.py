@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from simsmoe_cli.collapse import available_memory as memory
+from simsmoe_cli.model import available_memory as memory
 
 CPU = torch.device("cpu")
 

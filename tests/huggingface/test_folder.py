@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.collapse.sources.huggingface.models import (
+from tests.huggingface.models import (
     IDS,
     configured,
     opened,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.collapse.sources.huggingface.unsupported import (
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.huggingface.unsupported import (
     other_file,
     other_folder,
     read_object,
 )
-from simsmoe_cli.errors import UserError
 
 
 def test_a_folder_of_nothing_known_is_left_to_others(tmp_path: Path) -> None:

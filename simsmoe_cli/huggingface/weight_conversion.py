@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli.collapse.sources.huggingface.check_weights import LoadingInfo
+from simsmoe_cli.huggingface.check_weights import LoadingInfo
 
 KNOWN_ARGUMENTS = {"model", "state_dict", "load_config", "disk_offload_index"}
 

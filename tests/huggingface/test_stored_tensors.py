@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from simsmoe_cli.collapse.sources.huggingface.stored_tensors import read_header
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.huggingface.stored_tensors import read_header
 
 
 def test_a_header_says_shape_and_dtype(tmp_path: Path) -> None:

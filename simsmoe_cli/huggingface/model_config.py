@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from simsmoe_cli.collapse.sources.huggingface.check_weights import require_plain_floats
-from simsmoe_cli.collapse.sources.huggingface.config_errors import (
+from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.huggingface.check_weights import require_plain_floats
+from simsmoe_cli.huggingface.config_errors import (
     HINT,
     naming_the_field,
     require_finite,
     unusual_fields,
 )
-from simsmoe_cli.collapse.sources.huggingface.folder import DEQUANTISED, ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
-from simsmoe_cli.collapse.sources.huggingface.weight_conversion import parameter_names
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.huggingface.folder import DEQUANTISED, ModelFolder
+from simsmoe_cli.huggingface.foreign_code import foreign_code
+from simsmoe_cli.huggingface.weight_conversion import parameter_names
 
 TOO_MANY = 2**28  # parameters a model may have beyond what its files hold, to name their keys
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simsmoe_cli.collapse.measure.layers import measure
-from tests.collapse.sources.huggingface.models import (
+from tests.huggingface.models import (
     QUICK,
     made,
     opened,

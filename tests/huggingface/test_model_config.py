@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.collapse.sources.huggingface.models import (
+from tests.huggingface.models import (
     configured,
     made,
     opened,

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from simsmoe_cli.collapse.sources.huggingface.config_errors import (
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.huggingface.config_errors import (
     naming_the_field,
     require_finite,
     unusual_fields,
 )
-from simsmoe_cli.collapse.sources.huggingface.folder import ModelFolder
-from simsmoe_cli.collapse.sources.huggingface.foreign_code import foreign_code
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.huggingface.folder import ModelFolder
+from simsmoe_cli.huggingface.foreign_code import foreign_code
 
 DEFAULT = SimpleNamespace(heads=4, width=64, act="silu", rank=None, text={"depth": 2})
 
