@@ -1,8 +1,8 @@
 """Finds settings that are valid alone but contradict each other, or would be ignored.
 
 This module has the checks that concern several sections. Checks of one section are in the module of
-its fields: `moe.py`, `routers.py`, `similarity.py`. `schema_errors.py` words the errors of values
-that do not fit the schema.
+its fields: `moe.py`, `routers.py`, `similarity.py`, `parallel.py`. `schema_errors.py` words the
+errors of values that do not fit the schema.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def contradictions(recipe: Recipe) -> list[Problem]:
         *_train_problems(recipe),
         *_eval_problems(recipe),
         *_finetune_problems(recipe),
+        *recipe.parallel.problems(moe.experts, moe.backend, has_experts=has_experts),
     ]
 
 

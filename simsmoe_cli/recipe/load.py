@@ -65,6 +65,14 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return _with_overrides(recipe.name, data, overrides, [])
 
 
+def require_ranks(recipe: Recipe, ranks: int) -> None:
+    """Raise a UserError unless this many processes can train a recipe."""
+    train = recipe.train
+    problems = list(recipe.parallel.problems_of(ranks, train.batch, train.micro_batches))
+    if problems:
+        raise _error(recipe.name, problems)
+
+
 def _with_overrides(
     name: str, data: dict[str, Any], overrides: Sequence[str], problems: list[Problem]
 ) -> Recipe:

@@ -1,7 +1,8 @@
 """The recipe: everything that decides what a run computes, as one validated tree.
 
 A recipe is YAML. Every field is documented where it is declared and nowhere else: here, in
-`moe.py`, `routers.py` and `similarity.py`; `simsmoe show RECIPE --fields` prints these texts.
+`moe.py`, `routers.py`, `similarity.py` and `parallel.py`; `simsmoe show RECIPE --fields` prints
+these texts.
 Unknown keys, wrong types and contradictions are errors, and all of them are reported together.
 
 Nothing in this package imports torch.
@@ -14,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from simsmoe_cli.recipe.moe import MoESettings
+from simsmoe_cli.recipe.parallel import ParallelSettings
 from simsmoe_cli.recipe.routers import RouterSections, RouterSettings
 from simsmoe_cli.recipe.schedule import Schedule
 from simsmoe_cli.recipe.section import Section
@@ -233,6 +235,7 @@ class CommonSections(Section):
     train: TrainSettings = Field(default_factory=TrainSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
     finetune: FinetuneSettings = Field(default_factory=FinetuneSettings)
+    parallel: ParallelSettings = Field(default_factory=ParallelSettings)
 
 
 class Recipe(RouterSections, CommonSections):

@@ -19,7 +19,8 @@ from simsmoe_cli.data.tasks.store import Task, open_task
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.files.names import check_name, safe_name
 from simsmoe_cli.model.classifier import kept_layers
-from simsmoe_cli.recipe.load import list_recipes, load_recipe
+from simsmoe_cli.parallel.launch import launch
+from simsmoe_cli.recipe.load import list_recipes, load_recipe, require_ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.find import find_run
@@ -116,6 +117,7 @@ def plan_finetuning(
     pretrained = Pretrained.open(find_run(source, runs_dir), which, data_dir)
     recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
     base = name or safe_name(f"{pretrained.opened.run.name}-{task.name}") or "finetuned"
+    require_ranks(recipe, launch().size)
     run, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
         return _go_on(run, last, recipe, overrides, data_dir, notes)
@@ -209,6 +211,7 @@ def _go_on(
     train = recipe.train.model_copy(update={"steps": steps})
     recipe = recipe.model_copy(update={"train": train})
     require_same_course(run, before, recipe, state["step"])
+    require_ranks(recipe, launch().size)
     origin = state["pretrained"]
     return FinetunePlan(recipe, run, start, task, opened.vocabulary, None, origin, notes)
 

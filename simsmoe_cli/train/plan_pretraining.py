@@ -13,7 +13,8 @@ from typing import Any
 
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.files.names import check_name
-from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.parallel.launch import launch
+from simsmoe_cli.recipe.load import load_recipe, require_ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
@@ -71,6 +72,7 @@ def plan_training(
             recipe_name = str(run.recipe)
     recipe = load_recipe(recipe_name or "quickstart", overrides)
     require_pretraining(recipe)
+    require_ranks(recipe, launch().size)
     base = name or f"{recipe.name}-{recipe.moe.router}-{recipe.similarity.preset}"
     place, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
@@ -120,4 +122,5 @@ def _go_on(
         else load_recipe(recipe_name, overrides)
     )
     require_same_course(run, before, recipe, state["step"])
+    require_ranks(recipe, launch().size)
     return Plan(recipe, run, start, notes, state)

@@ -30,6 +30,7 @@ FREE_ON_RESUME = (
     "moe.backend",
     "eval",
     "finetune.epochs",
+    "parallel",
 )
 WITHOUT_RECIPE = (
     "Mend the file or move it away: the checkpoints hold the recipe, and --resume takes it from "
