@@ -26,12 +26,14 @@ class Plan:
         order_R: slot (token * K + rank) of each sorted row.
         inverse_R: sorted row of each slot.
         count_N: rows of each expert, int64; their sum is R, or less if slots are empty.
+        top_k: slots of a token, K.
         partial: whether slots may be empty.
     """
 
     order_R: Tensor
     inverse_R: Tensor
     count_N: Tensor
+    top_k: int
     partial: bool
 
 
@@ -49,23 +51,24 @@ def plan(index_TK: Tensor, num_experts: int, *, partial: bool = False) -> Plan:
     )
     ids_N = torch.arange(num_experts, device=sorted_R.device)
     ends_N = torch.searchsorted(sorted_R, ids_N, right=True)
-    return Plan(order_R, inverse_R, ends_N.diff(prepend=ends_N.new_zeros(1)), partial)
+    count_N = ends_N.diff(prepend=ends_N.new_zeros(1))
+    return Plan(order_R, inverse_R, count_N, index_TK.shape[1], partial)
 
 
 class _Gather(torch.autograd.Function):
     """rows_R = x_T[order_R // K]."""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, order_R: Tensor, inverse_R: Tensor) -> Tensor:
-        ctx.tokens = x_TD.shape[0]
+    def forward(ctx: Any, x_TD: Tensor, order_R: Tensor, inverse_R: Tensor, top_k: int) -> Tensor:
+        ctx.slots = x_TD.shape[0], top_k
         ctx.save_for_backward(inverse_R)
-        return x_TD.index_select(0, order_R // (order_R.shape[0] // x_TD.shape[0]))
+        return x_TD.index_select(0, order_R // top_k)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse_R,) = ctx.saved_tensors
-        rows_TKD = grads[0].index_select(0, inverse_R).unflatten(0, (ctx.tokens, -1))
-        return rows_TKD.sum(1), None, None
+        rows_TKD = grads[0].index_select(0, inverse_R).unflatten(0, ctx.slots)
+        return rows_TKD.sum(1), None, None, None
 
 
 class _Permute(torch.autograd.Function):
@@ -87,14 +90,19 @@ _gather: Callable[..., Tensor] = _Gather.apply
 _permute: Callable[..., Tensor] = _Permute.apply
 
 
+def permute(rows_RD: Tensor, order_R: Tensor, inverse_R: Tensor) -> Tensor:
+    """rows[order_R], where inverse_R undoes order_R: [R, D]."""
+    return _permute(rows_RD, order_R, inverse_R)
+
+
 def gather(x_TD: Tensor, plan: Plan) -> Tensor:
     """The rows of all experts, one for each slot, sorted by expert: [R, D]."""
-    return _gather(x_TD, plan.order_R, plan.inverse_R)
+    return _gather(x_TD, plan.order_R, plan.inverse_R, plan.top_k)
 
 
 def combine(rows_RD: Tensor, weight_TK: Tensor, plan: Plan) -> Tensor:
     """Sum over a token's experts of weight times row: [T, D], in the precision of the rows."""
-    return weighted_sum(_permute(rows_RD, plan.inverse_R, plan.order_R), weight_TK)
+    return weighted_sum(permute(rows_RD, plan.inverse_R, plan.order_R), weight_TK)
 
 
 def weighted_sum(slots_RD: Tensor, weight_TK: Tensor) -> Tensor:

@@ -1,5 +1,9 @@
 """Parameters of N experts, stacked. A backend only adds the computation.
 
+Under expert parallelism (`Experts.spread`) a rank holds some of the experts. Each parameter is then
+one DTensor of all N, sharded over the ranks, so that its name, its shape, its norm and what a
+checkpoint holds stay the same.
+
 An expert is W2 f(W1 x + b1) + b2 with dropout after f = ReLU, or SwiGLU: W2 (silu(Wg x) * Wu x),
 gate and up stacked in one matrix. Layout [N, out, in], as nn.Linear and fastmoe have it, so that
 every backend reads the same checkpoint.
@@ -13,7 +17,9 @@ Shapes: T tokens, D model width, H hidden width, N experts, K experts per token,
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +28,22 @@ from simsmoe_cli.kernels.dropout import dropout as drop
 from simsmoe_cli.kernels.dropout import relu_dropout
 from simsmoe_cli.kernels.swiglu import swiglu
 from simsmoe_cli.moe import dispatch
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
+
+    from simsmoe_cli.moe.exchange import Exchange
+
+
+class Weights(NamedTuple):
+    """What a backend multiplies with: [N, I, D], [N, D, H], and biases [N, I], [N, D] or None; I is
+    H, or 2H for SwiGLU. Under expert parallelism N is the number of this rank's experts."""
+
+    w_in: Tensor
+    w_out: Tensor
+    b_in: Tensor | None
+    b_out: Tensor | None
 
 
 class Experts(nn.Module):
@@ -48,6 +70,7 @@ class Experts(nn.Module):
     ):
         super().__init__()
         self.num_experts = num_experts
+        self.exchange: Exchange | None = None
         self.swiglu = activation == "swiglu"
         self.dropout = dropout
         inner = hidden * (2 if self.swiglu else 1)
@@ -71,6 +94,31 @@ class Experts(nn.Module):
     def require(cls, device: torch.device) -> None:
         """Raise a UserError if this backend cannot compute on the device."""
 
+    def spread(self, mesh: DeviceMesh) -> None:
+        """Keep this rank's share of the experts; until now all ranks hold the same experts.
+
+        Args:
+            mesh: of one dimension: the ranks that share the experts, whose number divides N.
+        """
+        # Importing it takes seconds.
+        from torch.distributed.tensor import Shard, distribute_tensor
+
+        from simsmoe_cli.moe.exchange import Exchange
+
+        assert self.num_experts % mesh.size() == 0
+        for name, parameter in list(self.named_parameters()):
+            # Without a source rank every rank takes its share from its own tensor.
+            shared = distribute_tensor(parameter.detach(), mesh, [Shard(0)], src_data_rank=None)
+            setattr(self, name, nn.Parameter(shared))
+        self.exchange = Exchange(mesh.get_group())
+
+    def own(self) -> Weights:
+        """The parameters of this rank's experts: of all N, where ranks do not share them."""
+        if self.exchange is None:
+            return Weights(self.w_in, self.w_out, self.b_in, self.b_out)
+        b_in, b_out = (None if b is None else _own(b) for b in (self.b_in, self.b_out))
+        return Weights(_own(self.w_in), _own(self.w_out), b_in, b_out)
+
     def matmul_dtype(self, device: torch.device) -> torch.dtype:
         """The precision matrices are multiplied in: autocast's where it is on."""
         if torch.is_autocast_enabled(device.type):
@@ -87,7 +135,7 @@ class Experts(nn.Module):
     def forward(
         self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False
     ) -> Tensor:
-        """Each row through the expert it belongs to.
+        """Each row through the expert it belongs to, whichever rank holds that expert.
 
         Args:
             rows_RD: rows sorted by expert.
@@ -98,6 +146,15 @@ class Experts(nn.Module):
         Returns:
             [R, D], in the precision the matrices were multiplied in.
         """
+        if self.exchange is None:
+            return self.compute(rows_RD, count_N, dropout=dropout, partial=partial)
+        compute = functools.partial(self.compute, dropout=dropout, partial=False)
+        rows_RD = rows_RD.to(self.matmul_dtype(rows_RD.device))
+        out: Tensor = self.exchange(rows_RD, count_N, compute)
+        return out
+
+    def compute(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool, partial: bool) -> Tensor:
+        """As `forward`, for the experts of this rank: what a backend implements."""
         raise NotImplementedError
 
     def mixture(
@@ -105,7 +162,7 @@ class Experts(nn.Module):
     ) -> Tensor:
         """Every token through its experts: sum over k of weight_tk E_index_tk(x_t).
 
-        Backends implement `forward`, which does not depend on routing. A backend with its own
+        Backends implement `compute`, which does not depend on routing. A backend with its own
         dispatch overrides this method.
 
         Args:
@@ -127,4 +184,10 @@ class Experts(nn.Module):
         rows_RD = x_TD.unsqueeze(0).expand(self.num_experts, -1, -1).flatten(0, 1)
         count_N = torch.full((self.num_experts,), tokens, device=x_TD.device)
         out: Tensor = self(rows_RD, count_N, dropout=False)
-        return out.view(self.num_experts, tokens, -1)
+        return out.view(self.num_experts, *x_TD.shape)
+
+
+def _own(parameter: Tensor) -> Tensor:
+    """The part of a DTensor that is on this rank."""
+    part: Tensor = cast("DTensor", parameter).to_local()
+    return part

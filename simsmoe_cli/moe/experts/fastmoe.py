@@ -69,14 +69,12 @@ class FastMoEExperts(Experts):
             )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(
-        self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False
-    ) -> Tensor:
+    def compute(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool, partial: bool) -> Tensor:
         self._check(rows_RD)
         count_N = count_N.cpu()
         full = int(count_N.sum()) if partial else rows_RD.shape[0]
         rows_RD = rows_RD.to(self.matmul_dtype(rows_RD.device))
-        out_RD = self._compute(rows_RD[:full], count_N, dropout)
+        out_RD = self._multiply(rows_RD[:full], count_N, dropout)
         if not partial:
             return out_RD
         return torch.cat([out_RD, out_RD.new_zeros(rows_RD.shape[0] - full, out_RD.shape[1])])
@@ -101,7 +99,7 @@ class FastMoEExperts(Experts):
             full,
             processes,
         )
-        rows_RD = self._compute(rows_RD, count_N, dropout=True)
+        rows_RD = self._multiply(rows_RD, count_N, dropout=True)
         slots_RD: Tensor = self._functions.MOEGather.apply(
             rows_RD, slot_R, here_N, everywhere_N, gate_R.shape[0], processes
         )
@@ -111,7 +109,7 @@ class FastMoEExperts(Experts):
         if rows.device.type != DEVICE:
             self.require(rows.device)
 
-    def _compute(self, rows_RD: Tensor, count_N: Tensor, dropout: bool) -> Tensor:
+    def _multiply(self, rows_RD: Tensor, count_N: Tensor, dropout: bool) -> Tensor:
         """Rows sorted by expert through theirs; counts on the host."""
         hidden = self.activate(self._product(rows_RD, count_N, self.w_in, self.b_in), dropout)
         return self._product(hidden, count_N, self.w_out, self.b_out)

@@ -20,9 +20,8 @@ ALIGNMENT = 8
 class GroupedExperts(Experts):
     """The default backend: no capacity limit, no padding, no waiting on the device."""
 
-    def forward(
-        self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False
-    ) -> Tensor:
+    def compute(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool, partial: bool) -> Tensor:
+        w_in, w_out, b_in, b_out = self.own()
         dtype = self.matmul_dtype(rows_RD.device)
         end_N = count_N.cumsum(0)
         offset_N = end_N.to(torch.int32)
@@ -30,8 +29,8 @@ class GroupedExperts(Experts):
         empty_R1 = (row_R >= end_N[-1])[:, None] if partial else None
         # Which expert a row belongs to, for the biases; empty rows may take any.
         expert_R = None
-        if self.b_in is not None:
-            expert_R = torch.searchsorted(end_N, row_R, right=True).clamp(max=self.num_experts - 1)
+        if b_in is not None:
+            expert_R = torch.searchsorted(end_N, row_R, right=True).clamp(max=len(end_N) - 1)
 
         def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             out = grouped_product(rows, weight.to(dtype), offset_N)
@@ -44,7 +43,7 @@ class GroupedExperts(Experts):
         rows = rows_RD.to(dtype)
         if empty_R1 is not None:
             rows = rows.masked_fill(empty_R1, 0)
-        hidden = self.activate(product(rows, self.w_in, self.b_in), dropout)
+        hidden = self.activate(product(rows, w_in, b_in), dropout)
         if empty_R1 is not None:
             hidden = hidden.masked_fill(empty_R1, 0)
-        return product(hidden, self.w_out, self.b_out)
+        return product(hidden, w_out, b_out)

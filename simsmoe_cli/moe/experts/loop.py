@@ -12,16 +12,16 @@ from simsmoe_cli.moe.experts.base import Experts
 class LoopExperts(Experts):
     """A Python loop over experts. It reads the counts on the host, so it waits on the device."""
 
-    def forward(
-        self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool = True, partial: bool = False
-    ) -> Tensor:
+    def compute(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool, partial: bool) -> Tensor:
+        w_in, w_out, b_in, b_out = self.own()
         counts: list[int] = count_N.tolist()
         parts = rows_RD[: sum(counts)].split(counts)
         outputs = []
         for expert, part in enumerate(parts):
-            b_in = None if self.b_in is None else self.b_in[expert]
-            b_out = None if self.b_out is None else self.b_out[expert]
-            hidden = self.activate(F.linear(part, self.w_in[expert], b_in), dropout)
-            outputs.append(F.linear(hidden, self.w_out[expert], b_out))
+            inner = F.linear(part, w_in[expert], None if b_in is None else b_in[expert])
+            hidden = self.activate(inner, dropout)
+            outputs.append(
+                F.linear(hidden, w_out[expert], None if b_out is None else b_out[expert])
+            )
         empty_RD = outputs[0].new_zeros(rows_RD.shape[0] - sum(counts), rows_RD.shape[1])
         return torch.cat([*outputs, empty_RD])
