@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step import mixtral
-from simsmoe_cli.data.corpora.prepare import prepare
+from benchmarks.text import standard_library
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
@@ -94,12 +94,7 @@ class Bench:
     store: TokenStore = field(init=False)
 
     def __post_init__(self) -> None:
-        modules = sorted(Path(re.__file__).parent.parent.glob("*.py"))
-        text = self.folder / "modules.txt"
-        most = 200_000 if self.tiny else 4_000_000
-        text.write_bytes(b"".join(module.read_bytes() for module in modules)[:most])
-        prepare(str(text), self.folder / "modules")
-        self.store = TokenStore.open(self.folder / "modules")
+        self.store = standard_library(self.folder, 200_000 if self.tiny else 4_000_000)
 
     @property
     def vocabulary(self) -> int:

@@ -2,10 +2,12 @@
 
     python -m benchmarks.run [NAME ...] [--runs 5] [--json FILE]
     python -m benchmarks.run gpu [--minutes 7] [--json FILE] [--only REGEX]
+    python -m benchmarks.run published --checkout DIR --fastmoe DIR [--runs 5] [--json FILE]
 
 Each benchmark times its cases in turn in one process and prints medians, spreads, peak memory and
 ratios. Absolute times depend on the machine; ratios are what to look at. `--list` names them all;
-transformers' Mixtral needs the extra `bench`. `gpu` is run only by name (docs/gpu.md).
+transformers' Mixtral needs the extra `bench`. `gpu` (docs/gpu.md) and `published`
+(docs/benchmarks.md) are run only by name.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from benchmarks import attention, cross_entropy, gpu, machinery
+from benchmarks import attention, cross_entropy, gpu, machinery, published
+from benchmarks.published_code import missing
 from benchmarks.step import (
     Shape,
     Way,
@@ -174,6 +178,11 @@ BENCHMARKS: dict[str, Callable[[int], Tables]] = {
     "generating": machinery.generating,
     "reporting": machinery.reporting,
 }
+BY_NAME = (gpu, published)
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
 
 
 def main() -> None:
@@ -191,15 +200,23 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="REGEX", help="gpu: cases of these names")
     parser.add_argument("--device", default="auto", help="gpu: auto, cpu or cuda")
     parser.add_argument("--tiny", action="store_true", help="gpu: everything in small")
+    parser.add_argument("--checkout", type=Path, help="published: folder of SimSMoE's code")
+    parser.add_argument("--fastmoe", type=Path, help="published: folder of fastmoe")
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
     given = parser.parse_args()
     if given.list:
         for name, function in BENCHMARKS.items():
             print(f"{name:12} {(function.__doc__ or '').splitlines()[0]}")
-        print(f"{'gpu':12} {(gpu.__doc__ or '').splitlines()[0]}")
+        for module in BY_NAME:
+            print(f"{_name(module):12} {(module.__doc__ or '').splitlines()[0]}")
         return
-    if unknown := [name for name in given.names if name not in (*BENCHMARKS, "gpu")]:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}, gpu")
+    known = [*BENCHMARKS, *map(_name, BY_NAME)]
+    if unknown := [name for name in given.names if name not in known]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    if "published" in given.names and not (given.checkout and given.fastmoe):
+        parser.error("published needs --checkout and --fastmoe (docs/benchmarks.md)")
+    if "published" in given.names and (wrong := missing(given.checkout, given.fastmoe)):
+        parser.error(wrong)
     if not given.plain_allocator:
         keep_freed_memory(torch.device("cpu"))  # as training does; peers gain by it too
     facts = machine()
@@ -215,6 +232,11 @@ def main() -> None:
         if name == "gpu":
             on_case = partial(keep, name)
             gpu.gpu(given.device, given.minutes, given.tiny, on_case, only=given.only)
+        elif name == "published":
+            setting = published.Setting(
+                given.checkout, given.fastmoe, plain_allocator=given.plain_allocator
+            )
+            keep(name, published.published(setting, given.runs))
         else:
             keep(name, BENCHMARKS[name](given.runs))
 

@@ -59,8 +59,16 @@ class Timed:
     def rate(self) -> float:
         return self.work / self.median
 
+    @property
+    def cpu_rate(self) -> float:
+        """Work in a second of processor time, all threads together: little affected by other
+        work on the machine."""
+        return self.work / statistics.median(self.cpu_seconds)
 
-def alternate(cases: Sequence[Case], runs: int = 5, warm: int = 1) -> list[Timed]:
+
+def alternate(
+    cases: Sequence[Case], runs: int = 5, warm: int = 1, memory: bool = True
+) -> list[Timed]:
     """Time the cases in turn, after warming each up; the peak memory is of one run more."""
     timed = [Timed(case.name, case.work, case.unit) for case in cases]
     for case in cases:
@@ -72,7 +80,7 @@ def alternate(cases: Sequence[Case], runs: int = 5, warm: int = 1) -> list[Timed
             case.run()
             one.seconds.append(time.perf_counter() - wall)
             one.cpu_seconds.append(time.process_time() - cpu)
-    for case, one in zip(cases, timed, strict=True):
+    for case, one in zip(cases, timed, strict=True) if memory else ():
         with PeakMemory() as peak:
             case.run()
         one.peak_mb = peak.mb
