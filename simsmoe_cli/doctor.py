@@ -39,11 +39,14 @@ PACKAGES = {
     "textual": (False, "no live dashboard; training still prints its progress"),
     "transformers": (False, "no collapse-report of Hugging Face models (extra hf)"),
     "accelerate": (False, "no collapse-report of Hugging Face models in fp8 (extra hf)"),
+    "datasets": (False, "no data sets of Hugging Face in prepare-data (extra hf)"),
+    "pyarrow": (False, "no parquet in prepare-data (extra hf)"),
+    "zstandard": (False, "no .zst files in prepare-data (extra hf)"),
     "textual-serve": (False, "no dashboard in a browser, monitor --serve (extra serve)"),
 }
 
 # Only looked for: importing takes seconds, and they remember a torch that was missing then.
-NOT_IMPORTED = {"transformers", "accelerate"}
+NOT_IMPORTED = {"transformers", "accelerate", "datasets", "pyarrow"}
 
 BUILD_FASTMOE = """\
 It is not on a package registry. With CUDA, nvcc and a C++ compiler it builds in ten minutes:

@@ -34,7 +34,14 @@ PromptOption = Annotated[str | None, typer.Option(help="Text to continue.")]
 PromptFileOption = Annotated[
     str | None, typer.Option(metavar="FILE", help="File with the text, - for stdin.")
 ]
-TokensOption = Annotated[int, typer.Option(min=1, max=100_000_000, help="How many tokens to add.")]
+TokensOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=100_000_000,
+        help="How many tokens to add; fewer where the model ends a document.",
+    ),
+]
 TemperatureOption = Annotated[
     float, typer.Option(help="0: the most likely token; 1: the model's own distribution.")
 ]

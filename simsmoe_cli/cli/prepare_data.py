@@ -1,19 +1,14 @@
 """`simsmoe prepare-data`: turns text into a token store, and labelled texts into a task."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from simsmoe_cli.cli.options import DATA_DIR, DataDirOption, JsonOption, console, print_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from simsmoe_cli.data.store import TokenStore
-    from simsmoe_cli.data.tasks.store import Task, TaskManifest
-
-MOST_LABELS_SHOWN = 12
+    from simsmoe_cli.cli.stage_progress import StageProgress
 
 
 CorpusArgument = Annotated[
@@ -21,14 +16,16 @@ CorpusArgument = Annotated[
     typer.Argument(
         metavar="NAME|PATH",
         help="A name from `simsmoe list corpora` or `simsmoe list tasks`, or text of your own: "
-        "a file (also .gz, .bz2, .xz), folder, quoted glob, archive (.zip, .tar) or URL.",
+        "a file (also .gz, .bz2, .xz, .zst), folder, quoted glob, archive (.zip, .tar) or URL. "
+        "JSON lines, parquet, and data sets of Hugging Face (hf:OWNER/NAME[:CONFIG]) are read as "
+        "documents.",
     ),
 ]
 SourceOption = Annotated[
     str | None,
     typer.Option(
         metavar="PATH|URL",
-        help="Read a named corpus or task from here instead of its official host.",
+        help="Read a named corpus, task or data set from here instead of its official host.",
     ),
 ]
 TokenizerOption = Annotated[
@@ -60,16 +57,61 @@ VocabFromOption = Annotated[
 TextColumnOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Column of the texts in a task of your own; text if left out."
+        metavar="NAME",
+        help="Column of the texts in JSON lines or parquet, or in a task; text if left out.",
     ),
 ]
 LabelColumnOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Column of the labels; label if left out. Either option makes a classification "
-        "task of a .csv, .tsv or .jsonl file, or of a folder with train, valid and test "
-        "files.",
+        help="Column of the labels. Makes a classification task of a .csv, .tsv or .jsonl file, "
+        "or of a folder with train, valid and test files; so does --text-column for .csv and "
+        ".tsv, with the label in column label.",
+    ),
+]
+DocumentsOption = Annotated[
+    bool,
+    typer.Option(
+        "--documents",
+        help="Plain text: each file is a document, with an end token after it.",
+    ),
+]
+ValidationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="Documents of the validation split: a file, folder or quoted glob."
+    ),
+]
+TestOption = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Documents of the test split.")
+]
+HeldOutOption = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-6,
+        max=1 / 3,
+        metavar="SHARE",
+        help="Documents: share in each split that is not given. At 0.05, the default, one of every "
+        "20 consecutive documents of a file goes to validation and one to test, at places drawn "
+        "by a hash of the file's name, the same every time.",
+    ),
+]
+EndTokenOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN",
+        help="Documents: the token of a Hugging Face tokenizer that ends each. Default: the "
+        "eos_token of its tokenizer_config.json.",
+    ),
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        help="Documents: processes that encode. Default: one per core, one for less than 32 MB. "
+        "The result is the same.",
     ),
 ]
 NameOption = Annotated[
@@ -94,6 +136,12 @@ def prepare_data(
     vocab_from: VocabFromOption = None,
     text_column: TextColumnOption = None,
     label_column: LabelColumnOption = None,
+    documents: DocumentsOption = False,
+    validation: ValidationOption = None,
+    test: TestOption = None,
+    held_out: HeldOutOption = None,
+    end_token: EndTokenOption = None,
+    jobs: JobsOption = None,
     name: NameOption = None,
     out: OutOption = None,
     data_dir: DataDirOption = DATA_DIR,
@@ -104,7 +152,8 @@ def prepare_data(
 
     Text is fetched, checked, split, tokenized and stored; a task's texts are stored as they are,
     since the checkpoint to be fine-tuned says how to tokenize them. Preparing the same again
-    changes nothing.
+    changes nothing. Documents are stored in shards; interrupted, the same command goes on after
+    the last one.
     """
     columns = {"text_column": text_column, "label_column": label_column}
     tokens = {
@@ -114,17 +163,45 @@ def prepare_data(
         "sp_model": sp_model,
         "vocab_from": vocab_from,
     }
-    of_task = _is_task(corpus, columns)
-    folder = _folder(corpus, name, out, data_dir, of_task=of_task)
-    if of_task:
+    own = {
+        "validation": validation,
+        "test": test,
+        "held_out": held_out,
+        "end_token": end_token,
+        "jobs": jobs,
+    }
+    kind = _kind(corpus, columns, documents=documents)
+    if kind != "documents":
+        _require_documents(documents=documents, given=own, kind=kind)
+    folder = _folder(corpus, name, out, data_dir, kind)
+    if kind == "documents":
+        own["source"] = _source_of_data_set(corpus, source)
+        column = text_column or "text"
+        _prepare_documents(
+            corpus,
+            folder,
+            tokens,
+            column,
+            own,
+            data_dir,
+            plain=documents,
+            force=force,
+            as_json=json,
+        )
+        return
+    if kind == "task":
         _require_no_tokenizer(tokens)
-    prepare = _prepare_task if of_task else _prepare_corpus
+    prepare = _prepare_task if kind == "task" else _prepare_corpus
     common = {"source": source, "force": force, "downloads": data_dir / ".downloads"}
-    prepare(corpus, folder, columns if of_task else tokens, common, data_dir, as_json=json)
+    prepare(corpus, folder, columns if kind == "task" else tokens, common, data_dir, as_json=json)
 
 
-def _is_task(corpus: str, columns: dict[str, str | None]) -> bool:
-    """Whether labelled texts are to be prepared; a UserError for a corpus with columns."""
+def _kind(
+    corpus: str, columns: dict[str, str | None], *, documents: bool
+) -> Literal["task", "documents", "text"]:
+    """What is to be prepared; a UserError for a known corpus with columns."""
+    from simsmoe_cli.data.documents.hub import is_hub
+    from simsmoe_cli.data.documents.inputs import holds_documents
     from simsmoe_cli.errors import UserError
     from simsmoe_cli.registry import CORPORA, TASKS
 
@@ -135,13 +212,48 @@ def _is_task(corpus: str, columns: dict[str, str | None]) -> bool:
             where=given[0],
             hint="Tasks: " + ", ".join(TASKS) + ", or a .csv, .tsv or .jsonl file of your own.",
         )
-    return bool(given) or corpus in TASKS
+    if corpus in TASKS or columns["label_column"] is not None:
+        return "task"
+    if corpus in CORPORA:
+        return "text"
+    if documents or is_hub(corpus) or holds_documents(corpus, json_files=bool(given)):
+        return "documents"
+    return "task" if given else "text"
 
 
-def _folder(
-    corpus: str, name: str | None, out: Path | None, data_dir: Path, *, of_task: bool
-) -> Path:
+def _source_of_data_set(corpus: str, source: str | None) -> str | None:
+    """The folder of --source; a UserError beside a path."""
+    from simsmoe_cli.data.documents.hub import is_hub
+    from simsmoe_cli.errors import UserError
+
+    if source is not None and not is_hub(corpus):
+        raise UserError(
+            "the path of the documents already says what to read",
+            where="--source",
+            hint="Leave it out.",
+        )
+    return source
+
+
+def _require_documents(*, documents: bool, given: dict[str, Any], kind: str) -> None:
+    """A UserError for an option that only documents have."""
+    from simsmoe_cli.errors import UserError
+
+    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if documents:
+        flags.insert(0, "--documents")
+    if flags:
+        what = "a task" if kind == "task" else "one running text"
+        raise UserError(
+            f"is for documents, and this is {what}",
+            where=flags[0],
+            hint="Documents are JSON lines, parquet, or with --documents the files of a folder.",
+        )
+
+
+def _folder(corpus: str, name: str | None, out: Path | None, data_dir: Path, kind: str) -> Path:
     """The output folder: --out, or a name below --data-dir."""
+    from simsmoe_cli.data.documents.hub import hub_name, is_hub
     from simsmoe_cli.data.io.locate import default_name
     from simsmoe_cli.errors import UserError
     from simsmoe_cli.files.names import check_name, safe_name
@@ -157,8 +269,10 @@ def _folder(
         check_name(name, below="--data-dir")
     if out is not None:
         return out
-    if name is None and of_task:
+    if name is None and kind == "task":
         name = safe_name(_task_name(corpus))
+    if name is None and kind == "documents":
+        name = safe_name(hub_name(corpus) if is_hub(corpus) else _stem(corpus))
     if name is None:
         name = corpus if corpus in CORPORA else safe_name(default_name(corpus))
     return data_dir / name
@@ -174,15 +288,16 @@ def _prepare_task(
     as_json: bool,
 ) -> None:
     """Prepare labelled texts and print the result."""
+    from simsmoe_cli.cli.preparation_summary import print_task
     from simsmoe_cli.data.tasks.prepare import prepare_task
 
-    with _Progress() as show:
+    with _progress() as show:
         made = prepare_task(task, folder, **columns, **common, on_progress=show)
     if as_json:
         facts = made.manifest.model_dump(mode="json")
         print_json({"path": str(made.path), "built": made.built, **facts})
     else:
-        _print_task(made, data_dir)
+        print_task(made, data_dir)
 
 
 def _prepare_corpus(
@@ -195,6 +310,7 @@ def _prepare_corpus(
     as_json: bool,
 ) -> None:
     """Prepare text and print the result."""
+    from simsmoe_cli.cli.preparation_summary import print_facts, print_summary
     from simsmoe_cli.data.corpora.prepare import prepare
     from simsmoe_cli.data.store import find_store
     from simsmoe_cli.data.tasks.parsers import table_kind
@@ -202,18 +318,53 @@ def _prepare_corpus(
 
     lender = find_store(tokens["vocab_from"], data_dir) if tokens["vocab_from"] else None
     settings = {**tokens, "vocab_from": lender}
-    with _Progress() as show:
+    with _progress() as show:
         made = prepare(corpus, folder, **settings, **common, on_progress=show)
     if as_json:
-        without = {"splits": {"__all__": {"chunks"}}}
-        facts = made.manifest.model_dump(mode="json", exclude=without)
-        print_json({"path": str(made.path), "built": made.built, **facts})
+        print_facts(made)
         return
-    _print_summary(made, data_dir)
+    print_summary(made, data_dir)
     files = Path(corpus).iterdir() if Path(corpus).is_dir() else [Path(corpus)]
     if corpus not in CORPORA and any(table_kind(file.name) for file in files):
         flags = "--text-column NAME --label-column NAME"
         console().print(f"note: read as text; with {flags} it is a classification task")
+
+
+def _prepare_documents(
+    corpus: str,
+    folder: Path,
+    tokens: dict[str, Any],
+    column: str,
+    own: dict[str, Any],
+    data_dir: Path,
+    *,
+    plain: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Prepare documents and print the result."""
+    from simsmoe_cli.cli.preparation_summary import print_facts, print_summary
+    from simsmoe_cli.data.documents.prepare import HELD_OUT, Documents, prepare_documents
+    from simsmoe_cli.data.store import find_store
+
+    documents = Documents(
+        corpus,
+        column,
+        plain=plain,
+        validation=own["validation"],
+        test=own["test"],
+        held_out=HELD_OUT if own["held_out"] is None else own["held_out"],
+        end_token=own["end_token"],
+        source=own["source"],
+    )
+    lender = find_store(tokens["vocab_from"], data_dir) if tokens["vocab_from"] else None
+    settings = {**tokens, "vocab_from": lender, "jobs": own["jobs"]}
+    with _progress() as show:
+        made = prepare_documents(documents, folder, **settings, force=force, on_progress=show)
+    if as_json:
+        print_facts(made)
+    else:
+        print_summary(made, data_dir)
 
 
 def _require_no_tokenizer(tokens: dict[str, Any]) -> None:
@@ -232,110 +383,22 @@ def _require_no_tokenizer(tokens: dict[str, Any]) -> None:
 
 def _task_name(task: str) -> str:
     """The name of a task's folder: its own name, or that of its file without suffixes."""
-    from simsmoe_cli.data.io.locate import default_name
-    from simsmoe_cli.data.tasks.parsers import table_kind
     from simsmoe_cli.registry import TASKS
 
-    name = task if task in TASKS else default_name(task)
-    return Path(name).stem if table_kind(name) else name
+    return task if task in TASKS else _stem(task)
 
 
-class _Progress:
-    """A bar on stderr while it is a terminal; a new stage replaces the one before."""
+def _stem(given: str) -> str:
+    """The name of a file, folder or URL, without the suffixes of tables and of compression."""
+    from simsmoe_cli.data.documents.inputs import kind_of
+    from simsmoe_cli.data.io.locate import default_name
+    from simsmoe_cli.data.tasks.parsers import table_kind
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-        stderr = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-        self._bars = Progress(
-            *columns, console=stderr, transient=True, disable=not stderr.is_terminal
-        )
-        self._task = self._bars.add_task("", visible=False)
-        self._stage = ""
-
-    def __enter__(self) -> "_Progress":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        if stage != self._stage:
-            self._stage = stage
-            self._bars.reset(self._task, description=stage, visible=True)
-        self._bars.update(self._task, completed=done, total=total)
+    name = default_name(given)
+    return Path(name).stem if table_kind(name) or kind_of(name) else name
 
 
-def _print_summary(store: "TokenStore", data_dir: Path) -> None:
-    """Print what was prepared, what to know about it, and what to do next."""
-    from rich.table import Table
+def _progress() -> "StageProgress":
+    from simsmoe_cli.cli.stage_progress import StageProgress
 
-    manifest, screen = store.manifest, console()
-    done = "Prepared" if store.built else "Already prepared, nothing changed:"
-    screen.print(f"{done} {manifest.name} in {store.path}", soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("split")
-    tokens = "tokens" if manifest.unit == "token" else f"tokens ({manifest.unit}s)"
-    for heading in (tokens, "bytes of text", "share"):
-        table.add_column(heading, justify="right")
-    for split, info in manifest.splits.items():
-        share = info.bytes / sum(each.bytes for each in manifest.splits.values())
-        table.add_row(split, f"{info.tokens:,}", f"{info.bytes:,}", f"{share:.1%}")
-    screen.print(table)
-    screen.print(f"vocabulary: {manifest.vocab_size:,} {manifest.unit}s ({manifest.tokenizer})")
-    for warning in manifest.warnings:
-        screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    by_name = store.path == data_dir / manifest.name
-    command = f"simsmoe pretrain --set data.corpus={manifest.name if by_name else store.path}"
-    if manifest.tokenizer != "bytes":
-        command += f" --set data.tokenizer={manifest.tokenizer}"
-    if by_name and data_dir != Path("data"):
-        command += f" --data-dir {data_dir}"
-    screen.print(f"Next: {command}", soft_wrap=True)
-
-
-def _print_task(task: "Task", data_dir: Path) -> None:
-    """Print which task was prepared, what to know about it, and what to do next."""
-    from simsmoe_cli.data.tasks.parsers import shown
-
-    manifest, screen = task.manifest, console()
-    done = "Prepared" if task.built else "Already prepared, nothing changed:"
-    screen.print(f"{done} {manifest.name} in {task.path}", soft_wrap=True)
-    screen.print(_split_table(manifest))
-    many = len(manifest.labels) > MOST_LABELS_SHOWN
-    labels = manifest.labels[: MOST_LABELS_SHOWN // 2] if many else manifest.labels
-    some = ", ".join(map(shown, labels)) + (", ..." if many else "")
-    screen.print(f"{len(manifest.labels)} labels: {some}", soft_wrap=True)
-    for name, split in manifest.splits.items():
-        if split.also_in_train:
-            screen.print(f"note: {split.also_in_train:,} texts of {name} also occur in train")
-    for note in manifest.notes:
-        screen.print(f"note: {note}", soft_wrap=True)
-    for warning in manifest.warnings:
-        screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    by_name = task.path == data_dir / manifest.name
-    command = f"simsmoe finetune --from RUN --task {manifest.name if by_name else task.path}"
-    if by_name and data_dir != Path("data"):
-        command += f" --data-dir {data_dir}"
-    screen.print(f"Next: {command}", soft_wrap=True)
-
-
-def _split_table(manifest: "TaskManifest") -> "Table":
-    """The splits with their sizes, and notes on each."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("split")
-    for heading in ("examples", "bytes of text", "largest label"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    for name, split in manifest.splits.items():
-        about = "reported" if name == manifest.reported else ""
-        if split.drawn:
-            about = ", ".join(filter(None, (about, f"drawn: {split.drawn}")))
-        share = max(split.per_label) / split.examples
-        table.add_row(name, f"{split.examples:,}", f"{split.bytes:,}", f"{share:.1%}", about)
-    return table
+    return StageProgress(console(stderr=True))

@@ -205,7 +205,7 @@ class ReportView:
         self._last = max(self._last, share)
         if 0.02 <= self._last < 1:
             took = time.monotonic() - self._started
-            words += f", {_duration(took * (1 - self._last) / self._last)} left"
+            words += f", {duration(took * (1 - self._last) / self._last)} left"
         if self._status is not None:
             self._status.update(words)
         elif int(self._last * 10) > self._tenth:
@@ -221,7 +221,7 @@ def _line(event: dict[str, Any], total_steps: int) -> str:
             left = (total_steps - event["step"]) * event["step_ms"] / 1000
             return (
                 f"{step}  {score_text(event)}  {event['tokens_per_s']:,.0f} tokens/s  "
-                f"{_duration(left)} left"
+                f"{duration(left)} left"
             )
         case "eval":
             best = "  best so far" if event["best"] and event["split"] == "valid" else ""
@@ -235,7 +235,8 @@ def _line(event: dict[str, Any], total_steps: int) -> str:
     return ""
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as 0:42, 12:05 or 3:07:00."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -76,12 +76,14 @@ class Prepared:
         manifest: name of the manifest's file.
         known: names that `prepare-data` knows of this kind.
         own: the call of `prepare-data` for a user's own data.
+        schemas: those of manifests that are read.
     """
 
     noun: str
     manifest: str
     known: Iterable[str]
     own: str
+    schemas: tuple[int, ...] = (1, SCHEMA)
 
     def is_in(self, folder: Path) -> bool:
         """Whether a folder is prepared, or was prepared and is damaged now."""
@@ -95,8 +97,8 @@ class Prepared:
         try:
             content = read_json(folder / self.manifest, MOST_MANIFEST_BYTES)
             version = content.get("schema_version") if isinstance(content, dict) else None
-            if version not in (1, SCHEMA) or isinstance(version, bool):
-                raise Unreadable(f"has schema {printable(version)}, not {SCHEMA}")
+            if version not in self.schemas or isinstance(version, bool):
+                raise Unreadable(f"has schema {printable(version)}, not {self.schemas[-1]}")
             return validated(schema, content if version == 1 else unsealed(content))
         except FileNotFoundError:
             raise UserError(

@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simsmoe_cli.data.sharded_tokens import ShardedTokens
 from simsmoe_cli.data.split_tokens import SplitTokens
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
-Tokens = NDArray[np.unsignedinteger] | SplitTokens
+Tokens = NDArray[np.unsignedinteger] | SplitTokens | ShardedTokens
 IGNORED = -100
 
 

@@ -183,13 +183,16 @@ def _fill(opened: OpenedRun, folder: Path, kind: str) -> None:
     tokenizer = opened.tokenizer
     if kind == "mixtral":
         save_file(mixtral_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
-        _write_json(folder / CONFIG, mixtral_config(opened.recipe, state["vocab_size"]))
+        end = tokenizer.end_id
+        config = mixtral_config(opened.recipe, state["vocab_size"]) | {"eos_token_id": end}
+        _write_json(folder / CONFIG, config)
         _write_json(folder / "tokenizer.json", fast_tokenizer(tokenizer))
         _write_json(
             folder / "tokenizer_config.json",
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False,
+                **({} if end is None else {"eos_token": tokenizer.token_bytes(end).decode()}),
             },
         )
     else:

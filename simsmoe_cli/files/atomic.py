@@ -105,6 +105,24 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             sync(path.parent)
 
 
+def place_folder(folder: Path, path: Path) -> None:
+    """Sync a folder and give it another name in the same file system, replacing a folder there.
+
+    Unlike a partial, the folder is still there under its own name if the process is killed before
+    it is in place.
+    """
+    path = Path(os.path.realpath(path))
+    sync_all(folder)
+    old = None
+    if path.is_dir() and any(path.iterdir()):
+        old = _beside(path, OLD)
+        path.rename(old)
+    os.replace(folder, path)
+    sync(path.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def share(file: Path) -> None:
     """Make a file as readable as its folder; safetensors makes it readable by its owner only."""
     file.chmod(stat.S_IMODE(file.parent.stat().st_mode) & 0o666)

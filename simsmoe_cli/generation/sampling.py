@@ -119,6 +119,7 @@ class Reader:
         self.at_once = at_once
         self.device = model.embedding.weight.device
         self.memory = model.initial_cache(1)
+        self._end = None if model.document_end is None else int(model.document_end)
 
     @torch.inference_mode()
     def read(self, tokens: Sequence[int]) -> tuple[Tensor, list[Step]]:
@@ -131,8 +132,9 @@ class Reader:
             Logits [V] of the token after them, and the experts each of them went to.
         """
         steps: list[Step] = []
-        for start in range(0, len(tokens), self.at_once):
-            part = tokens[start : start + self.at_once]
+        for part in self._parts(tokens):
+            if part[0] == self._end:
+                self.memory = self.model.initial_cache(1)
             ids_1M = torch.tensor([part], device=self.device)
             found = self.model.encode(ids_1M, self.memory, self.context)
             self.memory = found.memory
@@ -141,9 +143,22 @@ class Reader:
             steps += [Step(token, list(own)) for token, own in zip(part, experts, strict=True)]
         return self.model.output(found.hidden[0, -1]), steps
 
+    def _parts(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
+        """What is read at once; an end token that attention depends on begins a part."""
+        start = 0
+        for stop in range(1, len(tokens) + 1):
+            ends = stop == len(tokens) or tokens[stop] == self._end
+            if ends or stop - start == self.at_once:
+                yield tokens[start:stop]
+                start = stop
+
 
 def generate(
-    reader: Reader, prompt: Sequence[int], tokens: int, sampling: Sampling
+    reader: Reader,
+    prompt: Sequence[int],
+    tokens: int,
+    sampling: Sampling,
+    end_id: int | None = None,
 ) -> Iterator[Step]:
     """The prompt, and then one token after the other, each as soon as it is drawn.
 
@@ -152,13 +167,17 @@ def generate(
         prompt: at least one id.
         tokens: how many to add.
         sampling: how they are drawn.
+        end_id: the token that ends a document; the text ends before it.
     """
     generator = torch.Generator()
     generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
     logits_V, steps = reader.read(prompt)
     yield from steps
     for _ in range(tokens):
-        logits_V, steps = reader.read([draw(logits_V, sampling, generator)])
+        token = draw(logits_V, sampling, generator)
+        if token == end_id:
+            return
+        logits_V, steps = reader.read([token])
         yield from steps
 
 

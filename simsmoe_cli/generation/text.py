@@ -74,11 +74,12 @@ def complete(
         reader: a model that has read nothing.
         tokenizer: of the model.
         prompt: its ids.
-        tokens: how many to add.
+        tokens: how many to add at most; a document of a corpus of documents may end before.
         sampling: how they are drawn.
     """
     stream = TextStream(tokenizer)
-    for number, step in enumerate(generate(reader, prompt, tokens, sampling)):
+    steps = generate(reader, prompt, tokens, sampling, tokenizer.end_id)
+    for number, step in enumerate(steps):
         shown = on_one_line(tokenizer.token_bytes(step.token))
         yield Piece(stream.feed(step.token), shown, step.experts, number < len(prompt))
     if rest := stream.finish():

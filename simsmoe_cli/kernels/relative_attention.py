@@ -14,7 +14,10 @@ backward pass computes the scores again instead of storing them. Elsewhere, and 
 torch.compile: chunks of queries in plain differentiable operations, where each chunk scores only
 the keys it may see.
 
-Shapes: G batch times heads, M block, L span, W head width, C queries of a tile or chunk,
+With documents, a query sees keys and values of other documents as zeros, as it sees the positions
+before a stream: their content scores are 0, and their values add nothing.
+
+Shapes: B batch, G batch times heads, M block, L span, W head width, C queries of a tile or chunk,
 S = L + C - 1 keys a tile sees.
 """
 
@@ -35,7 +38,12 @@ QUERY_CHUNK = 128
 
 
 def relative_attention(
-    query_GMW: Tensor, key_GSW: Tensor, value_GSW: Tensor, position_WL: Tensor, dropout: float
+    query_GMW: Tensor,
+    key_GSW: Tensor,
+    value_GSW: Tensor,
+    position_WL: Tensor,
+    dropout: float,
+    documents: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """softmax(q.k + q.p) v for the L keys before each query.
 
@@ -44,6 +52,8 @@ def relative_attention(
         key_GSW, value_GSW: L + M - 1 rows; query i sees rows i to i + L - 1.
         position_WL: column l belongs to row i + l.
         dropout: probability that an attention weight is dropped.
+        documents: the document of each query [B, M] and of each key [B, L + M - 1], as numbers that
+            never fall along a row; None: all are in one.
 
     Returns:
         [G, M, W].
@@ -52,13 +62,18 @@ def relative_attention(
         kind = torch.promote_types(query_GMW.dtype, torch.float32)
         parts = (query_GMW, key_GSW, value_GSW, position_WL)
         with torch.autocast("cpu", enabled=False):
-            out = _tiled(*(part.to(kind).contiguous() for part in parts), dropout)
+            out = _tiled(*(part.to(kind).contiguous() for part in parts), dropout, documents)
         return out.to(query_GMW.dtype)
-    return _chunked(query_GMW, key_GSW, value_GSW, position_WL, dropout)
+    return _chunked(query_GMW, key_GSW, value_GSW, position_WL, dropout, documents)
 
 
 def _chunked(
-    query_GMW: Tensor, key_GSW: Tensor, value_GSW: Tensor, position_WL: Tensor, dropout: float
+    query_GMW: Tensor,
+    key_GSW: Tensor,
+    value_GSW: Tensor,
+    position_WL: Tensor,
+    dropout: float,
+    documents: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     block, span = query_GMW.shape[1], position_WL.shape[1]
     key_GWS = key_GSW.transpose(-2, -1)
@@ -66,10 +81,22 @@ def _chunked(
     for start in range(0, block, QUERY_CHUNK):
         q = query_GMW[:, start : start + QUERY_CHUNK]
         seen = slice(start, start + span + q.shape[1] - 1)
-        scores = q @ key_GWS[..., seen] + band(q @ position_WL)
-        weight = F.dropout(scores.softmax(-1), dropout)
+        content = q @ key_GWS[..., seen]
+        if documents is not None:
+            same_BCS = _same(documents, slice(start, start + q.shape[1]), seen)
+            same_GCS = same_BCS.repeat_interleave(len(q) // len(same_BCS), 0).to(q.dtype)
+            content = content * same_GCS
+        weight = F.dropout((content + band(q @ position_WL)).softmax(-1), dropout)
+        if documents is not None:
+            weight = weight * same_GCS
         chunks.append(weight @ value_GSW[:, seen])
     return torch.cat(chunks, dim=1)
+
+
+def _same(documents: tuple[Tensor, Tensor], rows: slice, seen: slice) -> Tensor:
+    """Whether query and key are in one document, [B, C, S]."""
+    query_BM, key_BS = documents
+    return query_BM[:, rows, None] == key_BS[:, None, seen]
 
 
 def band(score_CL: Tensor) -> Tensor:
@@ -105,9 +132,13 @@ class _Tile:
         off = memory.new_full((rows, rows - 1), -math.inf)
         self._before, self._after = off.tril(-1), off.triu()
 
-    def weigh(self, query_CW: Tensor, key_SW: Tensor, position_WL: Tensor) -> None:
+    def weigh(
+        self, query_CW: Tensor, key_SW: Tensor, position_WL: Tensor, same_CS: Tensor | None
+    ) -> None:
         """Attention weights, 0 off the band."""
         torch.mm(query_CW, key_SW.T, out=self.scores_CS)
+        if same_CS is not None:
+            self.scores_CS.mul_(same_CS)
         self.band_CL.addmm_(query_CW, position_WL)
         if self.rows > 1:
             self.scores_CS[:, : self.rows - 1].add_(self._before)
@@ -122,7 +153,11 @@ class _Tile:
 class _Tiles:
     """The position of each tile, and memory for the two that are in use at a time."""
 
-    def __init__(self, query_GMW: Tensor, span: int):
+    def __init__(
+        self, query_GMW: Tensor, span: int, documents: tuple[Tensor, Tensor] | None = None
+    ):
+        self._documents = documents
+        self._dtype = query_GMW.dtype
         self.groups, self.block, _ = query_GMW.shape
         self.span = span
         largest = min(QUERY_CHUNK, self.block)
@@ -140,15 +175,32 @@ class _Tiles:
                 stop = min(start + QUERY_CHUNK, self.block)
                 yield group, slice(start, stop), slice(start, stop + self.span - 1)
 
+    def same(self, group: int, rows: slice, seen: slice) -> Tensor | None:
+        """1 where query and key are in one document, else 0, [C, S]; None: all of them are."""
+        if self._documents is None:
+            return None
+        query_BM, key_BS = self._documents
+        own = group * len(query_BM) // self.groups
+        query_C, key_S = query_BM[own, rows], key_BS[own, seen]
+        if key_S[0] == query_C[-1]:
+            return None
+        return (query_C[:, None] == key_S).to(self._dtype)
+
 
 class _Tiled(torch.autograd.Function):
     """The path for CPUs: attention weights are computed again for gradients, never stored."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, position: Tensor, dropout: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        position: Tensor,
+        dropout: float,
+        documents: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        tiles = _Tiles(query, position.shape[1])
+        tiles = _Tiles(query, position.shape[1], documents)
         out = torch.empty_like(query)
         kept, scale = None, 1.0
         if dropout:
@@ -156,19 +208,22 @@ class _Tiled(torch.autograd.Function):
             kept = kept.view(torch.uint8)  # converts faster than bool
         for group, rows, seen in tiles:
             tile = tiles.first[rows.stop - rows.start]
-            tile.weigh(query[group, rows], key[group, seen], position)
+            same = tiles.same(group, rows, seen)
+            tile.weigh(query[group, rows], key[group, seen], position, same)
             if kept is not None:
                 tile.drop(kept[group, rows], scale)
+            if same is not None:
+                tile.scores_CS.mul_(same)
             torch.mm(tile.scores_CS, value[group, seen], out=out[group, rows])
         ctx.save_for_backward(query, key, value, position)
-        ctx.kept, ctx.scale = kept, scale
+        ctx.kept, ctx.scale, ctx.documents = kept, scale, documents
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
         query, key, value, position = ctx.saved_tensors
-        tiles = _Tiles(query, position.shape[1])
+        tiles = _Tiles(query, position.shape[1], ctx.documents)
         grads = [torch.zeros_like(part) for part in (query, key, value, position)]
         d_query, d_key, d_value, d_position = grads
         grad = grad.contiguous()
@@ -177,9 +232,12 @@ class _Tiled(torch.autograd.Function):
             weight = tiles.first[rows.stop - rows.start]
             score = tiles.second[rows.stop - rows.start]
             q, k, v, g = query[group, rows], key[group, seen], value[group, seen], grad[group, rows]
-            weight.weigh(q, k, position)
+            same = tiles.same(group, rows, seen)
+            weight.weigh(q, k, position, same)
             # What score holds: d weight, then d score.
             torch.mm(g, v.T, out=score.scores_CS)
+            if same is not None:
+                score.scores_CS.mul_(same)
             if ctx.kept is not None:
                 score.drop(ctx.kept[group, rows], ctx.scale)
             softmax_backward(
@@ -187,11 +245,15 @@ class _Tiled(torch.autograd.Function):
             )
             if ctx.kept is not None:
                 weight.band_CL.mul_(score.mask_CL)
-            d_value[group, seen].addmm_(weight.scores_CS.T, g)
-            d_query[group, rows].addmm_(score.scores_CS, k).addmm_(score.band_CL, position.T)
-            d_key[group, seen].addmm_(score.scores_CS.T, q)
+            d_query[group, rows].addmm_(score.band_CL, position.T)
             d_position.addmm_(q.T, score.band_CL)
-        return d_query, d_key, d_value, d_position, None
+            if same is not None:
+                weight.scores_CS.mul_(same)
+                score.scores_CS.mul_(same)
+            d_value[group, seen].addmm_(weight.scores_CS.T, g)
+            d_query[group, rows].addmm_(score.scores_CS, k)
+            d_key[group, seen].addmm_(score.scores_CS.T, q)
+        return d_query, d_key, d_value, d_position, None, None
 
 
 _tiled: Callable[..., Tensor] = _Tiled.apply

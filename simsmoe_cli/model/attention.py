@@ -46,13 +46,21 @@ class RelativeAttention(nn.Module):
         self.value = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x_BMD: Tensor, memory_BLD: Tensor, position_WL: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_BMD: Tensor,
+        memory_BLD: Tensor,
+        position_WL: Tensor,
+        document_BM: Tensor | None = None,
+    ) -> Tensor:
         """Attend.
 
         Args:
             x_BMD: the block.
             memory_BLD: the `span` inputs before the block, oldest first.
             position_WL: the position table; index L-1 is the nearest position.
+            document_BM: the document of each position, numbered from that of the memory, 0;
+                positions of other documents are seen as zeros. None: all are in one.
 
         Returns:
             [B, M, D].
@@ -62,12 +70,16 @@ class RelativeAttention(nn.Module):
         query = query / math.sqrt(query.shape[-1])
         # No query of this block attends to its last position.
         key, value = (self._split(layer(context[:, :-1])) for layer in (self.key, self.value))
+        documents = None
+        if document_BM is not None:
+            documents = document_BM, with_earlier(document_BM, memory_BLD.shape[1])[:, :-1]
         heads = relative_attention(
             query.flatten(0, 1),
             key.flatten(0, 1),
             value.flatten(0, 1),
             position_WL,
             self.dropout if self.training else 0.0,
+            documents,
         )
         out: Tensor = self.out(heads.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2))
         return out
@@ -97,11 +109,13 @@ class RopeAttention(nn.Module):
         self.value = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x_BMD: Tensor) -> Tensor:
-        """[B, M, D] -> [B, M, D]."""
-        return self._attend(self.query(x_BMD), self.key(x_BMD), self.value(x_BMD))
+    def forward(self, x_BMD: Tensor, document_BM: Tensor | None = None) -> Tensor:
+        """[B, M, D] -> [B, M, D]; with documents, a position sees only those of its own."""
+        return self._attend(self.query(x_BMD), self.key(x_BMD), self.value(x_BMD), document_BM)
 
-    def extend(self, x_BMD: Tensor, cache_BSE: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(
+        self, x_BMD: Tensor, cache_BSE: Tensor, document_BM: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Attend to the positions before the block as well.
 
         Keys are cached unrotated and rotated when they are used, by their index in the cache. Only
@@ -110,16 +124,20 @@ class RopeAttention(nn.Module):
         Args:
             x_BMD: the block.
             cache_BSE: keys and values side by side, E = 2D, of the S positions before it.
+            document_BM: the document of each position of the block; the cache is of document 0.
 
         Returns:
             [B, M, D], and the cache for the next block: at most a window less one position.
         """
         own_BME = torch.cat([self.key(x_BMD), self.value(x_BMD)], dim=-1)
         seen_BSE = torch.cat([cache_BSE, own_BME], dim=1)
-        out = self._attend(self.query(x_BMD), *seen_BSE.chunk(2, dim=-1))
+        key_BSD, value_BSD = seen_BSE.chunk(2, dim=-1)
+        out = self._attend(self.query(x_BMD), key_BSD, value_BSD, document_BM)
         return out, seen_BSE[:, max(0, seen_BSE.shape[1] - self.window + 1) :]
 
-    def _attend(self, query_BMD: Tensor, key_BSD: Tensor, value_BSD: Tensor) -> Tensor:
+    def _attend(
+        self, query_BMD: Tensor, key_BSD: Tensor, value_BSD: Tensor, document_BM: Tensor | None
+    ) -> Tensor:
         """The queries are those of the last M of S positions."""
         query, key, value = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -129,13 +147,15 @@ class RopeAttention(nn.Module):
             # The kernel for CPUs is slower in bf16 than in fp32 (LOG.md).
             kind = torch.promote_types(query.dtype, torch.float32)
             with torch.autocast("cpu", enabled=False):
-                heads_BMD = self._heads(query.to(kind), key.to(kind), value.to(kind))
+                heads_BMD = self._heads(query.to(kind), key.to(kind), value.to(kind), document_BM)
         else:
-            heads_BMD = self._heads(query, key, value)
+            heads_BMD = self._heads(query, key, value, document_BM)
         out: Tensor = self.out(heads_BMD)
         return out
 
-    def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _heads(
+        self, query: Tensor, key: Tensor, value: Tensor, document_BM: Tensor | None
+    ) -> Tensor:
         """The attention output, [B, M, D], from queries [B, A, M, W], keys and values [B, A, S,
         W]."""
         block, seen = query.shape[2], key.shape[2]
@@ -147,19 +167,23 @@ class RopeAttention(nn.Module):
         # A window that is shorter than the text saves work: each chunk of queries gets only the
         # keys that one of its queries sees.
         step = QUERY_CHUNK_ON_CPU if query.device.type == "cpu" else QUERY_CHUNK
-        if block == seen <= self.window:
+        if block == seen <= self.window and document_BM is None:
             step = block
+        document_BS = None if document_BM is None else with_earlier(document_BM, seen - block)
         bounds = [(start, min(start + step, seen)) for start in range(seen - block, seen, step)]
         windows = [(max(0, start - self.window + 1), stop) for start, stop in bounds]
         queries = query.split(step, dim=2)
         keys, values = slices(key, windows), slices(value, windows)
         chunks = []
         for number, ((start, stop), (first, _)) in enumerate(zip(bounds, windows, strict=True)):
-            causal = start == first and stop - first <= self.window
+            causal = start == first and stop - first <= self.window and document_BS is None
             mask = None
             if not causal:
                 distance = position[start:stop, None] - position[None, first:stop]
                 mask = (distance >= 0) & (distance < self.window)
+                if document_BS is not None:
+                    query_BC, key_BS = document_BS[:, start:stop], document_BS[:, first:stop]
+                    mask = mask & (query_BC[:, None, :, None] == key_BS[:, None, None])
             heads_BAMW = F.scaled_dot_product_attention(
                 queries[number],
                 keys[number],
@@ -170,6 +194,11 @@ class RopeAttention(nn.Module):
             )
             chunks.append(heads_BAMW.transpose(1, 2))
         return torch.cat(chunks, dim=1).flatten(2)
+
+
+def with_earlier(document_BM: Tensor, earlier: int) -> Tensor:
+    """The document of each of so many positions before a block, which is 0, and of the block's."""
+    return F.pad(document_BM, (earlier, 0))
 
 
 def slices(x_BASW: Tensor, bounds: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:

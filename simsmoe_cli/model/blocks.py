@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from simsmoe_cli.kernels.dropout import dropout, relu_dropout
 from simsmoe_cli.kernels.rms_norm import RMSNorm
 from simsmoe_cli.kernels.swiglu import swiglu
-from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
+from simsmoe_cli.model.attention import RelativeAttention, RopeAttention, with_earlier
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import ModelSettings, Recipe
@@ -91,21 +91,30 @@ class SubLayer(nn.Module):
             self.ffn = DenseFFN(settings)
 
     def attend(
-        self, hidden: Tensor, memory_BLD: Tensor | None, position_WL: Tensor | None
+        self,
+        hidden: Tensor,
+        memory_BLD: Tensor | None,
+        position_WL: Tensor | None,
+        document_BM: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """A self-attention sub-layer: the hidden states and the memory for the next block.
 
-        With rotary positions the memory is a cache of keys and values, if there is one.
+        With rotary positions the memory is a cache of keys and values, if there is one; with
+        documents, an end token may then only be the first token after an empty cache. The carried
+        memory of relative attention is zero where it is not of the block's last document.
         """
         x = self._enter(hidden)
         if memory_BLD is None:
-            return self._leave(hidden, self.attention(x)), None
+            return self._leave(hidden, self.attention(x, document_BM)), None
         if isinstance(self.attention, RopeAttention):
-            out, cache = self.attention.extend(x, memory_BLD)
+            out, cache = self.attention.extend(x, memory_BLD, document_BM)
             return self._leave(hidden, out), cache
         span = memory_BLD.shape[1]
         remembered = torch.cat([memory_BLD[:, x.shape[1] :], x[:, -span:]], dim=1).detach()
-        out = self.attention(x, memory_BLD, position_WL)
+        if document_BM is not None:
+            of_BL = with_earlier(document_BM, span)[:, -span:]
+            remembered = remembered * (of_BL == document_BM[:, -1:])[..., None]
+        out = self.attention(x, memory_BLD, position_WL, document_BM)
         return self._leave(hidden, out), remembered
 
     def mix(

@@ -3,6 +3,10 @@
 Losses of all MoE layers are summed by name and returned; nothing is stored on a module.
 LanguageModel adds an output layer to the backbone, Classifier a linear layer over classes.
 
+With `data.attend_within_documents`, attention sees only the document of each position: an end token
+and the text after it, up to the next. The end token predicts the first token of its document
+without any context, and every document gets the same hidden states as if it was read alone.
+
 Shapes: B batch, M block, L span, D model width, V vocabulary, W head width.
 """
 
@@ -57,9 +61,15 @@ class Backbone(nn.Module):
     """Embedding and sub-layers.
 
     Args:
-        recipe: its sections model, moe and similarity are read.
+        recipe: its sections model, moe and similarity are read, and data.attend_within_documents.
         vocab_size: V.
+
+    Attributes:
+        document_end: the token that begins another document, kept with the weights; None where
+            attention does not depend on documents.
     """
+
+    document_end: Tensor | None
 
     def __init__(self, recipe: Recipe, vocab_size: int):
         super().__init__()
@@ -71,6 +81,8 @@ class Backbone(nn.Module):
         if settings.attention == "relative":
             head_width = settings.width // settings.heads
             self.position = nn.Parameter(torch.randn(head_width, settings.span))
+        within = recipe.data.attend_within_documents
+        self.register_buffer("document_end", torch.tensor(-1) if within else None)
         kinds = settings.sublayers
         self.layers = nn.ModuleList(
             SubLayer(kind, recipe, vocab_size, kinds[:number].count("g"), kinds.count("g"))
@@ -116,6 +128,9 @@ class Backbone(nn.Module):
             context: the step information for routers.
         """
         context, ids_T = context or StepContext(), tokens_BM.flatten()
+        document_BM = None
+        if self.document_end is not None:
+            document_BM = (tokens_BM == self.document_end).cumsum(1)
         hidden = self.embedding(tokens_BM)
         remembered = iter(memory or self.initial_memory(tokens_BM.shape[0]))
         next_memory: list[Tensor] = []
@@ -123,7 +138,9 @@ class Backbone(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, SubLayer)
             if layer.kind == "s":
-                hidden, new = layer.attend(hidden, next(remembered, None), self.position)
+                hidden, new = layer.attend(
+                    hidden, next(remembered, None), self.position, document_BM
+                )
                 if new is not None:
                     next_memory.append(new)
             elif layer.kind == "g":

@@ -90,6 +90,11 @@ class DataSettings(Section):
         description="tokenizer the corpus must have been prepared with; huggingface: that of a "
         "model's folder, given by prepare-data --tokenizer FOLDER and kept in the corpus",
     )
+    attend_within_documents: bool = Field(
+        False,
+        description="attention and carried memory end where a document ends, for a corpus that was "
+        "prepared from documents; false: they read on, over the end token",
+    )
 
 
 class TrainSettings(Section):

@@ -100,7 +100,8 @@ class Train(Header, total=False):
 
     Attributes:
         loss_nats: of the task, per `unit` of the run.
-        bpc: the same in bits, where the unit is a byte or a character; else None.
+        bpc: the same in bits, where the unit is a byte or a character; else None. A score on a
+            split counts the nats of tokens that end documents, but not these tokens.
         accuracy: share of texts classified correctly; only in a fine-tuned run.
         losses: auxiliary losses by name, nats, before their weights.
         lr: learning rate of the last step.

@@ -1,9 +1,11 @@
 """The loss of a language model over a split, every token once, and the scores computed from it.
 
 Bits per character (BPC) are the loss in nats per token / ln 2, where tokens are characters or
-bytes. Models with other tokens are compared by the loss of the same text, independent of its
-tokens: bits per byte = total nats / ln 2 / bytes, perplexity per word = exp(total nats / words),
-with words and line ends counted as in word-level work on WikiText (Merity et al. 1609.07843).
+bytes. In documents, the nats of end tokens count and the end tokens themselves do not: BPC = total
+nats / ln 2 / characters of text. Models with other tokens are compared by the loss of the same
+text, independent of its tokens: bits per byte = total nats / ln 2 / bytes, perplexity per word =
+exp(total nats / words), with words and line ends counted as in word-level work on WikiText (Merity
+et al. 1609.07843).
 Unknown words cost what `<unk>` costs, so word models compare with others only on text without
 unknown words. The first token of a split has no context; a whole evaluation charges it log V nats,
 so that the total is a code length of all tokens.
@@ -61,6 +63,10 @@ class Evaluation:
         bytes."""
         return self.loss_nats / math.log(2)
 
+    def bits_per_character(self, split: SplitInfo, unit: str) -> float | None:
+        """BPC on a split, end tokens not counted; None where a token is something else."""
+        return bits(self.loss_nats * split.tokens_per_unit, unit)
+
     @property
     def perplexity(self) -> float:
         return perplexity(self.loss_nats)
@@ -87,7 +93,7 @@ class Evaluation:
         return {
             "split": split,
             "loss_nats": self.loss_nats,
-            "bpc": bits(self.loss_nats, manifest.unit),
+            "bpc": self.bits_per_character(text, manifest.unit),
             "bits_per_byte": self.per(text, text.bytes) / math.log(2),
             "perplexity": self.perplexity,
             "word_perplexity": perplexity(self.per(text, text.words)),

@@ -56,6 +56,14 @@ def open_store(
             f"{'FOLDER' if wanted == 'huggingface' else wanted} and another --name.",
             code=EXIT_DATA,
         )
+    if recipe.data.attend_within_documents and store.manifest.end_id is None:
+        raise UserError(
+            "the corpus has no documents, and data.attend_within_documents needs some",
+            where=str(store.path),
+            hint="Prepare it from JSON lines or parquet, or with --documents; or set the field to "
+            "false.",
+            code=EXIT_DATA,
+        )
     return store
 
 

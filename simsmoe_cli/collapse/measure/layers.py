@@ -203,7 +203,9 @@ def _text(source: Source, reading: Reading, rows: int) -> Text:
         block=source.block,
         scored=reading.scored,
         loss_nats=defined(loss),
-        bpc=None if of_token is None else defined(bits(of_token, source.unit)),
+        bpc=None
+        if of_token is None
+        else defined(bits(of_token * source.tokens_per_unit, source.unit)),
         perplexity=None if of_token is None else defined(perplexity(of_token)),
         accuracy=None if reading.right is None else reading.right / reading.scored,
         choices=reading.choices,

@@ -160,6 +160,7 @@ class Source(ABC):
         corpus, split, notes, unit: of the text, as in `findings.Text`.
         block: tokens of one window of the text.
         history: of the training.
+        tokens_per_unit: tokens, those that end documents too, per token of text.
     """
 
     subject: Subject
@@ -170,6 +171,7 @@ class Source(ABC):
     block: int
     notes: list[str] = field(default_factory=list)
     history: History = field(default_factory=History)
+    tokens_per_unit: float = 1.0
 
     @property
     @abstractmethod

@@ -104,6 +104,7 @@ class CorpusSource(RunSource):
         super().__init__(model, context, store.tokenizer, **facts)
         self.store = store
         self.tokens: Tokens = store.checked_split(self.split)
+        self.tokens_per_unit = store.manifest.splits[self.split].tokens_per_unit
 
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
         carries = self.model.position is not None

@@ -82,12 +82,14 @@ def prepare(
         without_path = {None, *TOKENIZERS} - {HuggingFaceTokenizer.kind}
         given_tokenizer = None if tokenizer in without_path else open_given(str(tokenizer))
         kind = given_tokenizer.kind if given_tokenizer else tokenizer
-        settings = _settings(known, kind, vocab_size, vocab, sp_model)
+        settings = tokenizer_settings(known, kind, vocab_size, vocab, sp_model)
         if given_tokenizer:
             sha256 = hashlib.sha256(given_tokenizer.dump()).hexdigest()
             settings = settings.model_copy(update={"vocab_from": sha256})
         if lender:
-            settings = _lent_settings(lender.manifest, asked=settings, unasked=_settings(known))
+            settings = lent_settings(
+                lender.manifest, asked=settings, unasked=tokenizer_settings(known)
+            )
         given = source or ("" if known else corpus)
         named = known.name if known else ""
         require_exists(given)
@@ -95,7 +97,7 @@ def prepare(
         with locked(out, report):
             existing = TokenStore.open(out) if CORPUS.is_kept(out, force=force) else None
             if existing:
-                _require_same_settings(existing, named, settings)
+                require_same_settings(existing, named, settings)
                 if _need_not_fetch(existing, known, given):
                     existing.verify()
                     return existing
@@ -143,7 +145,7 @@ def _known(corpus: str, source: str | None) -> Corpus | None:
     )
 
 
-def _settings(
+def tokenizer_settings(
     known: Corpus | None,
     tokenizer: str | None = None,
     vocab_size: int | None = None,
@@ -188,7 +190,7 @@ def _settings(
     return Settings.model_validate({**asked, "vocab_size": vocab_size})
 
 
-def _lent_settings(lender: Manifest, asked: Settings, unasked: Settings) -> Settings:
+def lent_settings(lender: Manifest, asked: Settings, unasked: Settings) -> Settings:
     """The settings of another store; a UserError if settings were given as well."""
     if asked != unasked:
         raise UserError(
@@ -199,7 +201,7 @@ def _lent_settings(lender: Manifest, asked: Settings, unasked: Settings) -> Sett
     return lender.settings.model_copy(update={"vocab_from": lender.vocabulary})
 
 
-def _require_same_settings(store: TokenStore, corpus: str, asked: Settings) -> None:
+def require_same_settings(store: TokenStore, corpus: str, asked: Settings) -> None:
     there = {"corpus": store.manifest.corpus} | store.manifest.settings.model_dump()
     wanted = {"corpus": corpus} | asked.model_dump()
     differing = [

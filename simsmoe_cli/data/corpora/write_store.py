@@ -11,13 +11,12 @@ import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO
 
 from simsmoe_cli.data.corpora.facts import SPLITS
 from simsmoe_cli.data.corpora.text import Counts, Text, too_short
+from simsmoe_cli.data.ids_file import IdsFile
 from simsmoe_cli.data.io.download import Progress
 from simsmoe_cli.data.prepared import FileInfo, kept, manifest_text
-from simsmoe_cli.data.split_tokens import ChunkSums
 from simsmoe_cli.data.store import (
     CORPUS,
     Manifest,
@@ -25,16 +24,13 @@ from simsmoe_cli.data.store import (
     SourceInfo,
     SplitInfo,
 )
-from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer, character_cut, whole_blocks
+from simsmoe_cli.data.tokenizers.base import Tokenizer, character_cut, whole_blocks
 from simsmoe_cli.data.tokenizers.bytes import BytesTokenizer
 from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
 from simsmoe_cli.data.tokenizers.words import WordsTokenizer
-from simsmoe_cli.files.background import Background
 
 SAMPLE_BYTES = 10_000_000
 COMPARED_BYTES = 1 << 18
-# The disk is kept busy while the rest is encoded, so that little is left to wait for.
-SYNC_BYTES = 1 << 24
 
 
 def write_store(
@@ -52,7 +48,7 @@ def write_store(
     try:
         tokenizer = lent or _fit(settings, text)
         content = tokenizer.dump()
-        _write_whole(folder / tokenizer.file_name, content)
+        write_whole(folder / tokenizer.file_name, content)
         splits = {split: _encode(text, split, tokenizer, folder, report) for split in SPLITS}
     finally:
         text.require_unchanged()
@@ -72,9 +68,12 @@ def write_store(
         settings=settings,
         source=source,
         splits=splits,
-        warnings=[kept(warning) for warning in (*text.warnings, *_losses(text, tokenizer))],
+        warnings=[
+            kept(warning)
+            for warning in (*text.warnings, *losses(next(text.chunks("train")), tokenizer))
+        ],
     )
-    _write_whole(folder / CORPUS.manifest, manifest_text(manifest).encode())
+    write_whole(folder / CORPUS.manifest, manifest_text(manifest).encode())
 
 
 def _fit(settings: Settings, text: Text) -> Tokenizer:
@@ -92,11 +91,12 @@ def _fit(settings: Settings, text: Text) -> Tokenizer:
     return BytesTokenizer() if settings.vocab == "bytes256" else BytesTokenizer.fit(text.chunks())
 
 
-def _losses(text: Text, tokenizer: Tokenizer) -> list[str]:
-    """A warning if the tokenizer of a Hugging Face model does not give the text back."""
+def losses(begin: bytes, tokenizer: Tokenizer) -> list[str]:
+    """A warning if the tokenizer of a Hugging Face model does not give the beginning of a text
+    back."""
     if tokenizer.unit != "token":
         return []
-    begin = next(text.chunks("train"))[:COMPARED_BYTES]
+    begin = begin[:COMPARED_BYTES]
     begin = begin[: character_cut(begin)]
     # A space before the text may be added or removed; that is not a loss.
     if tokenizer.decode(tokenizer.encode(begin)).strip() == begin.decode().strip():
@@ -118,62 +118,41 @@ def _encode(
 ) -> SplitInfo:
     """Write the ids of one split and count the bytes, characters, lines and words they stand
     for."""
-    counts, digest, sums = Counts(), hashlib.sha256(), ChunkSums()
+    counts = Counts()
     begun, _ = text.span(split)
-    tokens = unsynced = 0
-    with (
-        open(folder / f"{split}.bin", "wb") as file,
-        Background() as hashing,
-        Background() as syncing,
-    ):
+    with IdsFile(folder / f"{split}.bin") as file:
 
         def chunks() -> Iterator[bytes]:
             read, chunk = begun, b""
             for chunk in text.chunks(split):
-                hashing.submit(counts.feed, chunk)
+                file.hashing.submit(counts.feed, chunk)
                 read += len(chunk)
                 report("encode", read, text.size)
                 yield chunk
             if tokenizer.closes_last_line and not chunk.endswith(b"\n"):
                 yield b"\n"
 
-        def vouch(ids: Ids) -> None:
-            digest.update(ids.data)
-            sums.feed(ids)
-
         for ids in tokenizer.encode_blocks(chunks()):
-            hashing.submit(vouch, ids)
-            file.write(ids.data)
-            tokens += ids.size
-            unsynced += ids.nbytes
-            if unsynced >= SYNC_BYTES:
-                syncing.submit(os.fsync, file.fileno())
-                unsynced = 0
-        hashing.wait()
-        syncing.wait()
-        _flush(file)
-    if tokens < 2:
+            file.add(ids)
+        sha256, sums = file.finish()
+    if file.tokens < 2:
         raise too_short(f"{text.size} bytes")
     return SplitInfo(
         file=f"{split}.bin",
-        size=tokens * tokenizer.dtype.itemsize,
-        sha256=digest.hexdigest(),
-        tokens=tokens,
+        size=file.size,
+        sha256=sha256,
+        tokens=file.tokens,
         bytes=counts.bytes,
         characters=counts.characters,
         lines=counts.lines,
         words=counts.words,
-        chunks=sums.finish(),
+        chunks=sums,
     )
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a small file, and return when it is on the disk."""
     with open(path, "wb") as file:
         file.write(content)
-        _flush(file)
-
-
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())

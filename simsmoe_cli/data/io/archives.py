@@ -1,4 +1,4 @@
-"""Opens the files that texts come in: plain, .gz, .bz2 and .xz files; .zip and .tar archives.
+"""Opens the files that texts come in: plain, .gz, .bz2, .xz and .zst; .zip and .tar archives.
 
 Nothing in a compressed file is trusted. The content is counted while it is unpacked, and more than
 `LARGEST_RATIO` times the file's size (at least `LEAST_LIMIT`) is refused; for compressed files in
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from simsmoe_cli.data.io.xz import XzFile
+from simsmoe_cli.data.io.zst import ZstFile
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 CHUNK = 1 << 20
@@ -36,9 +37,13 @@ COMPRESSED: dict[str, Callable[..., Any]] = {
     ".tgz": gzip.open,
     ".bz2": bz2.open,
     ".xz": XzFile,
+    ".zst": ZstFile,
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-NOT_OPENED = (".zst", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z", ".tbz2", ".txz", ".parquet")
+NOT_OPENED = (
+    *(".tar.zst", ".tzst", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z", ".tbz2", ".txz"),
+    ".parquet",
+)
 
 
 def is_archive(path: Path) -> bool:
@@ -115,9 +120,21 @@ def limit_for(*paths: Path) -> int:
     return max(LEAST_LIMIT, LARGEST_RATIO * sum(path.stat().st_size for path in paths))
 
 
-def _open(path: Path) -> IO[bytes]:
-    opener = COMPRESSED.get(path.suffix.lower(), open)
-    return cast(IO[bytes], opener(path, "rb"))
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """A file to read, unpacked if its name says so, and one whose `tell` is the position in the
+    file itself."""
+    opener = COMPRESSED.get(path.suffix.lower())
+    if opener in (XzFile, ZstFile):
+        with opener(path) as file:
+            yield cast(IO[bytes], file), cast(IO[bytes], file)
+        return
+    with open(path, "rb") as raw:
+        if opener is None:
+            yield raw, raw
+        else:
+            with opener(raw, "rb") as file:
+                yield cast(IO[bytes], file), raw
 
 
 def read_chunks(path: Path, limit: int | None = None) -> Iterator[bytes]:
@@ -127,16 +144,22 @@ def read_chunks(path: Path, limit: int | None = None) -> Iterator[bytes]:
         path: the file.
         limit: most bytes of a compressed one; None: by its size.
     """
+    for chunk, _ in read_at(path, limit):
+        yield chunk
+
+
+def read_at(path: Path, limit: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """As `read_chunks`, with how many bytes of the file itself were read so far, about."""
     require_opened(path)
     if not path.is_file():  # a FIFO would wait for ever
         raise UserError("is not a regular file", where=str(path), code=EXIT_DATA)
     packed = path.suffix.lower() in COMPRESSED
-    with clear_damage(path), _open(path) as file:
+    with clear_damage(path), _open(path) as (file, raw):
         budget = _Budget(path, limit)
         while chunk := file.read(CHUNK):
             if packed:
                 budget.spend(len(chunk))
-            yield chunk
+            yield chunk, raw.tell()
 
 
 def read_whole(path: Path, limit: int | None = None) -> bytes:
@@ -229,7 +252,7 @@ def _members(archive: Path, limit: int | None) -> Iterator[tuple[str, Iterator[b
                     with bundle.open(info) as file:
                         yield info.filename, _counted(file, budget)
         return
-    with _open(archive) as packed:
+    with _open(archive) as (packed, _):
         # All that is unpacked is counted, the tape's own headers and what follows its end too.
         file = cast(IO[bytes], _Counted(packed, budget))
         with tarfile.open(fileobj=file, mode="r|", errorlevel=2) as tape:

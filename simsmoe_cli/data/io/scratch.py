@@ -22,8 +22,8 @@ from simsmoe_cli.files import atomic
 
 
 @contextlib.contextmanager
-def clear_os_errors(out: Path) -> Iterator[None]:
-    """Turn an OSError into one UserError."""
+def clear_os_errors(out: Path, left: str = "nothing half-written was left.") -> Iterator[None]:
+    """Turn an OSError into one UserError; `left` says what a full disk leaves behind."""
     try:
         yield
     except OSError as error:
@@ -31,8 +31,7 @@ def clear_os_errors(out: Path) -> Iterator[None]:
             raise UserError(
                 f"no space left for the prepared files ({os.strerror(error.errno).lower()})",
                 where=str(out),
-                hint="Free some space or choose another disk with --data-dir or --out; "
-                "nothing half-written was left.",
+                hint=f"Free some space or choose another disk with --data-dir or --out; {left}",
                 code=EXIT_DATA,
             ) from None
         reason = (error.strerror or str(error)).lower()

@@ -35,6 +35,10 @@ class XzFile(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def tell(self) -> int:
+        """The position in the compressed file."""
+        return self._file.tell()
+
     def close(self) -> None:
         self._file.close()
         super().close()

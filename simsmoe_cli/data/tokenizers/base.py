@@ -20,6 +20,7 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.untrusted import Unreadable, parse_json, validated
 
 Ids = NDArray[Any]
+END = "<|endoftext|>"  # how the end of a document is written out
 
 
 def dtype_for(vocab_size: int) -> np.dtype[Any]:
@@ -74,6 +75,8 @@ class Tokenizer(ABC):
         closes_last_line: whether a split that does not end with a line feed is encoded as if it
             did.
         vocab_size: how many ids there are.
+        end_id: the id of the token between documents, which no text is encoded to; None where
+            there is none.
     """
 
     kind: ClassVar[str]
@@ -81,6 +84,7 @@ class Tokenizer(ABC):
     file_name: ClassVar[str] = "tokenizer.json"
     closes_last_line: ClassVar[bool] = False
     vocab_size: int
+    end_id: int | None = None
 
     @abstractmethod
     def encode(self, text: str | bytes) -> Ids:
@@ -109,6 +113,12 @@ class Tokenizer(ABC):
         for block in whole_blocks(chunks, self.safe_cut):
             yield self.encode(block)
 
+    def encode_documents(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of each of several texts, without end tokens."""
+        if self.closes_last_line:
+            texts = [text if text.endswith("\n") else text + "\n" for text in texts]
+        return [self.encode(text) for text in texts]
+
     @abstractmethod
     def dump(self) -> bytes:
         """Everything `load` needs, as the content of the file `file_name`."""
@@ -127,6 +137,13 @@ class Tokenizer(ABC):
         if array.size and not (array.min() >= 0 and array.max() < self.vocab_size):
             raise ValueError(f"ids must lie in [0, {self.vocab_size})")
         return array
+
+    def _documents(self, ids: Ids) -> list[Ids]:
+        """The ids between the end tokens."""
+        if self.end_id is None:
+            return [ids]
+        ends = np.flatnonzero(ids == self.end_id)
+        return [part[part != self.end_id] for part in np.split(ids, ends)]
 
 
 class TokenizerFile(BaseModel):

@@ -1,6 +1,8 @@
 """Tokenizer `bytes`: one id per byte.
 
 The alphabet is that of the whole corpus, its distinct bytes in order, or all 256 (`bytes256`).
+For documents it is the 243 bytes that UTF-8
+can have, so that a token is a byte with the end token as well, and no text need be read beforehand.
 Published SimSMoE code splits enwik8 at white space over decimal byte values; that is this alphabet.
 """
 
@@ -13,8 +15,17 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer, TokenizerFile, ascending, read_file
+from simsmoe_cli.data.tokenizers.base import (
+    END,
+    Ids,
+    Tokenizer,
+    TokenizerFile,
+    ascending,
+    read_file,
+)
 from simsmoe_cli.errors import EXIT_DATA, UserError
+
+UTF8_BYTES = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
 
 
 class _BytesFile(TokenizerFile):
@@ -22,6 +33,7 @@ class _BytesFile(TokenizerFile):
     bytes: Annotated[
         list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=1), AfterValidator(ascending)
     ]
+    end_of_document: bool = False
 
 
 class BytesTokenizer(Tokenizer):
@@ -30,12 +42,13 @@ class BytesTokenizer(Tokenizer):
     kind = "bytes"
     unit = "byte"
 
-    def __init__(self, alphabet: Iterable[int] = range(256)):
+    def __init__(self, alphabet: Iterable[int] = range(256), *, ends: bool = False):
         self._bytes = np.array(sorted(alphabet), dtype=np.uint8)
-        self.vocab_size = self._bytes.size
-        # Bytes outside the alphabet become 255, which is not an id unless all bytes are in it.
+        self.end_id = self._bytes.size if ends else None
+        self.vocab_size = self._bytes.size + ends
+        # Bytes outside the alphabet become 255, which is no byte's id unless all are in it.
         table = np.full(256, 255, dtype=np.uint8)
-        table[self._bytes] = np.arange(self.vocab_size)
+        table[self._bytes] = np.arange(self._bytes.size)
         self._id = table.tobytes()
 
     @classmethod
@@ -49,22 +62,25 @@ class BytesTokenizer(Tokenizer):
     def encode(self, text: str | bytes) -> Ids:
         content = text.encode() if isinstance(text, str) else text
         ids = np.frombuffer(content.translate(self._id), dtype=np.uint8)
-        if ids.size and ids.max() >= self.vocab_size:
+        if ids.size and ids.max() >= self._bytes.size:
             byte = content.translate(None, self._bytes.tobytes())[0]
             raise UserError(
-                f"byte 0x{byte:02x} {chr(byte)!r} is not in the alphabet of {self.vocab_size} "
+                f"byte 0x{byte:02x} {chr(byte)!r} is not in the alphabet of {self._bytes.size} "
                 "bytes the corpus was prepared with",
                 hint="A corpus prepared with --vocab bytes256 knows all bytes.",
                 code=EXIT_DATA,
             )
-        return ids.copy()
+        return ids.astype(self.dtype)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text; bytes that are not UTF-8 come out as U+FFFD."""
-        return self._bytes[self._checked(ids)].tobytes().decode("utf-8", errors="replace")
+        parts = self._documents(self._checked(ids))
+        return END.join(
+            self._bytes[part].tobytes().decode("utf-8", errors="replace") for part in parts
+        )
 
     def token_bytes(self, token: int) -> bytes:
-        return bytes(self._bytes[[token]])
+        return END.encode() if token == self.end_id else bytes(self._bytes[[token]])
 
     def missing(self, text: str) -> list[str]:
         known = self._bytes.tobytes()
@@ -75,8 +91,10 @@ class BytesTokenizer(Tokenizer):
         return len(block)
 
     def dump(self) -> bytes:
-        return json.dumps({"kind": self.kind, "bytes": self._bytes.tolist()}).encode()
+        ends = {} if self.end_id is None else {"end_of_document": True}
+        return json.dumps({"kind": self.kind, "bytes": self._bytes.tolist(), **ends}).encode()
 
     @classmethod
     def load(cls, content: bytes) -> BytesTokenizer:
-        return cls(read_file(_BytesFile, content).bytes)
+        file = read_file(_BytesFile, content)
+        return cls(file.bytes, ends=file.end_of_document)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from simsmoe_cli.data.tokenizers.base import (
+    END,
     Ids,
     Tokenizer,
     TokenizerFile,
@@ -27,6 +28,7 @@ CODE_POINTS = 0x110000
 class _CharsFile(TokenizerFile):
     kind: Literal["chars"]
     characters: Annotated[str, Field(min_length=1), AfterValidator(ascending)]
+    end_of_document: bool = False
 
 
 class CharsTokenizer(Tokenizer):
@@ -35,19 +37,20 @@ class CharsTokenizer(Tokenizer):
     kind = "chars"
     unit = "character"
 
-    def __init__(self, alphabet: str):
+    def __init__(self, alphabet: str, *, ends: bool = False):
         self._points = np.unique(_code_points(alphabet))
-        self.vocab_size = self._points.size
+        self.end_id = self._points.size if ends else None
+        self.vocab_size = self._points.size + ends
         self._id = np.full(CODE_POINTS, -1, dtype=np.int32)
-        self._id[self._points] = np.arange(self.vocab_size)
+        self._id[self._points] = np.arange(self._points.size)
 
     @classmethod
-    def fit(cls, blocks: Iterable[bytes]) -> CharsTokenizer:
+    def fit(cls, blocks: Iterable[bytes], *, ends: bool = False) -> CharsTokenizer:
         """The tokenizer of the characters that occur; blocks hold whole characters."""
         seen = np.zeros(CODE_POINTS, dtype=bool)
         for block in blocks:
             seen[_code_points(utf8(block))] = True
-        return cls(_text(np.flatnonzero(seen)))
+        return cls(_text(np.flatnonzero(seen)), ends=ends)
 
     def encode(self, text: str | bytes) -> Ids:
         string = utf8(text)
@@ -56,17 +59,17 @@ class CharsTokenizer(Tokenizer):
             character = string[int(np.argmin(ids))]
             raise UserError(
                 f"character {character!r} (U+{ord(character):04X}) is not in the alphabet of "
-                f"{self.vocab_size} characters the corpus was prepared with",
+                f"{self._points.size} characters the corpus was prepared with",
                 hint="A corpus prepared with --tokenizer bytes --vocab bytes256 knows all text.",
                 code=EXIT_DATA,
             )
         return ids.astype(self.dtype)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        return _text(self._points[self._checked(ids)])
+        return END.join(_text(self._points[part]) for part in self._documents(self._checked(ids)))
 
     def token_bytes(self, token: int) -> bytes:
-        return _text(self._points[[token]]).encode()
+        return (END if token == self.end_id else _text(self._points[[token]])).encode()
 
     def missing(self, text: str) -> list[str]:
         return [char for char in dict.fromkeys(text) if self._id[ord(char)] < 0]
@@ -76,11 +79,13 @@ class CharsTokenizer(Tokenizer):
         return character_cut(block)
 
     def dump(self) -> bytes:
-        return json.dumps({"kind": self.kind, "characters": _text(self._points)}).encode()
+        ends = {} if self.end_id is None else {"end_of_document": True}
+        return json.dumps({"kind": self.kind, "characters": _text(self._points), **ends}).encode()
 
     @classmethod
     def load(cls, content: bytes) -> CharsTokenizer:
-        return cls(read_file(_CharsFile, content).characters)
+        file = read_file(_CharsFile, content)
+        return cls(file.characters, ends=file.end_of_document)
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:

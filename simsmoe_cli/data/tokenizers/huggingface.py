@@ -107,6 +107,22 @@ class HuggingFaceTokenizer(Tokenizer):
         if window is not None:
             yield window.ids[given:]
 
+    def encode_documents(self, texts: Sequence[str]) -> list[Ids]:
+        short = [text for text in texts if len(text) <= WINDOW]
+        with _one_line("the tokenizer cannot encode the text"):
+            found = iter(self._fast.encode_batch_fast(short, add_special_tokens=False))
+        return [
+            np.array(next(found).ids, dtype=self.dtype)
+            if len(text) <= WINDOW
+            else np.concatenate(list(self.encode_blocks([text.encode()])))
+            for text in texts
+        ]
+
+    def end_of(self, content: str) -> int | None:
+        """The id of a token by its text; None if there is no such token."""
+        token: int | None = self._fast.token_to_id(content)
+        return token
+
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text; special tokens are written out, and bytes that are not UTF-8 as U+FFFD."""
         checked = self._checked(ids).tolist()

@@ -18,7 +18,7 @@ from itertools import chain
 import numpy as np
 import sentencepiece
 
-from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer, character_cut, damaged, utf8
+from simsmoe_cli.data.tokenizers.base import END, Ids, Tokenizer, character_cut, damaged, utf8
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 
 THREADS = 2
@@ -42,16 +42,21 @@ class SentencePieceTokenizer(Tokenizer):
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = int(self._processor.vocab_size())
+        end = int(self._processor.eos_id())
+        self.end_id = end if end >= 0 else None
         self._ids: dict[str, list[int]] = {}
 
     @classmethod
-    def fit(cls, sample: Iterable[bytes], vocab_size: int, model: str) -> SentencePieceTokenizer:
+    def fit(
+        cls, sample: Iterable[bytes], vocab_size: int, model: str, *, ends: bool = False
+    ) -> SentencePieceTokenizer:
         """Train on a sample of text.
 
         Args:
             sample: pieces of text; a character torn at either end of one is dropped.
             vocab_size: pieces in all, the 256 byte pieces with them.
             model: "unigram" or "bpe".
+            ends: whether one of the pieces ends documents.
         """
         trained = io.BytesIO()
         try:
@@ -68,7 +73,8 @@ class SentencePieceTokenizer(Tokenizer):
                 allow_whitespace_only_pieces=True,
                 unk_id=0,
                 bos_id=-1,
-                eos_id=-1,
+                eos_id=1 if ends else -1,
+                eos_piece=END,
                 pad_id=-1,
                 num_threads=THREADS,
                 minloglevel=2,
@@ -87,7 +93,8 @@ class SentencePieceTokenizer(Tokenizer):
         return np.fromiter(chain.from_iterable(map(self._ids.__getitem__, segments)), self.dtype)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        return str(self._processor.decode(self._checked(ids).tolist()))
+        parts = self._documents(self._checked(ids))
+        return END.join(str(self._processor.decode(part.tolist())) for part in parts)
 
     def token_bytes(self, token: int) -> bytes:
         if self._processor.is_byte(token):
@@ -96,13 +103,13 @@ class SentencePieceTokenizer(Tokenizer):
 
     def scored_pieces(self) -> list[tuple[str, float, bool]]:
         """Each piece as text, its score, and whether it is matched in a text (the unknown piece and
-        byte pieces are not)."""
+        byte pieces are not, nor the end token)."""
         model = self._processor
         return [
             (
                 str(model.id_to_piece(token)),
                 float(model.get_score(token)),
-                not (model.is_byte(token) or model.is_unknown(token)),
+                not (model.is_byte(token) or model.is_unknown(token) or model.is_control(token)),
             )
             for token in range(self.vocab_size)
         ]

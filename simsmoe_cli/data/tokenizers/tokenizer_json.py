@@ -2,6 +2,7 @@
 
 A text gets the same ids as here, with exceptions that do not occur in our known corpora: * bytes,
 chars: characters that are not in the vocabulary are left out there, and are an error here.
+* <|endoftext|>, where it ends documents: its name in a text is read as the end token there.
 * words: ids decode to words with one space between them, and `<eos>` does not become a line end.
 * pieces of a BPE model: where pieces overlap and can be merged in two ways, the order of merges may
   differ.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.data.tokenizers.base import END, Tokenizer
 from simsmoe_cli.data.tokenizers.huggingface import HuggingFaceTokenizer, byte_names
 from simsmoe_cli.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from simsmoe_cli.data.tokenizers.words import EOS, UNK
@@ -33,7 +34,7 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Json:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [],
+        "added_tokens": [] if tokenizer.end_id is None else [_end(tokenizer.end_id)],
         "normalizer": None,
         "pre_tokenizer": None,
         "post_processor": None,
@@ -41,7 +42,8 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Json:
     }
     if isinstance(tokenizer, SentencePieceTokenizer):
         return parts | _pieces(tokenizer)
-    content = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+    size = tokenizer.vocab_size - (tokenizer.end_id is not None)
+    content = [tokenizer.token_bytes(token) for token in range(size)]
     if tokenizer.kind == "words":
         return parts | _words([word.decode() for word in content])
     if tokenizer.kind == "chars":
@@ -56,6 +58,11 @@ def fast_tokenizer(tokenizer: Tokenizer) -> Json:
         "pre_tokenizer": byte_level | {"trim_offsets": True},
         "decoder": byte_level | {"trim_offsets": True},
     }
+
+
+def _end(token: int) -> Json:
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token, "content": END, **plain, "special": True}
 
 
 def _bpe(vocab: dict[str, int], merges: list[tuple[str, str]], **more: Any) -> Json:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator
 
-from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer, TokenizerFile, read_file, utf8
+from simsmoe_cli.data.tokenizers.base import END, Ids, Tokenizer, TokenizerFile, read_file, utf8
 from simsmoe_cli.errors import EXIT_DATA, UserError
 
 UNK, EOS = "<unk>", "<eos>"
@@ -34,6 +34,7 @@ def _words_apart(words: list[str]) -> list[str]:
 class _WordsFile(TokenizerFile):
     kind: Literal["words"]
     words: Annotated[list[str], AfterValidator(_words_apart)]
+    end_of_document: bool = False
 
 
 class WordsTokenizer(Tokenizer):
@@ -47,13 +48,16 @@ class WordsTokenizer(Tokenizer):
     unit = "word"
     closes_last_line = True
 
-    def __init__(self, words: Sequence[str]):
+    def __init__(self, words: Sequence[str], *, ends: bool = False):
         self._words = list(words)
-        self.vocab_size = len(self._words)
         self._id = {word.encode(): index for index, word in enumerate(self._words)}
+        self.end_id = len(self._words) if ends else None
+        self.vocab_size = len(self._words) + ends
 
     @classmethod
-    def fit(cls, blocks: Iterable[bytes], vocab_size: int | None = None) -> WordsTokenizer:
+    def fit(
+        cls, blocks: Iterable[bytes], vocab_size: int | None = None, *, ends: bool = False
+    ) -> WordsTokenizer:
         """The tokenizer of the words that occur, or of the most frequent.
 
         Args:
@@ -67,8 +71,8 @@ class WordsTokenizer(Tokenizer):
         for special in (UNK, EOS):
             counts.pop(special.encode(), None)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
-        kept = ranked if vocab_size is None else ranked[: vocab_size - 2]
-        return cls([UNK, EOS, *(utf8(word) for word in kept)])
+        kept = ranked if vocab_size is None else ranked[: vocab_size - 2 - ends]
+        return cls([UNK, EOS, *(utf8(word) for word in kept)], ends=ends)
 
     def encode(self, text: str | bytes) -> Ids:
         content = text.encode() if isinstance(text, str) else text
@@ -78,13 +82,16 @@ class WordsTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Words with one space between them, lines ended by a line feed."""
-        words = (self._words[index] for index in self._checked(ids))
+        words = (self._word(index) for index in self._checked(ids))
         text = " ".join("\n" if word == EOS else word for word in words)
         return text.replace(" \n", "\n").replace("\n ", "\n")
 
     def token_bytes(self, token: int) -> bytes:
-        word = self._words[token]
+        word = self._word(token)
         return b"\n" if word == EOS else word.encode()
+
+    def _word(self, token: int) -> str:
+        return END if token == self.end_id else self._words[token]
 
     def missing(self, text: str) -> list[str]:
         words = dict.fromkeys(text.encode().split())
@@ -102,8 +109,11 @@ class WordsTokenizer(Tokenizer):
         return cut
 
     def dump(self) -> bytes:
-        return json.dumps({"kind": self.kind, "words": self._words}, ensure_ascii=False).encode()
+        ends = {} if self.end_id is None else {"end_of_document": True}
+        content = {"kind": self.kind, "words": self._words, **ends}
+        return json.dumps(content, ensure_ascii=False).encode()
 
     @classmethod
     def load(cls, content: bytes) -> WordsTokenizer:
-        return cls(read_file(_WordsFile, content).words)
+        file = read_file(_WordsFile, content)
+        return cls(file.words, ends=file.end_of_document)

@@ -19,7 +19,7 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
-from simsmoe_cli.run.score import OF_CHARACTERS, bits
+from simsmoe_cli.run.score import OF_CHARACTERS
 from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
 from simsmoe_cli.train.loss import total_loss
 from simsmoe_cli.train.objectives.base import Objective
@@ -55,6 +55,9 @@ class LanguageModelling(Objective[Evaluation]):
         self._probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
         torch.manual_seed(settings.seed)
         self.model = LanguageModel(recipe, store.manifest.vocab_size).to(device)
+        if self.model.document_end is not None:
+            assert store.manifest.end_id is not None
+            self.model.document_end.fill_(store.manifest.end_id)
         rows = settings.batch // settings.micro_batches
         self.memory = [self.model.initial_memory(rows) for _ in range(settings.micro_batches)]
 
@@ -124,7 +127,7 @@ class LanguageModelling(Objective[Evaluation]):
 
     def test_scores(self, score: Evaluation) -> TestScores:
         return {
-            "test_bpc": bits(score.loss_nats, self.unit),
+            "test_bpc": score.bits_per_character(self.store.manifest.splits["test"], self.unit),
             "test_loss_nats": score.loss_nats,
         }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from simsmoe_cli.data import ids_file
 from simsmoe_cli.data.corpora import write_store
 from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -78,7 +79,7 @@ def test_a_disk_that_fails_while_text_is_encoded_is_an_error(
             asked.set()
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(write_store, "SYNC_BYTES", 1)
+    monkeypatch.setattr(ids_file, "SYNC_BYTES", 1)
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UserError, match="input/output error") as raised:
         prepare(str(own), tmp_path / "store")

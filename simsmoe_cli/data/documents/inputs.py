@@ -1,0 +1,230 @@
+"""The files that documents are read from: JSON lines, parquet, or plain text.
+
+A source is a file, a folder, a glob, an archive of these, or a URL. Its documents are the rows of
+JSON lines and parquet, and the files of plain text. A folder must hold one kind; its other files,
+such as a README, are left out and named in a warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from simsmoe_cli.data.documents.read import Batch, Kind, read_lines, read_parquet, read_text
+from simsmoe_cli.data.io.archives import COMPRESSED
+from simsmoe_cli.data.io.download import Progress, is_url, url_name
+from simsmoe_cli.data.io.locate import Located, is_glob, locate, matches, user_path, walk
+from simsmoe_cli.errors import EXIT_DATA, UserError, listed
+
+KINDS: dict[str, Kind] = {
+    ".jsonl": "JSON lines",
+    ".ndjson": "JSON lines",
+    ".json": "JSON lines",
+    ".parquet": "parquet",
+}
+MOST_SHOWN = 3  # names of files that were left out
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a document comes from, as far as its encoding needs it.
+
+    Attributes:
+        name: of the file within the source; which split a document belongs to depends on it.
+        where: the file as the user knows it.
+        kind: of the file.
+        split: that all its documents belong to; empty: drawn document by document.
+    """
+
+    name: str
+    where: str
+    kind: Kind
+    split: str
+
+
+@dataclass(frozen=True)
+class Input(Origin):
+    """A file of documents.
+
+    Attributes:
+        path: of the file.
+        size: its bytes; 0 where it is not a file.
+        modified_ns: when it was last changed; 0 for what was downloaded or unpacked.
+    """
+
+    path: Path
+    size: int
+    modified_ns: int
+
+    @property
+    def origin(self) -> Origin:
+        """What is sent to the processes that encode."""
+        return Origin(self.name, self.where, self.kind, self.split)
+
+    @property
+    def identity(self) -> list[str | int]:
+        """What is equal for the same, unchanged file."""
+        return [self.split, self.name, self.size, self.modified_ns]
+
+    def read(self, start: int, column: str, state: object = None) -> Iterator[Batch]:
+        """Its documents from number `start` on, which begins a batch; `state` is that batch's."""
+        if self.kind == "JSON lines":
+            return read_lines(self.path, self.where, start)
+        if self.kind == "parquet":
+            return read_parquet(self.path, self.where, column, start)
+        return read_text(self.path, self.where, start)
+
+
+@dataclass
+class Inputs:
+    """All files of a source, in reading order, and what the user should know about them."""
+
+    given: str
+    files: list[Input]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """Equal for the same, unchanged files."""
+        content = json.dumps([file.identity for file in self.files])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def kind_of(name: str) -> Kind | None:
+    """The kind of documents by a file's name, compressed or not; None for plain text and others."""
+    path = PurePath(name.lower())
+    if path.suffix in COMPRESSED and path.suffix != ".tgz":
+        path = path.with_suffix("")
+    return KINDS.get(path.suffix)
+
+
+def holds_documents(given: str, *, json_files: bool) -> bool:
+    """Whether a path, glob or URL names JSON lines or parquet, judging by names.
+
+    Args:
+        given: as the user gave it.
+        json_files: whether files that end in .json count, which may be anything.
+    """
+
+    def counts(name: str) -> bool:
+        return kind_of(name) is not None and (
+            json_files or ".json" not in PurePath(name.lower()).suffixes
+        )
+
+    if is_url(given):
+        return counts(url_name(given))
+    if is_glob(given):
+        return any(counts(path.name) for path in matches(given)[1])
+    path = user_path(given)
+    if path.is_dir():
+        return any(counts(file.name) for file in walk(path))
+    return counts(path.name)
+
+
+def find_inputs(
+    given: str,
+    split: str,
+    scratch: Path,
+    report: Progress,
+    *,
+    plain: bool,
+    left_out: Sequence[Path],
+) -> Inputs:
+    """The files of documents behind a path, glob or URL.
+
+    Args:
+        given: as the user gave it.
+        split: that all their documents belong to; empty: drawn document by document.
+        scratch: a folder of the caller's for what is downloaded or unpacked.
+        report: told about progress.
+        plain: read plain text, each file a document.
+        left_out: files of a folder or glob that belong to another split.
+
+    Raises:
+        UserError: EXIT_DATA: nothing is there, files are of several kinds, one is empty, or two are
+            the same but for their compression.
+    """
+    if is_glob(given):
+        base, paths = matches(given)
+        located = Located(given, base, scratch)
+        if not paths:
+            hint = "Check the pattern; '**' stands for folders, however deep."
+            raise UserError("matches no file", where=given, hint=hint, code=EXIT_DATA)
+    else:
+        located = locate(given, scratch, report)
+        paths = [located.path] if located.path.is_file() else list(walk(located.path))
+    others = {os.path.realpath(path) for path in left_out}
+    paths = [path for path in paths if os.path.realpath(path) not in others]
+    kinds = {path: "plain text" if plain else kind_of(path.name) for path in paths}
+    found = Inputs(given, [])
+    chosen = _one_kind(kinds, given)
+    for path in sorted(chosen, key=located.name):
+        found.files.append(_input(path, kinds[path] or "plain text", split, located))
+    if rest := [located.name(path) for path in paths if path not in chosen]:
+        found.warnings.append(
+            f"{len(rest)} files of other kinds were left out: {listed(rest, MOST_SHOWN)}"
+        )
+    return found
+
+
+def files_of(given: str) -> list[Path]:
+    """The files that a path or glob on this machine names; none for a URL."""
+    if is_url(given):
+        return []
+    path = user_path(given)
+    return matches(given)[1] if is_glob(given) else list(walk(path)) if path.is_dir() else [path]
+
+
+def _one_kind(kinds: dict[Path, Kind | None], given: str) -> list[Path]:
+    """The files to read; a UserError unless they are of one kind, and each there once."""
+    examples = {kind: path for path, kind in reversed(kinds.items()) if kind}
+    plain = next((path for path in kinds if path.suffix.lower() == ".txt"), None)
+    if plain is not None and "plain text" not in examples and examples:
+        examples["plain text"] = plain
+    if len(examples) > 1:
+        named = " and ".join(f"{kind} ({path.name})" for kind, path in examples.items())
+        hint = f"Name one kind with a quoted glob, such as '{given.rstrip('/')}/*.jsonl'."
+        raise UserError(f"holds both {named}", where=given, hint=hint, code=EXIT_DATA)
+    if not examples:
+        names = listed([path.name for path in kinds], MOST_SHOWN)
+        raise UserError(
+            f"none of the files there is JSON lines or parquet: {names}" if kinds else "no files",
+            where=given,
+            hint="Their names end in .jsonl, .json, .ndjson (also .gz, .bz2, .xz, .zst) or "
+            ".parquet; for plain text, each file a document, use --documents.",
+            code=EXIT_DATA,
+        )
+    chosen = [path for path, kind in kinds.items() if kind]
+    seen: dict[Path, Path] = {}
+    for path in chosen:
+        bare = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+        if bare in seen:
+            raise UserError(
+                f"{seen[bare].name} and {path.name} have the same name but for their ending, so "
+                "one text would be read twice",
+                where=str(path.parent),
+                hint="Remove one, or name the files with a quoted glob.",
+                code=EXIT_DATA,
+            )
+        seen[bare] = path
+    return chosen
+
+
+def _input(path: Path, kind: Kind, split: str, located: Located) -> Input:
+    facts = path.stat()
+    where = located.where(path)
+    if not path.is_file():
+        raise UserError("is not a regular file", where=where, code=EXIT_DATA)
+    if not facts.st_size:
+        raise UserError("the file is empty", where=where, code=EXIT_DATA)
+    modified_ns = 0 if path.is_relative_to(located.scratch) else facts.st_mtime_ns
+    return Input(located.name(path), where, kind, split, path, facts.st_size, modified_ns)
