@@ -56,8 +56,9 @@ def test_what_the_extras_bring_is_looked_at_and_can_be_missing(
     brought = project["optional-dependencies"]
     names = [name.partition(">=")[0] for extra in ("hf", "serve") for name in brought[extra]]
     assert names
+    ours = {name.partition(">=")[0] for name in brought["dev"]}
     for name in names:
-        assert doctor._package(name).status == "ok"
+        assert doctor._package(name).status == "ok" or name not in ours
         monkeypatch.setitem(sys.modules, name.replace("-", "_"), None)
         found = doctor._package(name)
         assert found.status == "missing"

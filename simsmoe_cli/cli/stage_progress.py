@@ -107,8 +107,9 @@ class StageProgress:
             words += f"{_size(self._done)}, {duration(took)} so far"
         else:
             words += f"{duration(took)} so far"
-        with contextlib.suppress(OSError):  # nobody reads it any more
-            self._console.print(words, soft_wrap=True)
+        # Not by the console, which leaves the program when nobody reads any more.
+        with contextlib.suppress(OSError):
+            print(words, file=self._console.file, flush=True)
 
 
 def _size(count: int) -> str:

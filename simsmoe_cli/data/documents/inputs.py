@@ -123,7 +123,7 @@ def holds_documents(given: str, *, json_files: bool) -> bool:
     if is_url(given):
         return counts(url_name(given))
     if is_glob(given):
-        return any(counts(path.name) for path in matches(given)[1])
+        return counts(PurePath(given).name) or any(counts(p.name) for p in matches(given)[1])
     path = user_path(given)
     if path.is_dir():
         return any(counts(file.name) for file in walk(path))
