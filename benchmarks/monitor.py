@@ -46,7 +46,7 @@ from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.monitor.state.runs import find_runs
 from simsmoe_cli.run import probes
-from simsmoe_cli.run.event_log import SCHEMA, EventLog
+from simsmoe_cli.run.event_log import FREQUENT, SCHEMA, EventLog, finite
 from simsmoe_cli.run.folder import RunDir
 
 START = 1.7e9
@@ -136,7 +136,8 @@ def write_run(
 
         def emit(kind: str, step: int, fields: dict[str, Any]) -> None:
             time_s = START + step * STEP_S
-            text = json.dumps(fields, separators=(",", ":"))[1:]
+            written = finite(fields, fp32=kind in FREQUENT)
+            text = json.dumps(written, separators=(",", ":"))[1:]
             file.write(
                 f'{{"schema":{SCHEMA},"kind":"{kind}","step":{step},"time":{time_s!r},{text}\n'
             )

@@ -26,6 +26,7 @@ from typing import (
     is_typeddict,
 )
 
+import numpy as np
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, from_json
 from pydantic_core import core_schema as cs
 
@@ -40,6 +41,8 @@ LONGEST_LINE = 64 << 20
 MARK_BYTES = 256  # of a line, in which its kind is found
 KIND = b'"kind"'  # every event has this key; a line without it need not be parsed
 BROKEN = "lines that are not events are skipped"
+FREQUENT = ("train", "router")  # kinds that fill the file
+LARGE = 1e38  # fp32 ends here
 
 
 class EventLog:
@@ -64,9 +67,15 @@ class EventLog:
         self._subscribers.append(callback)
 
     def emit(self, event: Event) -> None:
-        """Write an event as one whole line, with schema and time, and pass it on."""
-        header = {"schema": SCHEMA, "kind": event["kind"], "step": event["step"]}
-        written = finite(header | {"time": time.time()} | event)
+        """Write an event as one whole line, with schema and time, and pass it on.
+
+        The numbers of frequent kinds are means of fp32 numbers, and are written with as many digits
+        as an fp32 number has.
+        """
+        kind = event["kind"]
+        header = {"schema": SCHEMA, "kind": kind, "step": event["step"]}
+        header["time"] = round(time.time(), 3)
+        written = header | finite(event, fp32=kind in FREQUENT)
         line = json.dumps(written, separators=(",", ":"), allow_nan=False) + "\n"
         self._file.write(line.encode())
         self._file.flush()
@@ -86,14 +95,21 @@ class EventLog:
         self._file.close()
 
 
-def finite(value: Any) -> Any:
-    """The value with every float JSON cannot hold (nan, inf) replaced by None."""
+def finite(value: Any, *, fp32: bool = False) -> Any:
+    """The value with every float JSON cannot hold (nan, inf) replaced by None.
+
+    Args:
+        value: of JSON's types.
+        fp32: whether to round floats to the shortest number that is the same in fp32.
+    """
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        return float(str(np.float32(value))) if fp32 and abs(value) < LARGE else value
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: finite(item, fp32=fp32) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
+        return [finite(item, fp32=fp32) for item in value]
     return value
 
 

@@ -16,7 +16,8 @@ A run's events.jsonl holds one JSON object per line. Each has ``schema``, ``kind
 Readers skip kinds and fields that they do not know, and a torn last line. A resumed run first cuts
 the file back to the position of its checkpoint, so readers that follow the file must expect it to
 shrink. Values that depend on the clock are only in ``time`` and in fields that end in ``_per_s`` or
-``_ms``; all other values are equal in two runs with the same seed.
+``_ms``; all other values are equal in two runs with the same seed. Train and router events fill
+the file, so their numbers have no more digits than fp32 numbers need to be told apart.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from simsmoe_cli.run.event_log import SCHEMA, EventLog, NotAnEvent, parse_event, read_events
@@ -64,6 +65,23 @@ def test_numbers_json_cannot_hold_become_null(tmp_path: Path) -> None:
     assert (event["mean"], event["grad_norm"]) == (None, None)
     assert event["layers"] == [{"cka": [[1.0, None], [None, 1.0]]}]
     assert event["pair"] == [None, 2]
+
+
+@pytest.mark.parametrize("kind", ["train", "router", "eval"])
+def test_frequent_events_have_the_digits_of_fp32_and_others_all(kind: Any, tmp_path: Path) -> None:
+    """Read as fp32 every number is the one that was given, and it is as short as can be."""
+    values = [1 / 3, 2e-7 / 3, 123456.789012345, 1e-3, 0.0, -2.5e20 / 3, 1e300 / 3]
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit({"kind": kind, "step": 0, "losses": {"all": values}})
+    log.close()
+    line = (tmp_path / "events.jsonl").read_text()
+    written = json.loads(line)["losses"]["all"]
+    if kind == "eval":
+        assert written == values
+        return
+    assert np.array_equal(np.float32(written[:-1]), np.float32(values[:-1]))
+    assert written[-1] == values[-1]  # no fp32 number
+    assert "0.33333334,6.6666665e-08,123456.79,0.001,0.0," in line
 
 
 def test_subscribers_get_what_is_written(tmp_path: Path) -> None:

@@ -216,6 +216,8 @@ class LayerWalk:
                 self.listener.progress(self._share(name, (number + 1) / len(self.parts)))
             output = _joined(outputs)
             del outputs, some, named
+            for recorder in watched:
+                recorder.begin()  # forget the tensors of the last windows
             try:
                 for place in places:
                     self.listener.seen(place)

@@ -89,7 +89,9 @@ class HuggingFaceSource(WholeSource):
             output = self.model(input_ids=inputs_BM, **more, **self._without_cache())
         real_T = targets_BM.flatten() != IGNORED
         with foreign_code("the experts of this model cannot be run", where):
-            layers = [self._result(place, real_T) for place in range(len(self.watched))]
+            layers = [self._result(layer, real_T) for layer in range(len(self.watched))]
+        for recorder in self.watched:
+            recorder.begin()  # forget the tensors of this batch
         ids_T = inputs_BM.flatten()[real_T]
         if not self.predicts:
             return Batch(ids_T, layers, measured, 0.0, 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,32 @@ def test_one_decoder_layer_is_in_memory_at_a_time(tmp_path: Path, read: Counter[
     assert [told for told in keeper.told if told[0] == "seen"] == [("seen", n) for n in range(4)]
     assert keeper.shares == sorted(keeper.shares)
     assert keeper.shares[-1] == 1
+
+
+def test_nothing_of_a_layer_stays_in_memory_when_it_was_measured(tmp_path: Path) -> None:
+    """So the memory does not grow with the number of layers, as the estimate says."""
+
+    class Weighing(Keeper):
+        def __init__(self, source: HuggingFaceSource):
+            super().__init__(source)
+            self.bytes: list[int] = []
+
+        def routed(self, layer: int, routed: Routed, rows: bool) -> None:
+            pass
+
+        def seen(self, layer: int) -> None:
+            gc.collect()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+            memory = [tensor.untyped_storage() for tensor in tensors if not tensor.is_meta]
+            self.bytes.append(sum({part.data_ptr(): part.nbytes() for part in memory}.values()))
+
+    source = opened(made("Olmoe", tmp_path / "model", num_hidden_layers=5))
+    listener = Weighing(source)
+    source.walk(1024, 512, listener, range(5))
+    assert len(listener.bytes) == 5
+    assert listener.bytes[-1] == pytest.approx(listener.bytes[1], rel=0.01)
 
 
 def test_measuring_reads_each_weight_once(tmp_path: Path, read: Counter[str]) -> None:
