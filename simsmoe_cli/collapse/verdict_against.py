@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.report import Sentence
+from simsmoe_cli.collapse.subject import Text
+from simsmoe_cli.run.score import Scoring
 
 
 def compared(findings: Findings, against: Findings) -> list[Sentence]:
@@ -29,28 +31,29 @@ def compared(findings: Findings, against: Findings) -> list[Sentence]:
             )
         )
     sentences.append(_similarity(findings, against, here, there))
-    if ours.accuracy is not None and theirs.accuracy is not None:
-        text = (
-            f"It classifies {ours.accuracy:.2%} of these texts correctly, {name} "
-            f"{theirs.accuracy:.2%} (n = {ours.scored:,} texts). One run each proves little."
-        )
-        evidence = {"accuracy": ours.accuracy, "against_accuracy": theirs.accuracy}
-        sentences.append(Sentence.of("note", text, **evidence))
-    elif (
-        ours.loss_nats is not None
-        and theirs.loss_nats is not None
-        and ours.unit == theirs.unit
-        and ours.accuracy is theirs.accuracy is None
-    ):
-        in_bits = ours.bpc is not None and theirs.bpc is not None
-        score, other = (ours.bpc, theirs.bpc) if in_bits else (ours.loss_nats, theirs.loss_nats)
-        unit = "BPC" if in_bits else f"nats per {ours.unit}"
-        text = (
-            f"It predicts this text with {score:.3f} {unit}, {name} with {other:.3f}. One run each "
-            "proves little: seeds of one setting were seen to differ by 0.05 BPC."
-        )
-        sentences.append(Sentence.of("note", text, score=score, against_score=other))
+    sentences += _scores(ours, theirs, name)
     return sentences
+
+
+def _scores(ours: Text, theirs: Text, name: str) -> list[Sentence]:
+    """How well both do, where that can be compared."""
+    scoring = Scoring.of_scores(ours.unit, [ours])
+    score, other = scoring.read(ours), scoring.read(theirs)
+    comparable = scoring == Scoring.of_scores(theirs.unit, [theirs])
+    if not comparable or score is None or other is None:
+        return []
+    if scoring.measure == "accuracy":
+        text = (
+            f"It classifies {score:.2%} of these texts correctly, {name} {other:.2%} (n = "
+            f"{ours.scored:,} texts). One run each proves little."
+        )
+        return [Sentence.of("note", text, accuracy=score, against_accuracy=other)]
+    unit = scoring.name if scoring.measure == "bits" else scoring.in_words
+    text = (
+        f"It predicts this text with {score:.3f} {unit}, {name} with {other:.3f}. One run each "
+        "proves little: seeds of one setting were seen to differ by 0.05 BPC."
+    )
+    return [Sentence.of("note", text, score=score, against_score=other)]
 
 
 def _similarity(findings: Findings, against: Findings, here: float, there: float) -> Sentence:

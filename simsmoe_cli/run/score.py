@@ -7,15 +7,28 @@ the loss in nats, which is also shown as a perplexity.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from simsmoe_cli.run.events import Eval, Number, Train
 
 OF_CHARACTERS = ("byte", "character")
 OF_TEXTS = "text"  # what a classifier is trained on, one by one
 HIGHEST_NATS = 700.0  # exp of more overflows
+
+
+class Scores(Protocol):
+    """Scores as a report holds them: of a text, or of a step of training."""
+
+    @property
+    def accuracy(self) -> Number: ...
+
+    @property
+    def bpc(self) -> Number: ...
+
+    @property
+    def loss_nats(self) -> Number: ...
 
 
 def bits(nats: float, unit: str) -> float | None:
@@ -71,6 +84,20 @@ class Scoring:
         in_bits = unit in OF_CHARACTERS if unit else saw_bpc
         return cls("bits" if in_bits else "nats", unit)
 
+    @classmethod
+    def of_scores(cls, unit: str, scores: Iterable[Scores]) -> Scoring:
+        """The scoring of known scores of tokens of this unit: accuracy if any has one, else bits if
+        any has them, else nats."""
+        known = list(scores)
+        if any(one.accuracy is not None for one in known):
+            return cls("accuracy", OF_TEXTS)
+        return cls("nats" if all(one.bpc is None for one in known) else "bits", unit)
+
+    def read(self, scores: Scores) -> Number:
+        """The score among known scores; None where it is unknown."""
+        values = {"accuracy": scores.accuracy, "bits": scores.bpc, "nats": scores.loss_nats}
+        return values[self.measure]
+
     @property
     def name(self) -> str:
         """The name of the score: "BPC", "accuracy" or "loss"."""
@@ -84,6 +111,15 @@ class Scoring:
         if self.measure == "bits":
             return f"bits per {self.unit or 'character'}"
         return f"nats per {self.unit or 'token'}"
+
+    @property
+    def axis_label(self) -> str:
+        """The label of an axis of scores."""
+        return {
+            "accuracy": self.name,
+            "bits": self.in_words,
+            "nats": f"{self.name}, {self.in_words}",
+        }[self.measure]
 
     def text(self, score: float) -> str:
         """A score with its name: "3.000 BPC", or "loss 5.123 nats per word, perplexity 168"."""

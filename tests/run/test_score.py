@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 
@@ -57,6 +58,30 @@ def test_a_score_is_read_from_an_event() -> None:
     assert Scoring("nats", "word").of(event) == pytest.approx(math.log(2))
     assert Scoring("accuracy", "text").of(event) == 0.5
     assert math.isnan(Scoring("accuracy", "text").of({"kind": "eval", "step": 1}))
+
+
+@dataclass
+class Known:
+    loss_nats: float | None
+    bpc: float | None = None
+    accuracy: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("scores", "scoring", "label", "read"),
+    [
+        ([Known(1.0, 1.4), Known(2.0)], Scoring("bits", "byte"), "bits per byte", [1.4, None]),
+        ([Known(1.0), Known(None)], Scoring("nats", "byte"), "loss, nats per byte", [1.0, None]),
+        ([Known(1.0, accuracy=0.5)], Scoring("accuracy", "text"), "accuracy", [0.5]),
+        ([], Scoring("nats", "byte"), "loss, nats per byte", []),
+    ],
+)
+def test_known_scores_decide_what_a_report_shows(
+    scores: list[Known], scoring: Scoring, label: str, read: list[float | None]
+) -> None:
+    assert Scoring.of_scores("byte", scores) == scoring
+    assert scoring.axis_label == label
+    assert [scoring.read(one) for one in scores] == read
 
 
 def test_less_loss_and_more_accuracy_are_better_and_any_score_is_better_than_none() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from simsmoe_cli.collapse.findings import Estimate, Findings
 from simsmoe_cli.collapse.subject import Subject, Text
+from simsmoe_cli.run.score import Scoring
 
 UNDEFINED = "undefined"
 NAMED = 3  # experts, layers or pairs that a sentence names
@@ -80,16 +81,20 @@ def per_run(parts: Sequence[tuple[str, str]]) -> str:
 
 def score_of(text: Text) -> tuple[str, str, int]:
     """How well the model did: the score's name, its field, and decimals to show."""
-    if text.accuracy is not None:
-        return "Accuracy", "accuracy", 4
-    if text.bpc is not None:
-        return "Bits per character", "bpc", 4
-    return "Perplexity", "perplexity", 2
+    return {
+        "accuracy": ("Accuracy", "accuracy", 4),
+        "bits": ("Bits per character", "bpc", 4),
+        "nats": ("Perplexity", "perplexity", 2),
+    }[_scoring(text).measure]
 
 
 def scored_unit(text: Text) -> str:
     """The unit of one prediction: a kind of token, or a text."""
-    return text.unit if text.accuracy is None else "text"
+    return _scoring(text).unit
+
+
+def _scoring(text: Text) -> Scoring:
+    return Scoring.of_scores(text.unit, [text])
 
 
 def origin(text: Text) -> str:

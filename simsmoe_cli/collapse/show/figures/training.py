@@ -18,14 +18,10 @@ from simsmoe_cli.collapse.show.figures.style import (
     subjects,
 )
 from simsmoe_cli.collapse.show.format import number
+from simsmoe_cli.run.score import Scoring
 
 # Points of a curve that are drawn at most.
 DRAWN = 2000
-LOSS_LABELS = {
-    "loss_nats": "loss, nats per token",
-    "bpc": "bits per character",
-    "accuracy": "accuracy",
-}
 
 
 def loss_figure(report: Report) -> Drawing | None:
@@ -34,10 +30,7 @@ def loss_figure(report: Report) -> Drawing | None:
     if not any(findings.history.losses for findings, _, _ in runs):
         return None
     points = [point for findings, _, _ in runs for point in findings.history.losses]
-    score = "loss_nats"
-    for better in ("bpc", "accuracy"):
-        if any(getattr(point, better) is not None for point in points):
-            score = better
+    scoring = Scoring.of_scores(report.main.text.unit, points)
     figure = new_figure(2.5)
     axes = figure.add_subplot()
     said = []
@@ -45,7 +38,7 @@ def loss_figure(report: Report) -> Drawing | None:
         count = 0
         for split, form in (("train", "-"), ("valid", "o-"), ("test", "D")):
             chosen = [point for point in findings.history.losses if point.split == split]
-            values = [getattr(point, score) for point in chosen]
+            values = [scoring.read(point) for point in chosen]
             curve(
                 axes,
                 [point.step for point in chosen],
@@ -62,9 +55,9 @@ def loss_figure(report: Report) -> Drawing | None:
         run = f"{name}: " if len(runs) > 1 else ""
         said.append(f"{run}n = {count:,} points, one run{seed}.")
     step_axis(axes)
-    axes.set_ylabel(LOSS_LABELS[score])
-    if score != "accuracy":
-        leave_out_start(axes, [getattr(point, score) for point in points])
+    axes.set_ylabel(scoring.axis_label)
+    if scoring.measure != "accuracy":
+        leave_out_start(axes, [scoring.read(point) for point in points])
     finish(axes, runs, zero=False)
     return Drawing(
         "loss",
@@ -84,7 +77,7 @@ def training_figure(report: Report) -> Drawing | None:
     figure = new_figure(2.5)
     axes = figure.add_subplot()
     said = []
-    for place, (findings, name, colour) in enumerate(runs):
+    for index, (findings, name, colour) in enumerate(runs):
         probes = findings.history.probes
         steps = [probe.step for probe in probes]
         layers = max((len(probe.cka_mean) for probe in probes), default=0)
@@ -96,7 +89,7 @@ def training_figure(report: Report) -> Drawing | None:
         means = [mean_of(probe.cka_mean) for probe in probes]
         curve(axes, steps, means, "o-", color=colour, ms=3, lw=1.8)
         axes.plot([], [], "o-", color=colour, ms=3, label=name)
-        measured = [findings] if place else report.findings
+        measured = [findings] if index else report.findings
         for checkpoint in measured:
             value, step = checkpoint.overall.cka_mean, checkpoint.subject.step
             if value is not None and step is not None:
