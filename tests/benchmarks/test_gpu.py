@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu, run
+from benchmarks.gpu_cases.steps import is_product
 
 # transformers warns while it is compiled.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -106,4 +107,4 @@ def test_a_case_that_fails_stops_no_other(
     ],
 )
 def test_what_counts_as_a_product(kernel: str, product: bool) -> None:
-    assert gpu.is_product(kernel) == product
+    assert is_product(kernel) == product

@@ -1,52 +1,27 @@
-"""Checks this machine: what is installed, what is missing, the consequences, and how to install it.
+"""Checks of torch, the GPU, the compiler and the expert backends.
 
-Checks try things instead of asking for versions: an expert backend is ok if it computes a small
-mixture, forward and backward, with the same result as the plain loop. torch is imported inside the
-checks, so that a torch that cannot be imported is a finding and not a crash.
+An expert backend is ok if it computes a small mixture, forward and backward, with the same result
+as the plain loop.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import shutil
 import sys
 import sysconfig
-import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from simsmoe_cli import __version__, registry
+from simsmoe_cli import registry
+from simsmoe_cli.doctor.finding import Finding, first_line
 
 if TYPE_CHECKING:
     import torch
 
 TORCH_NEEDED = (2, 11)
-LITTLE_DISK = 2e9  # bytes
-
-# Packages besides torch: whether training needs them, and what does not work without them.
-PACKAGES = {
-    "numpy": (True, "nothing can be prepared or trained"),
-    "safetensors": (True, "no checkpoint can be written or read"),
-    "sentencepiece": (False, "no sentencepiece tokenizer; bytes, chars and words work"),
-    "pooch": (False, "corpora cannot be downloaded; prepare-data --source reads files"),
-    "textual": (False, "no live dashboard; training still prints its progress"),
-    "transformers": (False, "no collapse-report of Hugging Face models (extra hf)"),
-    "accelerate": (False, "no collapse-report of Hugging Face models in fp8 (extra hf)"),
-    "datasets": (False, "no data sets of Hugging Face in prepare-data (extra hf)"),
-    "pyarrow": (False, "no parquet in prepare-data (extra hf)"),
-    "zstandard": (False, "no .zst files in prepare-data (extra hf)"),
-    "textual-serve": (False, "no dashboard in a browser, monitor --serve (extra serve)"),
-}
-
-# Only looked for: importing takes seconds, and they remember a torch that was missing then.
-NOT_IMPORTED = {"transformers", "accelerate", "datasets", "pyarrow"}
 
 BUILD_FASTMOE = """\
 It is not on a package registry. With CUDA, nvcc and a C++ compiler it builds in ten minutes:
@@ -58,60 +33,14 @@ It needs NCCL's headers, and libnccl.so on the library path. With USE_NCCL=0 bef
 command it is built without NCCL, which is enough for one process."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        name: the subject of the check.
-        status: ok; missing, if training works without it; broken, if it does not.
-        found: the result in words.
-        cost: the features that do not work, or are slower, without it; empty if ok.
-        remedy: how to get it, a line per command; empty if ok.
-    """
-
-    name: str
-    status: Literal["ok", "missing", "broken"]
-    found: str
-    cost: str = ""
-    remedy: str = ""
-
-
-def examine(data_dir: Path, runs_dir: Path, *, deep: bool = False) -> Iterator[Finding]:
-    """Check this machine, one thing after the other.
-
-    Args:
-        data_dir, runs_dir: where corpora and runs will be written.
-        deep: also compile a small function, which takes up to a minute.
-    """
-    yield Finding("simsmoe", "ok", f"{__version__}, {Path(__file__).parent}")
-    yield Finding("python", "ok", f"{platform.python_version()}, {sys.executable}")
-    torch_finding = _torch()
-    yield torch_finding
-    if torch_finding.status == "ok":
-        import torch
-
-        cuda = _cuda()
-        yield cuda
-        device = torch.device("cuda" if cuda.status == "ok" else "cpu")
-        yield _bf16(device)
-        yield _grouped(device)
-        yield _compiler(device, deep)
-        yield _fastmoe(device)
-        yield _processor()
-    for name in PACKAGES:
-        yield _package(name)
-    yield _folder("data folder", data_dir, "--data-dir or SIMSMOE_DATA")
-    yield _folder("runs folder", runs_dir, "--runs-dir or SIMSMOE_RUNS")
-
-
-def _torch() -> Finding:
+def torch_build() -> Finding:
+    """Whether torch can be imported, and is new enough."""
     needed = ".".join(map(str, TORCH_NEEDED))
     cost, remedy = "nothing can be trained", f"python3 -m pip install --upgrade 'torch>={needed}'"
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding("torch", "broken", f"cannot be imported: {_line(error)}", cost, remedy)
+        return Finding("torch", "broken", f"cannot be imported: {first_line(error)}", cost, remedy)
     builds = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip, "the CPU": ""}
     build = next(f"{name} {version}" for name, version in builds.items() if version is not None)
     found = f"{torch.__version__}, built for {build.strip()}"
@@ -120,7 +49,8 @@ def _torch() -> Finding:
     return Finding("torch", "ok", found)
 
 
-def _cuda() -> Finding:
+def cuda() -> Finding:
+    """Whether torch finds a GPU."""
     import torch
 
     with warnings.catch_warnings(record=True) as caught:
@@ -147,7 +77,7 @@ def _cuda() -> Finding:
             "On a machine with an NVIDIA GPU install torch's build for CUDA, as its installation "
             "page says.",
         )
-    complaint = f" ({_line(caught[0].message)})" if caught else ""
+    complaint = f" ({first_line(caught[0].message)})" if caught else ""
     return Finding(
         "cuda",
         "missing",
@@ -158,7 +88,8 @@ def _cuda() -> Finding:
     )
 
 
-def _bf16(device: torch.device) -> Finding:
+def bf16(device: torch.device) -> Finding:
+    """Whether the device computes bf16."""
     import torch
 
     if device.type == "cuda":
@@ -189,7 +120,8 @@ def _bf16(device: torch.device) -> Finding:
     )
 
 
-def _grouped(device: torch.device) -> Finding:
+def grouped(device: torch.device) -> Finding:
+    """Whether the default expert backend computes."""
     trouble = _trouble("grouped", device)
     if not trouble:
         return Finding("grouped_mm", "ok", f"computes forward and backward on {device.type}")
@@ -203,7 +135,8 @@ def _grouped(device: torch.device) -> Finding:
     )
 
 
-def _compiler(device: torch.device, deep: bool) -> Finding:
+def compiler(device: torch.device, deep: bool) -> Finding:
+    """Whether torch.compile can work; `deep` tries it."""
     lacking = []
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
@@ -243,14 +176,15 @@ def _compile_trouble(device: torch.device) -> str:
         x = torch.ones(8, device=device, requires_grad=True)
         torch.compile(lambda x: (x * 2).relu().sum())(x).backward()
     except Exception as error:
-        return f"torch.compile fails: {_line(error)}"
+        return f"torch.compile fails: {first_line(error)}"
     return ""
 
 
-def _fastmoe(device: torch.device) -> Finding:
-    from simsmoe_cli.moe.experts import fastmoe
+def fastmoe(device: torch.device) -> Finding:
+    """Whether the optional expert backend computes."""
+    from simsmoe_cli.moe.experts import fastmoe as backend
 
-    lacking = fastmoe.missing()
+    lacking = backend.missing()
     trouble = f"needs {lacking}" if lacking else _trouble("fastmoe", device)
     if lacking and device.type == "cpu" and importlib.util.find_spec("fmoe") is None:
         trouble += "; the package fmoe is not installed either"
@@ -291,14 +225,15 @@ def _trouble(backend: str, device: torch.device) -> str:
             out.square().sum().backward()
             results.append([out.detach(), *(p.grad for p in experts.parameters())])
     except Exception as error:
-        return f"{backend} fails: {_line(error)}"
+        return f"{backend} fails: {first_line(error)}"
     for found, expected in zip(*results, strict=True):
         if not (found - expected).norm() < 0.05 * expected.norm():
             return f"{backend} computes something else than the loop"
     return ""
 
 
-def _processor() -> Finding:
+def processor() -> Finding:
+    """Whether all cores are used."""
     import torch
 
     cores = (
@@ -316,51 +251,3 @@ def _processor() -> Finding:
             f"Unset {limit}.",
         )
     return Finding("threads", "ok", found)
-
-
-def _package(name: str) -> Finding:
-    required, cost = PACKAGES[name]
-    module = name.replace("-", "_")
-    try:
-        if name in NOT_IMPORTED:
-            if importlib.util.find_spec(module) is None:
-                raise ModuleNotFoundError(f"No module named '{module}'")
-        else:
-            importlib.import_module(module)
-        return Finding(name, "ok", importlib.metadata.version(name))
-    except (ImportError, OSError) as error:
-        status: Literal["broken", "missing"] = "broken" if required else "missing"
-        found = f"cannot be imported: {_line(error)}"
-        return Finding(name, status, found, cost, f"python3 -m pip install --upgrade {name}")
-
-
-def _folder(name: str, path: Path, change: str) -> Finding:
-    path = path.absolute()
-    at = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
-    try:
-        with tempfile.TemporaryFile(dir=at):
-            pass
-    except OSError as error:
-        return Finding(
-            name,
-            "broken",
-            f"{path}: cannot be written: {error.strerror}",
-            "nothing can be prepared or trained",
-            f"Correct its permissions, or choose another by {change}.",
-        )
-    free = shutil.disk_usage(at).free
-    found = f"{path}, {free / 1e9:.1f} GB free"
-    if free < LITTLE_DISK:
-        return Finding(
-            name,
-            "missing",
-            found,
-            "a full disk ends a run, with exit code 3",
-            f"Free some space, or choose another folder by {change}.",
-        )
-    return Finding(name, "ok", found)
-
-
-def _line(error: object) -> str:
-    """The first line of an error's text, or its kind."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
