@@ -74,8 +74,8 @@ class EventLog:
         """
         kind = event["kind"]
         header = {"schema": SCHEMA, "kind": kind, "step": event["step"]}
-        header["time"] = round(time.time(), 3)
-        written = header | finite(event, fp32=kind in FREQUENT)
+        fields = finite(event, fp32=kind in FREQUENT)
+        written = header | {"time": round(time.time(), 3)} | fields
         line = json.dumps(written, separators=(",", ":"), allow_nan=False) + "\n"
         self._file.write(line.encode())
         self._file.flush()

@@ -1,8 +1,6 @@
-"""One optimizer step: micro-batches, clipping, carried memory."""
+"""One optimizer step: micro-batches and clipping."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
@@ -49,21 +47,3 @@ def test_gradients_are_clipped_and_their_norm_reported(
     made.train()
     assert norms == pytest.approx([0.05] * 8, rel=1e-4)
     assert all(event["grad_norm"] > 0.1 for event in events(made.run, "train"))
-
-
-def test_memory_is_carried_and_forgotten_where_the_text_starts_over(
-    trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = trainer(model=PAPER_MODEL)
-    monkeypatch.setattr(made.objective.streams, "blocks", 3)
-    empty: list[bool] = []
-    loss = made.stepper.loss
-
-    def watched(x: Any, y: Any, memory: list[torch.Tensor], *rest: Any) -> Any:
-        empty.append(all(not tensor.any() for tensor in memory))
-        return loss(x, y, memory, *rest)
-
-    monkeypatch.setattr(made.stepper, "loss", watched)
-    for _ in range(7):
-        made.step()
-    assert empty == [True, False, False, True, False, False, True]
