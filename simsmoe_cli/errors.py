@@ -103,7 +103,14 @@ class UserError(Exception):
         return "\n  ".join(lines)
 
 
-class NotPermitted(UserError):
+class DataError(UserError):
+    """A file, a run or a corpus that is damaged, missing or not what it should be: exit code 3."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = ""):
+        super().__init__(what, where=where, hint=hint, code=EXIT_DATA)
+
+
+class NotPermitted(DataError):
     """A file that exists but that this user may not read; it may be undamaged.
 
     Args:
@@ -116,7 +123,6 @@ class NotPermitted(UserError):
             where=str(path),
             hint="If it is yours, allow it: chmod u+r on the file, u+rx on its folders. Otherwise "
             "ask its owner.",
-            code=EXIT_DATA,
         )
 
 

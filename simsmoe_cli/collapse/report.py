@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.subject import Facts
-from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, printable
+from simsmoe_cli.errors import DataError, NotPermitted, printable
 from simsmoe_cli.files.untrusted import Unreadable, parse_json
 
 SCHEMA = 1
@@ -74,11 +74,10 @@ class Report(Facts):
                 raise Unreadable("has no schema_version")
             version = found["schema_version"]
             if version != SCHEMA:
-                raise UserError(
+                raise DataError(
                     f"a report of schema {printable(version)}, and this simsmoe reads {SCHEMA}",
                     where=where,
                     hint="Write it again with `simsmoe collapse-report`.",
-                    code=EXIT_DATA,
                 )
             return cls.model_validate(found)
         except ValidationError as error:
@@ -89,11 +88,10 @@ class Report(Facts):
             why = f"the file {error}"
         except (ValueError, KeyError, TypeError, RecursionError):
             why = "its values contradict each other"
-        raise UserError(
+        raise DataError(
             f"this is not a collapse report ({why})",
             where=where,
             hint="Write one with `simsmoe collapse-report`.",
-            code=EXIT_DATA,
         )
 
     @classmethod
@@ -104,7 +102,5 @@ class Report(Facts):
         except PermissionError:
             raise NotPermitted(path) from None
         except OSError as error:
-            raise UserError(
-                f"cannot read the report: {error.strerror}", where=str(path), code=EXIT_DATA
-            ) from None
+            raise DataError(f"cannot read the report: {error.strerror}", where=str(path)) from None
         return cls.from_json(content, str(path))

@@ -16,7 +16,7 @@ from simsmoe_cli.collapse.findings import mean_of
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.local_paths import without_paths
 from simsmoe_cli.compare.measures import CURVES, MEASURES
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.event_log import read_events
@@ -83,12 +83,12 @@ def read_run(run: RunDir, label: str) -> RunSummary:
         for needed in (run.recipe, run.events):
             if not needed.is_file():
                 what = f"not a run folder: it has no {needed.name}"
-                raise UserError(what, where=printable(run.path, 200), code=EXIT_DATA)
+                raise DataError(what, where=printable(run.path, 200))
         return _of_run(run, label)
     except OSError as error:
         where = printable(error.filename or run.path, 200)
         what = f"cannot be read: {error.strerror}"
-        raise UserError(what, where=where, code=EXIT_DATA) from None
+        raise DataError(what, where=where) from None
 
 
 def _of_run(run: RunDir, label: str) -> RunSummary:
@@ -115,7 +115,7 @@ def _recipe(run: RunDir) -> Recipe:
     except UserError as error:
         first, *problems = str(error).splitlines()
         what = f"{first}: {problems[0].strip()}" if problems else first
-        raise UserError(what, code=EXIT_DATA) from None
+        raise DataError(what) from None
 
 
 def _add(event: Event, summary: RunSummary) -> None:
@@ -171,11 +171,10 @@ def _of_report(folder: Path, label: str) -> RunSummary:
     """
     path = report_of(folder)
     if path is None:
-        raise UserError(
+        raise DataError(
             "this model has no report to compare",
             where=str(folder),
             hint=f"Write it: simsmoe collapse-report {folder} --text FILE.",
-            code=EXIT_DATA,
         )
     found = Report.read(path).main
     summary = RunSummary(label, REPORTED)

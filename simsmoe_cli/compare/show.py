@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from simsmoe_cli.compare.measures import CURVES, MEASURES, Measure
 from simsmoe_cli.compare.read import RunSummary
 from simsmoe_cli.compare.statistics import Comparison
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.errors import DataError, UserError, nearest, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,11 +121,10 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         as_file = svg_file if out.suffix.lower() == ".svg" else png_file
         content = as_file(_figure(comparison, kinds))
     else:
-        raise UserError(
+        raise DataError(
             "these runs have no curves yet",
             where=str(out),
             hint="Compare them when they have trained for some steps.",
-            code=EXIT_DATA,
         )
     with clear_os_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)

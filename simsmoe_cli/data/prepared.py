@@ -17,7 +17,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.files.names import names_in
 from simsmoe_cli.files.untrusted import (
     Unreadable,
@@ -92,7 +92,7 @@ class Prepared:
     def read_manifest(self, folder: Path, schema: type[M]) -> M:
         """The manifest of a folder.
 
-        UserError (EXIT_DATA) when there is none, or it was changed or does not fit its schema.
+        DataError when there is none, or it was changed or does not fit its schema.
         """
         try:
             content = read_json(folder / self.manifest, MOST_MANIFEST_BYTES)
@@ -101,17 +101,16 @@ class Prepared:
                 raise Unreadable(f"has schema {printable(version)}, not {self.schemas[-1]}")
             return validated(schema, content if version == 1 else unsealed(content))
         except FileNotFoundError:
-            raise UserError(
+            raise DataError(
                 f"no prepared {self.noun}" + (" (no manifest)" if folder.is_dir() else ""),
                 where=str(folder),
                 hint="See: simsmoe prepare-data --help",
-                code=EXIT_DATA,
             ) from None
         except Unreadable as error:
             raise self.damaged(folder, f"{self.manifest} {error}") from None
 
     def require_sizes(self, folder: Path, files: Iterable[FileInfo]) -> None:
-        """Raise a UserError (EXIT_DATA) for a file that is missing or has another size."""
+        """Raise a DataError for a file that is missing or has another size."""
         for info in files:
             file = folder / info.file
             size = os.path.getsize(file) if os.path.isfile(file) else None
@@ -122,20 +121,18 @@ class Prepared:
 
     def damaged(self, folder: Path, reason: str) -> UserError:
         """The error for a folder whose files are not as they were written."""
-        return UserError(
+        return DataError(
             f"the prepared {self.noun} is damaged: {reason}",
             where=str(folder),
             hint="Prepare it again with --force.",
-            code=EXIT_DATA,
         )
 
     def differs(self, folder: Path, how: str) -> UserError:
         """The error for a folder that was prepared from something else."""
-        return UserError(
+        return DataError(
             f"already prepared otherwise: {how}",
             where=str(folder),
             hint=f"Use --name or --out for another {self.noun}, or --force to replace this one.",
-            code=EXIT_DATA,
         )
 
     def is_kept(self, out: Path, *, force: bool) -> bool:
@@ -149,11 +146,10 @@ class Prepared:
         if self.is_in(out):
             return not force
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            raise UserError(
+            raise DataError(
                 f"is there already and is not a prepared {self.noun}, so it is left alone",
                 where=str(out),
                 hint="Choose another folder with --out or --name.",
-                code=EXIT_DATA,
             )
         return False
 
@@ -165,7 +161,7 @@ class Prepared:
             data_dir: where prepared corpora and tasks are.
 
         Returns:
-            Its path; UserError (EXIT_DATA) with what to run, or the nearest prepared name.
+            Its path; DataError with what to run, or the nearest prepared name.
         """
         for path in (data_dir / name, Path(os.path.expanduser(name))):
             if self.is_in(path):
@@ -178,12 +174,7 @@ class Prepared:
         hint = f"Did you mean '{close[0]}'? " if close and asked not in self.known else ""
         hint += f"To prepare it: simsmoe prepare-data {known[0] if known else self.own}. "
         hint += f"Prepared: {', '.join(prepared) or 'none'}."
-        raise UserError(
-            f"{self.noun} '{asked}' is not prepared",
-            where=str(data_dir),
-            hint=hint,
-            code=EXIT_DATA,
-        )
+        raise DataError(f"{self.noun} '{asked}' is not prepared", where=str(data_dir), hint=hint)
 
 
 def manifest_text(manifest: Facts) -> str:

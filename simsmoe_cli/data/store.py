@@ -233,7 +233,7 @@ class TokenStore:
     def open(cls, path: Path) -> TokenStore:
         """The store in a folder.
 
-        UserError (EXIT_DATA) when there is none, it is unfinished, or its manifest was changed,
+        DataError when there is none, it is unfinished, or its manifest was changed,
         contradicts itself, or does not match its files (sizes of all, content of the
         tokenizer's).
         """
@@ -256,7 +256,7 @@ class TokenStore:
         return [*self.manifest.warnings, old]
 
     def verify(self) -> None:
-        """Check every split whole; UserError (EXIT_DATA) if one differs."""
+        """Check every split whole; DataError if one differs."""
         for name in self.manifest.splits:
             self.checked_split(name)
 
@@ -329,6 +329,6 @@ def is_store(path: Path) -> bool:
 def find_store(corpus: str, data_dir: Path) -> Path:
     """The folder of a prepared corpus, given its name below `data_dir` or a folder anywhere.
 
-    UserError (EXIT_DATA) with what to run, or the nearest prepared name.
+    DataError with what to run, or the nearest prepared name.
     """
     return CORPUS.find(corpus, data_dir)

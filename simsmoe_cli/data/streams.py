@@ -21,7 +21,7 @@ from torch import Tensor
 
 from simsmoe_cli.data.sharded_tokens import ShardedTokens
 from simsmoe_cli.data.split_tokens import SplitTokens
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 Tokens = NDArray[np.unsignedinteger] | SplitTokens | ShardedTokens
 IGNORED = -100
@@ -46,11 +46,10 @@ class TrainStreams:
         self.shuffle_seed = shuffle_seed
         self.length = len(tokens) // batch
         if self.length < block + 1:
-            raise UserError(
+            raise DataError(
                 f"the train split has {len(tokens):,} tokens, fewer than one block for every "
                 f"stream ({batch} x {block + 1} = {batch * (block + 1):,})",
                 hint="Lower train.batch or train.block, or prepare more text.",
-                code=EXIT_DATA,
             )
         self.tokens = tokens
         self.blocks = (self.length - 1) // block

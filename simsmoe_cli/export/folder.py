@@ -20,7 +20,7 @@ from simsmoe_cli import __version__
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.data.tokenizers.names import tokenizer_class
 from simsmoe_cli.data.tokenizers.tokenizer_json import fast_tokenizer
-from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, nearest, printable
+from simsmoe_cli.errors import EXIT_DATA, DataError, NotPermitted, UserError, nearest, printable
 from simsmoe_cli.export.mixtral import mixtral_config, mixtral_tensors, require_mixtral
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes, read_json, validated
@@ -125,9 +125,7 @@ def export(opened: OpenedRun, out: Path, kind: str) -> list[str]:
             files = sorted(path.name for path in partial.iterdir())
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"cannot write the export: {reason}", where=str(out), code=EXIT_DATA
-        ) from None
+        raise DataError(f"cannot write the export: {reason}", where=str(out)) from None
     return files
 
 
@@ -248,9 +246,8 @@ def _readme(opened: OpenedRun, kind: str, parameters: int) -> str:
 
 
 def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(
+    return DataError(
         f"the export cannot be read: {why}",
         where=str(path),
         hint="Export the run again, with --format simsmoe.",
-        code=EXIT_DATA,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.data.tokenizers.incremental_decode import TextStream
-from simsmoe_cli.errors import EXIT_DATA, UserError, escaped
+from simsmoe_cli.errors import DataError, UserError, escaped
 from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 
 MOST_NAMED = 10
@@ -44,16 +44,15 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, where: str) -> tuple[list[i
     try:
         prompt.encode()
     except UnicodeEncodeError:
-        raise UserError("the prompt is not UTF-8", where=where, code=EXIT_DATA) from None
+        raise DataError("the prompt is not UTF-8", where=where) from None
     missing = tokenizer.missing(prompt)
     if missing and tokenizer.unit != "word":
         named = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in missing[:MOST_NAMED])
         more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-        raise UserError(
+        raise DataError(
             f"the vocabulary of {tokenizer.vocab_size} {tokenizer.unit}s has no {named}{more}",
             where=where,
             hint="The model can only be given what occurred in its corpus.",
-            code=EXIT_DATA,
         )
     ids = tokenizer.encode(prompt).tolist()
     if not ids:

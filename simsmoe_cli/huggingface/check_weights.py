@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, printable
 from simsmoe_cli.huggingface.foreign_code import listed_keys
 from simsmoe_cli.huggingface.stored_tensors import PLAIN_FLOATS, StoredTensor
 
@@ -58,11 +58,10 @@ def require_complete(model: nn.Module, info: LoadingInfo, where: str) -> None:
         UserError: names the first ten of each kind.
     """
     if info.broken:
-        raise UserError(
+        raise DataError(
             f"the tensors in the files cannot be combined into {listed_keys(info.broken)}",
             where=where,
             hint="Download the folder again, or give the config.json of these weights.",
-            code=EXIT_DATA,
         )
     modules = {name for name, _ in model.named_modules()}
     base = str(getattr(model, "base_model_prefix", ""))
@@ -86,12 +85,11 @@ def require_complete(model: nn.Module, info: LoadingInfo, where: str) -> None:
         if names
     ]
     if faults:
-        raise UserError(
+        raise DataError(
             f"weights and config.json do not agree; {'; '.join(faults)}",
             where=where,
             hint="Download the folder again: a report without the model's own weights would mean "
             "nothing.",
-            code=EXIT_DATA,
         )
 
 
@@ -121,13 +119,12 @@ def require_plain_floats(
     if coded:
         dtypes = Counter(stored[name].dtype for name in coded)
         kinds = ", ".join(printable(dtype) for dtype, _ in dtypes.most_common(3))
-        raise UserError(
+        raise DataError(
             f"{len(coded):,} weights are stored as {kinds}, and config.json has no "
             f"quantization_config that says how to scale them: {listed_keys(coded)}",
             where=where,
             hint="Give the config.json that these weights were published with, or a folder of the "
             "same model in bf16, fp16 or fp32.",
-            code=EXIT_DATA,
         )
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.huggingface.folder import ModelFolder
 from simsmoe_cli.huggingface.foreign_code import NEEDS_PACKAGE, foreign_code
 
@@ -37,11 +37,10 @@ def require_finite(folder: ModelFolder) -> None:
     """Refuse a configuration with a number that is not finite, such as 1e400."""
     for name, value in folder.config.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(
+            raise DataError(
                 f"config.json says {name} = {value}, which is not a finite number",
                 where=str(folder.path),
                 hint=HINT,
-                code=EXIT_DATA,
             )
 
 
@@ -79,7 +78,7 @@ def _field_error(
         return f"config.json says {'.'.join(path)} = {_shown(value)}"
 
     def mended(what: str) -> UserError:
-        return UserError(what, where=str(folder.path), hint=HINT, code=EXIT_DATA)
+        return DataError(what, where=str(folder.path), hint=HINT)
 
     wrong = re.search(r"Validation error for field '(\w+)'", said)
     if wrong:

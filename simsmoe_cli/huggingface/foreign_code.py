@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
+from simsmoe_cli.errors import DataError, UserError, listed, printable
 from simsmoe_cli.files.foreign_calls import is_failure
 
 NEEDS_PACKAGE = "it needs the package"
@@ -55,7 +55,7 @@ def foreign_code(what: str, where: str, hint: str = "") -> Iterator[list[str]]:
         if not is_failure(error) or _out_of_memory(error):
             raise
         reason = _reason(error, heard)
-        raise UserError(f"{what}: {reason}", where=where, hint=hint, code=EXIT_DATA) from None
+        raise DataError(f"{what}: {reason}", where=where, hint=hint) from None
 
 
 def listed_keys(names: Iterable[str]) -> str:

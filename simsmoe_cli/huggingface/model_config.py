@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.huggingface.check_weights import require_plain_floats
 from simsmoe_cli.huggingface.config_errors import (
     HINT,
@@ -106,10 +106,8 @@ def read_config(folder: ModelFolder, transformers: Any) -> ModelConfig:
     if not known:
         raise _unknown_type(folder, transformers.__version__)
     if model_type in REFUSED:
-        raise UserError(
-            f"models of type {model_type} cannot be measured: {REFUSED[model_type]}",
-            where=where,
-            code=EXIT_DATA,
+        raise DataError(
+            f"models of type {model_type} cannot be measured: {REFUSED[model_type]}", where=where
         )
     require_finite(folder)
     _require_layers(folder)
@@ -178,11 +176,10 @@ def _class_for(transformers: Any, config: Any, where: str) -> Any:
     for auto in (*autos, "AutoModel"):
         if (found := _mapped(getattr(transformers, auto), config)) is not None:
             return found
-    raise UserError(
+    raise DataError(
         f"transformers cannot run models of type {printable(config.model_type)} alone",
         where=where,
         hint="This is a part of a larger model: give the folder of the whole one.",
-        code=EXIT_DATA,
     )
 
 
@@ -200,12 +197,11 @@ def _require_layers(folder: ModelFolder) -> None:
     for name, layers in _layer_counts(folder.config):
         none = name in ("num_hidden_layers", "num_layers", "n_layers") and layers < 1
         if none or layers > len(folder.tensors):
-            raise UserError(
+            raise DataError(
                 f"config.json says {name} = {printable(layers)}, but the files hold "
                 f"{len(folder.tensors):,} weight tensors",
                 where=str(folder.path),
                 hint=HINT,
-                code=EXIT_DATA,
             )
 
 
@@ -214,12 +210,11 @@ def _require_plausible(model: nn.Module, folder: ModelFolder) -> None:
     expected = sum(parameter.numel() for parameter in model.parameters())
     held = folder.numbers * (2 if folder.quantised else 1)  # mxfp4 packs two into each number
     if expected > held + max(held, TOO_MANY):
-        raise UserError(
+        raise DataError(
             f"config.json describes a model of {expected:,} parameters, but the files hold only "
             f"{folder.numbers:,}",
             where=str(folder.path),
             hint=HINT,
-            code=EXIT_DATA,
         )
 
 
@@ -235,18 +230,16 @@ def _layer_counts(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
 def _unknown_type(folder: ModelFolder, version: str) -> UserError:
     kind = printable(folder.config["model_type"])
     if "auto_map" in folder.config:
-        return UserError(
+        return DataError(
             f"transformers {version} does not know models of type {kind}, and this folder brings "
             "code of its own for them, which is never run",
             where=str(folder.path),
             hint="Use a version of transformers that knows this type, if there is one.",
-            code=EXIT_DATA,
         )
-    return UserError(
+    return DataError(
         f"transformers {version} does not know models of type {kind}",
         where=str(folder.path),
         hint="Install a newer one: pip install --upgrade transformers.",
-        code=EXIT_DATA,
     )
 
 
@@ -256,12 +249,11 @@ def _dequantise(folder: ModelFolder, transformers: Any) -> Any:
     method = folder.quantised
     absent = [name for name in DEQUANTISED[method] if importlib.util.find_spec(name) is None]
     if absent:
-        raise UserError(
+        raise DataError(
             f"the weights are quantised ({method}), and transformers reads these only with "
             f"{', '.join(absent)}",
             where=str(folder.path),
             hint=f"Install it: pip install {' '.join(absent)}",
-            code=EXIT_DATA,
         )
     settings = dict(folder.config.get("quantization_config") or {})
     name = "Mxfp4Config" if method == "mxfp4" else "FineGrainedFP8Config"

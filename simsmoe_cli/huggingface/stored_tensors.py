@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, printable
+from simsmoe_cli.errors import DataError, NotPermitted, UserError, printable
 
 LFS_POINTER = b"version https://git-lfs"
 PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names dtypes
@@ -45,7 +45,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     """
 
     def bad(what: str, hint: str = "") -> UserError:
-        return UserError(what, where=str(file), hint=hint, code=EXIT_DATA)
+        return DataError(what, where=str(file), hint=hint)
 
     try:
         with open(file, "rb") as opened:

@@ -10,7 +10,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.files.untrusted import Unreadable, read_json
 
 CONFIG = "config.json"
@@ -118,4 +118,4 @@ def count_of(names: list[str], what: str) -> str:
 
 def bad(what: str, where: Path, hint: str = "") -> UserError:
     """An error of the files of a model's folder."""
-    return UserError(what, where=str(where), hint=hint, code=EXIT_DATA)
+    return DataError(what, where=str(where), hint=hint)

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file, save_model
 from torch import Tensor
 
-from simsmoe_cli.errors import EXIT_DATA, NotPermitted, UserError, listed, printable
+from simsmoe_cli.errors import DataError, NotPermitted, UserError, listed, printable
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_json, sealed, unsealed, validated
 from simsmoe_cli.recipe.schema import Recipe
@@ -79,11 +79,10 @@ def find(run: RunDir, which: str) -> Path:
     if len(which) < 20 and which.isdecimal() and int(which) in steps:
         return steps[int(which)]
     available = _available(run) or "none; the run saved no checkpoint yet"
-    raise UserError(
+    raise DataError(
         f"no checkpoint '{printable(which)}' in this run",
         where=str(run.path),
         hint=f"Available: {available}.",
-        code=EXIT_DATA,
     )
 
 
@@ -143,11 +142,10 @@ def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
         wrong = [] if bool(recipe.finetune.task) == ("task" in state) else ["finetune.task"]
     if wrong:
         fields = listed(wrong, _FIELDS_NAMED, longest=160, between="; ")
-        raise UserError(
+        raise DataError(
             f"its recipe does not fit this version of simsmoe ({fields})",
             where=str(folder),
             hint="Use the version the run was trained with; environment.json names it.",
-            code=EXIT_DATA,
         )
     return recipe
 
@@ -177,11 +175,10 @@ def newest(run: RunDir) -> tuple[Path | None, list[str]]:
                 notes.append(f"resuming from checkpoint {step}, the newest that is complete")
             return path, notes
     if notes:
-        raise UserError(
+        raise DataError(
             f"no checkpoint of this run can be read: {notes[0]}",
             where=str(run.path),
             hint="Start again with another --name, or put a copy of a checkpoint in its place.",
-            code=EXIT_DATA,
         )
     return None, []
 
@@ -296,13 +293,12 @@ def damaged(path: Path, why: str) -> UserError:
     folder = path.parent
     run = RunDir(folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent)
     others = _available(run, but=folder)
-    return UserError(
+    return DataError(
         f"damaged checkpoint: {printable(why, 400)}",
         where=str(path),
         hint=f"Use another checkpoint of this run: {others}."
         if others
         else "The run has no other checkpoint.",
-        code=EXIT_DATA,
     )
 
 
@@ -327,9 +323,8 @@ def _write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def _cannot_write(path: Path, error: Exception) -> UserError:
-    return UserError(
+    return DataError(
         f"cannot write the checkpoint: {error}",
         where=str(path),
         hint="Free some space; earlier checkpoints are kept, and --resume auto uses them.",
-        code=EXIT_DATA,
     )

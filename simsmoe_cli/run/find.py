@@ -13,7 +13,7 @@ import re
 import shlex
 from pathlib import Path
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, closest, nearest, printable
+from simsmoe_cli.errors import DataError, UserError, closest, nearest, printable
 from simsmoe_cli.run.folder import RunDir
 
 # As huggingface_hub allows them: OWNER/NAME, which is not a path that leads out of a folder.
@@ -48,20 +48,14 @@ def find_folder(given: str | Path, runs_dir: Path) -> Path:
             _require_no_folder_of_runs(path)
             return path
         if path.is_file():
-            raise UserError(
-                "this is a file, not a run",
-                where=str(given),
-                hint="Give the folder of a run.",
-                code=EXIT_DATA,
+            raise DataError(
+                "this is a file, not a run", where=str(given), hint="Give the folder of a run."
             )
     known = [path.name for path in list_runs(runs_dir)]
     if REPOSITORY.fullmatch(str(given)) and not closest(Path(given).name, known):
         raise _not_downloaded(str(given))
-    raise UserError(
-        f"no run '{printable(given)}'",
-        where=str(runs_dir),
-        hint=nearest(Path(given).name, known),
-        code=EXIT_DATA,
+    raise DataError(
+        f"no run '{printable(given)}'", where=str(runs_dir), hint=nearest(Path(given).name, known)
     )
 
 
@@ -117,17 +111,16 @@ def require_run(run: RunDir) -> None:
         hint = "Give a run folder. Only collapse-report reads models of Hugging Face."
     else:
         what, hint = "no run in this folder: it has no recipe.yaml", "Give a run folder."
-    raise UserError(what, where=str(run.path), hint=hint, code=EXIT_DATA)
+    raise DataError(what, where=str(run.path), hint=hint)
 
 
 def _not_downloaded(repository: str) -> UserError:
     name = repository.split("/")[1]
-    return UserError(
+    return DataError(
         "no such run or folder, and nothing is downloaded",
         where=repository,
         hint="If this is a model on the Hugging Face Hub, only collapse-report takes it, as a "
         f"folder: hf download {repository} --local-dir {name}, then simsmoe collapse-report {name}",
-        code=EXIT_DATA,
     )
 
 
@@ -146,24 +139,22 @@ def _require_no_part_of_a_run(path: Path) -> None:
         if part in ("checkpoints", "best") and is_run(run):
             step = re.fullmatch(r"step-0*([0-9]+)", folder.name)
             which = step[1] if step else "best" if part == "best" else "last"
-            raise UserError(
+            raise DataError(
                 "this is a part of a run, not a run",
                 where=str(path),
                 hint=f"Give the run, {shlex.quote(str(run))}, and choose its weights with "
                 f"--checkpoint {which}.",
-                code=EXIT_DATA,
             )
 
 
 def _require_no_folder_of_runs(path: Path) -> None:
     if is_run(path) or not (inside := list_runs(path)):
         return
-    raise UserError(
+    raise DataError(
         "this is a folder of runs, not a run",
         where=str(path),
         hint=f"Choose one of them: --runs-dir {shlex.quote(str(path))} "
         f"{shlex.quote(_newest(inside).name)}.",
-        code=EXIT_DATA,
     )
 
 

@@ -19,7 +19,7 @@ from simsmoe_cli.data.prepared import Prepared
 from simsmoe_cli.data.store import CORPUS, TokenStore
 from simsmoe_cli.data.tasks.store import TASK, Task
 from simsmoe_cli.data.tokenizers.base import Tokenizer
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.language_model import Backbone, LanguageModel
 from simsmoe_cli.moe.layer import portable
@@ -121,11 +121,10 @@ class OpenedRun:
         """
         store = TokenStore.open(self._store_path)
         if store.manifest.vocabulary != self.state["vocabulary"]:
-            raise UserError(
+            raise DataError(
                 "the corpus was prepared with another tokenizer or vocabulary than the run's",
                 where=str(store.path),
                 hint=self._where_it_was(self.state["store"]),
-                code=EXIT_DATA,
             )
         return store
 
@@ -200,13 +199,12 @@ class OpenedRun:
         return Path(was)
 
     def _another(self, what: str, found: Path, was: str, option: str) -> UserError:
-        return UserError(
+        return DataError(
             f"the prepared {what} is not the one this run was trained on, so its held-out text may "
             "have been trained on",
             where=str(found),
             hint=f"{self._where_it_was(was)} To evaluate on it anyway: simsmoe eval "
             f"{shlex.quote(str(self.run.path))} {option} {shlex.quote(str(found))}",
-            code=EXIT_DATA,
         )
 
     @staticmethod

@@ -16,7 +16,7 @@ from typing import Any
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.data.tokenizers.names import tokenizer_class
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes
 from simsmoe_cli.run.folder import RunDir
@@ -84,9 +84,8 @@ class Vocabulary:
 
 
 def _damaged(path: Path, why: str) -> UserError:
-    return UserError(
+    return DataError(
         f"damaged tokenizer: {why}",
         where=str(path),
         hint="Copy it from the corpus the model was pre-trained on.",
-        code=EXIT_DATA,
     )

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
+from simsmoe_cli.errors import DataError, UserError, listed, printable
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.run.checkpoint import damaged, weights_name
 from simsmoe_cli.run.checkpoint_state import STATE, TRAINING
@@ -97,11 +97,10 @@ def require_fit(path: Path, model: nn.Module) -> None:
     ]
     if differ:
         tensors = listed(differ, _TENSORS_NAMED, longest=160, between="; ")
-        raise UserError(
+        raise DataError(
             f"the checkpoint's weights do not fit this model: {tensors}",
             where=str(path),
             hint="Use the recipe (router, experts, widths) it was trained with.",
-            code=EXIT_DATA,
         )
 
 
@@ -127,12 +126,11 @@ def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
     """
     trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
     if model.moe_layers and trained != given:  # tensors of different routers may have equal shapes
-        raise UserError(
+        raise DataError(
             f"the checkpoint was trained with router {printable(trained)}, and this model has "
             f"{given}",
             where=str(folder),
             hint=f"Set moe.router to {printable(trained)}.",
-            code=EXIT_DATA,
         )
     path = folder / weights_name(state)
     require_fit(path, model)

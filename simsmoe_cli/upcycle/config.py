@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.huggingface.folder import ModelFolder
 from simsmoe_cli.huggingface.foreign_code import foreign_code
 
@@ -83,11 +83,10 @@ DENSE_CLASSES = {
 
 def quantised(how: object, where: Path) -> UserError:
     """The error for weights that are not plain numbers."""
-    return UserError(
+    return DataError(
         f"the weights are quantised ({printable(how)})",
         where=str(where),
         hint="Give a folder of the same model in bf16, fp16 or fp32.",
-        code=EXIT_DATA,
     )
 
 
@@ -111,17 +110,15 @@ def layout_of(folder: ModelFolder) -> Layout:
         return LAYOUTS[model_type]
     supported = f"Supported types: {', '.join(LAYOUTS)}."
     if any(folder.config.get(name) for name in EXPERT_FIELDS):
-        raise UserError(
+        raise DataError(
             f"the model ({printable(model_type)}) already is a mixture of experts",
             where=str(folder.path),
             hint=f"Train it as it is (simsmoe.attach), or give a dense model. {supported}",
-            code=EXIT_DATA,
         )
-    raise UserError(
+    raise DataError(
         f"models of type {printable(model_type)} are not supported",
         where=str(folder.path),
         hint=supported,
-        code=EXIT_DATA,
     )
 
 
@@ -137,20 +134,18 @@ def read_dense_config(folder: ModelFolder, transformers: Any) -> Any:
         config = kind.from_dict(dict(folder.config))
     for name in ("attention_bias", "mlp_bias"):
         if getattr(config, name, False) and (name == "mlp_bias" or config.model_type == "llama"):
-            raise UserError(
+            raise DataError(
                 f"{name} is true, and {layout_of(folder).architecture} has no such biases",
                 where=where,
                 hint="Give a model without them.",
-                code=EXIT_DATA,
             )
     kinds = getattr(config, "layer_types", None) or ()
     if config.model_type.startswith("qwen") and any(kind != "full_attention" for kind in kinds):
-        raise UserError(
+        raise DataError(
             f"some layers use a sliding window, which {layout_of(folder).architecture} "
             "cannot have in the same layers",
             where=where,
             hint="Give a model with use_sliding_window false.",
-            code=EXIT_DATA,
         )
     return config
 

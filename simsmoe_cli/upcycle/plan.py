@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, listed
+from simsmoe_cli.errors import DataError, listed
 from simsmoe_cli.huggingface.folder import ModelFolder
 from simsmoe_cli.huggingface.foreign_code import foreign_code
 from simsmoe_cli.huggingface.stored_tensors import PLAIN_FLOATS
@@ -78,11 +78,10 @@ def require_dense_weights(folder: ModelFolder, config: Any, transformers: Any) -
     if coded:
         raise quantised(f"{stored[coded[0]].dtype}: {coded[0]}", folder.path)
     if config.num_hidden_layers > len(stored):
-        raise UserError(
+        raise DataError(
             f"config.json says {config.num_hidden_layers:,} layers, and the files hold only "
             f"{len(stored):,} tensors",
             where=where,
-            code=EXIT_DATA,
         )
     with foreign_code("transformers cannot build the model", where), torch.device("meta"):
         model = getattr(transformers, DENSE_CLASSES[config.model_type])(config)
@@ -100,11 +99,10 @@ def require_dense_weights(folder: ModelFolder, config: Any, transformers: Any) -
     }
     found = [f"{label}: {listed(names, 3)}" for label, names in faults.items() if names]
     if found:
-        raise UserError(
+        raise DataError(
             f"weights and config.json do not agree; {'; '.join(found)}",
             where=where,
             hint=f"Give the complete folder of a {DENSE_CLASSES[config.model_type]}.",
-            code=EXIT_DATA,
         )
     return wanted
 

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.folder import (
     INDEX,
@@ -157,9 +157,7 @@ def upcycle(dense: Path, out: Path, settings: Settings, shard_bytes: int = SHARD
             )
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else printable(error)
-        raise UserError(
-            f"cannot write the model: {reason}", where=str(out), code=EXIT_DATA
-        ) from None
+        raise DataError(f"cannot write the model: {reason}", where=str(out)) from None
     experts = sum(tensor.count for tensor in tensors if tensor.role in ("gate", "up", "down"))
     parameters = sum(tensor.count for tensor in tensors)
     idle = experts // settings.experts * (settings.experts - settings.top_k)
@@ -274,9 +272,8 @@ def _require_disk(out: Path, size: int) -> None:
         there = there.parent
     free = shutil.disk_usage(there).free
     if free < size:
-        raise UserError(
+        raise DataError(
             f"the disk has {free / 1e9:.1f} GB free, and the model needs {size / 1e9:.1f} GB",
             where=str(out),
             hint="Make room, choose another disk, or use fewer --experts.",
-            code=EXIT_DATA,
         )

@@ -29,7 +29,7 @@ from simsmoe_cli.collapse.measure.unigram_loss import frequency_nats
 from simsmoe_cli.collapse.pairs import Pair
 from simsmoe_cli.collapse.sources.base import Reading, Source
 from simsmoe_cli.collapse.subject import Settings, Text
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 from simsmoe_cli.run.events import DEAD_BELOW
 from simsmoe_cli.run.layer_labels import layer_labels
 from simsmoe_cli.run.score import bits, perplexity
@@ -119,11 +119,10 @@ class _Keeper:
         parts = self.rows.pop(layer)
         count = min(sum(len(part.input_TD) for part in parts), self.options.rows)
         if count < FEWEST_ROWS:
-            raise UserError(
+            raise DataError(
                 f"{count} rows are too few to compare experts on",
                 where="--tokens",
                 hint="Use more tokens, or a split with more text.",
-                code=EXIT_DATA,
             )
         input_TD = torch.cat([part.input_TD for part in parts])[:count]
         index_TK = torch.cat([part.index_TK for part in parts])[:count]

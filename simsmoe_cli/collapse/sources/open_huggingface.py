@@ -25,7 +25,7 @@ from simsmoe_cli.collapse.sources.huggingface.tokenized_text import (
     require_known_ids,
 )
 from simsmoe_cli.collapse.subject import Subject
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, printable
 from simsmoe_cli.huggingface.check_weights import UnusualWeights
 from simsmoe_cli.huggingface.config_errors import HINT
 from simsmoe_cli.huggingface.folder import read_model_folder
@@ -113,9 +113,8 @@ def _require_choice(config: Any, layers: list[ExpertLayer], folder: Path) -> Non
     for name in TOP_K_NAMES:  # not top_k, which may be of sampling
         value = getattr(config, name, None)
         if isinstance(value, int) and layers and not 1 <= value <= most:
-            raise UserError(
+            raise DataError(
                 f"config.json says {name} = {printable(value)}, but a layer has {most:,} experts",
                 where=str(folder),
                 hint=HINT,
-                code=EXIT_DATA,
             )

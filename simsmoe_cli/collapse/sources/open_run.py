@@ -19,7 +19,7 @@ from simsmoe_cli.collapse.sources.base import LayerSpec
 from simsmoe_cli.collapse.sources.run import CorpusSource, RunSource, TaskSource
 from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.data.tasks.encode import encode
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest
+from simsmoe_cli.errors import DataError, UserError, nearest
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.checkpoint_state import STATE
@@ -70,11 +70,10 @@ def open_run(
     """
     opened = OpenedRun.open(run, which, data_dir)
     if "g" not in opened.recipe.model.pattern:
-        raise UserError(
+        raise DataError(
             "this model has no experts to compare",
             where=str(run.path),
             hint="model.pattern needs a 'g'.",
-            code=EXIT_DATA,
         )
     return (_on_task if opened.fine_tuned else _on_corpus)(opened, split, device)
 
@@ -87,11 +86,10 @@ def _on_corpus(opened: OpenedRun, split: str, device: torch.device) -> CorpusSou
             f"no split '{split}'", where="--split", hint=nearest(split, store.manifest.splits)
         )
     if store.manifest.splits[split].tokens < 2:
-        raise UserError(
+        raise DataError(
             f"the {split} split is too short to measure on",
             where=str(store.path),
             hint="Prepare more text, or choose another --split.",
-            code=EXIT_DATA,
         )
     model = opened.language_model(device)
     return CorpusSource(
@@ -128,11 +126,10 @@ def _on_task(opened: OpenedRun, split: str, device: torch.device) -> TaskSource:
     model = opened.classifier(device)
     facts = _facts(opened, model)
     if not facts["layers"]:
-        raise UserError(
+        raise DataError(
             "this classifier has no experts left to compare",
             where=str(opened.run.path),
             hint="finetune.drop_last_layer took them; report on the run it was fine-tuned from.",
-            code=EXIT_DATA,
         )
     return TaskSource(
         model,

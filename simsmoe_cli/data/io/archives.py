@@ -25,7 +25,7 @@ from typing import IO, Any, cast
 
 from simsmoe_cli.data.io.xz import XzFile
 from simsmoe_cli.data.io.zst import ZstFile
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 
 CHUNK = 1 << 20
 LEAST_LIMIT = 1 << 30
@@ -72,11 +72,10 @@ def clear_damage(path: Path) -> Iterator[None]:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    return UserError(
+    return DataError(
         f"cannot be unpacked, it may be damaged or truncated ({printable(reason)})",
         where=str(path),
         hint="Get the file again.",
-        code=EXIT_DATA,
     )
 
 
@@ -91,11 +90,10 @@ class _Budget:
     def spend(self, count: int) -> None:
         self.left -= count
         if self.left < 0:
-            raise UserError(
+            raise DataError(
                 f"unpacks to more than {self._limit:,} bytes, far more than text of its size would",
                 where=str(self._path),
                 hint="Unpack it yourself if you trust it, and name what was in it.",
-                code=EXIT_DATA,
             )
 
 
@@ -152,7 +150,7 @@ def read_at(path: Path, limit: int | None = None) -> Iterator[tuple[bytes, int]]
     """As `read_chunks`, with how many bytes of the file itself were read so far, about."""
     require_opened(path)
     if not path.is_file():  # a FIFO would wait for ever
-        raise UserError("is not a regular file", where=str(path), code=EXIT_DATA)
+        raise DataError("is not a regular file", where=str(path))
     packed = path.suffix.lower() in COMPRESSED
     with clear_damage(path), _open(path) as (file, raw):
         budget = _Budget(path, limit)
@@ -170,17 +168,16 @@ def read_whole(path: Path, limit: int | None = None) -> bytes:
         limit: as for `read_chunks`.
 
     Returns:
-        Its content; UserError (EXIT_DATA) if it is larger than MOST_WHOLE.
+        Its content; DataError if it is larger than MOST_WHOLE.
     """
     content = bytearray()
     for chunk in read_chunks(path, limit):
         content += chunk
         if len(content) > MOST_WHOLE:
-            raise UserError(
+            raise DataError(
                 f"has more than {MOST_WHOLE >> 30:,} GiB, and it would be read whole into memory",
                 where=str(path),
                 hint="Prepare a part of it, or text of this size as a corpus.",
-                code=EXIT_DATA,
             )
     return bytes(content)
 
@@ -193,11 +190,10 @@ def is_opened(path: Path) -> bool:
 def require_opened(path: Path) -> None:
     """Raise a UserError for a file that is packed in a way not known here, judging by its name."""
     if not is_opened(path):
-        raise UserError(
+        raise DataError(
             f"files that end in {path.suffix.lower()} are not opened here",
             where=str(path),
             hint=f"Unpack it yourself; {', '.join((*COMPRESSED, '.zip', '.tar'))} are opened.",
-            code=EXIT_DATA,
         )
 
 
@@ -289,9 +285,8 @@ def _safe_name(name: str, archive: Path) -> Path:
 
 
 def _unsafe(name: str, what: str, archive: Path) -> UserError:
-    return UserError(
+    return DataError(
         f"member '{printable(name)}' is {what}; nothing was extracted from it",
         where=str(archive),
         hint="Unpack it yourself if you trust it, and name the folder.",
-        code=EXIT_DATA,
     )

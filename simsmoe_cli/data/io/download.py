@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 from simsmoe_cli.files import atomic
 
 CHUNK = 1 << 16
@@ -89,7 +89,7 @@ def fetch(
             answers.append(f"{url}: wrong {known_hash.partition(':')[0]} of what it sent")
         else:
             return Path(path)
-    raise UserError("cannot download " + "; ".join(answers), hint=hint, code=EXIT_DATA)
+    raise DataError("cannot download " + "; ".join(answers), hint=hint)
 
 
 def fetch_once(

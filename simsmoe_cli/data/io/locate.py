@@ -16,7 +16,7 @@ from pathlib import Path
 
 from simsmoe_cli.data.io.archives import COMPRESSED, extract, is_archive, limit_for
 from simsmoe_cli.data.io.download import Progress, fetch, is_url, url_name
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 from simsmoe_cli.files.names import names_in
 
 LONGEST_NAME = 255
@@ -76,22 +76,19 @@ def reach(given: str, scratch: Path, report: Progress) -> Path:
 
 
 def require_exists(given: str) -> Path:
-    """The path that is given; a UserError (EXIT_DATA) if no file or folder is there."""
+    """The path that is given; a DataError if no file or folder is there."""
     path = user_path(given)
     if not given or is_url(given) or is_glob(given):
         return path
     if not os.path.exists(path):
         if path.is_symlink():
-            raise UserError("is a link to a file that is not there", where=given, code=EXIT_DATA)
+            raise DataError("is a link to a file that is not there", where=given)
         close = difflib.get_close_matches(path.name[:LONGEST_NAME], names_in(path.parent), n=1)
         hint = f"Did you mean '{path.parent / close[0]}'?" if close else "Check the path."
-        raise UserError("no such file or folder", where=given, hint=hint, code=EXIT_DATA)
+        raise DataError("no such file or folder", where=given, hint=hint)
     if not (os.path.isfile(path) or os.path.isdir(path)):
-        raise UserError(
-            "is neither a file nor a folder",
-            where=given,
-            hint="Write the text to a file first.",
-            code=EXIT_DATA,
+        raise DataError(
+            "is neither a file nor a folder", where=given, hint="Write the text to a file first."
         )
     return path
 
@@ -99,7 +96,7 @@ def require_exists(given: str) -> Path:
 def user_path(given: str) -> Path:
     """A path as a user writes it, with `~` for the home folder."""
     if "\0" in given:
-        raise UserError("is not a name that a file can have", where=given, code=EXIT_DATA)
+        raise DataError("is not a name that a file can have", where=given)
     return Path(os.path.expanduser(given))
 
 
@@ -142,7 +139,7 @@ def matches(pattern: str) -> tuple[Path, list[Path]]:
     try:
         found = set(base.glob("/".join(parts)))
     except (ValueError, NotImplementedError, IndexError) as error:
-        raise UserError(f"is not a pattern: {error}", where=pattern, code=EXIT_DATA) from None
+        raise DataError(f"is not a pattern: {error}", where=pattern) from None
     named = any(part.startswith(".") for part in parts)
     return base, sorted(
         match

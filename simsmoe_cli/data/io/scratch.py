@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from simsmoe_cli.data.io.download import DISK_FULL, Progress
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.files import atomic
 
 
@@ -28,15 +28,14 @@ def clear_os_errors(out: Path, left: str = "nothing half-written was left.") -> 
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
-            raise UserError(
+            raise DataError(
                 f"no space left for the prepared files ({os.strerror(error.errno).lower()})",
                 where=str(out),
                 hint=f"Free some space or choose another disk with --data-dir or --out; {left}",
-                code=EXIT_DATA,
             ) from None
         reason = (error.strerror or str(error)).lower()
         where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else out
-        raise UserError(reason, where=str(where), code=EXIT_DATA) from None
+        raise DataError(reason, where=str(where)) from None
 
 
 @contextlib.contextmanager
@@ -51,11 +50,10 @@ def locked(out: Path, report: Progress) -> Iterator[None]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(
+        raise DataError(
             "is a file, and a folder is needed there",
             where=str(error.filename),
             hint="Choose another folder with --data-dir or --out.",
-            code=EXIT_DATA,
         ) from None
     lock = FileLock(out.parent / f".{out.name}.lock")
     try:

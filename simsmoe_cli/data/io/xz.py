@@ -6,7 +6,7 @@ import io
 import lzma
 from pathlib import Path
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 MEMORY = 1 << 29  # bytes; a file made by xz -9 needs an eighth of it
 CHUNK = 1 << 20
@@ -51,11 +51,10 @@ class XzFile(io.RawIOBase):
         except lzma.LZMAError as error:
             if "Memory usage limit" not in str(error):
                 raise
-            raise UserError(
+            raise DataError(
                 f"needs more than {MEMORY >> 20:,} MiB of memory to be unpacked",
                 where=str(self._path),
                 hint="Unpack it yourself if you trust it, and name what was in it.",
-                code=EXIT_DATA,
             ) from None
 
     def _read(self, size: int) -> bytes:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from simsmoe_cli.data.tasks.store import Example
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.data.tokenizers.words import UNK
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 MOST_SHOWN = 10  # unknown characters or words named in a message
 
@@ -103,7 +103,7 @@ def encode(
         keep: the end of a longer text that is kept.
 
     Returns:
-        The ids; UserError (EXIT_DATA) when a text has no token at all.
+        The ids; DataError when a text has no token at all.
     """
     texts = [example.text for example in examples]
     if tokenizer.unit == "word":
@@ -115,11 +115,10 @@ def encode(
     for number, text in enumerate(texts):
         ids = tokenizer.encode(text)
         if not len(ids):
-            raise UserError(
+            raise DataError(
                 f"text {number + 1} has no token in the checkpoint's vocabulary: "
                 f"{examples[number].text[:60]!r}",
                 hint="Leave it out, or use a checkpoint of another tokenizer.",
-                code=EXIT_DATA,
             )
         if len(ids) > max_tokens:
             cut += 1

@@ -28,7 +28,7 @@ from simsmoe_cli.data.tasks.parsers import (
 )
 from simsmoe_cli.data.tasks.store import SourceFile
 from simsmoe_cli.data.tasks.text_folders import Texts, archived_texts, folder_rows, texts_on_disk
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 
 def read_known(
@@ -160,7 +160,7 @@ def _find(facts: TaskFacts, located: Located) -> tuple[Layout, dict[str, Path]]:
     )
     what = f"there is no {missing[0]}" if missing else f"no files of {facts.name} there"
     hint = f"{facts.name} is made of {names}, side by side."
-    raise UserError(what, where=located.given, hint=hint, code=EXIT_DATA)
+    raise DataError(what, where=located.given, hint=hint)
 
 
 def _places(layout: Layout, base: Path, *, deep: bool) -> list[dict[str, Path]]:
@@ -228,7 +228,7 @@ def _check(
     else:
         return ""
     hint = f"Get {name} again, or prepare this as data of your own, with --label-column."
-    raise UserError(what, where=where, hint=hint, code=EXIT_DATA)
+    raise DataError(what, where=where, hint=hint)
 
 
 def _named(rows: list[Row], layout: Layout, facts: TaskFacts, where: str) -> list[Row]:

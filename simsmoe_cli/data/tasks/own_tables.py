@@ -17,7 +17,7 @@ from simsmoe_cli.data.tasks.found import Found
 from simsmoe_cli.data.tasks.known_tasks import plain_name
 from simsmoe_cli.data.tasks.parsers import Columns, parse_table, table_kind
 from simsmoe_cli.data.tasks.store import SourceFile
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 SPLIT_NAMES = {
     "train": "train",
@@ -33,7 +33,7 @@ FORMATS = ".csv, .tsv or .jsonl"
 def read_tables(given: str, columns: Columns, scratch: Path, report: Progress) -> Found:
     """The rows of a user's file or folder; of a file, only the split `train`.
 
-    UserError (EXIT_DATA) for a file that is not a table, a folder without a train file, and two
+    DataError for a file that is not a table, a folder without a train file, and two
     files of one split.
     """
     located = locate(given, scratch, report)
@@ -56,11 +56,10 @@ def _tables(located: Located) -> dict[str, Path]:
     """Split to file."""
     if located.path.is_file():
         if not table_kind(located.path.name):
-            raise UserError(
+            raise DataError(
                 "is not a table, judging by its name",
                 where=located.given,
                 hint=f"A classification task is read from {FORMATS} files.",
-                code=EXIT_DATA,
             )
         return {"train": located.path}
     places: dict[Path, dict[str, list[Path]]] = {}
@@ -72,10 +71,10 @@ def _tables(located: Located) -> dict[str, Path]:
     with_train = [top for top in places if "train" in places[top]]
     if not with_train:
         hint = f"A folder of a task holds a train file, and may hold valid and test: {FORMATS}."
-        raise UserError("no train file there", where=located.given, hint=hint, code=EXIT_DATA)
+        raise DataError("no train file there", where=located.given, hint=hint)
     place = places[min(with_train, key=lambda top: (len(top.parts), top))]
     for split, paths in place.items():
         if len(paths) > 1:
             what = f"both {paths[0].name} and {paths[1].name} could be the {split} split"
-            raise UserError(what, where=located.given, hint="Leave one.", code=EXIT_DATA)
+            raise DataError(what, where=located.given, hint="Leave one.")
     return {split: place[split][0] for split in ("train", "valid", "test") if split in place}

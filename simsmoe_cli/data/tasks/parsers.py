@@ -23,7 +23,7 @@ from pathlib import PurePath
 from typing import Any
 
 from simsmoe_cli.data.io.archives import COMPRESSED
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.errors import DataError, UserError, nearest, printable
 from simsmoe_cli.files.untrusted import Unreadable, parse_json
 
 LONGEST_FIELD = 1 << 30
@@ -57,7 +57,7 @@ class Columns:
 def data_error(where: str, line: int, what: str, hint: str = "") -> UserError:
     """The error for something wrong in a file; line 0 if it is not in a single line."""
     place = f"{where}, line {line}" if line else where
-    return UserError(what, where=place, hint=hint, code=EXIT_DATA)
+    return DataError(what, where=place, hint=hint)
 
 
 def shown(name: str) -> str:
@@ -104,7 +104,7 @@ def parse_table(content: bytes, kind: str, columns: Columns, where: str) -> list
         where: the file as a user knows it.
 
     Returns:
-        At least one row; UserError (EXIT_DATA) with the line for whatever is wrong.
+        At least one row; DataError with the line for whatever is wrong.
     """
     text = decoded(content, where)
     if not text.strip():

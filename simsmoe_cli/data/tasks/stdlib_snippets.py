@@ -20,7 +20,7 @@ from simsmoe_cli.data.tasks.found import Found
 from simsmoe_cli.data.tasks.parsers import Row
 from simsmoe_cli.data.tasks.store import SourceFile
 from simsmoe_cli.data.tokenizers.base import character_cut
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 SNIPPET_BYTES = 512
 FEWEST_SNIPPETS = 200
@@ -33,7 +33,7 @@ Files = dict[str, list[Row]]
 def read_packages(given: str, scratch: Path, downloads: Path, report: Progress) -> Found:
     """The snippets of the running Python's library, or of a folder said to be one.
 
-    UserError (EXIT_DATA) when fewer than two packages are large enough.
+    DataError when fewer than two packages are large enough.
     """
     source = resolve(PYSTDLIB, given, scratch, downloads, report)
     found = Found(source.given, "packages", whole=source.whole, warnings=source.warnings)
@@ -56,12 +56,11 @@ def read_packages(given: str, scratch: Path, downloads: Path, report: Progress) 
     dealt = {name: deal(files) for name, files in packages.items() if _large(files)}
     classes = [name for name in sorted(dealt) if all(dealt[name].values())]
     if len(classes) < 2:
-        raise UserError(
+        raise DataError(
             f"{len(classes)} packages with {FEWEST_SNIPPETS} snippets of {SNIPPET_BYTES} bytes "
             "in three files or more, but a task needs two classes",
             where=source.given,
             hint="Name the standard library's folder with --source.",
-            code=EXIT_DATA,
         )
     found.splits = {
         split: [row for name in classes for row in dealt[name][split]]

@@ -148,7 +148,7 @@ class Task:
     def open(cls, path: Path) -> Task:
         """The task in a folder.
 
-        UserError (EXIT_DATA) when there is none, when its manifest was changed, contradicts itself
+        DataError when there is none, when its manifest was changed, contradicts itself
         or has another schema, or when a file does not have the size it says.
         """
         manifest = TASK.read_manifest(path, TaskManifest)
@@ -170,7 +170,7 @@ class Task:
         return self.manifest.reported
 
     def verify(self) -> None:
-        """Read every split; UserError (EXIT_DATA) if one was changed."""
+        """Read every split; DataError if one was changed."""
         for name in self.manifest.splits:
             self.split(name)
 
@@ -247,6 +247,6 @@ def write_split(
 def open_task(task: str | Path, data_dir: Path) -> Task:
     """The prepared task with this name below `data_dir`, or in this folder.
 
-    UserError (EXIT_DATA) with what to run, or the nearest prepared name.
+    DataError with what to run, or the nearest prepared name.
     """
     return Task.open(TASK.find(task, data_dir))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.files.untrusted import Unreadable, parse_json, validated
 
 Ids = NDArray[Any]
@@ -48,21 +48,16 @@ def utf8(text: str | bytes) -> str:
 
 def not_utf8(offset: int, byte: int, where: str = "") -> UserError:
     """The error for a byte that begins or continues no UTF-8 character."""
-    return UserError(
+    return DataError(
         f"byte 0x{byte:02x} at offset {offset} is not UTF-8",
         where=where,
         hint="Use --tokenizer bytes, or convert the text to UTF-8.",
-        code=EXIT_DATA,
     )
 
 
 def damaged(reason: object) -> UserError:
     """The error for a tokenizer's file that is not as it was written."""
-    return UserError(
-        f"damaged tokenizer: {reason}",
-        hint="Prepare the corpus again with --force.",
-        code=EXIT_DATA,
-    )
+    return DataError(f"damaged tokenizer: {reason}", hint="Prepare the corpus again with --force.")
 
 
 class Tokenizer(ABC):
@@ -126,7 +121,7 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def load(cls, content: bytes) -> Tokenizer:
-        """The tokenizer whose `dump` this is; UserError (EXIT_DATA) for any other content."""
+        """The tokenizer whose `dump` this is; DataError for any other content."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -156,7 +151,7 @@ F = TypeVar("F", bound=TokenizerFile)
 
 
 def read_file(schema: type[F], content: bytes) -> F:
-    """The content of a `tokenizer.json`; UserError (EXIT_DATA) if it does not fit the schema."""
+    """The content of a `tokenizer.json`; DataError if it does not fit the schema."""
     try:
         return validated(schema, parse_json(content))
     except Unreadable as error:

@@ -23,7 +23,7 @@ from simsmoe_cli.data.tokenizers.base import (
     ascending,
     read_file,
 )
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 UTF8_BYTES = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
 
@@ -64,11 +64,10 @@ class BytesTokenizer(Tokenizer):
         ids = np.frombuffer(content.translate(self._id), dtype=np.uint8)
         if ids.size and ids.max() >= self._bytes.size:
             byte = content.translate(None, self._bytes.tobytes())[0]
-            raise UserError(
+            raise DataError(
                 f"byte 0x{byte:02x} {chr(byte)!r} is not in the alphabet of {self._bytes.size} "
                 "bytes the corpus was prepared with",
                 hint="A corpus prepared with --vocab bytes256 knows all bytes.",
-                code=EXIT_DATA,
             )
         return ids.astype(self.dtype)
 

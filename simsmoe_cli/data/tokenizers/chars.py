@@ -20,7 +20,7 @@ from simsmoe_cli.data.tokenizers.base import (
     read_file,
     utf8,
 )
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 CODE_POINTS = 0x110000
 
@@ -57,11 +57,10 @@ class CharsTokenizer(Tokenizer):
         ids = self._id[_code_points(string)]
         if (ids < 0).any():
             character = string[int(np.argmin(ids))]
-            raise UserError(
+            raise DataError(
                 f"character {character!r} (U+{ord(character):04X}) is not in the alphabet of "
                 f"{self._points.size} characters the corpus was prepared with",
                 hint="A corpus prepared with --tokenizer bytes --vocab bytes256 knows all text.",
-                code=EXIT_DATA,
             )
         return ids.astype(self.dtype)
 
@@ -92,10 +91,9 @@ def _code_points(text: str) -> NDArray[np.uint32]:
     try:
         return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     except UnicodeEncodeError as error:
-        raise UserError(
+        raise DataError(
             f"U+{ord(text[error.start]):04X} at offset {error.start} is not a character "
-            "(a lone surrogate)",
-            code=EXIT_DATA,
+            "(a lone surrogate)"
         ) from None
 
 

@@ -33,7 +33,7 @@ from simsmoe_cli.data.tokenizers.base import (
     utf8,
     whole_blocks,
 )
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import EXIT_DATA, DataError, UserError, printable
 from simsmoe_cli.files.foreign_calls import is_failure, silent_stderr
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes
 
@@ -97,11 +97,10 @@ class HuggingFaceTokenizer(Tokenizer):
                 window, given = following, joint[1]
                 continue
             if len(window.text) + len(part) > MOST_WINDOW:
-                raise UserError(
+                raise DataError(
                     f"the tokenizer finds no place to divide {MOST_WINDOW:,} characters of the text"
                     " that follow each other",
                     hint="Break the text into lines, or use another tokenizer.",
-                    code=EXIT_DATA,
                 )
             window = self._window(window.text + part)
         if window is not None:
@@ -199,7 +198,7 @@ def open_given(tokenizer: str) -> HuggingFaceTokenizer | None:
     except FileNotFoundError:
         raise _no_file(path) from None
     except Unreadable as error:
-        raise UserError(f"the tokenizer {error}", where=str(file), code=EXIT_DATA) from None
+        raise DataError(f"the tokenizer {error}", where=str(file)) from None
     try:
         return HuggingFaceTokenizer.load(content)
     except UserError as error:
@@ -208,7 +207,7 @@ def open_given(tokenizer: str) -> HuggingFaceTokenizer | None:
         hint = "Copy the file from the original model again."
         if file.name != FILE:
             hint = f"Give the model's folder, or its {FILE}."
-        raise UserError(error.what, where=str(file), hint=hint, code=EXIT_DATA) from None
+        raise DataError(error.what, where=str(file), hint=hint) from None
 
 
 def byte_names() -> list[str]:
@@ -228,11 +227,10 @@ def _require_no_path(tokenizer: str) -> None:
             f"{FILE} in it.",
         )
     if os.sep in tokenizer or tokenizer.endswith(".json"):
-        raise UserError(
+        raise DataError(
             f"there is no '{printable(tokenizer)}'",
             where="--tokenizer",
             hint=f"Give a folder on this machine with a {FILE}; nothing is downloaded.",
-            code=EXIT_DATA,
         )
 
 
@@ -240,13 +238,12 @@ def _no_file(folder: Path) -> UserError:
     slow = [name for name in SLOW_FILES if os.path.isfile(folder / name)]
     if not slow:
         hint = "Give the folder of a Hugging Face model."
-        return UserError(f"no {FILE} in it", where=str(folder), hint=hint, code=EXIT_DATA)
-    return UserError(
+        return DataError(f"no {FILE} in it", where=str(folder), hint=hint)
+    return DataError(
         f"no {FILE} in it, only {slow[0]}",
         where=str(folder),
         hint="Write one with transformers: AutoTokenizer.from_pretrained(FOLDER)"
         ".save_pretrained(FOLDER).",
-        code=EXIT_DATA,
     )
 
 
@@ -262,7 +259,7 @@ def _library() -> Any:
 
 @contextlib.contextmanager
 def _one_line(what: str, hint: str = "") -> Iterator[None]:
-    """Turn whatever the library raises, a panic too, into a UserError (EXIT_DATA)."""
+    """Turn whatever the library raises, a panic too, into a DataError."""
     try:
         yield
     except (UserError, MemoryError):
@@ -271,7 +268,7 @@ def _one_line(what: str, hint: str = "") -> Iterator[None]:
         if not is_failure(error):
             raise
         reason = printable(" ".join(str(error).split()) or type(error).__name__, 240)
-        raise UserError(f"{what}: {reason}", hint=hint, code=EXIT_DATA) from None
+        raise DataError(f"{what}: {reason}", hint=hint) from None
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from simsmoe_cli.data.tokenizers.base import Tokenizer
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.errors import DataError, nearest, printable
 from simsmoe_cli.registry import resolve
 
 # "module:Class", imported when asked for: sentencepiece is a large library.
@@ -19,8 +19,8 @@ TOKENIZERS = {
 
 
 def tokenizer_class(kind: str) -> type[Tokenizer]:
-    """The class of a tokenizer; UserError (EXIT_DATA) for a name that is not in TOKENIZERS."""
+    """The class of a tokenizer; DataError for a name that is not in TOKENIZERS."""
     if kind not in TOKENIZERS:
         what = f"unknown tokenizer '{printable(kind)}'"
-        raise UserError(what, hint=nearest(printable(kind), TOKENIZERS), code=EXIT_DATA)
+        raise DataError(what, hint=nearest(printable(kind), TOKENIZERS))
     return cast(type[Tokenizer], resolve(TOKENIZERS[kind]))

@@ -19,7 +19,7 @@ import numpy as np
 import sentencepiece
 
 from simsmoe_cli.data.tokenizers.base import END, Ids, Tokenizer, character_cut, damaged, utf8
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 
 THREADS = 2
 # A sentence to train on: a line, or a part of a long one that ends between word and space.
@@ -164,4 +164,4 @@ def _training_error(message: str) -> UserError:
     else:
         hint = "Use another --vocab-size, or more text."
     said = message.rpartition("]")[2].partition(". ")[0].strip(" .") or "too little text"
-    return UserError(f"sentencepiece cannot be trained: {said.lower()}", hint=hint, code=EXIT_DATA)
+    return DataError(f"sentencepiece cannot be trained: {said.lower()}", hint=hint)

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import AfterValidator
 
 from simsmoe_cli.data.tokenizers.base import END, Ids, Tokenizer, TokenizerFile, read_file, utf8
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 UNK, EOS = "<unk>", "<eos>"
 LONGEST_WORD = 1 << 24
@@ -101,10 +101,9 @@ class WordsTokenizer(Tokenizer):
     def safe_cut(block: bytes) -> int:
         cut = 1 + max(block.rfind(space) for space in (b" ", b"\n", b"\t", b"\r", b"\v", b"\f"))
         if not cut and len(block) > LONGEST_WORD:
-            raise UserError(
+            raise DataError(
                 f"no white space in {len(block):,} bytes, so there are no words to count",
                 hint="Use --tokenizer bytes, chars or sentencepiece.",
-                code=EXIT_DATA,
             )
         return cut
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError, printable
+from simsmoe_cli.errors import EXIT_USAGE, DataError, UserError, printable
 from simsmoe_cli.files.foreign_calls import silent_stderr
 from simsmoe_cli.huggingface.folder import ModelFolder
 from simsmoe_cli.huggingface.foreign_code import (
@@ -50,7 +50,7 @@ def read_tokens(
         what = "the text is empty"
         if content.strip():
             what = "the text is too short: it is a single token, or none"
-        raise UserError(what, where=str(text), hint="Give a longer text.", code=EXIT_DATA)
+        raise DataError(what, where=str(text), hint="Give a longer text.")
     return tokenizer, ids
 
 
@@ -60,12 +60,11 @@ def require_known_ids(ids: NDArray[Any], model: Any, folder: Path) -> None:
         rows = len(model.get_input_embeddings().weight)
     highest, lowest = int(np.max(ids)), int(np.min(ids))
     if highest >= rows or lowest < 0:
-        raise UserError(
+        raise DataError(
             f"the tokenizer gives the id {highest if highest >= rows else lowest}, but the model "
             f"knows only 0 to {rows - 1:,}",
             where=str(folder),
             hint="The tokenizer is not this model's: download the folder again.",
-            code=EXIT_DATA,
         )
 
 
@@ -83,9 +82,7 @@ def _read_text(text: Path | None, notes: list[str]) -> str:
             content = file.read(TEXT_BYTES)
             size = text.stat().st_size
     except OSError as error:
-        raise UserError(
-            f"cannot read the text: {error.strerror}", where=str(text), code=EXIT_DATA
-        ) from None
+        raise DataError(f"cannot read the text: {error.strerror}", where=str(text)) from None
     if size > len(content):
         notes.append(f"the first {len(content):,} of the {size:,} bytes of {printable(text.name)}")
     whole = content.decode("utf-8", errors="replace")
@@ -99,11 +96,10 @@ def _encode(content: str, files: ModelFolder, notes: list[str]) -> tuple[Any, ND
     """The folder's tokenizer, and the ids of a text."""
     where = str(files.path)
     if not files.has_tokenizer:
-        raise UserError(
+        raise DataError(
             "no tokenizer in this folder",
             where=where,
             hint="Copy the model's tokenizer.json, or its other tokenizer files, into it.",
-            code=EXIT_DATA,
         )
     try:
         with silent_stderr(), foreign_code("transformers cannot open the tokenizer", where, AGAIN):
@@ -136,7 +132,7 @@ def _damaged_file(folder: Path) -> UserError | None:
         try:
             read_object(folder / name)
         except UserError as error:
-            return UserError(error.what, where=error.where, hint=AGAIN, code=EXIT_DATA)
+            return DataError(error.what, where=error.where, hint=AGAIN)
     for name in there:
         with tempfile.TemporaryDirectory() as place:
             for entry in folder.iterdir():
@@ -148,10 +144,9 @@ def _damaged_file(folder: Path) -> UserError | None:
                 foreign_code("it is not at fault", name),
             ):
                 _open(Path(place))
-                return UserError(
+                return DataError(
                     f"transformers cannot open the tokenizer because of {name}",
                     where=str(folder),
                     hint=AGAIN,
-                    code=EXIT_DATA,
                 )
     return None
