@@ -14,6 +14,7 @@ Shapes: N experts, L layers with experts, D model width.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,11 @@ from simsmoe_cli.collapse.subject import Count, Facts, History, Number, Settings
 from simsmoe_cli.run.layer_labels import layer_labels
 
 Matrix = list[list[Number]]
+
+
+def defined(value: float | None) -> Number:
+    """A plain float; None if it is not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:

@@ -7,36 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from simsmoe_cli.collapse.findings import Estimate, LayerFindings, Overall, mean_of
+from simsmoe_cli.collapse.findings import Estimate, LayerFindings, Overall, defined, mean_of
 from simsmoe_cli.collapse.measure.correlation import correlate, nan_array
-from simsmoe_cli.collapse.measure.layer import defined
 from simsmoe_cli.run.correlation import pearson, ranks
-
-NODES = (
-    "experts of each layer resampled, {resamples} times; null: relabelled as often, 2.5 % to 97.5 %"
-)
 
 
 def overall(layers: list[LayerFindings], resamples: int, level: float, seed: int) -> Overall:
     """Shared tokens against similarity (Fig. 4a), similarity by depth (Fig. 4b)."""
     matrices = [(nan_array(layer.shared), nan_array(layer.cka)) for layer in layers]
-    correlations = []
-    for by_rank in (False, True):
-        generator = np.random.default_rng([seed, int(by_rank)])
-        found = correlate(matrices, by_rank, resamples, level, generator)
-        correlations.append(
-            Estimate(
-                value=defined(found.value),
-                low=defined(found.low),
-                high=defined(found.high),
-                n=found.n,
-                of="pairs",
-                null_mean=defined(found.null[0]),
-                null_low=defined(found.null[1]),
-                null_high=defined(found.null[2]),
-                method=NODES.format(resamples=resamples),
-            )
-        )
+    linear, ranked = (
+        correlate(matrices, by_rank, resamples, level, np.random.default_rng([seed, int(by_rank)]))
+        for by_rank in (False, True)
+    )
     shared = [
         value
         for layer in layers
@@ -46,8 +28,8 @@ def overall(layers: list[LayerFindings], resamples: int, level: float, seed: int
     return Overall(
         cka_mean=mean_of([layer.cka_mean.value for layer in layers]),
         cka_shared=Estimate(value=mean_of(shared), n=len(shared), of="pairs"),
-        pearson=correlations[0],
-        spearman=correlations[1],
+        pearson=linear,
+        spearman=ranked,
         depth=_depth(layers, resamples, seed),
     )
 
@@ -55,13 +37,13 @@ def overall(layers: list[LayerFindings], resamples: int, level: float, seed: int
 def _depth(layers: list[LayerFindings], resamples: int, seed: int) -> Estimate:
     """Rank correlation of a layer's index and its mean similarity."""
     known = [layer for layer in layers if layer.cka_mean.value is not None]
-    place = ranks(np.array([layer.layer for layer in known], dtype=float))
+    depth = ranks(np.array([layer.layer for layer in known], dtype=float))
     similarity = ranks(np.array([layer.cka_mean.value for layer in known], dtype=float))
     generator = np.random.default_rng([seed, 2])
-    null = np.array([pearson(place, generator.permutation(similarity)) for _ in range(resamples)])
+    null = np.array([pearson(depth, generator.permutation(similarity)) for _ in range(resamples)])
     low, high = np.quantile(null, [0.025, 0.975])
     return Estimate(
-        value=defined(pearson(place, similarity)),
+        value=defined(pearson(depth, similarity)),
         n=len(known),
         of="layers",
         null_mean=defined(null.mean()),

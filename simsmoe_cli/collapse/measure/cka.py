@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse.findings import Estimate, Null
+from simsmoe_cli.collapse.findings import Estimate, Null, defined
 from simsmoe_cli.collapse.measure.block_sums import Standardised
-from simsmoe_cli.collapse.measure.layer import Layer, defined, matrix, spread
+from simsmoe_cli.collapse.measure.layer import Layer, matrix, spread
 from simsmoe_cli.collapse.measure.linear_cka import cka_with_interval, count_of_blocks
 from simsmoe_cli.collapse.measure.options import NULL_EXPERTS
 from simsmoe_cli.similarity.cka import pairwise_rbf_cka

@@ -9,29 +9,16 @@ Shapes: N experts, S resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from simsmoe_cli.collapse.findings import Matrix
+from simsmoe_cli.collapse.findings import Estimate, Matrix, defined
+from simsmoe_cli.collapse.subject import Number
 from simsmoe_cli.run.correlation import Array, of_sums, ranks, standardised
 
-
-@dataclass(frozen=True)
-class Correlation:
-    """A correlation coefficient, its interval and its null; nan where undefined.
-
-    Attributes:
-        value, low, high: the coefficient and the percentile interval.
-        null: (mean, 2.5 % quantile, 97.5 % quantile) with the experts of one side relabelled.
-        n: pairs.
-    """
-
-    value: float
-    low: float
-    high: float
-    null: tuple[float, float, float]
-    n: int
+NODES = (
+    "experts of each layer resampled, {resamples} times; null: relabelled as often, 2.5 % to 97.5 %"
+)
 
 
 def correlate(
@@ -40,7 +27,7 @@ def correlate(
     resamples: int,
     level: float,
     generator: np.random.Generator,
-) -> Correlation:
+) -> Estimate:
     """Correlation over all defined pairs of all layers.
 
     Args:
@@ -49,12 +36,16 @@ def correlate(
         resamples: of the experts within each layer, and relabellings of them.
         level: of the interval.
         generator: for both.
+
+    Returns:
+        the coefficient with its percentile interval; its null is that of relabelled experts.
     """
     both = [(np.array(x, dtype=float), np.array(y, dtype=float)) for x, y in layers]
     pairs = [np.triu(np.isfinite(x) & np.isfinite(y), 1) for x, y in both]
     count = int(sum(mask.sum() for mask in pairs))
+    method = NODES.format(resamples=resamples)
     if count < 3:
-        return Correlation(np.nan, np.nan, np.nan, (np.nan,) * 3, count)
+        return Estimate(value=None, n=count, of="pairs", method=method)
     for side in (0, 1):
         values = np.concatenate(
             [layer[side][mask] for layer, mask in zip(both, pairs, strict=True)]
@@ -69,23 +60,30 @@ def correlate(
     drawn, relabelled = np.zeros((6, resamples)), np.zeros((6, resamples))
     plain = np.zeros((6, 1))
     for (x, y), mask in zip(both, pairs, strict=True):
-        experts, defined = len(x), (mask | mask.T).astype(float)
-        plain += _sums(x, y, defined, np.ones((1, experts)))
+        experts, known = len(x), (mask | mask.T).astype(float)
+        plain += _sums(x, y, known, np.ones((1, experts)))
         weight = generator.multinomial(experts, np.full(experts, 1 / experts), resamples)
-        drawn += _sums(x, y, defined, weight.astype(float))
+        drawn += _sums(x, y, known, weight.astype(float))
         for s in range(resamples):
             order = generator.permutation(experts)
             moved = np.ix_(order, order)
             relabelled[:, s : s + 1] += _sums(
-                x, y[moved], defined * defined[moved], np.ones((1, experts))
+                x, y[moved], known * known[moved], np.ones((1, experts))
             )
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = _quantiles(of_sums(drawn), tails)
+    low, high = _quantiles(of_sums(drawn), [(1 - level) / 2, (1 + level) / 2])
     null = of_sums(relabelled)
     null_low, null_high = _quantiles(null, [0.025, 0.975])
-    null_mean = float(null.mean()) if np.isfinite(null).all() else np.nan
-    value = float(of_sums(plain)[0])
-    return Correlation(value, low, high, (null_mean, null_low, null_high), count)
+    return Estimate(
+        value=defined(of_sums(plain)[0]),
+        low=low,
+        high=high,
+        n=count,
+        of="pairs",
+        null_mean=defined(null.mean()),
+        null_low=null_low,
+        null_high=null_high,
+        method=method,
+    )
 
 
 def _sums(x: Array, y: Array, defined: Array, weight_SN: Array) -> Array:
@@ -96,12 +94,10 @@ def _sums(x: Array, y: Array, defined: Array, weight_SN: Array) -> Array:
     )
 
 
-def _quantiles(values: Array, tails: Sequence[float]) -> tuple[float, float]:
-    """Two quantiles; nan if a value is undefined."""
-    if not np.isfinite(values).all():
-        return np.nan, np.nan
+def _quantiles(values: Array, tails: Sequence[float]) -> tuple[Number, Number]:
+    """Two quantiles; None if a value is undefined."""
     low, high = np.quantile(values, tails)
-    return float(low), float(high)
+    return defined(low), defined(high)
 
 
 def nan_array(matrix: Matrix) -> Array:

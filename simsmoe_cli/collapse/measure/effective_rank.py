@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse.measure.layer import Layer, defined, spread
+from simsmoe_cli.collapse.findings import defined
+from simsmoe_cli.collapse.measure.layer import Layer, spread
 from simsmoe_cli.similarity.standardise import standardise, whole_mask
 
 

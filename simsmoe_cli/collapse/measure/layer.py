@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import math
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,11 +23,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse.findings import LayerFindings, Matrix
+from simsmoe_cli.collapse.findings import LayerFindings, Matrix, defined
 from simsmoe_cli.collapse.measure.block_sums import Standardised
 from simsmoe_cli.collapse.measure.options import DENSE_BYTES, Bounds, Options
 from simsmoe_cli.collapse.sources.base import Source
-from simsmoe_cli.collapse.subject import Number
 
 if TYPE_CHECKING:
     from simsmoe_cli.collapse.measure.routing import Counts
@@ -137,11 +135,6 @@ def all_outputs(source: Source, place: int, input_TD: Tensor) -> Tensor:
 def spread(rows: int, wanted: int) -> Tensor:
     """Indices of at most `wanted` of the rows, evenly spread."""
     return torch.linspace(0, rows - 1, min(rows, wanted)).round().long()
-
-
-def defined(value: float | None) -> Number:
-    """A plain float; None if it is not finite."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def matrix(values_NN: Tensor) -> Matrix:

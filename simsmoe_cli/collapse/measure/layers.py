@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.any_moe.expert_calls import Routed
-from simsmoe_cli.collapse.findings import Difference, Findings, LayerFindings
+from simsmoe_cli.collapse.findings import Difference, Findings, LayerFindings, defined
 from simsmoe_cli.collapse.measure.across_layers import overall
 from simsmoe_cli.collapse.measure.difference import difference_of, pair_to_show, with_labels
-from simsmoe_cli.collapse.measure.layer import Layer, all_outputs, defined, measure_all
+from simsmoe_cli.collapse.measure.layer import Layer, all_outputs, measure_all
 from simsmoe_cli.collapse.measure.linear_cka import FEWEST_ROWS, count_of_blocks
 from simsmoe_cli.collapse.measure.options import Bounds, Options
 from simsmoe_cli.collapse.measure.routing import Counts

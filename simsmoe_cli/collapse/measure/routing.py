@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.any_moe.expert_calls import Routed
-from simsmoe_cli.collapse.measure.layer import Layer, defined, matrix
+from simsmoe_cli.collapse.findings import defined
+from simsmoe_cli.collapse.measure.layer import Layer, matrix
 from simsmoe_cli.run.events import DEAD_BELOW
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse.measure.layer import Layer, defined, matrix, spread
+from simsmoe_cli.collapse.findings import defined
+from simsmoe_cli.collapse.measure.layer import Layer, matrix, spread
 
 FEWEST_UNITS = 4  # hidden units looked up in each of the other experts
 FEWEST_WEIGHTS = 256  # of a unit in each matrix that are compared
