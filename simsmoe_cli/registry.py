@@ -54,10 +54,13 @@ class MeasureEntry(Entry):
         options: fields of the recipe's section `similarity` that it takes.
         all_pairs: its form for all pairs of experts at once, "module:Attribute"; empty if it has
             none that costs less than computing the pairs one by one.
+        adds_up: whether the ranks of a training can measure over the tokens of all of them, by
+            adding up a few numbers for each pair; if so it takes the argument `total`.
     """
 
     options: tuple[str, ...] = ()
     all_pairs: str = ""
+    adds_up: bool = False
 
 
 ROUTERS: dict[str, RouterEntry] = {
@@ -161,12 +164,14 @@ MEASURES: dict[str, MeasureEntry] = {
         "linear CKA, biased estimator",
         "Kornblith et al. 1905.00414",
         all_pairs="simsmoe_cli.similarity.cka:pairwise_linear_cka",
+        adds_up=True,
     ),
     "cka-linear-debiased": MeasureEntry(
         "simsmoe_cli.similarity.cka:debiased_linear_cka",
         "linear CKA, debiased estimator: near 0 for unrelated experts",
         "Nguyen et al. 2010.15327",
         all_pairs="simsmoe_cli.similarity.cka:pairwise_debiased_cka",
+        adds_up=True,
     ),
     "cka-rbf": MeasureEntry(
         "simsmoe_cli.similarity.cka:rbf_cka",
@@ -174,6 +179,7 @@ MEASURES: dict[str, MeasureEntry] = {
         "Do et al. 2406.15883",
         options=("sigma",),
         all_pairs="simsmoe_cli.similarity.cka:pairwise_rbf_cka",
+        adds_up=True,
     ),
     "cosine": MeasureEntry(
         "simsmoe_cli.similarity.agreement:cosine",

@@ -107,7 +107,9 @@ class MoELayer(nn.Module):
         )
         self.z_loss = moe.z_weight > 0
         self.similarity = (
-            SimilarityLearning(recipe.similarity, model.width, moe.experts, moe.top_k)
+            SimilarityLearning(
+                recipe.similarity, model.width, moe.experts, moe.top_k, over_ranks=True
+            )
             if recipe.similarity.enabled
             else None
         )

@@ -68,7 +68,10 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 def require_ranks(recipe: Recipe, ranks: int) -> None:
     """Raise a UserError unless this many processes can train a recipe."""
     train = recipe.train
-    problems = list(recipe.parallel.problems_of(ranks, train.batch, train.micro_batches))
+    problems = [
+        *recipe.parallel.problems_of(ranks, train.batch, train.micro_batches),
+        *recipe.similarity.problems_of(ranks),
+    ]
     if problems:
         raise _error(recipe.name, problems)
 

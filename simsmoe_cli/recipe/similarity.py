@@ -81,7 +81,12 @@ class SimilaritySettings(Section):
     measure: str = Field(
         "cka-linear-debiased",
         max_length=100,
-        description="measure of how similar two experts are; `simsmoe list similarity`",
+        description="measure of how similar two experts are; `simsmoe list similarity`. With "
+        "several processes, a pair is compared over the tokens of all: each process draws its own, "
+        "and their HSIC, three numbers a pair, are averaged before the ratio is taken. This works "
+        "for cka-linear, cka-linear-debiased and cka-rbf with a number for sigma. Other measures, "
+        "and scope experts, compare tokens with each other and would need the rows of all "
+        "processes, so they are refused there",
     )
     sigma: Positive | Literal["median"] | Schedule = Field(
         0.8, description="cka-rbf: bandwidth of the kernels, or 'median' (of distances, detached)"
@@ -223,6 +228,32 @@ class SimilaritySettings(Section):
                 ("similarity.head_frozen", "similarity.head"),
                 "has no effect without a head",
                 "Leave it out, or set similarity.head to linear or mlp.",
+            )
+
+    def problems_of(self, ranks: int) -> Iterator[Problem]:
+        """What cannot be measured over the tokens of this many processes."""
+        if ranks == 1 or not self.enabled:
+            return
+        adding = [name for name, entry in MEASURES.items() if entry.adds_up]
+        hint = f"Use {', '.join(adding[:-1])} or {adding[-1]}, or train in one process."
+        if self.scope == "experts":
+            yield Problem(
+                ("similarity.scope",),
+                f"experts cannot be contrasted over the tokens of {ranks} processes",
+                f"Set similarity.scope to pairs or layer. {hint}",
+            )
+        elif self.measure in MEASURES and not MEASURES[self.measure].adds_up:
+            yield Problem(
+                ("similarity.measure",),
+                f"{self.measure} cannot be added up over the tokens of {ranks} processes",
+                hint,
+            )
+        elif self.sigma == "median" and "sigma" in self.measure_options:
+            yield Problem(
+                ("similarity.sigma", "similarity.measure"),
+                f"the median of each of {ranks} processes would be another, and kernels of "
+                "different bandwidths do not add up",
+                "Set it to a number, or train in one process.",
             )
 
     def _changed(self) -> list[str]:

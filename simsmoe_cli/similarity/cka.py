@@ -17,6 +17,9 @@ Departures from published code: rows are centred and scaled before anything is s
 the same, but in fp32 the sums of the feature form no longer cancel or overflow. Scales are
 detached; this does not change the gradient, because the scale drops out of the formula.
 
+Where the rows are spread over ranks, `total` adds up the ranks' tensors; `hsic_ratio.py` says what
+CKA is then.
+
 Shapes: n rows, d features, N experts, T tokens, D width.
 """
 
@@ -27,12 +30,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from simsmoe_cli.similarity.hsic_ratio import (
+    BIASED_ROWS,
+    DEBIASED_ROWS,
+    Total,
+    biased_share,
+    debiased_share,
+    matrix,
+    matrix_of_totals,
+    ratio,
+    ratio_of_totals,
+)
 from simsmoe_cli.similarity.standardise import ROUNDING, standardise, whole_mask
 
-# With fewer rows the value says nothing: biased CKA of two rows is always 1, and HSIC_1 of three
-# rows is always 0/0.
-_BIASED_ROWS = 3
-_DEBIASED_ROWS = 4
 # Below this share of ||K||_F^2, HSIC_1(K, K) is only the rounding error of a cancellation.
 _CANCELLED = 1e-5
 # Largest |rows|^2 / (2 sigma^2): with a narrower kernel, equal rows would differ in fp32.
@@ -41,30 +51,40 @@ _NARROWEST = 1e5
 _CHUNK = 2**23
 
 
-def linear_cka(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
+def linear_cka(
+    x: Tensor, y: Tensor, mask: Tensor | None = None, *, total: Total | None = None
+) -> Tensor:
     """Biased linear CKA, ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F) with centred columns.
 
     Args:
         x, y: outputs of two experts, [..., n, d1] and [..., n, d2].
         mask: rows to count, [..., n] bool.
+        total: adds up the ranks' tensors; None: these are all rows.
 
     Returns:
         [...] fp32 in 0..1; nan where undefined (fewer than 3 rows, or constant rows).
     """
     with torch.autocast(x.device.type, enabled=False):
         mask = whole_mask(x, mask)
-        x, _, x_varies = standardise(x, mask)
-        y, _, y_varies = standardise(y, mask)
-        enough = mask.sum(-1) >= _BIASED_ROWS
-        return _ratio(*_inner_products(x, y), enough & x_varies & y_varies)
+        x, x_norm, x_varies = standardise(x, mask)
+        y, y_norm, y_varies = standardise(y, mask)
+        rows = mask.sum(-1)
+        xy, xx, yy = _inner_products(x, y)
+        if total is not None:
+            share = biased_share(rows)
+            return ratio_of_totals(total, share, x_norm, y_norm, xy, xx, yy)
+        return ratio(xy, xx, yy, (rows >= BIASED_ROWS) & x_varies & y_varies)
 
 
-def debiased_linear_cka(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
+def debiased_linear_cka(
+    x: Tensor, y: Tensor, mask: Tensor | None = None, *, total: Total | None = None
+) -> Tensor:
     """Linear CKA from the unbiased HSIC_1, in feature or Gram form, whichever is cheaper.
 
     Args:
         x, y: outputs of two experts, [..., n, d1] and [..., n, d2].
         mask: rows to count, [..., n] bool.
+        total: adds up the ranks' tensors; None: these are all rows.
 
     Returns:
         [...] fp32, at most 1, slightly negative at times; nan where undefined (fewer than 4
@@ -72,17 +92,22 @@ def debiased_linear_cka(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Ten
     """
     with torch.autocast(x.device.type, enabled=False):
         mask = whole_mask(x, mask)
-        x, _, x_varies = standardise(x, mask)
-        y, _, y_varies = standardise(y, mask)
+        x, x_norm, x_varies = standardise(x, mask)
+        y, y_norm, y_varies = standardise(y, mask)
         rows = mask.sum(-1)
         xy, xx, yy = _inner_products(x, y)
         k, m = x.square().sum(-1), y.square().sum(-1)
         hsic_xx = _unbiased(xx, k.square().sum(-1), k.sum(-1).square(), rows)
         hsic_yy = _unbiased(yy, m.square().sum(-1), m.sum(-1).square(), rows)
         hsic_xy = _unbiased(xy, (k * m).sum(-1), k.sum(-1) * m.sum(-1), rows)
-        defined = (rows >= _DEBIASED_ROWS) & x_varies & y_varies
-        defined = defined & (hsic_xx > _CANCELLED * xx) & (hsic_yy > _CANCELLED * yy)
-        return _ratio(hsic_xy, hsic_xx, hsic_yy, defined)
+        least_xx, least_yy = _CANCELLED * xx, _CANCELLED * yy
+        if total is not None:
+            share = debiased_share(rows)
+            hsic = hsic_xy, hsic_xx, hsic_yy, least_xx.detach(), least_yy.detach()
+            return ratio_of_totals(total, share, x_norm, y_norm, *hsic)
+        defined = (rows >= DEBIASED_ROWS) & x_varies & y_varies
+        defined = defined & (hsic_xx > least_xx) & (hsic_yy > least_yy)
+        return ratio(hsic_xy, hsic_xx, hsic_yy, defined)
 
 
 def rbf_cka(
@@ -90,6 +115,8 @@ def rbf_cka(
     y: Tensor,
     mask: Tensor | None = None,
     sigma: float | Literal["median"] = 0.8,
+    *,
+    total: Total | None = None,
 ) -> Tensor:
     """Biased CKA with kernels exp(-|a - b|^2 / (2 sigma^2)).
 
@@ -98,6 +125,8 @@ def rbf_cka(
         mask: rows to count, [..., n] bool.
         sigma: the bandwidth, or "median": for each side the median distance between its rows,
             as a constant to the gradient.
+        total: adds up the ranks' tensors; None: these are all rows. Needs a sigma in numbers, as
+            kernels of different bandwidths do not add up.
 
     Returns:
         [...] fp32 in 0..1; nan where undefined (fewer than 3 rows, constant rows, or a median
@@ -105,42 +134,61 @@ def rbf_cka(
     """
     with torch.autocast(x.device.type, enabled=False):
         mask = whole_mask(x, mask)
-        k, x_varies = _centred_gaussian(x, mask, sigma)
-        m, y_varies = _centred_gaussian(y, mask, sigma)
-        enough = mask.sum(-1) >= _BIASED_ROWS
+        k, x_peak, x_varies = _centred_gaussian(x, mask, sigma)
+        m, y_peak, y_varies = _centred_gaussian(y, mask, sigma)
+        rows = mask.sum(-1)
         xy, xx, yy = ((a * b).sum((-2, -1)) for a, b in ((k, m), (k, k), (m, m)))
-        return _ratio(xy, xx, yy, enough & x_varies & y_varies)
+        if total is not None:
+            share = biased_share(rows)
+            return ratio_of_totals(total, share, x_peak.sqrt(), y_peak.sqrt(), xy, xx, yy)
+        return ratio(xy, xx, yy, (rows >= BIASED_ROWS) & x_varies & y_varies)
 
 
-def pairwise_linear_cka(outputs_NTD: Tensor) -> Tensor:
+def pairwise_linear_cka(outputs_NTD: Tensor, *, total: Total | None = None) -> Tensor:
     """Biased linear CKA of all pairs of experts on the same T tokens, as one matrix.
 
     All pairs come out of a few large products, in Gram form (N matrices T x T, flattened) or
     feature form (D x D per pair) by cost, in chunks that bound the memory.
 
+    Args:
+        outputs_NTD: every expert on the same tokens.
+        total: adds up the ranks' tensors; None: these are all tokens.
+
     Returns:
         [N, N] fp32, symmetric; diagonal 1; rows and columns of undefined experts are nan.
     """
     with torch.autocast(outputs_NTD.device.type, enabled=False):
-        x_NTD, _, varies_N = standardise(outputs_NTD, whole_mask(outputs_NTD, None))
-        return _matrix(_frobenius(x_NTD), varies_N & (x_NTD.shape[1] >= _BIASED_ROWS))
+        mask = whole_mask(outputs_NTD, None)
+        x_NTD, norm_N, varies_N = standardise(outputs_NTD, mask)
+        hsic_NN = _frobenius(x_NTD)
+        if total is not None:
+            return matrix_of_totals(total, biased_share(mask.sum(-1)), norm_N, hsic_NN)
+        return matrix(hsic_NN, varies_N & (x_NTD.shape[1] >= BIASED_ROWS))
 
 
-def pairwise_debiased_cka(outputs_NTD: Tensor) -> Tensor:
+def pairwise_debiased_cka(outputs_NTD: Tensor, *, total: Total | None = None) -> Tensor:
     """Debiased linear CKA of all pairs, as `pairwise_linear_cka` gives the biased one."""
     tokens = outputs_NTD.shape[1]
     with torch.autocast(outputs_NTD.device.type, enabled=False):
         mask = whole_mask(outputs_NTD, None)
-        x_NTD, _, varies_N = standardise(outputs_NTD, mask)
+        x_NTD, norm_N, varies_N = standardise(outputs_NTD, mask)
         frobenius_NN = _frobenius(x_NTD)
         k_NT = x_NTD.square().sum(-1)
-        sum_N = k_NT.sum(-1)
-        hsic_NN = _unbiased(frobenius_NN, k_NT @ k_NT.T, sum_N.outer(sum_N), mask.sum(-1))
-        cancelled_N = hsic_NN.diagonal() <= _CANCELLED * frobenius_NN.diagonal()
-        return _matrix(hsic_NN, varies_N & ~cancelled_N & (tokens >= _DEBIASED_ROWS))
+        sum_N, rows_N = k_NT.sum(-1), mask.sum(-1)
+        hsic_NN = _unbiased(frobenius_NN, k_NT @ k_NT.T, sum_N.outer(sum_N), rows_N)
+        least_N = _CANCELLED * frobenius_NN.diagonal().detach()
+        if total is not None:
+            return matrix_of_totals(total, debiased_share(rows_N), norm_N, hsic_NN, least_N)
+        cancelled_N = hsic_NN.diagonal() <= least_N
+        return matrix(hsic_NN, varies_N & ~cancelled_N & (tokens >= DEBIASED_ROWS))
 
 
-def pairwise_rbf_cka(outputs_NTD: Tensor, sigma: float | Literal["median"] = 0.8) -> Tensor:
+def pairwise_rbf_cka(
+    outputs_NTD: Tensor,
+    sigma: float | Literal["median"] = 0.8,
+    *,
+    total: Total | None = None,
+) -> Tensor:
     """Biased CKA with Gaussian kernels of all pairs, as `pairwise_linear_cka` gives the linear one.
 
     N kernels of T x T, flattened, and one product.
@@ -152,19 +200,13 @@ def pairwise_rbf_cka(outputs_NTD: Tensor, sigma: float | Literal["median"] = 0.8
             _centred_gaussian(part_NTD, whole_mask(part_NTD, None), sigma)
             for part_NTD in outputs_NTD.split(step)
         ]
-        kernel_NS = torch.cat([kernel_NTT.flatten(1) for kernel_NTT, _ in made])
-        varies_N = torch.cat([varies_N for _, varies_N in made])
-        return _matrix(kernel_NS @ kernel_NS.T, varies_N & (rows >= _BIASED_ROWS))
-
-
-def _matrix(hsic_NN: Tensor, defined_N: Tensor) -> Tensor:
-    """CKA of all pairs from their HSIC: symmetric, 1 on the diagonal, nan where undefined."""
-    hsic_NN = (hsic_NN + hsic_NN.T) / 2
-    hsic_N = hsic_NN.diagonal()
-    defined_NN = defined_N[:, None] & defined_N
-    cka_NN = _ratio(hsic_NN, hsic_N[:, None], hsic_N, defined_NN)
-    same_NN = torch.eye(len(hsic_N), dtype=torch.bool, device=cka_NN.device)
-    return torch.where(same_NN & defined_NN, 1.0, cka_NN)
+        kernel_NS = torch.cat([kernel_NTT.flatten(1) for kernel_NTT, _, _ in made])
+        peak_N, varies_N = (torch.cat([part[index] for part in made]) for index in (1, 2))
+        hsic_NN = kernel_NS @ kernel_NS.T
+        if total is not None:
+            share_N = biased_share(torch.full_like(peak_N, rows))
+            return matrix_of_totals(total, share_N, peak_N.sqrt(), hsic_NN)
+        return matrix(hsic_NN, varies_N & (rows >= BIASED_ROWS))
 
 
 def _frobenius(x_NTD: Tensor) -> Tensor:
@@ -203,20 +245,15 @@ def _unbiased(inner: Tensor, diagonals: Tensor, traces: Tensor, rows: Tensor) ->
         traces: (sum k)(sum m).
         rows: n, the number of rows.
     """
-    n = rows.clamp(min=_DEBIASED_ROWS).float()
+    n = rows.clamp(min=DEBIASED_ROWS).float()
     return inner - n / (n - 2) * diagonals + traces / ((n - 1) * (n - 2))
-
-
-def _ratio(xy: Tensor, xx: Tensor, yy: Tensor, defined: Tensor) -> Tensor:
-    """xy / sqrt(xx yy), nan where undefined; no gradient passes through what is undefined."""
-    xx, yy = torch.where(defined, xx, 1.0), torch.where(defined, yy, 1.0)
-    return torch.where(defined, xy / (xx.sqrt() * yy.sqrt()), torch.nan)
 
 
 def _centred_gaussian(
     x: Tensor, mask: Tensor, sigma: float | Literal["median"]
-) -> tuple[Tensor, Tensor]:
-    """H K H of the Gaussian kernel, scaled to a largest entry of 1, and whether it is defined.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """H K H of the Gaussian kernel, scaled to a largest entry of 1; what it was divided by; and
+    whether it is defined.
 
     K - 1 is used instead of K: centring removes the constant, and entries near 1 (rows that are
     close compared with sigma) keep their precision.
@@ -236,11 +273,13 @@ def _centred_gaussian(
     exponent = distance * narrowness.clamp(max=_NARROWEST)[..., None, None]
     kernel = torch.expm1(-exponent)
     peak = kernel.detach().abs().amax((-2, -1), keepdim=True)
-    kernel = torch.where(both, kernel, 0.0) / torch.where(peak > 0, peak, 1.0)
+    scale = torch.where(peak > 0, peak, 1.0)
+    kernel = torch.where(both, kernel, 0.0) / scale
     rows = mask.sum(-1).clamp(min=1)[..., None, None]
     row_mean = kernel.sum(-1, keepdim=True) / rows
     centred = kernel - row_mean - row_mean.mT + row_mean.sum(-2, keepdim=True) / rows
-    return torch.where(both, centred, 0.0), defined & (peak > 0)[..., 0, 0]
+    varies = defined & (peak > 0)[..., 0, 0]
+    return torch.where(both, centred, 0.0), scale[..., 0, 0], varies
 
 
 def _median(values: Tensor, mask: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from simsmoe_cli import registry
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.kernels.cpu import on_cpu_path
+from simsmoe_cli.parallel.world import differentiable_sum, ranks
 from simsmoe_cli.recipe.schedule import value_at
 from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.contrastive import expert_confusion
@@ -75,17 +76,22 @@ class SimilarityLearning(nn.Module):
         num_experts: int,
         top_k: int,
         generator: torch.Generator | None = None,
+        *,
+        over_ranks: bool = False,
     ):
         """Args:
             settings: what is compared and how.
             width, num_experts, top_k: D, N and K of the layer.
             generator: what draws tokens; PyTorch's own if left out.
+            over_ranks: whether a similarity is over the tokens of all ranks. Each rank draws tokens
+                of its own, and all get the same result. Otherwise a rank measures its own tokens.
 
         Raises:
             UserError: there are fewer than two experts, or the measure is unknown.
         """
         super().__init__()
         self.generator = generator
+        self.over_ranks = over_ranks
         if num_experts < 2:
             raise UserError(
                 "similarity learning compares experts, and there is only one",
@@ -118,6 +124,11 @@ class SimilarityLearning(nn.Module):
         values = [settings.check_every, settings.threshold, *self.options.values()]
         return any(isinstance(value, list) for value in values)
 
+    @property
+    def _adds_up(self) -> bool:
+        """Whether there are other ranks whose tokens count as well."""
+        return self.over_ranks and ranks() > 1
+
     def forward(
         self,
         x_TD: Tensor,
@@ -144,6 +155,8 @@ class SimilarityLearning(nn.Module):
             return value_at(value, step / total_steps) if isinstance(value, list) else value
 
         options = {name: now(value) for name, value in self.options.items()}
+        if self._adds_up:
+            options["total"] = differentiable_sum
         x_TD = x_TD.detach()
         if settings.scope == "pairs":
             f_star = now(settings.check_every)
@@ -194,9 +207,13 @@ class SimilarityLearning(nn.Module):
             index_Pn, mask_Pn = sample_shared(
                 selected_TN, due.first_P, due.second_P, count, self.generator
             )
-            # A pair every rank checks may share few tokens on this one.
+            # A pair that every rank checks may share few tokens on this one.
             enough_P = mask_Pn.sum(1) >= min(settings.min_tokens, count)
-            measured_P = due.due_P & enough_P
+            measured_P = due.due_P
+            if self._adds_up:
+                mask_Pn = mask_Pn & enough_P[:, None]
+            else:
+                measured_P = measured_P & enough_P
             self.tracker.checked(due)
             first_P, second_P, measured_XP = due.first_P, due.second_P, measured_P[None]
             if settings.anywhere:

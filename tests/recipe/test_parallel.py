@@ -49,6 +49,13 @@ def test_contradictions_are_named(overrides: list[str], expected: str) -> None:
         (["parallel.expert=4", "parallel.replicate=2"], 4, "The nearest number that does is 2"),
         (["train.batch=4"], 5, "train.batch: a micro-batch of 4 sequences cannot be divided"),
         (["train.batch=4", "train.micro_batches=2"], 4, "Use at most 1 micro-batches"),
+        (
+            ["similarity.measure=dcl"],
+            2,
+            "similarity.measure: dcl cannot be added up over the tokens",
+        ),
+        (["similarity.scope=experts"], 2, "similarity.scope: experts cannot be contrasted over"),
+        (["similarity.preset=paper", "similarity.sigma=median"], 2, "similarity.sigma: the median"),
     ],
 )
 def test_what_does_not_fit_the_ranks(overrides: list[str], ranks: int, expected: str) -> None:

@@ -33,6 +33,8 @@ def measure(name: str) -> Callable[..., Tensor]:
 def test_options_are_its_parameters_and_fields_of_the_recipe(name: str) -> None:
     x, y, mask, *options = inspect.signature(load("similarity", name)).parameters
     assert (x, y, mask) == ("x", "y", "mask")
+    assert ("total" in options) == MEASURES[name].adds_up
+    options = [option for option in options if option != "total"]
     assert set(options) == set(MEASURES[name].options)
     assert set(options) <= set(SimilaritySettings.model_fields)
 
