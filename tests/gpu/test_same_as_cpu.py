@@ -116,6 +116,37 @@ def test_relative_attention_with_memory(
     record_property("relative error", error)
 
 
+def in_documents(batch: int, block: int) -> Tensor:
+    """The documents of a block's positions, of every length from 0 on; not those of a batch."""
+    ends = torch.zeros(batch, block, dtype=torch.int64)
+    for row in range(batch):
+        ends[
+            row, [n * (n + 1) // 2 + row for n in range(block) if n * (n + 1) // 2 + row < block]
+        ] = 1
+    return ends.cumsum(1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("block", "window"), [(300, 100), (96, 96)])
+@pytest.mark.parametrize("device", BOTH)
+def test_attention_within_documents(
+    device: str, block: int, window: int, precision: str, record_property: Any
+) -> None:
+    torch.manual_seed(0)
+    documents = in_documents(2, block)
+
+    def call(module: nn.Module) -> Callable[..., Tensor]:
+        return lambda x, *rest: module(x, *rest, documents.to(x.device))
+
+    rope = RopeAttention(64, 4, window, 10_000.0, 0.0)
+    error = compare(device, precision, rope, call, made(1, 2, block, 64))
+    record_property("relative error, rope", error)
+    relative = RelativeAttention(64, 4, 0.0)
+    given = made(1, 2, block, 64), made(2, 2, window, 64), made(3, 16, window)
+    error = compare(device, precision, relative, call, *given)
+    record_property("relative error, relative", error)
+
+
 # Experts
 
 

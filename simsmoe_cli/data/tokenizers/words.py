@@ -68,7 +68,7 @@ class WordsTokenizer(Tokenizer):
         counts: Counter[bytes] = Counter()
         for block in blocks:
             counts.update(block.split())
-        for special in (UNK, EOS):
+        for special in (UNK, EOS, *[END] * ends):
             counts.pop(special.encode(), None)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         kept = ranked if vocab_size is None else ranked[: vocab_size - 2 - ends]
