@@ -218,7 +218,18 @@ def _kind(
         return "text"
     if documents or is_hub(corpus) or holds_documents(corpus, json_files=bool(given)):
         return "documents"
-    return "task" if given else "text"
+    if not given:
+        return "text"
+    return "task" if _is_table(corpus) else "documents"
+
+
+def _is_table(given: str) -> bool:
+    """Whether a path or URL names a .csv or .tsv file, or a folder that has one."""
+    from simsmoe_cli.data.tasks.parsers import table_kind
+    from simsmoe_cli.files.names import names_in
+
+    names = names_in(Path(given)) if Path(given).is_dir() else [given]
+    return any(table_kind(name) in ("csv", "tsv") for name in names)
 
 
 def _source_of_data_set(corpus: str, source: str | None) -> str | None:

@@ -30,6 +30,7 @@ from simsmoe_cli.data.documents.read import Batch, fault, no_column
 from simsmoe_cli.data.tokenizers.base import Ids, Tokenizer
 from simsmoe_cli.data.tokenizers.names import tokenizer_class
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError, printable
+from simsmoe_cli.files.held_signals import held_signals
 
 AHEAD = 2  # batches per process that are read before they are needed
 
@@ -154,7 +155,8 @@ def encode_all(
     waiting: deque[tuple[Input, Batch, Future[Encoded]]] = deque()
     try:
         for file, batch in batches:
-            waiting.append((file, batch, pool.submit(_encode, batch, file.origin)))
+            with held_signals():
+                waiting.append((file, batch, pool.submit(_encode, batch, file.origin)))
             if len(waiting) > AHEAD * jobs:
                 yield _next(waiting)
         while waiting:
@@ -183,6 +185,7 @@ def _begin(kind: str, content: bytes, end_id: int | None, rules: Rules) -> None:
     """Prepare a process that encodes: it ends with its parent, which alone handles signals."""
     global _own
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tokenizer = tokenizer_class(kind).load(content)
     tokenizer.end_id = end_id
@@ -209,7 +212,7 @@ def _decoded(content: bytes, origin: Origin, number: int) -> str:
             origin.kind,
             number,
             f"byte 0x{error.object[error.start]:02x} is not UTF-8",
-            "Convert the file to UTF-8.",
+            "Convert the file to UTF-8, or leave it out with a quoted glob.",
         ) from None
 
 

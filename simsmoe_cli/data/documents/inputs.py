@@ -163,7 +163,11 @@ def find_inputs(
         located = locate(given, scratch, report)
         paths = [located.path] if located.path.is_file() else list(walk(located.path))
     others = {os.path.realpath(path) for path in left_out}
-    paths = [path for path in paths if os.path.realpath(path) not in others]
+    kept = [path for path in paths if os.path.realpath(path) not in others]
+    if paths and not kept:
+        what = "all its files are given as another split, and none is left to train on"
+        raise UserError(what, where=given, code=EXIT_DATA)
+    paths = kept
     kinds = {path: "plain text" if plain else kind_of(path.name) for path in paths}
     found = Inputs(given, [])
     chosen = _one_kind(kinds, given)

@@ -237,13 +237,14 @@ def _write(
     sha256 = "" if lent is None else hashlib.sha256(lent.dump()).hexdigest()
     plan = Plan(settings=settings, tokenizer=sha256, files=identities(inputs.files))
     notes = unfinished.begin(plan, force=force)
-    tokenizer = lent or _fitted(settings, unfinished, inputs.files, rules, report)
-    content = tokenizer.dump()
-    write_whole(unfinished.store / tokenizer.file_name, content)
-    if jobs is None:
-        cores = len(os.sched_getaffinity(0))
-        jobs = max(1, min(cores, inputs.size // BYTES_PER_JOB))
-    notes += write_shards(unfinished, notes, inputs.files, rules, tokenizer, jobs, report)
+    with unfinished.kept():
+        tokenizer = lent or _fitted(settings, unfinished, inputs.files, rules, report)
+        content = tokenizer.dump()
+        write_whole(unfinished.store / tokenizer.file_name, content)
+        if jobs is None:
+            cores = len(os.sched_getaffinity(0))
+            jobs = max(1, min(cores, inputs.size // BYTES_PER_JOB))
+        notes += write_shards(unfinished, notes, inputs.files, rules, tokenizer, jobs, report)
     try:
         splits = {split: _split_info(split, notes, inputs.given, rules) for split in SPLITS}
     except UserError:

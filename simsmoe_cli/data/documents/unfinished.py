@@ -11,9 +11,10 @@ and those before them in the source, have not changed since.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,16 @@ class Unfinished:
                 path.unlink()
         atomic.place_folder(self.store, self._out)
         self.drop()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """If the block raises, what it finished stays, and nothing if it finished no shard."""
+        try:
+            yield
+        except BaseException:
+            if not any(self._notes.iterdir()):
+                self.drop()
+            raise
 
     def drop(self) -> None:
         """Delete what is left of an unfinished preparation."""

@@ -287,6 +287,17 @@ def test_a_broken_line_is_named(tmp_path: Path, line: bytes, what: str) -> None:
     error = refusal(path, tmp_path / "out")
     assert error.where == f"{path}, line 5"
     assert what in error.what
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".out.lock", "own.jsonl"]
+
+
+def test_documents_come_from_a_web_server(tmp_path: Path, host: Any) -> None:
+    texts = some_texts(40)
+    write_lines(tmp_path / "own.jsonl.gz", texts)
+    host.files["/own.jsonl.gz"] = (tmp_path / "own.jsonl.gz").read_bytes()
+    documents = Documents(f"{host.url}/own.jsonl.gz")
+    found = documents_in(prepare_documents(documents, tmp_path / "own"))
+    assert sorted(text for split in found.values() for text in split) == sorted(texts)
+    assert not prepare_documents(documents, tmp_path / "own").built
 
 
 def test_sources_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -304,6 +315,8 @@ def test_sources_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> 
     error = refusal(folder, tmp_path / "out")
     assert error.what == "holds both JSON lines (a.jsonl) and plain text (notes.txt)"
     (folder / "notes.txt").unlink()
+    none = refusal(folder, tmp_path / "out", validation=str(folder / "a.jsonl"))
+    assert "none is left to train on" in none.what
     few = refusal(folder, tmp_path / "out", held_out=0.01)
     assert "--held-out" in few.hint
     token = refusal(folder, tmp_path / "out", EXIT_USAGE, end_token="</s>")
