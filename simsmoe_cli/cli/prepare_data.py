@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from simsmoe_cli.cli.document_options import (
+    DocumentsOption,
+    EndTokenOption,
+    HeldOutOption,
+    JobsOption,
+    TestOption,
+    ValidationOption,
+)
 from simsmoe_cli.cli.options import DATA_DIR, DataDirOption, JsonOption, console, print_json
 
 if TYPE_CHECKING:
@@ -68,50 +76,6 @@ LabelColumnOption = Annotated[
         help="Column of the labels. Makes a classification task of a .csv, .tsv or .jsonl file, "
         "or of a folder with train, valid and test files; so does --text-column for .csv and "
         ".tsv, with the label in column label.",
-    ),
-]
-DocumentsOption = Annotated[
-    bool,
-    typer.Option(
-        "--documents",
-        help="Plain text: each file is a document, with an end token after it.",
-    ),
-]
-ValidationOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PATH", help="Documents of the validation split: a file, folder or quoted glob."
-    ),
-]
-TestOption = Annotated[
-    str | None, typer.Option(metavar="PATH", help="Documents of the test split.")
-]
-HeldOutOption = Annotated[
-    float | None,
-    typer.Option(
-        min=1e-6,
-        max=1 / 3,
-        metavar="SHARE",
-        help="Documents: share in each split that is not given. At 0.05, the default, one of every "
-        "20 consecutive documents of a file goes to validation and one to test, at places drawn "
-        "by a hash of the file's name, the same every time.",
-    ),
-]
-EndTokenOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TOKEN",
-        help="Documents: the token of a Hugging Face tokenizer that ends each. Default: the "
-        "eos_token of its tokenizer_config.json.",
-    ),
-]
-JobsOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=1024,
-        help="Documents: processes that encode. Default: one per core, one for less than 32 MB. "
-        "The result is the same.",
     ),
 ]
 NameOption = Annotated[

@@ -32,9 +32,15 @@ class HubInput(Input):
 
     Attributes:
         rows: an iterable data set of the library's.
+        revision: a hash of the data set's files.
     """
 
     rows: Any
+    revision: str
+
+    @property
+    def identity(self) -> list[str | int]:
+        return [self.split, self.name, self.revision]
 
     def read(self, start: int, column: str, state: object = None) -> Iterator[Batch]:
         """Its rows in batches of about a megabyte."""
@@ -86,7 +92,8 @@ def hub_inputs(given: str, column: str, source: str | None, left_out: set[str]) 
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     library = _library()
     with _one_line(given):
-        found = library.load_dataset(place, config or None, streaming=True)
+        builder = library.load_dataset_builder(place, config or None)
+        found = builder.as_streaming_dataset()
     if "train" not in found:
         raise UserError(
             f"has no split 'train', only {listed(list(found))}", where=given, code=EXIT_DATA
@@ -109,19 +116,14 @@ def hub_inputs(given: str, column: str, source: str | None, left_out: set[str]) 
                 "" if split == "train" else split,
                 Path(),
                 0,
-                _changed(Path(place)) if source else 0,
+                0,
                 rows,
+                str(builder.hash),
             )
         )
     ignored = [theirs for theirs in found if theirs not in SPLITS]
     warnings = [f"splits left out: {listed(ignored)}"] if ignored else []
     return Inputs(given, files, warnings)
-
-
-def _changed(folder: Path) -> int:
-    """When a file of a folder was last changed."""
-    paths = [folder] if folder.is_file() else [p for p in folder.rglob("*") if p.is_file()]
-    return max((path.stat().st_mtime_ns for path in paths), default=0)
 
 
 def _text(row: dict[str, Any], column: str, where: str, number: int) -> bytes | None:

@@ -33,6 +33,9 @@ def test_its_own_splits_are_held_out_and_others_drawn(documents: Documents, tmp_
     assert sorted(found["train"] + found["test"]) == sorted(TRAIN)
     assert len(found["test"]) == len(TRAIN) // 20
     assert not prepare_documents(documents, tmp_path / "own").built
+    write_lines(tmp_path / "set" / "validation.jsonl", ["one", "two", "four"])
+    with pytest.raises(UserError, match="were changed"):
+        prepare_documents(documents, tmp_path / "own")
 
 
 def test_an_interrupted_preparation_goes_on(
