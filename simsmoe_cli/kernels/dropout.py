@@ -7,16 +7,20 @@ an element is positive and kept. Accelerators and compiled code take the plain f
 Oracle: the formula in tests/kernels/test_dropout.py.
 
 The probability is rounded to a multiple of 1 / 65,536, and kept elements are divided by the exact
-(rounded) probability to be kept, so the expectation of every element is unchanged. Random numbers
-come from the default generator of the CPU, whose state a checkpoint holds.
+(rounded) probability to be kept, so the expectation of every element is unchanged. The bits come
+from numpy's SFC64, whose seed torch's generator of the CPU draws for each mask. A checkpoint holds
+the state of that generator.
+
+Elements are multiplied by a mask of numbers, because torch chooses between numbers (where,
+masked_fill) ten times as slowly as it multiplies them (LOG.md).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,21 +48,37 @@ def relu_dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     return _relu_dropout(x, probability) if on_cpu_path(x) else F.dropout(F.relu(x), probability)
 
 
-def draw_kept(shape: Sequence[int], probability: float) -> tuple[Tensor, float]:
-    """Draw which elements dropout keeps.
+class Mask:
+    """Draws one dropout mask, piece after piece.
+
+    The elements are the same however they are divided into pieces, if every piece but the last one
+    has a multiple of four.
 
     Args:
-        shape: of the mask.
         probability: that an element is dropped, above 0 and below 1; rounded to LEVELS.
 
-    Returns:
-        A mask, bool, and the factor for kept elements.
+    Attributes:
+        scale: the factor for kept elements.
     """
-    count = math.prod(shape)
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    dropped = min(max(round(probability * LEVELS), 1), LEVELS - 1)
-    kept = bits.view(torch.int16)[:count] >= dropped - LEVELS // 2
-    return kept.view(tuple(shape)), LEVELS / (LEVELS - dropped)
+
+    def __init__(self, probability: float):
+        dropped = min(max(round(probability * LEVELS), 1), LEVELS - 1)
+        self.scale = LEVELS / (LEVELS - dropped)
+        self._least = dropped - LEVELS // 2
+        self._bits = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
+
+    def draw(self, count: int) -> Tensor:
+        """1 for each element that is kept, else 0: int16, [count]."""
+        words = self._bits.random_raw((count + 3) // 4)
+        return torch.from_numpy(words.view(np.int16)[:count]).ge_(self._least)
+
+
+def draw_kept(shape: Sequence[int], probability: float) -> tuple[Tensor, float]:
+    """Draw which elements dropout keeps: a mask, uint8, and the factor for kept elements."""
+    mask, kept = Mask(probability), torch.empty(tuple(shape), dtype=torch.uint8)
+    for part in kept.view(-1).split(ELEMENTS_AT_A_TIME):
+        part.copy_(mask.draw(len(part)))
+    return kept, mask.scale
 
 
 def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
@@ -67,13 +87,12 @@ def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     return list(zip(*flat, strict=True))
 
 
-def _where_kept(x: Tensor, kept: Tensor, scale: float) -> Tensor:
+def _times_kept(x: Tensor, kept: Tensor, scale: float) -> Tensor:
     """scale * x where kept, else 0."""
     x = x.contiguous()
     out = torch.empty_like(x)
-    zero = x.new_zeros(())
     for x_E, kept_E, out_E in _parts(x, kept, out):
-        torch.where(kept_E, x_E, zero, out=out_E).mul_(scale)
+        out_E.copy_(kept_E).mul_(x_E).mul_(scale)
     return out
 
 
@@ -82,16 +101,15 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
-        kept, scale = draw_kept(x.shape, probability)
+        kept, ctx.scale = draw_kept(x.shape, probability)
         ctx.save_for_backward(kept)
-        ctx.scale = scale
-        return _where_kept(x, kept, scale)
+        return _times_kept(x, kept, ctx.scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return _where_kept(grad, kept, ctx.scale), None
+        return _times_kept(grad, kept, ctx.scale), None
 
 
 class _ReluDropout(torch.autograd.Function):
@@ -99,14 +117,12 @@ class _ReluDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, probability: float) -> Tensor:
-        x = x.contiguous()
-        kept, scale = draw_kept(x.shape, probability)
+        x, mask = x.contiguous(), Mask(probability)
         out = torch.empty_like(x)
-        zero = x.new_zeros(())
-        for x_E, kept_E, out_E in _parts(x, kept, out):
-            torch.where(kept_E, x_E, zero, out=out_E).relu_().mul_(scale)
+        for x_E, out_E in _parts(x, out):
+            out_E.copy_(mask.draw(len(out_E))).mul_(x_E).relu_().mul_(mask.scale)
         ctx.save_for_backward(out)
-        ctx.scale = scale
+        ctx.scale = mask.scale
         return out
 
     @staticmethod

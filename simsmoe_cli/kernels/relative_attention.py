@@ -35,6 +35,8 @@ from simsmoe_cli.kernels.cpu import on_cpu_path
 from simsmoe_cli.kernels.dropout import draw_kept
 
 QUERY_CHUNK = 128
+# On a CPU a tile has fewer queries where the span is long, so that its scores stay in cache.
+TILE_SCORES, FEWEST_QUERIES = 3 << 16, 32
 
 
 def relative_attention(
@@ -120,47 +122,37 @@ class _Tile:
     Attributes:
         scores_CS: all of them.
         band_CL: those within the span, by distance, in the same memory.
+        off_band: the others: what follows the span in one row and what precedes it in the next one
+            are neighbours.
         mask_CL: memory for the dropout mask as numbers: products of mixed types are slow.
     """
 
     def __init__(self, memory: Tensor, rows: int, span: int):
         keys = span + rows - 1
-        self.rows, self.span = rows, span
         self.scores_CS = memory[: rows * keys].view(rows, keys)
         self.band_CL = memory.as_strided((rows, span), (keys + 1, 1))
+        self.off_band = memory.as_strided((rows - 1, rows), (keys + 1, 1), span)
         self.mask_CL = memory.new_empty(rows, span)
-        off = memory.new_full((rows, rows - 1), -math.inf)
-        self._before, self._after = off.tril(-1), off.triu()
 
-    def weigh(
-        self, query_CW: Tensor, key_SW: Tensor, position_WL: Tensor, same_CS: Tensor | None
-    ) -> None:
-        """Attention weights, 0 off the band."""
-        torch.mm(query_CW, key_SW.T, out=self.scores_CS)
-        if same_CS is not None:
-            self.scores_CS.mul_(same_CS)
-        self.band_CL.addmm_(query_CW, position_WL)
-        if self.rows > 1:
-            self.scores_CS[:, : self.rows - 1].add_(self._before)
-            self.scores_CS[:, self.span :].add_(self._after)
-        torch.softmax(self.scores_CS, -1, out=self.scores_CS)
-
-    def drop(self, kept_CL: Tensor, scale: float) -> None:
-        """Zero what dropout does not keep, and scale the rest."""
-        self.band_CL.mul_(self.mask_CL.copy_(kept_CL).mul_(scale))
+    def keep(self, kept_CL: Tensor) -> None:
+        """Zero what dropout does not keep."""
+        self.band_CL.mul_(self.mask_CL.copy_(kept_CL))
 
 
 class _Tiles:
-    """The position of each tile, and memory for the two that are in use at a time."""
+    """The place of each tile, and memory for the two that are in use at a time."""
 
     def __init__(
         self, query_GMW: Tensor, span: int, documents: tuple[Tensor, Tensor] | None = None
     ):
+        self.groups, self.block, _ = query_GMW.shape
         self._documents = documents
         self._dtype = query_GMW.dtype
-        self.groups, self.block, _ = query_GMW.shape
         self.span = span
-        largest = min(QUERY_CHUNK, self.block)
+        self.queries = QUERY_CHUNK
+        while self.queries > FEWEST_QUERIES and self.queries * (span + self.queries) > TILE_SCORES:
+            self.queries //= 2
+        largest = min(self.queries, self.block)
         size = largest * (span + largest - 1)
         sizes = {largest, self.block % largest or largest}
         self.first, self.second = (
@@ -168,27 +160,35 @@ class _Tiles:
             for memory in (query_GMW.new_empty(size), query_GMW.new_empty(size))
         )
 
-    def __iter__(self) -> Iterator[tuple[int, slice, slice]]:
-        """(group, queries, keys they see), as an index and two slices."""
-        for group in range(self.groups):
-            for start in range(0, self.block, QUERY_CHUNK):
-                stop = min(start + QUERY_CHUNK, self.block)
-                yield group, slice(start, stop), slice(start, stop + self.span - 1)
+    def __iter__(self) -> Iterator[tuple[slice, slice, _Tile, _Tile]]:
+        """Queries, the keys they see, and two tiles of that size, for use by every group."""
+        for start in range(0, self.block, self.queries):
+            stop = min(start + self.queries, self.block)
+            two = self.first[stop - start], self.second[stop - start]
+            yield slice(start, stop), slice(start, stop + self.span - 1), *two
 
-    def same(self, group: int, rows: slice, seen: slice) -> Tensor | None:
-        """1 where query and key are in one document, else 0, [C, S]; None: all of them are."""
+    def same(self, rows: slice, seen: slice) -> list[Tensor | None]:
+        """For each group, 1 where query and key are in one document, else 0, [C, S]; None: all of
+        them are."""
         if self._documents is None:
-            return None
-        query_BM, key_BS = self._documents
-        own = group * len(query_BM) // self.groups
-        query_C, key_S = query_BM[own, rows], key_BS[own, seen]
-        if key_S[0] == query_C[-1]:
-            return None
-        return (query_C[:, None] == key_S).to(self._dtype)
+            return [None] * self.groups
+        one_BCS = [
+            None if key_S[0] == query_C[-1] else (query_C[:, None] == key_S).to(self._dtype)
+            for query_C, key_S in zip(
+                self._documents[0][:, rows], self._documents[1][:, seen], strict=True
+            )
+        ]
+        heads = self.groups // len(one_BCS)
+        return [one for one in one_BCS for _ in range(heads)]
 
 
 class _Tiled(torch.autograd.Function):
-    """The path for CPUs: attention weights are computed again for gradients, never stored."""
+    """The path for CPUs: attention weights are computed again for gradients, never stored.
+
+    Weights are exp(score - z), where z is the logarithm of a query's sum. The backward pass gets
+    it from position scores, as one feature more of queries and positions. Kept weights are divided
+    by the probability to be kept where that is cheapest: in the output, and in its gradient.
+    """
 
     @staticmethod
     def forward(
@@ -200,60 +200,91 @@ class _Tiled(torch.autograd.Function):
         dropout: float,
         documents: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        tiles = _Tiles(query, position.shape[1], documents)
-        out = torch.empty_like(query)
+        span = position.shape[1]
+        tiles = _Tiles(query, span, documents)
+        key_GWS = key.mT.contiguous()
+        out, z_GM1 = torch.empty_like(query), query.new_empty(*query.shape[:2], 1)
         kept, scale = None, 1.0
         if dropout:
-            kept, scale = draw_kept((*query.shape[:2], position.shape[1]), dropout)
-            kept = kept.view(torch.uint8)  # converts faster than bool
-        for group, rows, seen in tiles:
-            tile = tiles.first[rows.stop - rows.start]
-            same = tiles.same(group, rows, seen)
-            tile.weigh(query[group, rows], key[group, seen], position, same)
-            if kept is not None:
-                tile.drop(kept[group, rows], scale)
-            if same is not None:
-                tile.scores_CS.mul_(same)
-            torch.mm(tile.scores_CS, value[group, seen], out=out[group, rows])
-        ctx.save_for_backward(query, key, value, position)
+            kept, scale = draw_kept((*query.shape[:2], span), dropout)
+        for rows, seen, tile, _ in tiles:
+            scores_CS, weight_CL = tile.scores_CS, tile.band_CL
+            kept_of = [None] * len(query) if kept is None else kept[:, rows].unbind()
+            parts = (query[:, rows], key_GWS[..., seen], value[:, seen], out[:, rows])
+            groups = (
+                *(part.unbind() for part in (*parts, z_GM1[:, rows])),
+                kept_of,
+                tiles.same(rows, seen),
+            )
+            for q, k, v, heads, z, kept_CL, same_CS in zip(*groups, strict=True):
+                torch.mm(q, k, out=scores_CS)
+                if same_CS is not None:
+                    scores_CS.mul_(same_CS)
+                weight_CL.addmm_(q, position)
+                tile.off_band.zero_()
+                largest_C1 = weight_CL.amax(-1, keepdim=True)
+                total_C1 = weight_CL.sub_(largest_C1).exp_().sum(-1, keepdim=True)
+                if kept_CL is not None:
+                    tile.keep(kept_CL)
+                if same_CS is not None:
+                    scores_CS.mul_(same_CS)
+                torch.mm(scores_CS, v, out=heads).div_(total_C1)
+                torch.add(total_C1.log_(), largest_C1, out=z)
+        ctx.save_for_backward(query, key, value, position, z_GM1)
         ctx.kept, ctx.scale, ctx.documents = kept, scale, documents
-        return out
+        return out if kept is None else out.mul_(scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
-        query, key, value, position = ctx.saved_tensors
-        tiles = _Tiles(query, position.shape[1], ctx.documents)
-        grads = [torch.zeros_like(part) for part in (query, key, value, position)]
-        d_query, d_key, d_value, d_position = grads
-        grad = grad.contiguous()
+        query, key, value, position, z_GM1 = ctx.saved_tensors
+        span = position.shape[1]
+        tiles = _Tiles(query, span, ctx.documents)
+        key_GWS, value_GWS = key.mT.contiguous(), value.mT.contiguous()
+        d_query, d_position = torch.empty_like(query), torch.zeros_like(position)
+        d_key, d_value = torch.zeros_like(key_GWS), torch.zeros_like(value_GWS)
+        query_GMX = torch.cat([query, z_GM1], dim=-1)
+        position_XL = torch.cat([position, position.new_full((1, span), -1)])
+        grad = grad.contiguous() if ctx.kept is None else grad * ctx.scale
         softmax_backward = torch.ops.aten._softmax_backward_data.out
-        for group, rows, seen in tiles:
-            weight = tiles.first[rows.stop - rows.start]
-            score = tiles.second[rows.stop - rows.start]
-            q, k, v, g = query[group, rows], key[group, seen], value[group, seen], grad[group, rows]
-            same = tiles.same(group, rows, seen)
-            weight.weigh(q, k, position, same)
-            # What score holds: d weight, then d score.
-            torch.mm(g, v.T, out=score.scores_CS)
-            if same is not None:
-                score.scores_CS.mul_(same)
-            if ctx.kept is not None:
-                score.drop(ctx.kept[group, rows], ctx.scale)
-            softmax_backward(
-                score.scores_CS, weight.scores_CS, -1, query.dtype, grad_input=score.scores_CS
+        for rows, seen, tile, score in tiles:
+            kept_of = [None] * len(query) if ctx.kept is None else ctx.kept[:, rows].unbind()
+            of_rows = (query, query_GMX, grad, d_query)
+            of_keys = (key_GWS, value_GWS, d_key, d_value)
+            groups = (
+                *(part[:, rows].unbind() for part in of_rows),
+                key[:, seen].unbind(),
+                *(part[..., seen].unbind() for part in of_keys),
+                kept_of,
+                tiles.same(rows, seen),
             )
-            if ctx.kept is not None:
-                weight.band_CL.mul_(score.mask_CL)
-            d_query[group, rows].addmm_(score.band_CL, position.T)
-            d_position.addmm_(q.T, score.band_CL)
-            if same is not None:
-                weight.scores_CS.mul_(same)
-                score.scores_CS.mul_(same)
-            d_value[group, seen].addmm_(weight.scores_CS.T, g)
-            d_query[group, rows].addmm_(score.scores_CS, k)
-            d_key[group, seen].addmm_(score.scores_CS.T, q)
-        return d_query, d_key, d_value, d_position, None, None
+            weight_CS, d_score_CS = tile.scores_CS, score.scores_CS
+            for q, q_and_z, g, d_q, key_SW, k, v, d_k, d_v, kept_CL, same_CS in zip(
+                *groups, strict=True
+            ):
+                torch.mm(q, k, out=weight_CS)
+                if same_CS is not None:
+                    weight_CS.mul_(same_CS)
+                tile.band_CL.addmm_(q_and_z, position_XL).exp_()
+                tile.off_band.zero_()
+                # What score holds: d weight, then d score.
+                torch.mm(g, v, out=d_score_CS)
+                if same_CS is not None:
+                    d_score_CS.mul_(same_CS)
+                if kept_CL is not None:
+                    score.keep(kept_CL)
+                softmax_backward(d_score_CS, weight_CS, -1, query.dtype, grad_input=d_score_CS)
+                if kept_CL is not None:
+                    tile.band_CL.mul_(score.mask_CL)
+                torch.mm(score.band_CL, position.T, out=d_q)
+                d_position.addmm_(q.T, score.band_CL)
+                if same_CS is not None:
+                    weight_CS.mul_(same_CS)
+                    d_score_CS.mul_(same_CS)
+                d_v.addmm_(g.T, weight_CS)
+                d_q.addmm_(d_score_CS, key_SW)
+                d_k.addmm_(q.T, d_score_CS)
+        return d_query, d_key.mT, d_value.mT, d_position, None, None
 
 
 _tiled: Callable[..., Tensor] = _Tiled.apply

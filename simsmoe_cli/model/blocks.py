@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.kernels.dropout import dropout, relu_dropout
+from simsmoe_cli.kernels.feed_forward import feed_forward, suits
 from simsmoe_cli.kernels.rms_norm import RMSNorm
 from simsmoe_cli.kernels.swiglu import swiglu
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention, with_earlier
@@ -42,6 +43,9 @@ class DenseFFN(nn.Module):
         self.w_out = nn.Linear(settings.ffn_hidden, settings.width, bias=settings.bias)
 
     def forward(self, x_BMD: Tensor) -> Tensor:
+        plain = not self.swiglu and not torch.is_autocast_enabled("cpu")
+        if plain and suits(x_BMD, x_BMD.dtype):
+            return self._as_one_expert(x_BMD)
         inner = self.w_in(x_BMD)
         if self.swiglu:
             hidden = dropout(swiglu(inner), self.dropout, self.training)
@@ -49,6 +53,15 @@ class DenseFFN(nn.Module):
             hidden = relu_dropout(inner, self.dropout, self.training)
         out: Tensor = self.w_out(hidden)
         return out
+
+    def _as_one_expert(self, x_BMD: Tensor) -> Tensor:
+        x_TD = x_BMD.flatten(0, -2)
+        w_in, w_out = self.w_in.weight[None], self.w_out.weight[None]
+        biases = self.w_in.bias, self.w_out.bias
+        b_in, b_out = (None if bias is None else bias[None] for bias in biases)
+        drops = self.dropout if self.training else 0.0
+        out = feed_forward(x_TD, w_in, b_in, w_out, b_out, [x_TD.shape[0]], drops)
+        return out.view_as(x_BMD)
 
 
 class SubLayer(nn.Module):

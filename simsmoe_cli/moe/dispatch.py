@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simsmoe_cli.kernels.cpu import on_cpu_path
+
 
 @dataclass
 class Plan:
@@ -85,9 +87,35 @@ class _Permute(torch.autograd.Function):
         return grads[0].index_select(0, inverse_R), None, None
 
 
+class _Combine(torch.autograd.Function):
+    """`combine` on a CPU, without the rows in the order of slots."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_RD: Tensor, weight_TK: Tensor, order_R: Tensor, inverse_R: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(rows_RD, weight_TK, order_R, inverse_R)
+        slot_KT, weight_KT1 = inverse_R.view(weight_TK.shape).T, weight_TK.T[..., None]
+        out_TD = rows_RD.index_select(0, slot_KT[0]).mul_(weight_KT1[0])
+        for slot_T, weight_T1 in zip(slot_KT[1:], weight_KT1[1:], strict=True):
+            out_TD.addcmul_(rows_RD.index_select(0, slot_T), weight_T1)
+        return out_TD
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows_RD, weight_TK, order_R, inverse_R = ctx.saved_tensors
+        weight_R1 = weight_TK.flatten()[order_R, None]
+        d_rows_RD = grad_TD.index_select(0, order_R // weight_TK.shape[1])
+        d_weight_R = (d_rows_RD * rows_RD).sum(-1)
+        d_weight_TK = d_weight_R[inverse_R].view_as(weight_TK)
+        return d_rows_RD.mul_(weight_R1), d_weight_TK, None, None
+
+
 # Typed in some versions of torch and not in others.
 _gather: Callable[..., Tensor] = _Gather.apply
 _permute: Callable[..., Tensor] = _Permute.apply
+_combine: Callable[..., Tensor] = _Combine.apply
 
 
 def permute(rows_RD: Tensor, order_R: Tensor, inverse_R: Tensor) -> Tensor:
@@ -102,6 +130,8 @@ def gather(x_TD: Tensor, plan: Plan) -> Tensor:
 
 def combine(rows_RD: Tensor, weight_TK: Tensor, plan: Plan) -> Tensor:
     """Sum over a token's experts of weight times row: [T, D], in the precision of the rows."""
+    if on_cpu_path(rows_RD) and rows_RD.dtype == weight_TK.dtype:
+        return _combine(rows_RD, weight_TK, plan.order_R, plan.inverse_R)
     return weighted_sum(permute(rows_RD, plan.inverse_R, plan.order_R), weight_TK)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from simsmoe_cli.kernels.feed_forward import feed_forward, suits
 from simsmoe_cli.kernels.grouped_product import grouped_product
 from simsmoe_cli.moe.experts.base import Experts
 
@@ -18,11 +19,18 @@ ALIGNMENT = 8
 
 
 class GroupedExperts(Experts):
-    """The default backend: no capacity limit, no padding, no waiting on the device."""
+    """The default backend: no capacity limit, no padding, no waiting on the device.
+
+    A CPU computes relu experts in fp32 some rows at a time instead (kernels/feed_forward.py).
+    """
 
     def compute(self, rows_RD: Tensor, count_N: Tensor, *, dropout: bool, partial: bool) -> Tensor:
         w_in, w_out, b_in, b_out = self.own()
         dtype = self.matmul_dtype(rows_RD.device)
+        if not self.swiglu and suits(rows_RD, dtype):
+            drops = self.dropout if dropout and self.training else 0.0
+            rows = rows_RD.to(dtype)
+            return feed_forward(rows, w_in, b_in, w_out, b_out, count_N.tolist(), drops)
         end_N = count_N.cumsum(0)
         offset_N = end_N.to(torch.int32)
         row_R = torch.arange(rows_RD.shape[0], device=rows_RD.device)
