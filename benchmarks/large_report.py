@@ -27,13 +27,13 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.timing import machine
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.build import ROWS
 from simsmoe_cli.collapse.estimate import plan
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
+from simsmoe_cli.similarity.routed import Routed
 
 WIDTH, HIDDEN, EXPERTS, TOP_K, VOCABULARY = 2048, 1024, 64, 8, 50304
 LAYERS_OF_A_SHARD = 2

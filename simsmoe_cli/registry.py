@@ -47,6 +47,18 @@ class RouterEntry(Entry):
 
 
 @dataclass(frozen=True)
+class ModelEntry:
+    """A kind of model.
+
+    Attributes:
+        language_model, classifier: its classes, "module:Class".
+    """
+
+    language_model: str
+    classifier: str
+
+
+@dataclass(frozen=True)
 class MeasureEntry(Entry):
     """A similarity measure.
 
@@ -319,6 +331,18 @@ TASKS: dict[str, Entry] = {
     "pystdlib-packages": Entry(
         "simsmoe_cli.data.tasks.facts:PYSTDLIB_PACKAGES",
         "which package of Python a snippet is from; no network",
+    ),
+}
+
+# The kinds of models, as `Recipe.model_kind` names them; no list for users.
+MODELS: dict[str, ModelEntry] = {
+    "simsmoe": ModelEntry(
+        "simsmoe_cli.model.language_model:LanguageModel",
+        "simsmoe_cli.model.classifier:Classifier",
+    ),
+    "huggingface": ModelEntry(
+        "simsmoe_cli.huggingface.language_model:HuggingFaceLanguageModel",
+        "simsmoe_cli.huggingface.classifier:HuggingFaceClassifier",
     ),
 }
 

@@ -27,32 +27,12 @@ from simsmoe_cli.any_moe.find_layers import (
 )
 from simsmoe_cli.any_moe.router_scores import RouterScores, read_router, scores_of
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.similarity.routed import Routed
 
 CHECKED_ROWS = 8
 # The largest error of the check, relative to the size of the output; rounding explains less.
 DISAGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
 DISAGREES_16_BITS = 0.05
-
-
-@dataclass
-class Routed:
-    """The routing of some tokens in one layer.
-
-    Attributes:
-        input_TD: what its experts are given.
-        index_TK: chosen experts; N for an empty slot.
-        logits_TN: scores whose softmax is the router's distribution over experts; None: its output
-            is not known to be a distribution.
-    """
-
-    input_TD: Tensor
-    index_TK: Tensor
-    logits_TN: Tensor | None
-
-    def of(self, tokens_T: Tensor) -> Routed:
-        """The routing of some of the tokens, given by a mask or by their positions."""
-        logits_TN = None if self.logits_TN is None else self.logits_TN[tokens_T]
-        return Routed(self.input_TD[tokens_T], self.index_TK[tokens_T], logits_TN)
 
 
 @dataclass

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from simsmoe_cli.any_moe.expert_calls import LayerRecorder, Routed
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder
 from simsmoe_cli.any_moe.find_layers import ExpertLayer
 from simsmoe_cli.any_moe.similarity import AttachedSimilarity, in_backward, with_loss
 from simsmoe_cli.errors import EXIT_DATA, UserError
@@ -31,6 +31,7 @@ from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.learning import SimilarityResult
 from simsmoe_cli.similarity.pairs import selection_mask
+from simsmoe_cli.similarity.routed import Routed
 
 PROBE_TOKENS = 256
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from simsmoe_cli.model.size import ModelSize
     from simsmoe_cli.recipe.schema import Recipe
     from simsmoe_cli.train.plan_finetuning import FinetunePlan
+    from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 
 
 def show_pretraining(
@@ -22,25 +23,31 @@ def show_pretraining(
     name: str | None,
     device: str,
     data_dir: Path,
+    source: Path | None = None,
     *,
     as_json: bool,
 ) -> None:
     """Print the resolved recipe, sizes, costs and the assumptions behind them; train nothing.
+
+    Args:
+        source: folder of a Hugging Face model, of which only the parameters are counted.
 
     Raises:
         UserError: training would refuse the recipe before it reads any text.
     """
     from simsmoe_cli.files.names import check_name
     from simsmoe_cli.model.size import measure
-    from simsmoe_cli.recipe.load import load_recipe
     from simsmoe_cli.train.device import choose_device
-    from simsmoe_cli.train.plan_pretraining import require_pretraining
+    from simsmoe_cli.train.plan_pretraining import require_pretraining, starting_point
 
     if name is not None:
         check_name(name)
     choose_device(device)
-    recipe = load_recipe(recipe_name or "quickstart", overrides)
+    recipe, pretrained = starting_point(recipe_name, overrides, source)
     require_pretraining(recipe)
+    if pretrained is not None:
+        _show_pretrained(recipe, pretrained, as_json=as_json)
+        return
     vocab_size, vocab_basis, train_tokens = _vocabulary(recipe, data_dir)
     size = measure(recipe, vocab_size)
     tokens = recipe.train.steps * recipe.train.batch * recipe.train.block
@@ -51,6 +58,28 @@ def show_pretraining(
         print_json({"recipe": recipe.model_dump(), **about, **costs})
         return
     _print(recipe, size, tokens, epochs, vocab_size, vocab_basis)
+
+
+def _show_pretrained(recipe: Recipe, pretrained: PretrainedFolder, *, as_json: bool) -> None:
+    """Print the recipe, the parameters of a Hugging Face model, and the memory for them."""
+    from simsmoe_cli.recipe.load import dump_recipe
+
+    parameters = pretrained.files.numbers
+    memory = pretrained.training_bytes
+    tokens = recipe.train.steps * recipe.train.batch * recipe.train.block
+    if as_json:
+        facts = {"parameters": parameters, "tokens_to_train": tokens}
+        print_json({"recipe": recipe.model_dump(), **facts, "memory_bytes": {"total": memory}})
+        return
+    typer.echo(dump_recipe(recipe))
+    console().print(
+        f"parameters       {parameters:,}",
+        f"tokens to train  {tokens:,}: {recipe.train.steps:,} steps",
+        f"memory           {_bytes(memory)} for weights, gradients and two moments in fp32, and "
+        "what autograd keeps of a micro-batch",
+        sep="\n",
+        soft_wrap=True,
+    )
 
 
 def _vocabulary(recipe: Recipe, data_dir: Path) -> tuple[int, str, int | None]:

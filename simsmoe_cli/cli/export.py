@@ -17,11 +17,12 @@ from simsmoe_cli.cli.options import (
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")]
 KindOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--format",
         metavar="simsmoe|mixtral",
-        help="simsmoe: any model; mixtral: the layout of Hugging Face's Mixtral.",
+        help="simsmoe (the default): any model; mixtral: the layout of Hugging Face's Mixtral. A "
+        "run of pretrain --from is always written as the Hugging Face model it is.",
     ),
 ]
 
@@ -29,7 +30,7 @@ KindOption = Annotated[
 def export(
     run: RunArgument,
     folder: FolderArgument,
-    kind: KindOption = "simsmoe",
+    kind: KindOption = None,
     which: CheckpointOption = "best",
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,

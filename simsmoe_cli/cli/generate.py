@@ -19,12 +19,13 @@ from simsmoe_cli.cli.options import (
 )
 from simsmoe_cli.errors import EXIT_DATA, UserError, printable
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes
-from simsmoe_cli.run.layer_labels import find_layer, pattern_labels
+from simsmoe_cli.run.layer_labels import find_layer, recipe_labels
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from simsmoe_cli.generation.text import Piece
+    from simsmoe_cli.model.interface import TextModel
     from simsmoe_cli.recipe.schema import Recipe
 
 MOST_BYTES = 16_000_000  # of a prompt
@@ -99,13 +100,13 @@ def generate(
     on = choose_device(device)
     with clear_memory_errors(on, "Use --device cpu, or a machine with more memory."):
         model = opened.language_model(on, generating)
-        shown = _layer(layer, opened.recipe) if show_experts else None
+        shown = _layer(layer, opened.recipe, model) if show_experts else None
         if unknown:
             words = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
             console(stderr=True).print(f"read as <unk>: {words}", style="dim")
         pieces = complete(Reader(model, opened.context()), tokenizer, ids, tokens, sampling)
         try:
-            _show(pieces, shown, opened.recipe.moe.experts)
+            _show(pieces, shown)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or console().is_terminal:
                 typer.echo(err=True)  # what comes next begins on a line of its own
@@ -144,28 +145,29 @@ def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer whose experts are shown: its index among those with experts, and its label."""
+    """A layer whose experts are shown: its index among those with experts, its label, and N."""
 
     place: int
     label: str
+    experts: int
 
 
-def _layer(asked: str | None, recipe: "Recipe") -> _Layer:
+def _layer(asked: str | None, recipe: "Recipe", model: "TextModel") -> _Layer:
     """The layer that is shown."""
-    labels = pattern_labels(recipe.model.pattern, recipe.model.repeats)
+    labels = recipe_labels(recipe.model_dump())
     if not labels:
         raise UserError("this model has no experts", where="--show-experts", hint="Leave it out.")
     place = len(labels) - 1 if asked is None else find_layer(asked, labels, "--layer")
-    return _Layer(place, labels[place])
+    return _Layer(place, labels[place], model.expert_layers[place][1])
 
 
-def _show(pieces: "Iterable[Piece]", layer: _Layer | None, experts: int) -> None:
+def _show(pieces: "Iterable[Piece]", layer: _Layer | None) -> None:
     """Write the pieces as they come, with the experts of a layer if one is given."""
     out = console()
     if layer is None:
         _write(out, pieces)
     elif out.is_terminal and out.color_system and not out.no_color:
-        _paint(out, pieces, layer, experts)
+        _paint(out, pieces, layer)
     else:
         for piece in pieces:
             if piece.token:
@@ -180,11 +182,11 @@ def _write(out: "Console", pieces: "Iterable[Piece]") -> None:
     typer.echo()
 
 
-def _paint(out: "Console", pieces: "Iterable[Piece]", layer: _Layer, experts: int) -> None:
+def _paint(out: "Console", pieces: "Iterable[Piece]", layer: _Layer) -> None:
     """Write the text on the colours of its experts, after a legend."""
     from simsmoe_cli.cli.expert_colours import Painter
 
-    painter = Painter(experts)
+    painter = Painter(layer.experts)
     out.print(f"experts of layer {layer.label}: ", painter.legend(), sep="", soft_wrap=True)
     for piece in pieces:
         expert = piece.experts[layer.place] if piece.experts else None

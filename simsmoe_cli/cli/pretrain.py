@@ -1,5 +1,6 @@
 """`simsmoe pretrain`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,8 +37,20 @@ NameOption = Annotated[
 ]
 
 
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FOLDER",
+        help="Go on training this Hugging Face model (a folder; extra hf); RUN/huggingface gets "
+        "the result.",
+    ),
+]
+
+
 def pretrain(
     recipe: RecipeOption = None,
+    source: FromOption = None,
     settings: SetOption = None,
     router: RouterOption = None,
     similarity: SimilarityOption = None,
@@ -59,7 +72,7 @@ def pretrain(
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_pretraining
 
-        show_pretraining(recipe, overrides, name, device, data_dir, as_json=as_json)
+        show_pretraining(recipe, overrides, name, device, data_dir, source, as_json=as_json)
         return
 
     from simsmoe_cli.cli.progress import unwatched
@@ -69,7 +82,7 @@ def pretrain(
 
     with unwatched():
         screen = console(stderr=as_json)
-        plan = plan_training(recipe, overrides, runs_dir, name, resume)
+        plan = plan_training(recipe, overrides, runs_dir, name, resume, source)
         on = ready_device(plan.recipe, device, deterministic=deterministic)
         store = session.open_corpus(plan, data_dir, lambda text: screen.print(text, soft_wrap=True))
         carry_out(

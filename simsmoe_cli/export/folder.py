@@ -1,8 +1,9 @@
 """Exports a trained model to one folder: weights, configuration, tokenizer, a readme.
 
-There are two formats. `simsmoe` holds any model of this package; `load_export` reads it back.
-`mixtral` is the layout of Hugging Face's Mixtral, for models of that architecture (mixtral.py). The
-folder is built under a temporary name and renamed when it is whole.
+Models of ours have two formats. `simsmoe` holds any model of this package; `load_export` reads it
+back. `mixtral` is the layout of Hugging Face's Mixtral, for models of that architecture
+(mixtral.py). A run that trained a Hugging Face model is written as such a model. The folder is
+built under a temporary name and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from simsmoe_cli.errors import EXIT_DATA, DataError, NotPermitted, UserError, ne
 from simsmoe_cli.export.mixtral import mixtral_config, mixtral_tensors, require_mixtral
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes, read_json, validated
+from simsmoe_cli.huggingface.language_model import HuggingFaceLanguageModel
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import StepContext
@@ -95,13 +97,13 @@ class Config(Facts):
     recipe: Recipe
 
 
-def export(opened: OpenedRun, out: Path, kind: str) -> list[str]:
+def export(opened: OpenedRun, out: Path, kind: str | None = None) -> list[str]:
     """Write the folder.
 
     Args:
         opened: the checkpoint.
         out: a folder that does not exist yet, or is empty.
-        kind: "simsmoe" or "mixtral".
+        kind: "simsmoe" or "mixtral"; None: "simsmoe", or that of a Hugging Face model.
 
     Returns:
         The names of its files.
@@ -109,6 +111,13 @@ def export(opened: OpenedRun, out: Path, kind: str) -> list[str]:
     Raises:
         UserError: an unknown format, a model of another layout, or a folder that is not empty.
     """
+    if opened.recipe.huggingface.used and kind is not None:
+        raise UserError(
+            "a run that trained a Hugging Face model is written as such a model",
+            where="--format",
+            hint="Leave it out.",
+        )
+    kind = kind or "simsmoe"
     if kind not in FORMATS:
         raise UserError(
             f"unknown format '{printable(kind)}'", where="--format", hint=nearest(kind, FORMATS)
@@ -178,8 +187,12 @@ def load_export(
 
 def _fill(opened: OpenedRun, folder: Path, kind: str) -> None:
     model, state = opened.language_model(CPU), opened.state
+    if isinstance(model, HuggingFaceLanguageModel):
+        model.save(folder, opened.run.path)
+        return
     tokenizer = opened.tokenizer
     if kind == "mixtral":
+        assert isinstance(model, LanguageModel)
         save_file(mixtral_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
         end = tokenizer.end_id
         config = mixtral_config(opened.recipe, state["vocab_size"]) | {"eos_token_id": end}

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.moe.routers.base import Routing, StepContext
+from simsmoe_cli.model.interface import TextModel
+from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.registry import ROUTERS
 
@@ -110,14 +110,14 @@ class Reader:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: TextModel,
         context: StepContext | None = None,
         at_once: int = READ_AT_ONCE,
     ):
         self.model = model
         self.context = context
         self.at_once = at_once
-        self.device = model.embedding.weight.device
+        self.device = next(model.parameters()).device
         self.memory = model.initial_cache(1)
         self._end = None if model.document_end is None else int(model.document_end)
 
@@ -136,12 +136,12 @@ class Reader:
             if part[0] == self._end:
                 self.memory = self.model.initial_cache(1)
             ids_1M = torch.tensor([part], device=self.device)
-            found = self.model.encode(ids_1M, self.memory, self.context)
+            found = self.model.read_on(ids_1M, self.memory, self.context)
             self.memory = found.memory
-            layers = [_foremost(layer.routing) for layer in found.moe]
+            layers = [_or_none(expert_T) for expert_T in found.foremost]
             experts = zip(*layers, strict=True) if layers else ([] for _ in part)
             steps += [Step(token, list(own)) for token, own in zip(part, experts, strict=True)]
-        return self.model.output(found.hidden[0, -1]), steps
+        return found.logits_V, steps
 
     def _parts(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
         """What is read at once; an end token that attention depends on begins a part."""
@@ -202,10 +202,5 @@ def draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     return int(torch.multinomial(probability_V, 1, generator=generator))
 
 
-def _foremost(routing: Routing) -> list[int | None]:
-    """The expert with the largest weight of each token; None where it has none."""
-    empty_TK = routing.index_TK == routing.logits_TN.shape[1]
-    weight_TK = routing.weight_TK.float().masked_fill(empty_TK, -1.0)
-    best_T1 = weight_TK.argmax(1, keepdim=True)
-    index_T = torch.where(empty_TK.all(1), -1, routing.index_TK.gather(1, best_T1).squeeze(1))
-    return [index if index >= 0 else None for index in index_T.tolist()]
+def _or_none(expert_T: Tensor) -> list[int | None]:
+    return [expert if expert >= 0 else None for expert in expert_T.tolist()]

@@ -28,6 +28,15 @@ from simsmoe_cli.huggingface.unsupported import (
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.", "vocab", "merges", "spiece", "sentencepiece", "tekken")
+BESIDE_WEIGHTS = (
+    *TOKENIZER_FILES,
+    "tokenizer_config",
+    "special_tokens_map",
+    "added_tokens",
+    "chat_template",
+    "generation_config",
+    "LICENSE",
+)
 # Quantised formats that transformers converts back to plain numbers without a GPU, and the packages
 # it needs to do so.
 DEQUANTISED: dict[str, tuple[str, ...]] = {
@@ -65,6 +74,17 @@ class ModelFolder:
             entry.name.startswith(TOKENIZER_FILES) or entry.suffix in (".tiktoken", ".model")
             for entry in self.path.iterdir()
         )
+
+
+def accompanying(folder: Path) -> list[Path]:
+    """The files beside the weights that a changed model keeps: tokenizer, generation settings and
+    licence."""
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+        and (file.name.startswith(BESIDE_WEIGHTS) or file.suffix in (".tiktoken", ".model"))
+    ]
 
 
 def read_model_folder(folder: Path) -> ModelFolder:

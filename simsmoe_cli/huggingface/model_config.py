@@ -118,7 +118,7 @@ def read_config(folder: ModelFolder, transformers: Any) -> ModelConfig:
 
     def build(settings: dict[str, Any]) -> None:
         config = kind.from_dict(copy.deepcopy(settings))
-        _chosen(transformers, config, where).without_memory()
+        chosen(transformers, config, where).without_memory()
 
     with (
         naming_the_field(folder, default, build),
@@ -126,7 +126,7 @@ def read_config(folder: ModelFolder, transformers: Any) -> ModelConfig:
     ):
         config = transformers.AutoConfig.from_pretrained(folder.path, **options)
         config.get_text_config(decoder=True)
-    found = _chosen(transformers, config, where)
+    found = chosen(transformers, config, where)
     if folder.quantised:
         options["quantization_config"] = _dequantise(folder, transformers)
     with (
@@ -141,7 +141,7 @@ def read_config(folder: ModelFolder, transformers: Any) -> ModelConfig:
     return replace(found, options=options, suspects=unusual_fields(folder.config, default))
 
 
-def _chosen(transformers: Any, config: Any, where: str) -> ModelConfig:
+def chosen(transformers: Any, config: Any, where: str) -> ModelConfig:
     """Choose how the model of a configuration is built."""
     text = config.get_text_config(decoder=True)
     kind = _class_for(transformers, config, where)

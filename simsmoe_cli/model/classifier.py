@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.model.interface import TextClassifier
 from simsmoe_cli.model.language_model import Backbone, BackboneOutput
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
@@ -39,7 +40,7 @@ class ClassifierOutput(BackboneOutput):
     logits: Tensor
 
 
-class Classifier(Backbone):
+class Classifier(Backbone, TextClassifier):
     """A sparse mixture-of-experts classifier; see `Backbone`.
 
     Args:

@@ -12,17 +12,22 @@ Shapes: B batch, M block, L span, D model width, V vocabulary, W head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.kernels.cross_entropy import total_cross_entropy
 from simsmoe_cli.model.blocks import SubLayer, make_norm
+from simsmoe_cli.model.interface import MoEModel, ReadOn, TextModel
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.similarity.learning import SimilarityResult
+from simsmoe_cli.similarity.routed import Routed
 
 
 @dataclass
@@ -42,6 +47,16 @@ class BackboneOutput:
     losses: dict[str, Tensor]
     moe: list[MoEOutput]
 
+    @property
+    def similarities(self) -> list[SimilarityResult]:
+        """The result of similarity learning in each layer where it is on."""
+        return [layer.similarity for layer in self.moe if layer.similarity is not None]
+
+    @property
+    def metrics(self) -> list[dict[str, Tensor]]:
+        """What the router of each layer reports, by name."""
+        return [layer.routing.metrics for layer in self.moe]
+
 
 @dataclass
 class ModelOutput(BackboneOutput):
@@ -57,7 +72,7 @@ class ScoreOutput(BackboneOutput):
     nats: Tensor
 
 
-class Backbone(nn.Module):
+class Backbone(MoEModel):
     """Embedding and sub-layers.
 
     Args:
@@ -94,6 +109,54 @@ class Backbone(nn.Module):
     def moe_layers(self) -> list[MoELayer]:
         """The MoE layers, in order."""
         return [module for module in self.modules() if isinstance(module, MoELayer)]
+
+    def route(self, tokens_BM: Tensor, context: StepContext) -> list[Routed]:
+        with self.watching() as seen:
+            self.encode(tokens_BM, (), context)
+        return seen
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[list[Routed]]:
+        seen: list[Routed] = []
+
+        def record(layer: nn.Module, given: tuple[Any, ...], output: MoEOutput) -> None:
+            x_BMD, context, *_ = given
+            x_TD = x_BMD.flatten(0, -2)
+            if context.real_T is not None:
+                x_TD = x_TD.index_select(0, context.real_T)
+            seen.append(Routed(x_TD, output.routing.index_TK, output.routing.logits_TN))
+
+        hooks = [layer.register_forward_hook(record) for layer in self.moe_layers]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @property
+    def expert_layers(self) -> list[tuple[str, int]]:
+        names = {module: name for name, module in self.named_modules()}
+        return [(names[layer], self.recipe.moe.experts) for layer in self.moe_layers]
+
+    @property
+    def router_name(self) -> str:
+        return self.recipe.moe.router
+
+    @property
+    def experts_per_token(self) -> int | None:
+        return self.recipe.moe.top_k
+
+    def dense(self, layer: int, x_TD: Tensor) -> Tensor:
+        return self.moe_layers[layer].experts.dense(x_TD)
+
+    def expert_weights(self, layer: int) -> list[Tensor]:
+        experts = self.moe_layers[layer].experts
+        entering, leaving = experts.w_in.detach(), experts.w_out.detach().mT
+        if experts.b_in is not None:
+            entering = torch.cat([entering, experts.b_in.detach()[..., None]], dim=-1)
+        # SwiGLU stacks gate and up: a hidden unit has a row of each.
+        halves = list(entering.chunk(2, dim=1)) if experts.swiglu else [entering]
+        return [*halves, leaving]
 
     def initial_memory(self, batch: int) -> list[Tensor]:
         """Memory at the start of streams: zeros, one [B, L, D] per attention sub-layer."""
@@ -155,7 +218,7 @@ class Backbone(nn.Module):
         return BackboneOutput(self.norm(hidden), next_memory, losses, outputs)
 
 
-class LanguageModel(Backbone):
+class LanguageModel(Backbone, TextModel):
     """A sparse mixture-of-experts language model; see `Backbone`."""
 
     def __init__(self, recipe: Recipe, vocab_size: int):
@@ -198,3 +261,8 @@ class LanguageModel(Backbone):
             found.hidden.flatten(0, 1), self.output.weight, self.output.bias, targets_BM.flatten()
         )
         return ScoreOutput(found.hidden, found.memory, found.losses, found.moe, nats)
+
+    def read_on(self, tokens_1M: Tensor, memory: Any, context: StepContext | None) -> ReadOn:
+        found = self.encode(tokens_1M, memory, context)
+        foremost = [layer.routing.foremost_T() for layer in found.moe]
+        return ReadOn(self.output(found.hidden[0, -1]), foremost, found.memory)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from simsmoe_cli.errors import printable
 from simsmoe_cli.recipe.fields import default_of
+from simsmoe_cli.recipe.routers import RouterSections
 from simsmoe_cli.recipe.schema import ModelSettings, Recipe
 from simsmoe_cli.recipe.section import Problem
 
@@ -22,17 +23,61 @@ MOST_LAYERS = 2_000  # sub-layers of a model
 def contradictions(recipe: Recipe) -> list[Problem]:
     """Settings that contradict each other, and settings that would be ignored."""
     model, moe = recipe.model, recipe.moe
-    has_experts = "g" in model.pattern
     return [
-        *_model_problems(model),
-        *moe.problems(model.width, has_experts=has_experts),
-        *recipe.router_problems(moe, causal=not recipe.finetune.task, has_experts=has_experts),
+        *(
+            _huggingface_problems(recipe)
+            if recipe.huggingface.used
+            else _own_model_problems(recipe)
+        ),
         *recipe.similarity.problems(model.pattern, model.width, moe.experts),
         *_train_problems(recipe),
         *_eval_problems(recipe),
         *_finetune_problems(recipe),
-        *recipe.parallel.problems(moe.experts, moe.backend, has_experts=has_experts),
+        *recipe.parallel.problems(
+            moe.experts, moe.backend, has_experts="g" in recipe.model.pattern
+        ),
     ]
+
+
+def _own_model_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Contradictions in the sections that describe a model of ours."""
+    model, moe = recipe.model, recipe.moe
+    has_experts = "g" in model.pattern
+    yield from _model_problems(model)
+    yield from moe.problems(model.width, has_experts=has_experts)
+    yield from recipe.router_problems(moe, causal=not recipe.finetune.task, has_experts=has_experts)
+    for name in ("config", "layers"):
+        if getattr(recipe.huggingface, name):
+            yield Problem(
+                (f"huggingface.{name}", "huggingface.folder"),
+                "has no effect without huggingface.folder",
+                "Leave it out.",
+            )
+
+
+def _huggingface_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Settings that contradict a model of transformers."""
+    given = {
+        name: getattr(recipe, name).model_fields_set
+        for name in ("model", "moe", *RouterSections.model_fields)
+        if name in recipe.model_fields_set
+    }
+    train, data = recipe.train, recipe.data
+    yield from recipe.huggingface.problems(
+        given, data.tokenizer, train.compile, train.block, data.attend_within_documents
+    )
+    if recipe.parallel.expert > 1:
+        yield Problem(
+            ("parallel.expert", "huggingface.folder"),
+            "the experts of a Hugging Face model are not divided among ranks",
+            "Leave it out.",
+        )
+    if recipe.finetune.drop_last_layer:
+        yield Problem(
+            ("finetune.drop_last_layer", "huggingface.folder"),
+            "a Hugging Face model keeps all its layers",
+            "Set it to false.",
+        )
 
 
 def _model_problems(model: ModelSettings) -> Iterator[Problem]:

@@ -65,6 +65,8 @@ def type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         choices = [str(choice) for choice in get_args(annotation)]
         return f"one of {', '.join(choices)}" if len(choices) > 1 else f"'{choices[0]}'"
+    if get_origin(annotation) is dict:
+        return "mapping"
     if get_origin(annotation) is list:
         return f"list of {type_in_words(get_args(annotation)[0])}s"
     if get_args(annotation):

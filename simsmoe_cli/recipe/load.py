@@ -108,6 +108,8 @@ def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
     section = ""
     for field in fields(recipe):
         above, _, name = field.path.rpartition(".")
+        if above and name not in data[above]:
+            continue
         if above != section:
             section = above
             lines += ["", f"{section}:"]
@@ -121,7 +123,7 @@ def dump_recipe(recipe: Recipe, *, comments: bool = False) -> str:
             break_on_hyphens=False,
         )
         value = (data[section] if section else data)[name]
-        lines.append(indent + write_yaml({name: value}).rstrip())
+        lines.append(textwrap.indent(write_yaml({name: value}).rstrip(), indent))
     return "\n".join(lines) + "\n"
 
 

@@ -38,7 +38,7 @@ class MoESettings(Section):
     balance_weight: Coefficient | Literal["auto"] = Field(
         "auto",
         description="coefficient of the balance loss; auto: 0.01, and 0.3 for stablemoe with two "
-        "stages",
+        "stages; of a Hugging Face model the router_aux_loss_coef of its config.json",
     )
     z_weight: float = Field(
         0.0, ge=0, le=1e6, description="coefficient of the router z-loss; 1e-3 is usual"

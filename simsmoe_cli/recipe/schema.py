@@ -10,10 +10,11 @@ Nothing in this package imports torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from simsmoe_cli.recipe.huggingface import LOSS_WEIGHTS, HuggingFaceSettings
 from simsmoe_cli.recipe.moe import MoESettings
 from simsmoe_cli.recipe.parallel import ParallelSettings
 from simsmoe_cli.recipe.routers import RouterSections, RouterSettings
@@ -233,6 +234,7 @@ class CommonSections(Section):
     )
     description: str = Field("", max_length=1_000, description="the recipe in one line")
     source: str = Field("", max_length=1_000, description="paper or code the settings come from")
+    huggingface: HuggingFaceSettings = Field(default_factory=HuggingFaceSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     moe: MoESettings = Field(default_factory=MoESettings)
     similarity: SimilaritySettings = Field(default_factory=SimilaritySettings)
@@ -252,16 +254,39 @@ class Recipe(RouterSections, CommonSections):
         return self.of_router(self.moe.router)
 
     @property
+    def model_kind(self) -> str:
+        """The kind of its model, as `registry.MODELS` names it."""
+        return "huggingface" if self.huggingface.used else "simsmoe"
+
+    @property
     def idle_sections(self) -> set[str]:
-        """Sections of routers that are not chosen, and `finetune` in pre-training."""
-        return self.idle(self.moe.router) | ({"finetune"} if not self.finetune.task else set())
+        """Sections that are not used: of routers that are not chosen, `finetune` in pre-training,
+        and either `huggingface`, or `model` and those of all routers."""
+        idle = {"finetune"} if not self.finetune.task else set()
+        if self.huggingface.used:
+            return idle | {"model", *RouterSections.model_fields}
+        return idle | {"huggingface"} | self.idle(self.moe.router)
+
+    @model_serializer(mode="wrap")
+    def _without_other_model(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields, without those that describe a model of the other kind."""
+        fields: dict[str, Any] = dump(self)
+        if not self.huggingface.used:
+            fields.pop("huggingface", None)
+            return fields
+        for section in ("model", *RouterSections.model_fields):
+            fields.pop(section, None)
+        if "moe" in fields:
+            fields["moe"] = {name: fields["moe"][name] for name in LOSS_WEIGHTS}
+        return fields
 
     @property
     def loss_weights(self) -> dict[str, float | Schedule]:
         """The coefficient of every auxiliary loss, by name."""
         router, balance = self.router_settings, self.moe.balance_weight
+        own = self.huggingface if self.huggingface.used else router
         return {
-            "balance": router.balance_weight if balance == "auto" else balance,
+            "balance": own.balance_weight if balance == "auto" else balance,
             "z": self.moe.z_weight,
             "similarity": self.similarity.weight,
             **router.loss_weights,

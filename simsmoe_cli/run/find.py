@@ -108,7 +108,7 @@ def require_run(run: RunDir) -> None:
         return
     if (run.path / HUGGINGFACE_CONFIG).is_file():
         what = "this folder holds a model, not a run: it has config.json and no recipe.yaml"
-        hint = "Give a run folder. Only collapse-report reads models of Hugging Face."
+        hint = "Give a run folder. Only collapse-report and pretrain --from read such a model."
     else:
         what, hint = "no run in this folder: it has no recipe.yaml", "Give a run folder."
     raise DataError(what, where=str(run.path), hint=hint)
@@ -119,8 +119,9 @@ def _not_downloaded(repository: str) -> UserError:
     return DataError(
         "no such run or folder, and nothing is downloaded",
         where=repository,
-        hint="If this is a model on the Hugging Face Hub, only collapse-report takes it, as a "
-        f"folder: hf download {repository} --local-dir {name}, then simsmoe collapse-report {name}",
+        hint="If this is a model on the Hugging Face Hub, only collapse-report and pretrain --from "
+        f"take it, as a folder: hf download {repository} --local-dir {name}, then simsmoe "
+        f"collapse-report {name}",
     )
 
 

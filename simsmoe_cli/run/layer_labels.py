@@ -57,7 +57,12 @@ def pattern_labels(pattern: str, repeats: int) -> list[str]:
 def recipe_labels(recipe: object) -> list[str]:
     """The labels of the layers with experts of a recipe in JSON; empty if they cannot be read from
     it."""
-    model = recipe.get("model") if isinstance(recipe, dict) else None
+    if not isinstance(recipe, dict):
+        return []
+    huggingface, model = recipe.get("huggingface"), recipe.get("model")
+    if isinstance(huggingface, dict):
+        layers = huggingface.get("layers")
+        return [printable(label) for label in layers] if isinstance(layers, list) else []
     if not isinstance(model, dict):
         return []
     pattern, repeats = model.get("pattern"), model.get("repeats")

@@ -20,8 +20,13 @@ from simsmoe_cli.data.store import CORPUS, TokenStore
 from simsmoe_cli.data.tasks.store import TASK, Task
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.errors import DataError, UserError
-from simsmoe_cli.model.classifier import Classifier
-from simsmoe_cli.model.language_model import Backbone, LanguageModel
+from simsmoe_cli.model.interface import (
+    MoEModel,
+    TextClassifier,
+    TextModel,
+    classifier,
+    language_model,
+)
 from simsmoe_cli.moe.layer import portable
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
@@ -29,7 +34,7 @@ from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.vocabulary import Vocabulary
 
-M = TypeVar("M", bound=Backbone)
+M = TypeVar("M", bound=MoEModel)
 
 
 def unchanged(recipe: Recipe) -> Recipe:
@@ -101,7 +106,7 @@ class OpenedRun:
         """Raise a UserError unless its weights fit the language model of its recipe; allocates no
         memory for them."""
         file = self.folder / checkpoint.weights_name(self.state)
-        weights.require_model(file, lambda: LanguageModel(self.recipe, self.state["vocab_size"]))
+        weights.require_model(file, lambda: language_model(self.recipe, self.state["vocab_size"]))
 
     def context(self, top_k: int | None = None) -> StepContext:
         """The step information for routers, at the step of its weights.
@@ -170,7 +175,7 @@ class OpenedRun:
 
     def language_model(
         self, device: torch.device, change: Callable[[Recipe], Recipe] = unchanged
-    ) -> LanguageModel:
+    ) -> TextModel:
         """The model with its weights, in evaluation mode.
 
         Args:
@@ -178,12 +183,12 @@ class OpenedRun:
             change: changes of the recipe for building the model; the weights must still fit.
         """
         recipe, size = change(portable(self.recipe, device)), self.state["vocab_size"]
-        return self._filled(lambda: LanguageModel(recipe, size), device)
+        return self._filled(lambda: language_model(recipe, size), device)
 
-    def classifier(self, device: torch.device) -> Classifier:
+    def classifier(self, device: torch.device) -> TextClassifier:
         """The classifier with its weights, in evaluation mode."""
         recipe, size = portable(self.recipe, device), self.state["vocab_size"]
-        return self._filled(lambda: Classifier(recipe, size, len(self.labels)), device)
+        return self._filled(lambda: classifier(recipe, size, len(self.labels)), device)
 
     def _filled(self, make: Callable[[], M], device: torch.device) -> M:
         return weights.open_model(self.folder, self.state, make, device).eval()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 
 from simsmoe_cli.errors import DataError, UserError, listed, printable
-from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.run.checkpoint import damaged, weights_name
 from simsmoe_cli.run.checkpoint_state import STATE, TRAINING
 
@@ -36,7 +36,7 @@ _TYPES = {
 }
 
 
-M = TypeVar("M", bound=Backbone)
+M = TypeVar("M", bound=MoEModel)
 
 
 def open_model(
@@ -117,15 +117,16 @@ def tensors_in(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         }
 
 
-def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
+def load_weights(folder: Path, state: dict[str, Any], model: MoEModel) -> None:
     """Fill the model from a checkpoint folder or best/.
 
     Raises:
         UserError: the weights belong to another model (the message names its router or tensors), or
             they are not finite.
     """
-    trained, given = state["recipe"]["moe"]["router"], model.recipe.moe.router
-    if model.moe_layers and trained != given:  # tensors of different routers may have equal shapes
+    given = _router(model.recipe.model_dump(include={"moe"}))
+    trained = _router(state["recipe"])
+    if trained != given:  # tensors of different routers may have equal shapes
         raise DataError(
             f"the checkpoint was trained with router {printable(trained)}, and this model has "
             f"{given}",
@@ -141,6 +142,12 @@ def load_weights(folder: Path, state: dict[str, Any], model: Backbone) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise damaged(path, f"{name} holds values that are not finite")
+
+
+def _router(recipe: Mapping[str, Any]) -> str | None:
+    """The router that a dumped recipe names; None where the model is one of transformers."""
+    router: str | None = recipe["moe"].get("router")
+    return router
 
 
 def load_training(folder: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ import torch
 from simsmoe_cli.data.store import Manifest, SplitInfo
 from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_streams
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.interface import TextModel
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run.events import SplitScore
 from simsmoe_cli.run.score import bits, perplexity
@@ -109,7 +109,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @torch.inference_mode()
 def evaluate_split(
-    model: LanguageModel,
+    model: TextModel,
     tokens: Tokens,
     *,
     block: int,
@@ -162,7 +162,7 @@ def evaluate_split(
     return Evaluation(total, scored, time.perf_counter() - start)
 
 
-def look_back(model: LanguageModel) -> int:
+def look_back(model: TextModel) -> int:
     """The number of tokens before a block on which its carried memory depends."""
     settings = model.recipe.model
     if settings.attention != "relative":

@@ -207,6 +207,12 @@ def _check_top_k(top_k: int | None, recipe: Recipe) -> None:
     """Raise a UserError unless this model can send a token to `top_k` experts."""
     if top_k is None:
         return
+    if recipe.huggingface.used:
+        raise UserError(
+            "a Hugging Face model sends a token to as many experts as its config.json says",
+            where="--top-k",
+            hint="Leave it out.",
+        )
     if "g" not in recipe.model.pattern:
         raise UserError("this model has no experts", where="--top-k", hint="Leave it out.")
     if not 1 <= top_k <= recipe.moe.experts:

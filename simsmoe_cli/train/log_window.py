@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from simsmoe_cli.model.language_model import BackboneOutput
+from simsmoe_cli.model.interface import Outcome
 from simsmoe_cli.run.events import SimilarityLearning, Train
 
 # Names of the sums. Checkpoints hold them, after "window.".
@@ -139,7 +139,7 @@ class LogWindow:
         return event
 
 
-def measured(task: Tensor, output: BackboneOutput) -> dict[str, Tensor]:
+def measured(task: Tensor, output: Outcome) -> dict[str, Tensor]:
     """The values that a micro-batch adds to the window, detached.
 
     Args:
@@ -149,12 +149,12 @@ def measured(task: Tensor, output: BackboneOutput) -> dict[str, Tensor]:
     """
     found = {_TASK: task.detach()}
     found |= {_LOSS + name: loss.detach() for name, loss in output.losses.items()}
-    for layer in output.moe:
-        if layer.similarity is not None:
-            due = layer.similarity.pairs_due
-            _add(found, _PAIRS_DUE, due.detach())
-            _add(found, _SIMILARITY, (layer.similarity.mean * due).nan_to_num().detach())
-        for metric, value in layer.routing.metrics.items():
+    for similarity in output.similarities:
+        due = similarity.pairs_due
+        _add(found, _PAIRS_DUE, due.detach())
+        _add(found, _SIMILARITY, (similarity.mean * due).nan_to_num().detach())
+    for metrics in output.metrics:
+        for metric, value in metrics.items():
             _add(found, _METRIC + metric, value.detach())
             _add(found, _REPORTS + metric, torch.ones_like(value))
     return found

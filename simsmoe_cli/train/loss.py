@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from simsmoe_cli.model.language_model import BackboneOutput
+from simsmoe_cli.model.interface import Outcome
 from simsmoe_cli.recipe.schedule import Schedule, value_at
 from simsmoe_cli.train.log_window import measured
 
@@ -42,7 +42,7 @@ class LossWeights:
 
 
 def total_loss(
-    task: Tensor, output: BackboneOutput, weights: Mapping[str, float | Tensor], share: float
+    task: Tensor, output: Outcome, weights: Mapping[str, float | Tensor], share: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A micro-batch's share of the loss of a step, and the values to log (detached).
 

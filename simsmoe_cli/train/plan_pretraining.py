@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.files.names import check_name
+from simsmoe_cli.files.names import check_name, safe_name
 from simsmoe_cli.parallel.launch import launch
 from simsmoe_cli.recipe.load import load_recipe, require_ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 from simsmoe_cli.train.resuming import own_recipe, require_same_course, state_to_resume
 from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
 
@@ -32,6 +33,7 @@ class Plan:
         resume_from: the checkpoint folder to resume from; None starts at step 0.
         notes: warnings about the choice of `resume_from`.
         state: of the checkpoint; None without a checkpoint.
+        pretrained: the Hugging Face model to start from; None: fresh weights, or a checkpoint.
     """
 
     recipe: Recipe
@@ -39,6 +41,7 @@ class Plan:
     resume_from: Path | None
     notes: Sequence[str] = ()
     state: dict[str, Any] | None = None
+    pretrained: PretrainedFolder | None = None
 
 
 def plan_training(
@@ -47,21 +50,28 @@ def plan_training(
     runs_dir: Path,
     name: str | None = None,
     resume: str | None = None,
+    source: Path | None = None,
 ) -> Plan:
     """Decide recipe, run folder and starting point.
 
     Args:
-        recipe_name: name or path; None takes the resumed run's, or quickstart.
+        recipe_name: name or path; None takes the resumed run's, or else quickstart, or
+            continue-huggingface for a Hugging Face model.
         overrides: "a.b=c" settings, later ones win.
         runs_dir: where run folders lie.
         name: of the run folder; None makes one from the recipe.
         resume: None, "auto" (this name's newest run, if it has a checkpoint), a run
             folder, its name under `runs_dir`, or a checkpoint folder.
+        source: folder of a Hugging Face model to start from; None takes that of the recipe.
     """
     require_one_process()
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":
+        if source is not None:
+            raise UserError(
+                "a resumed run goes on from its checkpoint", where="--from", hint="Leave it out."
+            )
         run, start = resumed(resume, name, runs_dir)
         return _go_on(run, start, recipe_name, overrides)
     if resume == "auto" and name is not None and recipe_name is None:
@@ -70,14 +80,34 @@ def plan_training(
             return _go_on(run, last, None, overrides, notes)
         if run.recipe.is_file():
             recipe_name = str(run.recipe)
-    recipe = load_recipe(recipe_name or "quickstart", overrides)
+    recipe, pretrained = starting_point(recipe_name, overrides, source)
     require_pretraining(recipe)
     require_ranks(recipe, launch().size)
-    base = name or f"{recipe.name}-{recipe.moe.router}-{recipe.similarity.preset}"
+    model = f"{recipe.name}-{recipe.moe.router}" if pretrained is None else pretrained.name
+    base = name or safe_name(f"{model}-{recipe.similarity.preset}") or recipe.name
     place, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
         return _go_on(place, last, recipe_name, overrides, notes)
-    return Plan(recipe, place, None)
+    return Plan(recipe, place, None, pretrained=pretrained)
+
+
+def starting_point(
+    recipe_name: str | None, overrides: Sequence[str], source: Path | None
+) -> tuple[Recipe, PretrainedFolder | None]:
+    """The recipe of a new run, and the Hugging Face model it starts from, if any.
+
+    Args:
+        recipe_name, overrides, source: as of `plan_training`.
+    """
+    if source is None:
+        recipe = load_recipe(recipe_name or "quickstart", overrides)
+        if not recipe.huggingface.used:
+            return recipe, None
+        source = Path(recipe.huggingface.folder)
+    pretrained = PretrainedFolder.open(source)
+    changes = [*overrides, f"huggingface.folder={pretrained.section['folder']}"]
+    name = recipe_name or "continue-huggingface"
+    return load_recipe(name, changes, pretrained.settings()), pretrained
 
 
 def require_pretraining(recipe: Recipe) -> None:
@@ -119,8 +149,15 @@ def _go_on(
     recipe = (
         own_recipe(run, before, overrides)
         if recipe_name is None
-        else load_recipe(recipe_name, overrides)
+        else load_recipe(recipe_name, overrides, _model_of(before))
     )
     require_same_course(run, before, recipe, state["step"])
     require_ranks(recipe, launch().size)
     return Plan(recipe, run, start, notes, state)
+
+
+def _model_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe file need not say of a run's model: a Hugging Face model's own description."""
+    if not recipe.huggingface.used:
+        return {}
+    return recipe.model_dump(include={"huggingface": True, "data": {"tokenizer"}})

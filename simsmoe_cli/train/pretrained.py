@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.huggingface.save import FOLDER
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.recipe.routers import section_name
 from simsmoe_cli.recipe.schema import Recipe
@@ -47,6 +48,12 @@ class Pretrained:
         """
         opened = OpenedRun.open(run, which, data_dir)
         opened.require_language_model()
+        if opened.recipe.huggingface.used:
+            raise UserError(
+                "this run trained a Hugging Face model",
+                where=str(run.path),
+                hint=f"Give the model that it wrote: --from {run.path / FOLDER}.",
+            )
         opened.require_model()
         return cls(opened)
 

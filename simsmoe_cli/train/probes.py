@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from simsmoe_cli.data.streams import Tokens
-from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run import probes
 from simsmoe_cli.run.events import DEAD_BELOW, ProbedSimilarity, RouterLayer, SimilarityLayer
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
+from simsmoe_cli.similarity.routed import Routed
 from simsmoe_cli.train.evaluate import autocast
 
 MEASURE = "cka-linear-debiased"
@@ -79,7 +79,7 @@ def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def probe(model: Backbone, batch_BM: Tensor, context: StepContext, precision: str) -> Probe:
+def probe(model: MoEModel, batch_BM: Tensor, context: StepContext, precision: str) -> Probe:
     """Measure the load and the similarity of a model's experts.
 
     Args:
@@ -88,59 +88,50 @@ def probe(model: Backbone, batch_BM: Tensor, context: StepContext, precision: st
         context: step and options of routing; its `real_T` says which tokens are real.
         precision: "fp32" or "bf16" autocast.
     """
-    layers = model.moe_layers
-    inputs: list[Tensor] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for layer in layers
-    ]
     device = next(model.parameters()).device
     real_T = None if context.real_T is None else context.real_T.to(device)
-    context = replace(context, real_T=real_T)
     tokens = batch_BM.numel() if real_T is None else real_T.numel()
     was_training = model.training
     model.eval()
     try:
         with autocast(device, precision):
-            outputs = model.encode(batch_BM.to(device), (), context).moe
+            layers = model.route(batch_BM.to(device), replace(context, real_T=real_T))
             cka = [
-                pairwise_debiased_cka(layer.experts.dense(_real(x, real_T)).float())
-                for layer, x in zip(layers, inputs, strict=True)
+                pairwise_debiased_cka(model.dense(number, routed.input_TD).float())
+                for number, routed in enumerate(layers)
             ]
     finally:
-        for hook in hooks:
-            hook.remove()
         model.train(was_training)
     found = Probe(tokens, [], [], [], [])
     # The host reads the numbers here, once per probe and layer.
-    for number, (output, cka_NN) in enumerate(zip(outputs, cka, strict=True)):
-        routing = output.routing
-        num_experts = routing.logits_TN.shape[1]
-        load_N = load_fraction(routing.index_TK, num_experts)
-        probability_TN = routing.logits_TN.softmax(-1)
+    for number, (routed, cka_NN) in enumerate(zip(layers, cka, strict=True)):
+        found.router.append(_router_layer(number, routed, len(cka_NN)))
         # One column more for empty slots, dropped again.
-        chosen_TN = F.pad(torch.zeros_like(routing.logits_TN), (0, 1))
-        chosen_TN = chosen_TN.scatter_(1, routing.index_TK, 1.0)[:, :num_experts]
+        chosen_TN = torch.zeros(len(routed.index_TK), len(cka_NN) + 1, device=device)
+        chosen_TN = chosen_TN.scatter_(1, routed.index_TK, 1.0)[:, :-1]
         shared_NN = chosen_TN.T @ chosen_TN
-        found.router.append(
-            {
-                "layer": number,
-                "load": load_N.tolist(),
-                "load_cv": (load_N.std(correction=0) / load_N.mean()).item(),
-                "dead": torch.nonzero(load_N < DEAD_BELOW / num_experts).flatten().tolist(),
-                "entropy_nats": _entropy(probability_TN).mean().item(),
-                "entropy_of_mean_nats": _entropy(probability_TN.mean(0)).item(),
-            }
-        )
         found.cka.append(cka_NN.cpu().numpy())
         found.shared.append(shared_NN.fill_diagonal_(0).int().cpu().numpy())
         found.similarity.append(probes.layer_summary(number, found.cka[-1]))
     return found
 
 
-def _real(x_BMD: Tensor, real_T: Tensor | None) -> Tensor:
-    """A layer's inputs [T, D], padding left out."""
-    x_TD = x_BMD.flatten(0, -2)
-    return x_TD if real_T is None else x_TD.index_select(0, real_T)
+def _router_layer(number: int, routed: Routed, num_experts: int) -> RouterLayer:
+    """A layer's part of a router event; entropies only where the router's distribution is known."""
+    load_N = load_fraction(routed.index_TK, num_experts)
+    layer: RouterLayer = {
+        "layer": number,
+        "load": load_N.tolist(),
+        "load_cv": (load_N.std(correction=0) / load_N.mean()).item(),
+        "dead": torch.nonzero(load_N < DEAD_BELOW / num_experts).flatten().tolist(),
+        "entropy_nats": None,
+        "entropy_of_mean_nats": None,
+    }
+    if routed.logits_TN is not None:
+        probability_TN = routed.logits_TN.softmax(-1)
+        layer["entropy_nats"] = _entropy(probability_TN).mean().item()
+        layer["entropy_of_mean_nats"] = _entropy(probability_TN.mean(0)).item()
+    return layer
 
 
 def _entropy(probability: Tensor) -> Tensor:

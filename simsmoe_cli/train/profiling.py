@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.model.attention import RelativeAttention, RopeAttention
 from simsmoe_cli.model.blocks import DenseFFN
+from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.experts.base import Experts
 from simsmoe_cli.moe.layer import MoELayer
@@ -94,7 +95,7 @@ class Profiler(Unprofiled):
     """
 
     def __init__(
-        self, folder: Path, steps: int, left: int, model: Backbone, *, compiled: bool, tokens: int
+        self, folder: Path, steps: int, left: int, model: MoEModel, *, compiled: bool, tokens: int
     ):
         if steps + SKIPPED > left:
             raise UserError(
@@ -174,6 +175,8 @@ class Profiler(Unprofiled):
                 self._undo.callback(before.remove)
                 self._undo.callback(after.remove)
 
+        if not isinstance(self.model, Backbone):  # the parts of other models are not known
+            return
         encode = self.model.encode
 
         def marked(*arguments: Any, **options: Any) -> Any:

@@ -122,8 +122,9 @@ def differences(
     """Fields of two dumped recipes that differ: dotted path, old value, new value."""
     found: list[tuple[str, Any, Any]] = []
     for key, value in old.items():
-        if isinstance(value, dict):
-            found += differences(value, new[key], f"{prefix}{key}.")
-        elif value != new[key]:
-            found.append((prefix + key, value, new[key]))
+        other = new.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            found += differences(value, other, f"{prefix}{key}.")
+        elif value != other:
+            found.append((prefix + key, value, other))
     return found

@@ -14,6 +14,8 @@ from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore, find_store
 from simsmoe_cli.errors import EXIT_DATA, Terminated, UserError
 from simsmoe_cli.files import atomic
+from simsmoe_cli.huggingface.save import keep_tokenizer
+from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
@@ -44,7 +46,8 @@ def open_store(
     if name == "pystdlib" and not (data_dir / name).exists():
         if on_prepare is not None:
             on_prepare(f"preparing {name} in {data_dir / name}")
-        prepare(name, data_dir / name, tokenizer=recipe.data.tokenizer)
+        tokenizer = recipe.huggingface.folder or recipe.data.tokenizer
+        prepare(name, data_dir / name, tokenizer=tokenizer)
     store = TokenStore.open(find_store(name, data_dir))
     kind = store.manifest.tokenizer
     if kind != recipe.data.tokenizer:
@@ -53,7 +56,8 @@ def open_store(
             f"the corpus was prepared with the tokenizer '{kind}', the recipe wants '{wanted}'",
             where=str(store.path),
             hint=f"Use --set data.tokenizer={kind}, or prepare it again with --tokenizer "
-            f"{'FOLDER' if wanted == 'huggingface' else wanted} and another --name.",
+            f"{recipe.huggingface.folder or 'FOLDER' if wanted == 'huggingface' else wanted} and "
+            "another --name.",
             code=EXIT_DATA,
         )
     if recipe.data.attend_within_documents and store.manifest.end_id is None:
@@ -76,7 +80,10 @@ def open_corpus(
         UserError: see `open_store` and `OpenedRun.corpus`.
     """
     if plan.resume_from is None or plan.state is None:
-        return open_store(plan.recipe, data_dir, on_prepare)
+        store = open_store(plan.recipe, data_dir, on_prepare)
+        if plan.pretrained is not None:
+            plan.pretrained.require_encoded(store)
+        return store
     return OpenedRun(plan.run, "last", plan.resume_from, plan.state, plan.recipe, data_dir).corpus()
 
 
@@ -95,11 +102,12 @@ def train(
         UserError: see the exit codes in errors.py.
         signals.Stopped: stopped by a signal after saving.
     """
-    vocab_size = store.manifest.vocab_size
+    recipe, vocab_size, start = plan.recipe, store.manifest.vocab_size, plan.pretrained
+    model = None if start is None else lambda: start.language_model(recipe, vocab_size, device)
     return _run(
         plan,
         device,
-        lambda: LanguageModelling(plan.recipe, store, device),
+        lambda: LanguageModelling(recipe, store, device, model),
         lambda: micro_batches_that_fit(plan.recipe, vocab_size, device),
         subscriber=subscriber,
         on_step=on_step,
@@ -120,6 +128,7 @@ def finetune(
     def objective() -> Classification:
         made = Classification(plan.recipe, plan.task, plan.vocabulary, device, plan.origin)
         if plan.pretrained is not None:
+            assert isinstance(made.model, Classifier)
             made.warnings += plan.pretrained.load_into(made.model)
         return made
 
@@ -149,6 +158,8 @@ def _run(
         atomic.write(run.recipe, dump_recipe(recipe))
         if isinstance(plan, FinetunePlan):
             plan.vocabulary.save(run)
+        elif plan.pretrained is not None:
+            keep_tokenizer(plan.pretrained.files.path, run)
         record_session(run, device, plan.resume_from)
 
     keep_freed_memory(device)
@@ -193,7 +204,7 @@ def _what_takes_memory(recipe: Recipe) -> str:
         f"Raise train.micro_batches (now {train.micro_batches}), or lower train.batch (now "
         f"{train.batch})"
     )
-    if recipe.finetune.task:
+    if recipe.finetune.task or recipe.huggingface.used:
         return f"{hint} or train.block (now {train.block})."
     return (
         f"{hint}, train.block (now {train.block}), model.span (now {model.span}) or model.width "

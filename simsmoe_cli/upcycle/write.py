@@ -31,8 +31,8 @@ from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.folder import (
     INDEX,
     SINGLE,
-    TOKENIZER_FILES,
     ModelFolder,
+    accompanying,
     read_model_folder,
 )
 from simsmoe_cli.huggingface.foreign_code import foreign_code, transformers_module
@@ -47,15 +47,6 @@ from simsmoe_cli.upcycle.plan import Output, outputs, require_dense_weights, sha
 
 MOST_EXPERTS = 1024
 SHARD_BYTES = 5 * 10**9
-KEPT = (
-    *TOKENIZER_FILES,
-    "tokenizer_config",
-    "special_tokens_map",
-    "added_tokens",
-    "chat_template",
-    "generation_config",
-    "LICENSE",
-)
 
 
 @dataclass(frozen=True)
@@ -147,11 +138,8 @@ def upcycle(dense: Path, out: Path, settings: Settings, shard_bytes: int = SHARD
             with foreign_code("transformers cannot write config.json", str(out)):
                 new = moe_config(config, layout, settings.experts, settings.top_k, transformers)
                 new.save_pretrained(partial)
-            for file in sorted(dense.iterdir()):
-                if file.is_file() and (
-                    file.name.startswith(KEPT) or file.suffix in (".tiktoken", ".model")
-                ):
-                    shutil.copyfile(file, partial / file.name)
+            for file in accompanying(dense):
+                shutil.copyfile(file, partial / file.name)
             _Writer(folder, settings, config.initializer_range).write(
                 partial, shards(tensors, shard_bytes)
             )

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.any_moe.expert_calls import LayerRecorder, Routed, recording
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder, recording
 from simsmoe_cli.any_moe.find_layers import find_expert_layers
 from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.similarity.routed import Routed
 from tests.any_moe import models
 from tests.any_moe.models import CHOSEN, EXPERTS, WIDTH
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.fail_above import fail_above
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure
@@ -22,6 +21,7 @@ from simsmoe_cli.collapse.sources.base import Batch, LayerSpec
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import EXIT_COLLAPSE, UserError
 from simsmoe_cli.moe.experts.loop import LoopExperts
+from simsmoe_cli.similarity.routed import Routed
 from tests.collapse.planted import HIDDEN, QUICK, WIDTH, Planted
 
 

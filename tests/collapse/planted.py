@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Size, WholeSource
 from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.moe.experts.loop import LoopExperts
+from simsmoe_cli.similarity.routed import Routed
 
 WIDTH, HIDDEN, EXPERTS = 40, 12, 5
 QUICK = Options(rows=1024, tokens=2048, blocks=16, resamples=100)

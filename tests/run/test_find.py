@@ -117,7 +117,7 @@ def test_a_part_of_a_run_names_its_run(
 def test_a_repository_of_hugging_face_is_not_a_run(capsys: Capture, command: str) -> None:
     said = refusal(capsys, command, "mistralai/Mixtral-8x7B-v0.1")
     assert "mistralai/Mixtral-8x7B-v0.1: no such run or folder, and nothing is downloaded" in said
-    assert "only collapse-report takes it, as a folder: hf download mistralai/Mixtral-8x7B" in said
+    assert "take it, as a folder: hf download mistralai/Mixtral-8x7B" in said
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "collapse-report"])

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.findings import Difference, Findings, LayerFindings, defined
 from simsmoe_cli.collapse.measure.across_layers import overall
 from simsmoe_cli.collapse.measure.difference import difference_of, pair_to_show, with_labels
@@ -33,6 +32,7 @@ from simsmoe_cli.errors import DataError
 from simsmoe_cli.run.events import DEAD_BELOW
 from simsmoe_cli.run.layer_labels import layer_labels
 from simsmoe_cli.run.score import bits, perplexity
+from simsmoe_cli.similarity.routed import Routed
 
 
 def measure(

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.findings import defined
 from simsmoe_cli.collapse.measure.layer import Layer, matrix
 from simsmoe_cli.run.events import DEAD_BELOW
+from simsmoe_cli.similarity.routed import Routed
 
 
 @dataclass

@@ -20,8 +20,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.subject import History, Subject
+from simsmoe_cli.similarity.routed import Routed
 
 
 @dataclass(frozen=True)

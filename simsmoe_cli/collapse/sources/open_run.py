@@ -20,7 +20,7 @@ from simsmoe_cli.collapse.sources.run import CorpusSource, RunSource, TaskSource
 from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.data.tasks.encode import encode
 from simsmoe_cli.errors import DataError, UserError, nearest
-from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.checkpoint_state import STATE
 from simsmoe_cli.run.folder import RunDir
@@ -153,16 +153,15 @@ def _without_folder(note: str) -> str:
     return re.sub(r"(?<!\S)[/~]\S*/", "", note)
 
 
-def _facts(opened: OpenedRun, model: Backbone) -> dict[str, Any]:
+def _facts(opened: OpenedRun, model: MoEModel) -> dict[str, Any]:
     """The fields of a `Source` that describe the model."""
-    names = {module: name for name, module in model.named_modules()}
     recipe = opened.recipe
     return {
         "subject": Subject(
             kind="run",
             name=opened.run.name,
             recipe=recipe.name,
-            router=recipe.moe.router,
+            router=model.router_name,
             similarity=recipe.similarity.preset,
             settings=recipe.model_dump(mode="json"),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -172,7 +171,7 @@ def _facts(opened: OpenedRun, model: Backbone) -> dict[str, Any]:
             simsmoe=__version__,
             torch=torch.__version__,
         ),
-        "layers": [LayerSpec(names[layer], recipe.moe.experts) for layer in model.moe_layers],
+        "layers": [LayerSpec(name, experts) for name, experts in model.expert_layers],
         "block": recipe.train.block,
         "history": read_history(opened.run.events),
     }

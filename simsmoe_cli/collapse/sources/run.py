@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.sources.base import Batch, Size, WholeSource
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     BATCH_TOKENS,
@@ -33,15 +32,16 @@ from simsmoe_cli.data.tasks.batches import Batch as Texts
 from simsmoe_cli.data.tasks.batches import collate
 from simsmoe_cli.data.tasks.encode import EncodedSplit
 from simsmoe_cli.data.tokenizers.base import Tokenizer
-from simsmoe_cli.model.classifier import Classifier, real_positions
-from simsmoe_cli.model.language_model import Backbone, LanguageModel
-from simsmoe_cli.moe.routers.base import Routing, StepContext
+from simsmoe_cli.model.classifier import real_positions
+from simsmoe_cli.model.interface import MoEModel, TextClassifier, TextModel
+from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.similarity.routed import Routed
 
 
 class RunSource(WholeSource):
     """A model of our own training; `facts` are the fields of a `Source`."""
 
-    def __init__(self, model: Backbone, context: StepContext, tokenizer: Tokenizer, **facts: Any):
+    def __init__(self, model: MoEModel, context: StepContext, tokenizer: Tokenizer, **facts: Any):
         super().__init__(**facts)
         self.model = model.eval()
         self.context = context
@@ -53,43 +53,24 @@ class RunSource(WholeSource):
     ) -> tuple[Any, list[Routed]]:
         """The model's output, and the routing of the real tokens, which are at the positions
         real_T."""
-        taken: list[Tensor] = []
-        hooks = [
-            layer.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
-            for layer in self.model.moe_layers
-        ]
-        try:
-            with torch.no_grad():
-                output = self.model(*inputs, context)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        routings: list[Routing] = [layer.routing for layer in output.moe]
-        routed = slice(None) if context.real_T is not None else real_T
-        return output, [
-            Routed(x.flatten(0, -2)[real_T], routing.index_TK[routed], routing.logits_TN[routed])
-            for x, routing in zip(taken, routings, strict=True)
-        ]
+        with torch.no_grad(), self.model.watching() as seen:
+            output = self.model(*inputs, context)
+        if context.real_T is None:
+            seen = [routed.of(real_T) for routed in seen]
+        return output, seen
 
     def dense(self, layer: int, x_TD: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.model.moe_layers[layer].experts.dense(x_TD).float()
+            return self.model.dense(layer, x_TD).float()
 
     def weights(self, layer: int) -> list[Tensor]:
-        experts = self.model.moe_layers[layer].experts
-        entering, leaving = experts.w_in.detach(), experts.w_out.detach().mT
-        if experts.b_in is not None:
-            entering = torch.cat([entering, experts.b_in.detach()[..., None]], dim=-1)
-        # SwiGLU stacks gate and up: a hidden unit has a row of each.
-        halves = list(entering.chunk(2, dim=1)) if experts.swiglu else [entering]
-        return [*halves, leaving]
+        return self.model.expert_weights(layer)
 
     @property
     def size(self) -> Size:
         layers = range(len(self.layers))
-        recipe = self.model.recipe
         weights = [self.weights(layer) for layer in layers]
-        return Size.of(self.model, weights, recipe.moe.top_k, self.model.vocab_size)
+        return Size.of(self.model, weights, self.model.experts_per_token, self.model.vocab_size)
 
     def text_of(self, ids: list[int]) -> list[str]:
         return [self.tokenizer.decode([token]) for token in ids]
@@ -98,16 +79,16 @@ class RunSource(WholeSource):
 class CorpusSource(RunSource):
     """A language model and the corpus it was trained on."""
 
-    model: LanguageModel
+    model: TextModel
 
-    def __init__(self, model: LanguageModel, context: StepContext, store: TokenStore, **facts: Any):
+    def __init__(self, model: TextModel, context: StepContext, store: TokenStore, **facts: Any):
         super().__init__(model, context, store.tokenizer, **facts)
         self.store = store
         self.tokens: Tokens = store.checked_split(self.split)
         self.tokens_per_unit = store.manifest.splits[self.split].tokens_per_unit
 
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
-        carries = self.model.position is not None
+        carries = bool(self.model.initial_memory(1))
         memory: list[Tensor] = []
         together = tokens_per_batch(self.model.vocab_size)
         for inputs, targets, measured in evaluation_windows(
@@ -140,11 +121,11 @@ class TaskSource(RunSource):
     expert-choice, which compares the tokens of a whole batch.
     """
 
-    model: Classifier
+    model: TextClassifier
 
     def __init__(
         self,
-        model: Classifier,
+        model: TextClassifier,
         context: StepContext,
         tokenizer: Tokenizer,
         texts: EncodedSplit,

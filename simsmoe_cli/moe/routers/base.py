@@ -99,6 +99,13 @@ class Routing:
     metrics: dict[str, Tensor] = field(default_factory=dict)
     learned_TN: Tensor | None = None
 
+    def foremost_T(self) -> Tensor:
+        """The expert with the largest weight of each token, int64; -1 where it has none."""
+        empty_TK = self.index_TK == self.logits_TN.shape[1]
+        weight_TK = self.weight_TK.float().masked_fill(empty_TK, -1.0)
+        best_T1 = weight_TK.argmax(1, keepdim=True)
+        return torch.where(empty_TK.all(1), -1, self.index_TK.gather(1, best_T1).squeeze(1))
+
 
 class Router(nn.Module):
     """Base of all routers: `forward(x_TD, given) -> Routing`."""

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
@@ -49,7 +49,7 @@ class Objective(ABC, Generic[S]):
         warnings: for the start of a run.
     """
 
-    model: Backbone
+    model: MoEModel
     unit: str
     in_bits: bool
     static_shapes: bool

@@ -26,7 +26,8 @@ from simsmoe_cli.data.tasks.encode import EncodedSplit, encode
 from simsmoe_cli.data.tasks.store import Example, Task
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.background import ReadAhead
-from simsmoe_cli.model.classifier import Classifier, real_positions
+from simsmoe_cli.model.classifier import real_positions
+from simsmoe_cli.model.interface import TextClassifier, classifier
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
@@ -109,7 +110,7 @@ class Classification(Objective[TaskEvaluation]):
     unit = "text"
     in_bits = False
     static_shapes = False
-    model: Classifier
+    model: TextClassifier
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class Classification(Objective[TaskEvaluation]):
         self._test = self._encode(task.reported, task.split(task.reported))
         self._probe = _first_texts(self._valid, settings.probe_tokens)
         torch.manual_seed(settings.seed)
-        self.model = Classifier(recipe, vocabulary.size, len(task.labels)).to(device)
+        self.model = classifier(recipe, vocabulary.size, len(task.labels)).to(device)
 
     def _encode(self, split: str, examples: list[Example]) -> EncodedSplit:
         """Encode a split; add a warning for texts that were cut or have unknown words."""
@@ -279,7 +280,7 @@ def _first_texts(split: EncodedSplit, tokens: int) -> Batch:
 
 @torch.inference_mode()
 def classify(
-    model: Classifier, split: EncodedSplit, batch: int, precision: str, context: StepContext
+    model: TextClassifier, split: EncodedSplit, batch: int, precision: str, context: StepContext
 ) -> TaskEvaluation:
     """Classify every text of a split, leaving the model in the mode it was in.
 

@@ -5,7 +5,7 @@ Shapes: B streams, M block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import TrainStreams
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.background import ReadAhead
-from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.model.interface import TextModel, language_model
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
@@ -33,12 +33,18 @@ class LanguageModelling(Objective[Evaluation]):
         recipe: what to train.
         store: the prepared corpus.
         device: where to compute.
+        make: makes the model with the weights to start from, on the device; None: fresh weights.
     """
 
-    static_shapes = True
-    model: LanguageModel
+    model: TextModel
 
-    def __init__(self, recipe: Recipe, store: TokenStore, device: torch.device):
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: TokenStore,
+        device: torch.device,
+        make: Callable[[], TextModel] | None = None,
+    ):
         super().__init__(recipe, device)
         settings = recipe.train
         self.store = store
@@ -54,7 +60,11 @@ class LanguageModelling(Objective[Evaluation]):
         self._read = ReadAhead(self.streams.read)
         self._probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
         torch.manual_seed(settings.seed)
-        self.model = LanguageModel(recipe, store.manifest.vocab_size).to(device)
+        if make is None:
+            self.model = language_model(recipe, store.manifest.vocab_size).to(device)
+        else:
+            self.model = make()
+        self.static_shapes = self.model.compiles
         if self.model.document_end is not None:
             assert store.manifest.end_id is not None
             self.model.document_end.fill_(store.manifest.end_id)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.measure.options import Options
@@ -22,6 +21,7 @@ from simsmoe_cli.collapse.sources.run import CorpusSource
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.similarity.routed import Routed
 from simsmoe_cli.train.probes import probe
 from tests.collapse.planted import QUICK, Planted, oracle_debiased
 from tests.collapse.runs import RELATIVE, opened, write_run

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.measure.layer import Layer
 from simsmoe_cli.collapse.measure.routing import Counts, measure_layer, received
+from simsmoe_cli.similarity.routed import Routed
 from tests.collapse.planted import EXPERTS, QUICK, WIDTH, Planted
 
 INDEX = torch.tensor([[0, 1], [0, 1], [0, 2], [3, EXPERTS]])  # one slot is empty

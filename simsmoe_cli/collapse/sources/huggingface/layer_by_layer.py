@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.any_moe.expert_calls import LayerRecorder, Routed, recording
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder, recording
 from simsmoe_cli.collapse.sources.base import Listener, Reading, Size
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     evaluation_windows,
@@ -32,6 +32,7 @@ from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.data.streams import IGNORED
 from simsmoe_cli.huggingface.check_weights import UnusualWeights
 from simsmoe_cli.huggingface.foreign_code import foreign_code
+from simsmoe_cli.similarity.routed import Routed
 
 LAYER_BATCH_TOKENS = 4096  # tokens that go through a decoder layer at once
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.any_moe.expert_calls import LayerRecorder, Routed, recording
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder, recording
 from simsmoe_cli.any_moe.find_layers import find_expert_layers, no_experts
 from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Size, WholeSource
 from simsmoe_cli.collapse.sources.evaluation_windows import (
@@ -23,6 +23,7 @@ from simsmoe_cli.collapse.sources.evaluation_windows import (
 from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.files.foreign_calls import silent_stderr
 from simsmoe_cli.huggingface.foreign_code import foreign_code
+from simsmoe_cli.similarity.routed import Routed
 
 
 class HuggingFaceSource(WholeSource):

@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.any_moe.find_layers import (
     ExpertLayer,
     ListedLayer,
@@ -34,6 +33,7 @@ from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.similarity.routed import Routed
 from tests.huggingface.families import (
     NOT_REPORTED,
     REPORTED,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from simsmoe_cli.any_moe.expert_calls import Routed
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.sources.base import Reading
@@ -21,6 +20,7 @@ from simsmoe_cli.collapse.sources.huggingface import layer_weights
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LayerwiseSource
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.model import precision
+from simsmoe_cli.similarity.routed import Routed
 from tests.collapse.sources.huggingface.test_families import saved
 from tests.huggingface.models import (
     MORE,
