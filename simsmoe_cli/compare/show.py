@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from simsmoe_cli.compare.measures import CURVES, MEASURES, Measure
 from simsmoe_cli.compare.read import RunSummary
 from simsmoe_cli.compare.statistics import Comparison
-from simsmoe_cli.errors import DataError, UserError, nearest, printable
+from simsmoe_cli.errors import DataError, UserError, escaped, nearest, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from simsmoe_cli.collapse.show.format import clean, short
+    from simsmoe_cli.collapse.show.format import NAME
     from simsmoe_cli.monitor.draw.canvas import Curve, line_plot
 
     cells = table(comparison)
@@ -74,18 +74,18 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         cells = [list(column) for column in zip(*cells, strict=True)]
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(cells[0]):
-        drawn.add_column(Text(clean(name)), justify="right" if place else "left", overflow="fold")
+        drawn.add_column(Text(escaped(name)), justify="right" if place else "left", overflow="fold")
     for row in cells[1:]:
-        drawn.add_row(*(Text(clean(cell)) for cell in row))
+        drawn.add_row(*(Text(escaped(cell)) for cell in row))
     console.print(drawn)
     console.print(Text("* the best of the runs", "dim"))
     for note in comparison.notes:
-        console.print(Text(f"Note: {clean(note)}.", "dim"))
+        console.print(Text(f"Note: {escaped(note)}.", "dim"))
     width = min(console.width, PLOT_WIDTH)
     for name in _kinds(comparison):
         curves = [
             Curve(
-                short(run.label),
+                printable(run.label, NAME),
                 np.array(run.curves[name].steps, dtype=float),
                 np.array(run.curves[name].values, dtype=float),
                 style=PLOT_STYLES[place % len(PLOT_STYLES)],
@@ -158,7 +158,6 @@ def _figure(comparison: Comparison, kinds: Sequence[str]) -> Drawing:
     """Curves of several runs over each other, one panel for each of `kinds`."""
     from simsmoe_cli.collapse.show.figures import style as drawing
     from simsmoe_cli.collapse.show.figures.training import curve, leave_out_start
-    from simsmoe_cli.collapse.show.format import short
 
     count, colours = len(comparison.runs), drawing.SERIES
     with drawing.style():
@@ -175,7 +174,7 @@ def _figure(comparison: Comparison, kinds: Sequence[str]) -> Drawing:
                     values,
                     dots + ("-", "--", ":")[place // len(colours) % 3],
                     color=colours[place % len(colours)],
-                    label=short(run.label, 48),
+                    label=printable(run.label, 48),
                     ms=2.5,
                     lw=1.2,
                 )

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from simsmoe_cli.collapse.findings import Estimate, Findings
 from simsmoe_cli.collapse.subject import Subject, Text
+from simsmoe_cli.errors import printable
 from simsmoe_cli.run.score import Scoring
 
 UNDEFINED = "undefined"
 NAMED = 3  # experts, layers or pairs that a sentence names
+NAME = 28  # letters of a run's or a layer's name
 LARGE = 1e9  # numbers from here on are shown with an exponent
 
 
@@ -23,27 +25,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
 
 
-def clean(text: str) -> str:
-    """The text as terminals and XML files may have it: control and direction characters, and halves
-    of characters, are written as code points."""
-    return "".join(char if char.isprintable() else f"\\u{{{ord(char):x}}}" for char in text)
-
-
-def short(text: str, length: int = 28) -> str:
-    """A name that fits a legend: its middle left out where it is longer."""
-    text = clean(text)
-    if len(text) <= length:
-        return text
-    head = (length - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
-
-
 def labels(subject: Subject, against: Subject | None) -> tuple[str, str]:
     """Short names of the two runs, told apart where they are equal."""
-    first = short(subject.name)
+    first = printable(subject.name, NAME)
     if against is None:
         return first, ""
-    second = short(against.name)
+    second = printable(against.name, NAME)
     return first, second if second != first else f"{second} (against)"
 
 

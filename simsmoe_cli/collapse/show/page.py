@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from simsmoe_cli.collapse.show.figures.style import Drawing, inline_svg
-from simsmoe_cli.collapse.show.format import clean
+from simsmoe_cli.errors import escaped
 
 
 def render(template: str, **fields: Any) -> str:
@@ -24,7 +24,7 @@ def render(template: str, **fields: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=lambda value: (
-            clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+            escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value
         ),
     )
     return environment.get_template(template).render(**fields)

@@ -9,6 +9,7 @@ from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.pairs import most_similar
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.format import (
+    NAME,
     interval,
     labels,
     number,
@@ -16,8 +17,8 @@ from simsmoe_cli.collapse.show.format import (
     origin,
     score_of,
     scored_unit,
-    short,
 )
+from simsmoe_cli.errors import printable
 
 TONES = {"healthy": "good", "partly alike": "warning", "collapsed": "bad", "undefined": "warning"}
 SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
@@ -82,7 +83,7 @@ def tiles(main: Findings, against: Findings | None) -> list[Tile]:
         Tile("Highest layer", None, 3, "")
         if highest is None
         else Tile(
-            f"Highest: layer {short(highest.label)}",
+            f"Highest: layer {printable(highest.label, NAME)}",
             highest.cka_mean.value,
             3,
             interval(highest.cka_mean, main.settings.level),

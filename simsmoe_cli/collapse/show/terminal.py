@@ -13,8 +13,8 @@ from rich.text import Text
 from simsmoe_cli.collapse.fail_above import partly_undefined
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show import tables
-from simsmoe_cli.collapse.show.format import clean
 from simsmoe_cli.collapse.show.summary import SIGNS, TONES, about, tiles
+from simsmoe_cli.errors import escaped
 
 PAIRS_SHOWN = 5
 STYLES = {"good": "green", "note": "", "warning": "yellow", "bad": "red"}
@@ -30,20 +30,20 @@ def show(report: Report, console: Console, written: Sequence[Path]) -> None:
     """
     verdict = report.verdict
     style = f"bold {STYLES[TONES[verdict.level]]}"
-    console.print(Text(clean(report.main.subject.name), "bold"))
-    console.print(Text(clean(about(report)), "dim"))
+    console.print(Text(escaped(report.main.subject.name), "bold"))
+    console.print(Text(escaped(about(report)), "dim"))
     console.print()
-    console.print(Text(clean(verdict.headline), style))
+    console.print(Text(escaped(verdict.headline), style))
     grid = Table.grid(padding=(0, 1))
     for sentence in verdict.sentences:
         tone = STYLES[sentence.tone]
-        grid.add_row(Text(f" {SIGNS[sentence.tone]}", tone), Text(clean(sentence.text)))
+        grid.add_row(Text(f" {SIGNS[sentence.tone]}", tone), Text(escaped(sentence.text)))
     console.print(grid)
     console.print()
     numbers = Table.grid(padding=(0, 2))
     for tile in tiles(report.main, report.against):
         numbers.add_row(
-            Text(clean(tile.label)), Text(tile.text, "bold"), Text(clean(tile.below), "dim")
+            Text(escaped(tile.label)), Text(tile.text, "bold"), Text(escaped(tile.below), "dim")
         )
     console.print(numbers)
     _print_table(console, tables.layers_table(report).brief())
@@ -59,9 +59,9 @@ def show(report: Report, console: Console, written: Sequence[Path]) -> None:
 def _print_table(console: Console, shown: tables.Table) -> None:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=shown.name, title_justify="left")
     for column in shown.columns:
-        drawn.add_column(Text(clean(column.label)), justify="left" if column.words else "right")
+        drawn.add_column(Text(escaped(column.label)), justify="left" if column.words else "right")
     for row in shown.rows:
-        drawn.add_row(*(Text(clean(cell.text), "red" if cell.tone else "") for cell in row))
+        drawn.add_row(*(Text(escaped(cell.text), "red" if cell.tone else "") for cell in row))
     console.print(drawn)
 
 
@@ -70,7 +70,7 @@ def _print_files(console: Console, written: Sequence[Path]) -> None:
     figures = [path for path in written if path.suffix in (".png", ".svg")]
     for path in written:
         if path not in figures:
-            console.print(Text(clean(str(path))), soft_wrap=True)
+            console.print(Text(escaped(str(path))), soft_wrap=True)
     if figures:
-        where = clean(str(figures[0].parent))
+        where = escaped(str(figures[0].parent))
         console.print(Text(f"{where} ({len(figures)} files)"), soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simsmoe_cli.collapse.findings import Estimate
-from simsmoe_cli.collapse.show.format import clean, count, every, number, short, some_of, worth
+from simsmoe_cli.collapse.show.format import count, every, number, some_of, worth
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,3 @@ def test_lists_are_cut_and_counted() -> None:
     assert every(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
     assert some_of(["a", "b", "c"]) == "a, b, c"
     assert some_of(list("abcde")) == "a, b, c and 2 more"
-
-
-def test_names_are_short_and_control_nothing() -> None:
-    assert clean("a\x1b[31m\u202e") == "a\\u{1b}[31m\\u{202e}"
-    assert short("x" * 40, 9) == "xxxx…xxxx"

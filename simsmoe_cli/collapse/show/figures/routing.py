@@ -20,7 +20,8 @@ from simsmoe_cli.collapse.show.figures.style import (
     new_figure,
     subjects,
 )
-from simsmoe_cli.collapse.show.format import number, origin, per_run, short
+from simsmoe_cli.collapse.show.format import number, origin, per_run
+from simsmoe_cli.errors import printable
 
 LOAD_COLOURS = matplotlib.colormaps["PuOr_r"]
 WRITTEN_UP_TO = 10  # experts; with more, numbers do not fit into their cells
@@ -58,7 +59,7 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
                             color="#000000" if light else "#ffffff",
                         )
         every = max(1, -(-len(findings.layers) // 12))
-        names = [short(layer.label, LABEL) for layer in findings.layers]
+        names = [printable(layer.label, LABEL) for layer in findings.layers]
         axes.set_yticks(range(0, len(names), every), names[::every])
         step = max(1, -(-experts // 16))
         axes.set_xticks(range(0, experts, step), [str(i) for i in range(0, experts, step)])

@@ -39,14 +39,15 @@ from simsmoe_cli.collapse.show.figures.style import (
 )
 from simsmoe_cli.collapse.show.figures.training import loss_figure, training_figure
 from simsmoe_cli.collapse.show.format import (
+    NAME,
     interval,
     labels,
     number,
     of_text,
     per_run,
-    short,
     worth,
 )
+from simsmoe_cli.errors import printable
 
 CKA_COLOURS = matplotlib.colormaps["magma_r"]
 DIFFERENCE_COLOURS = matplotlib.colormaps["viridis"]
@@ -207,7 +208,7 @@ def _cka(findings: Findings, layer: LayerFindings, suffix: str, with_name: bool)
     of_run = f"{labels(findings.subject, None)[0]}, " if with_name else ""
     return Drawing(
         f"cka-layer-{file_part(layer)}{suffix}",
-        f"{of_run}layer {short(layer.label)}: debiased CKA of each pair",
+        f"{of_run}layer {printable(layer.label, NAME)}: debiased CKA of each pair",
         f"Mean {number(mean.value)} (n = {mean.n:,} {mean.of}; "
         f"{interval(mean, findings.settings.level)}). Null of one pair: mean "
         f"{number(layer.cka_null.mean)}, 95% below {number(layer.cka_null.quantile_95)}. "
@@ -239,7 +240,7 @@ def _sheet(main: Findings, against: Findings | None) -> Drawing:
             axes.set_aspect("equal")
             expert_ticks(axes, layer.experts)
             axes.set_title(
-                f"layer {short(layer.label, LABEL)}: mean {number(layer.cka_mean.value, 2)}"
+                f"layer {printable(layer.label, LABEL)}: mean {number(layer.cka_mean.value, 2)}"
             )
             if column == 0:
                 axes.set_ylabel(name)
@@ -278,7 +279,7 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
         first, second = difference.experts
         layer = findings.layer_at(difference.layer)
         assert layer is not None
-        where = f"layer {short(layer.label)}, experts {first} and {second}"
+        where = f"layer {printable(layer.label, NAME)}, experts {first} and {second}"
         axes.set_title(f"{name}: {where}" if len(shown) > 1 else where, loc="left")
         axes.set_ylabel("token")
         every = max(1, len(difference.features) // 6)

@@ -35,7 +35,8 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from simsmoe_cli.collapse.findings import Findings
-from simsmoe_cli.collapse.show.format import clean, labels, number, short
+from simsmoe_cli.collapse.show.format import labels, number
+from simsmoe_cli.errors import escaped, printable
 
 WIDTH = 3.5  # inches: one column of a paper
 PNG_DPI = 200
@@ -142,7 +143,7 @@ def inline_svg(drawing: Drawing) -> str:
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{drawing.name}-", text)
     for colour, name in THEMED.items():
         text = text.replace(colour, f"var(--{name})")
-    label = html.escape(clean(f"{drawing.title}. {drawing.caption}"), quote=True)
+    label = html.escape(escaped(f"{drawing.title}. {drawing.caption}"), quote=True)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
@@ -191,8 +192,8 @@ def _words(drawing: Drawing) -> Iterator[Bbox]:
     figure = drawing.figure
     _lay_out(figure)
     width, height = figure.get_size_inches()
-    title = textwrap.fill(clean(drawing.title), round(width * 12.5))
-    caption = textwrap.fill(clean(drawing.caption), round(width * 21))
+    title = textwrap.fill(escaped(drawing.title), round(width * 12.5))
+    caption = textwrap.fill(escaped(drawing.caption), round(width * 21))
     gap = 0.06
     texts = [
         figure.text(0.02, 1 + gap / height, title, fontsize=9, fontweight="bold", va="bottom"),
@@ -291,7 +292,7 @@ def by_layer(runs: Runs, height: float, label: str) -> tuple[Figure, Axes]:
     layers = runs[0][0].layers
     every = max(1, -(-len(layers) // 12))
     shown = layers[::every]
-    words = [short(layer.label, LABEL) for layer in shown]
+    words = [printable(layer.label, LABEL) for layer in shown]
     axes.set_xticks([layer.layer for layer in shown], words)
     if any(len(word) > 4 for word in words):
         axes.tick_params(axis="x", rotation=90)
