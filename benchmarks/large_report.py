@@ -80,14 +80,14 @@ def write(folder: Path, layers: int) -> None:
     def weight(rows: int, columns: int) -> torch.Tensor:
         return torch.randn(rows, columns, generator=random).mul_(0.02).bfloat16()
 
-    places: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     total = 0
 
     def shard(tensors: dict[str, torch.Tensor]) -> None:
         nonlocal total
-        name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
+        name = f"model-{len(set(file_of.values())) + 1:05d}.safetensors"
         save_file(tensors, folder / name, metadata={"format": "pt"})
-        places.update(dict.fromkeys(tensors, name))
+        file_of.update(dict.fromkeys(tensors, name))
         total += sum(tensor.nbytes for tensor in tensors.values())
 
     shard(
@@ -117,7 +117,7 @@ def write(folder: Path, layers: int) -> None:
                 tensors[f"{own}.up_proj.weight"] = weight(HIDDEN, WIDTH)
                 tensors[f"{own}.down_proj.weight"] = weight(WIDTH, HIDDEN)
         shard(tensors)
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    index = {"metadata": {"total_size": total}, "weight_map": file_of}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": layers}))
 

@@ -105,8 +105,8 @@ def plan(
     dtype = size.dtype if device.type == "cpu" else torch.float32
     forward = size.products_per_token * options.all_tokens / speed(device, dtype)
     forward += size.stored / READ_PER_S
-    dense = sum(size.in_experts[place] for place in layers) * options.rows / speed(device, dtype)
-    statistics = sum(_statistics(size, place, options) for place in layers)
+    dense = sum(size.in_experts[layer] for layer in layers) * options.rows / speed(device, dtype)
+    statistics = sum(_statistics(size, layer, options) for layer in layers)
     rest = dense + statistics / speed(device, torch.float32)
     return Plan(
         options,
@@ -175,17 +175,17 @@ def speed(device: torch.device, dtype: torch.dtype) -> float:
 
 def _default(size: Size, options: Options, layers: Sequence[int]) -> Options:
     """Fewer rows for a large model: all experts on them cost about as much as the forward pass."""
-    if sum(size.in_experts[place] for place in layers) * options.rows < LARGE:
+    if sum(size.in_experts[layer] for layer in layers) * options.rows < LARGE:
         return options
     share = size.top_k / size.experts
     rows = min(options.rows, max(FEWEST_DEFAULT_ROWS, int(options.all_tokens * share)))
     return replace(options, rows=rows, tokens=options.all_tokens)
 
 
-def _statistics(size: Size, place: int, options: Options) -> float:
+def _statistics(size: Size, layer: int, options: Options) -> float:
     """Multiplications that the statistics of a layer cost, about."""
-    bound = max(options.products, options.rows * size.in_experts[place] / OF_RUNNING)
+    bound = max(options.products, options.rows * size.in_experts[layer] / OF_RUNNING)
     numbers = options.rows * size.experts * size.width
     whole = size.experts * size.width * options.rows**2
-    matching = min(options.matching, size.experts * size.in_experts[place])
+    matching = min(options.matching, size.experts * size.in_experts[layer])
     return STATISTICS * min(bound, whole) + 2 * matching + PASSES * numbers

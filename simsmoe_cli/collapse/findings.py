@@ -274,10 +274,10 @@ class Findings(Facts):
 
     @model_validator(mode="after")
     def _each_layer_once(self) -> Self:
-        places = [layer.layer for layer in self.layers]
-        if places != sorted(set(places)):
+        indices = [layer.layer for layer in self.layers]
+        if indices != sorted(set(indices)):
             raise ValueError("layers are not in their order, each once")
-        if len({layer.label for layer in self.layers}) < len(places):
+        if len({layer.label for layer in self.layers}) < len(indices):
             raise ValueError("two layers have one label")
         if self.difference is not None:
             layer = self.layer_at(self.difference.layer)
@@ -285,9 +285,9 @@ class Findings(Facts):
                 raise ValueError("the difference is of experts that are not there")
         return self
 
-    def layer_at(self, place: int) -> LayerFindings | None:
+    def layer_at(self, index: int) -> LayerFindings | None:
         """The layer with this index among those with experts; None if it was not measured."""
-        return next((layer for layer in self.layers if layer.layer == place), None)
+        return next((layer for layer in self.layers if layer.layer == index), None)
 
     @property
     def highest(self) -> LayerFindings | None:

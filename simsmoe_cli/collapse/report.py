@@ -82,8 +82,8 @@ class Report(Facts):
             return cls.model_validate(found)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            why = f"{printable(place)}: {printable(first['msg'], 160)}"
+            field = ".".join(map(str, first["loc"])) or "the file"
+            why = f"{printable(field)}: {printable(first['msg'], 160)}"
         except Unreadable as error:
             why = f"the file {error}"
         except (ValueError, KeyError, TypeError, RecursionError):

@@ -159,8 +159,8 @@ def _add(event: Event, summary: RunSummary) -> None:
 
 def report_of(folder: Path) -> Path | None:
     """The report in a folder, or in its folder report; None where there is none."""
-    places = (folder / REPORT, folder / "report" / REPORT)
-    return next((path for path in places if path.is_file()), None)
+    candidates = (folder / REPORT, folder / "report" / REPORT)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _of_report(folder: Path, label: str) -> RunSummary:

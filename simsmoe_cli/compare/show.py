@@ -73,8 +73,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     if len(comparison.runs) > MANY_RUNS:
         cells = [list(column) for column in zip(*cells, strict=True)]
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(cells[0]):
-        drawn.add_column(Text(escaped(name)), justify="right" if place else "left", overflow="fold")
+    for index, name in enumerate(cells[0]):
+        drawn.add_column(Text(escaped(name)), justify="right" if index else "left", overflow="fold")
     for row in cells[1:]:
         drawn.add_row(*(Text(escaped(cell)) for cell in row))
     console.print(drawn)
@@ -88,9 +88,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
                 printable(run.label, NAME),
                 np.array(run.curves[name].steps, dtype=float),
                 np.array(run.curves[name].values, dtype=float),
-                style=PLOT_STYLES[place % len(PLOT_STYLES)],
+                style=PLOT_STYLES[index % len(PLOT_STYLES)],
             )
-            for place, run in enumerate(comparison.runs)
+            for index, run in enumerate(comparison.runs)
         ]
         color = console.is_terminal
         console.print()
@@ -165,15 +165,15 @@ def _figure(comparison: Comparison, kinds: Sequence[str]) -> Drawing:
         figure = drawing.new_figure(0.4 + 0.13 * count + panel * len(kinds))
         grid = figure.subplots(len(kinds), 1, squeeze=False, sharex=True)[:, 0]
         for name, axes in zip(kinds, grid, strict=True):
-            for place, run in enumerate(comparison.runs):
+            for index, run in enumerate(comparison.runs):
                 values = run.curves[name].values
                 dots = "o" if len(values) <= 40 else ""
                 curve(
                     axes,
                     run.curves[name].steps,
                     values,
-                    dots + ("-", "--", ":")[place // len(colours) % 3],
-                    color=colours[place % len(colours)],
+                    dots + ("-", "--", ":")[index // len(colours) % 3],
+                    color=colours[index % len(colours)],
                     label=printable(run.label, 48),
                     ms=2.5,
                     lw=1.2,

@@ -65,9 +65,9 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
     if len(runs) < 2:
         raise UserError("compare needs two or more runs", hint="Give their names or folders.")
     resolved = [run.path.resolve() for run in runs]
-    for place, path in enumerate(resolved):
-        if path in resolved[:place]:
-            raise UserError("this run is given twice", where=printable(runs[place].path, 200))
+    for index, path in enumerate(resolved):
+        if path in resolved[:index]:
+            raise UserError("this run is given twice", where=printable(runs[index].path, 200))
     read: list[RunSummary] = []
     faults: list[UserError] = []
     left_out: list[str] = []

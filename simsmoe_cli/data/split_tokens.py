@@ -142,10 +142,10 @@ class SplitTokens:
     def _chunks(self, key: Key) -> NDArray[np.integer[Any]]:
         """The chunks that hold the ids at a key; some may come twice."""
         if isinstance(key, slice):
-            places = range(*key.indices(len(self)))
-            if not places:
+            positions = range(*key.indices(len(self)))
+            if not positions:
                 return np.arange(0)
-            ends = sorted((places[0], places[-1]))
+            ends = sorted((positions[0], positions[-1]))
             return np.arange(ends[0] // self._chunk_tokens, ends[1] // self._chunk_tokens + 1)
         index: NDArray[np.int64] = np.asarray(key, dtype=np.int64).ravel()
         index = np.where(index < 0, index + len(self), index) // self._chunk_tokens
@@ -165,9 +165,9 @@ class SplitTokens:
         end = min(begin + expected.chunk_bytes, self._bytes)
         digest = _hash(expected.algorithm)
         largest = 0
-        for place in range(begin, end, PIECE_BYTES):
-            piece = buffer[: min(PIECE_BYTES, end - place)]
-            self._read(piece, place)
+        for position in range(begin, end, PIECE_BYTES):
+            piece = buffer[: min(PIECE_BYTES, end - position)]
+            self._read(piece, position)
             digest.update(piece.data)
             largest = max(largest, int(piece.view(expected.dtype).max()))
         if digest.hexdigest() != expected.checksums[chunk]:
@@ -181,17 +181,17 @@ class SplitTokens:
                 f"{self._name} has id {largest:,}, and the vocabulary {expected.vocab_size:,} ids"
             )
 
-    def _read(self, piece: NDArray[np.uint8], place: int) -> None:
+    def _read(self, piece: NDArray[np.uint8], position: int) -> None:
         """Fill a buffer from an offset in the file."""
         view = piece.data
         while view:
             try:
-                count = os.preadv(self._file, [view], place)
+                count = os.preadv(self._file, [view], position)
             except OSError as error:
                 raise self._damaged(f"{self._name} cannot be read ({error.strerror})") from None
             if not count:
-                raise self._damaged(f"{self._name} ends at byte {place:,} of {self._bytes:,}")
-            view, place = view[count:], place + count
+                raise self._damaged(f"{self._name} ends at byte {position:,} of {self._bytes:,}")
+            view, position = view[count:], position + count
 
     def _require_size(self) -> None:
         """Raise a UserError if the file does not have its size: reading a mapping beyond the end of

@@ -61,8 +61,8 @@ class TrainStreams:
         if self.shuffle_seed is None:
             start_B = np.arange(self.batch) * self.length + index * self.block
         else:
-            places = self._order(step // self.blocks)[index * self.batch : (index + 1) * self.batch]
-            start_B = places % self.batch * self.length + places // self.batch * self.block
+            blocks = self._order(step // self.blocks)[index * self.batch : (index + 1) * self.batch]
+            start_B = blocks % self.batch * self.length + blocks // self.batch * self.block
         window = self.tokens[start_B[:, None] + np.arange(self.block + 1)]
         inputs = torch.from_numpy(window[:, :-1].astype(np.int64))
         targets = torch.from_numpy(window[:, 1:].astype(np.int64))
@@ -121,14 +121,14 @@ def evaluation_streams(
     steps = ahead * (streams > 1) + int(np.diff(bounds).max())
     for step in range(min(steps, max_blocks) if max_blocks else steps):
         # Streams near the start of the split have less to read ahead, and wait.
-        place = bounds[:-1] - ahead * (streams > 1) + step
-        first = 1 + np.maximum(place, 0) * stride  # the first target each stream scores now
+        number = bounds[:-1] - ahead * (streams > 1) + step  # of the block that each stream reads
+        first = 1 + np.maximum(number, 0) * stride  # the first target each stream scores now
         start = np.maximum(first - 1 - (block - stride), 0)
         # Past the end of the split the last token is repeated; those targets are not scored.
         position = start[:, None] + np.arange(block + 1)
         window = tokens[np.minimum(position, total - 1)].astype(np.int64)
-        own = (place >= bounds[:-1]) & (place < bounds[1:])
+        own = (number >= bounds[:-1]) & (number < bounds[1:])
         scored = (position[:, 1:] >= first[:, None]) & (position[:, 1:] < first[:, None] + stride)
         scored &= own[:, None] & (position[:, 1:] < total)
         targets = np.where(scored, window[:, 1:], IGNORED)
-        yield torch.from_numpy(window[:, :-1]), torch.from_numpy(targets), place == begins
+        yield torch.from_numpy(window[:, :-1]), torch.from_numpy(targets), number == begins

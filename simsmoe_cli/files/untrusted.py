@@ -101,8 +101,8 @@ def parse_json(content: bytes) -> Any:
         raise Unreadable("has half a character (a lone surrogate)") from None
     except json.JSONDecodeError as error:
         reason = f"{error.msg[:1].lower()}{error.msg[1:]}"
-        place = f", line {error.lineno:,}" if b"\n" in content else ""
-        raise Unreadable(f"is not JSON ({reason}{place})") from None
+        at = f", line {error.lineno:,}" if b"\n" in content else ""
+        raise Unreadable(f"is not JSON ({reason}{at})") from None
     except RecursionError:
         raise Unreadable("is nested too deep") from None
     except ValueError as error:
@@ -140,7 +140,7 @@ def validated(schema: type[M], value: Any) -> M:
         return schema.model_validate(value)
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
-        place = printable(".".join(map(str, first["loc"])))
+        field = printable(".".join(map(str, first["loc"])))
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "model_type":  # which names a class of ours
             reason = "input should be an object"
@@ -149,7 +149,7 @@ def validated(schema: type[M], value: Any) -> M:
         shown = "" if isinstance(given, dict | list) else f" (it is {printable(repr(given))})"
         more = f", and {len(others):,} more problems" if others else ""
         raise Unreadable(
-            f"{place}: {reason}{shown}{more}" if place else f"{reason}{more}"
+            f"{field}: {reason}{shown}{more}" if field else f"{reason}{more}"
         ) from None
 
 

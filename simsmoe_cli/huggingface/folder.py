@@ -167,10 +167,10 @@ def _tensors(folder: Path) -> dict[str, StoredTensor]:
 def _index(path: Path) -> dict[str, str]:
     """Tensor names and the file that holds each."""
     content = read_object(path)
-    places = content.get("weight_map")
-    if not isinstance(places, dict) or not places:
+    file_of = content.get("weight_map")
+    if not isinstance(file_of, dict) or not file_of:
         raise bad(f"{INDEX} has no weight_map that says which file holds which tensor", path.parent)
-    for name in places.values():
+    for name in file_of.values():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
             raise bad(f"{printable(name)} is not a safetensors file", path)
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\x00" in name:
@@ -181,7 +181,7 @@ def _index(path: Path) -> dict[str, str]:
             path,
             'Add "metadata": {} to it, or download it again.',
         )
-    return places
+    return file_of
 
 
 def _no_weights(folder: Path, names: list[str]) -> UserError:

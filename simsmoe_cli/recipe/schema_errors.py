@@ -51,27 +51,27 @@ def schema_problems(error: ValidationError) -> tuple[list[Problem], list[tuple[s
 
     The errors of one field (the alternatives of its type, the items of its list) are one problem.
     """
-    by_place: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    by_location: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        by_place.setdefault(_place(detail["loc"]), []).append(detail)
+        by_location.setdefault(_location(detail["loc"]), []).append(detail)
     # Looking for the nearest name takes time, and only the first problems are shown.
     problems = [
-        _schema_problem(place, details)
+        _schema_problem(location, details)
         if number < MOST_LINES
-        else Problem((".".join(place),), "not valid")
-        for number, (place, details) in enumerate(by_place.items())
+        else Problem((".".join(location),), "not valid")
+        for number, (location, details) in enumerate(by_location.items())
     ]
-    return problems, list(by_place)
+    return problems, list(by_location)
 
 
-def _place(location: tuple[int | str, ...]) -> tuple[str, ...]:
+def _location(location: tuple[int | str, ...]) -> tuple[str, ...]:
     """Section and name of the field of an error, without pydantic's steps into its value."""
     depth = 2 if location[0] in sections() else 1
     return tuple(str(step) for step in location[:depth])
 
 
-def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Problem:
-    paths = (".".join(place),)
+def _schema_problem(location: tuple[str, ...], details: list[ErrorDetails]) -> Problem:
+    paths = (".".join(location),)
     # A type may have alternatives, each with its error. A value out of range, or an item of a
     # list, came closest to one of them: its error says what is wrong.
     nearer = [
@@ -83,7 +83,7 @@ def _schema_problem(place: tuple[str, ...], details: list[ErrorDetails]) -> Prob
     detail = details[0]
     given, kind = detail["input"], detail["type"]
     if kind == "extra_forbidden":
-        return Problem(paths, "unknown key", _nearest_key(place))
+        return Problem(paths, "unknown key", _nearest_key(location))
     if kind == "string_pattern_mismatch" and "\\P{C}" in detail["ctx"]["pattern"]:
         return Problem(paths, f"no control characters are allowed, got {shown(given)}")
     index = next((step for step in detail["loc"] if isinstance(step, int)), None)
@@ -147,9 +147,9 @@ def _choices(detail: ErrorDetails) -> list[str]:
     return [each.strip("'") for each in re.split(", | or ", detail["ctx"]["expected"])]
 
 
-def _nearest_key(place: tuple[str, ...]) -> str:
+def _nearest_key(location: tuple[str, ...]) -> str:
     """The most likely key: a similar one in this section, or the same one in another section."""
-    *above, name = place
+    *above, name = location
     if "." in name:
         section, _, inner = name.partition(".")
         return f"Write '{printable(inner)}' inside the section '{printable(section)}'."

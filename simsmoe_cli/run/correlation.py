@@ -61,7 +61,7 @@ def ranks(values: Numbers) -> Array:
     """The rank of each value from 1; equal values share the mean of their ranks, nan stays nan."""
     found = np.full(len(values), np.nan)
     known = np.isfinite(values)
-    _, place, counts = np.unique(values[known], return_inverse=True, return_counts=True)
+    _, group, counts = np.unique(values[known], return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
-    found[known] = (ends - (counts - 1) / 2)[place]
+    found[known] = (ends - (counts - 1) / 2)[group]
     return found

@@ -75,7 +75,7 @@ class EventLog:
         kind = event["kind"]
         header = {"schema": SCHEMA, "kind": kind, "step": event["step"]}
         fields = finite(event, fp32=kind in FREQUENT)
-        written = header | {"time": round(time.time(), 3)} | fields
+        written = header | {"time": round(time.time(), 6)} | fields
         line = json.dumps(written, separators=(",", ":"), allow_nan=False) + "\n"
         self._file.write(line.encode())
         self._file.flush()

@@ -39,7 +39,7 @@ def layer_labels(names: Sequence[str]) -> list[str]:
         short = _without_common_start(labels)
         if len(set(short)) == len(short) and all(short):
             return short
-    return [str(place) for place in range(len(names))]
+    return [str(index) for index in range(len(names))]
 
 
 def pattern_labels(pattern: str, repeats: int) -> list[str]:
@@ -51,7 +51,7 @@ def pattern_labels(pattern: str, repeats: int) -> list[str]:
         repeats: how often the pattern is repeated. At most a million sub-layers are read.
     """
     most = max(0, min(repeats, _MOST_SUB_LAYERS // max(1, len(pattern))))
-    return [str(place) for place, kind in enumerate(pattern * most) if kind == "g"]
+    return [str(index) for index, kind in enumerate(pattern * most) if kind == "g"]
 
 
 def recipe_labels(recipe: object) -> list[str]:
@@ -72,7 +72,7 @@ def recipe_labels(recipe: object) -> list[str]:
 
 
 def find_layer(asked: str, labels: Sequence[str], where: str) -> int:
-    """The place of a layer among those with experts.
+    """The index of a layer among those with experts.
 
     Args:
         asked: its label.
@@ -95,7 +95,7 @@ def find_layer(asked: str, labels: Sequence[str], where: str) -> int:
 
 
 def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
-    """The places of several layers, in the order of the model, each once.
+    """The indices of several layers, in the order of the model, each once.
 
     Args:
         asked: labels with commas between them, or ranges of them with both ends, as "0,7,12-15". A
@@ -112,16 +112,16 @@ def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
         raise UserError(
             "no layer given", where=where, hint=f"Layers with experts: {listed(labels)}."
         )
-    places: set[int] = set()
+    indices: set[int] = set()
     for part in wanted:
         ends = re.fullmatch(r"(\d{1,9})\s*-\s*(\d{1,9})", part, re.ASCII)
         if ends is None or part in labels:
-            places.add(find_layer(part, labels, where))
+            indices.add(find_layer(part, labels, where))
             continue
         first, last = map(int, ends.groups())
         inside = {
-            place
-            for place, label in enumerate(labels)
+            index
+            for index, label in enumerate(labels)
             if label.isdecimal() and first <= int(label) <= last
         }
         if not inside:
@@ -130,8 +130,8 @@ def find_layers(asked: str, labels: Sequence[str], where: str) -> list[int]:
                 where=where,
                 hint=f"Layers with experts: {listed(labels)}.",
             )
-        places |= inside
-    return sorted(places)
+        indices |= inside
+    return sorted(indices)
 
 
 def listed(labels: Sequence[str]) -> str:
@@ -158,14 +158,14 @@ class _Name:
     @classmethod
     def of(cls, name: str) -> _Name:
         parts = name.split(".")
-        places = [at for at, part in enumerate(parts) if re.fullmatch(r"[0-9]{1,9}", part)]
-        if not places:
+        indices = [at for at, part in enumerate(parts) if re.fullmatch(r"[0-9]{1,9}", part)]
+        if not indices:
             return cls(tuple(parts), None, (), name)
         return cls(
-            tuple(parts[: places[0]]),
-            int(parts[places[0]]),
-            tuple(parts[at] for at in places[1:]),
-            ".".join(parts[: places[-1] + 1]),
+            tuple(parts[: indices[0]]),
+            int(parts[indices[0]]),
+            tuple(parts[at] for at in indices[1:]),
+            ".".join(parts[: indices[-1] + 1]),
         )
 
 

@@ -170,17 +170,17 @@ class _Writer:
 
     def write(self, out: Path, files: list[list[Output]]) -> None:
         """Write the files of weights and, if there are several, their index."""
-        places: dict[str, str] = {}
+        file_of: dict[str, str] = {}
         for number, tensors in enumerate(files, start=1):
             name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
             name = name if len(files) > 1 else SINGLE
             content = {tensor.name: self.made(tensor) for tensor in tensors}
             save_file(content, out / name, metadata={"format": "pt"})
-            places |= dict.fromkeys(content, name)
+            file_of |= dict.fromkeys(content, name)
             del content
         if len(files) > 1:
             total = sum(tensor.bytes for tensors in files for tensor in tensors)
-            index = {"metadata": {"total_size": total}, "weight_map": places}
+            index = {"metadata": {"total_size": total}, "weight_map": file_of}
             text = json.dumps(index, indent=2, sort_keys=True) + "\n"
             (out / INDEX).write_text(text, encoding="utf-8")
 

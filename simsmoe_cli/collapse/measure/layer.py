@@ -36,7 +36,7 @@ class Layer:
     """One layer with experts, and the rows that similarity is measured on.
 
     Attributes:
-        source, place: the model, and the layer's index among those with experts.
+        source, index: the model, and the layer's index among those with experts.
         spec: the layer's name and number of experts.
         options, bounds: the amount that is measured.
         counts: of the routing of all tokens.
@@ -52,19 +52,19 @@ class Layer:
     def __init__(
         self,
         source: Source,
-        place: int,
+        index: int,
         counts: Counts,
         input_TD: Tensor,
         index_TK: Tensor,
         options: Options,
     ):
-        self.source, self.place, self.spec = source, place, source.layers[place]
+        self.source, self.index, self.spec = source, index, source.layers[index]
         self.options, self.counts, self.index_TK = options, counts, index_TK
         self.input_TD, self.rows = input_TD, len(input_TD)
         self.finite_T = input_TD.isfinite().all(-1)
-        self.parts_NHF = source.weights(place)
+        self.parts_NHF = source.weights(index)
         weights = sum(part.numel() for part in self.parts_NHF)
-        self.outputs_NTD = all_outputs(source, place, input_TD)
+        self.outputs_NTD = all_outputs(source, index, input_TD)
         width = self.outputs_NTD.shape[2]
         self.bounds = Bounds.of(options, weights, self.spec.experts, self.rows, width)
 
@@ -75,13 +75,13 @@ class Layer:
 
     def generator(self, stream: int = 0) -> torch.Generator:
         """A new random generator for this layer; the same `stream` gives the same numbers."""
-        seed = self.options.seed * 1_000_003 + self.place
+        seed = self.options.seed * 1_000_003 + self.index
         return torch.Generator().manual_seed(seed + stream)
 
     def release_weights(self) -> None:
         """Release the weights. If any input is not finite, all outputs become undefined."""
         self.parts_NHF, self.input_TD = [], self.input_TD.new_empty(0)
-        self.source.release(self.place)
+        self.source.release(self.index)
         if not self.finite_T.all():
             self.outputs_NTD = torch.full_like(self.outputs_NTD, torch.nan)
 
@@ -100,7 +100,7 @@ def measure_all(layer: Layer, label: str) -> LayerFindings:
     for measure in measures("measure_layer"):
         found |= measure(layer)
     return LayerFindings(
-        layer=layer.place, label=label, name=layer.spec.name, experts=layer.spec.experts, **found
+        layer=layer.index, label=label, name=layer.spec.name, experts=layer.spec.experts, **found
     )
 
 
@@ -117,14 +117,14 @@ def _files() -> Iterator[Any]:
             yield importlib.import_module(f"{package}.{file.name}")
 
 
-def all_outputs(source: Source, place: int, input_TD: Tensor) -> Tensor:
+def all_outputs(source: Source, index: int, input_TD: Tensor) -> Tensor:
     """The outputs of all experts of a layer on all rows, [N, T, D] fp32, some rows at a time."""
     rows, width = input_TD.shape
-    experts = source.layers[place].experts
+    experts = source.layers[index].experts
     outputs_NTD: Tensor | None = None
     step = max(1, DENSE_BYTES // (4 * experts * width))
     for start in range(0, rows, step):
-        part_NRD = source.dense(place, input_TD[start : start + step])
+        part_NRD = source.dense(index, input_TD[start : start + step])
         if outputs_NTD is None:
             outputs_NTD = part_NRD.new_empty(experts, rows, part_NRD.shape[2])
         outputs_NTD[:, start : start + step] = part_NRD

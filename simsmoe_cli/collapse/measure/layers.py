@@ -108,7 +108,7 @@ class _Keeper:
 
     def __init__(self, source: Source, options: Options, layers: Sequence[int]):
         self.source, self.options = source, options
-        self.rows: dict[int, list[Routed]] = {place: [] for place in layers}
+        self.rows: dict[int, list[Routed]] = {layer: [] for layer in layers}
         self.difference: Difference | None = None
 
     def routed(self, layer: int, routed: Routed, rows: bool) -> None:
@@ -148,7 +148,7 @@ class _Measurer(_Keeper):
     ):
         super().__init__(source, options, layers)
         self.on_progress = on_progress
-        self.counts = {place: Counts.of(source.layers[place].experts) for place in layers}
+        self.counts = {layer: Counts.of(source.layers[layer].experts) for layer in layers}
         self.found: list[LayerFindings] = []
         self.bounds: list[Bounds] = []
         self.labels = layer_labels([layer.name for layer in source.layers])

@@ -55,17 +55,17 @@ def check_destination(out: Path) -> None:
     Raises:
         UserError: it is a file, or it cannot be created or written to.
     """
-    place = out.absolute()
+    existing = out.absolute()  # the folder, or the nearest above that exists
     with clear_os_errors(out):
         while True:
             try:
-                mode = place.stat().st_mode
+                mode = existing.stat().st_mode
                 break
             except FileNotFoundError:
-                place = place.parent
+                existing = existing.parent
         if not stat.S_ISDIR(mode):
             raise UserError("not a folder", where=str(out), hint="Choose another --out.")
-        if not os.access(place, os.W_OK | os.X_OK):
+        if not os.access(existing, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
@@ -144,9 +144,9 @@ def _of_a_report(path: Path) -> bool:
 
 def _in_use(folder: Path) -> bool:
     """Whether a folder cannot be moved, or is the working directory of this process."""
-    place = folder.resolve()
-    movable = os.access(place.parent, os.W_OK | os.X_OK) and not os.path.ismount(folder)
-    return not movable or Path.cwd().is_relative_to(place)
+    resolved = folder.resolve()
+    movable = os.access(resolved.parent, os.W_OK | os.X_OK) and not os.path.ismount(folder)
+    return not movable or Path.cwd().is_relative_to(resolved)
 
 
 @contextlib.contextmanager

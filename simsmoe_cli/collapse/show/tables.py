@@ -62,12 +62,12 @@ class Table:
 
     def brief(self) -> Table:
         """Only the columns that a terminal has room for."""
-        kept = [place for place, column in enumerate(self.columns) if column.brief]
+        kept = [index for index, column in enumerate(self.columns) if column.brief]
         return Table(
             self.id,
             self.name,
-            tuple(self.columns[place] for place in kept),
-            [tuple(row[place] for place in kept) for row in self.rows],
+            tuple(self.columns[index] for index in kept),
+            [tuple(row[index] for index in kept) for row in self.rows],
         )
 
 

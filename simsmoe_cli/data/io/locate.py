@@ -155,11 +155,11 @@ def _is_hidden(path: Path) -> bool:
 def walk(folder: Path) -> Iterator[Path]:
     """Files below a folder, hidden ones and linked folders left out; OSError for a folder that
     cannot be read."""
-    for place, folders, names in os.walk(folder, onerror=_raise):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
-                yield Path(place, name)
+                yield Path(parent, name)
 
 
 def _raise(error: OSError) -> None:

@@ -62,19 +62,19 @@ def _tables(located: Located) -> dict[str, Path]:
                 hint=f"A classification task is read from {FORMATS} files.",
             )
         return {"train": located.path}
-    places: dict[Path, dict[str, list[Path]]] = {}
+    splits_of: dict[Path, dict[str, list[Path]]] = {}
     for path in walk(located.path):
         stem = PurePath(plain_name(path)).stem.lower()
         if stem in SPLIT_NAMES and table_kind(path.name):
-            place = places.setdefault(path.parent, {})
-            place.setdefault(SPLIT_NAMES[stem], []).append(path)
-    with_train = [top for top in places if "train" in places[top]]
+            splits = splits_of.setdefault(path.parent, {})
+            splits.setdefault(SPLIT_NAMES[stem], []).append(path)
+    with_train = [top for top in splits_of if "train" in splits_of[top]]
     if not with_train:
         hint = f"A folder of a task holds a train file, and may hold valid and test: {FORMATS}."
         raise DataError("no train file there", where=located.given, hint=hint)
-    place = places[min(with_train, key=lambda top: (len(top.parts), top))]
-    for split, paths in place.items():
+    splits = splits_of[min(with_train, key=lambda top: (len(top.parts), top))]
+    for split, paths in splits.items():
         if len(paths) > 1:
             what = f"both {paths[0].name} and {paths[1].name} could be the {split} split"
             raise DataError(what, where=located.given, hint="Leave one.")
-    return {split: place[split][0] for split in ("train", "valid", "test") if split in place}
+    return {split: splits[split][0] for split in ("train", "valid", "test") if split in splits}

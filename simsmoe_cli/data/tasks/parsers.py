@@ -56,8 +56,8 @@ class Columns:
 
 def data_error(where: str, line: int, what: str, hint: str = "") -> UserError:
     """The error for something wrong in a file; line 0 if it is not in a single line."""
-    place = f"{where}, line {line}" if line else where
-    return DataError(what, where=place, hint=hint)
+    location = f"{where}, line {line}" if line else where
+    return DataError(what, where=location, hint=hint)
 
 
 def shown(name: str) -> str:

@@ -111,10 +111,10 @@ def prepare_task(
                     _require_same(existing, manifest)
                     existing.verify()
                     return existing
-                with whole_folder(out, replace=True) as place:
+                with whole_folder(out, replace=True) as partial:
                     for file in built.iterdir():
-                        file.rename(place / file.name)
-                    (place / TASK.manifest).write_text(manifest_text(manifest), encoding="utf-8")
+                        file.rename(partial / file.name)
+                    (partial / TASK.manifest).write_text(manifest_text(manifest), encoding="utf-8")
             prepared = Task.open(out)
             prepared.built = True
             return prepared

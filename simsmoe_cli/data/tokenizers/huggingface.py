@@ -314,8 +314,8 @@ def _joint(first: _Window, second: _Window, begin: int) -> tuple[int, int] | Non
         )
     ]
     at = {start: k for k, (_, start, _) in reversed(list(enumerate(b)))}
-    places = range(AGREE, len(a) - AGREE)
-    for i in sorted(places, key=lambda i: abs(a[i][1] - overlap // 2)):
+    cuts = range(AGREE, len(a) - AGREE)
+    for i in sorted(cuts, key=lambda i: abs(a[i][1] - overlap // 2)):
         if a[i - 1][1] == a[i][1] or a[i - 1][2] > a[i][1]:
             continue  # inside a character
         k = at.get(a[i][1], 0)

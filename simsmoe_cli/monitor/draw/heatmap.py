@@ -67,7 +67,7 @@ class Layout:
         inside = x >= self.left and line >= 0 and row < self.rows and column < self.columns
         return (row, column) if inside else None
 
-    def place_of(self, row: int, column: int) -> tuple[int, int]:
+    def position_of(self, row: int, column: int) -> tuple[int, int]:
         """x and y of the first character of a cell of the matrix."""
         drawn_row, drawn_column = row // self.block[0], column // self.block[1]
         y = drawn_row // 2 if self.halves else drawn_row * self.high
@@ -111,7 +111,7 @@ def layout(
 def heat_map(
     values_RC: Floats,
     scale: Scale,
-    place: Layout,
+    grid: Layout,
     *,
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
@@ -127,59 +127,59 @@ def heat_map(
     Args:
         values_RC: [R, C]; nan is shown as undefined.
         scale: from values to colours.
-        place: from `layout` for this matrix.
+        grid: from `layout` for this matrix.
         row_labels, column_labels: where the layout has room for them.
         masked_RC: meaningless cells (an expert compared with itself), left empty.
         selected: row and column of a cell to mark.
         color: False draws shades of grey as characters.
     """
-    level_RC = _levels(values_RC, scale, masked_RC, place)
-    lines = [Text(_column_labels(place, column_labels), style="dim")] if place.top else []
-    middle = (place.high - 1) // 2
-    for row in range(0, len(level_RC), 2 if place.halves else 1):
-        labelled = row * place.block[0]
-        for line in range(place.high):
+    level_RC = _levels(values_RC, scale, masked_RC, grid)
+    lines = [Text(_column_labels(grid, column_labels), style="dim")] if grid.top else []
+    middle = (grid.high - 1) // 2
+    for row in range(0, len(level_RC), 2 if grid.halves else 1):
+        labelled = row * grid.block[0]
+        for line in range(grid.high):
             in_middle = line == middle
-            shown = in_middle and place.left and labelled < len(row_labels)
+            shown = in_middle and grid.left and labelled < len(row_labels)
             label = row_labels[labelled] if shown else ""
-            text = Text(label.rjust(max(0, place.left - 1)) + " " * (place.left > 0))
+            text = Text(label.rjust(max(0, grid.left - 1)) + " " * (grid.left > 0))
             text.stylize("dim")
-            if place.halves:
-                cells = _halves(level_RC[row : row + 2], scale, place.wide)
+            if grid.halves:
+                cells = _halves(level_RC[row : row + 2], scale, grid.wide)
             else:
-                value_C = values_RC[row] if place.numbers and in_middle else None
-                cells = _cells(level_RC[row], value_C, scale, place.wide, in_middle, color)
-            lines.append(_joined(text, cells, place.wide))
+                value_C = values_RC[row] if grid.numbers and in_middle else None
+                cells = _cells(level_RC[row], value_C, scale, grid.wide, in_middle, color)
+            lines.append(_joined(text, cells, grid.wide))
     if selected is not None:
         style = SELECTED if color else Style(reverse=True, bold=True)
-        if place.halves:
+        if grid.halves:
             style = Style(color=PINK, bgcolor=PINK)
-        x, y = place.place_of(*selected)
-        for text in lines[y : y + place.high]:
-            text.stylize(style, x, x + place.wide)
+        x, y = grid.position_of(*selected)
+        for text in lines[y : y + grid.high]:
+            text.stylize(style, x, x + grid.wide)
     return lines
 
 
 def _levels(
-    values_RC: Floats, scale: Scale, masked_RC: NDArray[np.bool_] | None, place: Layout
+    values_RC: Floats, scale: Scale, masked_RC: NDArray[np.bool_] | None, grid: Layout
 ) -> NDArray[np.int64]:
     """The level of each cell that is drawn, the highest of its block; EMPTY where it is masked."""
     level = scale.level(values_RC)
     if masked_RC is not None:
         level = np.where(masked_RC, EMPTY, level)
-    if place.block != (1, 1):
-        for axis, size in enumerate(place.block):
+    if grid.block != (1, 1):
+        for axis, size in enumerate(grid.block):
             level = np.maximum.reduceat(level, np.arange(0, level.shape[axis], size), axis=axis)
     return level
 
 
-def _column_labels(place: Layout, labels: Sequence[str]) -> str:
-    line = [" "] * place.width
+def _column_labels(grid: Layout, labels: Sequence[str]) -> str:
+    line = [" "] * grid.width
     free = 0
-    for column in range(0, min(place.columns, len(labels)), place.block[1]):
+    for column in range(0, min(grid.columns, len(labels)), grid.block[1]):
         label = labels[column]
-        x = place.place_of(0, column)[0] + max(0, place.wide - 1 - len(label)) // 2
-        if x >= free and x + len(label) <= place.width:
+        x = grid.position_of(0, column)[0] + max(0, grid.wide - 1 - len(label)) // 2
+        if x >= free and x + len(label) <= grid.width:
             line[x : x + len(label)] = label
             free = x + len(label) + 1
     return "".join(line)

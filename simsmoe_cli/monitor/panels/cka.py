@@ -46,18 +46,18 @@ def _map(
 ) -> tuple[list[Text], Layout]:
     experts = layer.experts
     labels = [str(expert) for expert in range(experts)]
-    place = layout(experts, experts, width, height, label_width=len(labels[-1]), halves=view.color)
+    grid = layout(experts, experts, width, height, label_width=len(labels[-1]), halves=view.color)
     lines = heat_map(
         layer.cka,
         scale,
-        place,
+        grid,
         row_labels=labels,
         column_labels=labels,
         masked_RC=np.eye(experts, dtype=bool),
         selected=pairs.pair_of(view, experts),
         color=view.color,
     )
-    return lines, place
+    return lines, grid
 
 
 def _detail(view: View, width: int) -> Text:

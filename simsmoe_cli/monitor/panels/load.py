@@ -78,7 +78,7 @@ def _map(
     history = view.runs[run].history
     labels = [history.label(layer.layer) for layer in layers]
     beside_map = CV_WIDTH + (DEAD_WIDTH if width >= 60 else 0)
-    place = layout(
+    grid = layout(
         len(layers),
         experts,
         width - beside_map,
@@ -87,7 +87,7 @@ def _map(
         halves=view.color,
     )
     rows = [layer.layer for layer in layers]
-    on_line = _rows_by_line(place)
+    on_line = _rows_by_line(grid)
     chosen = view.selection.layer
     for first, last in on_line.values():
         if chosen in rows[first:last]:  # the label of a line is its first row's
@@ -98,26 +98,26 @@ def _map(
     lines = heat_map(
         share_RC,
         scale,
-        place,
+        grid,
         row_labels=labels,
         column_labels=[str(expert) for expert in range(experts)],
         selected=selected,
         color=view.color,
     )
-    room = width - place.width
+    room = width - grid.width
     head = "  CV"
     if any(last - first > 1 for first, last in on_line.values()):
         head = " max CV" if room > CV_WIDTH else " max"
     for y, (first, last) in on_line.items():
-        _annotate(view, lines[y], layers[first:last], place, room, len(head))
-    if place.top:
-        lines[0].pad_right(place.width - lines[0].cell_len)
+        _annotate(view, lines[y], layers[first:last], grid, room, len(head))
+    if grid.top:
+        lines[0].pad_right(grid.width - lines[0].cell_len)
         lines[0].append(head if room < len(head) + 8 else f"{head}  dead", "dim")
-    return lines, place
+    return lines, grid
 
 
 def _annotate(
-    view: View, line: Text, layers: Sequence[RouterLayer], place: Layout, room: int, cv_width: int
+    view: View, line: Text, layers: Sequence[RouterLayer], grid: Layout, room: int, cv_width: int
 ) -> None:
     """Append CV, under a heading of width `cv_width`, and dead experts to a line of the map, and
     cross out the cells of dead experts.
@@ -125,13 +125,13 @@ def _annotate(
     If a line shows several layers, it gets their highest CV and the number of dead experts.
     """
     dead = layers[0].dead if len(layers) == 1 else ()
-    if place.block[1] == 1:
+    if grid.block[1] == 1:
         for expert in dead:
-            if expert < place.columns:
-                at = place.place_of(0, expert)[0]
-                cross = "×".center(place.wide)
-                line.plain = line.plain[:at] + cross + line.plain[at + place.wide :]
-    line.pad_right(place.width - line.cell_len)
+            if expert < grid.columns:
+                at = grid.position_of(0, expert)[0]
+                cross = "×".center(grid.wide)
+                line.plain = line.plain[:at] + cross + line.plain[at + grid.wide :]
+    line.pad_right(grid.width - line.cell_len)
     alarm = f"bold {view.palette.error}"
     known = [layer.load_cv for layer in layers if math.isfinite(layer.load_cv)]
     over = max(known, default=0.0) > view.chosen.thresholds.load_cv_above
@@ -173,11 +173,11 @@ def _experts(frame: RouterFrame) -> int:
     return max(len(layer.load) for layer in frame.layers)
 
 
-def _rows_by_line(place: Layout) -> dict[int, tuple[int, int]]:
+def _rows_by_line(grid: Layout) -> dict[int, tuple[int, int]]:
     """For each labelled line of a heat map: its first row, and the row after its last."""
     found: dict[int, tuple[int, int]] = {}
-    for row in range(place.rows):
-        y = place.place_of(row, 0)[1] + (place.high - 1) // 2
+    for row in range(grid.rows):
+        y = grid.position_of(row, 0)[1] + (grid.high - 1) // 2
         found[y] = (found[y][0] if y in found else row, row + 1)
     return found
 

@@ -178,7 +178,7 @@ def runs_beside(
         heading: more words after the name, if there is room.
     """
     blocks, maps = [], []
-    for place, (run, known) in enumerate(found.items()):
+    for index, (run, known) in enumerate(found.items()):
         block: list[Text] = []
         if view.several:
             line = Text(no_wrap=True).append("● ", view.color_of(run))
@@ -195,7 +195,7 @@ def runs_beside(
             lines, layout = draw(run, known, above)
             block += lines
             if layout is not None:
-                maps.append(HeatMap(run, place * (room + GAP), above, layout))
+                maps.append(HeatMap(run, index * (room + GAP), above, layout))
         blocks.append(block)
     return side_by_side(blocks, room, GAP), maps
 

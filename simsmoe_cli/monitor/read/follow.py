@@ -24,7 +24,7 @@ from simsmoe_cli.run.folder import RunDir
 PORTION_BYTES = 1 << 20
 PREVIEW_FROM = 8 << 20  # bytes of a run that is worth a preview
 PREVIEW_KINDS = ("train", "router", "similarity")
-PREVIEW_PLACES = 512  # of a file, where train events are read for the preview
+PREVIEW_SAMPLES = 512  # of a file, where train events are read for the preview
 TELL_EVERY_S = 0.5  # while there is much to read
 YIELD_S = 0.001  # between portions, for whoever waits for the lock
 
@@ -70,7 +70,7 @@ class Follower:
         with contextlib.suppress(OSError):  # polls say what is wrong
             if events.stat().st_size >= PREVIEW_FROM:
                 shown = RunHistory(self.path, self.history.thresholds)
-                shown.apply(head_and_tail(events, PREVIEW_KINDS, PREVIEW_PLACES))
+                shown.apply(head_and_tail(events, PREVIEW_KINDS, PREVIEW_SAMPLES))
                 self.history = shown
                 self.version += 1
 

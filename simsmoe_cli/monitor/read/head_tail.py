@@ -15,11 +15,11 @@ HEAD_BYTES = 64 << 10
 TAIL_BYTES = 64 << 10
 LARGEST_TAIL = 8 << 20
 RECENT = 24
-WINDOW_BYTES = 2 << 10  # of a place in between: some train events
+WINDOW_BYTES = 2 << 10  # of a sample in between: some train events
 
 
 def head_and_tail(
-    path: Path, kinds: tuple[str, ...] = ("train",), places: int = 0
+    path: Path, kinds: tuple[str, ...] = ("train",), samples: int = 0
 ) -> Iterator[Event]:
     """The first events of a file and the last ones: the newest few, from which the pace is
     computed, and of the others those that are not train events.
@@ -27,7 +27,7 @@ def head_and_tail(
     Args:
         path: the events.jsonl.
         kinds: goes back, as far as 8 MiB, until there is an event of each.
-        places: the most positions, evenly between head and tail, from which train events are read.
+        samples: the most positions, evenly between head and tail, from which train events are read.
 
     Raises:
         OSError: it cannot be read.
@@ -45,18 +45,18 @@ def head_and_tail(
                 lines = lines[1:]
             found = all(any(_is(kind, line) for line in lines) for kind in kinds)
             if begin == len(head) or room >= LARGEST_TAIL or found:
-                yield from _events(_between(file, len(head), begin, places))
+                yield from _events(_between(file, len(head), begin, samples))
                 yield from _events(line for line in lines[:-RECENT] if not _is("train", line))
                 yield from _events(lines[-RECENT:])
                 return
             room *= 8
 
 
-def _between(file: BinaryIO, begin: int, end: int, places: int) -> Iterator[bytes]:
+def _between(file: BinaryIO, begin: int, end: int, samples: int) -> Iterator[bytes]:
     """Whole lines of train events at a few positions of a part of the file."""
-    places = min(places, max(0, end - begin) // (2 * WINDOW_BYTES))
-    for number in range(places):
-        file.seek(begin + (end - begin) * number // places)
+    samples = min(samples, max(0, end - begin) // (2 * WINDOW_BYTES))
+    for number in range(samples):
+        file.seek(begin + (end - begin) * number // samples)
         for line in file.read(WINDOW_BYTES).splitlines(keepends=True)[1:]:
             if _is("train", line):
                 yield line

@@ -100,18 +100,24 @@ class Watch:
                     text = f"layer {label}: {_experts(ids)} " + (
                         "no longer dead" if recovered else "dead (under 1% of a fair share)"
                     )
-                    experts = tuple(sorted(ids))
-                    place = layer.layer
                     found.append(
                         Alert(
-                            "dead", frame.step, frame.time, text, recovered, place, experts, label
+                            "dead",
+                            frame.step,
+                            frame.time,
+                            text,
+                            recovered,
+                            layer.layer,
+                            tuple(sorted(ids)),
+                            label,
                         )
                     )
             if (over := self._crosses(("load_cv", layer.layer), layer.load_cv, limit)) is not None:
                 text = f"layer {label}: load CV {layer.load_cv:.2f} " + _against(over, limit)
-                place = layer.layer
                 found.append(
-                    Alert("load_cv", frame.step, frame.time, text, not over, place, label=label)
+                    Alert(
+                        "load_cv", frame.step, frame.time, text, not over, layer.layer, label=label
+                    )
                 )
         return found
 

@@ -45,5 +45,5 @@ class Journal:
     def alerts_after(self, before: Alert | None) -> list[Alert]:
         """Alerts newer than this one; all that are kept where it is None or forgotten."""
         recent = list(self.alerts)
-        at = [place for place, alert in enumerate(recent) if alert is before]
+        at = [index for index, alert in enumerate(recent) if alert is before]
         return recent[at[0] + 1 :] if at else recent

@@ -233,7 +233,7 @@ class RunHistory:
 
     @property
     def layers(self) -> list[int]:
-        """Places, among those with experts, of the layers that any probe has seen last."""
+        """Indices, among those with experts, of the layers that any probe has seen last."""
         seen = {layer.layer for layer in self.router_layers}
         if len(self.similarities):
             seen |= self.similarities[-1].means.keys()

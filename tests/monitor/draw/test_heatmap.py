@@ -57,7 +57,7 @@ def test_any_matrix_fits_any_space(
     assert len(lines) == place.height <= height
     assert all(line.cell_len == place.width <= width for line in lines)
     for row, column in {(0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)}:
-        x, y = place.place_of(row, column)
+        x, y = place.position_of(row, column)
         assert 0 <= x < place.width
         assert 0 <= y < place.height
         found = place.cell_at(x, y)
@@ -88,7 +88,7 @@ def test_colours_are_those_of_the_scale() -> None:
     lines = heat_map(values, scale, place)
     for row in range(6):
         for column in range(9):
-            x, y = place.place_of(row, column)
+            x, y = place.position_of(row, column)
             level = int(scale.level(values[row, column]))
             assert background(lines[y], x) == scale.rgb(level)
     assert background(lines[2], 6) == UNDEFINED
@@ -104,7 +104,7 @@ def test_two_rows_share_a_line_where_there_are_too_many() -> None:
     assert len(lines) == 4
     for row in range(7):
         for column in range(5):
-            x, y = place.place_of(row, column)
+            x, y = place.position_of(row, column)
             seen = (foreground if row % 2 == 0 else background)(lines[y], x)
             assert seen == scale.rgb(int(scale.level(values[row, column])))
 
@@ -115,7 +115,7 @@ def test_blocks_show_their_highest_value() -> None:
     place = layout(40, 40, 20, 10)
     assert place.block == (2, 2)
     lines = heat_map(values, Scale(0, 1), place)
-    x, y = place.place_of(17, 33)
+    x, y = place.position_of(17, 33)
     top = palette("viridis")[LEVELS - 1]
     assert top in (foreground(lines[y], x), background(lines[y], x))
     others = [
@@ -141,8 +141,8 @@ def test_what_means_nothing_is_left_empty_and_what_is_chosen_is_marked() -> None
     lines = heat_map(
         values, Scale(), place, masked_RC=np.eye(3, dtype=bool), selected=(1, 2), color=True
     )
-    x, y = place.place_of(1, 1)
+    x, y = place.position_of(1, 1)
     assert style_at(lines[y], x).bgcolor is None
-    x, y = place.place_of(1, 2)
+    x, y = place.position_of(1, 2)
     assert style_at(lines[y], x).bgcolor == SELECTED.bgcolor
     assert style_at(lines[y], x - place.wide).bgcolor != SELECTED.bgcolor

@@ -60,5 +60,5 @@ def test_a_click_chooses_a_pair_of_a_run_but_no_expert_with_itself(runs: Path) -
     assert PANEL.click(view, 1, 3, 3) == view
     second = PANEL.draw(view, 78, 20).maps[1]
     assert second.run == 1
-    x, y = second.layout.place_of(3, 5)
+    x, y = second.layout.position_of(3, 5)
     assert second.layout.cell_at(x, y) == (3, 5)

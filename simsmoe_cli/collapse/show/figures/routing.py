@@ -113,9 +113,9 @@ def rank_figure(main: Findings, against: Findings | None) -> Drawing:
     runs = subjects(main, against)
     figure, axes = by_layer(runs, 2.4, "effective rank")
     undefined = 0
-    for place, (findings, name, colour) in enumerate(runs):
+    for index, (findings, name, colour) in enumerate(runs):
         for layer in findings.layers:
-            middle = layer.layer + beside_each_other(place, runs)
+            middle = layer.layer + beside_each_other(index, runs)
             ranks = nan_array([layer.effective_rank])[0]
             undefined += int(np.isnan(ranks).sum())
             spread = np.linspace(-0.08, 0.08, len(ranks)) if len(ranks) > 1 else np.zeros(1)

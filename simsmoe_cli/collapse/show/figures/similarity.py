@@ -74,11 +74,11 @@ def report_figures(report: Report, *, alone: bool = True) -> list[Drawing]:
             entropy_figure(main, against),
             rank_figure(main, against),
         ]
-        for place in range(max(len(found.layers) for found, _, _ in subjects(main, against))):
+        for index in range(max(len(found.layers) for found, _, _ in subjects(main, against))):
             figures += [
-                _cka(found, found.layers[place], suffix, against is not None)
+                _cka(found, found.layers[index], suffix, against is not None)
                 for found, suffix in ((main, ""), (against, "-against"))
-                if found is not None and place < len(found.layers)
+                if found is not None and index < len(found.layers)
             ]
         if alone:
             figures.append(_sheet(main, against))
@@ -106,11 +106,11 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
     runs = subjects(main, against)
     figure, axes = by_layer(runs, 2.5, "debiased CKA")
     said = []
-    for place, (findings, name, colour) in enumerate(runs):
+    for index, (findings, name, colour) in enumerate(runs):
         undefined = 0
         for layer in findings.layers:
             pairs = _pairs(layer.cka)
-            middle = layer.layer + beside_each_other(place, runs)
+            middle = layer.layer + beside_each_other(index, runs)
             many = len(pairs) * len(findings.layers) > MANY_POINTS
             undefined += int(np.isnan(pairs).sum())
             spread = np.linspace(-0.07, 0.07, len(pairs)) if len(pairs) != 1 else np.zeros(1)
@@ -156,20 +156,20 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
     figure = new_figure(2.6)
     axes = figure.add_subplot()
     said = []
-    for place, (findings, name, colour) in enumerate(runs):
+    for index, (findings, name, colour) in enumerate(runs):
         shared = np.concatenate([_pairs(layer.shared) for layer in findings.layers])
         similar = np.concatenate([_pairs(layer.cka) for layer in findings.layers])
         axes.plot(
             100 * shared,
             similar,
-            "os"[place],
+            "os"[index],
             color=colour,
             ms=3.5 if len(shared) < 400 else 2 if len(shared) < MANY_POINTS else 1,
             alpha=0.6 if len(shared) < 400 else 0.3 if len(shared) < MANY_POINTS else 0.1,
             mew=0,
             rasterized=len(shared) > MANY_POINTS,
         )
-        axes.plot([], [], "os"[place], color=colour, ms=3.5, mew=0, label=name)
+        axes.plot([], [], "os"[index], color=colour, ms=3.5, mew=0, label=name)
         overall, level = findings.overall, findings.settings.level
         said.append(
             (

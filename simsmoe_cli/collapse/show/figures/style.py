@@ -302,9 +302,9 @@ def by_layer(runs: Runs, height: float, label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def beside_each_other(place: int, runs: Runs) -> float:
+def beside_each_other(index: int, runs: Runs) -> float:
     """The sideways shift of a run's points, so that those of two runs do not overlap."""
-    return (place - (len(runs) - 1) / 2) * 0.28
+    return (index - (len(runs) - 1) / 2) * 0.28
 
 
 def finish(axes: Axes, runs: Runs, *, zero: bool = True) -> None:

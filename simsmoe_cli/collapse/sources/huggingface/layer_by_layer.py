@@ -147,10 +147,10 @@ class LayerWalk:
             self.inputs_BM = torch.cat([self.inputs_BM, self.inputs_BM[:1]])
             self.parts.append((slice(start, start + 1), False))
         names = source.layer_weights.layers
-        self.places = {
-            name: [place for place in layers if source.decoder_of[place] == name] for name in names
+        self.indices = {
+            name: [index for index in layers if source.decoder_of[index] == name] for name in names
         }
-        wanted = [number for number, name in enumerate(names) if self.places[name]]
+        wanted = [number for number, name in enumerate(names) if self.indices[name]]
         self.names = names if self.loss else names[: max(wanted, default=0) + 1]
 
     @torch.no_grad()
@@ -206,22 +206,22 @@ class LayerWalk:
         """A decoder layer's forward pass, a few windows at a time."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            places, outputs = self.places[name], []
-            watched = [self.source.watched[place] for place in places]
+            indices, outputs = self.indices[name], []
+            watched = [self.source.watched[index] for index in indices]
             for number, (part, measured) in enumerate(self.parts):
                 some = [self._some(value, part) for value in args]
                 named = {key: self._some(value, part) for key, value in kwargs.items()}
                 with recording(watched):
                     outputs.append(forward(*some, **named))
-                self._tell(places, watched, part, measured)
+                self._tell(indices, watched, part, measured)
                 self.listener.progress(self._share(name, (number + 1) / len(self.parts)))
             output = _joined(outputs)
             del outputs, some, named
             for recorder in watched:
                 recorder.begin()  # forget the tensors of the last windows
             try:
-                for place in places:
-                    self.listener.seen(place)
+                for index in indices:
+                    self.listener.seen(index)
             except Exception as error:  # not an error of the model's code
                 self.failed = error
                 raise _Stop from None
@@ -232,14 +232,14 @@ class LayerWalk:
         return run
 
     def _tell(
-        self, places: list[int], watched: list[LayerRecorder], part: slice, measured: bool
+        self, indices: list[int], watched: list[LayerRecorder], part: slice, measured: bool
     ) -> None:
         if part.start >= self.windows:
             return
         real_T = self.targets_BM[part].flatten() != IGNORED
         with foreign_code("the experts of this model cannot be run", self.where):
-            for place, one in zip(places, watched, strict=True):
-                self.listener.routed(place, one.result(real_T, self.where), measured)
+            for index, one in zip(indices, watched, strict=True):
+                self.listener.routed(index, one.result(real_T, self.where), measured)
 
     def _share(self, name: str, of_layer: float) -> float:
         head = 1 if self.loss else 0

@@ -134,16 +134,16 @@ def _damaged_file(folder: Path) -> UserError | None:
         except UserError as error:
             return DataError(error.what, where=error.where, hint=AGAIN)
     for name in there:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as scratch:
             for entry in folder.iterdir():
                 if entry.name != name and entry.suffix != ".safetensors":
-                    (Path(place) / entry.name).symlink_to(entry.resolve())
+                    (Path(scratch) / entry.name).symlink_to(entry.resolve())
             with (
                 contextlib.suppress(UserError),
                 silent_stderr(),
                 foreign_code("it is not at fault", name),
             ):
-                _open(Path(place))
+                _open(Path(scratch))
                 return DataError(
                     f"transformers cannot open the tokenizer because of {name}",
                     where=str(folder),
