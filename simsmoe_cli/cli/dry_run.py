@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from simsmoe_cli.cli.options import console, expected_vocabulary, print_json
+from simsmoe_cli.cli import dry_run_ranks
+from simsmoe_cli.cli.options import console, expected_vocabulary, in_bytes, print_json
+from simsmoe_cli.errors import UserError
 
 if TYPE_CHECKING:
     from simsmoe_cli.model.size import ModelSize
@@ -24,6 +26,7 @@ def show_pretraining(
     device: str,
     data_dir: Path,
     source: Path | None = None,
+    cluster: dry_run_ranks.Cluster | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -31,6 +34,7 @@ def show_pretraining(
 
     Args:
         source: folder of a Hugging Face model, of which only the parameters are counted.
+        cluster: the processes to plan for.
 
     Raises:
         UserError: training would refuse the recipe before it reads any text.
@@ -46,18 +50,29 @@ def show_pretraining(
     recipe, pretrained = starting_point(recipe_name, overrides, source)
     require_pretraining(recipe)
     if pretrained is not None:
+        if cluster is not None:
+            raise UserError(
+                "plans the model of a recipe, not of a folder",
+                where="--world-size",
+                hint="Leave out --world-size or --from.",
+            )
         _show_pretrained(recipe, pretrained, as_json=as_json)
         return
     vocab_size, vocab_basis, train_tokens = _vocabulary(recipe, data_dir)
+    ranks = None if cluster is None else cluster.plan(recipe, vocab_size)
     size = measure(recipe, vocab_size)
     tokens = recipe.train.steps * recipe.train.batch * recipe.train.block
     epochs = tokens / train_tokens if train_tokens else None
     if as_json:
         costs = _as_json(size, tokens, epochs)
         about = {"vocabulary": vocab_size, "vocabulary_basis": vocab_basis}
-        print_json({"recipe": recipe.model_dump(), **about, **costs})
+        each = {} if ranks is None else {"each_process": ranks}
+        print_json({"recipe": recipe.model_dump(), **about, **costs, **each})
         return
     _print(recipe, size, tokens, epochs, vocab_size, vocab_basis)
+    if ranks is not None:
+        typer.echo("\nEach process:\n")
+        _print_table(dry_run_ranks.rows(ranks), ranks["basis"].values())
 
 
 def _show_pretrained(recipe: Recipe, pretrained: PretrainedFolder, *, as_json: bool) -> None:
@@ -75,7 +90,7 @@ def _show_pretrained(recipe: Recipe, pretrained: PretrainedFolder, *, as_json: b
     console().print(
         f"parameters       {parameters:,}",
         f"tokens to train  {tokens:,}: {recipe.train.steps:,} steps",
-        f"memory           {_bytes(memory)} for weights, gradients and two moments in fp32, and "
+        f"memory           {in_bytes(memory)} for weights, gradients and two moments in fp32, and "
         "what autograd keeps of a micro-batch",
         sep="\n",
         soft_wrap=True,
@@ -132,36 +147,42 @@ def _print(
     vocab_size: int,
     vocab_basis: str,
 ) -> None:
-    from rich.table import Table
-
     from simsmoe_cli.model.size import BASIS
     from simsmoe_cli.recipe.load import dump_recipe
 
     typer.echo(dump_recipe(recipe), nl=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column()
     often = "" if epochs is None else f", {epochs:.2f} times the train split"
     flops = (
         f"{size.forward_flops_per_token:,}",
         f"forward; {size.training_flops_per_token:,} to train",
     )
-    parts = ", ".join(f"{name} {_bytes(count)}" for name, count in _memory(size).items())
-    for row in (
+    parts = ", ".join(f"{name} {in_bytes(count)}" for name, count in _memory(size).items())
+    rows = (
         ("vocabulary", f"{vocab_size:,}", vocab_basis),
         ("parameters", f"{size.parameters:,}", _heads(size.head_parameters)),
         ("active per token", f"{size.active_parameters:,}", ""),
         ("FLOPs per token", *flops),
         ("tokens to train", f"{tokens:,}", f"{recipe.train.steps:,} steps{often}"),
         ("training FLOPs", f"{tokens * size.training_flops_per_token:.3g}", ""),
-        ("memory", _bytes(size.training_bytes), parts),
-    ):
-        table.add_row(*row)
+        ("memory", in_bytes(size.training_bytes), parts),
+    )
     typer.echo()
+    _print_table(rows, BASIS.values())
+
+
+def _print_table(rows: Iterable[tuple[str, str, str]], notes: Iterable[str]) -> None:
+    """Rows of name, number and explanation, and the assumptions below them."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
     console().print(table)
     typer.echo()
-    for line in BASIS.values():
+    for line in notes:
         typer.echo(line)
 
 
@@ -218,12 +239,3 @@ def _classifier_parameters(plan: FinetunePlan) -> int:
 
 def _heads(parameters: int) -> str:
     return f"and {parameters:,} in similarity heads, in training alone" if parameters else ""
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

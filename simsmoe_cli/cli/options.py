@@ -70,6 +70,40 @@ DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Show the resolved recipe, sizes and costs; train nothing."),
 ]
+WorldSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--world-size",
+        min=1,
+        max=1_000_000,
+        metavar="W",
+        help="With --dry-run: what each of W processes holds, and computes and sends in a step. "
+        "FSDP gathers the weights of each sub-layer twice for each micro-batch, forward and "
+        "backward, and sums its gradients once; each time a process sends (s-1)/s of their fp32 "
+        "bytes, where s = parallel.shard. Experts take s = shard/expert, of 1/expert of them. The "
+        "all-to-all sends tokens x top_k x width x bytes of a number x (e-1)/e four times in each "
+        "layer of experts, where e = parallel.expert.",
+    ),
+]
+GpuTflopsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu-tflops",
+        metavar="N",
+        help="With --world-size: 1e12 floating-point operations a second that each process "
+        "sustains. Computing takes FLOPs / N.",
+    ),
+]
+LinkGbsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--link-gbs",
+        metavar="N",
+        help="With --world-size: 1e9 bytes a second that each process sends. A step takes the "
+        "longer of computing and FSDP, which overlap, plus the all-to-all: max(FLOPs / GPU, FSDP "
+        "bytes / N) + all-to-all bytes / N.",
+    ),
+]
 ProfileOption = Annotated[
     int,
     typer.Option(
@@ -110,6 +144,16 @@ def print_json(value: Any) -> None:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     complete = codecs.lookup(encoding).name.startswith("utf")
     typer.echo(json.dumps(value, indent=2, ensure_ascii=not complete))
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes in its largest unit, such as "12 MiB"."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
 
 
 def console(*, stderr: bool = False) -> Console:

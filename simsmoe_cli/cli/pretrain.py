@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simsmoe_cli.cli.dry_run_ranks import planned_cluster
 from simsmoe_cli.cli.options import (
     DATA_DIR,
     RUNS_DIR,
@@ -13,6 +14,8 @@ from simsmoe_cli.cli.options import (
     DeviceOption,
     DryRunOption,
     EventsJsonOption,
+    GpuTflopsOption,
+    LinkGbsOption,
     ProfileOption,
     RecipeOption,
     ResumeOption,
@@ -20,6 +23,7 @@ from simsmoe_cli.cli.options import (
     RunsDirOption,
     SetOption,
     SimilarityOption,
+    WorldSizeOption,
     all_overrides,
     console,
     quieten_profiler,
@@ -60,6 +64,9 @@ def pretrain(
     device: DeviceOption = "auto",
     deterministic: DeterministicOption = False,
     dry_run: DryRunOption = False,
+    world_size: WorldSizeOption = None,
+    gpu_tflops: GpuTflopsOption = None,
+    link_gbs: LinkGbsOption = None,
     profile: ProfileOption = 0,
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,
@@ -69,10 +76,13 @@ def pretrain(
     overrides = all_overrides(settings, router=router, similarity=similarity, experts=experts)
     if profile:
         quieten_profiler()
+    cluster = planned_cluster(world_size, gpu_tflops, link_gbs, dry_run=dry_run)
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_pretraining
 
-        show_pretraining(recipe, overrides, name, device, data_dir, source, as_json=as_json)
+        show_pretraining(
+            recipe, overrides, name, device, data_dir, source, cluster, as_json=as_json
+        )
         return
 
     from simsmoe_cli.cli.progress import unwatched

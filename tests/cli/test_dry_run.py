@@ -77,6 +77,52 @@ def test_json_holds_sizes_costs_and_their_basis(simsmoe: Command) -> None:
     assert set(shown["basis"]) == {"active_parameters", "flops", "memory"}
 
 
+def test_processes_are_planned(simsmoe: Command) -> None:
+    command = [
+        "pretrain", "--recipe", "mistral-modern", "--dry-run", "--world-size", "64",
+        "--set", "parallel.expert=8", "--set", "train.batch=128",
+        "--gpu-tflops", "400", "--link-gbs", "50",
+    ]  # fmt: skip
+    shown = json.loads(simsmoe(*command, "--json").stdout)
+    each, time = shown["each_process"], shown["each_process"]["time"]
+    assert each["layout"] == {"replicate": 1, "shard": 64, "expert": 8}
+    # Norms, routers and tables of 205 symbols do not divide evenly among 64.
+    assert shown["parameters"] / 64 <= each["parameters"] < 1.02 * shown["parameters"] / 64
+    parts = dict(each["memory_bytes"])
+    assert parts.pop("total") == sum(parts.values())
+    sent = each["sent_bytes_per_step"]
+    assert time["all_to_all_s"] == sent["all-to-all"] / 50e9
+    assert time["step_s"] == max(time["compute_s"], time["fsdp_s"]) + time["all_to_all_s"]
+    assert time["tokens_per_s"] == 128 * 1024 / time["step_s"]
+    text = simsmoe(*command).stdout
+    assert "1 x 64 (replicate x shard), 8 divide the experts" in text
+    assert "time per step" in text
+    assert "time per step" not in simsmoe(*command[:-4]).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--world-size", "3"], "--world-size: only plans, and needs --dry-run"),
+        (["--dry-run", "--gpu-tflops", "1"], "--gpu-tflops: has no effect without --world-size"),
+        (["--dry-run", "--world-size", "2", "--link-gbs", "1"], "needs --gpu-tflops as well"),
+        (
+            ["--dry-run", "--world-size", "2", "--link-gbs", "0", "--gpu-tflops", "1"],
+            "--link-gbs: must be a positive number, got 0",
+        ),
+        (["--dry-run", "--world-size", "2", "--set", "parallel.expert=4"], "parallel.expert: 4"),
+        (["--dry-run", "--world-size", "64"], "a micro-batch of"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(
+    simsmoe: Command, options: list[str], said: str
+) -> None:
+    done = simsmoe("pretrain", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_unprepared_corpus_is_said_to_be_assumed(simsmoe: Command) -> None:
     done = simsmoe("pretrain", "--dry-run", "--set", "data.corpus=mine", "--json")
     assert done.returncode == 0
