@@ -54,13 +54,16 @@ def upcycle(
     --drop-ratio (0.5 is the published choice) or --noise makes them different
     at once; then the model needs training to be as good as the dense one.
     """
+    from simsmoe_cli.cli.stage_progress import StageProgress
     from simsmoe_cli.upcycle.write import Settings
     from simsmoe_cli.upcycle.write import upcycle as write
 
-    done = write(dense, out, Settings(experts, top_k, drop_ratio, noise, seed))
+    settings = Settings(experts, top_k, drop_ratio, noise, seed)
+    with StageProgress(console(stderr=True)) as progress:
+        done = write(dense, out, settings, progress=progress)
     console().print(
         f"{out}: {done.architecture}, {done.parameters:,} parameters, {done.active:,} active, "
-        f"{done.bytes / 1e9:.2f} GB. Next: simsmoe collapse-report {out} --text FILE, or train it "
-        "with simsmoe.attach (docs/api.md)",
+        f"{done.bytes / 1e9:.2f} GB. Next: simsmoe collapse-report {out} --text FILE; to train it: "
+        f"simsmoe pretrain --from {out}, or simsmoe.attach (docs/api.md)",
         soft_wrap=True,
     )

@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,9 @@ from simsmoe_cli.upcycle.plan import Output, outputs, require_dense_weights, sha
 
 MOST_EXPERTS = 1024
 SHARD_BYTES = 5 * 10**9
+STAGE = "writing experts"
+RECIPE = "recipe.yaml"  # of a run of ours
+Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,17 @@ class Upcycled:
     bytes: int
 
 
-def upcycle(dense: Path, out: Path, settings: Settings, shard_bytes: int = SHARD_BYTES) -> Upcycled:
+def _silent(stage: str, done: int, total: int | None) -> None:
+    """Shows no progress."""
+
+
+def upcycle(
+    dense: Path,
+    out: Path,
+    settings: Settings,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress = _silent,
+) -> Upcycled:
     """Write a dense model as a mixture of experts.
 
     Args:
@@ -111,6 +125,7 @@ def upcycle(dense: Path, out: Path, settings: Settings, shard_bytes: int = SHARD
         out: a folder that does not exist yet, or is empty.
         settings: how the experts are made.
         shard_bytes: most bytes of weights in a file.
+        progress: called with a stage, the bytes done and the bytes in all.
 
     Raises:
         UserError: a setting is wrong, the folder cannot be used, `out` is not empty, or the disk
@@ -141,7 +156,7 @@ def upcycle(dense: Path, out: Path, settings: Settings, shard_bytes: int = SHARD
             for file in accompanying(dense):
                 shutil.copyfile(file, partial / file.name)
             _Writer(folder, settings, config.initializer_range).write(
-                partial, shards(tensors, shard_bytes)
+                partial, shards(tensors, shard_bytes), progress
             )
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else printable(error)
@@ -168,18 +183,28 @@ class _Writer:
         self.name, self.tensor = "", torch.empty(0)
         self.mean, self.std = 0.0, 0.0
 
-    def write(self, out: Path, files: list[list[Output]]) -> None:
-        """Write the files of weights and, if there are several, their index."""
+    def write(self, out: Path, files: list[list[Output]], progress: Progress) -> None:
+        """Write the files of weights and, if there are several, their index.
+
+        A tensor counts half when it is made, and half when it is written.
+        """
         file_of: dict[str, str] = {}
+        total = sum(tensor.bytes for tensors in files for tensor in tensors)
+        done = 0
         for number, tensors in enumerate(files, start=1):
             name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
             name = name if len(files) > 1 else SINGLE
-            content = {tensor.name: self.made(tensor) for tensor in tensors}
+            content = {}
+            for tensor in tensors:
+                content[tensor.name] = self.made(tensor)
+                done += tensor.bytes
+                progress(STAGE, done // 2, total)
             save_file(content, out / name, metadata={"format": "pt"})
+            done += sum(tensor.bytes for tensor in tensors)
+            progress(STAGE, done // 2, total)
             file_of |= dict.fromkeys(content, name)
             del content
         if len(files) > 1:
-            total = sum(tensor.bytes for tensors in files for tensor in tensors)
             index = {"metadata": {"total_size": total}, "weight_map": file_of}
             text = json.dumps(index, indent=2, sort_keys=True) + "\n"
             (out / INDEX).write_text(text, encoding="utf-8")
@@ -232,6 +257,12 @@ class _Writer:
 
 
 def _require_places(dense: Path, out: Path) -> None:
+    if (dense / RECIPE).is_file():
+        raise DataError(
+            "this is a run of simsmoe, and only dense models of Hugging Face become a mixture",
+            where=str(dense),
+            hint="Train a recipe with a 'g' in model.pattern instead.",
+        )
     if not dense.is_dir():
         repository = str(dense)
         download = ""

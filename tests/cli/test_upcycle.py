@@ -62,8 +62,8 @@ def test_the_command_and_the_report_of_its_copies(capsys: Capture) -> None:
     whole = 2 * 61 * 32 + 32 + 2 * (attention + 2 * 32 + 4 * 32 + 4 * expert)
     assert printed.out == (
         f"new/moe: MixtralForCausalLM, {whole:,} parameters, {whole - 6 * expert:,} active, "
-        "0.00 GB. Next: simsmoe collapse-report new/moe --text FILE, or train it with "
-        "simsmoe.attach (docs/api.md)\n"
+        "0.00 GB. Next: simsmoe collapse-report new/moe --text FILE; to train it: "
+        "simsmoe pretrain --from new/moe, or simsmoe.attach (docs/api.md)\n"
     )
     assert printed.err == ""
     Path("text.txt").write_text(" ".join(f"w{number}" for number in IDS))
@@ -185,3 +185,9 @@ def test_nothing_is_left_of_a_write_that_fails(
     said = refusal(capsys, EXIT_DATA, "llama", "out")
     assert "out: cannot write the model: No space left on device" in said
     assert json.loads(Path("llama/config.json").read_text())["model_type"] == "llama"
+
+
+def test_a_run_of_ours_is_refused(capsys: Capture) -> None:
+    Path("run").mkdir()
+    Path("run/recipe.yaml").write_text("name: mine\n")
+    assert "this is a run of simsmoe" in refusal(capsys, EXIT_DATA, "run", "new")

@@ -62,7 +62,15 @@ def test_any_number_of_experts_a_token(kind: str, top_k: int, tmp_path: Path) ->
 def test_bf16_in_several_files_stays_bf16(kind: str, tmp_path: Path) -> None:
     source = dense(kind, tmp_path / "dense", shard="20KB", dtype=torch.bfloat16)
     assert len(list(source.glob("*.safetensors"))) > 1
-    upcycle(source, tmp_path / "moe", Settings(4, 2), shard_bytes=30_000)
+    seen: list[tuple[int, int | None]] = []
+
+    def progress(stage: str, done: int, total: int | None) -> None:
+        seen.append((done, total))
+
+    upcycle(source, tmp_path / "moe", Settings(4, 2), shard_bytes=30_000, progress=progress)
+    size = sum(tensor.nbytes for tensor in tensors(tmp_path / "moe").values())
+    assert seen == sorted(seen)
+    assert seen[-1] == (size, size)
     files = sorted(tmp_path.glob("moe/*.safetensors"))
     assert len(files) > 2
     assert all(file.stat().st_size < 35_000 for file in files)
