@@ -26,7 +26,7 @@ from simsmoe_cli.any_moe.find_layers import (
     RepeatedLayer,
 )
 from simsmoe_cli.any_moe.router_scores import RouterScores, read_router, scores_of
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.similarity.routed import Routed
 
 CHECKED_ROWS = 8
@@ -213,11 +213,10 @@ class LayerRecorder:
         if not scores:
             raise self._unreadable("has a router that gives neither choice nor scores", where)
         if self.top_k is None:
-            raise UserError(
+            raise DataError(
                 "the model's config does not say how many experts a token is sent to",
                 where=where,
                 hint="It needs num_experts_per_tok.",
-                code=EXIT_DATA,
             )
         return Choice(x_TD, scores[0].topk(min(self.top_k, number), dim=-1).indices)
 
@@ -262,11 +261,10 @@ class LayerRecorder:
 
     def _unreadable(self, what: str, where: str) -> UserError:
         name = type(self.layer.module).__name__
-        return UserError(
+        return DataError(
             f"the layer {self.layer.name} ({name}) {what}",
             where=where,
             hint="This kind of model is not supported.",
-            code=EXIT_DATA,
         )
 
 

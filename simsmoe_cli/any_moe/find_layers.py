@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 
 # Names of the matrix that maps hidden units back to the model width.
 LEAVING = ("down", "w2", "fc2", "wo", "out")
@@ -292,9 +292,8 @@ def no_experts(model: nn.Module, name: str) -> UserError:
         type(module).__name__ for module in model.modules()
     ).most_common(8)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
-    return UserError(
+    return DataError(
         f"no layer with experts and a router in this {type(model).__name__}; it has {listed}",
         where=name,
         hint="A layer needs a child named 'experts' (stacked or a ModuleList) and a router.",
-        code=EXIT_DATA,
     )

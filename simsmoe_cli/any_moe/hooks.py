@@ -25,8 +25,8 @@ from torch.utils.hooks import RemovableHandle
 
 from simsmoe_cli.any_moe.expert_calls import LayerRecorder
 from simsmoe_cli.any_moe.find_layers import ExpertLayer
-from simsmoe_cli.any_moe.similarity import AttachedSimilarity, in_backward, with_loss
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.any_moe.similarity import AttachedSimilarity, in_backward, seed_of, with_loss
+from simsmoe_cli.errors import DataError
 from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.learning import SimilarityResult
@@ -43,15 +43,13 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         total_steps: of the whole training, for schedules.
-        tokens: in the batch, padding included; 0: not known.
-        real_T: which of them are not padding, as indices; None: all.
+        real_T: which tokens of the batch are not padding, bool; None: all.
         coefficient: gives the present coefficient of the similarity loss.
         probing: whether the next pass is probed.
     """
 
     step: int = 0
     total_steps: int = 1
-    tokens: int = 0
     real_T: Tensor | None = None
     coefficient: Callable[[], float] = field(default=lambda: 1.0)
     probing: bool = False
@@ -80,7 +78,7 @@ class AttachedLayer:
     Attributes:
         layer: what was found in the model.
         slots_N: tokens sent to each expert since `start_window`, fp32.
-        window: sums of the batches since then, on the device: "batches", "entropy" in nats,
+        window: sums since then, on the device: "tokens", "entropy" in nats (summed over tokens),
             "pairs_due" and "similarity" (summed over pairs).
         probe: the newest, until it is taken.
     """
@@ -100,7 +98,7 @@ class AttachedLayer:
         settings: of similarity learning; None: only measure.
         progress: shared with the other layers.
         where: the model's name, for errors.
-        seed: of the tokens drawn.
+        seed: of the tokens drawn, another one in each layer and process.
         """
         self.layer = layer
         self.progress = progress
@@ -173,36 +171,44 @@ class AttachedLayer:
         """Count, probe, and attach the loss to the layer's output."""
         with torch.no_grad():
             routed = self._recorder.result(None, self._where)
-        progress = self.progress
-        if progress.real_T is not None and progress.tokens == len(routed.input_TD):
-            routed = routed.of(progress.real_T)
+        real_T = self.progress.real_T
+        if real_T is not None and len(real_T) != len(routed.input_TD):
+            real_T = None  # of a batch of another kind, as with cached keys and values
+        if real_T is not None:
+            real_T = real_T.to(routed.input_TD.device, non_blocking=True)
         recomputed = in_backward()
         if not recomputed:
             self._first_passes += 1
         if not recomputed or not self._first_passes:
-            self._count(routed)
+            self._count(routed, real_T)
             if self.progress.probing and self.probe is None:
-                self.probe = self._measured(routed)
+                self.probe = self._measured(routed, real_T)
         if self.settings is None or not any(
             part.requires_grad for part in self.layer.experts.parameters()
         ):
             return None
-        result = self._learn(routed, self.settings, recomputed=recomputed)
+        result = self._learn(routed, real_T, self.settings, recomputed=recomputed)
         if not result.loss.requires_grad:
             return None
         return _with_loss_on_first(output, result.loss, self.progress.coefficient)
 
     @torch.no_grad()
-    def _count(self, routed: Routed) -> None:
+    def _count(self, routed: Routed, real_T: Tensor | None) -> None:
         number = self.layer.number
-        index_R = routed.index_TK.flatten()
+        index_TK = routed.index_TK
+        if real_T is not None:  # padding is sent to no expert
+            index_TK = index_TK.masked_fill(~real_T[:, None], number)
+        index_R = index_TK.flatten()
         slots_N = torch.zeros(number + 1, device=index_R.device)
         slots_N = slots_N.scatter_add(0, index_R, torch.ones_like(index_R, dtype=torch.float32))
         self.slots_N = self.slots_N.to(index_R.device) + slots_N[:number]
-        found = {"batches": torch.ones((), device=index_R.device)}
+        tokens = torch.full((), float(len(routed.input_TD)), device=index_R.device)
+        found = {"tokens": tokens if real_T is None else real_T.sum().float()}
         if routed.logits_TN is not None:
-            probability_TN = routed.logits_TN.float().softmax(-1)
-            found["entropy"] = torch.special.entr(probability_TN).sum(-1).mean()
+            entropy_T = torch.special.entr(routed.logits_TN.float().softmax(-1)).sum(-1)
+            if real_T is not None:
+                entropy_T = torch.where(real_T, entropy_T, 0.0)
+            found["entropy"] = entropy_T.sum()
         self._add(found)
 
     def _add(self, values: dict[str, Tensor]) -> None:
@@ -210,11 +216,16 @@ class AttachedLayer:
             self.window[name] = self.window[name] + value if name in self.window else value
 
     @torch.no_grad()
-    def _measured(self, routed: Routed) -> Probe:
-        """Run every expert on the same tokens, drawn from the batch, and compare their outputs."""
+    def _measured(self, routed: Routed, real_T: Tensor | None) -> Probe:
+        """Run every expert on the same tokens, drawn from the batch, and compare their outputs.
+
+        A probe waits on the device, as its result is written when the step ends.
+        """
+        if real_T is not None:
+            routed = routed.of(real_T)
         x_TD = routed.input_TD.detach()
         generator = torch.Generator(x_TD.device)
-        generator.manual_seed(self._seed + self.progress.step)  # so a resumed run draws the same
+        generator.manual_seed(seed_of(self._seed, self.progress.step))
         chance_T = torch.rand(len(x_TD), device=x_TD.device, generator=generator)
         x_nD = x_TD[chance_T.topk(min(PROBE_TOKENS, len(x_TD))).indices]
         with _in_evaluation(self.layer.experts):
@@ -229,7 +240,12 @@ class AttachedLayer:
         return routed.input_TD.new_zeros(len(routed.input_TD), self.layer.number)
 
     def _learn(
-        self, routed: Routed, settings: SimilaritySettings, *, recomputed: bool
+        self,
+        routed: Routed,
+        real_T: Tensor | None,
+        settings: SimilaritySettings,
+        *,
+        recomputed: bool,
     ) -> SimilarityResult:
         if self.similarity is None:
             self.similarity = self._start(routed, settings)
@@ -241,6 +257,7 @@ class AttachedLayer:
                 self.layer.run,
                 self.progress.step,
                 self.progress.total_steps,
+                real_T,
                 recomputed=recomputed,
             )
         if not recomputed or not self._first_passes:
@@ -252,12 +269,11 @@ class AttachedLayer:
     def _start(self, routed: Routed, settings: SimilaritySettings) -> AttachedSimilarity:
         top_k = routed.index_TK.shape[1]
         if top_k == 1 and routed.logits_TN is None:
-            raise UserError(
+            raise DataError(
                 f"the router of layer {self.layer.name} sends a token to one expert and its scores "
                 "are not understood, so no two experts share tokens",
                 where=self._where,
                 hint='Attach with similarity="none" to measure only.',
-                code=EXIT_DATA,
             )
         similarity = AttachedSimilarity(
             settings,

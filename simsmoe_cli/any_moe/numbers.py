@@ -23,6 +23,7 @@ class LayerNumbers:
         layer: its index among the layers with experts, from 0.
         load: fraction of the routed slots that each expert got, [N]; empty where nothing was
             routed.
+        tokens: that reached it, padding left out.
         entropy_nats: of a token's routing distribution, mean over tokens; None: not known.
         pairs_due: pairs that were compared.
         similarity: summed over them.
@@ -31,6 +32,7 @@ class LayerNumbers:
 
     layer: int
     load: Sequence[float]
+    tokens: float
     entropy_nats: float | None
     pairs_due: float
     similarity: float
@@ -43,10 +45,12 @@ class LayerNumbers:
         values = torch.stack(list(attached.window.values())).tolist() if attached.window else []
         sums = dict(zip(attached.window, values, strict=True))
         total = sum(slots)
-        entropy = sums["entropy"] / sums["batches"] if "entropy" in sums else None
+        tokens = sums.get("tokens", 0.0)
+        entropy = sums["entropy"] / tokens if "entropy" in sums and tokens else None
         return cls(
             place,
             [count / total for count in slots] if total else [],
+            tokens,
             entropy,
             sums.get("pairs_due", 0.0),
             sums.get("similarity", 0.0),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from simsmoe_cli.any_moe.find_layers import ExpertLayer, ListedLayer
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.recipe.schema_errors import schema_problems
 from simsmoe_cli.recipe.section import Problem
 from simsmoe_cli.recipe.similarity import SimilaritySettings
@@ -89,12 +89,11 @@ def require_rows_alone(layers: Sequence[ExpertLayer], where: str) -> None:
                 and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
             ]
             if len(needed) > 1:
-                raise UserError(
+                raise DataError(
                     f"expert {number} of layer {layer.name} needs more than rows: it takes "
                     + ", ".join(needed),
                     where=where,
                     hint="Give attach a finder (layers=) whose layers run such experts.",
-                    code=EXIT_DATA,
                 )
 
 

@@ -6,14 +6,18 @@ backward pass of the similarity loss, with the coefficient as its gradient.
 
 Gradient checkpointing runs a layer's forward pass a second time, inside the backward pass. That
 pass must compute exactly what the first one computed, and must count nothing again. So the first
-pass keeps what its decisions depended on (the pair tracker's sums and the state of the random
-generator), and the second pass starts from there.
+pass keeps what its decisions depended on (the pair tracker's sums and a seed), and the second pass
+starts from there.
+
+Each batch draws its tokens with a seed of its own, made of the step, the layer and the process. So
+a resumed training draws what an uninterrupted one draws, and no generator's state is saved.
 
 Shapes: T tokens, D width, N experts, K experts per token, R rows.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,37 +60,47 @@ def in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def seed_of(*parts: object) -> int:
+    """A seed for a random generator, which differs where any part differs."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
 @dataclass
-class _Decision:
-    """The state that one forward pass depended on, apart from its inputs.
+class _Pass:
+    """What one forward pass depended on, apart from its inputs.
 
     Attributes:
         index_TK: the routing, by which a recomputation finds its first pass.
-        sums_NN: the pair tracker's sums before it.
-        random: the generator's state before it.
-        count_NN: tokens that pairs shared, summed over all processes.
+        seed: of the tokens that were drawn.
+        real_T: which tokens are not padding; None: all.
+        count_NN: tokens that pairs shared, the mean over all processes.
+        sums_NN: the pair tracker's sums after they were added.
+        repeated: whether it was recomputed already.
     """
 
     index_TK: Tensor
-    sums_NN: Tensor
-    random: Tensor
+    seed: int
+    real_T: Tensor | None
     count_NN: Tensor | None = None
+    sums_NN: Tensor | None = None
+    repeated: bool = False
 
 
 class _Tracker(PairTracker):
     """A pair tracker that reuses the counts of the first pass in a recomputation, so that processes
     exchange them only once."""
 
-    counted_NN: Tensor | None = None
-    replayed_NN: Tensor | None = None
+    now: _Pass | None = None
 
     @torch.no_grad()
-    def observe(self, selected_TN: Tensor) -> Tensor:
-        if self.replayed_NN is None:
-            self.counted_NN = super().observe(selected_TN)
-            return self.counted_NN
-        self.shared_NN.add_(self.replayed_NN / selected_TN.shape[0])
-        return self.replayed_NN
+    def observe(self, selected_TN: Tensor, real_T: Tensor | None = None) -> Tensor:
+        assert self.now is not None
+        if self.now.count_NN is None or self.now.sums_NN is None:
+            self.now.count_NN = super().observe(selected_TN, real_T)
+            self.now.sums_NN = self.shared_NN.clone()
+        self.shared_NN.copy_(self.now.sums_NN)
+        return self.now.count_NN
 
 
 class AttachedSimilarity:
@@ -108,16 +122,17 @@ class AttachedSimilarity:
         settings: what to measure, with a head that is not trained.
         width, experts, top_k: D, N and K of the layer.
         device: where the layer's inputs are.
-        seed: of the tokens that are drawn.
+        seed: of the tokens that are drawn; another one in each layer and process.
         """
+        self.seed = seed
         self.generator = torch.Generator(device)
-        self.generator.manual_seed(seed)
         self.learning = SimilarityLearning(
             settings, width, experts, top_k, generator=self.generator
         )
         self.learning.tracker = _Tracker(experts)
         self.learning.to(device)
-        self._waiting: list[_Decision] = []
+        self._waiting: list[_Pass] = []
+        self._batches = 0  # since the optimizer's last step
 
     def __call__(
         self,
@@ -127,6 +142,7 @@ class AttachedSimilarity:
         run_experts: Backend,
         step: int,
         total_steps: int,
+        real_T: Tensor | None,
         *,
         recomputed: bool,
     ) -> SimilarityResult:
@@ -134,56 +150,56 @@ class AttachedSimilarity:
 
         Args:
             recomputed: whether this is the second pass over a batch. The pair tracker is then
-                left as it is.
+                left as it is, and padding is that of the first pass.
         """
         first = self._first_pass(index_TK) if recomputed else None
-        tracker, now = self._tracker, self._now(index_TK)
-        if first is not None:
-            self._return_to(first)
-            tracker.replayed_NN = first.count_NN
+        tracker = self._tracker
+        before_NN = tracker.shared_NN.clone() if first is not None else None
+        if first is None:
+            tracker.now = _Pass(index_TK, seed_of(self.seed, step, self._batches), real_T)
+            self._batches += 1
+            if not recomputed:
+                self._waiting.append(tracker.now)
+        else:
+            tracker.now = first
+            first.repeated = True
+        self.generator.manual_seed(tracker.now.seed)
         try:
             result: SimilarityResult = self.learning(
-                x_TD, index_TK, logits_TN, run_experts, step, total_steps
+                x_TD, index_TK, logits_TN, run_experts, step, total_steps, tracker.now.real_T
             )
-        finally:
-            if first is not None:
-                self._return_to(now)
-                tracker.replayed_NN = None
-        if not recomputed:
-            now.count_NN = tracker.counted_NN
-            self._waiting.append(now)
+        finally:  # PyTorch ends a recomputation by an exception once it has what it needs
+            if before_NN is not None:
+                tracker.shared_NN.copy_(before_NN)
         return result
 
     def forget(self) -> None:
         """Forget all first passes: no batch so far will be recomputed any more."""
         self._waiting.clear()
+        self._batches = 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state that a resumed training needs."""
-        return {**self.learning.state_dict(), "random": self.generator.get_state()}
+        return dict(self.learning.state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a state from `state_dict`."""
-        state = dict(state)
-        self.generator.set_state(state.pop("random").cpu())
         self.learning.load_state_dict(state)
 
-    def _first_pass(self, index_TK: Tensor) -> _Decision | None:
-        """The state kept by the first pass over this batch; None if there is none (reentrant
-        gradient checkpointing runs the first pass without gradients, which counts nothing)."""
-        if len(self._waiting) == 1:
-            return self._waiting[0]
-        for decision in reversed(self._waiting):
-            if torch.equal(decision.index_TK, index_TK):
-                return decision
+    def _first_pass(self, index_TK: Tensor) -> _Pass | None:
+        """The first pass over this batch; None if there is none (reentrant gradient checkpointing
+        runs the first pass without gradients, which counts nothing).
+
+        In a usual loop each backward pass follows its forward pass, so one pass alone was not
+        repeated yet. Only in other loops is the routing compared, which waits on the device.
+        """
+        waiting = [one for one in self._waiting if not one.repeated] or self._waiting
+        if len(waiting) == 1:
+            return waiting[0]
+        for one in reversed(waiting):
+            if torch.equal(one.index_TK, index_TK):
+                return one
         return None
-
-    def _now(self, index_TK: Tensor) -> _Decision:
-        return _Decision(index_TK, self._tracker.shared_NN.clone(), self.generator.get_state())
-
-    def _return_to(self, decision: _Decision) -> None:
-        self._tracker.shared_NN.copy_(decision.sums_NN)
-        self.generator.set_state(decision.random)
 
     @property
     def _tracker(self) -> _Tracker:

@@ -137,6 +137,7 @@ class SimilarityLearning(nn.Module):
         run_experts: Backend,
         step: int = 0,
         total_steps: int = 1,
+        real_T: Tensor | None = None,
     ) -> SimilarityResult:
         """Count a batch's shared tokens and measure the pairs of the scope.
 
@@ -147,6 +148,9 @@ class SimilarityLearning(nn.Module):
             run_experts: (rows [R, D] sorted by expert, count_N int64) -> rows [R, D], without
                 dropout.
             step, total_steps: of the training, for schedules.
+            real_T: which tokens are not padding, bool; None: all. Shapes do not depend on their
+                number, so nothing waits on the device. The scopes layer and experts leave out a
+                batch with fewer of them than it would draw.
         """
 
         settings = self.settings
@@ -161,15 +165,19 @@ class SimilarityLearning(nn.Module):
         if settings.scope == "pairs":
             f_star = now(settings.check_every)
             selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
-            count_NN = self.tracker.observe(selected_TN)
+            if real_T is not None:
+                selected_TN = selected_TN & real_T[:, None]
+            count_NN = self.tracker.observe(selected_TN, real_T)
             similarity, measured = self._pairs(
-                x_TD, selected_TN, count_NN, run_experts, f_star, options
+                x_TD, selected_TN, real_T, count_NN, run_experts, f_star, options
             )
         else:
-            outputs_NnD = self._every_expert(x_TD, run_experts)
+            outputs_NnD = self._every_expert(x_TD, real_T, run_experts)
             compare = self._layer if settings.scope == "layer" else expert_confusion
             similarity = compare(outputs_NnD, **options)
             measured = torch.ones_like(similarity, dtype=torch.bool)
+            if real_T is not None:
+                measured &= real_T.sum() >= outputs_NnD.shape[1]
 
         defined = measured & ~similarity.isnan()
         similar = defined & (similarity > now(settings.threshold))
@@ -188,6 +196,7 @@ class SimilarityLearning(nn.Module):
         self,
         x_TD: Tensor,
         selected_TN: Tensor,
+        real_T: Tensor | None,
         count_NN: Tensor,
         run_experts: Backend,
         check_every: float,
@@ -218,10 +227,9 @@ class SimilarityLearning(nn.Module):
             first_P, second_P, measured_XP = due.first_P, due.second_P, measured_P[None]
             if settings.anywhere:
                 first_P, second_P = first_P.repeat(2), second_P.repeat(2)
-                index_Pn = torch.cat(
-                    [index_Pn, sample_any(index_Pn, x_TD.shape[0], self.generator)]
-                )
-                mask_Pn = torch.cat([mask_Pn, torch.ones_like(mask_Pn)])
+                drawn_Pn, real_Pn = sample_any(index_Pn, len(x_TD), real_T, self.generator)
+                index_Pn = torch.cat([index_Pn, drawn_Pn])
+                mask_Pn = torch.cat([mask_Pn, real_Pn])
                 measured_XP = measured_XP.expand(2, -1)
         first_PnD, second_PnD = self._outputs(x_TD, first_P, second_P, index_Pn, run_experts)
         similarity = self.measure(first_PnD, second_PnD, mask_Pn, **options)
@@ -256,14 +264,16 @@ class SimilarityLearning(nn.Module):
         first_PnD, second_PnD = self._project(blocks_BnD).chunk(2)
         return first_PnD, second_PnD
 
-    def _every_expert(self, x_TD: Tensor, run_experts: Backend) -> Tensor:
+    def _every_expert(self, x_TD: Tensor, real_T: Tensor | None, run_experts: Backend) -> Tensor:
         """All experts' outputs on up to n tokens, drawn uniformly without replacement, [N, n, D].
 
-        From T on, all tokens are taken in order and nothing is drawn.
+        From T on, all tokens are taken in order and nothing is drawn. Padding comes last.
         """
         tokens = self.settings.tokens
         if tokens < x_TD.shape[0]:
             chance_T = torch.rand(x_TD.shape[0], device=x_TD.device, generator=self.generator)
+            if real_T is not None:
+                chance_T = torch.where(real_T, chance_T, -1.0)
             x_TD = x_TD.index_select(0, chance_T.topk(tokens).indices)
         count_N = torch.full((self.num_experts,), x_TD.shape[0], device=x_TD.device)
         rows_RD = run_experts(x_TD.repeat(self.num_experts, 1), count_N)

@@ -54,11 +54,12 @@ class PairTracker(nn.Module):
         )
 
     @torch.no_grad()
-    def observe(self, selected_TN: Tensor) -> Tensor:
+    def observe(self, selected_TN: Tensor, real_T: Tensor | None = None) -> Tensor:
         """Adds a batch, S += (M^T M) / T off the diagonal.
 
         Args:
-            selected_TN: which experts each token was routed to, bool.
+            selected_TN: which experts each token was routed to, bool; none for padding.
+            real_T: which tokens are not padding, bool; T counts these alone. None: all.
 
         Returns:
             Tokens each pair shares in this batch, [N, N] fp32 (the mean over ranks).
@@ -67,10 +68,16 @@ class PairTracker(nn.Module):
             mask_TN = selected_TN.float()
             count_NN = mask_TN.T @ mask_TN
         count_NN = count_NN.triu(1) + count_NN.tril(-1)
+        tokens: int | Tensor = len(selected_TN)
+        if real_T is not None:
+            tokens = real_T.sum().clamp(min=1)
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count_NN)
-            count_NN = count_NN / dist.get_world_size()
-        self.shared_NN.add_(count_NN / selected_TN.shape[0])
+            # Ranks may have different numbers of tokens, and must still choose the same pairs.
+            both = torch.cat([count_NN.flatten(), count_NN.new_zeros(1) + tokens])
+            dist.all_reduce(both)
+            both = both / dist.get_world_size()
+            count_NN, tokens = both[:-1].view_as(count_NN), both[-1]
+        self.shared_NN.add_(count_NN / tokens)
         return count_NN
 
     @torch.no_grad()
@@ -146,13 +153,31 @@ def sample_shared(
     return index_Pn, shared_PT.gather(1, index_Pn)
 
 
-def sample_any(index_Pn: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:
-    """The same number of tokens for each pair, drawn uniformly from all: [P, n] int64.
+def sample_any(
+    index_Pn: Tensor,
+    tokens: int,
+    real_T: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same number of tokens for each pair, drawn uniformly without replacement from all.
 
-    Where n is all of them they are taken in order and nothing is drawn.
+    Args:
+        index_Pn: gives P and n; where n is T, all tokens are taken in order and nothing is drawn.
+        tokens: T.
+        real_T: which tokens are not padding, bool; None: all.
+        generator: what draws; PyTorch's own if left out.
+
+    Returns:
+        index [P, n] int64 into the tokens, and mask [P, n] bool: the entries that are not padding.
     """
     pairs, count = index_Pn.shape
     if count == tokens:
-        return torch.arange(tokens, device=index_Pn.device).expand(pairs, tokens)
-    chance_PT = torch.rand(pairs, tokens, device=index_Pn.device, generator=generator)
-    return chance_PT.topk(count).indices
+        drawn_Pn = torch.arange(tokens, device=index_Pn.device).expand(pairs, tokens)
+    else:
+        chance_PT = torch.rand(pairs, tokens, device=index_Pn.device, generator=generator)
+        if real_T is not None:
+            chance_PT = torch.where(real_T, chance_PT, -1.0)
+        drawn_Pn = chance_PT.topk(count).indices
+    if real_T is None:
+        return drawn_Pn, torch.ones_like(drawn_Pn, dtype=torch.bool)
+    return drawn_Pn, real_T[drawn_Pn]

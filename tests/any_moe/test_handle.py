@@ -67,7 +67,12 @@ def test_a_recomputation_draws_the_tokens_of_its_first_pass(reentrant: bool) -> 
         handle = attach(trained, few)
         for number in range(3):
             # Two forward passes before their backward passes, in an order of their own.
-            losses = [loss_of(trained, batch(10 * number + half)) for half in range(2)]
+            losses = []
+            for half in range(2):
+                mask = torch.ones_like(batch())
+                mask[half, 20:] = 0
+                handle.batch(attention_mask=mask)
+                losses.append(loss_of(trained, batch(10 * number + half)))
             for loss in losses if reentrant else reversed(losses):
                 loss.backward()
             handle.step()
