@@ -28,6 +28,7 @@ from simsmoe_cli.any_moe.settings import (
     require_rows_alone,
     similarity_settings,
 )
+from simsmoe_cli.any_moe.similarity import seed_of
 from simsmoe_cli.errors import UserError, printable
 from simsmoe_cli.recipe.schedule import value_at
 from simsmoe_cli.recipe.similarity import SimilaritySettings
@@ -87,7 +88,7 @@ def attach(
     for what, value in {"probe_every": probe_every, "log_every": log_every}.items():
         if value is not None and value < 1:
             raise UserError(f"{what} must be 1 or more, and is {value}", where="attach")
-    writer = None if run is None or not _writes() else RunWriter(Path(run), resume=resume)
+    writer = None if run is None or _rank() else RunWriter(Path(run), resume=resume)
     return Handle(model, found, settings, writer, total_steps, probe_every, log_every, seed)
 
 
@@ -98,6 +99,8 @@ class Handle:
         loss_scale: the factor that your loop applies to its own loss before `backward()`; the
             similarity loss is scaled by the same factor. It is 1 / (batches per optimizer step)
             with gradient accumulation, times `scaler.get_scale()` with a GradScaler.
+        model_folder: where your loop saves the model, if you say so before the first step; commands
+            that need its weights then name it.
         layers: the expert layers, in the model's order.
     """
 
@@ -113,6 +116,7 @@ class Handle:
         seed: int,
     ):
         self.loss_scale = 1.0
+        self.model_folder: str | Path | None = None
         self._model = model
         self._settings = settings
         self._writer = writer
@@ -127,7 +131,9 @@ class Handle:
         self._probed: list[Probe] = []
         name, top_k = type(model).__name__, experts_per_token(model)
         self.layers = [
-            AttachedLayer(layer, top_k, settings, self._progress, name, seed + place)
+            AttachedLayer(
+                layer, top_k, settings, self._progress, name, seed_of(seed, place, _rank())
+            )
             for place, layer in enumerate(found)
         ]
         self._hooks: list[RemovableHandle] = [
@@ -153,13 +159,19 @@ class Handle:
         """
         self._given = attention_mask
 
-    def step(self, loss: float | Tensor | None = None, lr: float | None = None) -> None:
+    def step(
+        self,
+        loss: float | Tensor | None = None,
+        lr: float | None = None,
+        grad_norm: float | Tensor | None = None,
+    ) -> None:
         """Tell simsmoe that the optimizer made a step.
 
         Args:
             loss: the loss of your loop, in nats per token, for the run folder; it is read once per
                 `log_every` steps.
             lr: the learning rate, likewise.
+            grad_norm: the norm of the gradient before it is clipped, likewise.
         """
         progress = self._progress
         if self._writer is not None and not self._writer.started:
@@ -175,20 +187,25 @@ class Handle:
                 self._writer.probe(progress.step, probed)
         progress.probing = progress.step % self._probe_every == 0
         if self._log_every is not None and progress.step % self._log_every == 0:
-            self.log(loss, lr)
+            self.log(loss, lr, grad_norm)
 
-    def log(self, loss: float | Tensor | None = None, lr: float | None = None) -> None:
+    def log(
+        self,
+        loss: float | Tensor | None = None,
+        lr: float | None = None,
+        grad_norm: float | Tensor | None = None,
+    ) -> None:
         """Sum up the steps since the last log, for `metrics` and the run folder.
 
         `step` does this every `log_every` steps; call it yourself where `log_every` is None.
 
         Args:
-            loss, lr: as of `step`.
+            loss, lr, grad_norm: as of `step`.
         """
         step = self._progress.step
         self._numbers = self._read()
         if self._writer is not None and self._writer.started:
-            self._writer.train(step, self._numbers, self._known(loss, lr))
+            self._writer.train(step, self._numbers, self._known(loss, lr, grad_norm))
         self._logged = step
         for attached in self.layers:
             attached.start_window()
@@ -218,9 +235,9 @@ class Handle:
             self._writer = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state that a resumed training needs: pair trackers and generator states, by layer.
+        """The state that a resumed training needs: the pair trackers' sums, by layer.
 
-        Only the generator states differ between processes.
+        It is the same on all processes.
         """
         return {
             f"layer_{place}.{name}": tensor
@@ -267,10 +284,9 @@ class Handle:
         """Read the padding mask of a forward pass."""
         mask = self._given if self._given is not None else kwargs.get("attention_mask")
         progress = self._progress
-        progress.tokens, progress.real_T = 0, None
-        if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()):
-            progress.tokens = mask.numel()
-            progress.real_T = mask.flatten().nonzero().flatten()
+        progress.real_T = None
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            progress.real_T = mask.flatten() != 0
 
     def _read(self) -> list[LayerNumbers]:
         probed: Sequence[Probe | None] = self._probed or [None] * len(self.layers)
@@ -281,9 +297,12 @@ class Handle:
 
     def _started(self) -> RunStarted:
         parameter = next(self._model.parameters())
+        settings = self._settings or SimilaritySettings(preset="none")
         event: RunStarted = {
             "kind": "run_started",
             "step": self._progress.step,
+            "model": type(self._model).__name__,
+            "recipe": {"similarity": settings.model_dump(mode="json")},
             "parameters": sum(part.numel() for part in self._model.parameters()),
             "unit": "token",
             "device": str(parameter.device),
@@ -291,15 +310,20 @@ class Handle:
         }
         if self._total_steps is not None:
             event["total_steps"] = self._total_steps
+        if self.model_folder is not None:
+            event["model_folder"] = str(Path(self.model_folder).absolute())
         return event
 
-    def _known(self, loss: float | Tensor | None, lr: float | None) -> dict[str, Any]:
+    def _known(
+        self, loss: float | Tensor | None, lr: float | None, grad_norm: float | Tensor | None
+    ) -> dict[str, Any]:
         """The fields of a train event that do not come from the layers."""
-        known: dict[str, Any] = {}
-        if loss is not None:
-            known["loss_nats"] = float(loss.detach() if isinstance(loss, Tensor) else loss)
-        if lr is not None:
-            known["lr"] = lr
+        given = {"loss_nats": loss, "lr": lr, "grad_norm": grad_norm}
+        known: dict[str, Any] = {
+            name: float(value.detach() if isinstance(value, Tensor) else value)
+            for name, value in given.items()
+            if value is not None
+        }
         if self._settings is not None:
             pairs = sum(numbers.pairs_due for numbers in self._numbers)
             summed = sum(numbers.similarity for numbers in self._numbers)
@@ -311,6 +335,6 @@ class Handle:
         return known
 
 
-def _writes() -> bool:
-    """Whether this process is the one that writes."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+def _rank() -> int:
+    """The number of this process among those that train together; the first one, 0, writes."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

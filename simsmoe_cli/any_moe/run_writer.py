@@ -19,6 +19,7 @@ import numpy as np
 from simsmoe_cli.any_moe.hooks import Probe
 from simsmoe_cli.any_moe.numbers import LayerNumbers
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.parallel.world import ranks
 from simsmoe_cli.run import probes
 from simsmoe_cli.run.event_log import EventLog, NotAnEvent, parse_event
 from simsmoe_cli.run.events import RunStarted, SimilarityLayer, Train
@@ -43,7 +44,8 @@ class RunWriter:
             raise UserError(
                 "this folder holds a run already",
                 where=str(path),
-                hint="Choose another one, delete it, or give attach resume=True.",
+                hint="Choose another one or delete it. To continue that run, resume from a "
+                "checkpoint (without a Trainer: attach(..., resume=True)).",
             )
         self._open = contextlib.ExitStack()
         self._open.enter_context(self._run.locked())
@@ -59,14 +61,17 @@ class RunWriter:
         """Begin the run, or continue it from a step after 0.
 
         Args:
-            started: the first event. Events of later steps are cut off the file.
+            started: the first event; a continued run has it already, unless something changed.
+                Events of later steps are cut off the file.
         """
         step = started["step"]
-        keep = _bytes_until(self._run.events, step) if step else None
+        said: RunStarted = {**started, "name": self._run.name}
+        keep, before = _kept_until(self._run.events, step) if step else (None, None)
         probes.discard_after(self._run, step if step else -1)
         self._log = EventLog(self._run.events, keep)
         self._open.callback(self._log.close)
-        self._log.emit({**started, "name": self._run.name})
+        if before is None or any(before.get(k) != v for k, v in said.items() if k != "step"):
+            self._log.emit(said)
         self._clock, self._step = time.perf_counter(), step
 
     def train(self, step: int, layers: Sequence[LayerNumbers], known: dict[str, Any]) -> None:
@@ -79,9 +84,15 @@ class RunWriter:
         """
         assert self._log is not None
         now = time.perf_counter()
-        ms = 1000 * (now - self._clock) / max(1, step - self._step)
+        seconds = now - self._clock
+        event: Train = {
+            "kind": "train",
+            "step": step,
+            "step_ms": 1000 * seconds / max(1, step - self._step),
+            "tokens_per_s": layers[0].tokens * ranks() / seconds,
+            **known,  # type: ignore[typeddict-item]
+        }
         self._clock, self._step = now, step
-        event: Train = {"kind": "train", "step": step, "step_ms": ms, **known}  # type: ignore[typeddict-item]
         self._log.emit(event)
         self._log.emit({"kind": "router", "step": step, "layers": [n.event() for n in layers]})
 
@@ -128,14 +139,19 @@ class RunWriter:
         self._log = None
 
 
-def _bytes_until(path: Path, step: int) -> int:
-    """The number of bytes of an events file up to and including this step."""
+def _kept_until(path: Path, step: int) -> tuple[int, RunStarted | None]:
+    """The number of bytes of an events file up to and including this step, and the last
+    run_started event in them."""
     end = 0
+    started: RunStarted | None = None
     if path.is_file():
         with open(path, "rb") as file:
             for line in file:
                 with contextlib.suppress(NotAnEvent):
-                    if parse_event(line)["step"] > step:
+                    event = parse_event(line)
+                    if event["step"] > step:
                         break
+                    if event["kind"] == "run_started":
+                        started = event
                 end += len(line)
-    return end
+    return end, started

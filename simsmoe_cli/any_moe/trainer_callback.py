@@ -15,16 +15,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from simsmoe_cli.any_moe.handle import Handle, attach
 from simsmoe_cli.any_moe.settings import Similarity
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 
 STATE = "simsmoe.safetensors"
+EXPERTS = "experts."
+SOME = 256  # weights of each matrix
 PREFIX = "simsmoe/"
 
 
@@ -72,8 +76,17 @@ class SimSMoECallback(TrainerCallback):
             log_every=None,
             seed=self._seed,
         )
+        self.handle.model_folder = args.output_dir
         if state.global_step:
-            self.handle.load_state_dict(_read(_checkpoint(args, state)), state.global_step)
+            folder = _checkpoint(args, state)
+            saved = _read(folder)
+            experts = {name: saved.pop(name) for name in list(saved) if name.startswith(EXPERTS)}
+            try:
+                _require_same_experts(experts, _some_weights(self.handle), folder)
+                self.handle.load_state_dict(saved, state.global_step)
+            except UserError:
+                self.handle.detach()
+                raise
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Scale the similarity loss as the Trainer scales its own."""
@@ -98,14 +111,15 @@ class SimSMoECallback(TrainerCallback):
         """Add the metrics to the Trainer's logs."""
         if self.handle is None or logs is None or "loss" not in logs:
             return
-        self.handle.log(logs["loss"], logs.get("learning_rate"))
+        self.handle.log(logs["loss"], logs.get("learning_rate"), logs.get("grad_norm"))
         logs.update({PREFIX + name: value for name, value in self.handle.metrics().items()})
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Save the pair trackers in the Trainer's checkpoint folder."""
+        """Save the pair trackers in the Trainer's checkpoint folder, and some of the experts'
+        weights, by which a resumed training sees whether the experts were read."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self.handle is not None and state.is_world_process_zero and folder.is_dir():
-            save_file(self.handle.state_dict(), folder / STATE)
+            save_file({**self.handle.state_dict(), **_some_weights(self.handle)}, folder / STATE)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Detach from the model."""
@@ -128,10 +142,40 @@ def _read(folder: Path) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError, ValueError):
-        raise UserError(
+        raise DataError(
             "this file is damaged",
             where=str(path),
             hint="Delete it: the pair trackers then start from 0.",
-            code=EXIT_DATA,
         ) from None
     return found
+
+
+def _some_weights(handle: Handle) -> dict[str, Tensor]:
+    """Some weights of the experts of each layer; none where they are spread over processes."""
+    found = {}
+    for place, attached in enumerate(handle.layers):
+        parts = [part.detach() for part in attached.layer.experts.parameters()]
+        if not any(isinstance(part, DTensor) for part in parts):
+            some = [part.flatten()[:: max(1, part.numel() // SOME)] for part in parts]
+            found[f"{EXPERTS}{place}"] = torch.cat(some).cpu()
+    return found
+
+
+def _require_same_experts(saved: dict[str, Tensor], now: dict[str, Tensor], folder: Path) -> None:
+    """Refuse to go on with experts that are not those of the checkpoint.
+
+    `save_pretrained` writes the experts of Mixtral, Qwen3-MoE and others one by one, and the
+    Trainer of transformers 5 reads a checkpoint without stacking them again, so it leaves them as
+    they are (huggingface/transformers issue 48805).
+
+    Raises:
+        UserError: the experts differ.
+    """
+    for name in saved.keys() & now.keys():
+        if not torch.equal(saved[name].to(now[name].dtype), now[name]):
+            raise DataError(
+                "the Trainer did not read the experts of this checkpoint, and would train on with "
+                "others",
+                where=str(folder),
+                hint="Create the model with from_pretrained of this folder, then resume again.",
+            )

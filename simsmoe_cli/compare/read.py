@@ -1,8 +1,9 @@
 """Reads the runs to compare: a run from its folder, a Hugging Face model from its report.
 
-Of a run only recipe.yaml and events.jsonl are read, so this needs no torch, no corpus and no
-checkpoint. Its numbers were written during training: similarity and load on the probe's tokens, and
-the validation and test loss. The numbers of a Hugging Face model are for the text of its report.
+Of a run only recipe.yaml and events.jsonl are read (events.jsonl alone if `attach` wrote it), so
+this needs no torch, no corpus and no checkpoint. Its numbers were written during training:
+similarity and load on the probe's tokens, and the validation and test loss. The numbers of a
+Hugging Face model are for the text of its report.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from simsmoe_cli.compare.measures import CURVES, MEASURES
 from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.attached import attached_run
 from simsmoe_cli.run.event_log import read_events
-from simsmoe_cli.run.events import Event
+from simsmoe_cli.run.events import Event, RunStarted
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.score import perplexity
 
@@ -80,21 +82,27 @@ def read_run(run: RunDir, label: str) -> RunSummary:
         model = any((run.path / name).is_file() for name in ("config.json", REPORT))
         if model and not run.recipe.is_file():
             return _of_report(run.path, label)
-        for needed in (run.recipe, run.events):
+        started = attached_run(run)
+        for needed in (run.events,) if started else (run.recipe, run.events):
             if not needed.is_file():
                 what = f"not a run folder: it has no {needed.name}"
                 raise DataError(what, where=printable(run.path, 200))
-        return _of_run(run, label)
+        return _of_run(run, label, started)
     except OSError as error:
         where = printable(error.filename or run.path, 200)
         what = f"cannot be read: {error.strerror}"
         raise DataError(what, where=where) from None
 
 
-def _of_run(run: RunDir, label: str) -> RunSummary:
-    recipe = _recipe(run)
+def _of_run(run: RunDir, label: str, started: RunStarted | None) -> RunSummary:
+    """A run; `started` is the first event of one that `attach` wrote."""
     summary = RunSummary(label)
-    summary.settings = without_paths(_by_path(recipe.model_dump(exclude=recipe.idle_sections)))
+    if started is not None:
+        summary.settings = {"model": started["model"], **_by_path(started.get("recipe", {}))}
+    else:
+        recipe = _recipe(run)
+        settings = _by_path(recipe.model_dump(exclude=recipe.idle_sections))
+        summary.settings = without_paths(settings)
     speeds: list[float] = []
     for event in read_events(run.events):
         _add(event, summary)
@@ -102,6 +110,9 @@ def _of_run(run: RunDir, label: str) -> RunSummary:
             speeds.append(speed)
     measures = summary.measures
     measures["tokens_per_s"] = statistics.median(speeds) if speeds else None
+    losses = [value for value in summary.curves["train_loss"].values if value is not None]
+    if started is not None and losses:  # the only score it has
+        measures["train_loss"] = statistics.fmean(losses[-max(1, len(losses) // 10) :])
     better = ("test_bpc", "valid_bpc", "test_accuracy", "valid_accuracy")
     if any(measures[name] is not None for name in better):
         measures["test_perplexity"] = measures["valid_perplexity"] = None
@@ -127,6 +138,8 @@ def _add(event: Event, summary: RunSummary) -> None:
     elif event["kind"] == "train":
         curves["train_bpc"].add(step, event.get("bpc"))
         curves["train_accuracy"].add(step, event.get("accuracy"))
+        if event.get("bpc") is None and event.get("accuracy") is None:
+            curves["train_loss"].add(step, event.get("loss_nats"))
     elif event["kind"] == "eval" and event.get("split") == "valid":
         curves["valid_bpc"].add(step, event.get("bpc"))
         curves["valid_accuracy"].add(step, event.get("accuracy"))

@@ -122,7 +122,8 @@ def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
         return notes
     if len({run.step for run in runs}) > 1:
         notes.append("the runs are of different lengths: compare the curves step by step")
-    if all(run.settings.get("train.seed") == runs[0].settings.get("train.seed") for run in runs):
+    seeds = {run.settings.get("train.seed") for run in runs}  # of an attached run not known
+    if len(seeds) == 1 and None not in seeds:
         notes.append(
             "each run has the same seed: another seed alone makes a difference, so a small one may "
             "mean nothing"

@@ -32,6 +32,7 @@ from simsmoe_cli.errors import DataError, NotPermitted, UserError, listed, print
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_json, sealed, unsealed, validated
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.attached import attached_run, no_weights
 from simsmoe_cli.run.checkpoint_state import LARGEST_STATE, MODEL, STATE, TRAINING, State
 from simsmoe_cli.run.find import require_run
 from simsmoe_cli.run.folder import RunDir
@@ -78,6 +79,8 @@ def find(run: RunDir, which: str) -> Path:
         return steps[max(steps)]
     if len(which) < 20 and which.isdecimal() and int(which) in steps:
         return steps[int(which)]
+    if started := attached_run(run):
+        raise no_weights(run, started)
     available = _available(run) or "none; the run saved no checkpoint yet"
     raise DataError(
         f"no checkpoint '{printable(which)}' in this run",

@@ -46,11 +46,19 @@ class Header(Stamp, total=False):
 
 
 class TaskFacts(Stamp, total=False):
-    """Further fields of `RunStarted` in a fine-tuned run: task, labels, steps of an epoch."""
+    """Fields of `RunStarted` that only some trainings have.
+
+    Attributes:
+        task, labels, steps_per_epoch: of a fine-tuned run.
+        model: the class of a model that `attach` watches.
+        model_folder: where the user's loop saves that model, if known.
+    """
 
     task: str
     labels: list[str]
     steps_per_epoch: int
+    model: str
+    model_folder: str
 
 
 class RunStarted(Header, TaskFacts, total=False):
@@ -58,7 +66,7 @@ class RunStarted(Header, TaskFacts, total=False):
 
     Attributes:
         name: of the run.
-        recipe: the resolved recipe.
+        recipe: the resolved recipe; of a run that `attach` wrote, its section `similarity` alone.
         parameters: of the model.
         tokens_per_step: tokens that one optimizer step reads; for a task, the largest possible
             number.

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import MixtralForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from simsmoe_cli.any_moe.trainer_callback import SimSMoECallback
+from simsmoe_cli.cli.main import run as simsmoe
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.run.event_log import read_events
 from tests.any_moe.by_hand import VOCABULARY, made
 
@@ -48,7 +51,12 @@ class Stop(TrainerCallback):
 
 
 def trainer(
-    folder: Path, callback: SimSMoECallback, logger: Logger, stop: int, **options: Any
+    folder: Path,
+    callback: SimSMoECallback,
+    logger: Logger,
+    stop: int,
+    model: nn.Module | None = None,
+    **options: Any,
 ) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder / "out"),
@@ -64,9 +72,8 @@ def trainer(
         seed=0,
         **options,
     )
-    # The Trainer of transformers 5.24 does not read back the experts of a Mixtral it saved.
     return Trainer(
-        made("gpt_oss"),
+        made("gpt_oss") if model is None else model,
         arguments,
         train_dataset=Texts(),
         callbacks=[logger, callback, Stop(stop)],
@@ -102,3 +109,30 @@ def test_the_loss_is_scaled_as_the_trainer_scales_its_own(accumulated: int, tmp_
     assert callback.handle is not None
     assert callback.handle.loss_scale == 1 / accumulated
     assert callback.handle.steps == 1
+
+
+def test_experts_that_the_trainer_does_not_read_are_not_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Trainer of transformers 5.24 does not read back the experts of a Mixtral it saved."""
+    run, saved = tmp_path / "run", tmp_path / "out" / "checkpoint-4"
+
+    def train(model: nn.Module, stop: int, resume: bool) -> Trainer:
+        callback = SimSMoECallback(FEW, run=run)
+        made_trainer = trainer(tmp_path, callback, Logger(), stop, model)
+        made_trainer.train(resume_from_checkpoint=resume)
+        return made_trainer
+
+    train(made("mixtral"), 4, False)
+    before = (run / "events.jsonl").read_bytes()
+    with pytest.raises(UserError, match="did not read the experts"):
+        train(made("mixtral"), 8, True)
+    assert (run / "events.jsonl").read_bytes() == before
+    done = train(MixtralForCausalLM.from_pretrained(saved), 8, True)
+    assert done.state.global_step == 8
+    started = [event for event in read_events(run / "events.jsonl") if "model" in event]
+    assert [event["step"] for event in started] == [0]
+
+    # What needs weights says where they are.
+    assert simsmoe(["eval", str(run)]) == 3
+    assert f"in {tmp_path / 'out' / 'checkpoint-8'}" in capsys.readouterr().err
