@@ -13,6 +13,7 @@ from simsmoe_cli.kernels import relative_attention as relative
 from simsmoe_cli.kernels.cpu import as_on_accelerators
 from simsmoe_cli.model import attention
 from simsmoe_cli.model.language_model import LanguageModel
+from tests.no_waiting import NoWaiting
 from tests.train.tiny import recipe
 
 END, VOCABULARY, SPAN = 11, 12, 7
@@ -74,6 +75,16 @@ def test_outputs_and_gradients_are_those_of_each_document_alone(kind: str, path:
     for mine, oracle in zip(gradients, expected, strict=True):
         torch.testing.assert_close(mine, oracle, **CLOSE[kind])
     assert not torch.allclose(model(kind, within=False)(stream).logits, apart)
+
+
+@pytest.mark.parametrize("kind", ["relative", "rope"])
+def test_no_step_waits_on_the_device(kind: str) -> None:
+    ours = model(kind)
+    stream = torch.cat(documents(0), 1)
+    memory = ours.initial_memory(1)
+    with NoWaiting():
+        output = ours(stream, memory)
+        ours(stream, output.memory).logits.sum().backward()
 
 
 @pytest.mark.parametrize("path", PATHS)

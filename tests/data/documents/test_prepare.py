@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import json
 import lzma
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,20 @@ def test_plain_text_files_are_documents_where_asked(tmp_path: Path) -> None:
     documents = Documents(str(tmp_path / "texts"), plain=True, held_out=0.2)
     found = documents_in(prepare_documents(documents, tmp_path / "own"))
     assert sorted(text for split in found.values() for text in split) == sorted(texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("a.jsonl.zst", "zstandard"), ("a.parquet", "pyarrow")]
+)
+def test_a_missing_package_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    for module in (package, f"{package}.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    error = refusal(tmp_path / name, tmp_path / "out", EXIT_USAGE)
+    assert f"needs the package {package}" in error.what
+    assert "pip install 'simsmoe[hf]'" in error.hint
 
 
 LINES = [json.dumps({"text": text}).encode() for text in some_texts(3)]
