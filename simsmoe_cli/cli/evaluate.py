@@ -95,9 +95,12 @@ def evaluate(
         )
         _print_task(screen, report)
         return
+    documents = report.get("documents", 0)
+    amount = f"{report['tokens'] - documents:,} {report['unit']}s"
+    amount += f" in {documents:,} documents" if documents else ""
     screen.print(
         f"{where}{report['corpus']} {report['split']}{at_k}: {_scores(report)}  "
-        f"({report['tokens']:,} {report['unit']}s, {speed})",
+        f"({amount}, {speed})",
         soft_wrap=True,
     )
 

@@ -27,8 +27,9 @@ def print_summary(store: TokenStore, data_dir: Path) -> None:
     screen.print(f"{done} {manifest.name} in {store.path}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("split")
-    tokens = "tokens" if manifest.unit == "token" else f"tokens ({manifest.unit}s)"
     documents = manifest.end_id is not None
+    plain = documents or manifest.unit == "token"
+    tokens = "tokens" if plain else f"tokens ({manifest.unit}s)"
     for heading in (*["documents"] * documents, tokens, "bytes of text", "share"):
         table.add_column(heading, justify="right")
     for split, info in manifest.splits.items():
@@ -36,7 +37,9 @@ def print_summary(store: TokenStore, data_dir: Path) -> None:
         counts = [f"{info.documents:,}"] * documents + [f"{info.tokens:,}", f"{info.bytes:,}"]
         table.add_row(split, *counts, f"{share:.1%}")
     screen.print(table)
-    screen.print(f"vocabulary: {manifest.vocab_size:,} {manifest.unit}s ({manifest.tokenizer})")
+    own_end = documents and manifest.tokenizer != "huggingface"
+    size = f"{manifest.vocab_size - own_end:,} {manifest.unit}s" + " and the end token" * own_end
+    screen.print(f"vocabulary: {size} ({manifest.tokenizer})")
     if documents:
         screen.print(_split_note(store), soft_wrap=True)
     for warning in manifest.warnings:

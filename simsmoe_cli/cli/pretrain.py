@@ -117,4 +117,6 @@ def _summary(result: "Evaluation", manifest: "Manifest") -> str:
     score = score_text(result.on_split("test", manifest))
     total = manifest.splits["test"].tokens
     part = "" if result.tokens == total else f" of {total:,}"
-    return f"test {score}  ({result.tokens:,}{part} {manifest.unit}s)"
+    # The tokens that end documents are among them.
+    unit = "token" if manifest.end_id is not None else manifest.unit
+    return f"test {score}  ({result.tokens:,}{part} {unit}s)"

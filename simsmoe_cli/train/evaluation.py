@@ -56,8 +56,9 @@ def evaluate_run(
         top_k: experts per token; None takes the router's own.
 
     Returns:
-        run, checkpoint, step, unit, top_k, corpus or task, the fields of an eval event, and for a
-        task all of `task_report`.
+        run, checkpoint, step, unit, top_k, corpus or task, documents (of a corpus that has some;
+        an end token of each is among the tokens), the fields of an eval event, and for a task all
+        of `task_report`.
     """
     _check_top_k(top_k, opened.recipe)
     _check_options(opened, data, task, predictions)
@@ -137,7 +138,9 @@ def _on_corpus(
             precision=resolve_precision(recipe.train.precision, device),
             context=opened.context(top_k),
         )
-    return {"corpus": store.manifest.name, **result.on_split(split, store.manifest)}
+    documents = store.manifest.splits[split].documents
+    of = {"documents": documents} if documents else {}
+    return {"corpus": store.manifest.name, **of, **result.on_split(split, store.manifest)}
 
 
 def _on_task(

@@ -50,8 +50,9 @@ def test_the_summary_says_how_documents_were_split_and_counted(
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "Already prepared, nothing changed: texts in data/texts"
     assert shown[1].split() == [
-        *("split", "documents", "tokens", "(bytes)", "bytes", "of", "text", "share"),
+        *("split", "documents", "tokens", "bytes", "of", "text", "share"),
     ]
+    assert shown[5] == "vocabulary: 243 bytes and the end token (bytes)"
     assert "of every 20 consecutive documents of a file one went to each split" in shown[6]
     assert "a token ends each document (id 243)" in shown[6]
     assert main.run(["prepare-data", "texts", "--json"]) == 0
@@ -72,6 +73,9 @@ def test_bits_per_character_are_of_text_without_end_tokens(
     bits = score["loss_nats"] * info.tokens / math.log(2)
     assert score["bpc"] == pytest.approx(bits / info.bytes)
     assert score["bits_per_byte"] == pytest.approx(bits / info.bytes)
+    assert score["documents"] == info.documents
+    assert main.run(["eval", "own"]) == 0
+    assert f"({info.bytes:,} bytes in {info.documents:,} documents" in capsys.readouterr().out
 
 
 def test_a_run_on_documents_is_opened_by_every_command(
