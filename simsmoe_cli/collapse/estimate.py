@@ -23,10 +23,11 @@ from simsmoe_cli.collapse.sources.evaluation_windows import tokens_per_batch
 from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LAYER_BATCH_TOKENS
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.model import available_memory as memory
+from simsmoe_cli.run.duration import duration
 
-LARGE = 1e13  # multiplications of all experts on all rows above which the default is fewer rows
+LARGE = 1e13  # multiplications: if all experts on all rows cost more, fewer rows are the default
 FEWEST_DEFAULT_ROWS = 1024
-FEWEST_ROWS = 256  # where memory is short
+FEWEST_ROWS = 256  # if memory is short
 READING_BYTES = 4.0  # per number of a layer: its tensors in the mapped file, and while they stack
 READ_PER_S = 1e9  # bytes of weights, read from a disk and converted
 PROBE = 768  # rows and columns of the matrices timed
@@ -56,7 +57,7 @@ class Plan:
     @property
     def words(self) -> str:
         """Time and memory: "about 12 min, 4.1 GB"."""
-        return f"about {duration(self.seconds)}, {memory.gigabytes(self.size)}"
+        return f"about {duration(max(1.0, self.seconds))}, {memory.gigabytes(self.size)}"
 
 
 def plan(
@@ -148,15 +149,6 @@ def _expert_call(size: Size, rows: float) -> float:
     """Bytes of memory for running some rows through one expert each."""
     hidden = max(size.in_experts) / (3.0 * size.experts * size.width)
     return rows * size.dtype.itemsize * (6.0 * size.width + 3.0 * hidden)
-
-
-def duration(seconds: float) -> str:
-    """A time in words: "12 min"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 @functools.cache

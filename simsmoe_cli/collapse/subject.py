@@ -14,6 +14,8 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Facts(BaseModel):
+    """The base of everything in a report's JSON: read-only, with no unknown fields."""
+
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
     )

@@ -14,11 +14,12 @@ import math
 
 from simsmoe_cli.collapse.findings import Findings, LayerFindings
 from simsmoe_cli.collapse.report import Sentence
-from simsmoe_cli.collapse.show.format import NAMED, count, every, some_of
+from simsmoe_cli.collapse.show.format import NAMED, count, every
+from simsmoe_cli.errors import listed
 
 NEAR_UNIFORM = 0.9  # of ln V
 FEW_ROWS = 64  # with fewer, similar and unrelated experts can hardly be told apart
-ONE_TOKEN = math.log(2)  # nats: fewer than two tokens' worth of choice in the whole text
+ONE_TOKEN = math.log(2)  # nats of a choice between two tokens; repeated text has fewer
 
 
 def non_finite(findings: Findings) -> list[Sentence]:
@@ -26,7 +27,9 @@ def non_finite(findings: Findings) -> list[Sentence]:
     experts = [(layer, expert) for layer in findings.layers for expert in layer.non_finite]
     sentences = []
     if experts:
-        names = some_of([f"expert {expert} of layer {layer.label}" for layer, expert in experts])
+        names = listed(
+            [f"expert {expert} of layer {layer.label}" for layer, expert in experts], NAMED
+        )
         have = "has weights or outputs" if len(experts) == 1 else "have weights or outputs"
         sentences.append(
             Sentence.of(
@@ -141,7 +144,7 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
         words = (
             f"The model predicts this text {better} better than a uniform guess: {loss:.2f} nats "
             f"per {text.unit}, and a guess among {choices:,} has {math.log(choices):.2f}. "
-            "So do untrained weights, and trained ones on text that is unlike their training data. "
+            "Untrained weights do the same, and trained ones on text unlike their training data. "
             f"{little}"
         )
     elif frequency is not None and loss >= frequency:
@@ -149,8 +152,8 @@ def hard_text(findings: Findings) -> tuple[str, Sentence] | None:
         words = (
             f"The model predicts this text no better than the frequencies of its tokens do: "
             f"{loss:.2f} nats per {text.unit}, and guessing each by its frequency has "
-            f"{frequency:.2f}. So do weights after few steps, and trained ones on random text, or "
-            f"on a language or format they do not know. {little}"
+            f"{frequency:.2f}. Weights after few steps do the same, and trained ones on random "
+            f"text or in a language or format they do not know. {little}"
         )
     else:
         return None

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from simsmoe_cli.collapse.findings import Findings, LayerFindings
 from simsmoe_cli.collapse.pairs import Pair
 from simsmoe_cli.collapse.report import Sentence
-from simsmoe_cli.collapse.show.format import NAMED, count, interval, number, some_of
+from simsmoe_cli.collapse.show.format import NAMED, count, interval, number
+from simsmoe_cli.errors import listed
 
-SAME_OUTPUT = 0.95  # mean cosine: outputs point the same way from here on
-SAME_WEIGHTS = 0.99  # matched units: weights are nearly the same from here on
-RBF_ABOVE = 0.4  # RBF above linear CKA by this much: single rows may hide a similarity
+SAME_OUTPUT = 0.95  # mean cosine from which outputs are said to point the same way
+SAME_WEIGHTS = 0.99  # matched units from which weights are said to match
+RBF_ABOVE = 0.4  # if RBF CKA is this much above linear CKA, single rows may hide a similarity
 UNEVEN_LOAD = 1.0  # coefficient of variation
 UNDECIDED, NARROW = 0.95, 0.5  # of ln N: entropy of a token's routing, and of the mean routing
 ROUNDED = 1e-3  # when all pairs are this close, their order is only rounding
-NO_POWER = 0.5  # a null that reaches further hides a correlation worth knowing
+NO_POWER = 0.5  # if the null reaches further, even a strong correlation would not be seen
 
 
 def mean_similarity(findings: Findings, similar: float, collapsed: float) -> list[Sentence]:
@@ -209,7 +210,7 @@ def dead_experts(findings: Findings, dead: Sequence[tuple[LayerFindings, int]]) 
 
 
 def undefined_experts(findings: Findings) -> list[Sentence]:
-    """Experts to which no similarity is defined although all their outputs are finite."""
+    """Experts whose similarity is undefined although all their outputs are finite."""
     silent = [
         (layer, expert)
         for layer in findings.layers
@@ -257,7 +258,7 @@ def routing(findings: Findings) -> list[Sentence]:
         if found:
             value, layer = found[0]
             most = layer.entropy_max_nats
-            where = some_of([f"layer {each.label}" for _, each in found])
+            where = listed([f"layer {each.label}" for _, each in found], NAMED)
             text = (
                 f"{words} ({where}; entropy {value:.2f} of at most {most:.2f} nats in layer "
                 f"{layer.label})."
@@ -307,8 +308,8 @@ def sharing(findings: Findings) -> list[Sentence]:
 
 
 def _with_cka(pairs: Sequence[Pair]) -> str:
-    return some_of([f"{pair.full_name} ({pair.cka:.2f})" for pair in pairs])
+    return listed([f"{pair.full_name} ({pair.cka:.2f})" for pair in pairs], NAMED)
 
 
 def _experts(experts: Sequence[tuple[LayerFindings, int]]) -> str:
-    return some_of([f"expert {expert} of layer {layer.label}" for layer, expert in experts])
+    return listed([f"expert {expert} of layer {layer.label}" for layer, expert in experts], NAMED)

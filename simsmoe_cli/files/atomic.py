@@ -144,18 +144,18 @@ def clean(folder: Path, name: str | None = None) -> None:
     for path in _left(folder, name, NEXT):
         with _lock(path) as free:
             if free:
-                place = _place(path, NEXT, name)
-                if place.exists():
+                target = _target(path, NEXT, name)
+                if target.exists():
                     _delete(path)
                 else:
-                    path.rename(place)
+                    path.rename(target)
                     sync(folder)
     for path in _left(folder, name, OLD):
-        place = _place(path, OLD, name)
-        if place.exists():
+        target = _target(path, OLD, name)
+        if target.exists():
             _delete(path)
-        elif not _left(folder, place.name, NEXT):  # those of living processes take its place soon
-            path.rename(place)
+        elif not _left(folder, target.name, NEXT):  # those of living processes take its place soon
+            path.rename(target)
     for path in _left(folder, name, PARTIAL):
         with _lock(path) as free:
             if free:
@@ -176,7 +176,7 @@ def _beside(path: Path, kind: str, mark: str = "") -> Path:
     return path.with_name(f".{path.name[:LONGEST_NAME]}.{kind}-{mark or secrets.token_hex(4)}")
 
 
-def _place(path: Path, kind: str, name: str | None) -> Path:
+def _target(path: Path, kind: str, name: str | None) -> Path:
     """The path that a leftover was to replace, or was moved from."""
     return path.with_name(name or path.name[1:].rpartition(f".{kind}-")[0])
 

@@ -2,8 +2,7 @@
 
 The page of textual-serve loads a font from the network; our page loads everything from this server.
 And textual-serve lets any web page open its websocket, so a foreign page in the same browser could
-see the runs and press keys. Here the page must come from this server, and under a name that no
-foreign
+see the runs and press keys. Here the page must come from this server, under a name that no foreign
 domain can have: an address, or this machine's own name.
 """
 

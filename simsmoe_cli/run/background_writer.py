@@ -34,7 +34,7 @@ class Snapshot:
             self._state[name] = copy
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As of a module."""
+        """The tensors by name, as those of a module."""
         return self._state
 
 

@@ -3,7 +3,7 @@
     runs/NAME/
       recipe.yaml        the resolved recipe
       environment.json   versions, machine and command of every session that trained here
-      events.jsonl what happened, one JSON object per line
+      events.jsonl       what happened, one JSON object per line
       probes/step-NNNNNNN.npz       matrices of a probe
       checkpoints/step-NNNNNNN/
       best/              weights with the lowest validation loss, or highest accuracy

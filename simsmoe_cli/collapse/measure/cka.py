@@ -23,7 +23,7 @@ from simsmoe_cli.similarity.cka import pairwise_rbf_cka
 NULL_DRAWS = 100  # pairs of shuffled experts at least, unless NULL_PASSES is reached
 RBF_NULL_DRAWS = 40  # a pass costs more
 NULL_PASSES = 20
-NULL_BLOCKS = 16  # of a pass that wants no interval: they only bound the memory
+NULL_BLOCKS = 16  # blocks of rows if no interval is needed: they only bound the memory
 BOOTSTRAP = "percentile bootstrap of {blocks} blocks of rows, {resamples} times"
 
 

@@ -101,7 +101,7 @@ def with_pair_of(findings: Findings, source: Source, options: Options, other: Fi
 
 
 class _Keeper:
-    """Keeps the rows of layers until each has seen all of them; then `on_layer` is called.
+    """Keeps the rows of each layer until it has seen the whole text, then calls `on_layer`.
 
     A source gives whole windows of text; only as many of their tokens are kept as were asked for.
     """

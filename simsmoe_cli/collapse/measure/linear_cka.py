@@ -1,10 +1,10 @@
 """Debiased and biased linear CKA of all pairs of experts, and a bootstrap interval.
 
 HSIC_1 of Song et al. 2012, with a block bootstrap: rows of a text are not independent, so blocks of
-neighbouring rows are drawn instead of single rows. No kernel is computed twice: one pass over the
-Gram matrices gives HSIC_1 without each block in turn; the bootstrap draws blocks, adds their
-influences (jackknife) to HSIC_1, then takes the ratio. Drawing rows with repetition would pair a
-row with its own copy, which is the bias that the debiased estimator avoids.
+neighbouring rows are drawn instead of single rows. One pass over the Gram matrices gives HSIC_1 of
+all rows, and with each block left out, so no kernel is computed twice. The bootstrap draws blocks,
+adds their influences (jackknife) to HSIC_1, then takes the ratio. Drawing rows with repetition
+would pair a row with its own copy, which is the bias that the debiased estimator avoids.
 
 Gram matrices of many experts cost more than running the experts, so `partners` bounds them: each
 block of rows is then compared with a few others, drawn at random, and their sums are scaled up.
@@ -175,7 +175,7 @@ def _bootstrap(
 
 
 def _hsic_without_each(parts: Sequence[slice], sums: BlockSums) -> Tensor:
-    """HSIC_1 without each block of rows in turn, [B, N, N] fp64."""
+    """HSIC_1 with each block of rows left out in turn, [B, N, N] fp64."""
     inner_NN = sums.row_BNN.sum(0)
     found = []
     for b, rows in enumerate(parts):

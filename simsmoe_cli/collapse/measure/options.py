@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from simsmoe_cli.collapse.measure.linear_cka import partners
 
-FEWEST_SAMPLED = 32  # rows that a measure is left with at least where its time is bounded
+FEWEST_SAMPLED = 32  # the fewest rows of a measure whose time is bounded
 DENSE_BYTES = 2**28  # of the outputs that all experts compute at once
 NULL_EXPERTS = 16  # that are shuffled in a pass, at most: 120 pairs
-OF_RUNNING = 24  # comparing costs at most this part of running all experts, if that is more
+OF_RUNNING = 24  # comparing may cost a 24th of running all experts, whatever the options say
 RBF_PASSES = 4  # exponentials and sums of a kernel cost as much as this many products
 OF_AN_EIGENVALUE = 64  # multiplications per entry of a matrix to get its eigenvalues
 
@@ -31,9 +31,9 @@ class Options:
         blocks, resamples, level: of the bootstrap.
         rbf_rows, rank_rows: rows of the RBF CKA and of the effective rank at most. The cost of both
             grows faster than the rows.
-        products: multiplications that each measure of a layer may cost which grows faster than the
-            rows: Gram matrices, RBF kernels, effective ranks. A 24th of what running all experts
-            costs, where that is more.
+        products: multiplications allowed for each measure of a layer whose cost grows faster than
+            the rows (Gram matrices, RBF kernels, effective ranks); or a 24th of those of running
+            all experts, if that is more.
         matching: multiplications that the matching of hidden units of a layer may cost.
         seed: of everything that is drawn.
     """

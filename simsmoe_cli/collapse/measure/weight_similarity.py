@@ -76,10 +76,10 @@ def matched_units(
 
     Args:
         parts_NHF: for each matrix (and bias) its entries by hidden unit.
-        budget: multiplications allowed, about. With more, evenly spread units are looked up instead
-            of all of them, always among all units of the other expert; if even `FEWEST_UNITS` are
-            too many, by evenly spread weights of each matrix instead of all of them. Fewer weights
-            make unrelated units look more similar, in `chance` as well.
+        budget: multiplications allowed, about. If all units cost more, only evenly spread ones are
+            looked up, among all units of the other expert. If even `FEWEST_UNITS` cost more, only
+            evenly spread weights of each matrix are compared; fewer weights make unrelated units
+            look more similar, in `chance` as well.
         generator: for the chance level, on the CPU.
     """
     experts, hidden, _ = parts_NHF[0].shape

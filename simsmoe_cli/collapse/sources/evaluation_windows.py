@@ -19,7 +19,7 @@ from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_blocks
 
 STREAMS = 8  # with carried memory: more would cover more text, fewer would fill more memory
 BATCH_TOKENS = 8192  # tokens that go through a model at once, at most
-LOGITS = 2**27  # of a batch, about
+LOGITS = 2**27  # logits of a batch, at most
 
 
 def tokens_per_batch(vocab_size: int) -> int:

@@ -66,16 +66,11 @@ def _detail(view: View, width: int) -> Text:
     pair = view.selection.pair
     if pair is not None:
         line.append(f"experts {pair[0]} and {pair[1]}: ", "bold").append("CKA ")
-    for run in range(len(view.runs)):
-        probe = pairs.shown(view, run)
-        if probe is None:
-            continue
-        layer = probe[1]
+    for layer in pairs.told_of_each_run(view, line):
         here = pairs.pair_of(view, layer.experts) if pair is not None else pairs.most_similar(layer)
         if here is None:
+            line.append("–", "dim")
             continue
-        if view.several:
-            line.append("  " if run else "").append("● ", view.color_of(run))
         if pair is None:
             line.append("most similar " if not line.plain.strip("● ") else "", "dim")
             line.append(f"{here[0]} and {here[1]}: ", "dim")

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from simsmoe_cli.monitor.draw.palette import Palette
 from simsmoe_cli.monitor.draw.text import cut
-from simsmoe_cli.monitor.state.alerts import duration
 from simsmoe_cli.monitor.state.run import RunHistory, Status
 from simsmoe_cli.monitor.view import ShownRun, View
+from simsmoe_cli.run.duration import duration
 
 BAR = 12
 WIDE = 110  # cells from which the settings of a run fit beside its name

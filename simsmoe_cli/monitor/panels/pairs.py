@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 from rich.text import Text
@@ -23,6 +24,16 @@ def shown(view: View, run: int) -> Probe | None:
     frame = view.probe(view.runs[run].history.similarities)
     layer = None if frame is None else frame.layer(view.selection.layer)
     return None if frame is None or layer is None else (frame.step, layer)
+
+
+def told_of_each_run(view: View, line: Text) -> Iterator[LayerSimilarity]:
+    """The layer shown of each run that has one; of several runs, a line gets a mark for each."""
+    for run in range(len(view.runs)):
+        probe = shown(view, run)
+        if probe is not None:
+            if view.several:
+                line.append("  " if run else "").append("● ", view.color_of(run))
+            yield probe[1]
 
 
 def why_none(view: View, run: int) -> str:

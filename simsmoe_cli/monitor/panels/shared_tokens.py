@@ -67,13 +67,7 @@ def _plot(
 def _detail(view: View, width: int) -> Text:
     """The pair under the cursor, else the correlations of each run."""
     line = Text(no_wrap=True)
-    for run in range(len(view.runs)):
-        probe = pairs.shown(view, run)
-        if probe is None:
-            continue
-        layer = probe[1]
-        if view.several:
-            line.append("  " if run else "").append("● ", view.color_of(run))
+    for layer in pairs.told_of_each_run(view, line):
         pair = pairs.pair_of(view, layer.experts)
         if pair is not None:
             name = f"{pair[0]} and {pair[1]}: " if not view.several else ""

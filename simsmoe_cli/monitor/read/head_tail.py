@@ -21,8 +21,10 @@ WINDOW_BYTES = 2 << 10  # of a sample in between: some train events
 def head_and_tail(
     path: Path, kinds: tuple[str, ...] = ("train",), samples: int = 0
 ) -> Iterator[Event]:
-    """The first events of a file and the last ones: the newest few, from which the pace is
-    computed, and of the others those that are not train events.
+    """The first event of a file and its last ones.
+
+    All of the newest few are given, because the pace is computed from them. Of those before, train
+    events are left out.
 
     Args:
         path: the events.jsonl.

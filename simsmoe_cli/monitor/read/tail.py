@@ -64,8 +64,8 @@ class Tail:
         self.skipped: Counter[str] = Counter()
         self._told: set[str] = set()
         self._gone = False
-        # Used again and again while there is much to read: new memory for every piece of the file
-        # would take longer to be cleared than to be read into.
+        # Reused while there is much to read: clearing new memory for every piece of the file would
+        # take longer than reading into it.
         self._buffer = bytearray()
         self._forget()
 

@@ -20,8 +20,8 @@ from simsmoe_cli.monitor.draw.text import decimal
 from simsmoe_cli.monitor.panels.header import status_style
 from simsmoe_cli.monitor.screens.keys import PICKER_KEYS
 from simsmoe_cli.monitor.screens.themes import palette_of
-from simsmoe_cli.monitor.state.alerts import duration
 from simsmoe_cli.monitor.state.runs import RunSummary, find_runs
+from simsmoe_cli.run.duration import duration
 
 LOOK_EVERY_S = 3.0
 # In a narrow window, columns are left out from the last on.

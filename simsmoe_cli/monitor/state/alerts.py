@@ -11,7 +11,9 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from simsmoe_cli.errors import listed
 from simsmoe_cli.monitor.state.probes import RouterFrame, SimilarityFrame
+from simsmoe_cli.run.duration import duration
 
 AlertKind = Literal["dead", "load_cv", "cka", "non_finite", "silent"]
 
@@ -91,34 +93,18 @@ class Watch:
         found = []
         limit = self.thresholds.load_cv_above
         for layer in frame.layers:
-            label = self._label(layer.layer)
-            before = self._dead.get(layer.layer, frozenset())
-            now = frozenset(layer.dead)
-            self._dead[layer.layer] = now
-            for ids, recovered in ((now - before, False), (before - now, True)):
-                if ids:
-                    text = f"layer {label}: {_experts(ids)} " + (
-                        "no longer dead" if recovered else "dead (under 1% of a fair share)"
-                    )
-                    found.append(
-                        Alert(
-                            "dead",
-                            frame.step,
-                            frame.time,
-                            text,
-                            recovered,
-                            layer.layer,
-                            tuple(sorted(ids)),
-                            label,
-                        )
-                    )
-            if (over := self._crosses(("load_cv", layer.layer), layer.load_cv, limit)) is not None:
-                text = f"layer {label}: load CV {layer.load_cv:.2f} " + _against(over, limit)
-                found.append(
-                    Alert(
-                        "load_cv", frame.step, frame.time, text, not over, layer.layer, label=label
-                    )
-                )
+            number = layer.layer
+            before = self._dead.get(number, frozenset())
+            now = self._dead[number] = frozenset(layer.dead)
+            if died := now - before:
+                text = f"{_experts(died)} dead (under 1% of a fair share)"
+                found.append(self._of_layer("dead", frame, number, text, False, died))
+            if revived := before - now:
+                text = f"{_experts(revived)} no longer dead"
+                found.append(self._of_layer("dead", frame, number, text, True, revived))
+            if (over := self._crosses(("load_cv", number), layer.load_cv, limit)) is not None:
+                text = f"load CV {layer.load_cv:.2f} {_against(over, limit)}"
+                found.append(self._of_layer("load_cv", frame, number, text, not over))
         return found
 
     def similarity(self, frame: SimilarityFrame) -> list[Alert]:
@@ -127,32 +113,41 @@ class Watch:
         limit = self.thresholds.cka_above
         for layer, mean in frame.means.items():
             if (over := self._crosses(("cka", layer), mean, limit)) is not None:
-                label = self._label(layer)
-                text = f"layer {label}: mean CKA {mean:.2f} " + _against(over, limit)
-                found.append(
-                    Alert("cka", frame.step, frame.time, text, not over, layer, label=label)
-                )
+                text = f"mean CKA {mean:.2f} {_against(over, limit)}"
+                found.append(self._of_layer("cka", frame, layer, text, not over))
         return found
 
     def loss(self, step: int, time: float, finite: bool) -> list[Alert]:
         """A loss that is not finite any more, or is again."""
-        if finite == ("loss" not in self._crossed):
-            return []
-        if finite:
-            self._crossed.discard("loss")
-            return [Alert("non_finite", step, time, "the loss is finite again", True)]
-        self._crossed.add("loss")
-        return [Alert("non_finite", step, time, "the loss is not finite")]
+        words = ("the loss is not finite", "the loss is finite again")
+        return self._turned("non_finite", not finite, step, time, words)
 
     def silence(self, step: int, now: float, quiet_s: float, silent: bool) -> list[Alert]:
         """A run that fell silent, or is heard again."""
-        if silent == ("silence" in self._crossed):
+        words = (f"no event for {duration(quiet_s)}", "the run is heard again")
+        return self._turned("silent", silent, step, now, words)
+
+    def _of_layer(
+        self,
+        kind: AlertKind,
+        frame: RouterFrame | SimilarityFrame,
+        layer: int,
+        text: str,
+        recovered: bool,
+        experts: Iterable[int] = (),
+    ) -> Alert:
+        label, ids = self._label(layer), tuple(sorted(experts))
+        text = f"layer {label}: {text}"
+        return Alert(kind, frame.step, frame.time, text, recovered, layer, ids, label)
+
+    def _turned(
+        self, kind: AlertKind, wrong: bool, step: int, time: float, words: tuple[str, str]
+    ) -> list[Alert]:
+        """The alert where something went wrong, or is right again; nothing where it stays."""
+        if wrong == (kind in self._crossed):
             return []
-        if not silent:
-            self._crossed.discard("silence")
-            return [Alert("silent", step, now, "the run is heard again", True)]
-        self._crossed.add("silence")
-        return [Alert("silent", step, now, f"no event for {duration(quiet_s)}")]
+        self._crossed ^= {kind}
+        return [Alert(kind, step, time, words[not wrong], not wrong)]
 
     def _crosses(self, key: Hashable, value: float, limit: float) -> bool | None:
         """True where the value rises above the limit, False where it recovers, None otherwise."""
@@ -171,19 +166,5 @@ def _against(over: bool, limit: float) -> str:
 
 def _experts(ids: frozenset[int]) -> str:
     known = sorted(ids)
-    some = ", ".join(map(str, known[:8])) + (f" and {len(known) - 8} more" if known[8:] else "")
+    some = listed(known, 8)
     return f"expert {some} is" if len(known) == 1 else f"experts {some} are"
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it: 42 s, 12 min, 3 h 20 min, 2 d 4 h; inf is a long time."""
-    if not math.isfinite(seconds):
-        return "a long time"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 60 * 24:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // (60 * 24)} d {minutes // 60 % 24} h"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import pytest
 
-from simsmoe_cli.monitor.state.alerts import Thresholds, Watch, duration, patience_s
+from simsmoe_cli.monitor.state.alerts import Thresholds, Watch, patience_s
 from simsmoe_cli.monitor.state.probes import RouterFrame, RouterLayer, SimilarityFrame
 
 
@@ -79,18 +76,3 @@ def test_patience_follows_the_pace_of_the_run() -> None:
     assert patience_s([1.0, 2.0, 1.0], None) == 120
     assert patience_s([60.0, 50.0, 70.0, 5000.0, float("nan"), -3.0], None) == 20 * 70
     assert patience_s([60.0], 5.0) == 5
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (99, "99 s"),
-        (100, "2 min"),
-        (3600, "1 h 0 min"),
-        (200_000, "2 d 7 h"),
-        (math.inf, "a long time"),
-    ],
-)
-def test_durations_are_said_as_a_person_would(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

@@ -143,7 +143,7 @@ class LayerWalk:
             self.parts.append((slice(start, start + len(inputs)), measured))
             start += len(inputs)
         if self.windows == self.block:
-            # B = M would leave open which side is the windows: add one, which is not measured.
+            # If B = M, shapes do not show which side holds the windows: add one, not measured.
             self.inputs_BM = torch.cat([self.inputs_BM, self.inputs_BM[:1]])
             self.parts.append((slice(start, start + 1), False))
         names = source.layer_weights.layers
