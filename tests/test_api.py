@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 import simsmoe_cli as simsmoe
 from tests.any_moe.by_hand import batch, made
-from tests.any_moe.test_handle import OwnModel
+from tests.any_moe.own_model import OwnModel
 from tests.any_moe.test_trainer_callback import Texts
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -203,6 +203,8 @@ def _paired(name: str, parent: nn.Module, children: dict[str, nn.Module]) -> Exp
 def _experts_in(module: nn.Module) -> tuple[type[ExpertLayer], int, int]:
     """The layer class for a module's experts, N, and the number of idle experts; N is 0 if the
     module is not a layer with experts."""
+    while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+        module = inner  # peft wraps stacked experts, once for each of their matrices
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         experts = _listed(module)
         alike = len({type(expert) for expert in experts}) == 1
