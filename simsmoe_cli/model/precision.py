@@ -15,6 +15,7 @@ import torch
 # bf16 casts weights and activations in every layer, so it has to be worth it.
 WORTH_IT = 1.5
 ROWS, INNER, COLUMNS, RUNS = 1024, 256, 1024, 7
+FINE_SECONDS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,28 @@ def cpu_bf16() -> list[str]:
 def bf16_gain() -> float:
     """Time of a matrix product in fp32 divided by its time in bf16, on this CPU.
 
-    Both are the fastest of a few short alternating runs, so other work on the machine has little
-    influence. Takes about 50 ms, once per process.
+    Both are the fastest of a few short alternating runs of one thread, in processor time: by the
+    clock, other work on the machine could make either look many times slower (LOG.md). Takes about
+    50 ms, once per process.
     """
+    # Where that clock is too coarse, as on Windows, the wall clock has to do.
+    fine = time.get_clock_info("thread_time").resolution < FINE_SECONDS
+    clock = time.thread_time if fine else time.perf_counter
+    threads = torch.get_num_threads()
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     operands = {
         kind: (torch.ones(ROWS, INNER, dtype=kind), torch.ones(INNER, COLUMNS, dtype=kind))
         for kind in best
     }
-    for _ in range(RUNS):
-        for kind, (left, right) in operands.items():
-            start = time.perf_counter()
-            torch.mm(left, right)
-            best[kind] = min(best[kind], time.perf_counter() - start)
+    torch.set_num_threads(1)
+    try:
+        for _ in range(RUNS):
+            for kind, (left, right) in operands.items():
+                start = clock()
+                torch.mm(left, right)
+                best[kind] = min(best[kind], clock() - start)
+    finally:
+        torch.set_num_threads(threads)
     return best[torch.float32] / best[torch.bfloat16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -46,4 +47,21 @@ def test_what_was_asked_for_holds(bf16_cpu: Callable[[float], None], name: str) 
 
 
 def test_the_probe_compares_real_products() -> None:
+    threads = torch.get_num_threads()
     assert 0.01 < precision.bf16_gain() < 100
+    assert torch.get_num_threads() == threads
+
+
+def test_the_probe_counts_processor_time_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock, other work on the machine could take any time between two readings."""
+    spent, threads, plain = [0.0], [], torch.mm
+
+    def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        spent[0] += 4.0 if left.dtype == torch.float32 else 1.0
+        threads.append(torch.get_num_threads())
+        return plain(left, right)
+
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(time, "thread_time", lambda: spent[0])
+    assert precision.bf16_gain.__wrapped__() == 4.0
+    assert set(threads) == {1}
