@@ -15,8 +15,8 @@ Shapes: R rows, D model width, H hidden width, N experts, P rows of a piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,33 +57,31 @@ def feed_forward(
     return _feed_forward(rows_RD, w_in_NHD, b_in_NH, w_out_NDH, b_out_ND, count_N, dropout)
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Rows that are computed at a time: a part of one expert's, or those of several experts.
-
-    Attributes:
-        rows: of the piece.
-        groups: each expert, its rows, and where these are in the piece.
-    """
-
-    rows: slice
-    groups: list[tuple[int, slice, slice]]
+Piece = list[tuple[int, int]]
 
 
-def _pieces(count_N: Sequence[int], most: int) -> Iterator[_Piece]:
-    """All rows of all experts, at most so many at a time."""
-    start, stop = 0, 0
-    groups: list[tuple[int, slice, slice]] = []
+def _pieces(count_N: Sequence[int], most: int) -> list[Piece]:
+    """All rows of all experts, at most so many at a time: for each piece its experts in turn, and
+    how many of their rows it has."""
+    pieces: list[Piece] = []
+    room = 0
     for expert, count in enumerate(count_N):
-        end = stop + count
-        while stop < end:
-            first, stop = stop, min(end, start + most)
-            groups.append((expert, slice(first, stop), slice(first - start, stop - start)))
-            if stop == start + most:
-                yield _Piece(slice(start, stop), groups)
-                start, groups = stop, []
-    if groups:
-        yield _Piece(slice(start, stop), groups)
+        while count:
+            if not room:
+                pieces.append([])
+                room = most
+            rows = min(count, room)
+            pieces[-1].append((expert, rows))
+            count, room = count - rows, room - rows
+    return pieces
+
+
+def _parts(x_RX: Tensor, pieces: list[Piece]) -> Iterator[tuple[Tensor, ...]]:
+    """For each piece its rows of x, expert by expert. One split of all rows is much faster than
+    many slices."""
+    parts = iter(x_RX.split([rows for piece in pieces for _, rows in piece]))
+    for piece in pieces:
+        yield tuple(itertools.islice(parts, len(piece)))
 
 
 class _FeedForward(torch.autograd.Function):
@@ -107,23 +105,31 @@ class _FeedForward(torch.autograd.Function):
         kept_PH = rows_RD.new_empty(min(most, total) if dropout else 0, width)
         out_RD = torch.empty_like(rows_RD, memory_format=torch.contiguous_format)
         out_RD[total:] = 0
-        w_out_NHD = w_out.mT.contiguous()  # A product with it is faster.
-        for piece in _pieces(count_N, most):
-            size = piece.rows.stop - piece.rows.start
-            hidden = hidden_RH[piece.rows] if learning else hidden_RH[:size]
-            for expert, rows, here in piece.groups:
-                torch.mm(rows_RD[rows], w_in[expert].T, out=hidden[here])
+        w_out_NHD = w_out.mT.contiguous().unbind()  # A product with such is faster.
+        w_in_NDH = w_in.mT.unbind()
+        pieces = _pieces(count_N, most)
+        each = zip(
+            pieces, _parts(rows_RD[:total], pieces), _parts(out_RD[:total], pieces), strict=True
+        )
+        start = 0
+        for piece, rows_of, out_of in each:
+            size = sum(rows for _, rows in piece)
+            hidden = hidden_RH[start : start + size]
+            start += size if learning else 0
+            groups = list(zip(piece, rows_of, out_of, *_parts(hidden, [piece]), strict=True))
+            for (expert, _), rows, _, own in groups:
+                torch.mm(rows, w_in_NDH[expert], out=own)
                 if b_in is not None:
-                    hidden[here].add_(b_in[expert])
+                    own.add_(b_in[expert])
             hidden.relu_()
             if mask is not None:
                 kept = kept_PH[:size]
                 kept.view(-1).copy_(mask.draw(kept.numel()))
                 hidden.mul_(kept)
-            for expert, rows, here in piece.groups:
-                _product(out_RD[rows], hidden[here], w_out_NHD[expert], scale)
+            for (expert, _), _, out, own in groups:
+                _product(out, own, w_out_NHD[expert], scale)
                 if b_out is not None:
-                    out_RD[rows].add_(b_out[expert])
+                    out.add_(b_out[expert])
         if learning:
             ctx.save_for_backward(rows_RD, w_in, w_out, hidden_RH)
             ctx.count_N, ctx.most, ctx.scale = count_N, most, scale
@@ -143,24 +149,33 @@ class _FeedForward(torch.autograd.Function):
         d_b_in = w_in.new_zeros(w_in.shape[:2]) if needs_b_in else None
         d_b_out = w_out.new_zeros(w_out.shape[:2]) if needs_b_out else None
         d_hidden_PH = rows_RD.new_empty(min(ctx.most, total), w_in.shape[1])
-        for piece in _pieces(ctx.count_N, ctx.most):
-            hidden = hidden_RH[piece.rows]
-            d_hidden = d_hidden_PH[: hidden.shape[0]]
-            for expert, rows, here in piece.groups:
-                _product(d_hidden[here], grad_RD[rows], w_out[expert], scale)
+        pieces = _pieces(ctx.count_N, ctx.most)
+        of_rows = [_parts(x_RX[:total], pieces) for x_RX in (rows_RD, grad_RD, hidden_RH)]
+        d_rows_of: Iterable[tuple[Tensor, ...]] = [()] * len(pieces)
+        if d_rows is not None:
+            d_rows_of = _parts(d_rows[:total], pieces)
+        start = 0
+        each = zip(pieces, *of_rows, d_rows_of, strict=True)
+        for piece, parts, grads, hiddens, d_parts in each:
+            size = sum(rows for _, rows in piece)
+            hidden, d_hidden = hidden_RH[start : start + size], d_hidden_PH[:size]
+            start += size
+            (d_hiddens,) = _parts(d_hidden, [piece])
+            for (expert, _), grad, d_own in zip(piece, grads, d_hiddens, strict=True):
+                _product(d_own, grad, w_out[expert], scale)
             torch.ops.aten.threshold_backward.grad_input(d_hidden, hidden, 0, grad_input=d_hidden)
-            for expert, rows, here in piece.groups:
-                grad, d_own = grad_RD[rows], d_hidden[here]
+            groups = zip(piece, parts, grads, hiddens, d_hiddens, strict=True)
+            for (expert, _), rows, grad, own, d_own in groups:
                 if d_out is not None:
-                    d_out[expert].addmm_(grad.T, hidden[here], alpha=scale)
+                    d_out[expert].addmm_(grad.T, own, alpha=scale)
                 if d_b_out is not None:
-                    d_b_out[expert] += grad.sum(0)
+                    d_b_out[expert].add_(grad.sum(0))
                 if d_in is not None:
-                    d_in[expert].addmm_(d_own.T, rows_RD[rows])
+                    d_in[expert].addmm_(d_own.T, rows)
                 if d_b_in is not None:
-                    d_b_in[expert] += d_own.sum(0)
-                if d_rows is not None:
-                    torch.mm(d_own, w_in[expert], out=d_rows[rows])
+                    d_b_in[expert].add_(d_own.sum(0))
+            for (expert, _), d_own, d_part in zip(piece, d_hiddens, d_parts, strict=False):
+                torch.mm(d_own, w_in[expert], out=d_part)
         return d_rows, d_in, d_b_in, d_out, d_b_out, None, None
 
 
