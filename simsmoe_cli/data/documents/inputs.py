@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -110,9 +110,13 @@ def kind_of(name: str) -> Kind | None:
 def holds_documents(given: str, *, json_files: bool) -> bool:
     """Whether a path, glob or URL names JSON lines or parquet, judging by names.
 
+    A folder does if they are at least as many as its other files, notes (.md, or no suffix) left
+    out, so that a folder of code with a table in it is still text.
+
     Args:
         given: as the user gave it.
-        json_files: whether files that end in .json count, which may be anything.
+        json_files: whether files that end in .json count, which may be anything, and whether one
+            file of documents is enough in a folder.
     """
 
     def counts(name: str) -> bool:
@@ -120,13 +124,18 @@ def holds_documents(given: str, *, json_files: bool) -> bool:
             json_files or ".json" not in PurePath(name.lower()).suffixes
         )
 
+    def mostly(paths: Iterable[Path]) -> bool:
+        names = [path.name for path in paths if path.suffix.lower() not in ("", ".md")]
+        found = sum(map(counts, names))
+        return found > 0 if json_files else 0 < len(names) <= 2 * found
+
     if is_url(given):
         return counts(url_name(given))
     if is_glob(given):
-        return counts(PurePath(given).name) or any(counts(p.name) for p in matches(given)[1])
+        return counts(PurePath(given).name) or mostly(matches(given)[1])
     path = user_path(given)
     if path.is_dir():
-        return any(counts(file.name) for file in walk(path))
+        return mostly(walk(path))
     return counts(path.name)
 
 

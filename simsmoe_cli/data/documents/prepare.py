@@ -242,7 +242,8 @@ def _write(
         content = tokenizer.dump()
         write_whole(unfinished.store / tokenizer.file_name, content)
         if jobs is None:
-            cores = len(os.sched_getaffinity(0))
+            usable = getattr(os, "sched_getaffinity", None)
+            cores = len(usable(0)) if usable else os.cpu_count() or 1
             jobs = max(1, min(cores, inputs.size // BYTES_PER_JOB))
         notes += write_shards(unfinished, notes, inputs.files, rules, tokenizer, jobs, report)
     try:
