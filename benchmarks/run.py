@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import attention, cross_entropy, gpu, machinery, published
+from benchmarks import attention, cross_entropy, gpu, machinery, published, similarity_budget
 from benchmarks.published_code import missing
 from benchmarks.step import (
     Shape,
@@ -166,6 +166,7 @@ BENCHMARKS: dict[str, Callable[[int], Tables]] = {
     "peers": peers,
     "attention": relative,
     "similarity": similarity,
+    "budget": similarity_budget.budget,
     "routers": routers,
     "experts": experts,
     "blocks": blocks,

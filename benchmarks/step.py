@@ -10,7 +10,8 @@ Shapes: B batch, M block, T = B*M tokens, D width, H hidden width, N experts, K 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,18 +62,25 @@ def modern(*overrides: str) -> Recipe:
     return load_recipe("mistral-modern", ["model.repeats=4", "similarity.preset=none", *overrides])
 
 
-def step_case(name: str, recipe: Recipe, shape: Shape, way: Way = Way()) -> Case:
-    """A training step of a recipe's model, or its forward pass alone."""
+def step_case(
+    name: str,
+    recipe: Recipe,
+    shape: Shape,
+    way: Way = Way(),
+    contexts: Iterator[StepContext] | None = None,
+) -> Case:
+    """A training step of a recipe's model, or its forward pass alone; contexts are those of the
+    steps, one after the other."""
     torch.manual_seed(0)
     model = LanguageModel(recipe, VOCABULARY)
     call = torch.compile(model, dynamic=False) if way.compiled else model
     optimizer = build_optimizer(model, recipe.train)
     inputs, targets = shape.draw()
-    context = StepContext(step=50, total_steps=100)
+    steps = contexts or itertools.repeat(StepContext(step=50, total_steps=100))
 
     def forward() -> torch.Tensor:
         with autocast(CPU, way.precision):
-            output = call(inputs, model.initial_memory(shape.batch), context)
+            output = call(inputs, model.initial_memory(shape.batch), next(steps))
         loss = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten())
         for value in output.losses.values():
             loss = loss + 0.01 * value

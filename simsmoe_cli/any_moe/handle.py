@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from simsmoe_cli.any_moe.budget import other_weights
 from simsmoe_cli.any_moe.find_layers import ExpertLayer, find_expert_layers, no_experts
 from simsmoe_cli.any_moe.hooks import AttachedLayer, Probe, Progress
 from simsmoe_cli.any_moe.numbers import LayerNumbers, metrics_of
@@ -125,6 +126,7 @@ class Handle:
         self._log_every = log_every
         self._progress = Progress(total_steps=total_steps or 1, coefficient=self._coefficient)
         self._progress.probing = True
+        self._progress.other_weights = other_weights(model, found)
         self._given: Tensor | None = None
         self._logged = 0  # the step of the last log
         self._numbers: list[LayerNumbers] = []
@@ -312,6 +314,11 @@ class Handle:
             event["total_steps"] = self._total_steps
         if self.model_folder is not None:
             event["model_folder"] = str(Path(self.model_folder).absolute())
+        costs = [layer.similarity.cost for layer in self.layers if layer.similarity is not None]
+        if costs:
+            spent = sum(cost.comparison_flops / cost.every for cost in costs)
+            event["compare_every"] = max(cost.every for cost in costs)
+            event["similarity_flops"] = round(spent / sum(cost.step_flops for cost in costs), 6)
         return event
 
     def _known(

@@ -20,15 +20,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from simsmoe_cli.any_moe.budget import cost_of_layer
 from simsmoe_cli.any_moe.expert_calls import LayerRecorder
 from simsmoe_cli.any_moe.find_layers import ExpertLayer
 from simsmoe_cli.any_moe.similarity import AttachedSimilarity, in_backward, seed_of, with_loss
 from simsmoe_cli.errors import DataError
 from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
+from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import SimilarityResult
 from simsmoe_cli.similarity.pairs import selection_mask
 from simsmoe_cli.similarity.routed import Routed
@@ -44,6 +47,7 @@ class Progress:
         step: optimizer steps done.
         total_steps: of the whole training, for schedules.
         real_T: which tokens of the batch are not padding, bool; None: all.
+        other_weights: of the model that multiply every token, per layer of experts.
         coefficient: gives the present coefficient of the similarity loss.
         probing: whether the next pass is probed.
     """
@@ -51,6 +55,7 @@ class Progress:
     step: int = 0
     total_steps: int = 1
     real_T: Tensor | None = None
+    other_weights: int = 0
     coefficient: Callable[[], float] = field(default=lambda: 1.0)
     probing: bool = False
 
@@ -188,7 +193,7 @@ class AttachedLayer:
         ):
             return None
         result = self._learn(routed, real_T, self.settings, recomputed=recomputed)
-        if not result.loss.requires_grad:
+        if result is None or not result.loss.requires_grad:
             return None
         return _with_loss_on_first(output, result.loss, self.progress.coefficient)
 
@@ -246,7 +251,7 @@ class AttachedLayer:
         settings: SimilaritySettings,
         *,
         recomputed: bool,
-    ) -> SimilarityResult:
+    ) -> SimilarityResult | None:
         if self.similarity is None:
             self.similarity = self._start(routed, settings)
         with _in_evaluation(self.layer.experts):
@@ -260,7 +265,7 @@ class AttachedLayer:
                 real_T,
                 recomputed=recomputed,
             )
-        if not recomputed or not self._first_passes:
+        if result is not None and (not recomputed or not self._first_passes):
             pairs = result.pairs_due.detach()
             summed = torch.where(pairs > 0, result.mean.detach() * pairs, 0.0)
             self._add({"pairs_due": pairs, "similarity": summed})
@@ -282,11 +287,25 @@ class AttachedLayer:
             top_k,
             routed.input_TD.device,
             self._seed,
+            self._cost(routed, settings),
         )
         if self._saved:
             similarity.load_state_dict(self._saved)
             self._saved = {}
         return similarity
+
+    def _cost(self, routed: Routed, settings: SimilaritySettings) -> Cost:
+        """What similarity learning costs in this layer. Tokens are those of the first batch, the
+        mean over processes, so that all compare experts in the same steps."""
+        x_TD = routed.input_TD
+        tokens = len(x_TD)
+        if settings.budget is not None and dist.is_available() and dist.is_initialized():
+            of_all = torch.tensor([tokens], device=x_TD.device)
+            dist.all_reduce(of_all)
+            tokens = max(1, int(of_all) // dist.get_world_size())
+        width, top_k = x_TD.shape[1], routed.index_TK.shape[1]
+        other = self.progress.other_weights
+        return cost_of_layer(settings, self.layer, width, top_k, other, tokens)
 
 
 @contextlib.contextmanager

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from simsmoe_cli.recipe.similarity import SimilaritySettings
+from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import Backend, SimilarityLearning, SimilarityResult
 from simsmoe_cli.similarity.pairs import PairTracker
 
@@ -94,10 +95,12 @@ class _Tracker(PairTracker):
     now: _Pass | None = None
 
     @torch.no_grad()
-    def observe(self, selected_TN: Tensor, real_T: Tensor | None = None) -> Tensor:
+    def observe(
+        self, selected_TN: Tensor, real_T: Tensor | None = None, stands_for: int = 1
+    ) -> Tensor:
         assert self.now is not None
         if self.now.count_NN is None or self.now.sums_NN is None:
-            self.now.count_NN = super().observe(selected_TN, real_T)
+            self.now.count_NN = super().observe(selected_TN, real_T, stands_for)
             self.now.sums_NN = self.shared_NN.clone()
         self.shared_NN.copy_(self.now.sums_NN)
         return self.now.count_NN
@@ -117,14 +120,17 @@ class AttachedSimilarity:
         top_k: int,
         device: torch.device,
         seed: int,
+        cost: Cost,
     ):
         """Args:
         settings: what to measure, with a head that is not trained.
         width, experts, top_k: D, N and K of the layer.
         device: where the layer's inputs are.
         seed: of the tokens that are drawn; another one in each layer and process.
+        cost: in which steps the budget lets experts be compared.
         """
         self.seed = seed
+        self.cost = cost
         self.generator = torch.Generator(device)
         self.learning = SimilarityLearning(
             settings, width, experts, top_k, generator=self.generator
@@ -145,13 +151,17 @@ class AttachedSimilarity:
         real_T: Tensor | None,
         *,
         recomputed: bool,
-    ) -> SimilarityResult:
+    ) -> SimilarityResult | None:
         """Observe a batch and measure its due pairs; arguments as of `SimilarityLearning`.
+        None where the budget leaves this step out.
 
         Args:
             recomputed: whether this is the second pass over a batch. The pair tracker is then
                 left as it is, and padding is that of the first pass.
         """
+        stands_for = self.cost.at(step)
+        if not stands_for:
+            return None
         first = self._first_pass(index_TK) if recomputed else None
         tracker = self._tracker
         before_NN = tracker.shared_NN.clone() if first is not None else None
@@ -166,7 +176,14 @@ class AttachedSimilarity:
         self.generator.manual_seed(tracker.now.seed)
         try:
             result: SimilarityResult = self.learning(
-                x_TD, index_TK, logits_TN, run_experts, step, total_steps, tracker.now.real_T
+                x_TD.detach(),
+                index_TK,
+                logits_TN.detach(),
+                run_experts,
+                step,
+                total_steps,
+                tracker.now.real_T,
+                stands_for,
             )
         finally:  # PyTorch ends a recomputation by an exception once it has what it needs
             if before_NN is not None:
@@ -180,10 +197,12 @@ class AttachedSimilarity:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state that a resumed training needs."""
-        return dict(self.learning.state_dict())
+        return {**self.learning.state_dict(), "every": torch.tensor(self.cost.every)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a state from `state_dict`."""
+        state = dict(state)
+        self.cost = replace(self.cost, every=int(state.pop("every", self.cost.every)))
         self.learning.load_state_dict(state)
 
     def _first_pass(self, index_TK: Tensor) -> _Pass | None:

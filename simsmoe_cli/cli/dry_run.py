@@ -15,6 +15,7 @@ from simsmoe_cli.errors import UserError
 if TYPE_CHECKING:
     from simsmoe_cli.model.size import ModelSize
     from simsmoe_cli.recipe.schema import Recipe
+    from simsmoe_cli.similarity.cost import Cost
     from simsmoe_cli.train.plan_finetuning import FinetunePlan
     from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 
@@ -131,6 +132,7 @@ def _as_json(size: ModelSize, tokens: int, epochs: float | None) -> dict[str, An
         "head_parameters": size.head_parameters,
         "flops_per_token_forward": size.forward_flops_per_token,
         "flops_per_token_training": size.training_flops_per_token,
+        "similarity": None if size.similarity is None else _similarity(size.similarity),
         "tokens_to_train": tokens,
         "epochs": epochs,
         "training_flops": tokens * size.training_flops_per_token,
@@ -162,6 +164,7 @@ def _print(
         ("parameters", f"{size.parameters:,}", _heads(size.head_parameters)),
         ("active per token", f"{size.active_parameters:,}", ""),
         ("FLOPs per token", *flops),
+        *([] if size.similarity is None else [_similarity_row(recipe, size.similarity)]),
         ("tokens to train", f"{tokens:,}", f"{recipe.train.steps:,} steps{often}"),
         ("training FLOPs", f"{tokens * size.training_flops_per_token:.3g}", ""),
         ("memory", in_bytes(size.training_bytes), parts),
@@ -184,6 +187,22 @@ def _print_table(rows: Iterable[tuple[str, str, str]], notes: Iterable[str]) -> 
     typer.echo()
     for line in notes:
         typer.echo(line)
+
+
+def _similarity(cost: Cost) -> dict[str, Any]:
+    return {"compare_every": cost.every, "similarity_flops": cost.share}
+
+
+def _similarity_row(recipe: Recipe, cost: Cost) -> tuple[str, str, str]:
+    from simsmoe_cli.cli.progress import cost_in_words
+
+    budget = recipe.similarity.budget
+    limit = "no budget" if budget is None else f"budget {budget:.1%}"
+    return (
+        "similarity learning",
+        f"+{cost.share:.1%}",
+        f"{cost_in_words(_similarity(cost))}; {limit}",
+    )
 
 
 def show_finetuning(plan: FinetunePlan, device: str, *, as_json: bool) -> None:

@@ -217,6 +217,8 @@ def _line(event: dict[str, Any], total_steps: int) -> str:
     """One line about an event; empty for events that are not shown."""
     step = f"step {event['step']:>{len(str(total_steps))}}/{total_steps}"
     match event["kind"]:
+        case "run_started" if "compare_every" in event:
+            return f"similarity learning: {cost_in_words(event)}"
         case "train":
             left = (total_steps - event["step"]) * event["step_ms"] / 1000
             return (
@@ -233,6 +235,13 @@ def _line(event: dict[str, Any], total_steps: int) -> str:
         case "warning":
             return f"warning: {printable(event['message'], 1000)}"
     return ""
+
+
+def cost_in_words(event: dict[str, Any]) -> str:
+    """How often experts are compared, and what that costs, from the fields of `RunStarted`."""
+    every = event["compare_every"]
+    often = "in every step" if every == 1 else f"every {every} steps"
+    return f"experts are compared {often}, for {event['similarity_flops']:.1%} of a step's FLOPs"
 
 
 def duration(seconds: float) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simsmoe_cli.any_moe.budget import cost_of_layer, other_weights
 from simsmoe_cli.any_moe.expert_calls import LayerRecorder, recording
 from simsmoe_cli.any_moe.find_layers import find_expert_layers, no_experts
 from simsmoe_cli.any_moe.settings import experts_per_token
@@ -36,6 +37,7 @@ from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.moe.balance import balance_loss, z_loss
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import SimilarityLearning, SimilarityResult
 from simsmoe_cli.similarity.routed import Routed
 
@@ -158,6 +160,18 @@ class Wrapped(MoEModel):
             self.run(tokens_BM, context.real_T)
         return seen
 
+    def similarity_cost(self, tokens: int) -> Cost | None:
+        settings, top_k = self.recipe.similarity, self.experts_per_token or 2
+        if not settings.enabled:
+            return None
+        other = other_weights(self.body, self._layers)
+        costs = [
+            cost_of_layer(settings, layer, self._width(place), top_k, other, tokens)
+            for place, layer in enumerate(self._layers)
+        ]
+        compared = sum(cost.comparison_flops for cost in costs)
+        return Cost.within(settings.budget, compared, sum(cost.step_flops for cost in costs))
+
     def dense(self, layer: int, x_TD: Tensor) -> Tensor:
         return self._layers[layer].dense(x_TD)
 
@@ -227,7 +241,9 @@ class Wrapped(MoEModel):
             logits_TN = x_TD.new_zeros(len(x_TD), self._layers[place].number)
         when = (context.step, context.total_steps)
         run = self._layers[place].run
-        found: SimilarityResult = learning(x_TD, routed.index_TK, logits_TN, run, *when)
+        found: SimilarityResult = learning(
+            x_TD, routed.index_TK, logits_TN, run, *when, stands_for=context.compare
+        )
         return found
 
     def _require_logits(self) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from simsmoe_cli import registry
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import SimilarityResult
 from simsmoe_cli.similarity.routed import Routed
 
@@ -124,6 +125,15 @@ class MoEModel(nn.Module, ABC):
     @abstractmethod
     def experts_per_token(self) -> int | None:
         """K; None where it is not known."""
+
+    @abstractmethod
+    def similarity_cost(self, tokens: int) -> Cost | None:
+        """What similarity learning costs in training, and how often its budget allows it; None: it
+        is off.
+
+        Args:
+            tokens: of one micro-batch.
+        """
 
     @abstractmethod
     def dense(self, layer: int, x_TD: Tensor) -> Tensor:

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from simsmoe_cli.kernels.cross_entropy import total_cross_entropy
 from simsmoe_cli.model.blocks import SubLayer, make_norm
+from simsmoe_cli.model.flops import forward_flops, similarity_flops
 from simsmoe_cli.model.interface import MoEModel, ReadOn, TextModel
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import SimilarityResult
 from simsmoe_cli.similarity.routed import Routed
 
@@ -145,6 +147,10 @@ class Backbone(MoEModel):
     @property
     def experts_per_token(self) -> int | None:
         return self.recipe.moe.top_k
+
+    def similarity_cost(self, tokens: int) -> Cost | None:
+        layers, flops = len(self.moe_layers), forward_flops(self)
+        return similarity_flops(self.recipe, layers, flops, tokens)
 
     def dense(self, layer: int, x_TD: Tensor) -> Tensor:
         return self.moe_layers[layer].experts.dense(x_TD)

@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.kernels.cpu import as_on_accelerators
+from simsmoe_cli.model.flops import forward_flops, model_parameters, similarity_flops
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.similarity.cost import Cost
 
 MOST_BYTES = 10**15  # a million GB, a thousand times what the largest machines have
 BASIS = {
     "active_parameters": "Active parameters: all but the experts a token is not sent to, tables "
     "included.",
     "flops": "FLOPs: 2 per weight that multiplies the token, plus the products of attention with "
-    "the mean number of positions seen; three times that in training. Probes and similarity "
-    "learning are left out.",
+    "the mean number of positions seen; three times that in training. Similarity learning is "
+    "counted apart: the experts' rows, the measure and its head, forward and backward, and which "
+    "pairs share tokens. Probes are left out.",
     "memory": "Memory: weights, gradients and Adam's two moments in fp32, the carried memory of "
     "all streams, and what autograd keeps of one micro-batch on a GPU (in bf16 if train.precision "
     "says so; a CPU keeps less of relative attention). Temporary tensors and the framework's own "
@@ -50,7 +53,8 @@ class ModelSize:
             parameters.
         head_parameters: of similarity learning's heads, which exist only in training.
         forward_flops_per_token: floating-point operations of a forward pass.
-        training_flops_per_token: the same of a training step.
+        training_flops_per_token: the same of a training step, without similarity learning.
+        similarity: what similarity learning costs; None: it is off.
         weight_bytes, gradient_bytes, optimizer_bytes: fp32; two moments per learning parameter.
         carried_bytes: hidden states carried from block to block, of all streams.
         activation_bytes: tensors that autograd keeps for one micro-batch.
@@ -61,6 +65,7 @@ class ModelSize:
     head_parameters: int
     forward_flops_per_token: int
     training_flops_per_token: int
+    similarity: Cost | None
     weight_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -94,8 +99,11 @@ def measure(recipe: Recipe, vocab_size: int) -> ModelSize:
     counts = {
         name: value + (repeats - 1) * (getattr(two, name) - value)
         for name, value in vars(one).items()
+        if name != "similarity"
     }
-    return ModelSize(**counts)
+    forward, layers = counts["forward_flops_per_token"], recipe.model.sublayers.count("g")
+    similarity = similarity_flops(recipe, layers, forward)
+    return ModelSize(**counts, similarity=similarity)
 
 
 def _repeated(recipe: Recipe, repeats: int) -> Recipe:
@@ -118,15 +126,16 @@ def _measure(recipe: Recipe, vocab_size: int) -> ModelSize:
     share = recipe.moe.top_k / recipe.moe.experts
     active = sum(
         round(p.numel() * (share if ".experts." in name else 1))
-        for name, p in _model_parameters(model)
+        for name, p in model_parameters(model)
     )
-    forward = round(2 * _multiplying_weights(model, share) + _attention_flops(recipe))
+    forward = forward_flops(model)
     return ModelSize(
         parameters=total - heads,
         active_parameters=active,
         head_parameters=heads,
         forward_flops_per_token=forward,
         training_flops_per_token=3 * forward,
+        similarity=similarity_flops(recipe, len(model.moe_layers), forward),
         weight_bytes=sum(_bytes(p) for p in model.parameters()),
         gradient_bytes=learning,
         optimizer_bytes=2 * learning,
@@ -197,44 +206,6 @@ def memory_of(device: torch.device) -> int:
     with contextlib.suppress(OSError, ValueError):
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return min(found)
-
-
-def _model_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((n, p) for n, p in model.named_parameters() if ".similarity." not in n)
-
-
-def _multiplying_weights(model: LanguageModel, share: float) -> float:
-    """Weights a token is multiplied with: matrices, and `share` of each stack of experts.
-
-    The embedding is only looked up, and the position table counts as attention. The output layer
-    multiplies even when it shares the embedding's weights.
-    """
-    weights = float(model.output.weight.numel())
-    for name, parameter in _model_parameters(model):
-        if parameter is model.output.weight or name in ("embedding.weight", "position"):
-            continue
-        if ".experts." in name:
-            weights += share * parameter.numel() * (parameter.ndim == 3)
-        elif parameter.ndim == 2:
-            weights += parameter.numel()
-    return weights
-
-
-def _attention_flops(recipe: Recipe) -> float:
-    """Floating-point operations per token of attention scores and sums, over all attention
-    sub-layers.
-
-    Relative: keys, positions and values of `span` positions, and the keys and values of the
-    carried memory, projected anew for every block. Rope: keys and values of the positions in the
-    window, fewer at the start of a block.
-    """
-    model, block = recipe.model, recipe.train.block
-    layers = model.sublayers.count("s")
-    if model.attention == "relative":
-        projections = 2 * 2 * model.width**2 * model.span / block
-        return layers * (3 * 2 * model.width * model.span + projections)
-    seen = sum(min(position, model.span) for position in range(1, block + 1)) / block
-    return layers * 2 * 2 * model.width * seen
 
 
 def _saved_bytes(model: LanguageModel, recipe: Recipe) -> int:

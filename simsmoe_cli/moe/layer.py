@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from simsmoe_cli import registry
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.moe.balance import z_loss
+from simsmoe_cli.moe.dispatch import FurtherRows
 from simsmoe_cli.moe.experts.base import Experts
 from simsmoe_cli.moe.experts.grouped import ALIGNMENT
 from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, StepContext
@@ -125,23 +126,45 @@ class MoELayer(nn.Module):
             if token_ids_T is not None:
                 token_ids_T = token_ids_T.index_select(0, real_T)
         routing = self.router(x_TD, RouterInput(context, token_ids_T, self.experts.dense))
-        hidden = self.experts.mixture(
-            x_TD, routing.index_TK, routing.weight_TK, partial=routing.partial
-        )
+        hidden, similarity = self._mix(x_TD, routing, context)
         losses = dict(routing.losses)
         if self.z_loss:
             learned_TN = routing.logits_TN if routing.learned_TN is None else routing.learned_TN
             losses["z"] = z_loss(learned_TN)
-        similarity = None
-        if self.similarity is not None and self.training:
-            when = (context.step, context.total_steps) if self.similarity.timed else ()
-            similarity = self.similarity(
-                x_TD, routing.index_TK, routing.logits_TN, self._without_dropout, *when
-            )
+        if similarity is not None:
             losses["similarity"] = similarity.loss
         if real_T is not None:
             hidden = hidden.new_zeros(positions, hidden.shape[1]).index_copy(0, real_T, hidden)
         return MoEOutput(hidden.view_as(x_BMD), losses, routing, similarity)
+
+    def _mix(
+        self, x_TD: Tensor, routing: Routing, context: StepContext
+    ) -> tuple[Tensor, SimilarityResult | None]:
+        """The mixture [T, D], and in training the result of similarity learning, if it is on.
+
+        Where no dropout is drawn, the rows of both go through the experts together.
+        """
+        chosen = x_TD, routing.index_TK, routing.weight_TK
+        learning = self.similarity if self.training else None
+        if learning is None:
+            return self.experts.mixture(*chosen, partial=routing.partial), None
+        when = (context.step, context.total_steps) if learning.timed else (0, 1)
+        choice = learning.choose(
+            routing.index_TK, routing.logits_TN, *when, stands_for=context.compare
+        )
+        if choice is None:
+            hidden = self.experts.mixture(*chosen, partial=routing.partial)
+            return hidden, learning.nothing(x_TD)
+        if self.experts.takes_further_rows:
+            further = FurtherRows(*choice.rows)
+            hidden, rows_FD = self.experts.mixture_and_further(
+                *chosen, further, partial=routing.partial
+            )
+            outputs_BnD = rows_FD.view(*choice.token_Bn.shape, -1)
+        else:
+            hidden = self.experts.mixture(*chosen, partial=routing.partial)
+            outputs_BnD = learning.run(choice, x_TD, self._without_dropout)
+        return hidden, learning.compare(choice, outputs_BnD)
 
     def _without_dropout(self, rows_RD: Tensor, count_N: Tensor) -> Tensor:
         out: Tensor = self.experts(rows_RD, count_N, dropout=False)

@@ -54,6 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight": 0.003,
         "anywhere": True,
         "tokens": 128,
+        "budget": 0.05,
     },
 }
 # Fields that may be schedules, and the bounds of their values.
@@ -152,6 +153,13 @@ class SimilaritySettings(Section):
         ge=4,
         le=10_000_000,
         description="a pair with fewer shared tokens than this is not compared yet",
+    )
+
+    budget: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="largest share of a step's FLOPs that similarity learning may take. Where a "
+        "comparison in every step takes more, experts are compared in every m-th step, and that "
+        "step's similarity loss is multiplied by m; null: in every step",
     )
 
     @model_validator(mode="before")

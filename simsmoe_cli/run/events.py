@@ -61,7 +61,19 @@ class TaskFacts(Stamp, total=False):
     model_folder: str
 
 
-class RunStarted(Header, TaskFacts, total=False):
+class SimilarityFacts(Stamp, total=False):
+    """Further fields of `RunStarted` with similarity learning.
+
+    Attributes:
+        compare_every: experts are compared in the steps whose number is a multiple of this.
+        similarity_flops: of similarity learning, as a share of the FLOPs of training without it.
+    """
+
+    compare_every: int
+    similarity_flops: float
+
+
+class RunStarted(Header, TaskFacts, SimilarityFacts, total=False):
     """The start of a run; written again if a resumed run has other settings.
 
     Attributes:

@@ -17,12 +17,18 @@ Three scopes decide which experts are compared:
 The last two are the paper's future work. Tokens are detached, so the gradient reaches only experts
 and the head. T*, f* and sigma may be schedules, whose values the host computes from the step.
 
+A comparison has three parts: `choose` decides which experts are run on which tokens, the caller
+runs them (in one product with the batch's own rows, or with `run`), and `compare` measures their
+outputs. Under a budget (`cost.py`) experts are compared in every m-th step alone, and the loss
+counts m times.
+
 Departures from published code: the loss carries no coefficient here and is
 never mixed into the balance loss; at most P pairs and n tokens of each are measured, all in one
 batched call with static shapes; pairs with fewer than `min_tokens` shared tokens wait; K = 1 works;
 on a CPU, nothing is computed where no pair is due.
 
-Shapes: T tokens, D width, N experts, K experts per token, P pairs, n sampled tokens, R rows.
+Shapes: T tokens, D width, N experts, K experts per token, P pairs, n sampled tokens, R rows, B
+blocks: n tokens that go to one expert.
 """
 
 from __future__ import annotations
@@ -49,6 +55,39 @@ from simsmoe_cli.similarity.pairs import (
 )
 
 Backend = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Choice:
+    """What is compared in one step: B blocks of n tokens, each given to one expert.
+
+    Attributes:
+        expert_B: the expert of each block, int64. In scope pairs B = 2XP: the first experts of all
+            pairs, then the second ones, where X is 1, or 2 if pairs are also compared anywhere.
+            Otherwise every expert in order.
+        token_Bn: its tokens, int64.
+        mask_Pn: scope pairs: which of a pair's n tokens count, [XP, n].
+        measured_XP: scope pairs: which pairs are due and measured, [X, P].
+        enough: other scopes, with padding: whether there are n real tokens, a bool scalar.
+        options: of the measure, with the values of this step.
+        threshold: T* of this step.
+        stands_for: how many steps the comparison stands for.
+    """
+
+    expert_B: Tensor
+    token_Bn: Tensor
+    mask_Pn: Tensor | None
+    measured_XP: Tensor | None
+    enough: Tensor | None
+    options: dict[str, Any]
+    threshold: float
+    stands_for: int
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Expert and token of every row, [B*n] each, block after block."""
+        expert_R = self.expert_B[:, None].expand_as(self.token_Bn).flatten()
+        return expert_R, self.token_Bn.flatten()
 
 
 @dataclass
@@ -138,21 +177,45 @@ class SimilarityLearning(nn.Module):
         step: int = 0,
         total_steps: int = 1,
         real_T: Tensor | None = None,
+        stands_for: int = 1,
     ) -> SimilarityResult:
-        """Count a batch's shared tokens and measure the pairs of the scope.
+        """Choose, run the experts and compare, where the caller does not run them himself.
 
         Args:
             x_TD: hidden states the MoE layer was given; detached here.
-            index_TK: experts each token was routed to, int64.
-            logits_TN: router logits.
             run_experts: (rows [R, D] sorted by expert, count_N int64) -> rows [R, D], without
                 dropout.
+            index_TK, logits_TN, step, total_steps, real_T, stands_for: as of `choose`.
+        """
+        choice = self.choose(index_TK, logits_TN, step, total_steps, real_T, stands_for)
+        if choice is None:
+            return self.nothing(x_TD)
+        return self.compare(choice, self.run(choice, x_TD, run_experts))
+
+    @torch.no_grad()
+    def choose(
+        self,
+        index_TK: Tensor,
+        logits_TN: Tensor,
+        step: int = 0,
+        total_steps: int = 1,
+        real_T: Tensor | None = None,
+        stands_for: int = 1,
+    ) -> Choice | None:
+        """Count a batch's shared tokens, and choose what is compared; None: nothing.
+
+        Args:
+            index_TK: experts each token was routed to, int64.
+            logits_TN: router logits.
             step, total_steps: of the training, for schedules.
             real_T: which tokens are not padding, bool; None: all. Shapes do not depend on their
                 number, so nothing waits on the device. The scopes layer and experts leave out a
                 batch with fewer of them than it would draw.
+            stands_for: how many steps this one stands for: as often its shared tokens and its loss
+                count. 0: it is left out.
         """
-
+        if not stands_for:
+            return None
         settings = self.settings
 
         def now(value: Any) -> Any:
@@ -161,26 +224,49 @@ class SimilarityLearning(nn.Module):
         options = {name: now(value) for name, value in self.options.items()}
         if self._adds_up:
             options["total"] = differentiable_sum
-        x_TD = x_TD.detach()
+        threshold = now(settings.threshold)
         if settings.scope == "pairs":
-            f_star = now(settings.check_every)
             selected_TN = selection_mask(index_TK, logits_TN, self.top_k)
             if real_T is not None:
                 selected_TN = selected_TN & real_T[:, None]
-            count_NN = self.tracker.observe(selected_TN, real_T)
-            similarity, measured = self._pairs(
-                x_TD, selected_TN, real_T, count_NN, run_experts, f_star, options
-            )
-        else:
-            outputs_NnD = self._every_expert(x_TD, real_T, run_experts)
-            compare = self._layer if settings.scope == "layer" else expert_confusion
-            similarity = compare(outputs_NnD, **options)
-            measured = torch.ones_like(similarity, dtype=torch.bool)
-            if real_T is not None:
-                measured &= real_T.sum() >= outputs_NnD.shape[1]
+            f_star = now(settings.check_every)
+            pairs = self._due_pairs(selected_TN, real_T, f_star, stands_for)
+            return None if pairs is None else Choice(*pairs, None, options, threshold, stands_for)
+        token_n = self._any_tokens(logits_TN, real_T)
+        enough = None if real_T is None else real_T.sum() >= len(token_n)
+        expert_N = torch.arange(self.num_experts, device=token_n.device)
+        token_Nn = token_n.expand(self.num_experts, -1)
+        return Choice(expert_N, token_Nn, None, None, enough, options, threshold, stands_for)
 
+    def run(self, choice: Choice, x_TD: Tensor, run_experts: Backend) -> Tensor:
+        """The experts' outputs on the chosen tokens, [B, n, D], in one call of the experts.
+
+        Each block goes to one expert, so sorting rows is sorting blocks.
+        """
+        expert_B, token_Bn = choice.expert_B, choice.token_Bn
+        order_B = expert_B.argsort(stable=True)
+        index_R = token_Bn.index_select(0, order_B).flatten()
+        block_rows_B = torch.full_like(expert_B, token_Bn.shape[1])
+        count_N = block_rows_B.new_zeros(self.num_experts).scatter_add(0, expert_B, block_rows_B)
+        rows_RD = run_experts(x_TD.detach().index_select(0, index_R), count_N)
+        return rows_RD.reshape(*token_Bn.shape, -1).index_select(0, order_B.argsort())
+
+    def compare(self, choice: Choice, outputs_BnD: Tensor) -> SimilarityResult:
+        """The loss, from the experts' outputs on the chosen tokens, [B, n, D]."""
+        settings, options = self.settings, choice.options
+        projected_BnD = self._project(outputs_BnD)
+        if choice.measured_XP is not None:
+            first_PnD, second_PnD = projected_BnD.chunk(2)
+            similarity = self.measure(first_PnD, second_PnD, choice.mask_Pn, **options)
+            similarity, measured = similarity.view(choice.measured_XP.shape), choice.measured_XP
+        else:
+            of_all = self._layer if settings.scope == "layer" else expert_confusion
+            similarity = of_all(projected_BnD, **options)
+            measured = torch.ones_like(similarity, dtype=torch.bool)
+            if choice.enough is not None:
+                measured &= choice.enough
         defined = measured & ~similarity.isnan()
-        similar = defined & (similarity > now(settings.threshold))
+        similar = defined & (similarity > choice.threshold)
         loss = torch.where(similar, similarity, 0.0).sum()
         count = defined.sum().float()
         mean = torch.where(defined, similarity.detach(), 0.0).sum() / count
@@ -190,94 +276,59 @@ class SimilarityLearning(nn.Module):
             loss = loss / count.clamp(min=1)
         if settings.scope == "experts":
             count = count * (count - 1) / 2
+        if choice.stands_for != 1:
+            loss = loss * choice.stands_for
         return SimilarityResult(loss, count, mean)
 
-    def _pairs(
-        self,
-        x_TD: Tensor,
-        selected_TN: Tensor,
-        real_T: Tensor | None,
-        count_NN: Tensor,
-        run_experts: Backend,
-        check_every: float,
-        options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor]:
-        """T of the P pairs most overdue, and which of them are due and were measured, [X, P].
+    def nothing(self, x_TD: Tensor) -> SimilarityResult:
+        """The result where nothing is compared; gives the head a gradient of 0."""
+        loss = self._project(x_TD.new_empty(0, x_TD.shape[1])).sum()
+        zero = torch.zeros_like(loss, requires_grad=False)
+        return SimilarityResult(loss, zero, zero / zero)
 
-        X is 1, or 2 if the pairs are compared anywhere as well.
-        """
+    def _due_pairs(
+        self, selected_TN: Tensor, real_T: Tensor | None, check_every: float, stands_for: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """The P pairs most overdue: fields of `Choice`. On a CPU None if none of them is due."""
         settings = self.settings
-        with torch.no_grad():
-            enough_NN = count_NN >= settings.min_tokens
-            due = self.tracker.due(settings.pairs, check_every, enough_NN)
-            if on_cpu_path(x_TD) and not due.due_P.any():
-                return self._nothing(x_TD)
-            count = settings.tokens // 2 if settings.anywhere else settings.tokens
-            index_Pn, mask_Pn = sample_shared(
-                selected_TN, due.first_P, due.second_P, count, self.generator
-            )
-            # A pair that every rank checks may share few tokens on this one.
-            enough_P = mask_Pn.sum(1) >= min(settings.min_tokens, count)
-            measured_P = due.due_P
-            if self._adds_up:
-                mask_Pn = mask_Pn & enough_P[:, None]
-            else:
-                measured_P = measured_P & enough_P
-            self.tracker.checked(due)
-            first_P, second_P, measured_XP = due.first_P, due.second_P, measured_P[None]
-            if settings.anywhere:
-                first_P, second_P = first_P.repeat(2), second_P.repeat(2)
-                drawn_Pn, real_Pn = sample_any(index_Pn, len(x_TD), real_T, self.generator)
-                index_Pn = torch.cat([index_Pn, drawn_Pn])
-                mask_Pn = torch.cat([mask_Pn, real_Pn])
-                measured_XP = measured_XP.expand(2, -1)
-        first_PnD, second_PnD = self._outputs(x_TD, first_P, second_P, index_Pn, run_experts)
-        similarity = self.measure(first_PnD, second_PnD, mask_Pn, **options)
-        return similarity.view(measured_XP.shape), measured_XP
+        count_NN = self.tracker.observe(selected_TN, real_T, stands_for)
+        enough_NN = count_NN >= settings.min_tokens
+        due = self.tracker.due(settings.pairs, check_every, enough_NN)
+        if on_cpu_path(selected_TN) and not due.due_P.any():
+            return None
+        count = settings.tokens // 2 if settings.anywhere else settings.tokens
+        token_Pn, mask_Pn = sample_shared(
+            selected_TN, due.first_P, due.second_P, count, self.generator
+        )
+        # A pair that every rank checks may share few tokens on this one.
+        enough_P = mask_Pn.sum(1) >= min(settings.min_tokens, count)
+        measured_P = due.due_P
+        if self._adds_up:
+            mask_Pn = mask_Pn & enough_P[:, None]
+        else:
+            measured_P = measured_P & enough_P
+        self.tracker.checked(due)
+        first_P, second_P, measured_XP = due.first_P, due.second_P, measured_P[None]
+        if settings.anywhere:
+            first_P, second_P = first_P.repeat(2), second_P.repeat(2)
+            drawn_Pn, real_Pn = sample_any(token_Pn, len(selected_TN), real_T, self.generator)
+            token_Pn = torch.cat([token_Pn, drawn_Pn])
+            mask_Pn = torch.cat([mask_Pn, real_Pn])
+            measured_XP = measured_XP.expand(2, -1)
+        return torch.cat([first_P, second_P]), token_Pn.repeat(2, 1), mask_Pn, measured_XP
 
-    def _nothing(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """The result of `_pairs` where no pair is due, [1, 0]; gives the head a gradient of 0."""
-        with torch.enable_grad():
-            similarity = self._project(x_TD.new_empty(1, 0, x_TD.shape[1]))[..., 0]
-        return similarity, torch.empty_like(similarity, dtype=torch.bool)
-
-    def _outputs(
-        self,
-        x_TD: Tensor,
-        first_P: Tensor,
-        second_P: Tensor,
-        index_Pn: Tensor,
-        run_experts: Backend,
-    ) -> tuple[Tensor, Tensor]:
-        """Both experts' outputs on each pair's tokens, [P, n, D] twice, in one call of the experts.
-
-        Each of the 2P blocks of n rows goes to one expert, so sorting rows is sorting blocks.
-        """
-        pairs, n = index_Pn.shape
-        expert_B = torch.cat([first_P, second_P])
-        order_B = expert_B.argsort(stable=True)
-        index_R = torch.cat([index_Pn, index_Pn]).index_select(0, order_B).flatten()
-        block_rows_B = torch.full_like(expert_B, n)
-        count_N = block_rows_B.new_zeros(self.num_experts).scatter_add(0, expert_B, block_rows_B)
-        rows_RD = run_experts(x_TD.index_select(0, index_R), count_N)
-        blocks_BnD = rows_RD.reshape(2 * pairs, n, -1).index_select(0, order_B.argsort())
-        first_PnD, second_PnD = self._project(blocks_BnD).chunk(2)
-        return first_PnD, second_PnD
-
-    def _every_expert(self, x_TD: Tensor, real_T: Tensor | None, run_experts: Backend) -> Tensor:
-        """All experts' outputs on up to n tokens, drawn uniformly without replacement, [N, n, D].
+    def _any_tokens(self, logits_TN: Tensor, real_T: Tensor | None) -> Tensor:
+        """Up to n tokens, drawn uniformly without replacement, [n].
 
         From T on, all tokens are taken in order and nothing is drawn. Padding comes last.
         """
-        tokens = self.settings.tokens
-        if tokens < x_TD.shape[0]:
-            chance_T = torch.rand(x_TD.shape[0], device=x_TD.device, generator=self.generator)
-            if real_T is not None:
-                chance_T = torch.where(real_T, chance_T, -1.0)
-            x_TD = x_TD.index_select(0, chance_T.topk(tokens).indices)
-        count_N = torch.full((self.num_experts,), x_TD.shape[0], device=x_TD.device)
-        rows_RD = run_experts(x_TD.repeat(self.num_experts, 1), count_N)
-        return self._project(rows_RD.reshape(self.num_experts, x_TD.shape[0], -1))
+        tokens, device = logits_TN.shape[0], logits_TN.device
+        if self.settings.tokens >= tokens:
+            return torch.arange(tokens, device=device)
+        chance_T = torch.rand(tokens, device=device, generator=self.generator)
+        if real_T is not None:
+            chance_T = torch.where(real_T, chance_T, -1.0)
+        return chance_T.topk(self.settings.tokens).indices
 
     def _layer(self, outputs_NnD: Tensor, **options: Any) -> Tensor:
         """T of all pairs, [P]."""
@@ -295,6 +346,17 @@ class SimilarityLearning(nn.Module):
         with torch.autocast(outputs.device.type, enabled=False):
             projected: Tensor = self.head(outputs.float())
             return projected
+
+
+def block_shape(settings: SimilaritySettings, num_experts: int, tokens: int) -> tuple[int, int]:
+    """B and n: the blocks of a comparison and the tokens of each, in a batch of T tokens."""
+    count = settings.tokens
+    if settings.scope != "pairs":
+        return num_experts, min(count, tokens)
+    pairs = min(settings.pairs, num_experts * (num_experts - 1) // 2)
+    if settings.anywhere:
+        return 4 * pairs, min(count // 2, tokens)
+    return 2 * pairs, min(count, tokens)
 
 
 def _head(kind: str, width: int, num_experts: int) -> nn.Module:

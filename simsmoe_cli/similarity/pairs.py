@@ -54,12 +54,15 @@ class PairTracker(nn.Module):
         )
 
     @torch.no_grad()
-    def observe(self, selected_TN: Tensor, real_T: Tensor | None = None) -> Tensor:
+    def observe(
+        self, selected_TN: Tensor, real_T: Tensor | None = None, stands_for: int = 1
+    ) -> Tensor:
         """Adds a batch, S += (M^T M) / T off the diagonal.
 
         Args:
             selected_TN: which experts each token was routed to, bool; none for padding.
             real_T: which tokens are not padding, bool; T counts these alone. None: all.
+            stands_for: how many batches this one stands for; its share is added as often.
 
         Returns:
             Tokens each pair shares in this batch, [N, N] fp32 (the mean over ranks).
@@ -77,7 +80,7 @@ class PairTracker(nn.Module):
             dist.all_reduce(both)
             both = both / dist.get_world_size()
             count_NN, tokens = both[:-1].view_as(count_NN), both[-1]
-        self.shared_NN.add_(count_NN / tokens)
+        self.shared_NN.add_(count_NN / tokens, alpha=stands_for)
         return count_NN
 
     @torch.no_grad()

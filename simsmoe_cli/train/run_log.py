@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from simsmoe_cli.run.event_log import EventLog
-from simsmoe_cli.run.events import Event, RunFinished, RunStarted
+from simsmoe_cli.run.events import Event, RunFinished, RunStarted, SimilarityFacts
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.train.objectives.base import Objective
 from simsmoe_cli.train.probes import Probe
 
@@ -109,4 +110,11 @@ def run_started(objective: Objective[Any], run: RunDir, step: int) -> RunStarted
         "device": str(objective.device),
         "precision": objective.precision,
         **objective.announcement(),
+        **_similarity_facts(objective.similarity_cost),
     }
+
+
+def _similarity_facts(cost: Cost | None) -> SimilarityFacts:
+    if cost is None:
+        return {}
+    return {"compare_every": cost.every, "similarity_flops": round(cost.share, 6)}

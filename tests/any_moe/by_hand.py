@@ -28,7 +28,13 @@ from tests.huggingface.families import VOCABULARY, families, tiny
 
 BATCH, BLOCK = 3, 40
 # All tokens are taken, so that nothing is drawn; all pairs are due in every batch.
-EVERYTHING = {"preset": "calibrated", "tokens": 10_000, "pairs": 10_000, "weight": 0.7}
+EVERYTHING = {
+    "preset": "calibrated",
+    "tokens": 10_000,
+    "pairs": 10_000,
+    "weight": 0.7,
+    "budget": None,
+}
 FAMILIES = {  # how experts are held, K, and what the router gives
     "mixtral": {},
     "olmoe": {"num_experts": 8, "num_experts_per_tok": 8},
@@ -178,11 +184,14 @@ def cka(first_nD: Tensor, second_nD: Tensor) -> Tensor:
     return (hsic(*grams) / own.sqrt()).float()
 
 
-def by_hand(model: nn.Module, batches: list[Tensor], at_once: bool = False) -> dict[str, Tensor]:
+def by_hand(
+    model: nn.Module, batches: list[Tensor], at_once: bool = False, stands_for: int = 1
+) -> dict[str, Tensor]:
     """Gradients of the loop's loss plus the similarity loss, as a mean over batches.
 
     Args:
         at_once: the batches are of one step on several processes, not one after the other.
+        stands_for: how often the similarity loss counts.
     """
     model = copy.deepcopy(model)
     seen = Seen(model)
@@ -195,7 +204,7 @@ def by_hand(model: nn.Module, batches: list[Tensor], at_once: bool = False) -> d
         means = [torch.stack(layer).mean(0) for layer in zip(*counts, strict=True)]
     for ids in batches:
         loss = loss_of(model, ids)
-        total = loss + EVERYTHING["weight"] * seen.loss(means or seen.shared())
+        total = loss + stands_for * EVERYTHING["weight"] * seen.loss(means or seen.shared())
         (total / len(batches)).backward()
     return gradients(model)
 

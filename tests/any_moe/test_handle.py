@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from simsmoe_cli.any_moe.handle import attach
 from simsmoe_cli.errors import UserError
@@ -60,6 +61,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_counts_once(
 def test_a_recomputation_draws_the_tokens_of_its_first_pass(reentrant: bool) -> None:
     model = made("mixtral")
     few = {"preset": "calibrated", "tokens": 32, "min_tokens": 8, "pairs": 2, "weight": 0.7}
+    few["budget"] = None
     found = []
     for checkpointing in (False, True):
         trained = copy.deepcopy(model)
@@ -251,6 +253,7 @@ def test_metrics_are_those_of_the_models_own_tensors() -> None:
 
 def test_a_resumed_training_goes_on_where_it_was() -> None:
     few: dict[str, Any] = {"preset": "calibrated", "tokens": 32, "min_tokens": 8, "pairs": 2}
+    few["budget"] = 0.6
 
     def train(model: nn.Module, state: Any, numbers: range) -> Any:
         handle = attach(model, few)
@@ -268,6 +271,47 @@ def test_a_resumed_training_goes_on_where_it_was() -> None:
     train(whole, None, range(4))
     train(halves, train(halves, None, range(2)), range(2, 4))
     require_equal(gradients(halves), gradients(whole))
+
+
+def test_a_budget_compares_experts_in_some_steps_that_count_for_all() -> None:
+    model = made("mixtral")
+    plain = copy.deepcopy(model)
+    handle = attach(model, EVERYTHING | {"budget": 0.9})
+    loss_of(model, batch()).backward()
+    (every,) = {layer.similarity.cost.every for layer in handle.layers if layer.similarity}
+    assert 1 < every < 20
+    require_equal(gradients(model), by_hand(plain, [batch()], stands_for=every))
+    for step in range(1, every + 1):
+        handle.step()
+        model.zero_grad()
+        loss_of(model, batch()).backward()
+        if step in (1, every - 1, every):
+            wanted = by_hand(plain, [batch()], stands_for=0 if step < every else every)
+            require_equal(gradients(model), wanted)
+
+
+def test_a_step_takes_no_more_than_its_budget() -> None:
+    """As torch counts it, over the steps from one comparison to the next."""
+    spent = {}
+    for similarity in ("none", "calibrated"):
+        model = made("olmoe", hidden_size=64, intermediate_size=64)
+        model.set_experts_implementation("eager")  # grouped products are not counted
+        handle = attach(model, similarity, probe_every=1000)
+        loss_of(model, batch()).backward()  # is probed
+        handle.step()
+        with FlopCounterMode(display=False) as counter:
+            loss_of(model, batch()).backward()
+        spent[similarity] = [counter.get_total_flops()]
+        if handle.layers[0].similarity is not None:
+            cost = handle.layers[0].similarity.cost
+            while handle.steps % cost.every:
+                handle.step()
+            with FlopCounterMode(display=False) as counter:
+                loss_of(model, batch()).backward()
+            spent[similarity].append(counter.get_total_flops())
+    (plain,), (left_out, compared) = spent["none"], spent["calibrated"]
+    assert left_out == plain
+    assert 0 < (compared - plain) / cost.every <= 0.05 * plain
 
 
 def test_a_state_that_is_saved_before_the_first_batch_is_not_lost() -> None:

@@ -29,7 +29,7 @@ from tests.train.test_routers import sections
 Make = Callable[..., Trainer[Any]]
 
 # Pairs are due in every step, whatever the preset says.
-BUSY = {"check_every": 0.0, "tokens": 16, "min_tokens": 4}
+BUSY = {"check_every": 0.0, "tokens": 16, "min_tokens": 4, "budget": None}
 # Steps of a training so long that no router leaves its first stage in ten of them.
 LONG = 100_000
 STEPS = {"cpu": 3, "cuda": 10}

@@ -71,13 +71,13 @@ def model_balance(model: nn.Module, output: Any) -> torch.Tensor:
 def test_similarity_has_the_gradient_that_attach_adds(kind: str) -> None:
     tokens = ids(8)
     attached = body(kind, num_hidden_layers=1).train()
-    handle = attach(attached, SIMILARITY | {"weight": 0.7}, seed=5)
+    everything = {"weight": 0.7, "tokens": 10_000, "budget": None}  # nothing is drawn
+    handle = attach(attached, SIMILARITY | everything)
     attached(input_ids=tokens, use_cache=False).logits.sum().backward()
     handle.detach()
 
     returned = body(kind, num_hidden_layers=1)
-    model = wrapped(returned, "similarity.weight=0.7").train()
-    torch.manual_seed(5)  # attach draws tokens from a generator with this seed
+    model = wrapped(returned, "similarity.weight=0.7", "similarity.tokens=10000").train()
     found = model(tokens)
     assert found.similarities[0].pairs_due > 0
     (found.logits.sum() + 0.7 * found.losses["similarity"]).backward()

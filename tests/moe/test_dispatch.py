@@ -41,3 +41,22 @@ def test_gather_and_combine_equal_plain_indexing(top_k: int) -> None:
         results.append((out, x.grad, weight.grad))
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+def test_further_rows_come_after_the_slots_and_give_tokens_no_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x_TD = torch.randn(7, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight_TK, index_TK = torch.rand(7, 5, generator=generator, dtype=torch.float64).topk(2)
+    further = dispatch.FurtherRows(torch.tensor([4, 0, 4, 2]), torch.tensor([6, 6, 0, 3]))
+    plan = dispatch.plan(index_TK, 5, further=further)
+    assert int(plan.count_N.sum()) == 18
+    scale_R = torch.arange(1.0, 6.0).repeat_interleave(plan.count_N).double()
+    out_TD, rest_FD = dispatch.combine_and_rest(
+        dispatch.gather(x_TD, plan) * scale_R[:, None], weight_TK, plan
+    )
+    expected = x_TD * (weight_TK * (index_TK + 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(out_TD, expected)
+    torch.testing.assert_close(rest_FD, x_TD[[6, 6, 0, 3]] * torch.tensor([[5], [1], [5], [3]]))
+    (found,) = torch.autograd.grad(out_TD.square().sum() + rest_FD.sum(), x_TD)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), x_TD)
+    torch.testing.assert_close(found, wanted)

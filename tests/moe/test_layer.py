@@ -73,10 +73,43 @@ def test_similarity_gradient_reaches_experts_and_nothing_else() -> None:
     moe = layer(similarity={"preset": "calibrated", "pairs": 6, "threshold": 0.0})
     x = torch.randn(4, 64, 16, requires_grad=True)
     moe(x, StepContext()).losses["similarity"].backward()
-    assert x.grad is None
+    assert x.grad is None or not x.grad.any()
     assert moe.router.gate.weight.grad is None
     assert moe.experts.w_in.grad is not None
     assert all(grad.abs().sum() > 0 for grad in moe.experts.w_in.grad)
+
+
+@pytest.mark.parametrize("scope", ["pairs", "layer"])
+def test_compared_rows_may_go_with_the_batch_or_apart(
+    scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(4, 64, 16)
+    similarity = {"preset": "calibrated", "scope": scope, "threshold": 0.0}
+    found = []
+    for together in (True, False):
+        moe = layer(similarity=similarity)
+        monkeypatch.setattr(type(moe.experts), "takes_further_rows", together)
+        output = moe(x, StepContext(compare=3))
+        (output.hidden.square().mean() + output.losses["similarity"]).backward()
+        grads = [parameter.grad for parameter in moe.parameters()]
+        found.append([output.hidden, output.losses["similarity"], *grads])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_a_step_without_comparison_leaves_similarity_out() -> None:
+    moe = layer(similarity={"preset": "calibrated", "head": "linear"})
+    state = {name: value.clone() for name, value in moe.state_dict().items()}
+    drawn = torch.get_rng_state()
+    output = moe(torch.randn(2, 64, 16, generator=torch.Generator()), StepContext(compare=0))
+    assert output.losses["similarity"].item() == 0
+    assert output.similarity is not None
+    assert output.similarity.pairs_due.item() == 0
+    assert all(torch.equal(value, state[name]) for name, value in moe.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    (output.hidden.sum() + output.losses["similarity"]).backward()
+    assert moe.similarity is not None
+    assert all((parameter.grad == 0).all() for parameter in moe.similarity.head.parameters())
 
 
 def test_backends_give_the_same_layer() -> None:

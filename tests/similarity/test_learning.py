@@ -309,6 +309,21 @@ def test_a_pair_that_waits_is_not_compared_anywhere() -> None:
     assert result.mean.isnan()
 
 
+def test_a_comparison_that_stands_for_more_steps_counts_as_often() -> None:
+    given = batch(0, 200, 4, 2)
+    once, often = (build(4, 2, tokens=1000, check_every=1.0) for _ in range(2))
+    toy = ToyExperts(4)
+    first, second = (one(*given, toy, stands_for=1) for one in (once, once))
+    assert first.pairs_due == 0
+    assert not once(*given, toy, stands_for=0).pairs_due
+    assert torch.equal(second.loss, first.loss)
+    result = often(*given, toy, stands_for=20)  # shared tokens count 20 times: all are due
+    assert result.pairs_due == 4
+    plain = build(4, 2, tokens=1000)(*given, toy)
+    torch.testing.assert_close(result.loss, 20 * plain.loss)
+    torch.testing.assert_close(result.mean, plain.mean)
+
+
 def test_one_expert_alone_is_refused() -> None:
     with pytest.raises(UserError, match=r"moe\.experts: .*at least 2 experts"):
         build(1, 1)

@@ -15,7 +15,7 @@ from tests.train.test_resume import PAPER_MODEL
 # torch.compile's own tracing of autograd functions does what torch warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
-BUSY = {"check_every": 0.0, "tokens": 16, "min_tokens": 4}
+BUSY = {"check_every": 0.0, "tokens": 16, "min_tokens": 4, "budget": None}
 
 
 @pytest.fixture
@@ -76,6 +76,20 @@ def test_one_graph_for_steps_that_look_at_pairs_and_one_for_those_that_count(
     for _ in range(40):
         run.step()
     assert graphs.frame_count <= 4
+
+
+def test_one_graph_more_for_steps_that_a_budget_leaves_out(
+    trainer: Callable[..., Trainer], graphs: CompileCounter
+) -> None:
+    similarity = {"preset": "calibrated", **BUSY, "budget": 0.1}
+    train = {"compile": "on", "precision": "bf16", "steps": 20}
+    run = trainer(similarity=similarity, train=train)
+    cost = run.objective.similarity_cost
+    assert cost is not None
+    assert 1 < cost.every < 10
+    for _ in range(20):
+        run.step()
+    assert graphs.frame_count == 2
 
 
 def test_compiled_steps_learn_the_same(

@@ -28,9 +28,9 @@ SCHEDULES: dict[str, Any] = {
 }
 SCOPES: dict[str, dict[str, Any]] = {
     "pairs": {"preset": "paper", "min_tokens": 4, **SCHEDULES},
-    "layer": {"preset": "calibrated", "scope": "layer", "tokens": 16}
+    "layer": {"preset": "calibrated", "scope": "layer", "tokens": 16, "budget": None}
     | {"weight": SCHEDULES["weight"], "threshold": SCHEDULES["threshold"]},
-    "experts": {"preset": "calibrated", "scope": "experts", "tokens": 16}
+    "experts": {"preset": "calibrated", "scope": "experts", "tokens": 16, "budget": None}
     | {"weight": SCHEDULES["weight"], "threshold": SCHEDULES["threshold"]},
 }
 every_scope = pytest.mark.parametrize("scope", SCOPES)
@@ -49,6 +49,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 @every_scope
 def test_the_weight_of_a_step_is_that_of_its_schedule(trainer: Make, scope: str) -> None:
     common = {"preset": "calibrated", "scope": scope, "tokens": 16, "threshold": 0.0}
+    common["budget"] = None
     common |= {"min_tokens": 4} if scope == "pairs" else {}
 
     def run(weight: Any) -> dict[str, torch.Tensor]:
@@ -84,6 +85,28 @@ def test_a_stopped_run_goes_on_bit_for_bit(trainer: Make, scope: str) -> None:
     settings = {"similarity": SCOPES[scope]}
     whole = trainer("whole", **settings)
     whole.train()
+    stopped = trainer("stopped", **settings)
+    stopped.on_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    with pytest.raises(Stopped):
+        stopped.train()
+    resumed = trainer("stopped", resume_from=checkpoint.find(stopped.run, "last"), **settings)
+    resumed.train()
+    assert_same_run(resumed.run, whole.run, "checkpoint")
+
+
+def test_a_budget_leaves_steps_out_and_a_resumed_run_goes_on_with_it(trainer: Make) -> None:
+    similarity = {"preset": "calibrated", "tokens": 16, "min_tokens": 4, "budget": 0.1}
+    settings = {"similarity": similarity, "train": {"log_every": 1, "steps": 12}}
+    whole = trainer("whole", **settings)
+    whole.train()
+    (started,) = events(whole.run, "run_started")
+    every = started["compare_every"]
+    assert 1 < every < 6
+    assert started["similarity_flops"] <= 0.1
+    compared = [event["similarity"]["pairs_due"] for event in events(whole.run, "train")]
+    assert [step for step, pairs in enumerate(compared) if pairs] == list(range(0, 12, every))
+    losses = [event["losses"]["similarity"] for event in events(whole.run, "train")]
+    assert all((loss > 0) == (pairs > 0) for loss, pairs in zip(losses, compared, strict=True))
     stopped = trainer("stopped", **settings)
     stopped.on_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
     with pytest.raises(Stopped):

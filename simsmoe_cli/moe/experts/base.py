@@ -178,6 +178,34 @@ class Experts(nn.Module):
         rows_RD: Tensor = self(dispatch.gather(x_TD, plan), plan.count_N, partial=partial)
         return dispatch.combine(rows_RD, weight_TK, plan)
 
+    @property
+    def takes_further_rows(self) -> bool:
+        """Whether `mixture_and_further` computes what two separate calls would: dropout, which
+        further rows must not have, is not drawn."""
+        return not (self.training and self.dropout)
+
+    def mixture_and_further(
+        self,
+        x_TD: Tensor,
+        index_TK: Tensor,
+        weight_TK: Tensor,
+        further: dispatch.FurtherRows,
+        *,
+        partial: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """As `mixture`, and the experts' outputs on further rows, in the same products.
+
+        Args:
+            x_TD, index_TK, weight_TK, partial: as of `mixture`.
+            further: F rows; their tokens are detached.
+
+        Returns:
+            [T, D] and [F, D].
+        """
+        plan = dispatch.plan(index_TK, self.num_experts, partial=partial, further=further)
+        rows_RD: Tensor = self(dispatch.gather(x_TD, plan), plan.count_N, partial=partial)
+        return dispatch.combine_and_rest(rows_RD, weight_TK, plan)
+
     def dense(self, x_TD: Tensor) -> Tensor:
         """Every token through every expert, without dropout: [N, T, D]."""
         tokens = x_TD.shape[0]

@@ -79,6 +79,11 @@ class FastMoEExperts(Experts):
             return out_RD
         return torch.cat([out_RD, out_RD.new_zeros(rows_RD.shape[0] - full, out_RD.shape[1])])
 
+    @property
+    def takes_further_rows(self) -> bool:
+        """Never: fastmoe's kernels dispatch routed tokens alone."""
+        return False
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def mixture(
         self, x_TD: Tensor, index_TK: Tensor, weight_TK: Tensor, *, partial: bool = False

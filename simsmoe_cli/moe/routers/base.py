@@ -52,12 +52,15 @@ class StepContext:
         real_T: positions of the tokens that are not padding, int64, ascending; None: there is no
             padding. Made on the host, which knows the lengths.
         top_k: overrides the layer's K (evaluation of a router at another k).
+        compare: how many steps a comparison of the experts in this step stands for, in similarity
+            learning; 0: experts are not compared.
     """
 
     step: int = 0
     total_steps: int = 1
     real_T: Tensor | None = None
     top_k: int | None = None
+    compare: int = 1
 
 
 @dataclass(frozen=True)

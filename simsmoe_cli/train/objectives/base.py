@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor
 from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.parallel.world import ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
+from simsmoe_cli.similarity.cost import Cost
 
 
 class Score(Protocol):
@@ -62,7 +65,17 @@ class Objective(ABC, Generic[S]):
 
     def context(self, step: int, real_T: Tensor | None = None) -> StepContext:
         """The step information for routers, of a step of this training (0 is the first)."""
-        return StepContext(step, self.recipe.train.steps, real_T)
+        cost = self.similarity_cost
+        compare = cost.at(step) if cost is not None else 1
+        return StepContext(step, self.recipe.train.steps, real_T, compare=compare)
+
+    @cached_property
+    def similarity_cost(self) -> Cost | None:
+        """What similarity learning costs in a rank's part of a micro-batch of mean size; None: it
+        is off."""
+        train = self.recipe.train
+        tokens = self.tokens_read(train.steps) // (train.steps * train.micro_batches * ranks())
+        return self.model.similarity_cost(max(1, tokens))
 
     @abstractmethod
     def micro_batches(self, step: int) -> Iterator[tuple[Any, ...]]:

@@ -98,6 +98,44 @@ def test_dense_runs_every_expert_on_every_token(backend: str, options: dict[str,
     torch.testing.assert_close(experts.dense(x_TD), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("backend", registry.EXPERTS)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_further_rows_equal_a_call_of_their_own(
+    backend: str, options: dict[str, Any], partial: bool
+) -> None:
+    experts = make(backend, **options)
+    if not experts.takes_further_rows:
+        assert backend == "fastmoe"
+        return
+    x_TD, index_TK, weight_TK = routed(2, skip=2)
+    if partial:
+        index_TK = index_TK.index_fill(0, torch.arange(0, TOKENS, 3), EXPERTS)
+    expert_F, token_F = torch.tensor([0, 0, 0, 2, 4]), torch.tensor([3, 1, 3, 30, 7])
+    results = []
+    for together in (True, False):
+        experts.zero_grad()
+        if together:
+            further = dispatch.FurtherRows(expert_F, token_F)
+            out, rows_FD = experts.mixture_and_further(
+                x_TD, index_TK, weight_TK, further, partial=partial
+            )
+        else:
+            out = experts.mixture(x_TD, index_TK, weight_TK, partial=partial)
+            rows_FD = experts(x_TD[token_F], expert_F.bincount(minlength=EXPERTS))
+        (out.square().sum() + rows_FD.pow(3).sum()).backward()
+        grads = {name: p.grad for name, p in experts.named_parameters()}
+        results.append({"out": out, "rows": rows_FD} | grads)
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_further_rows_are_not_taken_along_where_dropout_is_drawn() -> None:
+    experts = make("grouped", dropout=0.1)
+    assert not experts.takes_further_rows
+    assert experts.eval().takes_further_rows
+
+
 @pytest.mark.parametrize("backend", registry.EXPERTS)
 def test_dropout_can_be_left_out_while_training(backend: str) -> None:
     experts = make(backend, dropout=0.9)
