@@ -245,14 +245,14 @@ def _classifier_parameters(plan: FinetunePlan) -> int:
     """Parameters of the classifier, heads of similarity learning left out."""
     import torch
 
-    from simsmoe_cli.model.classifier import Classifier
+    from simsmoe_cli.model.interface import classifier
 
     with torch.device("meta"):
-        model = Classifier(plan.recipe, plan.vocabulary.size, len(plan.task.labels))
+        model = classifier(plan.recipe, plan.vocabulary.size, len(plan.task.labels))
     return sum(
         parameter.numel()
         for name, parameter in model.named_parameters()
-        if ".similarity." not in name
+        if "similarity." not in name
     )
 
 

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 FromOption = Annotated[
     Path | None,
-    typer.Option("--from", metavar="RUN", help="Pre-trained run: its name or its folder."),
+    typer.Option(
+        "--from",
+        metavar="RUN|FOLDER",
+        help="Pre-trained run, or folder of a Hugging Face model (extra hf).",
+    ),
 ]
 TaskOption = Annotated[
     str | None, typer.Option(help="Prepared task: its name under --data-dir, or its folder.")
@@ -39,7 +43,8 @@ FinetuningRecipeOption = Annotated[
     typer.Option(
         "--recipe",
         "-r",
-        help="Recipe: a name or a file; finetune-TASK, or finetune-sst2's settings, if left out.",
+        help="Recipe: a name or a file; if left out, finetune-TASK or the settings of "
+        "finetune-sst2, and for a Hugging Face model those of finetune-huggingface.",
     ),
 ]
 NameOption = Annotated[
@@ -64,7 +69,7 @@ def finetune(
     runs_dir: RunsDirOption = RUNS_DIR,
     as_json: EventsJsonOption = False,
 ) -> None:
-    """Fine-tune a pre-trained run on a classification task."""
+    """Fine-tune a pre-trained run, or a Hugging Face model, on a classification task."""
     if profile:
         quieten_profiler()
     from simsmoe_cli.cli.progress import unwatched

@@ -74,7 +74,7 @@ class HuggingFaceLanguageModel(Wrapped, TextModel):
         nats = F.cross_entropy(logits_TV, targets_BM.flatten(), ignore_index=-100, reduction="sum")
         return ScoredText(**vars(found), nats=nats)
 
-    def publish(self, run: Path) -> None:
+    def publish(self, run: Path, labels: Sequence[str] = ()) -> None:
         """Write `RUN/huggingface`."""
         with atomic.whole_folder(run / FOLDER, replace=True) as partial:
             self.save(partial, run)

@@ -158,7 +158,7 @@ def _class_for(transformers: Any, config: Any, where: str) -> Any:
     """
     text_config = config.get_text_config(decoder=True)
     if text_config is not config:
-        text_alone = _mapped(transformers.AutoModelForCausalLM, config)
+        text_alone = class_of(transformers.AutoModelForCausalLM, config)
         if text_alone is not None and text_alone.config_class is type(text_config):
             return text_alone
     named = getattr(config, "architectures", None)
@@ -174,7 +174,7 @@ def _class_for(transformers: Any, config: Any, where: str) -> Any:
     if text_config is not config:
         autos.reverse()
     for auto in (*autos, "AutoModel"):
-        if (found := _mapped(getattr(transformers, auto), config)) is not None:
+        if (found := class_of(getattr(transformers, auto), config)) is not None:
             return found
     raise DataError(
         f"transformers cannot run models of type {printable(config.model_type)} alone",
@@ -183,7 +183,7 @@ def _class_for(transformers: Any, config: Any, where: str) -> Any:
     )
 
 
-def _mapped(auto: Any, config: Any) -> Any:
+def class_of(auto: Any, config: Any) -> Any:
     """The class an Auto class of transformers has for a configuration; None if it has no class."""
     try:
         found = auto._model_mapping[type(config)]

@@ -135,13 +135,7 @@ class Wrapped(MoEModel):
         return self._recorders[0].top_k
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[list[Routed]]:
-        with self._watching(None) as seen:
-            yield seen
-
-    @contextlib.contextmanager
-    def _watching(self, real_T: Tensor | None) -> Iterator[list[Routed]]:
-        """Record a forward pass; the list holds the routing of the real tokens at the end."""
+    def watching(self, real_T: Tensor | None = None) -> Iterator[list[Routed]]:
         seen: list[Routed] = []
         with recording(self._recorders):
             yield seen
@@ -155,7 +149,7 @@ class Wrapped(MoEModel):
     def route(self, tokens_BM: Tensor, context: StepContext) -> list[Routed]:
         with (
             foreign_code("this model cannot be run", self._where),
-            self._watching(context.real_T) as seen,
+            self.watching(context.real_T) as seen,
         ):
             self.run(tokens_BM, context.real_T)
         return seen
@@ -198,7 +192,7 @@ class Wrapped(MoEModel):
         `run`."""
         if not self.training:
             return self.run(tokens_BM, context.real_T, **options), WrappedOutcome()
-        with self._watching(context.real_T) as seen:
+        with self.watching(context.real_T) as seen:
             output = self.run(tokens_BM, context.real_T, **options)
         return output, self._outcome(seen, context)
 

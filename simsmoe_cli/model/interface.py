@@ -94,9 +94,14 @@ class MoEModel(nn.Module, ABC):
     document_end: Tensor | None
     compiles = True
 
-    def publish(self, run: Path) -> None:
+    def publish(self, run: Path, labels: Sequence[str] = ()) -> None:
         """Write what other programs read of a finished training into its run folder; nothing for
-        models of ours."""
+        models of ours.
+
+        Args:
+            run: the run folder.
+            labels: of a classifier's classes.
+        """
 
     @abstractmethod
     def route(self, tokens_BM: Tensor, context: StepContext) -> list[Routed]:
@@ -108,8 +113,12 @@ class MoEModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def watching(self) -> AbstractContextManager[list[Routed]]:
-        """Record one forward pass; its list holds the layers when the context ends."""
+    def watching(self, real_T: Tensor | None = None) -> AbstractContextManager[list[Routed]]:
+        """Record one forward pass; its list holds the layers when the context ends.
+
+        Args:
+            real_T: the positions of the real tokens; None: all.
+        """
 
     @property
     @abstractmethod
@@ -196,6 +205,10 @@ class TextClassifier(MoEModel):
     """A model that classifies texts."""
 
     classifier: nn.Linear
+
+    def remarks(self) -> list[str]:
+        """What a user should know about the result of its training."""
+        return []
 
     @abstractmethod
     def forward(

@@ -113,19 +113,18 @@ class Backbone(MoEModel):
         return [module for module in self.modules() if isinstance(module, MoELayer)]
 
     def route(self, tokens_BM: Tensor, context: StepContext) -> list[Routed]:
-        with self.watching() as seen:
+        with self.watching(context.real_T) as seen:
             self.encode(tokens_BM, (), context)
         return seen
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[list[Routed]]:
+    def watching(self, real_T: Tensor | None = None) -> Iterator[list[Routed]]:
         seen: list[Routed] = []
 
         def record(layer: nn.Module, given: tuple[Any, ...], output: MoEOutput) -> None:
-            x_BMD, context, *_ = given
-            x_TD = x_BMD.flatten(0, -2)
-            if context.real_T is not None:
-                x_TD = x_TD.index_select(0, context.real_T)
+            x_TD = given[0].flatten(0, -2)
+            if real_T is not None:
+                x_TD = x_TD.index_select(0, real_T)
             seen.append(Routed(x_TD, output.routing.index_TK, output.routing.logits_TN))
 
         hooks = [layer.register_forward_hook(record) for layer in self.moe_layers]

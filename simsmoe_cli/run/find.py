@@ -108,7 +108,9 @@ def require_run(run: RunDir) -> None:
         return
     if (run.path / HUGGINGFACE_CONFIG).is_file():
         what = "this folder holds a model, not a run: it has config.json and no recipe.yaml"
-        hint = "Give a run folder. Only collapse-report and pretrain --from read such a model."
+        hint = (
+            "Give a run folder. A model is for collapse-report, pretrain --from, finetune --from."
+        )
     else:
         what, hint = "no run in this folder: it has no recipe.yaml", "Give a run folder."
     raise DataError(what, where=str(run.path), hint=hint)

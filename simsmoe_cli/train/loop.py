@@ -289,7 +289,7 @@ class Trainer(Generic[S]):
         state = checkpoint.read_state(folder)
         weights.load_weights(folder, state, self.model)
         score = self.objective.test(self.objective.context(state["step"]))
-        self.model.publish(self.run.path)
+        self.model.publish(self.run.path, self.objective.announcement().get("labels", ()))
         self.signals.leave_when_asked(None)
         self._evaluated(score, self.objective.test_split, best=True)
         finished: RunFinished = {

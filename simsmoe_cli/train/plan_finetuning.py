@@ -18,16 +18,18 @@ from typing import Any
 from simsmoe_cli.data.tasks.store import Task, open_task
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.files.names import check_name, safe_name
+from simsmoe_cli.huggingface.unsupported import CONFIG
 from simsmoe_cli.model.classifier import kept_layers
 from simsmoe_cli.parallel.launch import launch
 from simsmoe_cli.recipe.load import list_recipes, load_recipe, require_ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
-from simsmoe_cli.run.find import find_run
+from simsmoe_cli.run.find import find_run, is_run
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.pretrained import Pretrained
+from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 from simsmoe_cli.train.resuming import (
     differences,
     own_recipe,
@@ -36,7 +38,7 @@ from simsmoe_cli.train.resuming import (
 )
 from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
 
-FALLBACK = "finetune-sst2"
+Source = Pretrained | PretrainedFolder
 # Fields of model and moe that may differ from the checkpoint's.
 FREE = (
     "model.dropout",
@@ -72,7 +74,7 @@ class FinetunePlan:
     resume_from: Path | None
     task: Task
     vocabulary: Vocabulary
-    pretrained: Pretrained | None
+    pretrained: Source | None
     origin: dict[str, Any]
     notes: Sequence[str] = ()
 
@@ -92,9 +94,11 @@ def plan_finetuning(
     """Decide weights, task, recipe, run folder and starting point.
 
     Args:
-        source, which: the pre-trained run (a name or path) and its checkpoint.
+        source, which: the pre-trained run (a name or path) and its checkpoint, or the folder of a
+            Hugging Face model.
         task_name: name or folder of a prepared task; None takes the recipe's.
-        recipe_name: name or path; None takes finetune-TASK, or else the settings of finetune-sst2.
+        recipe_name: name or path; None takes finetune-TASK, or else the settings of finetune-sst2;
+            for a Hugging Face model those of finetune-huggingface.
         overrides: "a.b=c" settings, later ones win.
         data_dir: where prepared corpora and tasks lie.
         runs_dir: where run folders lie.
@@ -114,19 +118,32 @@ def plan_finetuning(
             if last is not None:
                 return _go_on(run, last, None, overrides, data_dir, notes)
         raise UserError("no pre-trained run is named", where="--from", hint="Name one: --from RUN.")
-    pretrained = Pretrained.open(find_run(source, runs_dir), which, data_dir)
+    pretrained = _open(source, which, data_dir, runs_dir)
     recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
-    base = name or safe_name(f"{pretrained.opened.run.name}-{task.name}") or "finetuned"
+    base = name or safe_name(f"{pretrained.name}-{task.name}") or "finetuned"
     require_ranks(recipe, launch().size)
     run, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
         return _go_on(run, last, recipe, overrides, data_dir, notes)
-    vocabulary = pretrained.opened.vocabulary
+    vocabulary = pretrained.vocabulary
     return FinetunePlan(recipe, run, None, task, vocabulary, pretrained, pretrained.identity())
 
 
+def _open(source: Path, which: str, data_dir: Path, runs_dir: Path) -> Source:
+    """The run or the Hugging Face folder of --from."""
+    if is_run(source) or not (source / CONFIG).is_file():
+        return Pretrained.open(find_run(source, runs_dir), which, data_dir)
+    if which != "best":
+        raise UserError(
+            "the folder of a model has one set of weights",
+            where="--checkpoint",
+            hint="Leave it out.",
+        )
+    return PretrainedFolder.open(source)
+
+
 def _recipe(
-    pretrained: Pretrained,
+    pretrained: Source,
     task_name: str | None,
     recipe_name: str | None,
     overrides: Sequence[str],
@@ -141,16 +158,20 @@ def _recipe(
         if not named:
             raise _no_task()
         recipe_name = f"finetune-{named[-1]}"
-        if recipe_name not in dict(list_recipes()):
-            recipe_name = FALLBACK
-            changes[:0] = ["name=finetune", f"description=the settings of {FALLBACK}", "source="]
-    keep_router = _keeps_router(pretrained, recipe_name, changes)
+        # The recipes of tasks are those of the paper, for its own models.
+        if pretrained.recipe is None or recipe_name not in dict(list_recipes()):
+            recipe_name = pretrained.fallback
+            about = f"description=the settings of {recipe_name}"
+            changes[:0] = ["name=finetune", about, "source="]
+    before = pretrained.recipe
+    keep_router = before is None or _keeps_router(pretrained, before, recipe_name, changes)
     settings = pretrained.settings(keep_router=keep_router)
     base = {**settings, "train": {"steps": UNKNOWN_STEPS}}
     recipe = load_recipe(recipe_name, changes, base)
     if not recipe.finetune.task:
         raise _no_task()
-    _require_fit(pretrained.opened.recipe, recipe)
+    if before is not None:
+        _require_fit(before, recipe)
     if recipe.finetune.drop_last_layer:
         kept_layers(recipe)
     task = open_task(recipe.finetune.task, data_dir)
@@ -165,12 +186,13 @@ def _recipe(
     return load_recipe(recipe_name, changes, {**settings, "train": train}), task
 
 
-def _keeps_router(pretrained: Pretrained, recipe_name: str, changes: Sequence[str]) -> bool:
+def _keeps_router(
+    pretrained: Source, before: Recipe, recipe_name: str, changes: Sequence[str]
+) -> bool:
     """Whether a recipe keeps the checkpoint's router."""
     base = {**pretrained.settings(keep_router=False), "train": {"steps": UNKNOWN_STEPS}}
-    before = pretrained.opened.recipe.moe.router
     try:
-        return load_recipe(recipe_name, changes, base).moe.router == before
+        return load_recipe(recipe_name, changes, base).moe.router == before.moe.router
     except UserError:
         return True  # loading the recipe for use reports what is wrong
 

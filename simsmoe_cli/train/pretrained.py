@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +25,7 @@ from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.checkpoint import weights_name
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
+from simsmoe_cli.run.vocabulary import Vocabulary
 
 HEAD, SIMILARITY, ROUTER = "classifier.", ".similarity.", ".moe.router."
 
@@ -35,9 +36,11 @@ class Pretrained:
 
     Attributes:
         opened: the run, its state and its recipe.
+        fallback: the recipe of a fine-tuning that names none, for a task without a recipe.
     """
 
     opened: OpenedRun
+    fallback: ClassVar[str] = "finetune-sst2"
 
     @classmethod
     def open(cls, run: RunDir, which: str, data_dir: Path) -> Pretrained:
@@ -56,6 +59,21 @@ class Pretrained:
             )
         opened.require_model()
         return cls(opened)
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.opened.run.name
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe it was trained with."""
+        return self.opened.recipe
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokenizer."""
+        return self.opened.vocabulary
 
     @property
     def weights(self) -> str:

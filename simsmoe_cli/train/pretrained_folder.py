@@ -6,16 +6,19 @@ into the checkpoints, the tokenizer into the run folder. So a run can be resumed
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from simsmoe_cli.any_moe.find_layers import find_expert_layers, no_experts
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.tokenizers.huggingface import open_given
 from simsmoe_cli.errors import DataError
+from simsmoe_cli.huggingface.classifier import HuggingFaceClassifier
 from simsmoe_cli.huggingface.folder import ModelFolder, read_model_folder
 from simsmoe_cli.huggingface.foreign_code import transformers_module
 from simsmoe_cli.huggingface.language_model import HuggingFaceLanguageModel
@@ -30,6 +33,7 @@ from simsmoe_cli.huggingface.save import FOLDER
 from simsmoe_cli.huggingface.unsupported import CONFIG
 from simsmoe_cli.model.available_memory import require_memory
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.find import REPOSITORY, is_run
 from simsmoe_cli.run.layer_labels import layer_labels
 from simsmoe_cli.run.vocabulary import Vocabulary
@@ -46,12 +50,14 @@ class PretrainedFolder:
         config: how transformers builds the model.
         section: the section `huggingface` of a recipe that trains it.
         vocabulary: its tokenizer.
+        fallback: the recipe of a fine-tuning that names none.
     """
 
     files: ModelFolder
     config: ModelConfig
     section: dict[str, Any]
     vocabulary: Vocabulary
+    fallback: ClassVar[str] = "finetune-huggingface"
 
     @classmethod
     def open(cls, folder: Path) -> PretrainedFolder:
@@ -96,8 +102,20 @@ class PretrainedFolder:
         """Memory for weights, gradients and moments."""
         return self.files.numbers * BYTES_PER_PARAMETER
 
-    def settings(self) -> dict[str, Any]:
-        """The sections of a recipe that a training of it starts from."""
+    @property
+    def recipe(self) -> None:
+        """The recipe it was trained with: there is none."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """Name and hash of the weights, which a fine-tuned run keeps."""
+        digest = hashlib.sha256()
+        for file in sorted({tensor.file for tensor in self.files.tensors.values()}):
+            digest.update(checkpoint.sha256(file).encode())
+        return {"run": self.name, "step": 0, "sha256": digest.hexdigest()}
+
+    def settings(self, *, keep_router: bool = True) -> dict[str, Any]:
+        """The sections of a recipe that a training of it starts from; the router always stays."""
         return {"huggingface": self.section, "data": {"tokenizer": "huggingface"}}
 
     def require_encoded(self, store: TokenStore) -> None:
@@ -119,10 +137,19 @@ class PretrainedFolder:
         Raises:
             UserError: training needs more memory than is free, or the weights are damaged.
         """
+        return HuggingFaceLanguageModel(recipe, vocab_size, self._load(device))
+
+    def classifier(
+        self, recipe: Recipe, vocab_size: int, classes: int, device: torch.device
+    ) -> HuggingFaceClassifier:
+        """A classifier on the backbone with the folder's weights, in fp32; raises what
+        `language_model` raises."""
+        return HuggingFaceClassifier(recipe, vocab_size, classes, self._load(device))
+
+    def _load(self, device: torch.device) -> nn.Module:
         hint = "Training keeps weights, gradients and two moments in fp32. Use a larger machine."
         require_memory(self.training_bytes, device, str(self.files.path), hint)
-        body = load_whole(self.config, self.files, torch.float32, device)
-        return HuggingFaceLanguageModel(recipe, vocab_size, body)
+        return load_whole(self.config, self.files, torch.float32, device)
 
 
 def _require_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from simsmoe_cli.errors import EXIT_DATA, Terminated, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.save import keep_tokenizer
 from simsmoe_cli.model.classifier import Classifier
+from simsmoe_cli.model.interface import TextClassifier
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
@@ -32,6 +33,8 @@ from simsmoe_cli.train.objectives.classification import Classification, TaskEval
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from simsmoe_cli.train.plan_finetuning import FinetunePlan
 from simsmoe_cli.train.plan_pretraining import Plan
+from simsmoe_cli.train.pretrained import Pretrained
+from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 
 
 def open_store(
@@ -125,11 +128,22 @@ def finetune(
 ) -> TaskEvaluation:
     """Fine-tune as planned, in the locked run folder; raises what `train` raises."""
 
+    recipe, start = plan.recipe, plan.pretrained
+    vocabulary, classes = plan.vocabulary, len(plan.task.labels)
+
     def objective() -> Classification:
-        made = Classification(plan.recipe, plan.task, plan.vocabulary, device, plan.origin)
-        if plan.pretrained is not None:
+        make = None
+        if isinstance(start, PretrainedFolder):
+            folder = start
+
+            def make() -> TextClassifier:
+                return folder.classifier(recipe, vocabulary.size, classes, device)
+
+        made = Classification(recipe, plan.task, vocabulary, device, plan.origin, make)
+        if isinstance(start, Pretrained):
             assert isinstance(made.model, Classifier)
-            made.warnings += plan.pretrained.load_into(made.model)
+            made.warnings += start.load_into(made.model)
+        made.warnings += made.model.remarks()
         return made
 
     return _run(plan, device, objective, subscriber=subscriber, on_step=on_step, profile=profile)
@@ -158,7 +172,7 @@ def _run(
         atomic.write(run.recipe, dump_recipe(recipe))
         if isinstance(plan, FinetunePlan):
             plan.vocabulary.save(run)
-        elif plan.pretrained is not None:
+        if isinstance(plan.pretrained, PretrainedFolder):
             keep_tokenizer(plan.pretrained.files.path, run)
         record_session(run, device, plan.resume_from)
 

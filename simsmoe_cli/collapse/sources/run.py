@@ -53,7 +53,7 @@ class RunSource(WholeSource):
     ) -> tuple[Any, list[Routed]]:
         """The model's output, and the routing of the real tokens, which are at the positions
         real_T."""
-        with torch.no_grad(), self.model.watching() as seen:
+        with torch.no_grad(), self.model.watching(context.real_T) as seen:
             output = self.model(*inputs, context)
         if context.real_T is None:
             seen = [routed.of(real_T) for routed in seen]

@@ -11,7 +11,7 @@ Shapes: B texts, M tokens of the longest, T = B*M positions of a batch, E exampl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +102,7 @@ class Classification(Objective[TaskEvaluation]):
         vocabulary: of the pre-trained model.
         device: where to compute.
         pretrained: the origin of the backbone, to store in checkpoints.
+        make: makes the model with the weights to start from, on the device; None: fresh weights.
 
     Raises:
         UserError: a text has no token in the vocabulary.
@@ -119,6 +120,7 @@ class Classification(Objective[TaskEvaluation]):
         vocabulary: Vocabulary,
         device: torch.device,
         pretrained: Mapping[str, Any],
+        make: Callable[[], TextClassifier] | None = None,
     ):
         super().__init__(recipe, device)
         settings = recipe.train
@@ -131,7 +133,10 @@ class Classification(Objective[TaskEvaluation]):
         self._test = self._encode(task.reported, task.split(task.reported))
         self._probe = _first_texts(self._valid, settings.probe_tokens)
         torch.manual_seed(settings.seed)
-        self.model = classifier(recipe, vocabulary.size, len(task.labels)).to(device)
+        if make is None:
+            self.model = classifier(recipe, vocabulary.size, len(task.labels)).to(device)
+        else:
+            self.model = make()
 
     def _encode(self, split: str, examples: list[Example]) -> EncodedSplit:
         """Encode a split; add a warning for texts that were cut or have unknown words."""
