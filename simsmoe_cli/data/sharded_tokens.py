@@ -33,13 +33,14 @@ class ShardedTokens:
     """A split to be indexed like a one-dimensional array; the arrays it gives are read-only.
 
     Args:
-        shards: the files, in order; at least one, all of one dtype.
+        shards: the files, in order; 1 to 65,536, all of one dtype.
 
     Raises:
         UserError: (from indexing and checking) a file does not match its description.
     """
 
     def __init__(self, shards: Sequence[SplitTokens]):
+        assert 0 < len(shards) <= 1 << 16
         self._shards = list(shards)
         lengths = [len(shard) for shard in self._shards]
         self._ends = np.cumsum(lengths, dtype=np.int64)
@@ -69,11 +70,15 @@ class ShardedTokens:
             if index.size and not (-len(self) <= index.min() and index.max() < len(self)):
                 raise IndexError(f"index out of range of {len(self):,} tokens")
             index = np.where(index < 0, index + len(self), index)
-            shard_of = np.searchsorted(self._ends, index, side="right")
-            ids = np.empty(index.shape, self.dtype)
-            for number in np.unique(shard_of).tolist():
-                own = shard_of == number
-                ids[own] = self._shards[number][index[own] - self._begins[number]]
+            ids = np.empty(index.size, self.dtype)
+            flat = index.ravel()
+            # Sorting small integers takes time proportional to their number.
+            shard_of = np.searchsorted(self._ends, flat, side="right").astype(np.uint16)
+            order = np.argsort(shard_of, kind="stable")
+            numbers, firsts = np.unique(shard_of[order], return_index=True)
+            for number, places in zip(numbers, np.split(order, firsts[1:]), strict=False):
+                ids[places] = self._shards[number][flat[places] - self._begins[number]]
+            ids = ids.reshape(index.shape)
         ids.flags.writeable = False
         return ids
 
