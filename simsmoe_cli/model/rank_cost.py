@@ -191,7 +191,7 @@ class _Fsdp:
             expert = layout.expert if "moe.experts." in name else 1
             ranks = layout.shard // expert
             shape = [parameter.shape[0] // expert, *parameter.shape[1:]]
-            size = shape[shard_dim(shape, ranks)]
+            size = shape[shard_dim(shape, ranks, divided=expert > 1)]
             numbers = parameter.numel() // expert
             # All shards are sent in the size of the largest.
             shard = -(-size // ranks) * (numbers // size)

@@ -152,7 +152,8 @@ class SimilaritySettings(Section):
         16,
         ge=4,
         le=10_000_000,
-        description="a pair with fewer shared tokens than this is not compared yet",
+        description="a pair that shares fewer tokens than this, in all processes together, is not "
+        "compared yet",
     )
 
     budget: Annotated[float, Field(gt=0, le=1)] | None = Field(

@@ -47,6 +47,7 @@ from simsmoe_cli.parallel.world import differentiable_sum, ranks
 from simsmoe_cli.recipe.schedule import value_at
 from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.contrastive import expert_confusion
+from simsmoe_cli.similarity.hsic_ratio import DEBIASED_ROWS
 from simsmoe_cli.similarity.pairs import (
     PairTracker,
     sample_any,
@@ -167,6 +168,18 @@ class SimilarityLearning(nn.Module):
     def _adds_up(self) -> bool:
         """Whether there are other ranks whose tokens count as well."""
         return self.over_ranks and ranks() > 1
+
+    @property
+    def _least_shared(self) -> int:
+        """How many tokens of all ranks a pair must share to be compared.
+
+        If they add up, so many that at least one rank can estimate HSIC from its own; else as many
+        on an average rank as in one process.
+        """
+        least = self.settings.min_tokens
+        if self._adds_up:
+            return max(least, ranks() * (DEBIASED_ROWS - 1) + 1)
+        return least * ranks()
 
     def forward(
         self,
@@ -292,7 +305,7 @@ class SimilarityLearning(nn.Module):
         """The P pairs most overdue: fields of `Choice`. On a CPU None if none of them is due."""
         settings = self.settings
         count_NN = self.tracker.observe(selected_TN, real_T, stands_for)
-        enough_NN = count_NN >= settings.min_tokens
+        enough_NN = count_NN * ranks() >= self._least_shared
         due = self.tracker.due(settings.pairs, check_every, enough_NN)
         if on_cpu_path(selected_TN) and not due.due_P.any():
             return None
@@ -300,13 +313,10 @@ class SimilarityLearning(nn.Module):
         token_Pn, mask_Pn = sample_shared(
             selected_TN, due.first_P, due.second_P, count, self.generator
         )
-        # A pair that every rank checks may share few tokens on this one.
-        enough_P = mask_Pn.sum(1) >= min(settings.min_tokens, count)
         measured_P = due.due_P
-        if self._adds_up:
-            mask_Pn = mask_Pn & enough_P[:, None]
-        else:
-            measured_P = measured_P & enough_P
+        if not self._adds_up:
+            # A pair that every rank checks may share few tokens on this one.
+            measured_P = measured_P & (mask_Pn.sum(1) >= min(settings.min_tokens, count))
         self.tracker.checked(due)
         first_P, second_P, measured_XP = due.first_P, due.second_P, measured_P[None]
         if settings.anywhere:
