@@ -17,6 +17,7 @@ EXIT_DATA = 3
 EXIT_NON_FINITE = 4
 EXIT_OUT_OF_MEMORY = 5
 EXIT_COLLAPSE = 6
+EXIT_RANK_LOST = 7
 EXIT_SIGINT = 130
 EXIT_SIGPIPE = 141
 EXIT_SIGTERM = 143
@@ -124,6 +125,18 @@ class NotPermitted(DataError):
             hint="If it is yours, allow it: chmod u+r on the file, u+rx on its folders. Otherwise "
             "ask its owner.",
         )
+
+
+class EndedElsewhere(Exception):
+    """Another process of the same training ended, and has said why.
+
+    Attributes:
+        code: its exit code.
+    """
+
+    def __init__(self, code: int):
+        super().__init__(f"another process ended with exit code {code}")
+        self.code = code
 
 
 class Terminated(BaseException):

@@ -63,21 +63,30 @@ def evaluate(
     """Evaluate a run's weights on a whole split: every token, or every text, once."""
     import json
 
+    from simsmoe_cli.parallel.launch import launch
+    from simsmoe_cli.recipe.parallel import ParallelSettings
     from simsmoe_cli.run.event_log import finite
     from simsmoe_cli.run.find import find_run
     from simsmoe_cli.run.opened import OpenedRun
     from simsmoe_cli.train.device import choose_device
     from simsmoe_cli.train.evaluation import evaluate_run
+    from simsmoe_cli.train.together import together
 
-    report = evaluate_run(
-        OpenedRun.open(find_run(run, runs_dir), which, data_dir),
-        split=split,
-        device=choose_device(device),
-        data=data,
-        task=task,
-        predictions=predictions,
-        top_k=top_k,
-    )
+    opened = OpenedRun.open(find_run(run, runs_dir), which, data_dir)
+    on = choose_device(device, launch())
+    with together(ParallelSettings(), on) as world:
+        report = evaluate_run(
+            opened,
+            split=split,
+            device=on,
+            data=data,
+            task=task,
+            predictions=predictions,
+            top_k=top_k,
+            world=world,
+        )
+    if not world.first:
+        return
     if as_json:
         print(json.dumps(finite(report), allow_nan=False))
         return

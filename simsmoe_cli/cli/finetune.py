@@ -73,11 +73,13 @@ def finetune(
     if profile:
         quieten_profiler()
     from simsmoe_cli.cli.progress import unwatched
-    from simsmoe_cli.cli.training import carry_out, ready_device
+    from simsmoe_cli.cli.training import carry_out, ready_device, restarted
     from simsmoe_cli.train import session
     from simsmoe_cli.train.plan_finetuning import plan_finetuning
+    from simsmoe_cli.train.together import together
 
     overrides = all_overrides(settings, similarity=similarity)
+    where = restarted(runs_dir, name, resume)
     plan = plan_finetuning(
         source,
         which,
@@ -85,9 +87,9 @@ def finetune(
         recipe,
         overrides,
         data_dir=data_dir,
-        runs_dir=runs_dir,
-        name=name,
-        resume=resume,
+        runs_dir=where.runs_dir,
+        name=where.name,
+        resume=where.resume,
     )
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_finetuning
@@ -96,20 +98,22 @@ def finetune(
         return
     with unwatched():
         on = ready_device(plan.recipe, device, deterministic=deterministic)
-        carry_out(
-            "finetune",
-            plan,
-            on,
-            console(stderr=as_json),
-            doing=f"fine-tuning {plan.origin['run']} (step {plan.origin['step']}) on "
-            f"{plan.task.name}",
-            vocab_size=plan.vocabulary.size,
-            train=lambda view: session.finetune(plan, on, **view.watch(profile)),
-            summary=lambda result: _summary(result, plan.task.reported),
-            longer=f"finetune.epochs={2 * plan.recipe.finetune.epochs}",
-            data_dir=data_dir,
-            as_json=as_json,
-        )
+        with together(plan.recipe.parallel, on) as world:
+            carry_out(
+                "finetune",
+                plan,
+                on,
+                world,
+                console(stderr=as_json),
+                doing=f"fine-tuning {plan.origin['run']} (step {plan.origin['step']}) on "
+                f"{plan.task.name}",
+                vocab_size=plan.vocabulary.size,
+                train=lambda view: session.finetune(plan, on, world, **view.watch(profile)),
+                summary=lambda result: _summary(result, plan.task.reported),
+                longer=f"finetune.epochs={2 * plan.recipe.finetune.epochs}",
+                data_dir=data_dir,
+                as_json=as_json,
+            )
 
 
 def _summary(result: "TaskEvaluation", split: str) -> str:

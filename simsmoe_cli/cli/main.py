@@ -41,11 +41,13 @@ from simsmoe_cli.errors import (
     EXIT_SIGPIPE,
     EXIT_SIGTERM,
     EXIT_USAGE,
+    EndedElsewhere,
     Terminated,
     UserError,
     is_out_of_memory,
     printable,
 )
+from simsmoe_cli.parallel.launch import launch
 
 # What typer raises for a wrong command line; it lies in click or in typer's own copy of it,
 # depending on typer's version.
@@ -123,6 +125,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of this process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if "RANK" in os.environ:
+        # Else torch says in several lines that another process is gone. Read when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     noted: list[int] = []
     try:
         with terminable() as noted:
@@ -141,6 +146,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         clear = _operating_system_error(error)
         _print_error(str(clear))
         return clear.code
+    except EndedElsewhere as error:
+        return error.code
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "simsmoe"
         message = printable(" ".join(error.format_message().split()), 400)
@@ -235,9 +242,25 @@ def _flush_output() -> None:
 
 
 def _print_error(message: str) -> None:
+    """One line on stderr; what all of several processes have to say is said once."""
+    if not _speaks(message):
+        return
     with contextlib.suppress(OSError):  # stderr is closed as well
         typer.secho("simsmoe: error: ", fg="red", bold=True, nl=False, err=True)
         typer.echo(message, err=True)
+
+
+def _speaks(message: str) -> bool:
+    """Whether this process is to say something: not if another of the same training has."""
+    try:
+        launched = launch()
+    except UserError:
+        return True
+    if launched.alone:
+        return True
+    from simsmoe_cli.parallel.roll_call import speaks
+
+    return speaks(launched, message)
 
 
 class _Output(io.FileIO):
@@ -291,6 +314,8 @@ def _let_go_of_output() -> None:
 
 
 def _stopped(by: str, code: int) -> int:
+    if not launch().first:
+        return code
     with contextlib.suppress(OSError):
         typer.echo(f"simsmoe: stopped by {by}; nothing is left half-written", err=True)
     return code
@@ -303,4 +328,6 @@ def main() -> None:
         code = run()
     finally:
         _let_go_of_output()
+    if code and not launch().alone:
+        os._exit(code)  # threads may wait for processes that are gone
     sys.exit(code)

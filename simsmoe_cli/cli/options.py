@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simsmoe_cli.parallel.launch import launch
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -171,7 +173,10 @@ def console(*, stderr: bool = False) -> Console:
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(visible(text), **options)
 
-    plain = Plain(stderr=stderr, markup=False, emoji=False, highlight=False)
+    # Of several processes that torchrun started, the first speaks for all.
+    plain = Plain(
+        stderr=stderr, markup=False, emoji=False, highlight=False, quiet=not launch().first
+    )
     if not plain.is_terminal:
         plain.width = 1000
     return plain

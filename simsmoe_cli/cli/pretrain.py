@@ -86,28 +86,34 @@ def pretrain(
         return
 
     from simsmoe_cli.cli.progress import unwatched
-    from simsmoe_cli.cli.training import carry_out, ready_device
+    from simsmoe_cli.cli.training import carry_out, ready_device, restarted
     from simsmoe_cli.train import session
     from simsmoe_cli.train.plan_pretraining import plan_training
+    from simsmoe_cli.train.together import together
 
     with unwatched():
         screen = console(stderr=as_json)
-        plan = plan_training(recipe, overrides, runs_dir, name, resume, source)
+        where = restarted(runs_dir, name, resume)
+        plan = plan_training(recipe, overrides, where.runs_dir, where.name, where.resume, source)
         on = ready_device(plan.recipe, device, deterministic=deterministic)
-        store = session.open_corpus(plan, data_dir, lambda text: screen.print(text, soft_wrap=True))
-        carry_out(
-            "pretrain",
-            plan,
-            on,
-            screen,
-            doing=f"training {plan.recipe.name}",
-            vocab_size=store.manifest.vocab_size,
-            train=lambda view: session.train(plan, store, on, **view.watch(profile)),
-            summary=lambda result: _summary(result, store.manifest),
-            longer=f"train.steps={2 * plan.recipe.train.steps}",
-            data_dir=data_dir,
-            as_json=as_json,
-        )
+        with together(plan.recipe.parallel, on) as world:
+            store = session.open_corpus(
+                plan, data_dir, lambda text: screen.print(text, soft_wrap=True), world
+            )
+            carry_out(
+                "pretrain",
+                plan,
+                on,
+                world,
+                screen,
+                doing=f"training {plan.recipe.name}",
+                vocab_size=store.manifest.vocab_size,
+                train=lambda view: session.train(plan, store, on, world, **view.watch(profile)),
+                summary=lambda result: _summary(result, store.manifest),
+                longer=f"train.steps={2 * plan.recipe.train.steps}",
+                data_dir=data_dir,
+                as_json=as_json,
+            )
 
 
 def _summary(result: "Evaluation", manifest: "Manifest") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import typer
 
@@ -16,11 +16,20 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from simsmoe_cli.parallel.world import World
     from simsmoe_cli.recipe.schema import Recipe
     from simsmoe_cli.train.plan_finetuning import FinetunePlan
     from simsmoe_cli.train.plan_pretraining import Plan
 
 S = TypeVar("S")
+
+
+class Where(NamedTuple):
+    """The options --runs-dir, --name and --resume."""
+
+    runs_dir: Path
+    name: str | None
+    resume: str | None
 
 
 def ready_device(recipe: Recipe, name: str, *, deterministic: bool) -> torch.device:
@@ -30,19 +39,37 @@ def ready_device(recipe: Recipe, name: str, *, deterministic: bool) -> torch.dev
         UserError: there is no such device, or the recipe's experts do not run on it.
     """
     from simsmoe_cli.moe.layer import expert_backend
+    from simsmoe_cli.parallel.launch import launch
     from simsmoe_cli.train.device import be_deterministic, choose_device
 
-    device = choose_device(name)
+    device = choose_device(name, launch())
     expert_backend(recipe).require(device)
     if deterministic:
         be_deterministic()
     return device
 
 
+def restarted(runs_dir: Path, name: str | None, resume: str | None) -> Where:
+    """Where to train: as asked, or in the run of an earlier attempt if torchrun starts all
+    processes again after a failure.
+
+    Args:
+        runs_dir, name, resume: of the command line.
+    """
+    from simsmoe_cli.parallel.launch import launch
+    from simsmoe_cli.train.together import to_go_on_with
+
+    path = to_go_on_with()
+    if path is not None:
+        return Where(path.parent, path.name, "auto")
+    return Where(runs_dir, name, "auto" if launch().restarts and resume is None else resume)
+
+
 def carry_out(
     command: str,
     plan: Plan | FinetunePlan,
     device: torch.device,
+    world: World,
     screen: Console,
     *,
     doing: str,
@@ -57,6 +84,7 @@ def carry_out(
 
     Args:
         command: "pretrain" or "finetune".
+        world: the ranks that train; the first shows the progress.
         doing: the activity in words, such as "training quickstart".
         train: does the training and reports to the view.
         summary: the result in one line.
@@ -73,6 +101,8 @@ def carry_out(
     recipe, run = plan.recipe, plan.run.path
     require_possible(recipe, vocab_size, memory_of(device))
     start = device_in_words(recipe.train.precision, device)
+    if not world.alone:
+        start = f"{world.size} processes, each on {start}"
     if plan.resume_from is not None:
         start = f"{device}, from {plan.resume_from.name}"
     screen.print(f"{doing} in {run} on {start}", soft_wrap=True)
@@ -87,7 +117,7 @@ def carry_out(
             f"stopped at step {stop.step} and saved; continue with: {shell(*go_on)}", soft_wrap=True
         )
         raise typer.Exit(stop.code) from None
-    if as_json:
+    if as_json or not world.first:
         return
     screen.print(f"\n{summary(result)}")
     screen.print(

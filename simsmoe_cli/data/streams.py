@@ -12,7 +12,7 @@ Shapes: B streams, M block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,15 +35,24 @@ class TrainStreams:
         batch: B.
         block: M.
         shuffle_seed: None reads every stream in order; a number shuffles all blocks of a pass.
+        rows: which rows of a batch are read, if not all of them; they hold the same tokens.
 
     Raises:
         UserError: the split is shorter than one block for every stream.
     """
 
-    def __init__(self, tokens: Tokens, batch: int, block: int, shuffle_seed: int | None = None):
+    def __init__(
+        self,
+        tokens: Tokens,
+        batch: int,
+        block: int,
+        shuffle_seed: int | None = None,
+        rows: Sequence[int] | None = None,
+    ):
         self.batch = batch
         self.block = block
         self.shuffle_seed = shuffle_seed
+        self.rows = None if rows is None else np.array(rows, dtype=np.int64)
         self.length = len(tokens) // batch
         if self.length < block + 1:
             raise DataError(
@@ -56,13 +65,15 @@ class TrainStreams:
         self._shuffled: tuple[int, NDArray[np.int64]] | None = None
 
     def read(self, step: int) -> tuple[Tensor, Tensor, bool]:
-        """Inputs and targets of a step, [B, M] int64 each, and whether streams start over here."""
+        """Inputs and targets of a step, [rows, M] int64 each, and whether streams start over."""
         index = step % self.blocks
         if self.shuffle_seed is None:
             start_B = np.arange(self.batch) * self.length + index * self.block
         else:
             blocks = self._order(step // self.blocks)[index * self.batch : (index + 1) * self.batch]
             start_B = blocks % self.batch * self.length + blocks // self.batch * self.block
+        if self.rows is not None:
+            start_B = start_B[self.rows]
         window = self.tokens[start_B[:, None] + np.arange(self.block + 1)]
         inputs = torch.from_numpy(window[:, :-1].astype(np.int64))
         targets = torch.from_numpy(window[:, 1:].astype(np.int64))

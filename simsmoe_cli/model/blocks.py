@@ -141,6 +141,10 @@ class SubLayer(nn.Module):
             mixed = self.inner_norm(x + mixed)
         return self._leave(hidden, mixed), output
 
+    def dense(self, x_TD: Tensor) -> Tensor:
+        """Every expert of a mixture-of-experts sub-layer on the same rows, [N, T, D]."""
+        return self.moe.experts.dense(x_TD)
+
     def feed_forward(self, hidden: Tensor) -> Tensor:
         """A dense sub-layer."""
         return self._leave(hidden, self.ffn(self._enter(hidden)))

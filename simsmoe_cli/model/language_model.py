@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +152,8 @@ class Backbone(MoEModel):
         return similarity_flops(self.recipe, layers, flops, tokens)
 
     def dense(self, layer: int, x_TD: Tensor) -> Tensor:
-        return self.moe_layers[layer].experts.dense(x_TD)
+        with_experts = [part for part in self.layers if getattr(part, "kind", "") == "g"]
+        return cast(SubLayer, with_experts[layer]).dense(x_TD)
 
     def expert_weights(self, layer: int) -> list[Tensor]:
         experts = self.moe_layers[layer].experts

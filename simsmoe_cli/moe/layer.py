@@ -35,7 +35,8 @@ class MoEOutput:
 
     Attributes:
         hidden: of the input's shape; zeros at padding.
-        losses: scalars by name, without coefficients.
+        losses: scalars by name, without coefficients; of several ranks, each is the mean over this
+            rank's tokens, or the same on every rank.
         routing: the experts of each token, without padding.
         similarity: the result of similarity learning in this step, if it is on.
     """
@@ -94,6 +95,7 @@ class MoELayer(nn.Module):
             seed=recipe.train.seed,
             layer=layer,
             layers=layers,
+            global_balance=moe.balance_scope == "global",
             settings=recipe.router_settings,
         )
         self.router: Router = registry.load("routers", moe.router)(spec)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from simsmoe_cli.parallel.launch import Launch
@@ -116,29 +117,119 @@ class World:
         """This rank's part of the rows of a micro-batch; sizes differ by one at most."""
         return slice(self.rank * rows // self.size, (self.rank + 1) * rows // self.size)
 
+    def wait(self) -> None:
+        """Return when all ranks have called this."""
+        if not self.alone:
+            dist.all_reduce(torch.zeros(1))
+
+    def from_first(self, number: float) -> float:
+        """The first rank's number, so that all ranks decide the same by it."""
+        if self.alone:
+            return number
+        value = torch.tensor([number], dtype=torch.float64)
+        dist.broadcast(value, 0)
+        return value.item()
+
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        if self.alone:
+            return number
+        value = torch.tensor([number])
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return int(value.item())
+
+    def gather(self, tensor: Tensor, rows: int | None = None) -> list[Tensor]:
+        """The tensors of all ranks, in the order of ranks, on the CPU.
+
+        Args:
+            tensor: of one shape on all ranks, or of this rank's `part` of rows.
+            rows: of all ranks together, if each has a part.
+        """
+        if self.alone:
+            return [tensor]
+        tensor = tensor.detach().cpu()
+        most = tensor.shape[0] if rows is None else -(-rows // self.size)
+        padded = tensor.new_zeros(most, *tensor.shape[1:])
+        padded[: tensor.shape[0]] = tensor
+        found = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(found, padded)
+        if rows is None:
+            return found
+        bounds = [rank * rows // self.size for rank in range(self.size + 1)]
+        return [
+            part[: stop - start]
+            for part, start, stop in zip(found, bounds, bounds[1:], strict=False)
+        ]
+
 
 ALONE = World()
 
 
-def join(launched: Launch, device: torch.device, layout: Layout, timeout_s: float) -> World:
-    """Form the process group; returns when all ranks have joined.
+class Votes:
+    """The largest number that any rank has named, known one call later without waiting for it.
+
+    Args:
+        world: all of its ranks make the same calls.
+    """
+
+    def __init__(self, world: World):
+        self.alone = world.alone
+        self._world = world
+        self._open: tuple[dist.Work, Tensor] | None = None
+
+    def next(self, number: int) -> int:
+        """Name a number; returns the largest of the call before, 0 at first."""
+        known = self._close()
+        if not self.alone:
+            value = torch.tensor([number])
+            work = dist.all_reduce(value, dist.ReduceOp.MAX, async_op=True)
+            assert work is not None
+            self._open = work, value
+        return known
+
+    def now(self, number: int) -> int:
+        """The largest number that any rank names now, or named in the call before."""
+        return max(self._close(), self._world.largest(number))
+
+    def _close(self) -> int:
+        if self._open is None:
+            return 0
+        (work, value), self._open = self._open, None
+        work.wait()
+        return int(value.item())
+
+
+def join(
+    launched: Launch,
+    device: torch.device,
+    layout: Layout,
+    timeout_s: float,
+    store: PrefixStore | None = None,
+) -> World:
+    """Form the process group, unless there is one; returns when all ranks have joined.
 
     Args:
         launched: the place of this process.
         device: of this rank.
         layout: the grid of ranks.
         timeout_s: how long a rank waits for the others, here and in every exchange.
+        store: where the ranks find each other; not needed where there is a process group.
     """
     if launched.alone:
         return ALONE
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        timeout=datetime.timedelta(seconds=timeout_s),
-        device_id=device if cuda else None,
-    )
+    timeout = datetime.timedelta(seconds=timeout_s)
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            timeout=timeout,
+            store=store,
+            rank=launched.rank,
+            world_size=launched.size,
+            device_id=device if cuda else None,
+        )
     replicate, shard, expert = layout.replicate, layout.shard, layout.expert
     grid = init_device_mesh(device.type, (replicate, shard), mesh_dim_names=(REPLICATE, SHARD))
     expert_grid = None

@@ -40,6 +40,12 @@ class MoESettings(Section):
         description="coefficient of the balance loss; auto: 0.01, and 0.3 for stablemoe with two "
         "stages; of a Hugging Face model the router_aux_loss_coef of its config.json",
     )
+    balance_scope: Literal["global", "micro"] = Field(
+        "global",
+        description="tokens whose load the balance loss looks at when several ranks train; global: "
+        "those of all ranks, so that the loss is that of one process; micro: those of each rank "
+        "alone, which is stricter and depends on the number of ranks",
+    )
     z_weight: float = Field(
         0.0, ge=0, le=1e6, description="coefficient of the router z-loss; 1e-3 is usual"
     )
@@ -86,6 +92,12 @@ class MoESettings(Section):
         if not row.balance_loss and self.balance_weight not in ("auto", 0):
             yield Problem(
                 ("moe.balance_weight", *involved),
+                f"has no effect with router {self.router}, which has no balance loss",
+                "Leave it out.",
+            )
+        if not row.balance_loss and self.balance_scope != "global":
+            yield Problem(
+                ("moe.balance_scope", *involved),
                 f"has no effect with router {self.router}, which has no balance loss",
                 "Leave it out.",
             )

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from simsmoe_cli.files.background import Background
+from simsmoe_cli.parallel.sharded import sharded, whole
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
 
@@ -20,14 +21,19 @@ AHEAD = 2  # checkpoints in memory that wait to be written
 class Snapshot:
     """A model's parameters and buffers as they are now, in host memory.
 
-    Tensors that share memory share it in the copy, so that they are written once.
+    Tensors that share memory share it in the copy, so that they are written once. If ranks share
+    the model, all of them must make one.
     """
 
     def __init__(self, model: nn.Module):
         copies: dict[int, Tensor] = {}
         self._state = {}
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, tensor in model.state_dict().items():
-            address = tensor.data_ptr() if tensor.numel() else id(tensor)
+            if sharded(tensor) is not None:
+                address = id(parameters[name])
+            else:
+                address = tensor.data_ptr() if tensor.numel() else id(tensor)
             copy = copies.get(address)
             if copy is None or copy.shape != tensor.shape:
                 copies[address] = copy = host_copy(tensor)
@@ -39,8 +45,8 @@ class Snapshot:
 
 
 def host_copy(tensor: Tensor) -> Tensor:
-    """The tensor's values as they are now, in host memory."""
-    return tensor.detach().to("cpu", copy=True)
+    """The tensor's values as they are now, in host memory; those of all ranks, if they share it."""
+    return whole(tensor.detach()).to("cpu", copy=True)
 
 
 class BackgroundWriter:
@@ -52,10 +58,12 @@ class BackgroundWriter:
     Args:
         run: its folder.
         keep_last: how many checkpoints are kept; older ones are deleted.
+        writes: whether this process writes. Of several ranks only the first does; the others only
+            give it their parts.
     """
 
-    def __init__(self, run: RunDir, keep_last: int):
-        self._run, self._keep_last = run, keep_last
+    def __init__(self, run: RunDir, keep_last: int, *, writes: bool = True):
+        self._run, self._keep_last, self._writes = run, keep_last, writes
         self._thread = Background(AHEAD, "checkpoint")
 
     def save(
@@ -77,6 +85,9 @@ class BackgroundWriter:
         """
         copy = Snapshot(model)
 
+        if not self._writes:
+            return
+
         def write() -> None:
             sync_events()
             checkpoint.save(self._run, step, copy, training, state)
@@ -87,7 +98,8 @@ class BackgroundWriter:
     def save_best(self, step: int, model: nn.Module, state: dict[str, Any]) -> None:
         """Replace the best weights by those of the model as it is now."""
         copy = Snapshot(model)
-        self._thread.submit(lambda: checkpoint.save_best(self._run, step, copy, state))
+        if self._writes:
+            self._thread.submit(lambda: checkpoint.save_best(self._run, step, copy, state))
 
     def wait(self) -> None:
         """Return when everything is written."""

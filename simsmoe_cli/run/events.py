@@ -116,6 +116,22 @@ class SimilarityLearning(TypedDict, total=False):
     sigma: Number
 
 
+class BusyRanks(TypedDict, total=False):
+    """How long the ranks of a training work in a step, without waiting for each other.
+
+    Attributes:
+        ranks: how many there are.
+        slowest: the rank that works longest.
+        most, median: its milliseconds, and those of the rank in the middle. On a CPU of a step; on
+            a GPU of the optimizer's update.
+    """
+
+    ranks: int
+    slowest: int
+    most: Number
+    median: Number
+
+
 class Train(Header, total=False):
     """Means over the steps since the last train event, and their speed.
 
@@ -130,7 +146,8 @@ class Train(Header, total=False):
         tokens: read since the training began, padding left out.
         similarity: where similarity learning is on.
         metrics: the metrics of routers, by name, averaged over layers and steps.
-        tokens_per_s, step_ms: speed of the steps alone.
+        tokens_per_s, step_ms: speed of the steps alone, of all ranks together.
+        busy_ms: where several ranks train.
     """
 
     kind: Required[Literal["train"]]
@@ -145,6 +162,7 @@ class Train(Header, total=False):
     metrics: dict[str, Number]
     tokens_per_s: Number
     step_ms: Number
+    busy_ms: BusyRanks
 
 
 class SplitScore(Stamp, total=False):

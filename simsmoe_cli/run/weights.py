@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from simsmoe_cli.errors import DataError, UserError, listed, printable
 from simsmoe_cli.model.interface import MoEModel
+from simsmoe_cli.parallel.sharded import divided_as, local, sharded
 from simsmoe_cli.run.checkpoint import damaged, weights_name
 from simsmoe_cli.run.checkpoint_state import STATE, TRAINING
 
@@ -136,11 +137,14 @@ def load_weights(folder: Path, state: dict[str, Any], model: MoEModel) -> None:
     path = folder / weights_name(state)
     require_fit(path, model)
     try:
-        load_model(model, path, strict=True, device=_device(model))
+        if any(sharded(parameter) is not None for parameter in model.parameters()):
+            _load_parts(model, path)
+        else:
+            load_model(model, path, strict=True, device=_device(model))
     except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from None
     for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
+        if not local(parameter).isfinite().all():
             raise damaged(path, f"{name} holds values that are not finite")
 
 
@@ -148,6 +152,16 @@ def _router(recipe: Mapping[str, Any]) -> str | None:
     """The router that a dumped recipe names; None where the model is one of transformers."""
     router: str | None = recipe["moe"].get("router")
     return router
+
+
+def _load_parts(model: nn.Module, path: Path) -> None:
+    """Fill a model that ranks share: each takes its parts of a file of whole tensors."""
+    found = load_file(path)
+    for names in _tied(model):
+        given = next(found[name] for name in names if name in found)
+        found |= dict.fromkeys(names, given)
+    own = model.state_dict()
+    model.load_state_dict({name: divided_as(tensor, own[name]) for name, tensor in found.items()})
 
 
 def load_training(folder: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -203,7 +217,8 @@ def restore_optimizer(
         if found != shapes or kinds != {torch.float32}:
             raise ValueError(f"the optimizer state of {name} does not have its shape in fp32")
         optimizer.state[parameter] = {
-            key: value.to(parameter.device) for key, value in state.items()
+            key: divided_as(value, parameter) if key in MOMENTS else value.to(parameter.device)
+            for key, value in state.items()
         }
 
 

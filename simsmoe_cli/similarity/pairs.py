@@ -18,9 +18,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from simsmoe_cli.parallel.world import ranks, sum_over_ranks
 
 
 class DuePairs(NamedTuple):
@@ -40,8 +41,7 @@ class PairTracker(nn.Module):
     """Adds up the fraction of tokens that each pair of experts shares, since its last check.
 
     The sums are a buffer, `shared_NN` (fp32, symmetric, zero diagonal), so checkpoints contain
-    them. Under torch.distributed, counts are summed over all ranks, so that all ranks take the same
-    pairs.
+    them. Counts are summed over all ranks, so that all ranks take the same pairs.
     """
 
     shared_NN: Tensor
@@ -74,11 +74,10 @@ class PairTracker(nn.Module):
         tokens: int | Tensor = len(selected_TN)
         if real_T is not None:
             tokens = real_T.sum().clamp(min=1)
-        if dist.is_available() and dist.is_initialized():
+        if ranks() > 1:
             # Ranks may have different numbers of tokens, and must still choose the same pairs.
             both = torch.cat([count_NN.flatten(), count_NN.new_zeros(1) + tokens])
-            dist.all_reduce(both)
-            both = both / dist.get_world_size()
+            both = sum_over_ranks(both) / ranks()
             count_NN, tokens = both[:-1].view_as(count_NN), both[-1]
         self.shared_NN.add_(count_NN / tokens, alpha=stands_for)
         return count_NN

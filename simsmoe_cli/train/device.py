@@ -11,14 +11,22 @@ import torch
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError, is_out_of_memory
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.model.size import measure
+from simsmoe_cli.parallel.launch import Launch
 from simsmoe_cli.recipe.schema import Recipe
 
 # Share of a device's memory to plan with; temporary tensors need the rest.
 ROOM_TO_PLAN_WITH = 0.7
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a --device value; "auto" takes CUDA if it is available."""
+def choose_device(name: str, launched: Launch | None = None) -> torch.device:
+    """The device of a --device value; "auto" takes CUDA if it is available.
+
+    Args:
+        name: auto, cpu or cuda.
+        launched: of several processes on a machine, each takes a GPU of its own.
+    """
+    if launched is not None and not launched.alone:
+        return _device_of_rank(name, launched)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,6 +40,27 @@ def choose_device(name: str) -> torch.device:
             f"no device '{name}' here", where="--device", hint="Use --device auto, or cpu."
         )
     return device
+
+
+def _device_of_rank(name: str, launched: Launch) -> torch.device:
+    """The device of one of several processes."""
+    kind = choose_device(name)
+    if kind.type == "cpu":
+        return kind
+    if kind.index is not None:
+        raise UserError(
+            f"'{name}' is one GPU, and {launched.size} processes train",
+            where="--device",
+            hint="Use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs a machine gives.",
+        )
+    gpus = torch.cuda.device_count()
+    if launched.local_size > gpus:
+        raise UserError(
+            f"{launched.local_size} processes on a machine with {gpus} GPU{'s' * (gpus != 1)}",
+            where="torchrun --nproc-per-node",
+            hint=f"Start {gpus} on each machine, or use --device cpu.",
+        )
+    return torch.device("cuda", launched.local_rank)
 
 
 def be_deterministic() -> None:

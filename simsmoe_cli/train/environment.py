@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,20 @@ def unreadable_sessions(run: RunDir) -> list[str]:
     return []
 
 
-def record_session(run: RunDir, device: torch.device, resume_from: Path | None) -> None:
-    """Add this process to environment.json."""
+def record_session(
+    run: RunDir,
+    device: torch.device,
+    resume_from: Path | None,
+    ranks: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Add this process to environment.json.
+
+    Args:
+        run: that it trains.
+        device: of this process.
+        resume_from: the checkpoint it goes on from.
+        ranks: number, host and device of every process, if several train.
+    """
     sessions = []
     if resume_from is not None:
         try:
@@ -60,6 +73,7 @@ def record_session(run: RunDir, device: torch.device, resume_from: Path | None) 
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "pid": os.getpid(),
         }
+        | ({"ranks": list(ranks)} if ranks else {})
     )
     atomic.write(run.environment, json.dumps({"sessions": sessions}, indent=1))
 

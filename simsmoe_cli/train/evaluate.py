@@ -28,13 +28,17 @@ import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from simsmoe_cli.data.store import Manifest, SplitInfo
 from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_streams
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.interface import TextModel
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.parallel.world import ALONE, World, sum_over_ranks
 from simsmoe_cli.run.events import SplitScore
 from simsmoe_cli.run.score import bits, perplexity
 
@@ -107,7 +111,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate_split(
     model: TextModel,
     tokens: Tokens,
@@ -118,6 +122,7 @@ def evaluate_split(
     max_blocks: int = 0,
     precision: str = "fp32",
     context: StepContext | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Evaluate, leaving the model in the mode it was in.
 
@@ -126,6 +131,7 @@ def evaluate_split(
         block, streams, overlap, max_blocks: see `evaluation_streams`.
         precision: "fp32" or "bf16" autocast.
         context: the step information for routers.
+        world: ranks that share the model, each of which reads a part of the streams.
 
     Raises:
         UserError: the split holds nothing to predict.
@@ -145,21 +151,35 @@ def evaluate_split(
     memory: list[torch.Tensor] = []
     warm_up = 0 if max_blocks else look_back(model)
     blocks = evaluation_streams(tokens, streams, block, overlap, max_blocks, warm_up)
-    for inputs, targets, begins in blocks:
-        if memory and begins.any():
-            goes_on_B11 = torch.from_numpy(~begins).to(device)[:, None, None]
-            memory = [part_BLD * goes_on_B11 for part_BLD in memory]
-        with autocast(device, precision):
-            output = model.score(inputs.to(device), targets.to(device), memory, context)
-        memory = output.memory
-        nats += output.nats
-        scored += int((targets != IGNORED).sum())
+    # FSDP2 keeps gathered weights for the training, which inference tensors cannot serve.
+    with torch.inference_mode(world.alone):
+        for inputs, targets, begins in blocks:
+            scored += int((targets != IGNORED).sum())
+            if not world.alone:
+                inputs, targets, begins = _own_streams(world, inputs, targets, begins)
+            if memory and begins.any():
+                goes_on_B11 = torch.from_numpy(~begins).to(device)[:, None, None]
+                memory = [part_BLD * goes_on_B11 for part_BLD in memory]
+            with autocast(device, precision):
+                output = model.score(inputs.to(device), targets.to(device), memory, context)
+            memory = output.memory
+            nats += output.nats
     model.train(was_training)
-    total = nats.item()
+    total = sum_over_ranks(nats).item() if not world.alone else nats.item()
     if not max_blocks:
         total += math.log(model.vocab_size)
         scored += 1
     return Evaluation(total, scored, time.perf_counter() - start)
+
+
+def _own_streams(
+    world: World, inputs: Tensor, targets: Tensor, begins: NDArray[np.bool_]
+) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+    """This rank's part of the streams; one that is not scored if there are fewer than ranks."""
+    own = world.part(len(inputs))
+    if own.start < own.stop:
+        return inputs[own], targets[own], begins[own]
+    return inputs[:1], torch.full_like(targets[:1], IGNORED), begins[:1]
 
 
 def look_back(model: TextModel) -> int:

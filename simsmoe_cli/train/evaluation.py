@@ -17,6 +17,7 @@ from simsmoe_cli.data.store import TokenStore, find_store
 from simsmoe_cli.data.tasks.store import Task, open_task
 from simsmoe_cli.errors import EXIT_DATA, UserError, listed, nearest
 from simsmoe_cli.model.precision import resolve_precision
+from simsmoe_cli.parallel.world import ALONE, World
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.train.allocator import keep_freed_memory
@@ -43,8 +44,9 @@ def evaluate_run(
     task: str | None = None,
     predictions: Path | None = None,
     top_k: int | None = None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
-    """Evaluate a run's weights on a whole split.
+    """Evaluate a run's weights on a whole split; of several ranks, each reads a part of it.
 
     Args:
         opened: the run and its checkpoint.
@@ -54,6 +56,7 @@ def evaluate_run(
         task: another prepared task, for a fine-tuned run; its labels must be the run's.
         predictions: a file to write those of a fine-tuned run to.
         top_k: experts per token; None takes the router's own.
+        world: the ranks, all of which call it and get the same.
 
     Returns:
         run, checkpoint, step, unit, top_k, corpus or task, documents (of a corpus that has some;
@@ -72,13 +75,13 @@ def evaluate_run(
     }
     if not opened.fine_tuned:
         store = _store(opened, data)
-        return known | _on_corpus(opened, store, split or "test", device, top_k)
+        return known | _on_corpus(opened, store, split or "test", device, top_k, world)
     on = open_task(task, opened.data_dir) if task else opened.task()
     split = split or on.reported
-    if predictions is not None:
+    if predictions is not None and world.first:
         require_writable(predictions)
-    result, notes = _on_task(opened, on, split, device, top_k)
-    if predictions is not None:
+    result, notes = _on_task(opened, on, split, device, top_k, world)
+    if predictions is not None and world.first:
         write_predictions(predictions, result, on.split(split), on.labels)
     report = task_report(result, on)
     return known | {"task": on.name, "warnings": notes} | result.on_split(split) | report
@@ -123,7 +126,12 @@ def _store(opened: OpenedRun, data: Path | None) -> TokenStore:
 
 
 def _on_corpus(
-    opened: OpenedRun, store: TokenStore, split: str, device: torch.device, top_k: int | None
+    opened: OpenedRun,
+    store: TokenStore,
+    split: str,
+    device: torch.device,
+    top_k: int | None,
+    world: World,
 ) -> dict[str, Any]:
     """A language model on a split of a corpus."""
     _require_split(split, store.manifest.splits)
@@ -137,6 +145,7 @@ def _on_corpus(
             overlap=recipe.eval.overlap,
             precision=resolve_precision(recipe.train.precision, device),
             context=opened.context(top_k),
+            world=world,
         )
     documents = store.manifest.splits[split].documents
     of = {"documents": documents} if documents else {}
@@ -144,7 +153,12 @@ def _on_corpus(
 
 
 def _on_task(
-    opened: OpenedRun, task: Task, split: str, device: torch.device, top_k: int | None
+    opened: OpenedRun,
+    task: Task,
+    split: str,
+    device: torch.device,
+    top_k: int | None,
+    world: World,
 ) -> tuple[TaskEvaluation, list[str]]:
     """A fine-tuned run on a split of a task, with notes on texts that were cut or not encoded."""
     recipe = opened.recipe
@@ -162,7 +176,7 @@ def _on_task(
         rows = recipe.train.batch // recipe.train.micro_batches
         precision = resolve_precision(recipe.train.precision, device)
         result = classify(
-            opened.classifier(device), encoded, rows, precision, opened.context(top_k)
+            opened.classifier(device), encoded, rows, precision, opened.context(top_k), world
         )
     return result, remarks(split, encoded, recipe)
 

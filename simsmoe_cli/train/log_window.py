@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -28,6 +29,22 @@ _SIMILARITY = "similarity_sum"  # of these pairs
 _LOSS = "loss."  # NAME: an auxiliary loss, nats
 _METRIC = "metric."  # NAME: what routers report
 _REPORTS = "reports."  # NAME: how many layers reported it
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rank's part of a micro-batch.
+
+    Attributes:
+        targets: its share of what the loss of the task is averaged over.
+        tokens: its share of the tokens, over which auxiliary losses are averaged.
+    """
+
+    targets: float = 1.0
+    tokens: float = 1.0
+
+
+WHOLE = Part()
 
 
 class LogWindow:
@@ -139,15 +156,16 @@ class LogWindow:
         return event
 
 
-def measured(task: Tensor, output: Outcome) -> dict[str, Tensor]:
-    """The values that a micro-batch adds to the window, detached.
+def measured(task: Tensor, output: Outcome, part: Part = WHOLE) -> dict[str, Tensor]:
+    """The values that a micro-batch adds to the window, detached; those of all ranks are summed.
 
     Args:
         task: the loss of the task.
         output: with auxiliary losses, and the results of similarity learning and routers in each
             layer.
+        part: of the micro-batch.
     """
-    found = {_TASK: task.detach()}
+    found: dict[str, Tensor] = {}
     found |= {_LOSS + name: loss.detach() for name, loss in output.losses.items()}
     for similarity in output.similarities:
         due = similarity.pairs_due
@@ -157,7 +175,10 @@ def measured(task: Tensor, output: Outcome) -> dict[str, Tensor]:
         for metric, value in metrics.items():
             _add(found, _METRIC + metric, value.detach())
             _add(found, _REPORTS + metric, torch.ones_like(value))
-    return found
+    if part != WHOLE:
+        found = {name: value * part.tokens for name, value in found.items()}
+        task = task * part.targets
+    return {_TASK: task.detach()} | found
 
 
 def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

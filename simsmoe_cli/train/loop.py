@@ -21,8 +21,15 @@ from simsmoe_cli.train.objectives.base import Objective, S
 from simsmoe_cli.train.optim import learning_rate
 from simsmoe_cli.train.probes import probe
 from simsmoe_cli.train.profiling import ASIDE, SUMMARY, TRACE, Profiler
-from simsmoe_cli.train.resume_state import Resumed, discard_later, resume, training_tensors
+from simsmoe_cli.train.resume_state import (
+    Resumed,
+    discard_later,
+    resume,
+    seed_rank,
+    training_tensors,
+)
 from simsmoe_cli.train.run_log import RunLog, run_started
+from simsmoe_cli.train.sharding import let_go, shard
 from simsmoe_cli.train.signals import Stopped, StopSignals
 from simsmoe_cli.train.step import Stepper
 
@@ -66,10 +73,14 @@ class Trainer(Generic[S]):
         self.recipe, self.model = objective.recipe, objective.model
         self.settings = settings = self.recipe.train
         self.on_step = on_step
+        self.world = world = objective.world
+        shard(self.model, world)
+        if not world.first:
+            seed_rank(settings.seed, world.rank)
         self.stepper = Stepper(objective)
-        self.signals = StopSignals()
-        self.writer = BackgroundWriter(run, settings.keep_last)
-        self.log = RunLog(subscriber)
+        self.signals = StopSignals(world)
+        self.writer = BackgroundWriter(run, settings.keep_last, writes=world.first)
+        self.log = RunLog(subscriber, writes=world.first)
         self.best_loss = math.inf
         self.started = False
         self._new = resume_from is None if new is None else new
@@ -156,7 +167,7 @@ class Trainer(Generic[S]):
                     self._probe()
                 if self.on_step is not None:
                     self.on_step(self.steps_done)
-                stopping = self.signals.asked
+                stopping = self.signals.agreed(last=last)
                 if self._is_due(settings.checkpoint_every) or last or stopping:
                     self._save()
             with window.clock_paused():
@@ -164,6 +175,7 @@ class Trainer(Generic[S]):
                     self._log_profile()
             if stopping:
                 self.writer.wait()
+                self.world.wait()
                 self.signals.leave_if_asked(self.steps_done)
         self._start(signals)
         return self._finish()
@@ -175,6 +187,8 @@ class Trainer(Generic[S]):
 
     def _begin(self) -> None:
         """Open the events; from now on this training writes to the folder."""
+        if not self.world.first:
+            return
         if self._on_begin is not None:
             self._on_begin()
         checkpoint.tidy(self.run)
@@ -210,7 +224,7 @@ class Trainer(Generic[S]):
         if self.started:
             return
         signals.enter_context(self.signals)
-        if not self.log.is_open:
+        if self.world.first and not self.log.is_open:
             with self.stepper.window.clock_paused():
                 self._begin()
         self.started = True
@@ -219,19 +233,22 @@ class Trainer(Generic[S]):
 
     def _log_train(self) -> None:
         """Emit a train event; the host waits on the device here."""
+        self.world.wait()  # for the other hosts, so that one that hangs is named
         self._check_finite()
         done, window, read = self.steps_done, self.stepper.window, self.objective.tokens_read
         tokens = read(done)
-        self.log.emit(
-            window.close(
-                done,
-                tokens=tokens,
-                timed_tokens=tokens - read(done - window.timed_steps),
-                lr=learning_rate(done - 1, self.settings),
-                similarity=self.recipe.similarity.in_force((done - 1) / self.settings.steps),
-                in_bits=self.objective.in_bits,
-            )
+        event = window.close(
+            done,
+            tokens=tokens,
+            timed_tokens=tokens - read(done - window.timed_steps),
+            lr=learning_rate(done - 1, self.settings),
+            similarity=self.recipe.similarity.in_force((done - 1) / self.settings.steps),
+            in_bits=self.objective.in_bits,
         )
+        busy = self.stepper.busy.report()
+        if busy is not None:
+            event["busy_ms"] = busy
+        self.log.emit(event)
 
     def _log_profile(self) -> None:
         self.log.emit(
@@ -247,9 +264,10 @@ class Trainer(Generic[S]):
     def _validate(self) -> None:
         self._check_finite()
         score = self.objective.validate(self.objective.context(self.steps_done))
+        let_go(self.model)
         if not math.isfinite(score.loss_nats):
             raise self._diverged(f"the validation loss became non-finite at step {self.steps_done}")
-        to_minimise = self.objective.to_minimise(score)
+        to_minimise = self.world.from_first(self.objective.to_minimise(score))
         best = to_minimise < self.best_loss
         if best:
             self.best_loss = to_minimise
@@ -261,6 +279,7 @@ class Trainer(Generic[S]):
         tokens_BM, real_T = self.objective.probe_batch()
         context = self.objective.context(self.steps_done, real_T)
         found = probe(self.model, tokens_BM, context, self.objective.precision)
+        let_go(self.model)
         self.log.emit_probe(self.steps_done, found)
 
     def _save(self) -> None:
@@ -268,11 +287,11 @@ class Trainer(Generic[S]):
         tensors = training_tensors(self.objective, self.stepper.optimizer, self.stepper.window)
         state = self.objective.identity() | {
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
-            "events_bytes": self.log.written.position(),
+            "events_bytes": self.log.position(),
             "precision": self.objective.precision,
         }
-        step, sync_events = self.steps_done, self.log.written.sync
-        self.writer.save(step, self.model, tensors, state, sync_events=sync_events)
+        step = self.steps_done
+        self.writer.save(step, self.model, tensors, state, sync_events=self.log.sync)
         path = self.run.checkpoints / checkpoint.step_name(step)
         name = str(path.relative_to(self.run.path))
         self.log.emit({"kind": "checkpoint", "step": step, "path": name})
@@ -284,9 +303,11 @@ class Trainer(Generic[S]):
         if math.isinf(self.best_loss):  # of a run that was resumed at its end without its best
             self._validate()
         self.writer.wait()
+        self.world.wait()
         self.signals.leave_when_asked(self.steps_done)
         folder = checkpoint.find(self.run, "best")
         state = checkpoint.read_state(folder)
+        let_go(self.model)
         weights.load_weights(folder, state, self.model)
         score = self.objective.test(self.objective.context(state["step"]))
         self.model.publish(self.run.path, self.objective.announcement().get("labels", ()))

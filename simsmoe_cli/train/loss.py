@@ -2,6 +2,10 @@
 
     loss = sum over micro-batches of share * (task + sum over names of weight * auxiliary loss)
 
+If several ranks divide each micro-batch, a rank's loss is its part of this sum: the parts, and
+their gradients, add up to the loss of the whole batch and its gradient. So every rank weights its
+mean over texts or tokens with its `Part` of them.
+
 Every auxiliary loss (balance, z, similarity, a router's own) is returned by the model under its
 name, has a coefficient of its own in the recipe, and is logged without its coefficient.
 """
@@ -15,7 +19,7 @@ from torch import Tensor
 
 from simsmoe_cli.model.interface import Outcome
 from simsmoe_cli.recipe.schedule import Schedule, value_at
-from simsmoe_cli.train.log_window import measured
+from simsmoe_cli.train.log_window import WHOLE, Part, measured
 
 
 class LossWeights:
@@ -42,7 +46,11 @@ class LossWeights:
 
 
 def total_loss(
-    task: Tensor, output: Outcome, weights: Mapping[str, float | Tensor], share: float
+    task: Tensor,
+    output: Outcome,
+    weights: Mapping[str, float | Tensor],
+    share: float,
+    part: Part = WHOLE,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A micro-batch's share of the loss of a step, and the values to log (detached).
 
@@ -51,9 +59,15 @@ def total_loss(
         output: with the auxiliary losses.
         weights: their coefficients by name.
         share: of the batch.
+        part: of the micro-batch.
     """
-    total = task
-    for name, loss in output.losses.items():
-        total = total + weights[name] * loss
-    to_log = measured(task, output)
+    to_log = measured(task, output, part)
+    if part == WHOLE:
+        total = task
+        for name, loss in output.losses.items():
+            total = total + weights[name] * loss
+    else:
+        total = part.targets * task
+        for name, loss in output.losses.items():
+            total = total + part.tokens * weights[name] * loss
     return total * share, {name: value * share for name, value in to_log.items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from simsmoe_cli.recipe.schema import TrainSettings
+from simsmoe_cli.train.sharding import one_mesh_each
 
 # Biases of stacked experts are matrices in shape only.
 _STACKED_BIASES = ("b_in", "b_out")
@@ -23,12 +24,13 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
             decays = parameter.ndim >= 2 and name.rpartition(".")[2] not in _STACKED_BIASES
             (matrices if decays else others).append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": group, "weight_decay": decay}
+        for parameters, decay in ((matrices, settings.weight_decay), (others, 0.0))
+        for group in one_mesh_each(parameters)
     ]
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(
-        [group for group in groups if group["params"]],
+        groups,
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         eps=settings.eps,

@@ -36,7 +36,7 @@ from simsmoe_cli.train.resuming import (
     require_same_course,
     state_to_resume,
 )
-from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
+from simsmoe_cli.train.run_place import find_place, resumed
 
 Source = Pretrained | PretrainedFolder
 # Fields of model and moe that may differ from the checkpoint's.
@@ -105,7 +105,6 @@ def plan_finetuning(
         name: of the run folder; None makes one from the run and the task.
         resume: None, "auto", a run folder, its name under `runs_dir`, or a checkpoint folder.
     """
-    require_one_process()
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":

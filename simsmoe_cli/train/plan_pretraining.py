@@ -20,7 +20,7 @@ from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 from simsmoe_cli.train.resuming import own_recipe, require_same_course, state_to_resume
-from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
+from simsmoe_cli.train.run_place import find_place, resumed
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ def plan_training(
             folder, its name under `runs_dir`, or a checkpoint folder.
         source: folder of a Hugging Face model to start from; None takes that of the recipe.
     """
-    require_one_process()
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":

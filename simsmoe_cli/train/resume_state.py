@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,15 +30,23 @@ def training_tensors(
     objective: Objective[Any], optimizer: torch.optim.Optimizer, window: LogWindow
 ) -> dict[str, Tensor]:
     """Copies of optimizer moments, the open log window, the objective's carried tensors, and random
-    states."""
+    states; whole on every rank. All ranks must call it."""
     tensors = weights.optimizer_tensors(objective.model, optimizer)
     tensors |= {f"window.{name}": value for name, value in window.sums.items()}
     tensors |= objective.carried()
     tensors = {name: host_copy(tensor) for name, tensor in tensors.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
+    own = {"rng.cpu": torch.get_rng_state()}
     if objective.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(objective.device)
+        own["rng.cuda"] = torch.cuda.get_rng_state(objective.device)
+    for name, state in own.items():
+        for rank, of_rank in enumerate(objective.world.gather(state)):
+            tensors[_of_rank(name, rank)] = of_rank
     return tensors
+
+
+def _of_rank(name: str, rank: int) -> str:
+    """The name of the state of a rank's random generator: that of one process for the first."""
+    return f"{name}.{rank}" if rank else name
 
 
 def restore(
@@ -60,14 +69,26 @@ def restore(
         weights.restore_optimizer(objective.model, optimizer, tensors)
         window.restore(tensors, device)
         objective.restore_carried(tensors)
-        _restore_random(tensors, device)
+        _restore_random(tensors, objective, state["step"])
     except ValueError as error:
         raise checkpoint.damaged(folder / TRAINING, str(error)) from None
     return state
 
 
-def _restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Set the states of the random generators; a ValueError for anything else."""
+def _restore_random(tensors: dict[str, Tensor], objective: Objective[Any], step: int) -> None:
+    """Set the states of the random generators; a ValueError for anything else.
+
+    A rank beyond those that saved the checkpoint gets a state of its own.
+    """
+    device, rank = objective.device, objective.world.rank
+    if rank and _of_rank("rng.cpu", rank) not in tensors:
+        seed_rank(objective.recipe.train.seed, rank, step)
+        return
+    tensors = {
+        name: tensors[_of_rank(name, rank)]
+        for name in ("rng.cpu", "rng.cuda")
+        if _of_rank(name, rank) in tensors
+    }
     own = {"rng.cpu": torch.get_rng_state()}
     if device.type == "cuda" and "rng.cuda" in tensors:
         own["rng.cuda"] = torch.cuda.get_rng_state(device)
@@ -82,6 +103,12 @@ def _restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
                 torch.cuda.set_rng_state(then, device)
         except RuntimeError as error:
             raise ValueError(f"{name} is not a state of this random generator: {error}") from None
+
+
+def seed_rank(seed: int, rank: int, step: int = 0) -> None:
+    """Give the random generators of a rank beyond the first a state of its own, so that ranks draw
+    different numbers for dropout and samples."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0]))
 
 
 @dataclass

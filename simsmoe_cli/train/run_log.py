@@ -19,10 +19,16 @@ class RunLog:
 
     Args:
         subscriber: called with every event that is written.
+        writes: whether this process writes; of several ranks only the first does.
     """
 
-    def __init__(self, subscriber: Callable[[dict[str, Any]], None] | None = None):
-        self._subscriber = subscriber
+    def __init__(
+        self,
+        subscriber: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        writes: bool = True,
+    ):
+        self._subscriber, self._writes = subscriber, writes
         self._log: EventLog | None = None
         self._held: list[Event | tuple[int, Probe]] = []
 
@@ -36,6 +42,14 @@ class RunLog:
         """The file of events, once it is open."""
         assert self._log is not None
         return self._log
+
+    def position(self) -> int:
+        """Bytes in the file of events, which is open; 0 in a process that does not write."""
+        return self.written.position() if self._writes else 0
+
+    def sync(self) -> None:
+        """Return when what was written is on the disk."""
+        self.written.sync()
 
     def open(self, run: RunDir, keep: int | None) -> bool:
         """Open the file of events and write what was held.
@@ -61,6 +75,8 @@ class RunLog:
 
     def emit(self, event: Event) -> None:
         """Write an event, or hold it until the file is open."""
+        if not self._writes:
+            return
         if self._log is None:
             self._held.append(event)
         else:
@@ -68,6 +84,8 @@ class RunLog:
 
     def emit_probe(self, step: int, found: Probe) -> None:
         """Write the matrices of a probe and its events, or hold them until the file is open."""
+        if not self._writes:
+            return
         if self._log is None:
             self._held.append((step, found))
         else:

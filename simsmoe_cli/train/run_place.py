@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from simsmoe_cli.errors import UserError
@@ -61,17 +60,6 @@ def resumed(given: str, name: str | None, runs_dir: Path) -> tuple[RunDir, Path]
         )
     run, folder = find_checkpoint(given, runs_dir)
     return run, folder or checkpoint.find(run, "last")
-
-
-def require_one_process() -> None:
-    """Refuse to train the same thing once per process."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes not in ("", "1"):
-        raise UserError(
-            f"training in {processes} processes is not supported",
-            where="WORLD_SIZE",
-            hint="Start one process, without torchrun.",
-        )
 
 
 def _numbered(runs_dir: Path, base: str) -> list[RunDir]:

@@ -17,6 +17,8 @@ from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.save import keep_tokenizer
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.model.interface import TextClassifier
+from simsmoe_cli.parallel.launch import launch
+from simsmoe_cli.parallel.world import ALONE, World
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
@@ -35,6 +37,7 @@ from simsmoe_cli.train.plan_finetuning import FinetunePlan
 from simsmoe_cli.train.plan_pretraining import Plan
 from simsmoe_cli.train.pretrained import Pretrained
 from simsmoe_cli.train.pretrained_folder import PretrainedFolder
+from simsmoe_cli.train.together import members, remember
 
 
 def open_store(
@@ -75,13 +78,31 @@ def open_store(
 
 
 def open_corpus(
-    plan: Plan, data_dir: Path, on_prepare: Callable[[str], None] | None = None
+    plan: Plan,
+    data_dir: Path,
+    on_prepare: Callable[[str], None] | None = None,
+    world: World = ALONE,
 ) -> TokenStore:
     """The corpus to train on: that of the recipe, or for a resumed run the same corpus as before.
+
+    The first rank of each machine opens it first, since opening may prepare it.
 
     Raises:
         UserError: see `open_store` and `OpenedRun.corpus`.
     """
+    others_wait = launch().local_rank == 0
+    if not others_wait:
+        world.wait()
+    try:
+        return _open_corpus(plan, data_dir, on_prepare)
+    finally:
+        if others_wait:
+            world.wait()
+
+
+def _open_corpus(
+    plan: Plan, data_dir: Path, on_prepare: Callable[[str], None] | None
+) -> TokenStore:
     if plan.resume_from is None or plan.state is None:
         store = open_store(plan.recipe, data_dir, on_prepare)
         if plan.pretrained is not None:
@@ -94,12 +115,13 @@ def train(
     plan: Plan,
     store: TokenStore,
     device: torch.device,
+    world: World = ALONE,
     *,
     subscriber: Callable[[Event], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     profile: int = 0,
 ) -> Evaluation:
-    """Pre-train as planned, in the locked run folder.
+    """Pre-train as planned, in the locked run folder; all ranks call it.
 
     Raises:
         UserError: see the exit codes in errors.py.
@@ -110,7 +132,8 @@ def train(
     return _run(
         plan,
         device,
-        lambda: LanguageModelling(recipe, store, device, model),
+        world,
+        lambda: LanguageModelling(recipe, store, device, model, world),
         lambda: micro_batches_that_fit(plan.recipe, vocab_size, device),
         subscriber=subscriber,
         on_step=on_step,
@@ -121,6 +144,7 @@ def train(
 def finetune(
     plan: FinetunePlan,
     device: torch.device,
+    world: World = ALONE,
     *,
     subscriber: Callable[[Event], None] | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -139,19 +163,22 @@ def finetune(
             def make() -> TextClassifier:
                 return folder.classifier(recipe, vocabulary.size, classes, device)
 
-        made = Classification(recipe, plan.task, vocabulary, device, plan.origin, make)
+        made = Classification(recipe, plan.task, vocabulary, device, plan.origin, make, world)
         if isinstance(start, Pretrained):
             assert isinstance(made.model, Classifier)
             made.warnings += start.load_into(made.model)
         made.warnings += made.model.remarks()
         return made
 
-    return _run(plan, device, objective, subscriber=subscriber, on_step=on_step, profile=profile)
+    return _run(
+        plan, device, world, objective, subscriber=subscriber, on_step=on_step, profile=profile
+    )
 
 
 def _run(
     plan: Plan | FinetunePlan,
     device: torch.device,
+    world: World,
     make: Callable[[], Objective[S]],
     what_fits: Callable[[], str] = str,
     **watch: Any,
@@ -159,6 +186,7 @@ def _run(
     """Train in the locked run folder; a run that does not start leaves nothing behind.
 
     Args:
+        world: the ranks that train together, of which the first holds the folder.
         make: builds the objective, with its model.
         what_fits: called when memory has run out; settings that need less, in words.
         watch: subscriber, on_step and profile of the `Trainer`.
@@ -174,17 +202,18 @@ def _run(
             plan.vocabulary.save(run)
         if isinstance(plan.pretrained, PretrainedFolder):
             keep_tokenizer(plan.pretrained.files.path, run)
-        record_session(run, device, plan.resume_from)
+        record_session(run, device, plan.resume_from, members(world))
 
     keep_freed_memory(device)
     with (
         _clear_os_errors(run),
         clear_memory_errors(device, lambda: what_fits() + _what_takes_memory(recipe)),
-        run.locked(),
+        run.locked() if world.first else contextlib.nullcontext(),
     ):
+        remember(world, run)
         if plan.resume_from is not None:
             notes += unreadable_sessions(run)
-        elif any(any(path.iterdir()) for _, path in checkpoint.step_folders(run)):
+        elif world.first and any(any(path.iterdir()) for _, path in checkpoint.step_folders(run)):
             # Of a run that lost its recipe and events, or that was saved after planning.
             raise UserError(
                 "this run folder already holds checkpoints",
@@ -207,7 +236,7 @@ def _run(
             started = started and trainer.started
             raise
         finally:
-            if new and not started:
+            if new and world.first and not started:
                 shutil.rmtree(run.path, ignore_errors=True)
 
 

@@ -7,6 +7,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from simsmoe_cli.errors import EXIT_SIGINT, EXIT_SIGTERM
+from simsmoe_cli.parallel.world import ALONE, Votes, World
 
 
 class Stopped(Exception):
@@ -30,9 +31,13 @@ class StopSignals:
 
     A Ctrl-C after any first signal leaves at once, by KeyboardInterrupt. A second SIGTERM, as some
     launchers send, does not interrupt the saving.
+
+    Args:
+        world: the ranks that train together; a signal to one of them stops all after the same step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = ALONE) -> None:
+        self._votes = Votes(world)
         self._number = 0
         self._saved_step: int | None = None
         self._before: dict[int, Any] = {}
@@ -56,6 +61,18 @@ class StopSignals:
         """Whether a signal asked to stop."""
         return self._number != 0
 
+    def agreed(self, *, last: bool) -> bool:
+        """Whether all ranks stop after this step, because a signal asked one of them to.
+
+        To be called by all ranks once a step. It does not wait for the others: what they were asked
+        during one step is known after the next one, and after the last step at once.
+        """
+        if self._votes.alone:
+            return self.asked
+        number = self._votes.now(self._number) if last else self._votes.next(self._number)
+        self._number = self._number or number
+        return number != 0
+
     def leave_if_asked(self, step: int) -> None:
         """Raise Stopped if a signal asked to stop; all is saved."""
         if self._number:
@@ -63,9 +80,10 @@ class StopSignals:
 
     def leave_when_asked(self, step: int | None) -> None:
         """From now on raise Stopped as soon as a signal asks to stop, because nothing is left to
-        save; None: stop doing so."""
+        save; None: stop doing so. All ranks call it."""
         self._saved_step = step
         if step is not None:
+            self._number = self._votes.now(self._number)
             self.leave_if_asked(step)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

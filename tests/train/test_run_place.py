@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.train.run_place import find_place, require_one_process, resumed
+from simsmoe_cli.train.run_place import find_place, resumed
 
 OLD = Path(__file__).parents[1] / "runs_of_schema_1"
 
@@ -59,13 +59,3 @@ def test_a_run_is_resumed_from_its_last_checkpoint_or_the_one_given(runs_dir: Pa
     assert resumed(str(given), None, runs_dir)[1] == given
     with pytest.raises(UserError, match="--name"):
         resumed("base", "base", runs_dir)
-
-
-@pytest.mark.parametrize(("value", "allowed"), [("", True), ("1", True), ("2", False)])
-def test_one_process_trains(value: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", value)
-    if allowed:
-        require_one_process()
-    else:
-        with pytest.raises(UserError, match="WORLD_SIZE"):
-            require_one_process()

@@ -282,18 +282,6 @@ def test_a_run_in_use_by_another_process_is_refused(pretrain: Pretrain, capsys: 
     assert snapshot(Path("runs")) == before
 
 
-def test_several_processes_are_refused(
-    pretrain: Pretrain, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under torchrun every process would train the same."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert pretrain() == EXIT_USAGE
-    assert "WORLD_SIZE: training in 2 processes is not supported" in error(capsys)
-    assert not Path("runs").exists()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert pretrain() == 0
-
-
 # Corpora
 
 

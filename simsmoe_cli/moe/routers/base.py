@@ -25,6 +25,7 @@ class RouterSpec:
         vocab_size: number of ids that `RouterInput.token_ids_T` may hold.
         seed: of random values that a router draws once and keeps, such as a table.
         layer, layers: index of its MoE layer among all MoE layers, and their number.
+        global_balance: whether the balance loss is that of all ranks' tokens together.
         settings: the router's own section of the recipe.
     """
 
@@ -36,6 +37,7 @@ class RouterSpec:
     seed: int = 0
     layer: int = 0
     layers: int = 1
+    global_balance: bool = True
     settings: RouterSettings = field(default_factory=RouterSettings)
 
 
@@ -87,7 +89,8 @@ class Routing:
             returns: it costs almost nothing, is not counted, and its weight is ignored.
         weight_TK: their mixing weights.
         logits_TN: the scores that the choice is based on, fp32.
-        losses: auxiliary losses by name, each a scalar without its coefficient.
+        losses: auxiliary losses by name, each a scalar without its coefficient: the mean over this
+            rank's tokens, or the same on every rank.
         partial: whether slots may be empty.
         metrics: further scalars to log, by name.
         learned_TN: the router's own logits, fp32, if the choice is based on other scores; the
@@ -111,7 +114,13 @@ class Routing:
 
 
 class Router(nn.Module):
-    """Base of all routers: `forward(x_TD, given) -> Routing`."""
+    """Base of all routers: `forward(x_TD, given) -> Routing`.
+
+    Attributes:
+        changed_in_forward: names of parameters that the forward pass changes in place.
+    """
+
+    changed_in_forward: tuple[str, ...] = ()
 
     def __init__(self, spec: RouterSpec):
         super().__init__()
@@ -125,6 +134,23 @@ class Router(nn.Module):
     def chosen_k(self, given: RouterInput) -> int:
         """K: the value of the step if it has one, else the layer's own."""
         return given.context.top_k or self.top_k
+
+    def balance_loss(self, probability_TN: Tensor, index_TK: Tensor) -> Tensor:
+        """The balance loss; in training over all ranks, unless the recipe says otherwise."""
+        over_ranks = self.training and self.spec.global_balance
+        return balance_loss(probability_TN, index_TK, over_ranks=over_ranks)
+
+    def softmax_routing(self, logits_TN: Tensor, top_k: int, balance_tau: float = 1.0) -> Routing:
+        """The K largest logits, weights their softmax, and the balance loss.
+
+        Args:
+            logits_TN: fp32.
+            top_k: K.
+            balance_tau: the balance loss takes the softmax of logits / tau.
+        """
+        top_logits_TK, index_TK = logits_TN.topk(top_k, dim=-1)
+        balance = self.balance_loss((logits_TN / balance_tau).softmax(-1), index_TK)
+        return Routing(index_TK, top_logits_TK.softmax(-1), logits_TN, {"balance": balance})
 
 
 def vocabulary_of(spec: RouterSpec) -> int:
@@ -147,19 +173,6 @@ def fp32_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         return nn.functional.linear(
             x.float(), weight.float(), None if bias is None else bias.float()
         )
-
-
-def softmax_routing(logits_TN: Tensor, top_k: int, balance_tau: float = 1.0) -> Routing:
-    """The K largest logits, weights their softmax, and the balance loss.
-
-    Args:
-        logits_TN: fp32.
-        top_k: K.
-        balance_tau: the balance loss takes the softmax of logits / tau.
-    """
-    top_logits_TK, index_TK = logits_TN.topk(top_k, dim=-1)
-    balance = balance_loss((logits_TN / balance_tau).softmax(-1), index_TK)
-    return Routing(index_TK, top_logits_TK.softmax(-1), logits_TN, {"balance": balance})
 
 
 def list_routing(order_TN: Tensor, top_k: int) -> Routing:

@@ -42,7 +42,6 @@ from simsmoe_cli.moe.routers.base import (
     RouterSpec,
     Routing,
     fp32_linear,
-    softmax_routing,
 )
 from simsmoe_cli.recipe.routers import CompeteSMoESettings
 
@@ -58,7 +57,7 @@ class CompeteSMoERouter(Router):
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         k = self.chosen_k(given)
-        routing = softmax_routing(fp32_linear(x_TD, self.gate.weight, self.gate.bias), k)
+        routing = self.softmax_routing(fp32_linear(x_TD, self.gate.weight, self.gate.bias), k)
         if self.training and self.competes(given.context.step, given.context.total_steps):
             assert given.run_experts is not None
             return self._competition(routing, self.affinity(given.run_experts(x_TD)), k)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.moe.balance import balance_loss
 from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
 from simsmoe_cli.recipe.routers import GShardSettings
 
@@ -40,5 +39,5 @@ class GShardRouter(Router):
             # The first of two has at least half of the weight, so it always stays.
             kept_TK = torch.rand_like(weight_TK) < 2 * weight_TK
             index_TK = torch.where(kept_TK, index_TK, self.num_experts)
-        balance = balance_loss(logits_TN.softmax(-1), index_TK)
+        balance = self.balance_loss(logits_TN.softmax(-1), index_TK)
         return Routing(index_TK, weight_TK, logits_TN, {"balance": balance}, partial=partial)

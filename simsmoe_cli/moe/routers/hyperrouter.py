@@ -25,7 +25,6 @@ from simsmoe_cli.moe.routers.base import (
     RouterSpec,
     Routing,
     fp32_linear,
-    softmax_routing,
 )
 from simsmoe_cli.recipe.routers import HyperRouterSettings
 
@@ -57,4 +56,4 @@ class HyperRouter(Router):
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, *self.weights())
-        return softmax_routing(logits_TN, self.chosen_k(given))
+        return self.softmax_routing(logits_TN, self.chosen_k(given))

@@ -6,8 +6,8 @@ divided by their sum. After every batch of training, bias_i += gamma * sign(mean
 an expert with too many tokens is chosen less often, without a gradient that works against the task.
 There is no balance loss (DeepSeek-V3's small one within a sequence is left out).
 
-The bias is a buffer, updated in place and without waiting on the device; under torch.distributed
-loads are summed over all ranks first. A batch is the input of one forward pass, that is a
+The bias is a buffer, updated in place and without waiting on the device; loads are summed over all
+ranks first. A batch is the input of one forward pass, that is a
 micro-batch if there are several in a step. `logits_TN` are the logits before the sigmoid and the
 bias.
 
@@ -17,11 +17,11 @@ Shapes: T tokens, D model width, N experts, K experts per token.
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.parallel.world import sum_over_ranks
 from simsmoe_cli.recipe.routers import LossFreeSettings
 
 
@@ -51,8 +51,7 @@ class LossFreeRouter(Router):
         """Move the bias one step towards even load."""
         expert_N = torch.arange(self.num_experts, device=index_TK.device)
         count_N = (index_TK.flatten().unsqueeze(1) == expert_N).sum(0)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count_N)
+        count_N = sum_over_ranks(count_N)
         # In integers, so that the bias of an expert with exactly the mean load does not move.
         missing_N = count_N.sum() - self.num_experts * count_N
         self.bias_N.add_(missing_N.sign(), alpha=self.gamma)

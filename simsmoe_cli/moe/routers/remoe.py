@@ -14,7 +14,8 @@ Departures: each layer has its own lambda (the paper has one for all layers, so 
 differ). Lambda stays between its start and 1: without a bound it would grow far too large while a
 falling learning rate makes the weights slow to follow, and then take long to come back. It is a
 buffer, updated in place and without waiting on the device; a batch is the input of one forward
-pass. The returned loss is already multiplied with it. The metric `experts_per_token` is N (1 - S).
+pass, of all ranks together. The returned loss is already multiplied with it. The metric
+`experts_per_token` is N (1 - S).
 
 Shapes: T tokens, D model width, N experts, K mean experts per token. A token has N slots; those of
 weight 0 are empty.
@@ -23,10 +24,10 @@ weight 0 are empty.
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
+from simsmoe_cli.parallel.world import ranks, sum_over_ranks
 from simsmoe_cli.recipe.routers import ReMoESettings
 
 LARGEST = 1.0
@@ -67,9 +68,10 @@ class ReMoERouter(Router):
     def _sparsity_loss(self, weight_TN: Tensor, active_TN: Tensor) -> Tensor:
         """lambda times the load-balanced L1 norm; in training, lambda then takes a step."""
         share_N = active_TN.float().mean(0)
-        if self.training and dist.is_available() and dist.is_initialized():
-            dist.all_reduce(share_N)
-            share_N = share_N / dist.get_world_size()
+        if self.training and ranks() > 1:
+            active_N = active_TN.float().sum(0)
+            total = sum_over_ranks(torch.cat([active_N, active_N.new_full((1,), len(active_TN))]))
+            share_N = total[:-1] / total[-1]
         norm = (share_N / (1 - self.target) * weight_TN.mean(0)).sum()
         # A copy: autograd keeps the coefficient this loss was made with.
         loss: Tensor = self.coefficient.clone() * norm

@@ -13,7 +13,6 @@ from simsmoe_cli.moe.routers.base import (
     RouterSpec,
     Routing,
     fp32_linear,
-    softmax_routing,
 )
 
 
@@ -29,4 +28,4 @@ class SMoERouter(Router):
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
-        return softmax_routing(logits_TN, self.chosen_k(given))
+        return self.softmax_routing(logits_TN, self.chosen_k(given))

@@ -33,7 +33,6 @@ from simsmoe_cli.moe.routers.base import (
     RouterSpec,
     Routing,
     fp32_linear,
-    softmax_routing,
     token_ids,
     vocabulary_of,
 )
@@ -84,18 +83,18 @@ class StableMoERouter(Router):
         if not self.training:
             # Both are computed, so that the host need not read the stage from the device.
             learned_TN = fp32_linear(x_TD, self.embeddings)
-            return softmax_routing(
+            return self.softmax_routing(
                 torch.where(self.frozen, self.light_logits(ids_T), learned_TN), k
             )
         frozen = self.is_frozen_at(given.context.step, given.context.total_steps)
         self.frozen.fill_(frozen)
         if frozen:
             with torch.no_grad():
-                routing = softmax_routing(self.light_logits(ids_T), k)
+                routing = self.softmax_routing(self.light_logits(ids_T), k)
             zero = torch.zeros_like(routing.losses["balance"])
             routing.losses = {"balance": zero, "distill": zero}
             return routing
-        routing = softmax_routing(fp32_linear(x_TD, self.embeddings), k)
+        routing = self.softmax_routing(fp32_linear(x_TD, self.embeddings), k)
         self._teach(routing, self.light_logits(ids_T))
         return routing
 
@@ -125,4 +124,4 @@ class PublishedStableMoERouter(Router):
 
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         logits_TN = fp32_linear(x_TD, F.normalize(self.embeddings.float(), dim=-1))
-        return softmax_routing(logits_TN, self.chosen_k(given), PUBLISHED_TAU)
+        return self.softmax_routing(logits_TN, self.chosen_k(given), PUBLISHED_TAU)

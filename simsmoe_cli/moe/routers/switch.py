@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from simsmoe_cli.moe.balance import balance_loss
 from simsmoe_cli.moe.routers.base import Router, RouterInput, RouterSpec, Routing, fp32_linear
 from simsmoe_cli.recipe.routers import SwitchSettings
 
@@ -34,5 +33,5 @@ class SwitchRouter(Router):
         logits_TN = fp32_linear(x_TD, self.gate.weight, self.gate.bias)
         probability_TN = logits_TN.softmax(-1)
         weight_TK, index_TK = probability_TN.topk(self.chosen_k(given), dim=-1)
-        balance = balance_loss(probability_TN, index_TK)
+        balance = self.balance_loss(probability_TN, index_TK)
         return Routing(index_TK, weight_TK, logits_TN, {"balance": balance})

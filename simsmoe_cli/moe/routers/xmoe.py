@@ -28,7 +28,6 @@ from simsmoe_cli.moe.routers.base import (
     RouterSpec,
     Routing,
     fp32_linear,
-    softmax_routing,
 )
 from simsmoe_cli.recipe.routers import XMoESettings
 
@@ -69,13 +68,15 @@ class XMoERouter(_SmallSpace):
     def forward(self, x_TD: Tensor, given: RouterInput) -> Routing:
         z_Tr = F.normalize(fp32_linear(x_TD, self.projection.weight), dim=-1)
         cosine_TN = fp32_linear(z_Tr, F.normalize(self.embeddings.float(), dim=-1))
-        routing = softmax_routing(cosine_TN / self.tau, self.chosen_k(given))
+        routing = self.softmax_routing(cosine_TN / self.tau, self.chosen_k(given))
         routing.metrics["tau"] = self.tau
         return routing
 
 
 class PublishedXMoERouter(_SmallSpace):
     """s_i = Px . e_i / |e_i|."""
+
+    changed_in_forward = ("embeddings",)
 
     def __init__(self, spec: RouterSpec):
         super().__init__(spec, PUBLISHED_DIMENSION)
@@ -87,7 +88,7 @@ class PublishedXMoERouter(_SmallSpace):
         # A copy: autograd keeps what this pass used, whatever the next one sets back.
         embeddings_Nr = F.normalize(self.embeddings.float().clone(), dim=-1)
         logits_TN = fp32_linear(z_Tr, embeddings_Nr)
-        return softmax_routing(logits_TN, self.chosen_k(given), PUBLISHED_TAU)
+        return self.softmax_routing(logits_TN, self.chosen_k(given), PUBLISHED_TAU)
 
 
 # A compiled graph would take the gradient at a parameter that it changes from its old value.

@@ -124,6 +124,11 @@ def _where(view: View, width: int) -> Text:
         ("ETA ", "–" if eta is None else duration(eta)),
         ("", f"{rate:,.0f} tokens/s" if math.isfinite(rate) else "– tokens/s"),
     ]
+    if history.ranks:
+        told.append(("", f"{history.ranks:,} ranks"))
+        if history.slowest is not None:
+            rank, ratio = history.slowest
+            told.append(("slowest ", f"{rank} ({ratio:.2f}x)"))
     if math.isfinite(history.best_score):
         told.append(("best ", f"{history.best_score:.3f} at {history.best_step:,}"))
     if math.isfinite(history.test_score):

@@ -63,6 +63,9 @@ class RunHistory:
         recipe_name, router, similarity: its name, router and similarity preset; "" before.
         parameters, tokens_per_step, total_steps: None where unknown.
         unit: of a token ("byte", "character", "word" ...); device, precision: "" where unknown.
+        ranks: how many processes train together; None where it is one.
+        slowest: of several, the one that works longest, and how many times as long as the one in
+            the middle; None where unknown.
         step: steps done.
         missing: whether there is no file now.
         series: see the module.
@@ -90,6 +93,8 @@ class RunHistory:
         self.tokens_per_step: int | None = None
         self.total_steps: int | None = None
         self.unit = self.device = self.precision = ""
+        self.ranks: int | None = None
+        self.slowest: tuple[int, float] | None = None
         self.step = 0
         self.missing = False
         self._gathered = Gathered()
@@ -278,6 +283,10 @@ class RunHistory:
         self._pace.trained(step, at)
         self._saw_bpc = self._saw_bpc or event.get("bpc") is not None
         self._gathered.train(event, step, at)
+        busy = event.get("busy_ms", {})
+        self.ranks, slowest = busy.get("ranks"), busy.get("slowest")
+        most, median = busy.get("most"), busy.get("median")
+        self.slowest = (slowest, most / median) if slowest is not None and most and median else None
         self._check_loss(event, step, at)
 
     def _eval(self, event: Eval, step: int, at: float) -> None:

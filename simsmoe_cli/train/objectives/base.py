@@ -20,7 +20,7 @@ from torch import Tensor
 from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.moe.routers.base import StepContext
-from simsmoe_cli.parallel.world import ranks
+from simsmoe_cli.parallel.world import ALONE, World, ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.similarity.cost import Cost
@@ -41,7 +41,7 @@ class Objective(ABC, Generic[S]):
     """A model with its data and loss; S is the type of an evaluation's result.
 
     Attributes:
-        recipe, device: of the training.
+        recipe, device, world: of the training; of several ranks, each reads its part of a batch.
         precision: "fp32" or "bf16".
         model: trained in place.
         unit: the unit that the loss is averaged over: a kind of token ("byte", "word" ...), or
@@ -58,9 +58,10 @@ class Objective(ABC, Generic[S]):
     static_shapes: bool
     warnings: list[str]
 
-    def __init__(self, recipe: Recipe, device: torch.device):
+    def __init__(self, recipe: Recipe, device: torch.device, world: World = ALONE):
         self.recipe = recipe
         self.device = device
+        self.world = world
         self.precision = resolve_precision(recipe.train.precision, device)
 
     def context(self, step: int, real_T: Tensor | None = None) -> StepContext:
@@ -83,7 +84,7 @@ class Objective(ABC, Generic[S]):
 
     @abstractmethod
     def loss(self, *arguments: Any) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-        """A micro-batch's share of the loss of a step.
+        """A micro-batch's share of the loss of a step, and this rank's part of it.
 
         Args:
             arguments: those from `micro_batches`, and the coefficients of losses by name.

@@ -29,12 +29,13 @@ from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.classifier import real_positions
 from simsmoe_cli.model.interface import TextClassifier, classifier
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.parallel.world import ALONE, World, sum_over_ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.classification_scores import accuracy, confusion, macro_f1
 from simsmoe_cli.train.evaluate import autocast
-from simsmoe_cli.train.log_window import ACCURACY
+from simsmoe_cli.train.log_window import ACCURACY, WHOLE, Part
 from simsmoe_cli.train.loss import total_loss
 from simsmoe_cli.train.objectives.base import Objective
 
@@ -103,6 +104,7 @@ class Classification(Objective[TaskEvaluation]):
         device: where to compute.
         pretrained: the origin of the backbone, to store in checkpoints.
         make: makes the model with the weights to start from, on the device; None: fresh weights.
+        world: the ranks that train together.
 
     Raises:
         UserError: a text has no token in the vocabulary.
@@ -121,8 +123,9 @@ class Classification(Objective[TaskEvaluation]):
         device: torch.device,
         pretrained: Mapping[str, Any],
         make: Callable[[], TextClassifier] | None = None,
+        world: World = ALONE,
     ):
-        super().__init__(recipe, device)
+        super().__init__(recipe, device, world)
         settings = recipe.train
         self.task, self.vocabulary, self.pretrained = task, vocabulary, dict(pretrained)
         self.warnings = list(task.manifest.warnings)
@@ -146,12 +149,20 @@ class Classification(Objective[TaskEvaluation]):
 
     def micro_batches(
         self, step: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, float, StepContext]]:
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, float, Part, StepContext]]:
         batch = self._read(step)
         examples = len(batch.labels)
-        parts = min(self.recipe.train.micro_batches, examples)
+        world = self.world
+        parts = min(self.recipe.train.micro_batches, max(1, examples // world.size))
         length_E = batch.mask.numpy().sum(1)  # by NumPy: the host never asks a tensor
-        for rows in np.array_split(np.arange(examples), parts):
+        for every in np.array_split(np.arange(examples), parts):
+            rows, part = every, WHOLE
+            if not world.alone:
+                # A rank for which no text is left computes one that counts nothing.
+                rows = every[world.part(len(every))]
+                tokens = float(length_E[rows].sum() / length_E[every].sum())
+                part = Part(len(rows) / len(every), tokens)
+                rows = rows if len(rows) else every[:1]
             longest = int(length_E[rows].max())
             length_B = torch.from_numpy(length_E[rows])
             own = slice(int(rows[0]), int(rows[-1]) + 1)
@@ -160,7 +171,8 @@ class Classification(Objective[TaskEvaluation]):
                 self.to_device(batch.ids[own, :longest].contiguous()),
                 self.to_device(length_B),
                 self.to_device(batch.labels[own]),
-                len(rows) / examples,
+                len(every) / examples,
+                part,
                 self.context(step, real_T),
             )
 
@@ -170,15 +182,17 @@ class Classification(Objective[TaskEvaluation]):
         length_B: Tensor,
         label_B: Tensor,
         share: float,
+        part: Part,
         context: StepContext,
         weights: Mapping[str, float | Tensor],
     ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         with autocast(self.device, self.precision):
             output = self.model(tokens_BM, length_B, context)
         task = F.cross_entropy(output.logits.float(), label_B)
-        total, measured = total_loss(task, output, weights, share)
+        total, measured = total_loss(task, output, weights, share, part)
         right_B = output.logits.detach().argmax(1) == label_B
-        return total, [], measured | {ACCURACY: right_B.float().mean() * share}
+        right = right_B.float().mean() * share
+        return total, [], measured | {ACCURACY: right if part == WHOLE else right * part.targets}
 
     def tokens_read(self, steps: int) -> int:
         return self.batches.tokens_read(steps)
@@ -188,7 +202,7 @@ class Classification(Objective[TaskEvaluation]):
 
     def _evaluate(self, split: EncodedSplit, context: StepContext) -> TaskEvaluation:
         rows = self.recipe.train.batch // self.recipe.train.micro_batches
-        return classify(self.model, split, rows, self.precision, context)
+        return classify(self.model, split, rows, self.precision, context, self.world)
 
     def validate(self, context: StepContext) -> TaskEvaluation:
         return self._evaluate(self._valid, context)
@@ -283,9 +297,14 @@ def _first_texts(split: EncodedSplit, tokens: int) -> Batch:
     return collate(split, np.arange(min(max(count, 1), len(split))))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def classify(
-    model: TextClassifier, split: EncodedSplit, batch: int, precision: str, context: StepContext
+    model: TextClassifier,
+    split: EncodedSplit,
+    batch: int,
+    precision: str,
+    context: StepContext,
+    world: World = ALONE,
 ) -> TaskEvaluation:
     """Classify every text of a split, leaving the model in the mode it was in.
 
@@ -297,6 +316,7 @@ def classify(
         batch: texts at once, of similar length, so that little is padded.
         precision: "fp32" or "bf16" autocast.
         context: the step information for routers.
+        world: ranks that share the model, each of which reads a part of every batch.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -304,19 +324,28 @@ def classify(
     start = time.perf_counter()
     logits: list[Tensor] = []
     order: list[Tensor] = []
-    for part in evaluation_batches(split, batch):
-        length_B = part.mask.sum(1)
-        real_T = real_positions(length_B, part.ids.shape[1]).to(device)
-        with autocast(device, precision):
-            output = model(
-                part.ids.to(device), length_B.to(device), replace(context, real_T=real_T)
-            )
-        logits.append(output.logits.float())
-        order.append(part.index)
+    # FSDP2 keeps gathered weights for the training, which inference tensors cannot serve.
+    with torch.inference_mode(world.alone):
+        for texts in evaluation_batches(split, batch):
+            own = slice(None) if world.alone else world.part(len(texts.index))
+            # A rank for which no text is left computes one whose result is not used.
+            read = own if own == slice(None) or own.start < own.stop else slice(0, 1)
+            length_B = texts.mask[read].sum(1)
+            real_T = real_positions(length_B, texts.ids.shape[1]).to(device)
+            with autocast(device, precision):
+                output = model(
+                    texts.ids[read].to(device),
+                    length_B.to(device),
+                    replace(context, real_T=real_T),
+                )
+            if read == own:
+                logits.append(output.logits.float())
+                order.append(texts.index[own])
     model.train(was_training)
-    index_E = torch.cat(order)
-    logits_EC = torch.empty(len(split), logits[0].shape[1])
-    logits_EC[index_E] = torch.cat(logits).cpu()
+    logits_EC = torch.zeros(len(split), model.classifier.out_features)
+    if order:
+        logits_EC[torch.cat(order)] = torch.cat(logits).cpu()
+    logits_EC = sum_over_ranks(logits_EC) if not world.alone else logits_EC
     label_E = torch.from_numpy(split.labels)
     return TaskEvaluation(
         probability_EC=logits_EC.softmax(1).numpy(),

@@ -17,10 +17,12 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.interface import TextModel, language_model
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.parallel.world import ALONE, World
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.run.score import OF_CHARACTERS
 from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
+from simsmoe_cli.train.log_window import Part
 from simsmoe_cli.train.loss import total_loss
 from simsmoe_cli.train.objectives.base import Objective
 from simsmoe_cli.train.probes import probe_batch
@@ -34,6 +36,7 @@ class LanguageModelling(Objective[Evaluation]):
         store: the prepared corpus.
         device: where to compute.
         make: makes the model with the weights to start from, on the device; None: fresh weights.
+        world: the ranks that train together.
     """
 
     model: TextModel
@@ -44,18 +47,27 @@ class LanguageModelling(Objective[Evaluation]):
         store: TokenStore,
         device: torch.device,
         make: Callable[[], TextModel] | None = None,
+        world: World = ALONE,
     ):
-        super().__init__(recipe, device)
+        super().__init__(recipe, device, world)
         settings = recipe.train
         self.store = store
         self.unit = store.manifest.unit
         self.in_bits = self.unit in OF_CHARACTERS
         self.warnings = store.warnings
+        # A rank takes its part of every micro-batch, so a micro-batch is the same for any number.
+        rows = self._rows_of_all
+        own = range(rows)[world.part(rows)]
+        self.rows = len(own)
+        self.part = Part(self.rows / rows, self.rows / rows)
         self.streams = TrainStreams(
             store.split("train"),
             settings.batch,
             settings.block,
             shuffle_seed=settings.seed if recipe.shuffles_blocks else None,
+            rows=None
+            if world.alone
+            else [first + row for first in range(0, settings.batch, rows) for row in own],
         )
         self._read = ReadAhead(self.streams.read)
         self._probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
@@ -68,20 +80,18 @@ class LanguageModelling(Objective[Evaluation]):
         if self.model.document_end is not None:
             assert store.manifest.end_id is not None
             self.model.document_end.fill_(store.manifest.end_id)
-        rows = settings.batch // settings.micro_batches
-        self.memory = [self.model.initial_memory(rows) for _ in range(settings.micro_batches)]
+        self.memory = [self.model.initial_memory(self.rows) for _ in range(settings.micro_batches)]
 
     def micro_batches(
         self, step: int
     ) -> Iterator[tuple[Tensor, Tensor, list[Tensor], StepContext]]:
         inputs, targets, restart = self._read(step)
-        rows = self.recipe.train.batch // self.recipe.train.micro_batches
         context = self.context(step)
         for part, memory in enumerate(self.memory):
             if restart:
                 for tensor in memory:
                     tensor.zero_()
-            own = slice(part * rows, (part + 1) * rows)
+            own = slice(part * self.rows, (part + 1) * self.rows)
             yield self.to_device(inputs[own]), self.to_device(targets[own]), memory, context
 
     def loss(
@@ -95,7 +105,9 @@ class LanguageModelling(Objective[Evaluation]):
         with autocast(self.device, self.precision):
             output = self.model.score(x_BM, y_BM, memory, context)
         task = output.nats / y_BM.numel()
-        total, measured = total_loss(task, output, weights, 1 / self.recipe.train.micro_batches)
+        total, measured = total_loss(
+            task, output, weights, 1 / self.recipe.train.micro_batches, self.part
+        )
         return total, output.memory, measured
 
     def keep(self, part: int, memory: list[Tensor]) -> None:
@@ -118,6 +130,7 @@ class LanguageModelling(Objective[Evaluation]):
             max_blocks=max_blocks,
             precision=self.precision,
             context=context,
+            world=self.world,
         )
 
     def validate(self, context: StepContext) -> Evaluation:
@@ -167,10 +180,20 @@ class LanguageModelling(Objective[Evaluation]):
 
     def carried(self) -> dict[str, Tensor]:
         return {
-            f"memory.{part}.{layer}": tensor
+            f"memory.{part}.{layer}": self._of_all_ranks(tensor)
             for part, memory in enumerate(self.memory)
             for layer, tensor in enumerate(memory)
         }
+
+    def _of_all_ranks(self, memory_BLD: Tensor) -> Tensor:
+        """The memory of all rows of a micro-batch."""
+        if self.world.alone:
+            return memory_BLD
+        return torch.cat(self.world.gather(memory_BLD, self._rows_of_all))
+
+    @property
+    def _rows_of_all(self) -> int:
+        return self.recipe.train.batch // self.recipe.train.micro_batches
 
     def restore_carried(self, tensors: Mapping[str, Tensor]) -> None:
         own = self.carried()
@@ -183,4 +206,5 @@ class LanguageModelling(Objective[Evaluation]):
             raise ValueError("the carried memory is not that of this model and batch")
         for part, memory in enumerate(self.memory):
             for layer in range(len(memory)):
-                memory[layer] = found[f"memory.{part}.{layer}"].to(self.device)
+                whole = found[f"memory.{part}.{layer}"]
+                memory[layer] = whole[self.world.part(len(whole))].to(self.device)

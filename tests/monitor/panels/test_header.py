@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_without_colours_the_bar_shows_how_far_it_is(tmp_path: Path) -> None:
     half = write_run(tmp_path / "half", until=1000, finished=False)
     line = header.draw(view_of(half, color=False), 118, 2)[-1].plain
     assert line.startswith("━━━━━━──────  50%".replace("  ", " "))
+
+
+def test_ranks_and_the_slowest_of_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "several", until=250, total=250)
+    busy = {"ranks": 4, "slowest": 2, "most": 30.0, "median": 20.0}
+    event = {"schema": 2, "kind": "train", "step": 250, "time": NOW, "busy_ms": busy}
+    with open(run / "events.jsonl", "a") as events:
+        events.write(json.dumps(event) + "\n")
+    line = header.draw(view_of(run), 198, 2)[-1].plain
+    assert "4 ranks · slowest 2 (1.50x)" in line
 
 
 def test_a_run_that_says_nothing_any_more(tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""pretrain, finetune and eval in several processes: one line for all, one exit code, restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from simsmoe_cli.errors import EXIT_RANK_LOST, EXIT_SIGTERM, EXIT_USAGE
+from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.folder import RunDir
+from tests.train.tiny import TINY, events, steps
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, corpus_dir: Path) -> list[str]:
+    """Of a training that would last for minutes."""
+    import yaml
+
+    train = TINY["train"] | {"steps": 4000, "checkpoint_every": 5, "validate_every": 50}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"name": "tiny", "train": train}))
+    return [
+        "pretrain", "--recipe", str(tmp_path / "tiny.yaml"), "--data-dir", str(corpus_dir),
+        "--runs-dir", str(tmp_path), "--name", "run",
+    ]  # fmt: skip
+
+
+def start(arguments: Sequence[str], ranks: int = 2) -> list[subprocess.Popen[str]]:
+    """The processes of a training, started without torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "simsmoe_cli", *arguments],
+            cwd=ROOT,
+            env={
+                **os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank),
+                "LOCAL_WORLD_SIZE": str(ranks),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+
+
+def wait_for_checkpoint(run: RunDir, step: int = 1) -> None:
+    until = time.monotonic() + 240
+    while not any(done >= step for done in steps(run)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def ended(processes: Sequence[subprocess.Popen[str]]) -> tuple[list[int], list[str], list[str]]:
+    """Exit codes, stdout and stderr of each."""
+    outputs = [process.communicate(timeout=240) for process in processes]
+    codes = [process.returncode for process in processes]
+    return codes, [out for out, _ in outputs], [error for _, error in outputs]
+
+
+def test_a_signal_to_one_rank_stops_all_after_saving(arguments: list[str], tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    processes = start(arguments)
+    wait_for_checkpoint(run)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, out, errors = ended(processes)
+    assert codes == [EXIT_SIGTERM, EXIT_SIGTERM], errors
+    assert out[0].count("and saved; continue with") == 1
+    assert out[1] == errors[0] == errors[1] == ""
+    last = events(run)[-1]
+    assert (last["status"], last["reason"]) == ("stopped", "SIGTERM")
+    assert steps(run)[-1] == last["step"]
+    (session,) = json.loads(run.environment.read_text())["sessions"]
+    assert [(rank["rank"], rank["device"]) for rank in session["ranks"]] == [(0, "cpu"), (1, "cpu")]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_rank_ends_the_others_with_one_line(
+    arguments: list[str], tmp_path: Path, killed: int
+) -> None:
+    processes = start(arguments)
+    wait_for_checkpoint(RunDir(tmp_path / "run"))
+    processes[killed].kill()
+    codes, _, errors = ended(processes)
+    assert codes[1 - killed] == EXIT_RANK_LOST, errors
+    lines = errors[1 - killed].splitlines()
+    assert len(lines) == 1, lines
+    assert f"lost contact with rank {killed}" in lines[0]
+
+
+def test_what_is_wrong_is_said_once(arguments: list[str]) -> None:
+    codes, out, errors = ended(
+        start([*arguments, "--set", "parallel.expert=2", "--set", "moe.experts=3"])
+    )
+    assert codes == [EXIT_USAGE, EXIT_USAGE]
+    assert out == ["", ""]
+    assert "".join(errors).count("2 ranks do not divide the 3 experts") == 1
+
+
+def test_torchrun_goes_on_by_itself(arguments: list[str], tmp_path: Path) -> None:
+    """A rank is killed; the run is then the same as one that was never interrupted."""
+    short = [*arguments, "--set", "train.steps=40", "--set", "train.validate_every=20"]
+    run, name = RunDir(tmp_path / "run"), checkpoint.step_name(40)
+    codes, _, errors = ended(start([*short, "--runs-dir", str(tmp_path / "whole")]))
+    assert codes == [0, 0], errors
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = subprocess.Popen(
+        [sys.executable, *launch, "--max-restarts=1", "-m", "simsmoe_cli", *short],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    wait_for_checkpoint(run)
+    os.kill(json.loads(run.environment.read_text())["sessions"][0]["pid"], signal.SIGKILL)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    assert len(json.loads(run.environment.read_text())["sessions"]) == 2
+    whole = RunDir(tmp_path / "whole" / "run")
+    sums = [checkpoint.read_state(r.checkpoints / name)["sha256"] for r in (run, whole)]
+    assert sums[0] == sums[1]

@@ -1,0 +1,141 @@
+"""Trainings that must give the same in one process and on several ranks, and how they are compared.
+
+A case is trained for a few steps by the step of the product itself (train/step.py), without dropout
+and with all tokens in every sample, so nothing is drawn that ranks would draw differently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.parallel.launch import Launch
+from simsmoe_cli.parallel.sharded import whole
+from simsmoe_cli.parallel.world import ALONE, World, join
+from simsmoe_cli.recipe.parallel import Layout
+from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
+from simsmoe_cli.train.probes import probe
+from simsmoe_cli.train.sharding import let_go, shard
+from simsmoe_cli.train.step import Stepper
+from tests.train.tiny import recipe
+
+STEPS = 5
+# Rounding is 1e-7 of a value; sums over thousands of values and five steps add to it.
+TOLERANCE = 1e-5
+ROUTERS = ("smoe", "xmoe", "stablemoe", "loss-free", "remoe", "competesmoe", "hash")
+# Of ranks: replicate, shard, expert.
+LAYOUTS = {
+    "shard": Layout(1, 2, 1),
+    "replicate": Layout(2, 1, 1),
+    "both": Layout(2, 2, 1),
+    "expert": Layout(1, 2, 2),
+    "expert-in-shard": Layout(1, 4, 2),
+    "expert-in-copies": Layout(2, 2, 2),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained.
+
+    Attributes:
+        router, similarity: of the recipe.
+        micro_batches: of a step.
+        starved: whether every token goes to the first two experts alone.
+        memory: whether the model carries memory from step to step.
+    """
+
+    router: str = "smoe"
+    similarity: str = "none"
+    micro_batches: int = 1
+    starved: bool = False
+    memory: bool = False
+
+    def __str__(self) -> str:
+        return "-".join(
+            [self.router, self.similarity, str(self.micro_batches)]
+            + ["starved"] * self.starved
+            + ["memory"] * self.memory
+        )
+
+
+def train(case: Case, corpus: Path, device: torch.device, world: World = ALONE) -> dict[str, Any]:
+    """Losses and norms of every step, gradients of every step, and weights, buffers, loads and
+    similarity after the last; the same on every rank."""
+    relative = {"attention": "relative", "span": 16, "norm_position": "post"}
+    made = recipe(
+        model={"bias": True} | (relative if case.memory else {}),
+        moe={"router": case.router},
+        similarity={"preset": case.similarity}
+        | ({"tokens": 1024} if case.similarity != "none" else {}),
+        # A large epsilon: where a gradient is rounding alone, Adam would take its sign.
+        train={"batch": 8, "micro_batches": case.micro_batches, "eps": 1e-4, "clip_norm": 0.5},
+    )
+    objective = LanguageModelling(made, TokenStore.open(corpus), device, world=world)
+    if case.starved:
+        for layer in objective.model.moe_layers:
+            layer.router.gate.bias.data[:2] += 1000.0
+    shard(objective.model, world)
+    stepper = Stepper(objective)
+    gradients: list[dict[str, Tensor]] = []
+    named = list(objective.model.named_parameters())
+    stepper.optimizer.register_step_pre_hook(
+        lambda *_: gradients.append({name: copy(p.grad) for name, p in named if p.grad is not None})
+    )
+    measured = []
+    for _ in range(STEPS):
+        stepper.step()
+        measured.append(dict(stepper.window.sums))
+        stepper.window.sums = {}
+    state = {name: copy(tensor) for name, tensor in objective.model.state_dict().items()}
+    tokens, real = objective.probe_batch()
+    found = probe(objective.model, tokens, objective.context(STEPS, real), "fp32")
+    let_go(objective.model)
+    loads = [torch.tensor(layer["load"]) for layer in found.router]
+    similarity = [torch.from_numpy(cka).nan_to_num() for cka in found.cka]
+    return {
+        "measured": measured, "gradients": gradients, "state": state,
+        "loads": loads, "similarity": similarity,
+    }  # fmt: skip
+
+
+def copy(tensor: Tensor) -> Tensor:
+    return whole(tensor.detach()).cpu().clone()
+
+
+def on_rank(
+    rank: int, layout: Layout, cases: list[Case], corpus: Path, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """What a rank gets in each case; the process group exists."""
+    size = layout.replicate * layout.shard
+    on = torch.device(device, rank) if device == "cuda" else torch.device(device)
+    world = join(Launch(rank, size, rank, size), on, layout, 120)
+    found = [train(case, corpus, on, world) for case in cases]
+    return found if world.first else []
+
+
+def difference(ours: Any, theirs: Any) -> tuple[float, str]:
+    """The largest difference, absolute or relative to the largest value of a tensor, and its name.
+
+    Raises:
+        AssertionError: they do not have the same parts.
+    """
+    worst = (0.0, "")
+    pairs = theirs.items() if isinstance(theirs, dict) else enumerate(theirs)
+    assert len(ours) == len(theirs)
+    for name, value in pairs:
+        if isinstance(value, Tensor):
+            a, b = ours[name].double(), value.double()
+            assert a.shape == b.shape, name
+            gap = (a - b).abs().max().item() / max(1.0, b.abs().max().item())
+            found = (gap, str(name))
+        else:
+            gap, below = difference(ours[name], value)
+            found = (gap, f"{name}.{below}")
+        worst = max(worst, found)
+    return worst
