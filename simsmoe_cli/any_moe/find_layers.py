@@ -294,8 +294,31 @@ def no_experts(model: nn.Module, name: str) -> UserError:
         type(module).__name__ for module in model.modules()
     ).most_common(8)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
+    if reason := _why_not(model):
+        return DataError(
+            reason, where=name, hint="Give attach a finder of your own (layers=, docs/api.md)."
+        )
     return DataError(
         f"no layer with experts and a router in this {type(model).__name__}; it has {listed}",
         where=name,
         hint="A layer needs a child named 'experts' (stacked or a ModuleList) and a router.",
     )
+
+
+def _why_not(model: nn.Module) -> str:
+    """Why the first module that is named as experts does not fit; empty if there is none."""
+    for name, parent in model.named_modules():
+        for child_name, experts in parent.named_children():
+            if not child_name.endswith("experts") or "shared" in child_name:
+                continue
+            where = f"{name}.{child_name}".lstrip(".")
+            number = _experts_in(experts)[1]
+            if NOT_OF_TEXT.search(name):
+                return f"{where} does not process text"
+            if number < 2:
+                return f"{where} ({type(experts).__name__}) is not a stack or list of equal experts"
+            return (
+                f"{where} has {number} experts and no router beside it: a module with a matrix of "
+                f"{number} rows"
+            )
+    return ""

@@ -26,6 +26,7 @@ from simsmoe_cli.any_moe.run_writer import RunWriter
 from simsmoe_cli.any_moe.settings import (
     Similarity,
     experts_per_token,
+    require_arguments,
     require_rows_alone,
     similarity_settings,
 )
@@ -74,11 +75,22 @@ def attach(
         UserError: the model has no expert layers, is attached already, a setting is wrong, or
             the run folder is in use or holds another run. The model is left as it is.
     """
+    require_arguments(
+        model, layers, probe_every=probe_every, log_every=log_every, total_steps=total_steps
+    )
     settings = similarity_settings(similarity, total_steps)
     found = list((layers or find_expert_layers)(model))
     name = type(model).__name__
+    if not found and layers is not None:
+        raise UserError("the finder found no layer in this model", where="layers")
     if not found:
         raise no_experts(model, name)
+    if wrong := [layer for layer in found if not isinstance(layer, ExpertLayer)]:
+        raise UserError(
+            f"the finder returned a {type(wrong[0]).__name__}",
+            where="layers",
+            hint="It must return a list of simsmoe.ExpertLayer or simsmoe.ListedLayer.",
+        )
     if any(layer.module in _attached for layer in found):
         raise UserError(
             "the model is attached already",
@@ -86,9 +98,6 @@ def attach(
             hint="Call detach() of the first handle, or use that handle.",
         )
     require_rows_alone(found, name)
-    for what, value in {"probe_every": probe_every, "log_every": log_every}.items():
-        if value is not None and value < 1:
-            raise UserError(f"{what} must be 1 or more, and is {value}", where="attach")
     writer = None if run is None or _rank() else RunWriter(Path(run), resume=resume)
     return Handle(model, found, settings, writer, total_steps, probe_every, log_every, seed)
 
@@ -158,7 +167,12 @@ class Handle:
         Args:
             attention_mask: [B, M], 0 or False where a token is padding; None: read it from the
                 model's calls again.
+
+        Raises:
+            UserError: it is not a matrix.
         """
+        if attention_mask is not None and getattr(attention_mask, "ndim", 0) != 2:
+            raise UserError("the padding mask must be a tensor [B, M]", where="batch")
         self._given = attention_mask
 
     def step(

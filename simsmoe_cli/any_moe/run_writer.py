@@ -18,7 +18,7 @@ import numpy as np
 
 from simsmoe_cli.any_moe.hooks import Probe
 from simsmoe_cli.any_moe.numbers import LayerNumbers
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import UserError, printable
 from simsmoe_cli.parallel.world import ranks
 from simsmoe_cli.run import probes
 from simsmoe_cli.run.event_log import EventLog, NotAnEvent, parse_event
@@ -37,8 +37,11 @@ class RunWriter:
             resume: whether to continue a run that is in it.
 
         Raises:
-            UserError: another process writes there, or a run is there and `resume` is False.
+            UserError: another process writes there, a run is there and `resume` is False, or the
+                folder cannot be made.
         """
+        if path == Path():
+            raise UserError("the run needs a folder of its own", where="run")
         self._run = RunDir(path)
         if not resume and self._run.events.exists():
             raise UserError(
@@ -48,7 +51,11 @@ class RunWriter:
                 "checkpoint (without a Trainer: attach(..., resume=True)).",
             )
         self._open = contextlib.ExitStack()
-        self._open.enter_context(self._run.locked())
+        try:
+            self._open.enter_context(self._run.locked())
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot make this folder: {reason}", where=printable(path)) from None
         self._log: EventLog | None = None
         self._clock, self._step = time.perf_counter(), 0
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from simsmoe_cli.any_moe.find_layers import ExpertLayer, ListedLayer
-from simsmoe_cli.errors import DataError, UserError
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.recipe.schema_errors import schema_problems
 from simsmoe_cli.recipe.section import Problem
 from simsmoe_cli.recipe.similarity import SimilaritySettings
@@ -31,6 +31,38 @@ class _Given(BaseModel):
     similarity: SimilaritySettings
 
 
+def require_arguments(model: Any, layers: Any, **counts: Any) -> None:
+    """Refuse arguments of another kind.
+
+    Args:
+        model: a module.
+        layers: a function, or None.
+        counts: each a whole number of 1 or more, or None.
+
+    Raises:
+        UserError: one is something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"the model must be a torch.nn.Module, and is a {_kind(model)}", where="attach"
+        )
+    if layers is not None and not callable(layers):
+        raise UserError(
+            f"it must be a function that takes the model, and is a {_kind(layers)}", where="layers"
+        )
+    for name, value in counts.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= 1):
+            raise UserError(
+                f"{name} must be a whole number of 1 or more, and is {printable(repr(value))}",
+                where="attach",
+            )
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
 def similarity_settings(given: Similarity, total_steps: int | None) -> SimilaritySettings | None:
     """Settings of similarity learning; None where it is off.
 
@@ -49,6 +81,12 @@ def similarity_settings(given: Similarity, total_steps: int | None) -> Similarit
             given = _Given.model_validate({"similarity": given}).similarity
         except ValidationError as error:
             raise _refused(schema_problems(error)[0]) from None
+    if not isinstance(given, SimilaritySettings):
+        raise UserError(
+            f"expected the name of a preset or a dict of settings, got a {_kind(given)}",
+            where="similarity",
+            hint='Leave it out, or give "none" to measure only.',
+        )
     # Contradictions with a model are not known before its layers are seen.
     if problems := list(given.problems("g", 1 << 20, 2)):
         raise _refused(problems)
@@ -73,14 +111,20 @@ def similarity_settings(given: Similarity, total_steps: int | None) -> Similarit
 
 
 def require_rows_alone(layers: Sequence[ExpertLayer], where: str) -> None:
-    """Refuse experts that cannot be called with rows alone.
+    """Refuse experts that cannot be called with rows alone, and a wrong number of experts.
 
     Raises:
-        UserError: one needs further arguments.
+        UserError: one needs further arguments, or there are more or fewer experts.
     """
     for layer in layers:
         if not isinstance(layer, ListedLayer):
             continue
+        if layer.number != len(layer.modules):
+            raise UserError(
+                f"layer {layer.name} has {len(layer.modules)} experts, and its number says "
+                f"{layer.number}",
+                where=where,
+            )
         for number, expert in enumerate(layer.modules):
             needed = [
                 parameter.name

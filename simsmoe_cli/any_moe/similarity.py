@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import Backend, SimilarityLearning, SimilarityResult
@@ -200,10 +201,21 @@ class AttachedSimilarity:
         return {**self.learning.state_dict(), "every": torch.tensor(self.cost.every)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state from `state_dict`."""
+        """Restore a state from `state_dict`.
+
+        Raises:
+            UserError: it is that of another layer or of other settings.
+        """
         state = dict(state)
         self.cost = replace(self.cost, every=int(state.pop("every", self.cost.every)))
-        self.learning.load_state_dict(state)
+        try:
+            self.learning.load_state_dict(state)
+        except RuntimeError:
+            raise UserError(
+                "the state is that of a layer with other experts or settings",
+                where="load_state_dict",
+                hint="Attach with the settings that the state was saved with.",
+            ) from None
 
     def _first_pass(self, index_TK: Tensor) -> _Pass | None:
         """The first pass over this batch; None if there is none (reentrant gradient checkpointing
