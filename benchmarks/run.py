@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import attention, cross_entropy, gpu, machinery, published, similarity_budget
+from benchmarks.parallel import parallel
 from benchmarks.published_code import missing
 from benchmarks.step import (
     Shape,
@@ -171,6 +172,7 @@ BENCHMARKS: dict[str, Callable[[int], Tables]] = {
     "experts": experts,
     "blocks": blocks,
     "vocabulary": vocabulary,
+    "parallel": parallel,
     "prepare": machinery.prepare,
     "checking": machinery.checking,
     "startup": machinery.startup,

@@ -305,7 +305,7 @@ class SimilarityLearning(nn.Module):
         """The P pairs most overdue: fields of `Choice`. On a CPU None if none of them is due."""
         settings = self.settings
         count_NN = self.tracker.observe(selected_TN, real_T, stands_for)
-        enough_NN = count_NN * ranks() >= self._least_shared
+        enough_NN = count_NN >= self._least_shared
         due = self.tracker.due(settings.pairs, check_every, enough_NN)
         if on_cpu_path(selected_TN) and not due.due_P.any():
             return None

@@ -65,7 +65,7 @@ class PairTracker(nn.Module):
             stands_for: how many batches this one stands for; its share is added as often.
 
         Returns:
-            Tokens each pair shares in this batch, [N, N] fp32 (the mean over ranks).
+            Tokens of all ranks that each pair shares in this batch, [N, N] fp32.
         """
         with torch.autocast(selected_TN.device.type, enabled=False):
             mask_TN = selected_TN.float()
@@ -77,7 +77,7 @@ class PairTracker(nn.Module):
         if ranks() > 1:
             # Ranks may have different numbers of tokens, and must still choose the same pairs.
             both = torch.cat([count_NN.flatten(), count_NN.new_zeros(1) + tokens])
-            both = sum_over_ranks(both) / ranks()
+            both = sum_over_ranks(both)
             count_NN, tokens = both[:-1].view_as(count_NN), both[-1]
         self.shared_NN.add_(count_NN / tokens, alpha=stands_for)
         return count_NN

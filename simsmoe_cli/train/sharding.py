@@ -17,8 +17,8 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,11 +28,14 @@ from simsmoe_cli.model.blocks import SubLayer
 from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.routers.base import Router
+from simsmoe_cli.parallel.shard_dim import shard_dim
 from simsmoe_cli.parallel.sharded import local, sharded
 from simsmoe_cli.parallel.world import World, ranks, sum_over_ranks
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import Shard
 
 T = TypeVar("T", bound=Tensor)
 
@@ -57,18 +60,31 @@ def shard(model: MoEModel, world: World) -> None:
     if world.expert is not None:
         for moe in model.moe_layers:
             moe.experts.spread(world.expert)
-            fully_shard(moe.experts, mesh=world.expert_sharding)
-    whole = set(_left_whole(model))
+            mesh = world.expert_sharding
+            fully_shard(moe.experts, mesh=mesh, shard_placement_fn=_placement(mesh))
+    whole, placement = set(_left_whole(model)), _placement(world.sharding)
+    options: dict[str, Any] = {"shard_placement_fn": placement, "ignored_params": whole}
     for layer in model.layers:
         assert isinstance(layer, SubLayer)
-        fully_shard(layer, mesh=world.sharding, ignored_params=whole)
+        fully_shard(layer, mesh=world.sharding, **options)
         for method in ("attend", "mix", "feed_forward", "dense"):
             register_fsdp_forward_method(layer, method)
-    fully_shard(model, mesh=world.sharding, ignored_params=whole)
+    fully_shard(model, mesh=world.sharding, **options)
     register_fsdp_forward_method(model, "encode")
     for module in _units(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
+
+
+def _placement(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:
+    """Which dimension of a parameter is divided among the ranks of a mesh."""
+    from torch.distributed.tensor import Shard
+
+    def placement(parameter: nn.Parameter) -> Shard:
+        divided = sharded(parameter) is not None
+        return Shard(shard_dim(local(parameter).shape, mesh.shape[-1], divided=divided))
+
+    return placement
 
 
 def _left_whole(model: nn.Module) -> Iterator[nn.Parameter]:

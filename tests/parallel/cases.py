@@ -6,6 +6,7 @@ and with all tokens in every sample, so nothing is drawn that ranks would draw d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,23 @@ class Case:
         )
 
 
-def train(case: Case, corpus: Path, device: torch.device, world: World = ALONE) -> dict[str, Any]:
+def train(
+    case: Case, corpus: Path, device: torch.device, world: World = ALONE, parts: int = 1
+) -> dict[str, Any]:
     """Losses and norms of every step, gradients of every step, and weights, buffers, loads and
-    similarity after the last; the same on every rank."""
+    similarity after the last; the same on every rank.
+
+    Args:
+        case, corpus, device, world: what is trained, on what, where and by whom.
+        parts: of one process, how many ranks it is compared with. Ranks average the HSIC of their
+            parts of a batch, so it does the same with as many parts.
+    """
     relative = {"attention": "relative", "span": 16, "norm_position": "post"}
     made = recipe(
         model={"bias": True} | (relative if case.memory else {}),
         moe={"router": case.router},
         similarity={"preset": case.similarity}
-        | ({"tokens": 1024} if case.similarity != "none" else {}),
+        | ({"tokens": 1024, "budget": None} if case.similarity != "none" else {}),
         # A large epsilon: where a gradient is rounding alone, Adam would take its sign.
         train={"batch": 8, "micro_batches": case.micro_batches, "eps": 1e-4, "clip_norm": 0.5},
     )
@@ -80,6 +89,9 @@ def train(case: Case, corpus: Path, device: torch.device, world: World = ALONE) 
     if case.starved:
         for layer in objective.model.moe_layers:
             layer.router.gate.bias.data[:2] += 1000.0
+    for layer in objective.model.moe_layers:
+        if layer.similarity is not None and parts > 1:
+            layer.similarity.measure = in_parts(layer.similarity.measure, objective.rows, parts)
     shard(objective.model, world)
     stepper = Stepper(objective)
     gradients: list[dict[str, Tensor]] = []
@@ -102,6 +114,36 @@ def train(case: Case, corpus: Path, device: torch.device, world: World = ALONE) 
         "measured": measured, "gradients": gradients, "state": state,
         "loads": loads, "similarity": similarity,
     }  # fmt: skip
+
+
+def in_parts(measure: Callable[..., Tensor], rows: int, parts: int) -> Callable[..., Tensor]:
+    """A measure that adds up over parts of a batch as ranks do; tokens are in their order.
+
+    Args:
+        measure: takes `total`.
+        rows: sequences of a micro-batch.
+        parts: how many ranks divide them.
+    """
+    ends = [(part + 1) * rows // parts for part in range(parts)]
+
+    def measured(x: Tensor, y: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        block = x.shape[-2] // rows
+        bounds = zip([0, *ends], ends, strict=False)
+        cut = [
+            [tensor[:, start * block : end * block] for tensor in (x, y, mask)]
+            for start, end in bounds
+        ]
+        sums: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            sums.append(tensor)
+            return tensor
+
+        for part in cut:
+            measure(*part, **options, total=note)
+        return measure(*cut[0], **options, total=lambda _: torch.stack(sums).sum(0))
+
+    return measured
 
 
 def copy(tensor: Tensor) -> Tensor:

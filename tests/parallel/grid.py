@@ -4,8 +4,8 @@
     python -m tests.parallel.grid --device cuda        # NCCL, a GPU for each rank
     python -m tests.parallel.grid --layouts shard --routers smoe,hash
 
-Similarity learning estimates CKA from the rows that each rank draws for itself, so its numbers
-depend on the number of ranks. It is compared with as many whole copies of the model.
+Ranks average the HSIC of their own rows before they take the ratio of CKA. So with similarity
+learning the one process averages over as many parts of a batch.
 
 Exits with 1 if any difference is larger than rounding explains (`cases.TOLERANCE`).
 """
@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from simsmoe_cli.data.corpora.prepare import prepare
-from simsmoe_cli.recipe.parallel import Layout
 from tests.gloo_ranks import on_ranks
 from tests.parallel.cases import LAYOUTS, ROUTERS, TOLERANCE, Case, difference, on_rank, train
 
@@ -47,29 +46,18 @@ def main() -> int:
         corpus = Path(folder, "corpus")
         Path(folder, "text.txt").write_text(inspect.getsource(argparse) + inspect.getsource(typing))
         prepare(str(Path(folder, "text.txt")), corpus)
-        alone = {
-            case: train(case, corpus, torch.device(given.device))
-            for case in cases
-            if case.similarity == "none"
-        }
-
-        def on(name: str, layout: Layout) -> dict[Case, Any]:
-            files = Path(folder, name)
+        alone: dict[tuple[Case, int], Any] = {}
+        for name in given.layouts.split(","):
+            layout, files = LAYOUTS[name], Path(folder, name)
             files.mkdir()
             ranks = layout.replicate * layout.shard
-            found = on_ranks(on_rank, ranks, files, layout, cases, corpus, given.device)
-            return dict(zip(cases, found[0], strict=True))
-
-        copies: dict[int, dict[Case, Any]] = {}
-        for name in given.layouts.split(","):
-            layout = LAYOUTS[name]
-            ranks = layout.replicate * layout.shard
-            found = on(name, layout)
-            if ranks not in copies:
-                plain = layout == Layout(ranks)
-                copies[ranks] = found if plain else on(f"copies-{ranks}", Layout(ranks))
-            for case, ours in found.items():
-                theirs = alone[case] if case in alone else copies[ranks][case]
+            found = on_ranks(on_rank, ranks, files, layout, cases, corpus, given.device)[0]
+            for case, ours in zip(cases, found, strict=True):
+                parts = 1 if case.similarity == "none" else ranks
+                if (case, parts) not in alone:
+                    device = torch.device(given.device)
+                    alone[case, parts] = train(case, corpus, device, parts=parts)
+                theirs = alone[case, parts]
                 gap, where = difference(ours, theirs)
                 failed += gap > TOLERANCE
                 verdict = "same" if gap <= TOLERANCE else "DIFFERENT"

@@ -1,4 +1,5 @@
-"""Four ranks, two copies of the model on two ranks each, train as one process does.
+"""Four ranks train as one process does: two copies of the model, each divided between two ranks
+that share its experts.
 
 `python -m tests.parallel.grid` compares every router and every layout; this is a part of it.
 """
@@ -14,8 +15,9 @@ import torch
 from tests.gloo_ranks import on_ranks
 from tests.parallel.cases import LAYOUTS, TOLERANCE, Case, difference, on_rank, train
 
+RANKS = 4
 CASES = [
-    Case("smoe", micro_batches=2),
+    Case("smoe", "calibrated", micro_batches=2),
     Case("smoe", starved=True),
     Case("xmoe"),
     Case("stablemoe"),
@@ -30,7 +32,8 @@ CASES = [
 def found(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the ranks got, by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    ranks = on_ranks(on_rank, 4, folder, LAYOUTS["both"], CASES, corpus_dir / "sources")
+    layout = LAYOUTS["expert-in-copies"]
+    ranks = on_ranks(on_rank, RANKS, folder, layout, CASES, corpus_dir / "sources")
     return {str(case): result for case, result in zip(CASES, ranks[0], strict=True)}
 
 
@@ -38,6 +41,6 @@ def found(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_losses_gradients_and_state_are_the_same(
     case: Case, found: dict[str, Any], corpus_dir: Path
 ) -> None:
-    alone = train(case, corpus_dir / "sources", torch.device("cpu"))
+    alone = train(case, corpus_dir / "sources", torch.device("cpu"), parts=RANKS)
     gap, where = difference(found[str(case)], alone)
     assert gap < TOLERANCE, where
