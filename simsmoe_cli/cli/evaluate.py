@@ -90,26 +90,39 @@ def evaluate(
     if as_json:
         print(json.dumps(finite(report), allow_nan=False))
         return
-    where = f"{report['run']}  step {report['step']}  "
-    at_k = "" if top_k is None else f" at top-k {top_k}"
-    speed = f"{report['tokens_per_s']:,.0f} tokens/s"
-    screen = console()
     if "task" in report:
-        for message in report["warnings"]:
-            screen.print(f"warning: {message}", style="yellow", soft_wrap=True)
-        screen.print(
-            f"{where}{report['task']} {report['split']}{at_k}: accuracy {report['accuracy']:.2%}  "
-            f"({report['examples']:,} examples, {speed})",
-            soft_wrap=True,
-        )
-        _print_task(screen, report)
-        return
+        _show_task(report, top_k)
+    else:
+        _show_corpus(report, top_k)
+
+
+def _start(report: dict[str, Any], data: str, top_k: int | None) -> str:
+    """What was evaluated: run, step, corpus or task, and split."""
+    at_k = "" if top_k is None else f" at top-k {top_k}"
+    return f"{report['run']}  step {report['step']}  {data} {report['split']}{at_k}"
+
+
+def _show_task(report: dict[str, Any], top_k: int | None) -> None:
+    """Print the scores of a task."""
+    screen = console()
+    for message in report["warnings"]:
+        screen.print(f"warning: {message}", style="yellow", soft_wrap=True)
+    screen.print(
+        f"{_start(report, report['task'], top_k)}: accuracy {report['accuracy']:.2%}  "
+        f"({report['examples']:,} examples, {report['tokens_per_s']:,.0f} tokens/s)",
+        soft_wrap=True,
+    )
+    _print_task(screen, report)
+
+
+def _show_corpus(report: dict[str, Any], top_k: int | None) -> None:
+    """Print the scores of a language model."""
     documents = report.get("documents", 0)
     amount = f"{report['tokens'] - documents:,} {report['unit']}s"
     amount += f" in {documents:,} documents" if documents else ""
-    screen.print(
-        f"{where}{report['corpus']} {report['split']}{at_k}: {_scores(report)}  "
-        f"({amount}, {speed})",
+    console().print(
+        f"{_start(report, report['corpus'], top_k)}: {_scores(report)}  "
+        f"({amount}, {report['tokens_per_s']:,.0f} tokens/s)",
         soft_wrap=True,
     )
 

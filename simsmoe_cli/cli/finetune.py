@@ -26,6 +26,7 @@ from simsmoe_cli.cli.options import (
 
 if TYPE_CHECKING:
     from simsmoe_cli.train.objectives.classification import TaskEvaluation
+    from simsmoe_cli.train.plan_finetuning import FinetunePlan
 
 FromOption = Annotated[
     Path | None,
@@ -78,14 +79,13 @@ def finetune(
     from simsmoe_cli.train.plan_finetuning import plan_finetuning
     from simsmoe_cli.train.together import together
 
-    overrides = all_overrides(settings, similarity=similarity)
     where = restarted(runs_dir, name, resume)
     plan = plan_finetuning(
         source,
         which,
         task,
         recipe,
-        overrides,
+        all_overrides(settings, similarity=similarity),
         data_dir=data_dir,
         runs_dir=where.runs_dir,
         name=where.name,
@@ -105,8 +105,7 @@ def finetune(
                 on,
                 world,
                 console(stderr=as_json),
-                doing=f"fine-tuning {plan.origin['run']} (step {plan.origin['step']}) on "
-                f"{plan.task.name}",
+                doing=_doing(plan),
                 vocab_size=plan.vocabulary.size,
                 train=lambda view: session.finetune(plan, on, world, **view.watch(profile)),
                 summary=lambda result: _summary(result, plan.task.reported),
@@ -114,6 +113,12 @@ def finetune(
                 data_dir=data_dir,
                 as_json=as_json,
             )
+
+
+def _doing(plan: "FinetunePlan") -> str:
+    """What a progress bar says beside its share."""
+    origin = plan.origin
+    return f"fine-tuning {origin['run']} (step {origin['step']}) on {plan.task.name}"
 
 
 def _summary(result: "TaskEvaluation", split: str) -> str:

@@ -140,18 +140,8 @@ def prepare_data(
     folder = _folder(corpus, name, out, data_dir, kind)
     if kind == "documents":
         own["source"] = _source_of_data_set(corpus, source)
-        column = text_column or "text"
-        _prepare_documents(
-            corpus,
-            folder,
-            tokens,
-            column,
-            own,
-            data_dir,
-            plain=documents,
-            force=force,
-            as_json=json,
-        )
+        own |= {"column": text_column or "text", "plain": documents}
+        _prepare_documents(corpus, folder, tokens, own, data_dir, force=force, as_json=json)
         return
     if kind == "task":
         _require_no_tokenizer(tokens)
@@ -309,11 +299,9 @@ def _prepare_documents(
     corpus: str,
     folder: Path,
     tokens: dict[str, Any],
-    column: str,
     own: dict[str, Any],
     data_dir: Path,
     *,
-    plain: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -324,8 +312,8 @@ def _prepare_documents(
 
     documents = Documents(
         corpus,
-        column,
-        plain=plain,
+        own["column"],
+        plain=own["plain"],
         validation=own["validation"],
         test=own["test"],
         held_out=HELD_OUT if own["held_out"] is None else own["held_out"],

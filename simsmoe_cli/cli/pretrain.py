@@ -1,5 +1,6 @@
 """`simsmoe pretrain`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +85,6 @@ def pretrain(
             recipe, overrides, name, device, data_dir, source, cluster, as_json=as_json
         )
         return
-
     from simsmoe_cli.cli.progress import unwatched
     from simsmoe_cli.cli.training import carry_out, ready_device, restarted
     from simsmoe_cli.train import session
@@ -97,9 +97,8 @@ def pretrain(
         plan = plan_training(recipe, overrides, where.runs_dir, where.name, where.resume, source)
         on = ready_device(plan.recipe, device, deterministic=deterministic)
         with together(plan.recipe.parallel, on) as world:
-            store = session.open_corpus(
-                plan, data_dir, lambda text: screen.print(text, soft_wrap=True), world
-            )
+            say = partial(screen.print, soft_wrap=True)
+            store = session.open_corpus(plan, data_dir, say, world)
             carry_out(
                 "pretrain",
                 plan,
