@@ -174,17 +174,25 @@ class Profiler(Unprofiled):
                 after = module.register_forward_hook(lambda *_: leave())
                 self._undo.callback(before.remove)
                 self._undo.callback(after.remove)
+            if isinstance(module, SimilarityLearning):
+                # The MoE layer calls these, since it runs the compared rows with the batch's own.
+                for method in ("choose", "compare"):
+                    self._mark(module, method, PARTS[SimilarityLearning])
 
         if not isinstance(self.model, Backbone):  # the parts of other models are not known
             return
-        encode = self.model.encode
+        self._mark(self.model, "encode", INSIDE)
+
+    def _mark(self, module: nn.Module, method: str, name: str) -> None:
+        """Mark the calls of a module's method."""
+        plain = getattr(module, method)
 
         def marked(*arguments: Any, **options: Any) -> Any:
-            with record_function(_MARK + INSIDE):
-                return encode(*arguments, **options)
+            with record_function(_MARK + name):
+                return plain(*arguments, **options)
 
-        self.model.encode = marked  # type: ignore[method-assign]
-        self._undo.callback(delattr, self.model, "encode")
+        object.__setattr__(module, method, marked)
+        self._undo.callback(object.__delattr__, module, method)
 
 
 @dataclass

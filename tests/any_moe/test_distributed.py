@@ -15,8 +15,7 @@ from tests.any_moe.by_hand import batch, by_hand, made, require_equal
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(("kind", "model_type"), [("ddp", "mixtral"), ("fsdp2", "qwen3_moe")])
 def test_two_processes(kind: str, model_type: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.any_moe.ranks", kind, model_type, str(tmp_path)]
     ranks = [

@@ -177,11 +177,10 @@ def test_a_token_is_given_one_of_the_experts_to_all(
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("command", ["eval", "export", "generate", "finetune"])
+@pytest.mark.parametrize("command", ["eval", "export", "generate"])
 def test_a_model_is_not_taken_for_a_run(capsys: Capture, command: str) -> None:
-    more = {"export": ["out"], "generate": ["--prompt", "x"], "finetune": ["--task", "sst2"]}
-    model = ["--from", "models/mixtral"] if command == "finetune" else ["models/mixtral"]
-    said = refusal(capsys, EXIT_DATA, command, *model, *more.get(command, []))
+    more = {"export": ["out"], "generate": ["--prompt", "x"]}
+    said = refusal(capsys, EXIT_DATA, command, "models/mixtral", *more.get(command, []))
     assert "models/mixtral: this folder holds a model, not a run" in said
 
 

@@ -187,7 +187,7 @@ def test_it_waits_until_a_module_is_imported(
     monkeypatch.syspath_prepend(tmp_path)
     found = []
 
-    def importing(name: str) -> None:
+    def importing(name: str, launch: object) -> None:
         import slowly
 
         found.append(slowly.done)

@@ -15,6 +15,7 @@ from rich.console import Console
 from simsmoe_cli.cli.options import DATA_DIR
 from simsmoe_cli.cli.training import carry_out, ready_device
 from simsmoe_cli.errors import EXIT_SIGTERM, UserError
+from simsmoe_cli.parallel.world import World
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.plan_pretraining import Plan
 from simsmoe_cli.train.signals import Stopped
@@ -30,6 +31,7 @@ def said(train: Any, *, as_json: bool = False, data_dir: Path = DATA_DIR) -> lis
             "pretrain",
             plan,
             torch.device("cpu"),
+            World(),
             Console(file=output, width=200),
             doing="training tiny",
             vocab_size=30,

@@ -29,6 +29,7 @@ SMALL = [
     "similarity.preset=calibrated",
     "similarity.min_tokens=4",
     "finetune.task=any",
+    "eval.final_blocks=0",
 ]
 RELATIVE = [
     "model.attention=relative",

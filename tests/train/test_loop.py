@@ -23,7 +23,7 @@ COMMON = {"schema", "kind", "step", "time"}
 FIELDS = {
     "run_started": {
         "name", "recipe", "parameters", "tokens_per_step", "total_steps", "unit", "device",
-        "precision",
+        "precision", "compare_every", "similarity_flops",
     },
     "train": {
         "loss_nats", "bpc", "losses", "lr", "grad_norm", "tokens", "similarity", "tokens_per_s",
@@ -49,7 +49,7 @@ LAYER_FIELDS = {
     "router": {"layer", "load", "load_cv", "dead", "entropy_nats", "entropy_of_mean_nats"},
     "similarity": {"layer", "mean", "highest", "pair"},
 }
-SIMILARITY = {"preset": "calibrated", "min_tokens": 4}
+SIMILARITY = {"preset": "calibrated", "min_tokens": 4, "budget": None}
 
 
 def test_a_run_writes_the_documented_events(trainer: Make) -> None:

@@ -47,7 +47,7 @@ def table(run: RunDir, first: str) -> dict[str, list[float]]:
 def test_every_part_of_the_model_has_its_share(profiled: Make, model: dict[str, Any]) -> None:
     trainer = profiled(
         model=model,
-        similarity={"preset": "calibrated", "tokens": 16, "min_tokens": 4},
+        similarity={"preset": "calibrated", "tokens": 16, "min_tokens": 4, "budget": None},
         train={"micro_batches": 2},
     )
     trainer.train()

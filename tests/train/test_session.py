@@ -393,7 +393,7 @@ def test_a_model_too_large_for_memory_leaves_nothing(
     def too_large(*args: Any) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
-    monkeypatch.setattr("simsmoe_cli.train.objectives.language_modelling.LanguageModel", too_large)
+    monkeypatch.setattr("simsmoe_cli.train.objectives.language_modelling.language_model", too_large)
     assert pretrain("--name", "mine") == EXIT_OUT_OF_MEMORY
     assert "model.width (now 32)" in error(capsys)
     assert list(Path("runs").iterdir()) == []

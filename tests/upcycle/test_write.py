@@ -158,11 +158,14 @@ def test_a_seed_repeats(how: dict[str, float], tmp_path: Path) -> None:
     assert found[0][gate].std() == pytest.approx(0.15, rel=0.5)
 
 
+EVERY_STEP = {"preset": "calibrated", "weight": 1.0, "tokens": 64, "budget": None}
+
+
 def similarity_of(folder: Path) -> tuple[float, float]:
     """Mean CKA of the experts, and the similarity gradient over that of the loss."""
     tokens = torch.randint(1, 61, (8, 40), generator=torch.Generator().manual_seed(0))
     both = []
-    for similarity in ("none", {"preset": "calibrated", "weight": 1.0, "tokens": 64}):
+    for similarity in ("none", EVERY_STEP):
         model = AutoModelForCausalLM.from_pretrained(folder).train()
         handle = attach(model, similarity, probe_every=1)
         for _ in range(2):
