@@ -311,7 +311,7 @@ def test_routing_stays_in_fp32_under_autocast(case: str, training: bool) -> None
 # What torch's own compiler does, and would rather not see done.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@every_case
+@pytest.mark.parametrize("case", [case for case in CASES if "," not in case])
 def test_compiled_and_not_are_the_same(case: str) -> None:
     torch.compiler.reset()
     layer = make(case, "moe.backend=grouped")
