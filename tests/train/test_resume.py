@@ -160,9 +160,7 @@ def reference(
     return RunDir(runs / "whole")
 
 
-@pytest.mark.parametrize(
-    "killed", [("step", 7), ("checkpoint", 2), ("rename", 2), ("step", 2)], ids=str
-)
+@pytest.mark.parametrize("killed", [("step", 7), ("rename", 2)], ids=str)
 def test_killed_and_resumed(
     killed: tuple[str, int], corpus_dir: Path, recipe_file: Path, tmp_path: Path, reference: RunDir
 ) -> None:
