@@ -70,7 +70,10 @@ def test_a_large_model_is_measured_on_fewer_rows_unless_they_are_asked_for(free:
     assert planned(layers=2, asked=False)[0].options.rows == 4096
 
 
-def test_time_and_memory_grow_with_what_is_measured(free: Any) -> None:
+def test_time_and_memory_grow_with_what_is_measured(
+    free: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simsmoe_cli.collapse.estimate.speed", lambda device, dtype: 1e11)
     few, many, one = planned(1024)[0], planned(4096)[0], planned(4096, layers=1)[0]
     assert few.seconds < many.seconds
     assert one.seconds < many.seconds
