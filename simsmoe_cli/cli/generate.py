@@ -17,7 +17,7 @@ from simsmoe_cli.cli.options import (
     RunsDirOption,
     console,
 )
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes
 from simsmoe_cli.run.layer_labels import find_layer, recipe_labels
 
@@ -132,14 +132,13 @@ def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
         return content.decode(), "--prompt-file"
     except FileNotFoundError:
         hint = "Check the path."
-        raise UserError("no such file", where=where, hint=hint, code=EXIT_DATA) from None
+        raise DataError("no such file", where=where, hint=hint) from None
     except Unreadable as error:
-        raise UserError(f"the prompt {error}", where=where, code=EXIT_DATA) from None
+        raise DataError(f"the prompt {error}", where=where) from None
     except UnicodeDecodeError as error:
-        raise UserError(
+        raise DataError(
             f"byte 0x{error.object[error.start]:02x} at offset {error.start} is not UTF-8",
             where=where,
-            code=EXIT_DATA,
         ) from None
 
 

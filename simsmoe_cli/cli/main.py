@@ -35,12 +35,12 @@ from simsmoe_cli.cli.show import show
 from simsmoe_cli.cli.stopping import terminable
 from simsmoe_cli.cli.upcycle import upcycle
 from simsmoe_cli.errors import (
-    EXIT_DATA,
     EXIT_OUT_OF_MEMORY,
     EXIT_SIGINT,
     EXIT_SIGPIPE,
     EXIT_SIGTERM,
     EXIT_USAGE,
+    DataError,
     EndedElsewhere,
     Terminated,
     UserError,
@@ -205,10 +205,9 @@ def _in_words(error: Exception) -> UserError | None:
     if isinstance(error, OSError):
         return _operating_system_error(error)
     if isinstance(error, RecursionError):
-        return UserError(
+        return DataError(
             "something in a file that was read is nested too deeply",
             hint="Look for thousands of brackets in a row.",
-            code=EXIT_DATA,
         )
     if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
         return UserError(
@@ -216,7 +215,7 @@ def _in_words(error: Exception) -> UserError | None:
             hint="Set LC_ALL to a locale of UTF-8, such as C.UTF-8.",
         )
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
-        return UserError(str(error), hint="Look at the links of the path.", code=EXIT_DATA)
+        return DataError(str(error), hint="Look at the links of the path.")
     if isinstance(error, ValueError) and "null byte" in str(error):
         return UserError("the name of a file holds a NUL character")
     return None
@@ -226,13 +225,11 @@ def _operating_system_error(error: OSError) -> UserError:
     """The error for a failed system call, with the file it was about."""
     what = error.strerror or str(error) or type(error).__name__
     if error.filename == OUTPUT:
-        return UserError(f"cannot be written: {what}", where=OUTPUT, code=EXIT_DATA)
+        return DataError(f"cannot be written: {what}", where=OUTPUT)
     if error.filename is None:
-        return UserError(what, hint="Look at the disk and its permissions.", code=EXIT_DATA)
+        return DataError(what, hint="Look at the disk and its permissions.")
     place = printable(os.fsdecode(error.filename), 200)
-    return UserError(
-        what, where=place, hint="Look at the path and its permissions.", code=EXIT_DATA
-    )
+    return DataError(what, where=place, hint="Look at the path and its permissions.")
 
 
 def _flush_output() -> None:

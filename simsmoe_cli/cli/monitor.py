@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simsmoe_cli.cli.options import RUNS_DIR, JsonOption, RunsDirOption, print_json, shell
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from simsmoe_cli.monitor.state.alerts import Thresholds
@@ -106,7 +106,6 @@ def _print(names: list[str], runs_dir: Path, thresholds: "Thresholds", json: boo
 
     from rich.console import Console
 
-    from simsmoe_cli.errors import EXIT_DATA
     from simsmoe_cli.monitor.json_snapshot import read, snapshot
     from simsmoe_cli.monitor.once import picture
     from simsmoe_cli.monitor.state.runs import find_runs
@@ -116,11 +115,10 @@ def _print(names: list[str], runs_dir: Path, thresholds: "Thresholds", json: boo
     if not paths:
         found = find_runs(runs_dir)
         if not found:
-            raise UserError(
+            raise DataError(
                 "there are no runs here",
                 where=str(runs_dir),
                 hint="Train one by `simsmoe pretrain`, or point --runs-dir at a folder of runs.",
-                code=EXIT_DATA,
             )
         paths = [found[0].path]
     seen = [read(path, thresholds) for path in paths]

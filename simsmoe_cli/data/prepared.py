@@ -8,6 +8,7 @@ readable.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -61,6 +62,11 @@ class FileInfo(Facts):
     file: Shown
     size: Count = Field(description="bytes")
     sha256: Sha256
+
+    @classmethod
+    def of(cls, file: str, content: bytes) -> FileInfo:
+        """A file with this content."""
+        return cls(file=file, size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 M = TypeVar("M", bound=Facts)

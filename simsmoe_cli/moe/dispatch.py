@@ -157,8 +157,8 @@ def gather(x_TD: Tensor, plan: Plan) -> Tensor:
     token_R = plan.order_R // plan.top_k
     if plan.further is not None:
         slots = x_TD.shape[0] * plan.top_k
-        place_R = (plan.order_R - slots).clamp(min=0)
-        further_R = plan.further.token_F.index_select(0, place_R)
+        number_R = (plan.order_R - slots).clamp(min=0)
+        further_R = plan.further.token_F.index_select(0, number_R)
         token_R = torch.where(plan.order_R < slots, token_R, further_R)
     return _gather(x_TD, token_R, plan.inverse_R, plan.top_k)
 

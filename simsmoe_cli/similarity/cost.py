@@ -25,7 +25,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from simsmoe_cli.recipe.similarity import SCHEDULED, SimilaritySettings
-from simsmoe_cli.similarity.learning import Choice, SimilarityLearning, block_shape
+from simsmoe_cli.similarity.learning import Choice, SimilarityLearning
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def comparison_flops(
     """
     schedules = {name: 0.5 for name in SCHEDULED if isinstance(getattr(settings, name), list)}
     settings = settings.model_copy(update=schedules)  # their values do not matter
-    blocks, rows = block_shape(settings, num_experts, tokens)
+    blocks, rows = _block_shape(settings, num_experts, tokens)
     flops = 6 * expert_weights * blocks * rows
     flops += _measure_flops(settings, width, num_experts, blocks, rows)
     if settings.scope == "pairs":
@@ -99,3 +99,14 @@ def _measure_flops(
         with FlopCounterMode(display=False) as counter:
             learning.compare(choice, outputs_BnD).loss.backward()
     return int(counter.get_total_flops())
+
+
+def _block_shape(settings: SimilaritySettings, num_experts: int, tokens: int) -> tuple[int, int]:
+    """B and n: the blocks of a comparison and the tokens of each, in a batch of T tokens."""
+    count = settings.tokens
+    if settings.scope != "pairs":
+        return num_experts, min(count, tokens)
+    pairs = min(settings.pairs, num_experts * (num_experts - 1) // 2)
+    if settings.anywhere:
+        return 4 * pairs, min(count // 2, tokens)
+    return 2 * pairs, min(count, tokens)

@@ -358,17 +358,6 @@ class SimilarityLearning(nn.Module):
             return projected
 
 
-def block_shape(settings: SimilaritySettings, num_experts: int, tokens: int) -> tuple[int, int]:
-    """B and n: the blocks of a comparison and the tokens of each, in a batch of T tokens."""
-    count = settings.tokens
-    if settings.scope != "pairs":
-        return num_experts, min(count, tokens)
-    pairs = min(settings.pairs, num_experts * (num_experts - 1) // 2)
-    if settings.anywhere:
-        return 4 * pairs, min(count // 2, tokens)
-    return 2 * pairs, min(count, tokens)
-
-
 def _head(kind: str, width: int, num_experts: int) -> nn.Module:
     if kind == "linear":
         return nn.Linear(width, num_experts)

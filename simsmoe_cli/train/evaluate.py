@@ -35,7 +35,7 @@ from torch import Tensor
 
 from simsmoe_cli.data.store import Manifest, SplitInfo
 from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_streams
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 from simsmoe_cli.model.interface import TextModel
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.parallel.world import ALONE, World, sum_over_ranks
@@ -137,10 +137,9 @@ def evaluate_split(
         UserError: the split holds nothing to predict.
     """
     if len(tokens) < 2:
-        raise UserError(
+        raise DataError(
             f"a split of {len(tokens)} tokens is too short to evaluate on",
             hint="Prepare more text.",
-            code=EXIT_DATA,
         )
     device = next(model.parameters()).device
     was_training = model.training

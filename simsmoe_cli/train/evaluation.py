@@ -15,7 +15,7 @@ import torch
 
 from simsmoe_cli.data.store import TokenStore, find_store
 from simsmoe_cli.data.tasks.store import Task, open_task
-from simsmoe_cli.errors import EXIT_DATA, UserError, listed, nearest
+from simsmoe_cli.errors import DataError, UserError, listed, nearest
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.parallel.world import ALONE, World
 from simsmoe_cli.recipe.schema import Recipe
@@ -115,12 +115,11 @@ def _store(opened: OpenedRun, data: Path | None) -> TokenStore:
         return opened.corpus()
     store = TokenStore.open(find_store(str(data), opened.data_dir))
     if store.manifest.vocabulary != opened.state["vocabulary"]:
-        raise UserError(
+        raise DataError(
             "the corpus was prepared with another tokenizer or vocabulary than the run's",
             where=str(store.path),
             hint="Prepare it with the run's: simsmoe prepare-data PATH --vocab-from "
             f"{shlex.quote(opened.state['store'])}",
-            code=EXIT_DATA,
         )
     return store
 
@@ -163,12 +162,11 @@ def _on_task(
     """A fine-tuned run on a split of a task, with notes on texts that were cut or not encoded."""
     recipe = opened.recipe
     if task.labels != opened.labels:
-        raise UserError(
+        raise DataError(
             "the task's labels are not those this run was fine-tuned on: "
             f"{listed(task.labels, 5)}, not {listed(opened.labels, 5)}",
             where=str(task.path),
             hint=f"Use a task with the labels of {opened.state['task']['name']}, in their order.",
-            code=EXIT_DATA,
         )
     _require_split(split, task.manifest.splits)
     encoded = encode_split(recipe, task.split(split), opened.vocabulary)

@@ -20,7 +20,8 @@ from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.objectives.base import Objective, S
 from simsmoe_cli.train.optim import learning_rate
 from simsmoe_cli.train.probes import probe
-from simsmoe_cli.train.profiling import ASIDE, SUMMARY, TRACE, Profiler
+from simsmoe_cli.train.profile_summary import ASIDE
+from simsmoe_cli.train.profiling import SUMMARY, TRACE, Profiler
 from simsmoe_cli.train.resume_state import (
     Resumed,
     discard_later,

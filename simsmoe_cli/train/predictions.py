@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from simsmoe_cli.data.tasks.store import Example
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.files.atomic import whole_file
 from simsmoe_cli.train.objectives.classification import TaskEvaluation
 
@@ -65,9 +65,8 @@ def write_predictions(
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
+    return DataError(
         f"cannot write the predictions: {error.strerror}",
         where=str(path),
         hint="Name a file in a folder that can be written to.",
-        code=EXIT_DATA,
     )

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from safetensors.torch import load_file
 from torch import Tensor
 
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.huggingface.save import FOLDER
 from simsmoe_cli.model.classifier import Classifier
 from simsmoe_cli.recipe.routers import section_name
@@ -140,13 +140,12 @@ class Pretrained:
         differ = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
         if differ:
             name = differ[0]
-            raise UserError(
+            raise DataError(
                 f"{len(differ)} tensors of the checkpoint do not fit the recipe, among them "
                 f"{name}: {_words(given.get(name))} in the checkpoint, {_words(wanted.get(name))} "
                 "in the model",
                 where=str(self.opened.folder),
                 hint="Leave the settings of the router as they were in pre-training.",
-                code=EXIT_DATA,
             )
         model.load_state_dict(taken, strict=False)
         return [f"router {router} starts fresh and replaces {before}"] if ROUTER in fresh else []

@@ -12,7 +12,7 @@ import torch
 
 from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.store import TokenStore, find_store
-from simsmoe_cli.errors import EXIT_DATA, Terminated, UserError
+from simsmoe_cli.errors import DataError, Terminated, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.save import keep_tokenizer
 from simsmoe_cli.model.classifier import Classifier
@@ -58,21 +58,19 @@ def open_store(
     kind = store.manifest.tokenizer
     if kind != recipe.data.tokenizer:
         wanted = recipe.data.tokenizer
-        raise UserError(
+        raise DataError(
             f"the corpus was prepared with the tokenizer '{kind}', the recipe wants '{wanted}'",
             where=str(store.path),
             hint=f"Use --set data.tokenizer={kind}, or prepare it again with --tokenizer "
             f"{recipe.huggingface.folder or 'FOLDER' if wanted == 'huggingface' else wanted} and "
             "another --name.",
-            code=EXIT_DATA,
         )
     if recipe.data.attend_within_documents and store.manifest.end_id is None:
-        raise UserError(
+        raise DataError(
             "the corpus has no documents, and data.attend_within_documents needs some",
             where=str(store.path),
             hint="Prepare it from JSON lines or parquet, or with --documents; or set the field to "
             "false.",
-            code=EXIT_DATA,
         )
     return store
 
@@ -261,10 +259,9 @@ def _clear_os_errors(run: RunDir) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise DataError(
             f"cannot write the run: {error.strerror}",
             where=str(error.filename or run.path),
             hint="Free some space or move --runs-dir; --resume auto continues from the last "
             "checkpoint.",
-            code=EXIT_DATA,
         ) from error

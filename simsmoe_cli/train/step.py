@@ -18,7 +18,8 @@ from simsmoe_cli.train.log_window import LogWindow
 from simsmoe_cli.train.loss import LossWeights
 from simsmoe_cli.train.objectives.base import Objective
 from simsmoe_cli.train.optim import NonFiniteGuard, build_optimizer, learning_rate
-from simsmoe_cli.train.profiling import BACKWARD, FORWARD, UPDATE, Unprofiled
+from simsmoe_cli.train.profile_summary import BACKWARD, FORWARD, UPDATE
+from simsmoe_cli.train.profiling import Unprofiled
 
 
 class Stepper:

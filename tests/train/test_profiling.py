@@ -16,7 +16,7 @@ from torch import nn
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.train import profiling
+from simsmoe_cli.train import profile_summary, profiling
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from tests.train.test_resume import PAPER_MODEL
@@ -99,7 +99,7 @@ def test_operations_are_ranked_by_their_own_time(profiled: Make) -> None:
     shares = [row[0] for row in operations.values()]
     assert shares == sorted(shares, reverse=True)
     assert 0 < sum(shares) <= 100.5
-    assert len(operations) == profiling.SHOWN
+    assert len(operations) == profile_summary.SHOWN
     assert "aten::mm" in operations
     assert not any("simsmoe" in name for name in operations)
     text = (trainer.run.profile / "summary.txt").read_text()

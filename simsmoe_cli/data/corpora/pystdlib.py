@@ -13,7 +13,7 @@ from pathlib import Path
 
 from simsmoe_cli.data.corpora.parts import Part, Source, deal
 from simsmoe_cli.data.io.locate import Located, walk
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
@@ -42,11 +42,10 @@ def _files(library: Located) -> list[Part]:
     files = [path for path in walk(folder) if path.suffix == ".py" and _in_stdlib(path, folder)]
     files = [path for path in files if os.path.isfile(path) and path.stat().st_size]
     if not files:
-        raise UserError(
+        raise DataError(
             "no Python source there",
             where=library.given,
             hint="Name the standard library's folder with --source, or prepare other text.",
-            code=EXIT_DATA,
         )
     return deal(folder, files)
 

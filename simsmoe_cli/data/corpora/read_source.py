@@ -19,7 +19,7 @@ from simsmoe_cli.data.corpora.text import Text, cut, modified_ns
 from simsmoe_cli.data.io.archives import COMPRESSED, limit_for, read_chunks
 from simsmoe_cli.data.io.download import Progress
 from simsmoe_cli.data.tokenizers.base import not_utf8
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 from simsmoe_cli.files.background import Background
 
 
@@ -87,7 +87,7 @@ class _FileReader:
         else:
             return ""
         hint = f"Get {name} again, or prepare this as text of your own, without --source."
-        raise UserError(what, where=self.where, hint=hint, code=EXIT_DATA)
+        raise DataError(what, where=self.where, hint=hint)
 
 
 def read_source(
@@ -137,7 +137,7 @@ def read_source(
             if part.path in compressed:
                 limit = max(1, limit - reader.size)
             if not reader.size:
-                raise UserError("the file is empty", where=reader.where, code=EXIT_DATA)
+                raise DataError("the file is empty", where=reader.where)
             if part.member and corpus:
                 if warning := reader.check(part.member, corpus.name):
                     text.whole = False

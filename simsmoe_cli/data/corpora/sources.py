@@ -19,7 +19,7 @@ from simsmoe_cli.data.io.archives import COMPRESSED, is_opened, read_chunks, req
 from simsmoe_cli.data.io.download import Progress, fetch_once
 from simsmoe_cli.data.io.locate import Located, is_glob, locate, matches, unpack, walk
 from simsmoe_cli.data.tokenizers.base import character_cut
-from simsmoe_cli.errors import EXIT_DATA, UserError, listed
+from simsmoe_cli.errors import DataError, listed
 
 LOOK_BYTES = 8192
 MOST_SHOWN = 3  # names of files that were left out
@@ -72,16 +72,15 @@ def _from_files(corpus: Corpus | None, located: Located, files: list[Path]) -> S
     """A source made of several files: the members of a corpus, or all that are text."""
     given, base = located.given, located.path
     if not files:
-        raise UserError("no files there", where=given, code=EXIT_DATA, hint="Check the path.")
+        raise DataError("no files there", where=given, hint="Check the path.")
     if corpus and corpus.members:
         return Source(located, [_member_file(member, files, given) for member in corpus.members])
     texts = [path for path in files if _is_text(path)]
     if not texts:
-        raise UserError(
+        raise DataError(
             f"none of the {len(files)} files there is text",
             where=given,
             hint="Text is UTF-8; a single file of any content can be named itself.",
-            code=EXIT_DATA,
         )
     source = Source(located, deal(base, texts))
     left_out = [path.relative_to(base).as_posix() for path in files if path not in set(texts)]
@@ -99,13 +98,12 @@ def _member_file(member: Member, files: list[Path], given: str) -> Part:
                 return Part(path, path.name, member.split, member)
     if not member.split and len(files) == 1:
         return Part(files[0], files[0].name, member=member)
-    raise UserError(
+    raise DataError(
         f"there is no {member.names[0]}" + (f" (the {member.split} split)" if member.split else ""),
         where=given,
         hint=f"A file of that name is needed; {' or '.join(member.names[1:])} will do as well."
         if member.names[1:]
         else "Name the file itself with --source.",
-        code=EXIT_DATA,
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from simsmoe_cli.data.corpora.facts import SPLITS
 from simsmoe_cli.data.io.archives import CHUNK
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 
 LINE_WINDOW = 1 << 16
 SAMPLE_PIECES = 256
@@ -50,11 +50,10 @@ class Text:
     def require_unchanged(self) -> None:
         """Raise a UserError if the file has changed since it was first read."""
         if modified_ns(self.path) != self.modified_ns or self.path.stat().st_size != self.size:
-            raise UserError(
+            raise DataError(
                 "the file changed while it was read",
                 where=str(self.path),
                 hint="Prepare it again when nothing writes to it.",
-                code=EXIT_DATA,
             )
 
     def span(self, split: str | None = None) -> tuple[int, int]:
@@ -153,8 +152,7 @@ def _after_character(file: IO[bytes], at: int, size: int) -> int:
 
 def too_short(length: str) -> UserError:
     """The error for a text of which a split would be empty."""
-    return UserError(
+    return DataError(
         f"{length} of text are too few for a train, a valid and a test split",
         hint="Use more text; a model wants a megabyte or more.",
-        code=EXIT_DATA,
     )

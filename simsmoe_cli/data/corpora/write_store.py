@@ -6,7 +6,6 @@ was encoded at once, and memory does not grow with the text.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -58,11 +57,7 @@ def write_store(
         whole=text.whole,
         unit=tokenizer.unit,
         tokenizer=tokenizer.kind,
-        tokenizer_file=FileInfo(
-            file=tokenizer.file_name,
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-        ),
+        tokenizer_file=FileInfo.of(tokenizer.file_name, content),
         vocab_size=tokenizer.vocab_size,
         dtype=tokenizer.dtype.str,
         settings=settings,

@@ -21,7 +21,7 @@ from simsmoe_cli.data.tokenizers.bytes import UTF8_BYTES, BytesTokenizer
 from simsmoe_cli.data.tokenizers.chars import CharsTokenizer
 from simsmoe_cli.data.tokenizers.huggingface import HuggingFaceTokenizer
 from simsmoe_cli.data.tokenizers.words import WordsTokenizer
-from simsmoe_cli.errors import EXIT_DATA, UserError, printable
+from simsmoe_cli.errors import DataError, printable
 from simsmoe_cli.files.untrusted import Unreadable, read_json
 
 MOST_FILES = 64
@@ -64,11 +64,10 @@ def opened_end(tokenizer: HuggingFaceTokenizer, given: str, end_token: str | Non
         if (found := tokenizer.end_of(name)) is not None:
             return found
     what = f"has no token '{printable(named)}'" if named else "does not say which token ends a text"
-    raise UserError(
+    raise DataError(
         f"the tokenizer {what}",
         where="--end-token" if end_token else given,
         hint="Name a token of its vocabulary by --end-token.",
-        code=EXIT_DATA,
     )
 
 

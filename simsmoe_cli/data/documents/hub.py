@@ -20,7 +20,7 @@ from typing import Any
 from simsmoe_cli.data.documents.inputs import Input, Inputs
 from simsmoe_cli.data.documents.read import BATCH_BYTES, MOST_ROWS, Batch, fault, no_column
 from simsmoe_cli.data.io.locate import require_exists
-from simsmoe_cli.errors import EXIT_DATA, UserError, listed, printable
+from simsmoe_cli.errors import DataError, UserError, listed, printable
 
 PREFIX = "hf:"
 SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "test": "test"}
@@ -95,9 +95,7 @@ def hub_inputs(given: str, column: str, source: str | None, left_out: set[str]) 
         builder = library.load_dataset_builder(place, config or None)
         found = builder.as_streaming_dataset()
     if "train" not in found:
-        raise UserError(
-            f"has no split 'train', only {listed(list(found))}", where=given, code=EXIT_DATA
-        )
+        raise DataError(f"has no split 'train', only {listed(list(found))}", where=given)
     files: list[Input] = []
     for theirs, rows in found.items():
         split = SPLITS.get(theirs)
@@ -150,11 +148,10 @@ def _one_line(where: str) -> Iterator[None]:
     except Exception as error:
         words = str(error).strip().splitlines()
         reason = printable(words[0] if words else type(error).__name__, 400)
-        raise UserError(
+        raise DataError(
             f"cannot be read as a data set: {reason}",
             where=where,
             hint="Check the name and the network, or give a folder of its files with --source.",
-            code=EXIT_DATA,
         ) from None
 
 

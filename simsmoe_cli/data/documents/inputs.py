@@ -18,7 +18,7 @@ from simsmoe_cli.data.documents.read import Batch, Kind, read_lines, read_parque
 from simsmoe_cli.data.io.archives import COMPRESSED
 from simsmoe_cli.data.io.download import Progress, is_url, url_name
 from simsmoe_cli.data.io.locate import Located, is_glob, locate, matches, user_path, walk
-from simsmoe_cli.errors import EXIT_DATA, UserError, listed
+from simsmoe_cli.errors import DataError, listed
 
 KINDS: dict[str, Kind] = {
     ".jsonl": "JSON lines",
@@ -167,7 +167,7 @@ def find_inputs(
         located = Located(given, base, scratch)
         if not paths:
             hint = "Check the pattern; '**' stands for folders, however deep."
-            raise UserError("matches no file", where=given, hint=hint, code=EXIT_DATA)
+            raise DataError("matches no file", where=given, hint=hint)
     else:
         located = locate(given, scratch, report)
         paths = [located.path] if located.path.is_file() else list(walk(located.path))
@@ -175,7 +175,7 @@ def find_inputs(
     kept = [path for path in paths if os.path.realpath(path) not in others]
     if paths and not kept:
         what = "all its files are given as another split, and none is left to train on"
-        raise UserError(what, where=given, code=EXIT_DATA)
+        raise DataError(what, where=given)
     paths = kept
     kinds = {path: "plain text" if plain else kind_of(path.name) for path in paths}
     found = Inputs(given, [])
@@ -206,27 +206,25 @@ def _one_kind(kinds: dict[Path, Kind | None], given: str) -> list[Path]:
     if len(examples) > 1:
         named = " and ".join(f"{kind} ({path.name})" for kind, path in examples.items())
         hint = f"Name one kind with a quoted glob, such as '{given.rstrip('/')}/*.jsonl'."
-        raise UserError(f"holds both {named}", where=given, hint=hint, code=EXIT_DATA)
+        raise DataError(f"holds both {named}", where=given, hint=hint)
     if not examples:
         names = listed([path.name for path in kinds], MOST_SHOWN)
-        raise UserError(
+        raise DataError(
             f"none of the files there is JSON lines or parquet: {names}" if kinds else "no files",
             where=given,
             hint="Their names end in .jsonl, .json, .ndjson (also .gz, .bz2, .xz, .zst) or "
             ".parquet; for plain text, each file a document, use --documents.",
-            code=EXIT_DATA,
         )
     chosen = [path for path, kind in kinds.items() if kind]
     seen: dict[Path, Path] = {}
     for path in chosen:
         bare = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
         if bare in seen:
-            raise UserError(
+            raise DataError(
                 f"{seen[bare].name} and {path.name} have the same name but for their ending, so "
                 "one text would be read twice",
                 where=str(path.parent),
                 hint="Remove one, or name the files with a quoted glob.",
-                code=EXIT_DATA,
             )
         seen[bare] = path
     return chosen
@@ -236,8 +234,8 @@ def _input(path: Path, kind: Kind, split: str, located: Located) -> Input:
     facts = path.stat()
     where = located.where(path)
     if not path.is_file():
-        raise UserError("is not a regular file", where=where, code=EXIT_DATA)
+        raise DataError("is not a regular file", where=where)
     if not facts.st_size:
-        raise UserError("the file is empty", where=where, code=EXIT_DATA)
+        raise DataError("the file is empty", where=where)
     modified_ns = 0 if path.is_relative_to(located.scratch) else facts.st_mtime_ns
     return Input(located.name(path), where, kind, split, path, facts.st_size, modified_ns)

@@ -46,7 +46,7 @@ from simsmoe_cli.data.store import (
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.data.tokenizers.huggingface import HuggingFaceTokenizer, open_given
 from simsmoe_cli.data.tokenizers.names import TOKENIZERS, tokenizer_class
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 
 HELD_OUT = 0.05
 BYTES_PER_JOB = 1 << 24  # of files, below which another process is not worth its start
@@ -164,11 +164,10 @@ def _tokenizer(
         settings = lent_settings(lender.manifest, settings, tokenizer_settings(None))
         lent = lender.tokenizer
         if lent.end_id is None:
-            raise UserError(
+            raise DataError(
                 f"the tokenizer of {lender.manifest.name} has no token that ends documents",
                 where="--vocab-from",
                 hint="Name a corpus that was prepared from documents, or leave it out.",
-                code=EXIT_DATA,
             )
     return lent, settings.model_copy(
         update={
@@ -257,11 +256,7 @@ def _write(
         whole=True,
         unit=tokenizer.unit,
         tokenizer=tokenizer.kind,
-        tokenizer_file=FileInfo(
-            file=tokenizer.file_name,
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-        ),
+        tokenizer_file=FileInfo.of(tokenizer.file_name, content),
         vocab_size=tokenizer.vocab_size,
         end_id=tokenizer.end_id,
         dtype=tokenizer.dtype.str,
@@ -303,11 +298,10 @@ def _split_info(split: str, notes: list[ShardNote], given: str, rules: Rules) ->
         if split in rules.drawn:
             flag = "--validation" if split == "valid" else "--test"
             hint = f"Give more, draw more with --held-out 0.2, or give {flag} PATH."
-        raise UserError(
+        raise DataError(
             f"none of {total:,} documents came to the {split} split",
             where=given,
             hint=hint,
-            code=EXIT_DATA,
         )
     hashes = " ".join(part.sha256 for part in parts)
     return SplitInfo(

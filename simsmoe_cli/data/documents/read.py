@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from simsmoe_cli.data.io.archives import clear_damage, read_at
-from simsmoe_cli.errors import EXIT_DATA, UserError, nearest, printable
+from simsmoe_cli.errors import DataError, UserError, nearest, printable
 
 Kind = Literal["JSON lines", "parquet", "plain text", "data set"]
 LONGEST = 1 << 26  # bytes of a record
@@ -46,7 +46,7 @@ def fault(where: str, kind: Kind, record: int, what: str, hint: str = "") -> Use
     """The error for something wrong in a record, numbered from 0."""
     unit = "line" if kind == "JSON lines" else "row"
     place = where if kind == "plain text" else f"{where}, {unit} {record + 1:,}"
-    return UserError(what, where=place, hint=hint, code=EXIT_DATA)
+    return DataError(what, where=place, hint=hint)
 
 
 def no_column(column: str, known: list[str], where: str, kind: Kind, record: int) -> UserError:
@@ -84,7 +84,7 @@ def read_parquet(path: Path, where: str, column: str, start: int) -> Iterator[Ba
         kind = schema.field(column).type
         if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
             what = f"column '{printable(column)}' holds {printable(kind)}, not text"
-            raise UserError(what, where=where, code=EXIT_DATA)
+            raise DataError(what, where=where)
         for group in range(file.num_row_groups):
             facts = file.metadata.row_group(group)
             if number + facts.num_rows <= start:

@@ -19,7 +19,7 @@ from simsmoe_cli.data.documents.unfinished import (
 from simsmoe_cli.data.ids_file import IdsFile
 from simsmoe_cli.data.io.download import Progress
 from simsmoe_cli.data.tokenizers.base import Tokenizer
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 
 SHARD_BYTES = 1 << 28  # of text
 DOUBLED_AFTER = 64
@@ -147,4 +147,4 @@ def _batches(
             read = True
             yield file, batch
         if not read:
-            raise UserError("holds no documents", where=file.where, code=EXIT_DATA)
+            raise DataError("holds no documents", where=file.where)

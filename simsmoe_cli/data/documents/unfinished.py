@@ -22,7 +22,7 @@ from typing import Any
 from simsmoe_cli.data.documents.inputs import Input
 from simsmoe_cli.data.prepared import Count, Facts
 from simsmoe_cli.data.store import Settings, Shard
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import (
     Unreadable,
@@ -188,12 +188,11 @@ class Unfinished:
             for name in wanted
             if there[name] != wanted[name]
         ]
-        return UserError(
+        return DataError(
             "an interrupted preparation with other settings is there: "
             + ("; ".join(differing) or "the tokenizer was another"),
             where=str(self._folder),
             hint="Run it with those settings to go on, or add --force to drop it.",
-            code=EXIT_DATA,
         )
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from simsmoe_cli.data.tasks.batches import Batch, TaskBatches, collate, evaluation_batches
 from simsmoe_cli.data.tasks.encode import EncodedSplit, encode
 from simsmoe_cli.data.tasks.store import Example, Task
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.classifier import real_positions
 from simsmoe_cli.model.interface import TextClassifier, classifier
@@ -256,11 +256,10 @@ class Classification(Objective[TaskEvaluation]):
 
     def require_same(self, state: Mapping[str, Any]) -> None:
         if state["task"]["fingerprint"] != self.task.manifest.fingerprint:
-            raise UserError(
+            raise DataError(
                 "the prepared task is not the one this run was trained on",
                 where=str(self.task.path),
                 hint="Point --data-dir at the original, or start a new run with another --name.",
-                code=EXIT_DATA,
             )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import TrainStreams
-from simsmoe_cli.errors import EXIT_DATA, UserError
+from simsmoe_cli.errors import DataError
 from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.interface import TextModel, language_model
 from simsmoe_cli.moe.routers.base import StepContext
@@ -171,11 +171,10 @@ class LanguageModelling(Objective[Evaluation]):
     def require_same(self, state: Mapping[str, Any]) -> None:
         size = state["vocab_size"]
         if state["corpus"] != self.store.manifest.fingerprint or size != self.model.vocab_size:
-            raise UserError(
+            raise DataError(
                 "the prepared corpus is not the one this run was trained on",
                 where=str(self.store.path),
                 hint="Point --data-dir at the original, or start a new run with another --name.",
-                code=EXIT_DATA,
             )
 
     def carried(self) -> dict[str, Tensor]:
