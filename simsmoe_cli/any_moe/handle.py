@@ -143,9 +143,9 @@ class Handle:
         name, top_k = type(model).__name__, experts_per_token(model)
         self.layers = [
             AttachedLayer(
-                layer, top_k, settings, self._progress, name, seed_of(seed, place, _rank())
+                layer, top_k, settings, self._progress, name, seed_of(seed, index, _rank())
             )
-            for place, layer in enumerate(found)
+            for index, layer in enumerate(found)
         ]
         self._hooks: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -256,8 +256,8 @@ class Handle:
         It is the same on all processes.
         """
         return {
-            f"layer_{place}.{name}": tensor
-            for place, attached in enumerate(self.layers)
+            f"layer_{index}.{name}": tensor
+            for index, attached in enumerate(self.layers)
             for name, tensor in attached.state_dict().items()
         }
 
@@ -273,8 +273,8 @@ class Handle:
         """
         self._progress.step = self._logged = step
         self._progress.probing = step % self._probe_every == 0
-        for place, attached in enumerate(self.layers):
-            prefix = f"layer_{place}."
+        for index, attached in enumerate(self.layers):
+            prefix = f"layer_{index}."
             own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
             attached.load_state_dict(own)
         unknown = [name for name in state if name.split(".")[0] not in self._places]
@@ -288,7 +288,7 @@ class Handle:
 
     @property
     def _places(self) -> set[str]:
-        return {f"layer_{place}" for place in range(len(self.layers))}
+        return {f"layer_{index}" for index in range(len(self.layers))}
 
     def _coefficient(self) -> float:
         assert self._settings is not None
@@ -307,8 +307,8 @@ class Handle:
     def _read(self) -> list[LayerNumbers]:
         probed: Sequence[Probe | None] = self._probed or [None] * len(self.layers)
         return [
-            LayerNumbers.of(place, attached, probe)
-            for place, (attached, probe) in enumerate(zip(self.layers, probed, strict=True))
+            LayerNumbers.of(index, attached, probe)
+            for index, (attached, probe) in enumerate(zip(self.layers, probed, strict=True))
         ]
 
     def _started(self) -> RunStarted:

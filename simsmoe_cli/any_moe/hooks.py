@@ -328,8 +328,8 @@ def _with_loss_on_first(output: Any, loss: Tensor, coefficient: Callable[[], flo
     if not isinstance(output, tuple):
         return output
     parts = list(output)
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if isinstance(part, Tensor) and part.requires_grad:
-            parts[place] = with_loss(part, loss, coefficient)
+            parts[index] = with_loss(part, loss, coefficient)
             break
     return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)

@@ -39,7 +39,7 @@ class LayerNumbers:
     probe: Probe | None
 
     @classmethod
-    def of(cls, place: int, attached: AttachedLayer, probe: Probe | None) -> LayerNumbers:
+    def of(cls, index: int, attached: AttachedLayer, probe: Probe | None) -> LayerNumbers:
         """Read a layer's window; the host waits on the device here."""
         slots = attached.slots_N.tolist()
         values = torch.stack(list(attached.window.values())).tolist() if attached.window else []
@@ -48,7 +48,7 @@ class LayerNumbers:
         tokens = sums.get("tokens", 0.0)
         entropy = sums["entropy"] / tokens if "entropy" in sums and tokens else None
         return cls(
-            place,
+            index,
             [count / total for count in slots] if total else [],
             tokens,
             entropy,

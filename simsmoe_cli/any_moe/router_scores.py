@@ -71,15 +71,15 @@ def read_router(outputs: list[Tensor], index_TK: Tensor, weight_TK: Tensor | Non
             the softmax of logits is taken for granted.
     """
     fitting: list[tuple[float, RouterScores]] = []
-    for place, found in enumerate(outputs):
+    for index, found in enumerate(outputs):
         if is_distribution(found, index_TK.shape[1]):
-            return RouterScores(place, "probabilities")
+            return RouterScores(index, "probabilities")
         if weight_TK is None:
-            return RouterScores(place, "softmax")
+            return RouterScores(index, "softmax")
         for name, score in SCORES.items():
             error = _misfit(score(found.float()), index_TK, weight_TK.float())
             if error < FITS:
-                fitting.append((error, RouterScores(place, name)))
+                fitting.append((error, RouterScores(index, name)))
     if not fitting:
         return RouterScores(None, "")
     least, best = min(fitting, key=lambda pair: pair[0])

@@ -110,12 +110,12 @@ class RunWriter:
         cka_LNN = np.full((len(found), most, most), np.nan, np.float32)
         shared_LNN = np.zeros((len(found), most, most), np.int32)
         layers: list[SimilarityLayer] = []
-        for place, probe in enumerate(found):
+        for index, probe in enumerate(found):
             number = len(probe.cka_NN)
             cka_NN = probe.cka_NN.float().cpu().numpy()
-            cka_LNN[place, :number, :number] = cka_NN
-            shared_LNN[place, :number, :number] = probe.shared_NN.int().cpu().numpy()
-            layers.append(probes.layer_summary(place, cka_NN))
+            cka_LNN[index, :number, :number] = cka_NN
+            shared_LNN[index, :number, :number] = probe.shared_NN.int().cpu().numpy()
+            layers.append(probes.layer_summary(index, cka_NN))
         name = probes.write(
             self._run,
             step,

@@ -153,11 +153,11 @@ def _read(folder: Path) -> dict[str, Tensor]:
 def _some_weights(handle: Handle) -> dict[str, Tensor]:
     """Some weights of the experts of each layer; none where they are spread over processes."""
     found = {}
-    for place, attached in enumerate(handle.layers):
+    for index, attached in enumerate(handle.layers):
         parts = [part.detach() for part in attached.layer.experts.parameters()]
         if not any(isinstance(part, DTensor) for part in parts):
             some = [part.flatten()[:: max(1, part.numel() // SOME)] for part in parts]
-            found[f"{EXPERTS}{place}"] = torch.cat(some).cpu()
+            found[f"{EXPERTS}{index}"] = torch.cat(some).cpu()
     return found
 
 

@@ -146,7 +146,7 @@ def _prompt(prompt: str | None, file: str | None) -> tuple[str, str]:
 class _Layer:
     """A layer whose experts are shown: its index among those with experts, its label, and N."""
 
-    place: int
+    index: int
     label: str
     experts: int
 
@@ -156,8 +156,8 @@ def _layer(asked: str | None, recipe: "Recipe", model: "TextModel") -> _Layer:
     labels = recipe_labels(recipe.model_dump())
     if not labels:
         raise UserError("this model has no experts", where="--show-experts", hint="Leave it out.")
-    place = len(labels) - 1 if asked is None else find_layer(asked, labels, "--layer")
-    return _Layer(place, labels[place], model.expert_layers[place][1])
+    index = len(labels) - 1 if asked is None else find_layer(asked, labels, "--layer")
+    return _Layer(index, labels[index], model.expert_layers[index][1])
 
 
 def _show(pieces: "Iterable[Piece]", layer: _Layer | None) -> None:
@@ -170,7 +170,7 @@ def _show(pieces: "Iterable[Piece]", layer: _Layer | None) -> None:
     else:
         for piece in pieces:
             if piece.token:
-                expert = piece.experts[layer.place]
+                expert = piece.experts[layer.index]
                 typer.echo(f"{piece.token}|{'-' if expert is None else expert}")
 
 
@@ -188,7 +188,7 @@ def _paint(out: "Console", pieces: "Iterable[Piece]", layer: _Layer) -> None:
     painter = Painter(layer.experts)
     out.print(f"experts of layer {layer.label}: ", painter.legend(), sep="", soft_wrap=True)
     for piece in pieces:
-        expert = piece.experts[layer.place] if piece.experts else None
+        expert = piece.experts[layer.index] if piece.experts else None
         out.print(painter.paint(_harmless(piece.text), expert), end="", soft_wrap=True)
     out.print()
 

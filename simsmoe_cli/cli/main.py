@@ -228,8 +228,8 @@ def _operating_system_error(error: OSError) -> UserError:
         return DataError(f"cannot be written: {what}", where=OUTPUT)
     if error.filename is None:
         return DataError(what, hint="Look at the disk and its permissions.")
-    place = printable(os.fsdecode(error.filename), 200)
-    return DataError(what, where=place, hint="Look at the path and its permissions.")
+    path = printable(os.fsdecode(error.filename), 200)
+    return DataError(what, where=path, hint="Look at the path and its permissions.")
 
 
 def _flush_output() -> None:

@@ -100,8 +100,8 @@ def split_of(origin: Origin, number: int, rules: Rules) -> str:
     if origin.split:
         return origin.split
     draw = xxhash.xxh3_64_intdigest(f"{origin.name}\0{number // rules.group}".encode())
-    place = (number + draw) % rules.group
-    return rules.drawn[place] if place < len(rules.drawn) else "train"
+    position = (number + draw) % rules.group
+    return rules.drawn[position] if position < len(rules.drawn) else "train"
 
 
 def encode(batch: Batch, origin: Origin, rules: Rules, tokenizer: Tokenizer) -> Encoded:

@@ -115,8 +115,8 @@ def _sample(files: Sequence[Input], rules: Rules, most: int) -> Iterator[bytes]:
     """About so many bytes of training text."""
     train = [file for file in files if file.split in ("", "train")]
     train = train[:: -(-len(train) // MOST_FILES)]
-    for place, file in enumerate(train):
-        left = most // (len(train) - place)
+    for before, file in enumerate(train):
+        left = most // (len(train) - before)
         for _, number, text in _documents([file], rules):
             if split_of(file, number, rules) == "train":
                 content = text.encode()[:left]

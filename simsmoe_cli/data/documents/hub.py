@@ -86,13 +86,13 @@ def hub_inputs(given: str, column: str, source: str | None, left_out: set[str]) 
             a data set without a split "train".
     """
     name, _, config = given.removeprefix(PREFIX).partition(":")
-    place = str(require_exists(source).resolve()) if source else name
+    path_or_name = str(require_exists(source).resolve()) if source else name
     # The library tells about its progress on stderr, where ours is shown.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     library = _library()
     with _one_line(given):
-        builder = library.load_dataset_builder(place, config or None)
+        builder = library.load_dataset_builder(path_or_name, config or None)
         found = builder.as_streaming_dataset()
     if "train" not in found:
         raise DataError(f"has no split 'train', only {listed(list(found))}", where=given)

@@ -204,9 +204,9 @@ def _located(
     left_out: list[Path],
 ) -> Inputs:
     """The files of one source."""
-    place = folder / (split or "all")
-    place.mkdir()
-    return find_inputs(given, split, place, report, plain=documents.plain, left_out=left_out)
+    unpacked = folder / (split or "all")
+    unpacked.mkdir()
+    return find_inputs(given, split, unpacked, report, plain=documents.plain, left_out=left_out)
 
 
 def _require_same_files(store: TokenStore, inputs: Inputs) -> None:

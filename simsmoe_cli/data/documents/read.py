@@ -45,8 +45,8 @@ class Batch:
 def fault(where: str, kind: Kind, record: int, what: str, hint: str = "") -> UserError:
     """The error for something wrong in a record, numbered from 0."""
     unit = "line" if kind == "JSON lines" else "row"
-    place = where if kind == "plain text" else f"{where}, {unit} {record + 1:,}"
-    return DataError(what, where=place, hint=hint)
+    location = where if kind == "plain text" else f"{where}, {unit} {record + 1:,}"
+    return DataError(what, where=location, hint=hint)
 
 
 def no_column(column: str, known: list[str], where: str, kind: Kind, record: int) -> UserError:
