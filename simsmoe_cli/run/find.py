@@ -121,9 +121,9 @@ def _not_downloaded(repository: str) -> UserError:
     return DataError(
         "no such run or folder, and nothing is downloaded",
         where=repository,
-        hint="If this is a model on the Hugging Face Hub, only collapse-report and pretrain --from "
-        f"take it, as a folder: hf download {repository} --local-dir {name}, then simsmoe "
-        f"collapse-report {name}",
+        hint="If this is a model on the Hugging Face Hub, collapse-report, pretrain --from and "
+        f"finetune --from take it, as a folder: hf download {repository} --local-dir {name}, then "
+        f"simsmoe collapse-report {name}",
     )
 
 
