@@ -1,13 +1,13 @@
 """Colours for numbers, readable with any common colour vision and without colours.
 
-viridis and cividis are the maps of matplotlib (Smith and van der Walt; Nunez et al. 2018), by nine
-of their colours and straight lines between; "diverging" is ColorBrewer's RdBu, reversed: blue below
-the middle, red above.
+The colours of similarity and of its changes are those of the report (run/similarity_colours.py);
+cividis (Nunez et al. 2018), by nine of its colours and straight lines between, is for magnitudes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,15 +18,20 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Span, Text
 
-Kind = Literal["viridis", "cividis", "diverging"]
+from simsmoe_cli.run.similarity_colours import CHANGE, SIMILARITY, SIMILARITY_ENDS
+
+Kind = Literal["similarity", "change", "magnitude"]
 RGB = tuple[int, int, int]
 Floats = NDArray[np.floating[Any]]
 
-_COLORS: dict[Kind, str] = {
-    "viridis": "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725",
-    "cividis": "00224e 1a386f 434e6c 61656f 7d7c78 9b9376 bbad6d dcc85c fee838",
-    "diverging": "2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b",
-}
+_COLORS: dict[Kind, Sequence[str]] = {
+    "similarity": SIMILARITY,
+    "change": CHANGE,
+    "magnitude": (
+        "#00224e", "#1a386f", "#434e6c", "#61656f", "#7d7c78", "#9b9376", "#bbad6d", "#dcc85c",
+        "#fee838",
+    ),
+}  # fmt: skip
 LEVELS = 49  # odd, so that the middle of a diverging map has a colour of its own
 SHADES = " ░▒▓█"
 UNDEFINED: RGB = (110, 110, 110)
@@ -44,7 +49,7 @@ class Scale:
 
     low: float = 0.0
     high: float = 1.0
-    kind: Kind = "viridis"
+    kind: Kind = "similarity"
 
     def level(self, values: Floats) -> NDArray[np.int64]:
         """0 ... LEVELS - 1; -1 where a value is undefined."""
@@ -63,13 +68,14 @@ class Scale:
         return UNDEFINED_TEXT if level < 0 else SHADES[level * len(SHADES) // LEVELS]
 
 
-def similarity_scale(values: Floats) -> Scale:
-    """For CKA: 0 to 1, and from -1 in diverging colours where a value is clearly negative, as
-    debiased estimates of unrelated experts can be."""
-    finite = values[np.isfinite(values)]
-    if finite.size and finite.min() < -0.05:
-        return Scale(-1.0, 1.0, "diverging")
-    return Scale(0.0, 1.0)
+SIMILARITY_SCALE = Scale(*SIMILARITY_ENDS)
+
+
+def change_scale(changes: Floats) -> Scale:
+    """For differences of similarities: the same on both sides of 0, at least 0.1."""
+    finite = np.abs(changes[np.isfinite(changes)])
+    most = max(0.1, math.ceil(float(finite.max()) * 10 - 1e-6) / 10) if finite.size else 1.0
+    return Scale(-most, most, "change")
 
 
 def magnitude_scale(values: Floats) -> Scale:
@@ -77,15 +83,15 @@ def magnitude_scale(values: Floats) -> Scale:
     finite = values[np.isfinite(values)]
     top = float(finite.max()) if finite.size else 0.0
     if top <= 0:
-        return Scale(0.0, 1.0, "cividis")
+        return Scale(0.0, 1.0, "magnitude")
     unit = 10.0 ** (math.floor(math.log10(top)) - 1)
-    return Scale(0.0, math.ceil(top / unit - 1e-9) * unit, "cividis")
+    return Scale(0.0, math.ceil(top / unit - 1e-9) * unit, "magnitude")
 
 
 @lru_cache
 def palette(kind: Kind) -> tuple[RGB, ...]:
     """All levels of a map."""
-    anchors = np.array([list(bytes.fromhex(color)) for color in _COLORS[kind].split()], dtype=float)
+    anchors = np.array([list(bytes.fromhex(color[1:])) for color in _COLORS[kind]], dtype=float)
     at = np.linspace(0, len(anchors) - 1, LEVELS)
     channels = [np.interp(at, np.arange(len(anchors)), anchors[:, c]) for c in range(3)]
     return tuple((round(r), round(g), round(b)) for r, g, b in zip(*channels, strict=True))

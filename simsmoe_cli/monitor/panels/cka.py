@@ -8,7 +8,7 @@ import numpy as np
 from rich.text import Text
 
 from simsmoe_cli.monitor.draw.heatmap import Layout, heat_map, layout
-from simsmoe_cli.monitor.draw.scales import Scale, color_bar, similarity_scale
+from simsmoe_cli.monitor.draw.scales import SIMILARITY_SCALE, Scale, color_bar
 from simsmoe_cli.monitor.draw.text import cut, filled
 from simsmoe_cli.monitor.panels import pairs
 from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit
@@ -20,10 +20,9 @@ def draw(view: View, width: int, height: int) -> Picture:
     """A heat map of experts against experts for each run."""
     runs, room = runs_that_fit(view, width)
     found = {run: pairs.shown(view, run) for run in runs}
-    matrices = [probe[1].cka for probe in found.values() if probe is not None]
-    if not matrices:
+    if not any(found.values()):
         return pairs.no_matrices(view, width, height)
-    scale = similarity_scale(np.concatenate([matrix.ravel() for matrix in matrices]))
+    scale = SIMILARITY_SCALE
 
     def draw_run(_run: int, probe: pairs.Probe, above: int) -> tuple[list[Text], Layout]:
         return _map(view, probe[1], scale, room, max(1, height - above - 2))

@@ -116,7 +116,7 @@ def test_blocks_show_their_highest_value() -> None:
     assert place.block == (2, 2)
     lines = heat_map(values, Scale(0, 1), place)
     x, y = place.position_of(17, 33)
-    top = palette("viridis")[LEVELS - 1]
+    top = palette("similarity")[LEVELS - 1]
     assert top in (foreground(lines[y], x), background(lines[y], x))
     others = [
         foreground(line, column)
@@ -124,7 +124,7 @@ def test_blocks_show_their_highest_value() -> None:
         for column in range(20)
         if (column, number) != (x, y)
     ]
-    assert set(others) == {palette("viridis")[0]}
+    assert set(others) == {palette("similarity")[0]}
 
 
 def test_without_colours_shades_are_fuller_the_higher_the_value() -> None:

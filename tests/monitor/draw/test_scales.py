@@ -8,19 +8,20 @@ import numpy as np
 
 from simsmoe_cli.monitor.draw.scales import (
     LEVELS,
+    SIMILARITY_SCALE,
     Scale,
+    change_scale,
     color_bar,
     magnitude_scale,
     palette,
-    similarity_scale,
 )
 
 
 def test_scales_grow_lighter_and_have_a_middle() -> None:
-    for kind in ("viridis", "cividis"):
+    for kind in ("similarity", "magnitude"):
         light = [0.299 * r + 0.587 * g + 0.114 * b for r, g, b in palette(kind)]
         assert light == sorted(light)
-    middle = Scale(-1, 1, "diverging")
+    middle = Scale(-1, 1, "change")
     red, green, blue = middle.rgb(int(middle.level(np.array(0.0))))
     assert min(red, green, blue) > 230
     red, green, blue = middle.rgb(int(middle.level(np.array(-0.9))))
@@ -34,10 +35,15 @@ def test_values_beyond_the_ends_have_the_colours_of_the_ends() -> None:
     assert level.tolist() == [0, 0, LEVELS - 1, LEVELS - 1, -1, LEVELS - 1]
 
 
-def test_similarity_diverges_only_where_it_is_clearly_negative() -> None:
-    assert similarity_scale(np.array([0.9, -0.01, math.nan])) == Scale(0, 1)
-    assert similarity_scale(np.array([0.9, -0.4])) == Scale(-1, 1, "diverging")
-    assert similarity_scale(np.array([math.nan])) == Scale(0, 1)
+def test_a_similarity_below_0_has_the_colour_of_0() -> None:
+    level = SIMILARITY_SCALE.level(np.array([-0.4, 0.0, 1.0]))
+    assert level.tolist() == [0, 0, LEVELS - 1]
+
+
+def test_changes_have_the_same_scale_on_both_sides_of_0() -> None:
+    assert change_scale(np.array([0.32, -0.61, math.nan])) == Scale(-0.7, 0.7, "change")
+    assert change_scale(np.array([0.001])) == Scale(-0.1, 0.1, "change")
+    assert change_scale(np.array([math.nan])) == Scale(-1, 1, "change")
 
 
 def test_magnitudes_begin_at_zero_and_end_at_a_round_number() -> None:
@@ -47,7 +53,7 @@ def test_magnitudes_begin_at_zero_and_end_at_a_round_number() -> None:
 
 
 def test_a_colour_bar_has_its_ends_in_numbers() -> None:
-    bar = color_bar(Scale(-1, 1, "diverging"), 30)
+    bar = color_bar(Scale(-1, 1, "change"), 30)
     assert bar.plain.startswith("-1.00 ")
     assert bar.plain.endswith(" 1.00")
     assert bar.cell_len == 30
