@@ -46,6 +46,7 @@ def test_the_first_answer_imports_nothing_heavy(arguments: list[str]) -> None:
         "monitor",
         "collapse-report",
         "compare",
+        "runs",
         "generate",
         "export",
         "upcycle",
@@ -74,10 +75,12 @@ def test_looking_and_validating_import_no_torch(program: str) -> None:
     assert imported(program) & {"torch", "numpy"} == set()
 
 
-@pytest.mark.parametrize("form", ["--once", "--json"])
-def test_a_picture_of_a_run_imports_no_torch_and_no_dashboard(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [["monitor", "run", "--once"], ["runs"]])
+def test_a_look_at_runs_imports_no_torch_and_no_dashboard(
+    arguments: list[str], tmp_path: Path
+) -> None:
     write_run(tmp_path / "run", until=500)
-    program = command("monitor", "run", form, "--runs-dir", str(tmp_path))
+    program = command(*arguments, "--runs-dir", str(tmp_path))
     found = imported(program)
     assert "numpy" in found
     assert found & {"torch", "textual"} == set()

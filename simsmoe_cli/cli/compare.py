@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_runs
 from simsmoe_cli.cli.options import RUNS_DIR, JsonOption, RunsDirOption, console, print_json
 
 RunsArgument = Annotated[
@@ -13,6 +14,7 @@ RunsArgument = Annotated[
         metavar="RUN...",
         help="Run folders, their names under --runs-dir, or folders with a collapse report, as "
         "of a Hugging Face model.",
+        autocompletion=complete_runs,
     ),
 ]
 OutOption = Annotated[

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_corpora, complete_tasks
 from simsmoe_cli.cli.options import (
     DATA_DIR,
     RUNS_DIR,
@@ -28,11 +29,19 @@ SplitOption = Annotated[
     typer.Option(help="train, valid or test; the one that is reported if left out."),
 ]
 DataOption = Annotated[
-    Path | None, typer.Option(help="Another prepared corpus: its folder.", metavar="STORE")
+    Path | None,
+    typer.Option(
+        help="Another prepared corpus: its folder.",
+        metavar="STORE",
+        autocompletion=complete_corpora,
+    ),
 ]
 TaskOption = Annotated[
     str | None,
-    typer.Option(help="Another prepared task, for a fine-tuned run: its name or folder."),
+    typer.Option(
+        help="Another prepared task, for a fine-tuned run: its name or folder.",
+        autocompletion=complete_tasks,
+    ),
 ]
 PredictionsOption = Annotated[
     Path | None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_recipes, complete_runs, complete_tasks
 from simsmoe_cli.cli.options import (
     DATA_DIR,
     RUNS_DIR,
@@ -34,10 +35,15 @@ FromOption = Annotated[
         "--from",
         metavar="RUN|FOLDER",
         help="Pre-trained run, or folder of a Hugging Face model (extra hf).",
+        autocompletion=complete_runs,
     ),
 ]
 TaskOption = Annotated[
-    str | None, typer.Option(help="Prepared task: its name under --data-dir, or its folder.")
+    str | None,
+    typer.Option(
+        help="Prepared task: its name under --data-dir, or its folder.",
+        autocompletion=complete_tasks,
+    ),
 ]
 FinetuningRecipeOption = Annotated[
     str | None,
@@ -46,6 +52,7 @@ FinetuningRecipeOption = Annotated[
         "-r",
         help="Recipe: a name or a file; if left out, finetune-TASK or the settings of "
         "finetune-sst2, and for a Hugging Face model those of finetune-huggingface.",
+        autocompletion=complete_recipes,
     ),
 ]
 NameOption = Annotated[

@@ -4,10 +4,15 @@ from typing import Annotated
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_kinds
 from simsmoe_cli.cli.options import JsonOption, console, print_json
 
 KindArgument = Annotated[
-    str, typer.Argument(help="recipes, routers, experts, similarity, corpora or tasks")
+    str,
+    typer.Argument(
+        help="recipes, routers, experts, similarity, corpora or tasks",
+        autocompletion=complete_kinds,
+    ),
 ]
 
 

@@ -31,6 +31,7 @@ from simsmoe_cli.cli.list import list_names
 from simsmoe_cli.cli.monitor import monitor
 from simsmoe_cli.cli.prepare_data import prepare_data
 from simsmoe_cli.cli.pretrain import pretrain
+from simsmoe_cli.cli.runs import add_commands, runs
 from simsmoe_cli.cli.show import show
 from simsmoe_cli.cli.stopping import terminable
 from simsmoe_cli.cli.upcycle import upcycle
@@ -71,7 +72,6 @@ app = typer.Typer(
     name="simsmoe",
     help="Train sparse mixture-of-experts language models whose experts stay different.",
     epilog="`simsmoe COMMAND --help` explains a command.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -93,6 +93,8 @@ app.command("compare", cls=Command, rich_help_panel=SEE)(compare)
 app.command("list", cls=Command, rich_help_panel=LOOK)(list_names)
 app.command("show", cls=Command, rich_help_panel=LOOK)(show)
 app.command("doctor", cls=Command, rich_help_panel=LOOK)(doctor)
+add_commands(Command)
+app.add_typer(runs, name="runs", rich_help_panel=LOOK)
 
 
 def _print_version(wanted: bool) -> None:
@@ -178,6 +180,7 @@ def _invoke(arguments: list[str]) -> int:
     where the output is closed.
     """
     command = _command(app)
+    command._main_shell_completion({}, "simsmoe")  # ends the process if a shell asks
     try:
         with command.make_context("simsmoe", arguments) as context:
             code = command.invoke(context)

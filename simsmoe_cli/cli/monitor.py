@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_runs
 from simsmoe_cli.cli.options import RUNS_DIR, JsonOption, RunsDirOption, print_json, shell
 from simsmoe_cli.errors import DataError, UserError
 
@@ -20,6 +21,7 @@ RunsArgument = Annotated[
     typer.Argument(
         metavar="[RUN]...",
         help="Run folders, or their names under --runs-dir; without any, choose from a list.",
+        autocompletion=complete_runs,
     ),
 ]
 OnceOption = Annotated[bool, typer.Option("--once", help="Print one picture and exit.")]

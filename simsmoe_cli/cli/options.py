@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simsmoe_cli.cli.complete import (
+    complete_recipes,
+    complete_routers,
+    complete_runs,
+    complete_settings,
+    complete_similarity,
+)
 from simsmoe_cli.parallel.launch import launch
 
 if TYPE_CHECKING:
@@ -27,7 +34,10 @@ FIELDS = {
 }
 DATA_DIR, RUNS_DIR = Path("data"), Path("runs")
 
-RunArgument = Annotated[Path, typer.Argument(help="Run folder, or its name under --runs-dir.")]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(help="Run folder, or its name under --runs-dir.", autocompletion=complete_runs),
+]
 CheckpointOption = Annotated[
     str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which weights.")
 ]
@@ -45,16 +55,34 @@ EventsJsonOption = Annotated[
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", help="Recipe: a name (`simsmoe list recipes`) or a file."),
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="Recipe: a name (`simsmoe list recipes`) or a file; if left out, quickstart, or for "
+        "--from a model's folder continue-huggingface.",
+        autocompletion=complete_recipes,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="A.B=C", help="Change a setting; repeatable."),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="A.B=C",
+        help="Change a setting; repeatable.",
+        autocompletion=complete_settings,
+    ),
 ]
-RouterOption = Annotated[str | None, typer.Option(help="Same as --set moe.router=NAME.")]
+RouterOption = Annotated[
+    str | None,
+    typer.Option(help="Same as --set moe.router=NAME.", autocompletion=complete_routers),
+]
 SimilarityOption = Annotated[
     str | None,
-    typer.Option(help="none, published, paper or calibrated: similarity learning's preset."),
+    typer.Option(
+        help="none, published, paper or calibrated: similarity learning's preset.",
+        autocompletion=complete_similarity,
+    ),
 ]
 ResumeOption = Annotated[
     str | None,
@@ -62,6 +90,7 @@ ResumeOption = Annotated[
         "--resume",
         metavar="auto|RUN|PATH",
         help="Go on from the newest checkpoint (auto), or from a run or checkpoint folder.",
+        autocompletion=complete_runs,
     ),
 ]
 DeterministicOption = Annotated[

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_data
 from simsmoe_cli.cli.document_options import (
     DocumentsOption,
     EndTokenOption,
@@ -34,6 +35,7 @@ CorpusArgument = Annotated[
         "a file (also .gz, .bz2, .xz, .zst), folder, quoted glob, archive (.zip, .tar) or URL. "
         "JSON lines, parquet, and data sets of Hugging Face (hf:OWNER/NAME[:CONFIG]) are read as "
         "documents.",
+        autocompletion=complete_data,
     ),
 ]
 SourceOption = Annotated[

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_recipes
 from simsmoe_cli.cli.options import (
     JsonOption,
     RouterOption,
@@ -14,7 +15,12 @@ from simsmoe_cli.cli.options import (
 )
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A name from `simsmoe list recipes`, or a file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A name from `simsmoe list recipes`, or a file.",
+        autocompletion=complete_recipes,
+    ),
 ]
 FieldsOption = Annotated[
     bool, typer.Option("--fields", help="Add each field's documentation, type and default.")

@@ -8,9 +8,11 @@ file, the name of a repository on the Hugging Face Hub, a misspelt name) is refu
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from simsmoe_cli.errors import DataError, UserError, closest, nearest, printable
@@ -35,6 +37,31 @@ def find_run(given: str | Path, runs_dir: Path) -> RunDir:
     run = RunDir(find_folder(given, runs_dir))
     require_run(run)
     return run
+
+
+def find_runs_named(given: Sequence[str], runs_dir: Path) -> list[RunDir]:
+    """The runs that a command means by names, paths, and patterns such as ``test-*`` of names below
+    `runs_dir`; each once.
+
+    Raises:
+        UserError: there is no such run, or none that fits a pattern.
+    """
+    found: dict[Path, RunDir] = {}
+    for text in given:
+        if any(mark in text for mark in "*?[") and not (runs_dir / text).exists():
+            fitting = fnmatch.filter([path.name for path in list_runs(runs_dir)], text)
+            if not fitting:
+                raise DataError(
+                    f"no run fits the pattern '{printable(text)}'",
+                    where=str(runs_dir),
+                    hint="`simsmoe runs` lists them.",
+                )
+        else:
+            fitting = [text]
+        for name in fitting:
+            run = find_run(name, runs_dir)
+            found.setdefault(run.path.resolve(), run)
+    return list(found.values())
 
 
 def find_folder(given: str | Path, runs_dir: Path) -> Path:

@@ -10,6 +10,7 @@
       tokenizer.json | sentencepiece.model   the tokenizer of a fine-tuned run
       report/
       profile/           trace and summary of the last profile
+      tags.json          words that a user gave the run
       damaged-N-NAME     files that could not be read, renamed and kept
       .lock              held while a process trains here
 
@@ -40,6 +41,7 @@ class RunDir:
         self.best = path / "best"
         self.report = path / "report"
         self.profile = path / "profile"
+        self.tags = path / "tags.json"
 
     @property
     def name(self) -> str:

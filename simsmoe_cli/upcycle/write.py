@@ -276,7 +276,7 @@ def _require_places(dense: Path, out: Path) -> None:
                 "For a repository of the Hugging Face Hub: "
                 f"hf download {repository} --local-dir {name}, then simsmoe upcycle {name} OUT"
             )
-        raise UserError(
+        raise DataError(
             "is not a folder" if dense.exists() else "no such folder",
             where=str(dense),
             hint=download or "Give the folder of a dense Hugging Face model.",

@@ -93,10 +93,10 @@ def test_wrong_settings(arguments: list[str], said: str, capsys: Capture) -> Non
 
 
 def test_wrong_places(capsys: Capture) -> None:
-    said = refusal(capsys, EXIT_USAGE, "meta-llama/Llama-3.2-1B", "out")
+    said = refusal(capsys, EXIT_DATA, "meta-llama/Llama-3.2-1B", "out")
     assert "meta-llama/Llama-3.2-1B: no such folder" in said
     assert "hf download meta-llama/Llama-3.2-1B --local-dir Llama-3.2-1B" in said
-    said = refusal(capsys, EXIT_USAGE, "llama/config.json", "out")
+    said = refusal(capsys, EXIT_DATA, "llama/config.json", "out")
     assert "llama/config.json: is not a folder" in said
     for taken in ("llama", "qwen3", "llama/config.json"):
         said = refusal(capsys, EXIT_USAGE, "llama", taken)

@@ -42,6 +42,7 @@ def made_run(folder: Path, bpc: float = 2.0, cka: float = 0.5, **changes: Any) -
                 "layers": [{"layer": 0, "load_cv": 0.25, "dead": [1, 2]}],
             }
         )
+    log.emit({"kind": "eval", "step": 100, "split": "test", "bpc": bpc})
     log.emit(
         {
             "kind": "run_finished",

@@ -28,6 +28,7 @@ class RunSummary:
         step, total_steps: total_steps is None where unknown.
         score: newest train or validation score among the last events; nan where there is none.
         score_name: "BPC", "accuracy" or "loss".
+        test_score: of a run that was tested; nan where it was not.
         cka: newest mean pairwise similarity over layers among the last events; nan likewise.
         modified: seconds since the epoch of the last write to its events, or to the folder; 0 where
             neither can be seen.
@@ -41,6 +42,7 @@ class RunSummary:
     total_steps: int | None
     score: float
     score_name: str
+    test_score: float
     cka: float
     modified: float
     recipe_name: str
@@ -88,6 +90,7 @@ def _summary(folder: Path, size: int, mtime_ns: int) -> tuple[RunSummary, float,
         total_steps=history.total_steps,
         score=train if math.isnan(valid) else valid,
         score_name=history.scoring.name,
+        test_score=history.test_score,
         cka=history.last("cka"),
         modified=modified,
         recipe_name=history.recipe_name,
