@@ -18,10 +18,12 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from simsmoe_cli.collapse.ablation import Ablation
+from simsmoe_cli.collapse.specialisation import Domain, FavouriteToken, Margin, Saturation
 from simsmoe_cli.collapse.subject import Count, Facts, History, Number, Settings, Subject, Text
 from simsmoe_cli.run.layer_labels import layer_labels
 
@@ -101,6 +103,11 @@ class LayerFindings(Facts):
     cka_rbf: Matrix = Field(description="biased CKA, Gaussian kernels of median width")
     cka_rbf_null: Null
     cosine: Matrix = Field(description="mean cosine of the outputs on the same row")
+    apart: Matrix = Field(
+        [],
+        description="root mean square of the difference of the outputs on the same rows, over that "
+        "of the outputs of both: 0 the same, 1.41 unrelated. Unlike CKA it sees rotation and scale",
+    )
     weight_cosine: Matrix = Field(
         description="cosine of all weights of the expert as one vector, each matrix scaled to norm "
         "1; changes when hidden units are renumbered"
@@ -132,7 +139,61 @@ class LayerFindings(Facts):
     load_cv: Number = Field(description="standard deviation of load / its mean")
     load_max_over_mean: Number
     dead: list[Count] | None = Field(
-        description="experts below Settings.dead_below of a fair load; None: routing is undefined"
+        description="experts below Settings.dead_below of a fair load, judged on `dead_slots`; "
+        "None: routing is undefined, or the slots are too few to judge"
+    )
+    dead_slots: Count | None = Field(
+        None, description="routed slots that `dead` rests on; None: not known (earlier versions)"
+    )
+    dead_on: Literal["held-out text", "training batches"] = Field(
+        "held-out text",
+        description="where these slots were counted; a run's own events are of training batches, "
+        "as the monitor shows",
+    )
+    frequency: list[Number] = Field(
+        [], description="share of tokens sent to each expert; they sum to K, or less"
+    )
+    saliency: list[Number] = Field(
+        [],
+        description="REAP (2510.13999): mean over an expert's measured rows of router weight times "
+        "norm of its output; None where it has none, or weights are not known",
+    )
+    max_violation: Number = Field(
+        None, description="MaxVio (2408.15664): largest load / mean load - 1; 0 is balanced"
+    )
+    effective_experts: Number = Field(
+        None, description="exp of the entropy of the loads / N: 1 is balanced, 1/N is one expert"
+    )
+    shared_expected: Matrix = Field(
+        [],
+        description="share of tokens sent to both if experts were combined at random with these "
+        "loads; `shared` over it is co-activation, 1 at random; diagonal 0",
+    )
+    router_cosine: Matrix = Field(
+        [],
+        description="cosine of the router's rows; empty where it has no row for each expert",
+    )
+    margin: Margin | None = Field(
+        None, description="last chosen score minus first left out; None: scores are not known"
+    )
+    saturation: list[Saturation] = Field(
+        [], description="against the run's earlier checkpoints, earliest first"
+    )
+    favourites: list[list[FavouriteToken]] = Field(
+        [],
+        description="for each expert, the tokens it receives most above its share; the first "
+        "exceeds it by most occurrences",
+    )
+    vocabulary: list[Number] = Field(
+        [],
+        description="vocabulary specialisation: for an expert's tokens, the mean share of the "
+        "other occurrences of the same token that it receives too; `frequency` if it does not "
+        "depend on the token, 1 if it receives all occurrences of its tokens",
+    )
+    domain_share: dict[str, list[Number]] = Field(
+        {},
+        description="by the names of `Findings.domains`: share of its tokens sent to each expert; "
+        "compare with `frequency`",
     )
     entropy_nats: Number = Field(description="of a token's router softmax, mean over tokens")
     entropy_of_mean_nats: Number = Field(description="of the mean router softmax")
@@ -180,6 +241,10 @@ class LayerFindings(Facts):
                     raise ValueError(f"{name} is not a matrix of {self.experts} experts")
             elif field.annotation == list[Number] and len(value) != self.experts:
                 raise ValueError(f"{name} is not of {self.experts} experts")
+        sizes = [len(share) for share in self.domain_share.values()]
+        sizes += [len(self.favourites)] if self.favourites else []
+        if any(size != self.experts for size in sizes):
+            raise ValueError(f"favourites or domain_share are not of {self.experts} experts")
         named = [*(self.dead or []), *self.non_finite, *(e for c in self.copies for e in c.experts)]
         if any(expert >= self.experts for expert in named):
             raise ValueError(f"an expert beyond the {self.experts} of the layer")
@@ -252,6 +317,13 @@ class Findings(Facts):
     overall: Overall
     difference: Difference | None = Field(description="None: no pair is defined")
     history: History
+    domains: list[Domain] = Field([], description="parts of the text counted by themselves")
+    ablation: Ablation | None = Field(
+        None, description="what leaving out and merging costs; None: not measured"
+    )
+    ablation_refused: str = Field(
+        "", description="why `ablation` is None, in words; empty where it was not asked for"
+    )
 
     @model_validator(mode="before")
     @classmethod

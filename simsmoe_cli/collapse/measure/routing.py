@@ -81,9 +81,15 @@ def measure_layer(layer: Layer) -> dict[str, Any]:
     return {
         "top_k": counts.top_k,
         "shared": matrix(shared_NN),
+        "shared_expected": matrix(expected_shared(counts.chosen_N / counts.tokens, shared_NN)),
+        "frequency": [defined(share) for share in (counts.chosen_N / counts.tokens).tolist()]
+        if counts.defined
+        else [None] * experts,
         "load": [defined(share) for share in load_N.tolist()],
         "load_cv": defined(load_N.std(correction=0).item() / mean if mean else math.nan),
         "load_max_over_mean": defined(load_N.max().item() / mean if mean else math.nan),
+        "max_violation": defined(load_N.max().item() / mean - 1 if mean else math.nan),
+        "effective_experts": defined(torch.special.entr(load_N).sum().exp().item() / experts),
         "dead": torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist()
         if counts.defined
         else None,
@@ -91,6 +97,20 @@ def measure_layer(layer: Layer) -> dict[str, Any]:
         "entropy_of_mean_nats": defined(torch.special.entr(probability_N).sum().item()),
         "entropy_max_nats": math.log(experts),
     }
+
+
+def expected_shared(frequency_N: Tensor, shared_NN: Tensor) -> Tensor:
+    """The share of tokens that two experts would share if experts were combined at random.
+
+    A pair's expectation is proportional to the product of the shares of tokens that its experts
+    receive, and all pairs together share as many tokens as they do in `shared_NN`.
+
+    Args:
+        frequency_N: share of tokens sent to each expert.
+        shared_NN: share of tokens sent to both; diagonal 0.
+    """
+    product_NN = frequency_N.outer(frequency_N).fill_diagonal_(0)
+    return product_NN * (shared_NN.sum() / product_NN.sum().clamp(min=1e-30))
 
 
 def received(index_TK: Tensor, experts: int) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from simsmoe_cli.collapse.measure.layer import Layer
-from simsmoe_cli.collapse.measure.routing import Counts, measure_layer, received
+from simsmoe_cli.collapse.measure.routing import Counts, expected_shared, measure_layer, received
 from simsmoe_cli.similarity.routed import Routed
 from tests.collapse.planted import EXPERTS, QUICK, WIDTH, Planted
 
@@ -39,6 +39,28 @@ def test_load_and_shared_tokens_are_counted_over_all_parts() -> None:
     assert found["top_k"] == 2
     assert found["entropy_nats"] == pytest.approx(math.log(EXPERTS))
     assert found["entropy_of_mean_nats"] == pytest.approx(math.log(EXPERTS))
+
+
+def test_measures_of_balance_are_those_of_the_loads() -> None:
+    found = measure_layer(layer(routed(torch.zeros(4, EXPERTS))))
+    load = [3 / 7, 2 / 7, 1 / 7, 1 / 7]
+    assert found["frequency"] == pytest.approx([0.75, 0.5, 0.25, 0.25, 0])
+    assert found["max_violation"] == pytest.approx(EXPERTS * max(load) - 1)
+    entropy = -sum(share * math.log(share) for share in load)
+    assert found["effective_experts"] == pytest.approx(math.exp(entropy) / EXPERTS)
+
+
+def test_experts_combined_at_random_share_as_many_tokens_as_expected() -> None:
+    generator = torch.Generator().manual_seed(0)
+    index_TK = torch.rand(40_000, EXPERTS, generator=generator).topk(2).indices
+    counts = Counts.of(EXPERTS)
+    counts.add(Routed(torch.ones(len(index_TK), 1), index_TK, None))
+    shared_NN = (counts.shared_NN / counts.tokens).fill_diagonal_(0)
+    expected_NN = expected_shared(counts.chosen_N / counts.tokens, shared_NN)
+    off = ~torch.eye(EXPERTS, dtype=torch.bool)
+    assert torch.allclose(expected_NN[off], torch.tensor(0.1, dtype=torch.float64), atol=2e-3)
+    assert torch.allclose(shared_NN[off] / expected_NN[off], torch.ones(20).double(), atol=0.05)
+    assert expected_NN.sum() == pytest.approx(2.0)  # a token has 2 ordered pairs
 
 
 def test_a_router_that_gives_no_distribution_has_no_entropy() -> None:
