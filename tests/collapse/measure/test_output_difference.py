@@ -1,4 +1,4 @@
-"""How far outputs are apart: copies, scaled and rotated copies, strangers, and what is undefined."""
+"""How far outputs are apart: copies, scaled and rotated ones, strangers, and what is undefined."""
 
 from __future__ import annotations
 

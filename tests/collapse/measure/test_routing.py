@@ -58,7 +58,7 @@ def test_experts_combined_at_random_share_as_many_tokens_as_expected() -> None:
     shared_NN = (counts.shared_NN / counts.tokens).fill_diagonal_(0)
     expected_NN = expected_shared(counts.chosen_N / counts.tokens, shared_NN)
     off = ~torch.eye(EXPERTS, dtype=torch.bool)
-    assert torch.allclose(expected_NN[off], torch.tensor(0.1, dtype=torch.float64), atol=2e-3)
+    assert torch.allclose(expected_NN[off], torch.tensor(0.1, dtype=torch.float64), atol=4e-3)
     assert torch.allclose(shared_NN[off] / expected_NN[off], torch.ones(20).double(), atol=0.05)
     assert expected_NN.sum() == pytest.approx(2.0)  # a token has 2 ordered pairs
 
