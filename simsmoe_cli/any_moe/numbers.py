@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from simsmoe_cli.any_moe.hooks import AttachedLayer, Probe
-from simsmoe_cli.run.events import DEAD_BELOW, RouterLayer
+from simsmoe_cli.run.dead_experts import DEAD_BELOW
+from simsmoe_cli.run.events import RouterLayer
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,9 @@ def _add(event: Event, summary: RunSummary) -> None:
     elif event["kind"] == "router":
         layers = event.get("layers", [])
         measures["load_cv"] = mean_of(layer.get("load_cv") for layer in layers)
-        dead = [float(len(layer.get("dead", []))) for layer in layers]
-        measures["dead_experts"] = sum(dead) if dead else None
+        dead = [layer.get("dead") for layer in layers]
+        if dead and None not in dead:  # None: too few slots to judge; the last judgement counts
+            measures["dead_experts"] = float(sum(len(experts or ()) for experts in dead))
         curves["load_cv"].add(step, measures["load_cv"])
     elif event["kind"] == "run_finished":
         summary.status = event.get("status", "unknown")

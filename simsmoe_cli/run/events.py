@@ -203,9 +203,6 @@ class Eval(Header, SplitScore, total=False):
     best: bool
 
 
-DEAD_BELOW = 0.01  # of a fair share of the load: an expert with less is dead
-
-
 class RouterLayer(TypedDict, total=False):
     """The load of the N experts of one layer.
 
@@ -213,7 +210,9 @@ class RouterLayer(TypedDict, total=False):
         layer: its index among the layers with experts, from 0.
         load: [N], fraction of the routed slots.
         load_cv: standard deviation of the load over its mean.
-        dead: experts with less than 1% of a fair share.
+        slots: [N], routed slots of training batches since the last event that judged `dead`.
+        dead: experts with less than 1% of a fair share of these slots (`run.dead_experts`); None:
+            they are too few to judge. Without `slots` (earlier versions) it is judged by `load`.
         entropy_nats: of a token's routing probabilities, mean over tokens.
         entropy_of_mean_nats: of the mean routing probabilities.
     """
@@ -221,7 +220,8 @@ class RouterLayer(TypedDict, total=False):
     layer: Required[int]
     load: list[Number]
     load_cv: Number
-    dead: list[int]
+    slots: list[int]
+    dead: list[int] | None
     entropy_nats: Number
     entropy_of_mean_nats: Number
 
@@ -240,12 +240,17 @@ class SimilarityLayer(TypedDict, total=False):
         layer: its index among the layers with experts, from 0.
         mean: of the pairs where it is defined.
         highest, pair: the most similar pair and its similarity; left out where none is defined.
+        shared_mean: mean similarity of pairs on the tokens that were sent to both, over pairs with
+            enough of them; None: there are none.
+        shared_pairs: how many pairs that is.
     """
 
     layer: Required[int]
     mean: Number
     highest: Number
     pair: list[int]
+    shared_mean: Number
+    shared_pairs: int
 
 
 class Schema1Layer(TypedDict, total=False):

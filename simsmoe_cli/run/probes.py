@@ -5,6 +5,8 @@ many experts. Shapes: L layers, N experts. A file holds, not compressed:
 
     cka      [L, N, N] float32, similarity of pairs; nan where undefined
     shared   [L, N, N] int32, tokens that both experts of a pair were given; 0 on the diagonal
+    cka_shared  [L, N, N] float32, similarity of pairs on the tokens that both were given; nan where
+             they are too few. Files of earlier versions do not have it
     layers   [L] int64, their indices among the layers with experts
     tokens   int64, of the probe
     measure  name of the similarity measure
@@ -47,16 +49,20 @@ class Matrices:
         cka_LNN: similarity; nan where undefined.
         shared_LNN: fraction of the tokens that both experts of a pair were given; nan where
             unknown.
+        cka_shared_LNN: similarity on the tokens that both were given; nan where undefined; None:
+            not measured (earlier versions).
     """
 
     layers: tuple[int, ...]
     cka_LNN: Matrix
     shared_LNN: Matrix
+    cka_shared_LNN: Matrix | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory they take."""
-        return self.cka_LNN.nbytes + self.shared_LNN.nbytes
+        more = 0 if self.cka_shared_LNN is None else self.cka_shared_LNN.nbytes
+        return self.cka_LNN.nbytes + self.shared_LNN.nbytes + more
 
 
 def most_similar_pairs(cka_NN: Matrix, count: int) -> list[tuple[int, int, float]]:
@@ -70,15 +76,25 @@ def most_similar_pairs(cka_NN: Matrix, count: int) -> list[tuple[int, int, float
     ]
 
 
-def layer_summary(index: int, cka_NN: Matrix) -> SimilarityLayer:
-    """A layer's part of a similarity event: its index, the mean of its pairs and the highest."""
-    pairs = cka_NN[np.triu_indices(len(cka_NN), 1)]
-    defined = pairs[np.isfinite(pairs)]
+def layer_summary(
+    index: int, cka_NN: Matrix, cka_shared_NN: Matrix | None = None
+) -> SimilarityLayer:
+    """A layer's part of a similarity event: its index, the mean of its pairs and the highest, and
+    the mean on shared tokens where that was measured."""
     layer: SimilarityLayer = {"layer": index}
-    layer["mean"] = float(defined.mean()) if len(defined) else None
+    layer["mean"], _ = _mean_of_pairs(cka_NN)
     for first, second, value in most_similar_pairs(cka_NN, 1):
         layer["highest"], layer["pair"] = value, [first, second]
+    if cka_shared_NN is not None:
+        layer["shared_mean"], layer["shared_pairs"] = _mean_of_pairs(cka_shared_NN)
     return layer
+
+
+def _mean_of_pairs(cka_NN: Matrix) -> tuple[float | None, int]:
+    """The mean over the pairs where it is defined, and how many they are."""
+    pairs = cka_NN[np.triu_indices(len(cka_NN), 1)]
+    defined = pairs[np.isfinite(pairs)]
+    return float(defined.mean()) if len(defined) else None, len(defined)
 
 
 def write(
@@ -89,25 +105,29 @@ def write(
     tokens: int,
     cka_LNN: Matrix,
     shared_LNN: NDArray[np.int32],
+    cka_shared_LNN: Matrix | None = None,
 ) -> str:
     """Write the file of a probe; returns its name for the event once it is on the disk.
 
     Args:
         run: the run folder.
         step: of the probe.
-        measure, tokens, cka_LNN, shared_LNN: see the module; the layers are all there are.
+        measure, tokens, cka_LNN, shared_LNN, cka_shared_LNN: see the module; the layers are all
+            there are.
     """
+    arrays: dict[str, Any] = {
+        "cka": _contiguous(cka_LNN),
+        "shared": np.ascontiguousarray(shared_LNN, dtype=np.int32),
+        "layers": np.arange(len(cka_LNN), dtype=np.int64),
+        "tokens": np.int64(tokens),
+        "measure": np.str_(measure),
+    }
+    if cka_shared_LNN is not None:
+        arrays["cka_shared"] = _contiguous(cka_shared_LNN)
     run.probes.mkdir(parents=True, exist_ok=True)
     path = run.probes / f"step-{step:07d}.npz"
     with atomic.whole_file(path) as partial, open(partial, "wb") as file:
-        np.savez(
-            file,
-            cka=np.ascontiguousarray(cka_LNN, dtype=np.float32),
-            shared=np.ascontiguousarray(shared_LNN, dtype=np.int32),
-            layers=np.arange(len(cka_LNN), dtype=np.int64),
-            tokens=np.int64(tokens),
-            measure=np.str_(measure),
-        )
+        np.savez(file, **arrays)
     return f"{run.probes.name}/{path.name}"
 
 
@@ -149,6 +169,9 @@ def read(run: Path, name: str) -> Matrices:
             cka_LNN = _array(archive, "cka", np.dtype("<f4"), 3)
             shared_LNN = _array(archive, "shared", np.dtype("<i4"), 3)
             tokens = int(_array(archive, "tokens", np.dtype("<i8"), 0))
+            cka_shared_LNN = None
+            if "cka_shared.npy" in archive.namelist():
+                cka_shared_LNN = _finite(_array(archive, "cka_shared", np.dtype("<f4"), 3))
     # Python's reader of archives and NumPy's of headers raise many kinds at damaged ones.
     except Exception as error:
         if isinstance(error, Unreadable):
@@ -157,9 +180,12 @@ def read(run: Path, name: str) -> Matrices:
     count, experts = len(layers), cka_LNN.shape[-1]
     if cka_LNN.shape != (count, experts, experts) or shared_LNN.shape != cka_LNN.shape:
         raise Unreadable("is damaged (its shapes do not fit together)")
+    if cka_shared_LNN is not None and cka_shared_LNN.shape != cka_LNN.shape:
+        raise Unreadable("is damaged (its shapes do not fit together)")
     wrong = (shared_LNN < 0) | (shared_LNN > tokens)
     shared = np.where(wrong, np.nan, shared_LNN / np.float32(max(1, tokens)))
-    return Matrices(tuple(layers.tolist()), _finite(cka_LNN), shared.astype(np.float32))
+    layers_L = tuple(layers.tolist())
+    return Matrices(layers_L, _finite(cka_LNN), shared.astype(np.float32), cka_shared_LNN)
 
 
 def of_schema_1(layers: list[dict[str, Any]]) -> Matrices | None:
@@ -200,6 +226,10 @@ def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], dimensions
     if version != (1, 0) or by_column or found != dtype or len(shape) != dimensions:
         raise Unreadable(f"is damaged ('{name}' is not what it should be)")
     return np.frombuffer(content.read(), dtype).reshape(shape)
+
+
+def _contiguous(values: Matrix) -> Matrix:
+    return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def _matrix(value: Any) -> Matrix | None:

@@ -23,7 +23,8 @@ from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run import probes
-from simsmoe_cli.run.events import DEAD_BELOW, ProbedSimilarity, RouterLayer, SimilarityLayer
+from simsmoe_cli.run.dead_experts import DEAD_BELOW
+from simsmoe_cli.run.events import ProbedSimilarity, RouterLayer, SimilarityLayer
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.routed import Routed

@@ -50,6 +50,22 @@ def test_what_is_written_is_read(run: RunDir) -> None:
     assert [path.name for path in run.probes.iterdir()] == ["step-0000012.npz"]
 
 
+def test_similarity_on_shared_tokens_is_read_where_it_was_written(run: RunDir) -> None:
+    assert probes.read(run.path, NAME).cka_shared_LNN is None  # a file of an earlier version
+    shared = CKA.copy()
+    shared[1, 0, 1] = shared[1, 1, 0] = np.inf
+    saved(run.path / NAME, cka_shared=shared)
+    found = probes.read(run.path, NAME).cka_shared_LNN
+    assert found is not None
+    shared[~np.isfinite(shared)] = np.nan
+    np.testing.assert_array_equal(found, shared)
+    summary = probes.layer_summary(1, CKA[1], found[1])
+    assert (summary["shared_mean"], summary["shared_pairs"]) == (-0.25, 1)
+    saved(run.path / NAME, cka_shared=shared[:1])
+    with pytest.raises(Unreadable, match="damaged"):
+        probes.read(run.path, NAME)
+
+
 def test_a_file_is_the_same_whenever_it_is_written(run: RunDir) -> None:
     before = (run.path / NAME).read_bytes()
     assert write(run, 12) == NAME

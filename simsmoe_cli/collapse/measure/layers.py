@@ -29,7 +29,7 @@ from simsmoe_cli.collapse.pairs import Pair
 from simsmoe_cli.collapse.sources.base import Reading, Source
 from simsmoe_cli.collapse.subject import Settings, Text
 from simsmoe_cli.errors import DataError
-from simsmoe_cli.run.events import DEAD_BELOW
+from simsmoe_cli.run.dead_experts import DEAD_BELOW
 from simsmoe_cli.run.layer_labels import layer_labels
 from simsmoe_cli.run.score import bits, perplexity
 from simsmoe_cli.similarity.routed import Routed

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simsmoe_cli.collapse.findings import defined
 from simsmoe_cli.collapse.measure.layer import Layer, matrix
-from simsmoe_cli.run.events import DEAD_BELOW
+from simsmoe_cli.run.dead_experts import DEAD_BELOW
 from simsmoe_cli.similarity.routed import Routed
 
 

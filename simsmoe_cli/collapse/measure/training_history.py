@@ -39,7 +39,7 @@ def read_history(path: Path) -> History:
             now = [[share or 0.0 for share in layer.get("load", [])] for layer in layers]
             probes.setdefault(step, {}).update(
                 load_cv=[layer.get("load_cv") for layer in layers],
-                dead=[len(layer.get("dead", [])) for layer in layers],
+                dead=[len(layer.get("dead") or []) for layer in layers],
                 drift=_drift(loads, now),
             )
             loads = now

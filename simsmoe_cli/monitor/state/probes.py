@@ -64,7 +64,7 @@ class RouterFrame:
                 layer=layer["layer"],
                 load=np.array(layer.get("load", [])[:MAX_EXPERTS], dtype=np.float32),
                 load_cv=defined(layer.get("load_cv")),
-                dead=tuple(sorted(layer.get("dead", [])[:MAX_EXPERTS])),
+                dead=tuple(sorted((layer.get("dead") or [])[:MAX_EXPERTS])),
                 entropy_nats=defined(layer.get("entropy_nats")),
                 entropy_of_mean_nats=defined(layer.get("entropy_of_mean_nats")),
             )
