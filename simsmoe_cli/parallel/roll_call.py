@@ -2,31 +2,37 @@
 
 A rank that dies or hangs leaves the others in an exchange that fails: at once if its process is
 gone, after `parallel.timeout_s` if it hangs. They then call the roll in a small store that torchrun
-keeps: every rank that is alive answers, and those that do not are named. A rank that ends with an
-error of its own leaves a note first, so that the others end silently with its exit code.
+keeps: every rank that is alive answers, and those that do not are named. A thread of each rank
+answers, since the rank itself may be busy: ranks that compute notice a failure later than those
+that waited for the lost one. A rank that ends with an error of its own leaves a note first, so that
+the others end silently with its exit code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import hashlib
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from simsmoe_cli.errors import EXIT_RANK_LOST, EndedElsewhere, UserError, listed
+from simsmoe_cli.errors import EXIT_RANK_LOST, EndedElsewhere, UserError, listed, printable
 from simsmoe_cli.parallel.launch import Launch
 
-PATIENCE_S = 3.0  # for notes and answers of other ranks, whose processes are alive
+PATIENCE_S = 5.0  # for notes and answers of other ranks, whose processes are alive
+LISTEN_S = 1.0  # between two looks whether the roll is called
 CONNECT_S = 300.0
-_NOTE, _RUN = "ended", "run"
+_NOTE, _RUN, _CALLED = "ended", "run", "called"
+_LISTENS, _FAILED_TOO = "listens", "failed too"  # answers
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # set by torchrun, whose store is there before the ranks
 
 
@@ -103,24 +109,53 @@ class RollCall:
         """The run folder of an earlier attempt of this torchrun."""
         return self._job.get(_RUN).decode() if self._job.check([_RUN]) else None
 
-    def explain(self) -> Exception:
-        """Why an exchange between ranks failed."""
-        own = self.launched.rank
-        self._attempt.set(f"here/{own}", "")
-        missing: list[int] = []
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Answer when a rank calls the roll, whatever this one is doing then."""
+        done = threading.Event()
+
+        def listen() -> None:
+            with contextlib.suppress(RuntimeError):  # the store is gone
+                while not done.wait(LISTEN_S):
+                    if self._attempt.check([_CALLED]):
+                        key = _answer_of(self.launched.rank)
+                        self._attempt.compare_set(key, "", _LISTENS)  # unless it has answered
+                        return
+
+        thread = threading.Thread(target=listen, name="roll-call", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join(LISTEN_S)
+
+    def explain(self, error: Exception) -> UserError | EndedElsewhere:
+        """Why an exchange between ranks failed.
+
+        Args:
+            error: what this rank saw of it.
+        """
+        self._attempt.set(_CALLED, "")
+        self._attempt.set(_answer_of(self.launched.rank), _FAILED_TOO)
+        answers: dict[int, str | None] = {}
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             if self._attempt.check([_NOTE]):
                 return EndedElsewhere(int(self._attempt.get(_NOTE)))
-            missing = [
-                rank
-                for rank in range(self.launched.size)
-                if not self._attempt.check([f"here/{rank}"])
-            ]
-            if not missing:
+            answers = {rank: self._answer_of(rank) for rank in range(self.launched.size)}
+            if all(answer == _FAILED_TOO for answer in answers.values()):
                 break
             time.sleep(0.1)
-        return lost([self._name(rank) for rank in missing])
+        for answer, describe in ((None, lost), (_LISTENS, late)):
+            found = [self._name(rank) for rank in answers if answers[rank] == answer]
+            if found:
+                return describe(found)
+        return failed(error)
+
+    def _answer_of(self, rank: int) -> str | None:
+        key = _answer_of(rank)
+        return self._attempt.get(key).decode() if self._attempt.check([key]) else None
 
     def _name(self, rank: int) -> str:
         if not self._attempt.check([_member(rank)]):
@@ -133,16 +168,45 @@ def _member(rank: int) -> str:
     return f"member/{rank}"
 
 
+def _answer_of(rank: int) -> str:
+    return f"here/{rank}"
+
+
 def lost(ranks: Sequence[str]) -> UserError:
-    """The error for ranks that ended or hang; an empty list: nobody knows which."""
-    who = f"rank{'s' * (len(ranks) > 1)} {listed(ranks, 8)}" if ranks else "the others"
-    what = "ended or hangs" if len(ranks) == 1 else "ended or hang"
-    return UserError(
-        f"lost contact with {who}: it {what}" if len(ranks) == 1 else f"{who} {what}",
-        hint="Look at its output and its machine. --resume auto goes on from the newest "
-        "checkpoint; torchrun --max-restarts does so by itself.",
-        code=EXIT_RANK_LOST,
+    """The error for ranks whose processes ended, or are stopped."""
+    if len(ranks) == 1:
+        why, look = "it ended or hangs", "Look at its output and its machine."
+    else:
+        why, look = "they ended or hang", "Look at their output and their machines."
+    return _rank_error(f"lost contact with {_ranks(ranks)}: {why}", look)
+
+
+def late(ranks: Sequence[str]) -> UserError:
+    """The error for ranks that are alive, and that the others waited for in vain."""
+    return _rank_error(
+        f"waited in vain for {_ranks(ranks)}",
+        "Look at what it does; parallel.timeout_s is how long the others wait.",
     )
+
+
+def failed(error: Exception) -> UserError:
+    """The error for an exchange that failed on every rank."""
+    return _rank_error(
+        f"an exchange between the processes failed: {printable(error, 300)}",
+        "Look at MASTER_ADDR, MASTER_PORT and the network between the machines.",
+    )
+
+
+def _ranks(names: Sequence[str]) -> str:
+    return f"rank{'s' * (len(names) > 1)} {listed(names, 8)}"
+
+
+def _rank_error(what: str, look: str) -> UserError:
+    hint = (
+        f"{look} --resume auto goes on from the newest checkpoint; torchrun --max-restarts does so "
+        "by itself."
+    )
+    return UserError(what, hint=hint, code=EXIT_RANK_LOST)
 
 
 def is_failed_exchange(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from simsmoe_cli.parallel.launch import Launch
 from simsmoe_cli.recipe.parallel import Layout
@@ -239,6 +240,9 @@ def join(
             (replicate, shard // expert, expert),
             mesh_dim_names=(REPLICATE, BEYOND_EXPERT, EXPERT),
         )
+    for mesh in (grid, expert_grid):
+        for group in () if mesh is None else mesh.get_all_groups():
+            _set_pg_timeout(timeout, group)  # that of its parent is not inherited
     return World(launched.rank, launched.size, layout, grid, expert_grid)
 
 

@@ -33,6 +33,7 @@ from simsmoe_cli.train.run_log import RunLog, run_started
 from simsmoe_cli.train.sharding import let_go, shard
 from simsmoe_cli.train.signals import Stopped, StopSignals
 from simsmoe_cli.train.step import Stepper
+from simsmoe_cli.train.together import rank_named
 
 
 class Trainer(Generic[S]):
@@ -123,7 +124,7 @@ class Trainer(Generic[S]):
             Stopped: a signal asked to stop; the state was saved.
         """
         try:
-            with contextlib.ExitStack() as signals:
+            with contextlib.ExitStack() as signals, rank_named():
                 return self._train(signals)
         except Stopped as stop:
             self.log.leave(self.steps_done, "stopped", stop.signal)

@@ -19,10 +19,9 @@ from simsmoe_cli.errors import (
     EndedElsewhere,
     Terminated,
     UserError,
-    printable,
 )
 from simsmoe_cli.parallel.launch import launch
-from simsmoe_cli.parallel.roll_call import RollCall, is_failed_exchange, lost, roll_call
+from simsmoe_cli.parallel.roll_call import failed, is_failed_exchange, lost, roll_call
 from simsmoe_cli.parallel.world import ALONE, World, join
 from simsmoe_cli.recipe.parallel import ParallelSettings
 from simsmoe_cli.run.folder import RunDir
@@ -45,37 +44,53 @@ def together(settings: ParallelSettings, device: torch.device) -> Iterator[World
     if launched.alone:
         yield ALONE
         return
-    roll = None
+    with rank_named():
+        roll = roll_call(launched)
+        roll.register(str(device))
+    with roll.listening():
+        try:
+            with rank_named():
+                layout = settings.layout(launched.size)
+                world = join(launched, device, layout, settings.timeout_s, roll.meeting)
+                world.wait()
+                yield world
+                world.wait()
+        except BaseException as error:
+            if not (isinstance(error, EndedElsewhere) or _of_others(error)):
+                with contextlib.suppress(RuntimeError):
+                    roll.leave_note(_exit_code(error))
+            raise
+
+
+@contextlib.contextmanager
+def rank_named() -> Iterator[None]:
+    """Turn the failure of an exchange between ranks into an error that says who failed.
+
+    Raises:
+        UserError: other ranks ended without a word, or hang.
+        EndedElsewhere: another rank ended, and has said why.
+    """
     try:
-        meeting = roll_call(launched)
-        layout = settings.layout(launched.size)
-        world = join(launched, device, layout, settings.timeout_s, meeting.meeting)
-        meeting.register(str(device))
-        world.wait()
-        roll = meeting
-        yield world
-        world.wait()
-    except BaseException as error:
-        if is_failed_exchange(error):
-            raise _explained(roll, error) from error
-        if roll is not None and not isinstance(error, EndedElsewhere):
-            with contextlib.suppress(RuntimeError):
-                roll.leave_note(_exit_code(error))
-        raise
+        yield
+    except Exception as error:
+        if not is_failed_exchange(error):
+            raise
+        raise _explained(error) from error
 
 
-def _explained(roll: RollCall | None, error: BaseException) -> Exception:
+def _explained(error: Exception) -> UserError | EndedElsewhere:
     """Why an exchange failed, as far as this rank can find out."""
-    if roll is None:
-        return UserError(
-            f"the processes could not meet: {printable(error, 300)}",
-            hint="Look at MASTER_ADDR, MASTER_PORT and the network between the machines.",
-            code=EXIT_RANK_LOST,
-        )
+    if not roll_call.cache_info().currsize:
+        return failed(error)
     try:
-        return roll.explain()
+        return roll_call(launch()).explain(error)
     except RuntimeError:  # the store is gone, and with it the first rank or torchrun
         return lost(["0"])
+
+
+def _of_others(error: BaseException) -> bool:
+    """Whether an error is about other ranks, which each rank finds out by itself."""
+    return isinstance(error, UserError) and error.code == EXIT_RANK_LOST
 
 
 def _exit_code(error: BaseException) -> int:
