@@ -44,7 +44,8 @@ from benchmarks.timing import machine
 from simsmoe_cli.any_moe.expert_calls import LayerRecorder, recording
 from simsmoe_cli.any_moe.find_layers import find_expert_layers
 from simsmoe_cli.similarity.cka import debiased_linear_cka
-from simsmoe_cli.upcycle.write import Settings, upcycle
+from simsmoe_cli.upcycle.experts import Settings
+from simsmoe_cli.upcycle.write import upcycle
 
 SEEDS = (0, 1, 2)
 T_975 = {2: 4.303, 1: 12.706}  # Student's t for a 95% interval, by degrees of freedom

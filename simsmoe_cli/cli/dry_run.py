@@ -26,7 +26,8 @@ def show_pretraining(
     name: str | None,
     device: str,
     data_dir: Path,
-    source: Path | None = None,
+    source: Path | None,
+    runs_dir: Path,
     cluster: dry_run_ranks.Cluster | None = None,
     *,
     as_json: bool,
@@ -34,7 +35,9 @@ def show_pretraining(
     """Print the resolved recipe, sizes, costs and the assumptions behind them; train nothing.
 
     Args:
-        source: folder of a Hugging Face model, of which only the parameters are counted.
+        source: a run, or the folder of a Hugging Face model, of which only the parameters are
+            counted.
+        runs_dir: where run folders lie.
         cluster: the processes to plan for.
 
     Raises:
@@ -44,13 +47,14 @@ def show_pretraining(
     from simsmoe_cli.model.size import measure
     from simsmoe_cli.train.device import choose_device
     from simsmoe_cli.train.plan_pretraining import require_pretraining, starting_point
+    from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 
     if name is not None:
         check_name(name)
     choose_device(device)
-    recipe, pretrained = starting_point(recipe_name, overrides, source)
+    recipe, pretrained = starting_point(recipe_name, overrides, source, data_dir, runs_dir)
     require_pretraining(recipe)
-    if pretrained is not None:
+    if isinstance(pretrained, PretrainedFolder):
         if cluster is not None:
             raise UserError(
                 "plans the model of a recipe, not of a folder",

@@ -46,9 +46,9 @@ FromOption = Annotated[
     Path | None,
     typer.Option(
         "--from",
-        metavar="FOLDER",
-        help="Go on training this Hugging Face model (a folder; extra hf); RUN/huggingface gets "
-        "the result.",
+        metavar="RUN|FOLDER",
+        help="Start from the best weights of this run, or from this Hugging Face model (a folder; "
+        "extra hf; RUN/huggingface gets the result).",
     ),
 ]
 
@@ -82,7 +82,7 @@ def pretrain(
         from simsmoe_cli.cli.dry_run import show_pretraining
 
         show_pretraining(
-            recipe, overrides, name, device, data_dir, source, cluster, as_json=as_json
+            recipe, overrides, name, device, data_dir, source, runs_dir, cluster, as_json=as_json
         )
         return
     from simsmoe_cli.cli.progress import unwatched
@@ -94,7 +94,9 @@ def pretrain(
     with unwatched():
         screen = console(stderr=as_json)
         where = restarted(runs_dir, name, resume)
-        plan = plan_training(recipe, overrides, where.runs_dir, where.name, where.resume, source)
+        plan = plan_training(
+            recipe, overrides, where.runs_dir, where.name, where.resume, source, data_dir
+        )
         on = ready_device(plan.recipe, device, deterministic=deterministic)
         with together(plan.recipe.parallel, on) as world:
             say = partial(screen.print, soft_wrap=True)

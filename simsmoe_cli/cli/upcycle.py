@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from simsmoe_cli.cli.options import console
+from simsmoe_cli.cli.options import RUNS_DIR, RunsDirOption, console
 
 DenseArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="DENSE", help="Folder of a Hugging Face model: llama, mistral, qwen2 or qwen3."
+        metavar="DENSE",
+        help="A run whose pattern has f and no g, or the folder of a Hugging Face model: llama, "
+        "mistral, qwen2 or qwen3.",
     ),
 ]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")]
@@ -43,8 +45,12 @@ def upcycle(
     drop_ratio: DropRatioOption = None,
     noise: NoiseOption = None,
     seed: SeedOption = 0,
+    runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
-    """Turn a dense Hugging Face model into a mixture of experts.
+    """Turn a dense model into a mixture of experts.
+
+    A run becomes a run, in which each f of the pattern is a g; a Hugging Face
+    model becomes one of Mixtral, Qwen2-MoE or Qwen3-MoE.
 
     Every expert is a copy of the dense feed-forward block and the router is
     new, so the model computes what the dense one does.
@@ -55,15 +61,24 @@ def upcycle(
     at once; then the model needs training to be as good as the dense one.
     """
     from simsmoe_cli.cli.stage_progress import StageProgress
-    from simsmoe_cli.upcycle.write import Settings
+    from simsmoe_cli.run.find import find_run, is_run
+    from simsmoe_cli.upcycle.experts import Settings
     from simsmoe_cli.upcycle.write import upcycle as write
 
     settings = Settings(experts, top_k, drop_ratio, noise, seed)
     with StageProgress(console(stderr=True)) as progress:
-        done = write(dense, out, settings, progress=progress)
+        if is_run(runs_dir / dense) or is_run(dense):
+            from simsmoe_cli.upcycle.run import upcycle_run
+
+            done = upcycle_run(find_run(dense, runs_dir), out, settings, progress=progress)
+            report, longer = "", f"simsmoe pretrain --from {out} --similarity calibrated"
+        else:
+            done = write(dense, out, settings, progress=progress)
+            report = " --text FILE"
+            longer = f"simsmoe pretrain --from {out}, or simsmoe.attach (docs/api.md)"
     console().print(
         f"{out}: {done.architecture}, {done.parameters:,} parameters, {done.active:,} active, "
-        f"{done.bytes / 1e9:.2f} GB. Next: simsmoe collapse-report {out} --text FILE; to train it: "
-        f"simsmoe pretrain --from {out}, or simsmoe.attach (docs/api.md)",
+        f"{done.bytes / 1e9:.2f} GB. Next: simsmoe collapse-report {out}{report}; to train it: "
+        f"{longer}",
         soft_wrap=True,
     )

@@ -60,7 +60,7 @@ class TaskFacts(Facts):
 
 
 class Origin(Facts):
-    """The weights that a run was fine-tuned from."""
+    """The weights that a run started from."""
 
     run: Label
     step: Count
@@ -82,6 +82,7 @@ class State(Facts):
     # Of a fine-tuned model.
     task: TaskFacts | None = None
     tokenizer: TokenizerFacts | None = None
+    # Of a fine-tuned model, and of a language model that started from another run's weights.
     pretrained: Origin | None = None
     # Of a checkpoint; best/ has none of these.
     best_loss: float | None = None

@@ -31,7 +31,6 @@ from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.pretrained import Pretrained
 from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 from simsmoe_cli.train.resuming import (
-    differences,
     own_recipe,
     require_same_course,
     state_to_resume,
@@ -39,15 +38,6 @@ from simsmoe_cli.train.resuming import (
 from simsmoe_cli.train.run_place import find_place, resumed
 
 Source = Pretrained | PretrainedFolder
-# Fields of model and moe that may differ from the checkpoint's.
-FREE = (
-    "model.dropout",
-    "moe.router",
-    "moe.top_k",
-    "moe.backend",
-    "moe.balance_weight",
-    "moe.z_weight",
-)
 EVERY_EPOCH = ("validate_every", "checkpoint_every", "probe_every")
 TASK = "finetune.task="
 # Stands for the number of steps until the task is known; longer than any warm-up.
@@ -169,8 +159,8 @@ def _recipe(
     recipe = load_recipe(recipe_name, changes, base)
     if not recipe.finetune.task:
         raise _no_task()
-    if before is not None:
-        _require_fit(before, recipe)
+    if isinstance(pretrained, Pretrained):
+        pretrained.require_fit(recipe)
     if recipe.finetune.drop_last_layer:
         kept_layers(recipe)
     task = open_task(recipe.finetune.task, data_dir)
@@ -243,21 +233,3 @@ def _steps(recipe: Recipe, task: Task) -> tuple[int, int]:
     examples = min(recipe.finetune.examples or examples, examples)
     epoch = -(-examples // recipe.train.batch)
     return epoch, epoch * recipe.finetune.epochs
-
-
-def _require_fit(before: Recipe, recipe: Recipe) -> None:
-    """Raise a UserError where a recipe asks for another model than the checkpoint's."""
-    fixed = {"model", "moe", "data"}
-    changed = [
-        f"{path} ({old!r} -> {new!r})"
-        for path, old, new in differences(
-            before.model_dump(include=fixed), recipe.model_dump(include=fixed)
-        )
-        if path not in FREE
-    ]
-    if changed:
-        raise UserError(
-            f"the pre-trained model cannot be changed: {', '.join(changed)}",
-            where=f"recipe {recipe.name}",
-            hint="Leave these out, or pre-train with them.",
-        )

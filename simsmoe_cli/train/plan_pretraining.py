@@ -17,10 +17,14 @@ from simsmoe_cli.parallel.launch import launch
 from simsmoe_cli.recipe.load import load_recipe, require_ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.find import find_run, is_run
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train.pretrained import Pretrained
 from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 from simsmoe_cli.train.resuming import own_recipe, require_same_course, state_to_resume
 from simsmoe_cli.train.run_place import find_place, resumed
+
+Source = Pretrained | PretrainedFolder
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Plan:
         resume_from: the checkpoint folder to resume from; None starts at step 0.
         notes: warnings about the choice of `resume_from`.
         state: of the checkpoint; None without a checkpoint.
-        pretrained: the Hugging Face model to start from; None: fresh weights, or a checkpoint.
+        pretrained: the run or the Hugging Face model to start from; None: fresh weights, or a
+            checkpoint.
+        origin: run, step and hash of the weights of that run, which the new run keeps.
     """
 
     recipe: Recipe
@@ -41,7 +47,8 @@ class Plan:
     resume_from: Path | None
     notes: Sequence[str] = ()
     state: dict[str, Any] | None = None
-    pretrained: PretrainedFolder | None = None
+    pretrained: Source | None = None
+    origin: dict[str, Any] | None = None
 
 
 def plan_training(
@@ -51,6 +58,7 @@ def plan_training(
     name: str | None = None,
     resume: str | None = None,
     source: Path | None = None,
+    data_dir: Path = Path(),
 ) -> Plan:
     """Decide recipe, run folder and starting point.
 
@@ -62,7 +70,9 @@ def plan_training(
         name: of the run folder; None makes one from the recipe.
         resume: None, "auto" (this name's newest run, if it has a checkpoint), a run
             folder, its name under `runs_dir`, or a checkpoint folder.
-        source: folder of a Hugging Face model to start from; None takes that of the recipe.
+        source: a run (a name or path) or the folder of a Hugging Face model to start from; None
+            takes the folder of the recipe.
+        data_dir: where prepared corpora lie.
     """
     if name is not None:
         check_name(name)
@@ -79,7 +89,7 @@ def plan_training(
             return _go_on(run, last, None, overrides, notes)
         if run.recipe.is_file():
             recipe_name = str(run.recipe)
-    recipe, pretrained = starting_point(recipe_name, overrides, source)
+    recipe, pretrained = starting_point(recipe_name, overrides, source, data_dir, runs_dir)
     require_pretraining(recipe)
     require_ranks(recipe, launch().size)
     model = f"{recipe.name}-{recipe.moe.router}" if pretrained is None else pretrained.name
@@ -87,26 +97,39 @@ def plan_training(
     place, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
         return _go_on(place, last, recipe_name, overrides, notes)
-    return Plan(recipe, place, None, pretrained=pretrained)
+    origin = pretrained.identity() if isinstance(pretrained, Pretrained) else None
+    return Plan(recipe, place, None, pretrained=pretrained, origin=origin)
 
 
 def starting_point(
-    recipe_name: str | None, overrides: Sequence[str], source: Path | None
-) -> tuple[Recipe, PretrainedFolder | None]:
-    """The recipe of a new run, and the Hugging Face model it starts from, if any.
+    recipe_name: str | None,
+    overrides: Sequence[str],
+    source: Path | None,
+    data_dir: Path,
+    runs_dir: Path,
+) -> tuple[Recipe, Source | None]:
+    """The recipe of a new run, and the run or Hugging Face model it starts from, if any.
 
     Args:
-        recipe_name, overrides, source: as of `plan_training`.
+        recipe_name, overrides, source, data_dir, runs_dir: as of `plan_training`.
     """
     if source is None:
         recipe = load_recipe(recipe_name or "quickstart", overrides)
         if not recipe.huggingface.used:
             return recipe, None
         source = Path(recipe.huggingface.folder)
+    elif is_run(runs_dir / source) or is_run(source) or _misspelt(source):
+        run = Pretrained.open(find_run(source, runs_dir), "best", data_dir)
+        return run.continued(recipe_name, overrides), run
     pretrained = PretrainedFolder.open(source)
     changes = [*overrides, f"huggingface.folder={pretrained.section['folder']}"]
     name = recipe_name or "continue-huggingface"
     return load_recipe(name, changes, pretrained.settings()), pretrained
+
+
+def _misspelt(source: Path) -> bool:
+    """Whether it can only be meant as the name of a run, and is not one."""
+    return not source.exists() and source.name == str(source)
 
 
 def require_pretraining(recipe: Recipe) -> None:
@@ -152,7 +175,7 @@ def _go_on(
     )
     require_same_course(run, before, recipe, state["step"])
     require_ranks(recipe, launch().size)
-    return Plan(recipe, run, start, notes, state)
+    return Plan(recipe, run, start, notes, state, origin=state.get("pretrained"))
 
 
 def _model_of(recipe: Recipe) -> dict[str, Any]:

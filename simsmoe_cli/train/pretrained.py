@@ -1,15 +1,15 @@
-"""A pre-trained run as the starting point of fine-tuning.
+"""A pre-trained run as the starting point of another training.
 
-The classifier gets the embedding, the position table and its sub-layers from the checkpoint, with
-all state of their routers: tables, biases, coefficients, the stage of StableMoE. If the recipe
-names another router, that one starts fresh. Heads and pair counts of similarity learning are copied
-where the new settings give them the same shapes, and start fresh otherwise. The output layer and
-the sub-layers that the classifier does not have are left out.
+The model gets the embedding, the position table and its sub-layers from the checkpoint, with all
+state of their routers: tables, biases, coefficients, the stage of StableMoE. If the recipe names
+another router, that one starts fresh. Heads and pair counts of similarity learning are copied where
+the new settings give them the same shapes, and start fresh otherwise. A language model also gets
+the output layer; a classifier has none, and may have fewer sub-layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,17 +17,32 @@ from typing import Any, ClassVar
 from safetensors.torch import load_file
 from torch import Tensor
 
+from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.huggingface.save import FOLDER
 from simsmoe_cli.model.classifier import Classifier
+from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.recipe.load import load_recipe, override_recipe
 from simsmoe_cli.recipe.routers import section_name
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.checkpoint import weights_name
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
+from simsmoe_cli.train.resuming import differences
 
 HEAD, SIMILARITY, ROUTER = "classifier.", ".similarity.", ".moe.router."
+# Fields of model and moe that may differ from the checkpoint's.
+FREE = (
+    "model.dropout",
+    "moe.router",
+    "moe.top_k",
+    "moe.backend",
+    "moe.balance_weight",
+    "moe.z_weight",
+)
+# Fields of data that may differ in a further pre-training.
+FREE_TEXT = ("data.corpus", "data.attend_within_documents")
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Pretrained:
         opened = OpenedRun.open(run, which, data_dir)
         opened.require_language_model()
         if opened.recipe.huggingface.used:
-            raise UserError(
+            raise DataError(
                 "this run trained a Hugging Face model",
                 where=str(run.path),
                 hint=f"Give the model that it wrote: --from {run.path / FOLDER}.",
@@ -81,7 +96,7 @@ class Pretrained:
         return weights_name(self.opened.state)
 
     def identity(self) -> dict[str, Any]:
-        """Run, step and hash, which a fine-tuned run keeps."""
+        """Run, step and hash, which the new run keeps."""
         return {
             "run": self.opened.run.name,
             "step": self.opened.step,
@@ -89,7 +104,7 @@ class Pretrained:
         }
 
     def settings(self, *, keep_router: bool = True) -> dict[str, Any]:
-        """The sections of a recipe that fine-tuning starts from.
+        """The sections of a recipe that a training of it starts from.
 
         Args:
             keep_router: whether the settings of its router are among them; False: the recipe names
@@ -109,8 +124,62 @@ class Pretrained:
             settings.pop(section, None)
         return settings
 
-    def load_into(self, model: Classifier) -> list[str]:
-        """Fill a classifier's backbone.
+    def require_fit(self, recipe: Recipe, free: Sequence[str] = ()) -> None:
+        """Raise a UserError where a recipe asks for another model than the checkpoint's.
+
+        Args:
+            recipe: of the new training.
+            free: fields that may differ, beside `FREE`.
+        """
+        fixed = {"model", "moe", "data"}
+        changed = [
+            f"{path} ({old!r} -> {new!r})"
+            for path, old, new in differences(
+                self.recipe.model_dump(include=fixed), recipe.model_dump(include=fixed)
+            )
+            if path not in (*FREE, *free)
+        ]
+        if changed:
+            raise UserError(
+                f"the pre-trained model cannot be changed: {', '.join(changed)}",
+                where=f"recipe {recipe.name}",
+                hint="Leave these out, or pre-train with them.",
+            )
+
+    def continued(self, recipe_name: str | None, overrides: Sequence[str]) -> Recipe:
+        """The recipe of a further pre-training.
+
+        Args:
+            recipe_name: name or path; its settings of training are used, and those of the model
+                must be the run's. None: the run's own recipe.
+            overrides: "a.b=c" settings, later ones win.
+
+        Raises:
+            UserError: the recipe has errors, or asks for another model.
+        """
+        settings = self.settings()
+        if recipe_name is None:
+            kept = self.recipe.model_dump(include={"name", "description", "train", "eval"})
+            recipe = override_recipe(Recipe.model_validate({**settings, **kept}), overrides)
+        else:
+            recipe = load_recipe(recipe_name, overrides, settings)
+        self.require_fit(recipe, FREE_TEXT)
+        return recipe
+
+    def require_encoded(self, store: TokenStore) -> None:
+        """Raise a UserError unless a corpus was encoded with the run's tokenizer."""
+        if store.manifest.vocabulary != self.opened.state["vocabulary"]:
+            run = self.opened.run.path
+            raise DataError(
+                f"the corpus was encoded by another tokenizer or vocabulary than that of {run}",
+                where=str(store.path),
+                hint="Prepare it again with the vocabulary of the run's corpus: simsmoe "
+                f"prepare-data TEXT --vocab-from {self.opened.state['store']} --name NAME, then "
+                "--set data.corpus=NAME.",
+            )
+
+    def load_into(self, model: Classifier | LanguageModel) -> list[str]:
+        """Fill a model with the weights.
 
         Returns:
             Notes for the user.
@@ -119,15 +188,12 @@ class Pretrained:
             UserError: the recipe asks for other shapes than the checkpoint has.
         """
         own = model.state_dict()
-        found = load_file(
-            self.opened.folder / self.weights, device=str(model.classifier.weight.device)
-        )
+        device = next(model.parameters()).device
+        found = load_file(self.opened.folder / self.weights, device=str(device))
         dropped = _dropped(self.opened.recipe, len(model.layers))
-        taken = {
-            name: tensor
-            for name, tensor in found.items()
-            if not name.startswith(("output.", *dropped))
-        }
+        if isinstance(model, Classifier):
+            dropped = ("output.", *dropped)
+        taken = {name: tensor for name, tensor in found.items() if not name.startswith(dropped)}
         router, before = model.recipe.moe.router, self.opened.recipe.moe.router
         fresh = [ROUTER] if router != before else []
         if _shapes(own, SIMILARITY) != _shapes(taken, SIMILARITY):

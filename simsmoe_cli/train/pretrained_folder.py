@@ -163,7 +163,7 @@ def _require_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     name = str(folder)
-    hint = "Give the folder of a Hugging Face model."
+    hint = "Give a run, or the folder of a Hugging Face model."
     if REPOSITORY.fullmatch(name):
         hint = f"Nothing is downloaded; first: hf download {name} --local-dir {folder.name}"
     raise DataError("no such folder", where=name, hint=hint)

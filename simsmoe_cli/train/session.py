@@ -16,7 +16,8 @@ from simsmoe_cli.errors import DataError, Terminated, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.save import keep_tokenizer
 from simsmoe_cli.model.classifier import Classifier
-from simsmoe_cli.model.interface import TextClassifier
+from simsmoe_cli.model.interface import TextClassifier, TextModel
+from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.parallel.launch import launch
 from simsmoe_cli.parallel.world import ALONE, World
 from simsmoe_cli.recipe.load import dump_recipe
@@ -126,12 +127,26 @@ def train(
         signals.Stopped: stopped by a signal after saving.
     """
     recipe, vocab_size, start = plan.recipe, store.manifest.vocab_size, plan.pretrained
-    model = None if start is None else lambda: start.language_model(recipe, vocab_size, device)
+
+    def objective() -> LanguageModelling:
+        make = None
+        if isinstance(start, PretrainedFolder):
+            folder = start
+
+            def make() -> TextModel:
+                return folder.language_model(recipe, vocab_size, device)
+
+        made = LanguageModelling(recipe, store, device, make, world, plan.origin)
+        if isinstance(start, Pretrained):
+            assert isinstance(made.model, LanguageModel)
+            made.warnings += start.load_into(made.model)
+        return made
+
     return _run(
         plan,
         device,
         world,
-        lambda: LanguageModelling(recipe, store, device, model, world),
+        objective,
         lambda: micro_batches_that_fit(plan.recipe, vocab_size, device),
         subscriber=subscriber,
         on_step=on_step,

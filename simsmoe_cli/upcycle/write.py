@@ -1,22 +1,11 @@
 """Writes a dense model as a mixture of experts, one file of weights after the other.
 
-Memory holds the tensors of one file. The experts can be made different at the start:
-
-- `drop_ratio` (Drop-Upcycling, Nakamura et al. 2502.19261): in each expert a random share of the
-  hidden units is drawn anew, the same units in all three matrices, from a normal distribution with
-  the mean and the standard deviation of the dense matrix. The published code takes them over the
-  drawn units alone, and draws other units for each of the three matrices.
-- `noise`: normal noise, in units of the standard deviation of the dense matrix.
-
-Every tensor has a random generator of its own, seeded by the seed and its name, so the result does
-not depend on how the tensors are divided into files.
+Memory holds the tensors of one file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,50 +33,12 @@ from simsmoe_cli.upcycle.config import (
     read_dense_config,
     require_plain_config,
 )
+from simsmoe_cli.upcycle.experts import DenseMatrix, Settings
 from simsmoe_cli.upcycle.plan import Output, outputs, require_dense_weights, shards
 
-MOST_EXPERTS = 1024
 SHARD_BYTES = 5 * 10**9
 STAGE = "writing experts"
-RECIPE = "recipe.yaml"  # of a run of ours
 Progress = Callable[[str, int, int | None], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How experts are made.
-
-    Attributes:
-        experts: experts a layer, N.
-        top_k: experts a token, K.
-        drop_ratio: share of the hidden units of each expert that is drawn anew.
-        noise: standard deviation of added noise over that of the matrix.
-        seed: of everything random.
-    """
-
-    experts: int = 8
-    top_k: int = 2
-    drop_ratio: float | None = None
-    noise: float | None = None
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise a UserError for values that make no mixture of experts."""
-        if not 2 <= self.experts <= MOST_EXPERTS:
-            raise UserError(
-                f"expected 2 to {MOST_EXPERTS:,} experts, got {self.experts:,}", where="--experts"
-            )
-        if not 1 <= self.top_k <= self.experts:
-            raise UserError(
-                f"expected 1 to {self.experts:,} (the number of experts), got {self.top_k:,}",
-                where="--top-k",
-            )
-        if self.drop_ratio is not None and self.noise is not None:
-            raise UserError("give --drop-ratio or --noise, not both")
-        if self.drop_ratio is not None and not 0 <= self.drop_ratio <= 1:
-            raise UserError(f"expected 0 to 1, got {self.drop_ratio:g}", where="--drop-ratio")
-        if self.noise is not None and not (math.isfinite(self.noise) and self.noise >= 0):
-            raise UserError(f"expected 0 or more, got {self.noise:g}", where="--noise")
 
 
 @dataclass(frozen=True)
@@ -95,7 +46,7 @@ class Upcycled:
     """What was written.
 
     Attributes:
-        architecture: its class in transformers.
+        architecture: its class in transformers, or "simsmoe".
         parameters: of the whole model.
         active: parameters that a token passes through.
         bytes: of its weights.
@@ -107,7 +58,7 @@ class Upcycled:
     bytes: int
 
 
-def _silent(stage: str, done: int, total: int | None) -> None:
+def silent(stage: str, done: int, total: int | None) -> None:
     """Shows no progress."""
 
 
@@ -116,7 +67,7 @@ def upcycle(
     out: Path,
     settings: Settings,
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Upcycled:
     """Write a dense model as a mixture of experts.
 
@@ -180,8 +131,7 @@ class _Writer:
         self.folder = folder
         self.settings = settings
         self.router_std = router_std
-        self.name, self.tensor = "", torch.empty(0)
-        self.mean, self.std = 0.0, 0.0
+        self.name, self.dense = "", DenseMatrix(torch.empty(0))
 
     def write(self, out: Path, files: list[list[Output]], progress: Progress) -> None:
         """Write the files of weights and, if there are several, their index.
@@ -212,57 +162,28 @@ class _Writer:
     def made(self, output: Output) -> Tensor:
         """A tensor, in memory of its own."""
         self._read(output.source)
-        dtype = self.tensor.dtype
+        dtype = self.dense.weight.dtype
         if output.role == "zeros":
             return torch.zeros(output.shape, dtype=dtype)
         if output.role == "router":
-            new = torch.randn(output.shape, generator=self._random(output.name))
+            new = torch.randn(output.shape, generator=self.settings.random(output.name))
             return (new * self.router_std).to(dtype)
         if output.role == "copy":
-            return self.tensor.clone()
-        return self._expert(output).mul_(output.scale)
-
-    def _expert(self, output: Output) -> Tensor:
-        weight = self.tensor.clone()
-        settings = self.settings
-        if settings.noise:
-            drawn = torch.randn(output.shape, generator=self._random(output.name))
-            return (weight.float() + drawn * (settings.noise * self.std)).to(weight.dtype)
-        if settings.drop_ratio:
-            dimension = 1 if output.role == "down" else 0  # that of the H hidden units
-            hidden = output.shape[dimension]
-            units = torch.randperm(
-                hidden, generator=self._random(f"units of {output.layer} {output.expert}")
-            )[: round(settings.drop_ratio * hidden)]
-            shape = list(output.shape)
-            shape[dimension] = len(units)
-            drawn = torch.randn(shape, generator=self._random(output.name))
-            weight.index_copy_(dimension, units, (drawn * self.std + self.mean).to(weight.dtype))
-        return weight
+            return self.dense.weight.clone()
+        expert = self.dense.expert(
+            self.settings, output.name, output.layer, output.expert, out=output.role == "down"
+        )
+        return expert.mul_(output.scale)
 
     def _read(self, name: str) -> None:
         """Read a dense tensor, unless it was the last one read."""
-        if name == self.name:
-            return
-        with safe_open(self.folder.tensors[name].file, framework="pt") as file:
-            self.tensor = file.get_tensor(name)
-        self.name = name
-        if self.settings.noise or self.settings.drop_ratio:
-            values = self.tensor.float()
-            self.mean, self.std = values.mean().item(), values.std(correction=0).item()
-
-    def _random(self, name: str) -> torch.Generator:
-        digest = hashlib.sha256(f"{self.settings.seed} {name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        if name != self.name:
+            with safe_open(self.folder.tensors[name].file, framework="pt") as file:
+                self.dense = DenseMatrix.of(file.get_tensor(name), self.settings)
+            self.name = name
 
 
 def _require_places(dense: Path, out: Path) -> None:
-    if (dense / RECIPE).is_file():
-        raise DataError(
-            "this is a run of simsmoe, and only dense models of Hugging Face become a mixture",
-            where=str(dense),
-            hint="Train a recipe with a 'g' in model.pattern instead.",
-        )
     if not dense.is_dir():
         repository = str(dense)
         download = ""
@@ -281,6 +202,11 @@ def _require_places(dense: Path, out: Path) -> None:
             where=str(dense),
             hint=download or "Give the folder of a dense Hugging Face model.",
         )
+    require_empty(out)
+
+
+def require_empty(out: Path) -> None:
+    """Raise a UserError unless a folder does not exist yet, or is empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("is not an empty folder", where=str(out), hint="Choose a new or empty one.")
 

@@ -187,7 +187,7 @@ def test_nothing_is_left_of_a_write_that_fails(
     assert json.loads(Path("llama/config.json").read_text())["model_type"] == "llama"
 
 
-def test_a_run_of_ours_is_refused(capsys: Capture) -> None:
+def test_a_run_whose_checkpoint_is_missing(capsys: Capture) -> None:
     Path("run").mkdir()
     Path("run/recipe.yaml").write_text("name: mine\n")
-    assert "this is a run of simsmoe" in refusal(capsys, EXIT_DATA, "run", "new")
+    assert "no checkpoint 'best' in this run" in refusal(capsys, EXIT_DATA, "run", "new")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from simsmoe_cli.upcycle.write import Settings, upcycle
+from simsmoe_cli.upcycle.experts import Settings
+from simsmoe_cli.upcycle.write import upcycle
 from tests.upcycle.models import dense, logits
 
 

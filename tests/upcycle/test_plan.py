@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from simsmoe_cli.upcycle.experts import Settings
 from simsmoe_cli.upcycle.plan import Output, shards
-from simsmoe_cli.upcycle.write import Settings, upcycle
+from simsmoe_cli.upcycle.write import upcycle
 from tests.upcycle.models import dense, tensors
 
 

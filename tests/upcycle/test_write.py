@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from simsmoe_cli.any_moe.handle import attach
-from simsmoe_cli.upcycle.write import Settings, upcycle
+from simsmoe_cli.upcycle.experts import Settings
+from simsmoe_cli.upcycle.write import upcycle
 from tests.upcycle.models import KINDS, dense, logits, tensors
 
 LLAMA3 = {

@@ -37,6 +37,7 @@ class LanguageModelling(Objective[Evaluation]):
         device: where to compute.
         make: makes the model with the weights to start from, on the device; None: fresh weights.
         world: the ranks that train together.
+        origin: run, step and hash of the weights of the run that this one starts from, if any.
     """
 
     model: TextModel
@@ -48,9 +49,11 @@ class LanguageModelling(Objective[Evaluation]):
         device: torch.device,
         make: Callable[[], TextModel] | None = None,
         world: World = ALONE,
+        origin: dict[str, Any] | None = None,
     ):
         super().__init__(recipe, device, world)
         settings = recipe.train
+        self.origin = origin
         self.store = store
         self.unit = store.manifest.unit
         self.in_bits = self.unit in OF_CHARACTERS
@@ -166,6 +169,7 @@ class LanguageModelling(Objective[Evaluation]):
             "corpus": manifest.fingerprint,
             "vocabulary": manifest.vocabulary,
             "store": str(self.store.path.resolve()),
+            **({} if self.origin is None else {"pretrained": self.origin}),
         }
 
     def require_same(self, state: Mapping[str, Any]) -> None:
