@@ -159,6 +159,7 @@ def generate(
     tokens: int,
     sampling: Sampling,
     end_id: int | None = None,
+    vocab_size: int | None = None,
 ) -> Iterator[Step]:
     """The prompt, and then one token after the other, each as soon as it is drawn.
 
@@ -168,13 +169,15 @@ def generate(
         tokens: how many to add.
         sampling: how they are drawn.
         end_id: the token that ends a document; the text ends before it.
+        vocab_size: of the tokenizer; models of Hugging Face often have more ids, which have no text
+            and are never drawn. None: all ids of the model.
     """
     generator = torch.Generator()
     generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
     logits_V, steps = reader.read(prompt)
     yield from steps
     for _ in range(tokens):
-        token = draw(logits_V, sampling, generator)
+        token = draw(logits_V[:vocab_size], sampling, generator)
         if token == end_id:
             return
         logits_V, steps = reader.read([token])

@@ -77,7 +77,7 @@ def complete(
         sampling: how they are drawn.
     """
     stream = TextStream(tokenizer)
-    steps = generate(reader, prompt, tokens, sampling, tokenizer.end_id)
+    steps = generate(reader, prompt, tokens, sampling, tokenizer.end_id, tokenizer.vocab_size)
     for number, step in enumerate(steps):
         shown = on_one_line(tokenizer.token_bytes(step.token))
         yield Piece(stream.feed(step.token), shown, step.experts, number < len(prompt))

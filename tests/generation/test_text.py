@@ -38,6 +38,13 @@ def test_pieces_are_the_text_of_their_tokens(tokenizer: Tokenizer) -> None:
     assert "".join(piece.text for piece in pieces) == tokenizer.decode([s.token for s in steps])
 
 
+def test_ids_without_a_text_are_not_drawn() -> None:
+    """Models of Hugging Face often have more ids than their tokenizer."""
+    tokenizer = CharsTokenizer("ab")
+    pieces = complete(reader(1000), tokenizer, tokenizer.encode("a").tolist(), 20, Sampling(seed=0))
+    assert set("".join(piece.text for piece in pieces)) <= set("ab")
+
+
 def test_pieces_come_one_by_one() -> None:
     """The first are there although the last never will be."""
     pieces = complete(reader(256), BytesTokenizer(), [65], 10**9, Sampling(seed=0))
