@@ -171,7 +171,8 @@ def test_folders_that_cannot_be_trained(trained: Path, tmp_path: Path, capsys: C
     assert pretrain(tmp_path, "a", model="nothing") == EXIT_DATA
     assert "no such folder" in said(capsys)
     assert pretrain(trained, "a", model="runs/whole") == EXIT_DATA
-    assert f"Give the model that it wrote: --from {trained / 'runs/whole/huggingface'}" in said(capsys)
+    written = trained / "runs/whole/huggingface"
+    assert f"Give the model that it wrote: --from {written}" in said(capsys)
 
 
 def test_without_transformers(

@@ -1,4 +1,4 @@
-"""A dense run becomes a run with experts that computes the same, and `pretrain --from` trains it."""
+"""A dense run becomes a run with experts that computes the same; `pretrain --from` trains it."""
 
 from __future__ import annotations
 
