@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.text import Text
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 
+from simsmoe_cli.monitor.read.follow import Severity
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.screens.help import Help
 from simsmoe_cli.monitor.screens.keys import APP_KEYS
+from simsmoe_cli.monitor.screens.message_line import MessageLine
 from simsmoe_cli.monitor.screens.picker import Picker
 from simsmoe_cli.monitor.screens.themes import DARK, LIGHT
 from simsmoe_cli.monitor.state.alerts import Thresholds
@@ -75,6 +78,21 @@ class Monitor(App[None]):
     def open_picker(self) -> None:
         """Choose other runs."""
         self.switch_screen(self._picker())
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: Severity = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """Show a message of Textual's own, such as where a picture was saved, in the line of
+        messages."""
+        words = Text.from_markup(message).plain if markup else message
+        for line in self.screen.query(MessageLine):
+            line.tell("", severity, words)
 
     def action_help(self) -> None:
         if not isinstance(self.screen, Help):

@@ -83,7 +83,8 @@ PANEL = Panel(
     short="Events",
     about=(
         "What happened, the newest first. ▲ marks an alert: an expert died, a layer's load CV or "
-        "mean CKA rose above its threshold, the loss is not finite, or a live run fell silent. "
+        "mean CKA rose above its threshold, both at two probes in a row after the warm-up, the "
+        "loss is not finite, or a live run fell silent. "
         "! marks a warning, ✓ what went well or is over."
     ),
     draw=draw,

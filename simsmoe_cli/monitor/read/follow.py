@@ -17,7 +17,7 @@ from typing import Literal
 
 from simsmoe_cli.monitor.read.head_tail import head_and_tail
 from simsmoe_cli.monitor.read.tail import Tail
-from simsmoe_cli.monitor.state.alerts import Thresholds
+from simsmoe_cli.monitor.state.alerts import Thresholds, in_one_line
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.run.folder import RunDir
 
@@ -29,12 +29,15 @@ TELL_EVERY_S = 0.5  # while there is much to read
 YIELD_S = 0.001  # between portions, for whoever waits for the lock
 
 
+Severity = Literal["information", "warning", "error"]
+
+
 @dataclass(frozen=True)
 class News:
-    """Something to show at once, because it happened while the monitor was running."""
+    """Something to show at once, in one line, because it happened while the monitor was running."""
 
     run: str
-    severity: Literal["information", "warning", "error"]
+    severity: Severity
     text: str
 
 
@@ -75,7 +78,8 @@ class Follower:
                 self.version += 1
 
     def poll(self) -> tuple[bool, list[News]]:
-        """Read a portion of the new events; returns whether there is more, and the news."""
+        """Read a portion of the new events; returns whether there is more, and the news, if there
+        are any, as one."""
         batch = self._tail.poll(PORTION_BYTES)
         live = self.caught_up and not batch.restarted
         history = self._read
@@ -89,16 +93,17 @@ class Follower:
         if caught_up != self.caught_up:
             self.version += 1
             self.caught_up = caught_up
-        news = [News(history.name, "warning", notice) for notice in batch.notices]
+        told = list(batch.notices)
         if gone:
-            news.append(News(history.name, "warning", "the run's events are gone; waiting"))
+            told.append("the run's events are gone; waiting")
         if batch.restarted:
-            news.append(News(history.name, "warning", "the run was cut back; read again"))
-        if live:
-            news += [
-                News(history.name, "information" if alert.recovered else "error", alert.text)
-                for alert in alerts
-            ]
+            told.append("the run was cut back; read again")
+        severity: Severity = "warning" if told else "information"
+        if live and alerts:
+            told.append(in_one_line(alerts, history.thresholds))
+            if not all(alert.recovered for alert in alerts):
+                severity = "error"
+        news = [News(history.name, severity, "; ".join(told))] if told else []
         return batch.more, news
 
 

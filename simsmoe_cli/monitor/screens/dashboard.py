@@ -24,6 +24,7 @@ from simsmoe_cli.monitor.read.follow import Follower, Following, News
 from simsmoe_cli.monitor.screens.header_and_tabs import HeaderBar, Tab, Tabs
 from simsmoe_cli.monitor.screens.keys import DASHBOARD_KEYS
 from simsmoe_cli.monitor.screens.layout import Page, page_of, pages
+from simsmoe_cli.monitor.screens.message_line import MessageLine
 from simsmoe_cli.monitor.screens.panel_widget import PanelWidget, panel_widget
 from simsmoe_cli.monitor.screens.themes import palette_of
 from simsmoe_cli.monitor.state.alerts import Thresholds
@@ -32,7 +33,6 @@ from simsmoe_cli.monitor.view import Selection, ShownRun, View
 PLAY_EVERY_S = 0.25
 DRAW_WHILE_READING_S = 2.0
 REST = 50  # pause between two pictures of a live run, as a multiple of the time to draw one
-TOASTS = 3  # shown at the same time
 
 
 @dataclass
@@ -76,6 +76,7 @@ class Dashboard(Screen[None]):
         )
         self.header = HeaderBar(self.view)
         self.tabs = Tabs()
+        self.messages = MessageLine()
         self._zoomed = False
         self._drawn_at = -math.inf
         self._draw_s = 0.0
@@ -88,6 +89,7 @@ class Dashboard(Screen[None]):
         yield self.tabs
         yield Grid(*self.panels, id="panels")
         yield Footer(compact=True)
+        yield self.messages
 
     def on_mount(self) -> None:
         self.panels[0].focus()
@@ -167,10 +169,8 @@ class Dashboard(Screen[None]):
             self._keep_selection_valid()
             self.header.update()
         self._draw_soon()
-        for news in message.news[:TOASTS]:
-            self.notify(news.text, title=news.run, severity=news.severity, markup=False)
-        if (more := len(message.news) - TOASTS) > 0:
-            self.notify(f"and {more} more: see the events", severity="warning", markup=False)
+        for news in message.news:
+            self.messages.tell(news.run, news.severity, news.text)
 
     def _draw_soon(self) -> None:
         """Draw changes now, or later if the last picture is too new. So drawing takes a bounded
@@ -253,7 +253,9 @@ class Dashboard(Screen[None]):
     def action_back(self) -> None:
         """Undo, one thing at a time."""
         selection = self.selection
-        if self._player is not None:
+        if self.messages.told:
+            self.messages.hide()
+        elif self._player is not None:
             self._stop_playing()
         elif selection.at is not None or selection.pair or selection.expert is not None:
             self.choose(at=None, pair=None, expert=None)

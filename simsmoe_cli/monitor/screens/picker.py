@@ -19,6 +19,7 @@ from textual.widgets.option_list import Option
 from simsmoe_cli.monitor.draw.text import decimal
 from simsmoe_cli.monitor.panels.header import status_style
 from simsmoe_cli.monitor.screens.keys import PICKER_KEYS
+from simsmoe_cli.monitor.screens.message_line import MessageLine
 from simsmoe_cli.monitor.screens.themes import palette_of
 from simsmoe_cli.monitor.state.runs import RunSummary, find_runs
 from simsmoe_cli.run.duration import duration
@@ -71,6 +72,7 @@ class Picker(Screen[None]):
         yield OptionList(id="picker-list")
         yield Static(NO_RUNS, id="picker-empty")
         yield Footer()
+        yield MessageLine()
 
     def on_mount(self) -> None:
         self._list.focus()

@@ -25,11 +25,12 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from simsmoe_cli.monitor.draw.sanitize import clean
 from simsmoe_cli.monitor.read.tail import Batch
 from simsmoe_cli.monitor.state.alerts import Alert, Thresholds, Watch
+from simsmoe_cli.monitor.state.facts import RunFacts
 from simsmoe_cli.monitor.state.journal import Journal, Level, LogLine
 from simsmoe_cli.monitor.state.pace import Pace
 from simsmoe_cli.monitor.state.probes import (
@@ -43,13 +44,12 @@ from simsmoe_cli.monitor.state.probes import (
 from simsmoe_cli.monitor.state.series import Series
 from simsmoe_cli.monitor.state.train_series import Gathered
 from simsmoe_cli.run.events import Eval, Event, Router, RunFinished, RunStarted, Similarity, Train
-from simsmoe_cli.run.layer_labels import recipe_labels
 from simsmoe_cli.run.score import Scoring
 
 Status = Literal["waiting", "training", "finished", "stopped", "failed", "stale"]
 
 
-class RunHistory:
+class RunHistory(RunFacts):
     """The contents of a run's events; see the module for threads and names of series.
 
     Args:
@@ -59,13 +59,6 @@ class RunHistory:
     Attributes:
         path: as given.
         name: of the folder, which a copy may have changed.
-        recipe: as the run_started event has it; empty before.
-        recipe_name, router, similarity: its name, router and similarity preset; "" before.
-        parameters, tokens_per_step, total_steps: None where unknown.
-        unit: of a token ("byte", "character", "word" ...); device, precision: "" where unknown.
-        ranks: how many processes train together; None where it is one.
-        slowest: of several, the one that works longest, and how many times as long as the one in
-            the middle; None where unknown.
         step: steps done.
         missing: whether there is no file now.
         series: see the module.
@@ -86,15 +79,8 @@ class RunHistory:
 
     def reset(self) -> None:
         """Forget everything but the path and the thresholds."""
+        super().__init__()
         self.name = clean(self.path.absolute().name)
-        self.recipe: dict[str, Any] = {}
-        self.recipe_name = self.router = self.similarity = ""
-        self.parameters: int | None = None
-        self.tokens_per_step: int | None = None
-        self.total_steps: int | None = None
-        self.unit = self.device = self.precision = ""
-        self.ranks: int | None = None
-        self.slowest: tuple[int, float] | None = None
         self.step = 0
         self.missing = False
         self._gathered = Gathered()
@@ -111,7 +97,6 @@ class RunHistory:
         self._ended: Status | None = None
         self._saw_bpc = False
         self._pace = Pace()
-        self._labels: list[str] = []
         self._watch = Watch(self.thresholds, self.label)
         self._files = ProbeFiles(self.path)
 
@@ -244,13 +229,6 @@ class RunHistory:
             seen |= self.similarities[-1].means.keys()
         return sorted(seen)
 
-    def label(self, layer: int) -> str:
-        """The label of a layer: its index among all sub-layers of the recipe's pattern.
-
-        If the events contain no such recipe, it is the index among the layers with experts.
-        """
-        return self._labels[layer] if layer < len(self._labels) else str(layer)
-
     def check_silence(self, now: float) -> list[Alert]:
         """The alert of a live run that fell silent, or is heard again."""
         status = self.status_at(now)
@@ -261,18 +239,9 @@ class RunHistory:
     # Events by kind.
 
     def _started(self, event: RunStarted) -> None:
-        self.recipe = event.get("recipe", {})
-        self.recipe_name = clean(self.recipe.get("name"))
-        self._labels = recipe_labels(self.recipe)
-        self.router = clean(_inside(self.recipe, "moe", "router"))
-        self.similarity = clean(_inside(self.recipe, "similarity", "preset"))
-        self.parameters = event.get("parameters")
-        self.tokens_per_step = event.get("tokens_per_step")
-        self.total_steps = event.get("total_steps")
         self._gathered.flush(self.scoring)
-        self.unit = clean(event.get("unit"))
-        self.device = clean(event.get("device"))
-        self.precision = clean(event.get("precision"))
+        self.started(event)
+        self._watch.armed_from = self.warm_up
         self._ended, self.reason = None, ""
         of = f" of {self.total_steps:,}" if self.total_steps else ""
         begins = f"continues with other settings at step {self.step:,}" if self.step else "begins"
@@ -283,10 +252,7 @@ class RunHistory:
         self._pace.trained(step, at)
         self._saw_bpc = self._saw_bpc or event.get("bpc") is not None
         self._gathered.train(event, step, at)
-        busy = event.get("busy_ms", {})
-        self.ranks, slowest = busy.get("ranks"), busy.get("slowest")
-        most, median = busy.get("most"), busy.get("median")
-        self.slowest = (slowest, most / median) if slowest is not None and most and median else None
+        self.trained(event)
         self._check_loss(event, step, at)
 
     def _eval(self, event: Eval, step: int, at: float) -> None:
@@ -338,8 +304,3 @@ class RunHistory:
 
     def _say(self, level: Level, text: str) -> None:
         self.log.append(LogLine(self.step, self.last_time, level, text))
-
-
-def _inside(tree: dict[str, Any], section: str, name: str) -> Any:
-    inner = tree.get(section)
-    return inner.get(name) if isinstance(inner, dict) else None

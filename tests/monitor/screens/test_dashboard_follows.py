@@ -20,8 +20,8 @@ def append(path: Path, *events: object) -> None:
             file.write(json.dumps(one) + "\n")
 
 
-def toasts(pilot: Pilot[None]) -> list[str]:
-    return [note.message for note in pilot.app._notifications]
+def messages(pilot: Pilot[None]) -> list[str]:
+    return [told.text for told in dashboard(pilot).messages.told.values()]
 
 
 def test_it_waits_for_a_run_that_does_not_exist_yet(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_folder_deleted_underneath_is_told_and_its_return_too(tmp_path: Path) 
         screen = dashboard(pilot)
         shutil.rmtree(path)
         await until(pilot, lambda: "its events are gone" in seen(pilot))
-        assert any("gone" in note for note in toasts(pilot))
+        assert any("gone" in note for note in messages(pilot))
         assert "train" in text_of(screen.panels[0])
         write_run(path, until=500, finished=False)
         await until(pilot, lambda: screen.followers[0].history.step == 500)
@@ -96,7 +96,7 @@ def test_a_run_cut_back_is_read_again(tmp_path: Path) -> None:
         screen = dashboard(pilot)
         write_run(path, until=500, finished=False)
         await until(pilot, lambda: screen.followers[0].history.step == 500)
-        await until(pilot, lambda: any("cut back" in note for note in toasts(pilot)))
+        await until(pilot, lambda: any("cut back" in note for note in messages(pilot)))
         assert len(screen.followers[0].history.similarities) == 3
         await until(pilot, lambda: "step 500/2,000" in seen(pilot))
 
@@ -110,7 +110,7 @@ def test_events_of_the_future_are_passed_over_and_told(tmp_path: Path) -> None:
     async def scenario(pilot: Pilot[None]) -> None:
         screen = dashboard(pilot)
         assert screen.followers[0].history.step == 1100
-        assert any("schema 99" in note for note in toasts(pilot))
+        assert any("schema 99" in note for note in messages(pilot))
         await pilot.press(LAST_PANEL)
         await pilot.pause()
         assert "schema 99" in text_of(screen.panels[-1])
@@ -118,47 +118,36 @@ def test_events_of_the_future_are_passed_over_and_told(tmp_path: Path) -> None:
     drive(monitor([path], tmp_path, now=lambda: NOW - 2000), scenario, SIZE)
 
 
-def test_alerts_are_toasts_and_events_but_old_ones_only_events(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "alarm", until=1000, finished=False)
+def test_alerts_are_one_message_and_all_in_the_events_but_old_ones_only_there(
+    tmp_path: Path,
+) -> None:
+    path = write_run(tmp_path / "alarm", until=1250, finished=False)
 
     async def scenario(pilot: Pilot[None]) -> None:
         screen = dashboard(pilot)
-        assert "expert 3 is dead" in "\n".join(
-            line.text for line in screen.followers[0].history.log
-        )
-        assert toasts(pilot) == []
-        dead = router_event(1250)
-        dead["layers"][0]["dead"] = [1, 4]
-        dead["layers"][1]["load_cv"] = 1.5
-        append(path, dead, train_event(1300, 1.0) | {"loss_nats": None, "bpc": None})
-        await until(pilot, lambda: len(toasts(pilot)) >= 3)
-        told = "\n".join(toasts(pilot))
-        assert "layer 1: experts 1, 4 are dead" in told
-        assert "layer 3: load CV 1.50 above 1" in told
-        assert "the loss is not finite" in told
+        log = screen.followers[0].history.log
+        assert "expert 3 is dead" in "\n".join(line.text for line in log)
+        assert messages(pilot) == []
+        before = len(log)
+        for step in (1500, 1750):
+            worse, dead = similarity_event(step, 1.0), router_event(step)
+            for layer in worse["layers"]:
+                layer["mean"] = 0.95
+            dead["layers"][0]["dead"] = [1, 4]
+            append(path, dead, worse)
+        append(path, train_event(1800, 1.0) | {"loss_nats": None, "bpc": None})
+        await until(pilot, lambda: "the loss is not finite" in "".join(messages(pilot)))
+        told = "layer 1: experts 1, 4 are dead (under 1% of a fair share); "
+        told += "mean CKA above 0.8 in layers 1, 3, 5, 7; the loss is not finite"
+        assert messages(pilot) == [told]
+        assert "▲ alarm: layer 1: experts 1, 4" in seen(pilot).splitlines()[-1]
+        assert len(log) == before + 6
         assert "Events!" in text_of(screen.tabs)
-        await pilot.press(LAST_PANEL)
+        await pilot.press("escape", LAST_PANEL)
         await pilot.pause()
+        assert messages(pilot) == []
         assert "▲ the loss is not finite" in text_of(screen.panels[-1])
         assert "Events!" not in text_of(screen.tabs)
-
-    drive(monitor([path], tmp_path, now=lambda: NOW - 2000), scenario, SIZE)
-
-
-def test_many_alerts_at_once_are_few_toasts(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "alarm", until=1000, finished=False)
-
-    async def scenario(pilot: Pilot[None]) -> None:
-        worse = similarity_event(1250, 1.0)
-        for layer in worse["layers"]:
-            layer["mean"] = 0.95
-        dead = router_event(1250)
-        for layer in dead["layers"]:
-            layer["dead"] = [0]
-            layer["load_cv"] = 2.0
-        append(path, dead, worse)
-        await until(pilot, lambda: any("more: see the events" in note for note in toasts(pilot)))
-        assert len(toasts(pilot)) <= 8
 
     drive(monitor([path], tmp_path, now=lambda: NOW - 2000), scenario, SIZE)
 
@@ -170,7 +159,7 @@ def test_a_live_run_that_falls_silent_is_told(tmp_path: Path) -> None:
     async def scenario(pilot: Pilot[None]) -> None:
         assert "silent  training" in seen(pilot)
         now[0] += 100_000
-        await until(pilot, lambda: any("no event for" in note for note in toasts(pilot)))
+        await until(pilot, lambda: any("no event for" in note for note in messages(pilot)))
         await until(pilot, lambda: "silent  stale" in seen(pilot))
 
     drive(monitor([path], tmp_path, now=lambda: now[0]), scenario, SIZE)

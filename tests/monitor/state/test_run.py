@@ -101,7 +101,7 @@ def test_the_newest_router_event_has_loads_and_the_dead(made: RunHistory) -> Non
     assert [layer.dead for layer in layers] == [(), (), (3,), ()]
     assert float(layers[0].load.sum()) == pytest.approx(1, abs=1e-4)
     (died,) = [alert for alert in made.alerts if alert.kind == "dead"]
-    assert (died.layer, died.label, died.experts, died.step) == (2, "5", (3,), 1000)
+    assert (died.layer, died.label, died.experts, died.step) == (2, "5", (3,), 1250)
     assert died.text == "layer 5: expert 3 is dead (under 1% of a fair share)"
 
 
@@ -119,7 +119,10 @@ def test_layers_are_called_what_the_model_calls_them(
 ) -> None:
     """By the recipe's pattern; where an event has none, or fewer layers, by their places."""
     dead = [{"layer": n, "load": [0.0, 1.0], "load_cv": 2.0, "dead": [0]} for n in range(3)]
-    history = applied(event("run_started", 0, recipe=recipe), event("router", 1, layers=dead))
+    history = applied(
+        event("run_started", 0, recipe=recipe),
+        *(event("router", step, layers=dead) for step in (1, 2)),
+    )
     assert history.layers == [0, 1, 2]
     assert [history.label(layer) for layer in history.layers] == labels
     told = [alert.text.partition(":")[0] for alert in history.alerts if alert.kind == "load_cv"]
@@ -238,6 +241,7 @@ def test_alerts_follow_the_order_of_events_within_a_batch() -> None:
     layers = [{"layer": 0, "load": [0.5, 0.5], "load_cv": 2.0, "dead": []}]
     history = applied(
         event("train", 1, loss_nats=None),
+        event("router", 1, layers=layers),
         event("router", 2, layers=layers),
         event("train", 3, loss_nats=1.0),
     )
