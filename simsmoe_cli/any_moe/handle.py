@@ -169,7 +169,8 @@ class Handle:
                 model's calls again.
 
         Raises:
-            UserError: it is not a matrix.
+            UserError: it is not a matrix. The forward pass raises one if it has another number of
+                tokens than the batch.
         """
         if attention_mask is not None and getattr(attention_mask, "ndim", 0) != 2:
             raise UserError("the padding mask must be a tensor [B, M]", where="batch")
@@ -266,11 +267,14 @@ class Handle:
 
         Args:
             state: empty, or of the same model and settings.
-            step: optimizer steps done.
+            step: optimizer steps done, 0 or more.
 
         Raises:
-            UserError: the state belongs to another model or other settings.
+            UserError: the state belongs to another model or other settings, or the step is
+                negative.
         """
+        if step < 0:
+            raise UserError(f"expected 0 or more steps, got {step}", where="load_state_dict")
         self._progress.step = self._logged = step
         self._progress.probing = step % self._probe_every == 0
         for index, attached in enumerate(self.layers):
@@ -300,7 +304,7 @@ class Handle:
         """Read the padding mask of a forward pass."""
         mask = self._given if self._given is not None else kwargs.get("attention_mask")
         progress = self._progress
-        progress.real_T = None
+        progress.real_T, progress.mask_given = None, self._given is not None
         if isinstance(mask, Tensor) and mask.ndim == 2:
             progress.real_T = mask.flatten() != 0
 

@@ -28,7 +28,7 @@ from simsmoe_cli.any_moe.budget import cost_of_layer
 from simsmoe_cli.any_moe.expert_calls import LayerRecorder
 from simsmoe_cli.any_moe.find_layers import ExpertLayer
 from simsmoe_cli.any_moe.similarity import AttachedSimilarity, in_backward, seed_of, with_loss
-from simsmoe_cli.errors import DataError
+from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.cost import Cost
@@ -47,6 +47,7 @@ class Progress:
         step: optimizer steps done.
         total_steps: of the whole training, for schedules.
         real_T: which tokens of the batch are not padding, bool; None: all.
+        mask_given: whether the user's loop said so (`Handle.batch`), and not the model's call.
         other_weights: of the model that multiply every token, per layer of experts.
         coefficient: gives the present coefficient of the similarity loss.
         probing: whether the next pass is probed.
@@ -55,6 +56,7 @@ class Progress:
     step: int = 0
     total_steps: int = 1
     real_T: Tensor | None = None
+    mask_given: bool = False
     other_weights: int = 0
     coefficient: Callable[[], float] = field(default=lambda: 1.0)
     probing: bool = False
@@ -177,7 +179,15 @@ class AttachedLayer:
         with torch.no_grad():
             routed = self._recorder.result(None, self._where)
         real_T = self.progress.real_T
-        if real_T is not None and len(real_T) != len(routed.input_TD):
+        tokens = len(routed.input_TD)
+        if real_T is not None and len(real_T) != tokens:
+            if self.progress.mask_given:
+                raise UserError(
+                    f"the mask of handle.batch has {len(real_T):,} tokens, and layer "
+                    f"{self.layer.name} reads {tokens:,}",
+                    where=self._where,
+                    hint="Call handle.batch before each batch, with the mask of that batch.",
+                )
             real_T = None  # of a batch of another kind, as with cached keys and values
         if real_T is not None:
             real_T = real_T.to(routed.input_TD.device, non_blocking=True)

@@ -68,6 +68,12 @@ def test_a_state_of_another_model_and_a_mask_that_is_none() -> None:
     handle = attach(model)
     with pytest.raises(UserError, match="must be a tensor"):
         handle.batch([1, 0])  # type: ignore[arg-type]
+    handle.batch(torch.ones(2, 3))
+    with pytest.raises(UserError, match=r"the mask of handle\.batch has 6 tokens, and layer"):
+        model(own_batch())
+    handle.batch(None)
+    with pytest.raises(UserError, match="expected 0 or more steps, got -1"):
+        handle.load_state_dict({}, -1)
     handle.load_state_dict({"layer_0.tracker.shared_NN": torch.ones(3, 3)}, 3)
     with pytest.raises(UserError, match="other experts or settings"):
         model(own_batch())
