@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from simsmoe_cli.any_moe.hooks import Probe
 from simsmoe_cli.any_moe.numbers import LayerNumbers
@@ -24,6 +25,8 @@ from simsmoe_cli.run import probes
 from simsmoe_cli.run.event_log import EventLog, NotAnEvent, parse_event
 from simsmoe_cli.run.events import RunStarted, SimilarityLayer, Train
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.machine import MachineMeter
+from simsmoe_cli.run.printed_log import PrintedLog
 
 MEASURE = "cka-linear-debiased"
 
@@ -57,6 +60,8 @@ class RunWriter:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot make this folder: {reason}", where=printable(path)) from None
         self._log: EventLog | None = None
+        self._machine: MachineMeter | None = None
+        self._printed = PrintedLog(self._run.printed)
         self._clock, self._step = time.perf_counter(), 0
 
     @property
@@ -79,6 +84,9 @@ class RunWriter:
         self._open.callback(self._log.close)
         if before is None or any(before.get(k) != v for k, v in said.items() if k != "step"):
             self._log.emit(said)
+        self._machine = MachineMeter(torch.device(started["device"]))
+        self._printed.start(f"simsmoe.attach, {f'from step {step:,}' if step else 'a new run'}")
+        self._open.callback(self._printed.close)
         self._clock, self._step = time.perf_counter(), step
 
     def train(self, step: int, layers: Sequence[LayerNumbers], known: dict[str, Any]) -> None:
@@ -90,6 +98,7 @@ class RunWriter:
             known: further fields of the train event.
         """
         assert self._log is not None
+        assert self._machine is not None
         now = time.perf_counter()
         seconds = now - self._clock
         event: Train = {
@@ -97,6 +106,7 @@ class RunWriter:
             "step": step,
             "step_ms": 1000 * seconds / max(1, step - self._step),
             "tokens_per_s": layers[0].tokens * ranks() / seconds,
+            "machine": self._machine.report(),
             **known,  # type: ignore[typeddict-item]
         }
         self._clock, self._step = now, step

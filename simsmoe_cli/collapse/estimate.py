@@ -24,6 +24,7 @@ from simsmoe_cli.collapse.sources.huggingface.layer_by_layer import LAYER_BATCH_
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.model import available_memory as memory
 from simsmoe_cli.run.duration import duration
+from simsmoe_cli.run.machine import resident_bytes
 
 LARGE = 1e13  # multiplications: if all experts on all rows cost more, fewer rows are the default
 FEWEST_DEFAULT_ROWS = 1024
@@ -84,7 +85,7 @@ def plan(
     if not asked:
         options = _default(size, options, layers)
     free = memory.available(device)
-    here = memory.resident() if device.type == "cpu" else 0
+    here = resident_bytes() if device.type == "cpu" else 0
     wanted = options
     while free is not None and bytes_needed(size, options) > free * (1 - memory.RESERVE):
         if options.rows <= FEWEST_ROWS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -51,15 +50,6 @@ def require_memory(needed: float, device: torch.device, where: str, hint: str = 
 def gigabytes(size: float) -> str:
     """Bytes in words: "4.1 GB"."""
     return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
-
-
-def resident() -> int:
-    """Bytes of memory this process takes now; 0 where the system does not say."""
-    try:
-        pages = int((PROC / "self" / "statm").read_text(encoding="utf-8").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _of_system() -> int | None:

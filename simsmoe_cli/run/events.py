@@ -15,9 +15,10 @@ A run's events.jsonl holds one JSON object per line. Each has ``schema``, ``kind
 
 Readers skip kinds and fields that they do not know, and a torn last line. A resumed run first cuts
 the file back to the position of its checkpoint, so readers that follow the file must expect it to
-shrink. Values that depend on the clock are only in ``time`` and in fields that end in ``_per_s`` or
-``_ms``; all other values are equal in two runs with the same seed. Train and router events fill
-the file, so their numbers have no more digits than fp32 numbers need to be told apart.
+shrink. Values that depend on the clock are only in ``time``, in ``machine`` and in fields that end
+in ``_per_s`` or ``_ms``; all other values are equal in two runs with the same seed. Train and
+router events fill the file, so their numbers have no more digits than fp32 numbers need to be told
+apart.
 """
 
 from __future__ import annotations
@@ -132,6 +133,23 @@ class BusyRanks(TypedDict, total=False):
     median: Number
 
 
+class Machine(TypedDict, total=False):
+    """What the process that writes the events takes of its machine.
+
+    Attributes:
+        cpu_percent: of its time on processors, since the last train event; 100 is one core.
+        ram_mb: memory that it takes, 1 MB = 10^6 bytes.
+        gpu_mb, gpu_total_mb: memory of its GPU that is taken, by anybody, and that there is.
+        gpu_percent: of the last moment in which the GPU computed, as nvidia-smi shows it.
+    """
+
+    cpu_percent: int
+    ram_mb: int
+    gpu_mb: int
+    gpu_total_mb: int
+    gpu_percent: int
+
+
 class Train(Header, total=False):
     """Means over the steps since the last train event, and their speed.
 
@@ -148,6 +166,7 @@ class Train(Header, total=False):
         metrics: the metrics of routers, by name, averaged over layers and steps.
         tokens_per_s, step_ms: speed of the steps alone, of all ranks together.
         busy_ms: where several ranks train.
+        machine: not of a run that an earlier version wrote.
     """
 
     kind: Required[Literal["train"]]
@@ -163,6 +182,7 @@ class Train(Header, total=False):
     tokens_per_s: Number
     step_ms: Number
     busy_ms: BusyRanks
+    machine: Machine
 
 
 class SplitScore(Stamp, total=False):

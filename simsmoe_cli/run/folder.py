@@ -4,6 +4,7 @@
       recipe.yaml        the resolved recipe
       environment.json   versions, machine and command of every session that trained here
       events.jsonl       what happened, one JSON object per line
+      log.txt            what the training process printed
       probes/step-NNNNNNN.npz       matrices of a probe
       checkpoints/step-NNNNNNN/
       best/              weights with the lowest validation loss, or highest accuracy
@@ -36,6 +37,7 @@ class RunDir:
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
         self.events = path / "events.jsonl"
+        self.printed = path / "log.txt"
         self.probes = path / "probes"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"

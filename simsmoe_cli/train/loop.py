@@ -17,6 +17,7 @@ from simsmoe_cli.run import checkpoint, probes, weights
 from simsmoe_cli.run.background_writer import BackgroundWriter
 from simsmoe_cli.run.events import RunFinished
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.machine import MachineMeter
 from simsmoe_cli.train.objectives.base import Objective, S
 from simsmoe_cli.train.optim import learning_rate
 from simsmoe_cli.train.probes import probe
@@ -82,6 +83,7 @@ class Trainer(Generic[S]):
         self.stepper = Stepper(objective)
         self.signals = StopSignals(world)
         self.writer = BackgroundWriter(run, settings.keep_last, writes=world.first)
+        self.machine = MachineMeter(objective.device)
         self.log = RunLog(subscriber, writes=world.first)
         self.best_loss = math.inf
         self.started = False
@@ -250,6 +252,7 @@ class Trainer(Generic[S]):
         busy = self.stepper.busy.report()
         if busy is not None:
             event["busy_ms"] = busy
+        event["machine"] = self.machine.report()
         self.log.emit(event)
 
     def _log_profile(self) -> None:

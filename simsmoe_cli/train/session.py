@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.events import Event
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
+from simsmoe_cli.run.printed_log import PrintedLog
 from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.device import clear_memory_errors, micro_batches_that_fit
 from simsmoe_cli.train.environment import record_session, unreadable_sessions
@@ -209,7 +212,11 @@ def _run(
     new = not run.path.exists()
     started = False
 
+    printed = PrintedLog(run.printed)
+
     def begin() -> None:
+        going_on = f", resumed from {plan.resume_from.name}" if plan.resume_from else ""
+        printed.start(shlex.join(["simsmoe", *sys.argv[1:]]) + going_on)
         atomic.write(run.recipe, dump_recipe(recipe))
         if isinstance(plan, FinetunePlan):
             plan.vocabulary.save(run)
@@ -248,7 +255,11 @@ def _run(
         except (KeyboardInterrupt, Terminated):
             started = started and trainer.started
             raise
+        except Exception as error:
+            printed.add_error(error)
+            raise
         finally:
+            printed.close()
             if new and world.first and not started:
                 shutil.rmtree(run.path, ignore_errors=True)
 

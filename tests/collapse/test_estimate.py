@@ -16,6 +16,7 @@ from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.base import Size
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.model import available_memory as memory
+from simsmoe_cli.run.machine import resident_bytes
 from tests.collapse.planted import Planted
 from tests.collapse.sources.huggingface.test_families import opened, saved
 from tests.huggingface.models import made
@@ -120,14 +121,14 @@ def test_an_encoder_and_decoder_are_counted_together(tmp_path: Path) -> None:
     assert len(source.size.in_experts) == len(source.layers) > 1
     assert bytes_needed(source.size, options) > bytes_needed(encoder, options)
     chosen = plan(source, options, range(len(source.layers)), CPU)
-    assert chosen.size > memory.resident()
+    assert chosen.size > resident_bytes()
 
 
 MEASURED = """
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from simsmoe_cli.model.available_memory import resident
+from simsmoe_cli.run.machine import resident_bytes
 from simsmoe_cli.collapse.estimate import bytes_needed
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.measure.options import Options
@@ -142,7 +143,7 @@ source = open_huggingface(
     Path(folder), None, device=torch.device("cpu"), token_ids=ids, layerwise=layerwise == "layers"
 )
 options = Options(rows=1024, tokens=8192, products=1e8, matching=1e8, resamples=10)
-expected = resident() + bytes_needed(source.size, options)
+expected = resident_bytes() + bytes_needed(source.size, options)
 measure(source, options)
 print(expected / (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 """

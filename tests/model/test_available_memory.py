@@ -37,7 +37,3 @@ def test_memory_is_the_least_of_system_and_control_groups(
     (groups / "memory" / "old" / "memory.usage_in_bytes").write_text("300\n")
     (proc / "self" / "cgroup").write_text("5:cpu:/x\n4:memory:/old\n")
     assert memory.available(CPU) == 400
-
-
-def test_what_this_process_holds() -> None:
-    assert 5e7 < memory.resident() < 1e11

@@ -27,7 +27,7 @@ FIELDS = {
     },
     "train": {
         "loss_nats", "bpc", "losses", "lr", "grad_norm", "tokens", "similarity", "tokens_per_s",
-        "step_ms",
+        "step_ms", "machine",
     },
     "eval": {
         "split",

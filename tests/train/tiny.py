@@ -55,7 +55,7 @@ def without_times(event: dict[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in event.items()
-        if key != "time" and not key.endswith(("_per_s", "_ms"))
+        if key not in ("time", "machine") and not key.endswith(("_per_s", "_ms"))
     }
 
 
