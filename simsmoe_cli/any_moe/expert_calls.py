@@ -133,7 +133,7 @@ class LayerRecorder:
             choice.index_TK = choice.index_TK.masked_fill(choice.weight_TK == 0, layer.number)
         choice.index_TK = choice.index_TK.clamp(max=layer.number)
         logits_TN = self.reading.logits(scores, layer.number)
-        routed = Routed(choice.input_TD, choice.index_TK, logits_TN)
+        routed = Routed(choice.input_TD, choice.index_TK, logits_TN, choice.weight_TK)
         return routed if real_T is None else routed.of(real_T)
 
     def _choice(self, where: str) -> Choice:

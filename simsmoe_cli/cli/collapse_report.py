@@ -52,6 +52,23 @@ LayersOption = Annotated[
         "left out. The text goes through the others too.",
     ),
 ]
+AblateTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ablate-tokens",
+        min=1,
+        max=100_000_000,
+        help="Tokens read again for each expert that is left out and each pair that is merged. "
+        "16,384 if left out, fewer or none for a large model.",
+    ),
+]
+AblationOption = Annotated[
+    bool,
+    typer.Option(
+        "--ablation/--no-ablation",
+        help="Measure what leaving out and merging experts costs.",
+    ),
+]
 TextOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Held-out text for a Hugging Face model.")
 ]
@@ -82,6 +99,8 @@ def collapse_report(
     split: SplitOption = None,
     tokens: TokensOption = None,
     layers: LayersOption = None,
+    ablation: AblationOption = True,
+    ablate_tokens: AblateTokensOption = None,
     text: TextOption = None,
     out: OutOption = None,
     formats: FormatOption = "html,json,png,svg",
@@ -105,9 +124,23 @@ def collapse_report(
         raise UserError("there is no page to open", where="--open", hint="Add html to --format.")
     if limit is not None:
         check_limit(limit)
+    if not ablation and ablate_tokens is not None:
+        raise UserError("nothing is left out with --no-ablation", where="--ablate-tokens")
     path, on = _folder(run, runs_dir), choose_device(device)
     other = None if against is None else _folder(against, runs_dir)
-    request = Request(path, other, checkpoint, split, text, tokens, layers, on, data_dir, wanted)
+    request = Request(
+        path,
+        other,
+        checkpoint,
+        split,
+        text,
+        tokens,
+        layers,
+        on,
+        data_dir,
+        wanted,
+        ablate_tokens if ablation else 0,
+    )
     folder = out or path / "report"
     check_destination(folder)
     hint = "Use fewer --tokens, --device cpu, or a machine with more memory."

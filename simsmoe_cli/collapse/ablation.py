@@ -7,8 +7,8 @@ In every case the model reads the same held-out windows as it did unchanged, wit
 - of a pair of experts, the busier one takes the other's tokens (`hand_over`);
 - a pair becomes one expert whose weights are the mean of both, weighted by load, after the hidden
   units of one were matched to those of the other (`merged`);
-- both give the mean of their outputs, weighted by load (`mean_output`): no expert with merged
-  weights can be expected to do better.
+- both give the mean of their outputs, weighted by load (`mean_output`): the best that one could
+  hope for when averaging, because no single expert has to be found that gives this mean.
 
 The same is done for pairs drawn at random, as the control.
 

@@ -11,6 +11,7 @@ import torch
 
 from simsmoe_cli.collapse.estimate import Plan, plan
 from simsmoe_cli.collapse.findings import Findings
+from simsmoe_cli.collapse.measure.ablation.ablate import ablate
 from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.report import Report
@@ -18,9 +19,11 @@ from simsmoe_cli.collapse.show.local_paths import without_paths
 from simsmoe_cli.collapse.sources.base import Source
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.sources.open_run import checkpoints, open_run
+from simsmoe_cli.collapse.sources.replay import CannotReplay
 from simsmoe_cli.collapse.verdict import judge
 from simsmoe_cli.errors import UserError, nearest
 from simsmoe_cli.huggingface.unsupported import other_folder
+from simsmoe_cli.run.duration import duration
 from simsmoe_cli.run.find import require_run
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.layer_labels import find_layers, layer_labels
@@ -55,6 +58,7 @@ class Request:
         text: a file for a Hugging Face model.
         tokens: number of tokens that all experts see; None: ROWS, or fewer for a large model.
         layers: which to measure, as the model numbers them; None: all with experts.
+        ablate_tokens: as of `Options`.
         device: where to compute.
         data_dir: where prepared corpora lie.
         formats: of `show.files.FORMATS`, in which the report will be written.
@@ -70,6 +74,7 @@ class Request:
     device: torch.device
     data_dir: Path
     formats: Sequence[str] = ()
+    ablate_tokens: int | None = None
 
 
 def make_report(request: Request, view: View) -> Report:
@@ -93,10 +98,11 @@ def make_report(request: Request, view: View) -> Report:
     for source in _sources(request.path, request, last_only=False):
         made = _plan(source, request, view, with_figures=not found)
         found.append(_measure(source, made, view))
+    found[-1] = _with_ablation(found[-1], source, made, view)
     against = None
     if others:
         theirs = _plan(others[0], request, view)
-        against = _measure(others[0], theirs, view)
+        against = _with_ablation(_measure(others[0], theirs, view), others[0], theirs, view)
         found[-1], against = _one_pair(
             (found[-1], source, made.options), (against, others[0], theirs.options)
         )
@@ -168,11 +174,16 @@ def _plan(source: Source, request: Request, view: View, *, with_figures: bool = 
     if request.layers is not None:
         labels = layer_labels([layer.name for layer in source.layers])
         layers = find_layers(request.layers, labels, "--layers")
-    options = Options(rows=request.tokens or ROWS)
+    options = Options(rows=request.tokens or ROWS, ablate_tokens=request.ablate_tokens)
     asked = request.tokens is not None
     made = plan(source, options, layers, request.device, asked=asked)
     drawing = drawing_seconds(request, len(layers)) if with_figures else 0.0
     view.say(f"{_name(source)}: {replace(made, seconds=made.seconds + drawing).words}")
+    if made.options.ablate_tokens:
+        view.say(
+            f"{_name(source)}: about {duration(max(1.0, made.ablation_seconds))} more to leave out "
+            f"and merge experts on {made.options.ablate_tokens:,} tokens (--no-ablation skips it)"
+        )
     return made
 
 
@@ -198,6 +209,24 @@ def _measure(source: Source, made: Plan, view: View) -> Findings:
         update={"precision": PRECISIONS.get(source.size.dtype, str(source.size.dtype))}
     )
     return found.model_copy(update={"subject": subject, "text": text, "settings": settings})
+
+
+def _with_ablation(findings: Findings, source: Source, made: Plan, view: View) -> Findings:
+    """The findings with what leaving out and merging experts costs, or why that is not known."""
+    name, tokens, refused = _name(source), made.options.ablate_tokens, made.ablation_refused
+    if not tokens:
+        return findings.model_copy(update={"ablation_refused": refused})
+    view.say(f"{name}: leaving out and merging experts")
+
+    def on_progress(share: float) -> None:
+        view.at(f"{name}: leaving out and merging experts, {share:.0%}", share)
+
+    try:
+        replay = source.replay(tokens)
+        found = ablate(source, replay, findings, made.options, on_progress)
+    except CannotReplay as error:
+        return findings.model_copy(update={"ablation_refused": str(error)})
+    return findings.model_copy(update={"ablation": found})
 
 
 def _one_pair(

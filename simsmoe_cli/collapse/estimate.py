@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from simsmoe_cli.collapse.measure.ablation.ablate import runs_of_layer
 from simsmoe_cli.collapse.measure.options import DENSE_BYTES, NULL_EXPERTS, OF_RUNNING, Options
 from simsmoe_cli.collapse.sources.base import Size, Source
 from simsmoe_cli.collapse.sources.evaluation_windows import tokens_per_batch
@@ -34,6 +35,11 @@ READ_PER_S = 1e9  # bytes of weights, read from a disk and converted
 PROBE = 768  # rows and columns of the matrices timed
 OF_PROBE = 0.6  # the share of that speed which a whole model reaches
 STATISTICS = 8  # all statistics of a layer cost this many times `Options.products`
+ABLATE_TOKENS = 16384  # for leaving out and merging experts, unless that costs more than
+ABLATE_BUDGET = 4e12  # so many multiplications; then fewer, down to
+FEWEST_ABLATE_TOKENS = 2048
+MOST_ABLATE_PRODUCTS = 4e13  # more are only spent if asked for
+OF_ABLATION = 0.5  # the speed of replaying a model, relative to `speed`
 PASSES = 60  # multiplications per output of a layer, for statistics that pass over all of them
 
 
@@ -42,11 +48,13 @@ class Plan:
     """The layers and options of a report, and its estimated cost.
 
     Attributes:
-        options: what is measured.
+        options: what is measured; its `ablate_tokens` is decided.
         layers: numbers of the layers to measure, from 0 among those with experts.
-        seconds: how long it takes, about.
+        seconds: how long it takes, about, without leaving out and merging experts.
         size: bytes of memory at the peak, about.
-        forward: share of the time that the forward pass takes.
+        forward: share of these seconds that the forward pass takes.
+        ablation_seconds: how long leaving out and merging experts takes, about.
+        ablation_refused: why that is not done; empty if it is, or was not asked for.
     """
 
     options: Options
@@ -54,6 +62,8 @@ class Plan:
     seconds: float
     size: float
     forward: float
+    ablation_seconds: float = 0.0
+    ablation_refused: str = ""
 
     @property
     def words(self) -> str:
@@ -107,6 +117,9 @@ def plan(
     dtype = size.dtype if device.type == "cpu" else torch.float32
     forward = size.products_per_token * options.all_tokens / speed(device, dtype)
     forward += size.stored / READ_PER_S
+    tokens, refused = _ablate_tokens(source, options, layers, device)
+    options = replace(options, ablate_tokens=tokens)
+    ablation = ablation_products(size, layers, tokens) / (OF_ABLATION * speed(device, dtype))
     dense = sum(size.in_experts[layer] for layer in layers) * options.rows / speed(device, dtype)
     statistics = sum(_statistics(size, layer, options) for layer in layers)
     rest = dense + statistics / speed(device, torch.float32)
@@ -116,6 +129,40 @@ def plan(
         forward + rest,
         here + bytes_needed(size, options),
         forward / max(forward + rest, 1e-9),
+        ablation,
+        refused,
+    )
+
+
+def ablation_products(size: Size, layers: Sequence[int], tokens: int) -> float:
+    """Multiplications of leaving out and merging experts, about.
+
+    A run of a layer computes that layer and those above it; only the last layers' runs are short.
+    """
+    depth = len(size.in_experts)
+    runs = sum(runs_of_layer(size.experts) * (depth - layer) / depth for layer in layers)
+    return runs * tokens * size.products_per_token
+
+
+def _ablate_tokens(
+    source: Source, options: Options, layers: Sequence[int], device: torch.device
+) -> tuple[int, str]:
+    """How many tokens are read for leaving out and merging experts, and why none are if so."""
+    size, asked = source.size, options.ablate_tokens
+    if asked == 0:
+        return 0, ""
+    if asked is not None:
+        return asked, ""
+    tokens = ABLATE_TOKENS
+    while tokens > FEWEST_ABLATE_TOKENS and ablation_products(size, layers, tokens) > ABLATE_BUDGET:
+        tokens //= 2
+    products = ablation_products(size, layers, tokens)
+    if products <= MOST_ABLATE_PRODUCTS:
+        return tokens, ""
+    seconds = products / (OF_ABLATION * speed(device, size.dtype))
+    return 0, (
+        f"it would take about {duration(seconds)} on {tokens:,} tokens; --ablate-tokens "
+        f"{tokens} asks for it"
     )
 
 

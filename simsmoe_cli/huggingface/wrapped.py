@@ -112,6 +112,11 @@ class Wrapped(MoEModel):
             if settings.enabled
         )
 
+    @property
+    def recorders(self) -> list[LayerRecorder]:
+        """What records the routing of each layer with experts."""
+        return self._recorders
+
     def _width(self, layer: int) -> int:
         """D of a layer."""
         return int(self._layers[layer].hidden_units()[-1].shape[2])

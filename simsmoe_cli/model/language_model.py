@@ -125,7 +125,8 @@ class Backbone(MoEModel):
             x_TD = given[0].flatten(0, -2)
             if real_T is not None:
                 x_TD = x_TD.index_select(0, real_T)
-            seen.append(Routed(x_TD, output.routing.index_TK, output.routing.logits_TN))
+            routing = output.routing
+            seen.append(Routed(x_TD, routing.index_TK, routing.logits_TN, routing.weight_TK))
 
         hooks = [layer.register_forward_hook(record) for layer in self.moe_layers]
         try:
@@ -196,15 +197,46 @@ class Backbone(MoEModel):
             memory: returned by the previous block; empty at the start of streams.
             context: the step information for routers.
         """
+        memory = memory or self.initial_memory(tokens_BM.shape[0])
+        hidden, next_memory, outputs = self.through(
+            range(len(self.layers)), self.embedding(tokens_BM), tokens_BM, memory, context
+        )
+        losses: dict[str, Tensor] = {}
+        for output in outputs:
+            for name, loss in output.losses.items():
+                losses[name] = losses[name] + loss if name in losses else loss
+        return BackboneOutput(self.norm(hidden), next_memory, losses, outputs)
+
+    def through(
+        self,
+        layers: range,
+        hidden: Tensor,
+        tokens_BM: Tensor,
+        memory: Sequence[Tensor] = (),
+        context: StepContext | None = None,
+    ) -> tuple[Tensor, list[Tensor], list[MoEOutput]]:
+        """Hidden states through some consecutive sub-layers.
+
+        Args:
+            layers: which, of `self.layers`.
+            hidden: in front of the first of them, [B, M, D].
+            tokens_BM: vocabulary ids, int64.
+            memory: of the attention sub-layers among them, in order.
+            context: the step information for routers.
+
+        Returns:
+            The hidden states after the last of them, not normalised; the memory for the next block
+            of the attention sub-layers; the output of each MoE layer.
+        """
         context, ids_T = context or StepContext(), tokens_BM.flatten()
         document_BM = None
         if self.document_end is not None:
             document_BM = (tokens_BM == self.document_end).cumsum(1)
-        hidden = self.embedding(tokens_BM)
-        remembered = iter(memory or self.initial_memory(tokens_BM.shape[0]))
+        remembered = iter(memory)
         next_memory: list[Tensor] = []
         outputs: list[MoEOutput] = []
-        for layer in self.layers:
+        for number in layers:
+            layer = self.layers[number]
             assert isinstance(layer, SubLayer)
             if layer.kind == "s":
                 hidden, new = layer.attend(
@@ -217,11 +249,7 @@ class Backbone(MoEModel):
                 outputs.append(output)
             else:
                 hidden = layer.feed_forward(hidden)
-        losses: dict[str, Tensor] = {}
-        for output in outputs:
-            for name, loss in output.losses.items():
-                losses[name] = losses[name] + loss if name in losses else loss
-        return BackboneOutput(self.norm(hidden), next_memory, losses, outputs)
+        return hidden, next_memory, outputs
 
 
 class LanguageModel(Backbone, TextModel):

@@ -31,6 +31,8 @@ class Options:
         blocks, resamples, level: of the bootstrap.
         rbf_rows, rank_rows: rows of the RBF CKA and of the effective rank at most. The cost of both
             grows faster than the rows.
+        ablate_tokens: tokens read again for each expert that is left out and each pair that is
+            merged; None: ABLATE_TOKENS, or fewer for a large model; 0: nothing is left out.
         products: multiplications allowed for each measure of a layer whose cost grows faster than
             the rows (Gram matrices, RBF kernels, effective ranks); or a 24th of those of running
             all experts, if that is more.
@@ -45,6 +47,7 @@ class Options:
     level: float = 0.95
     rbf_rows: int = 512
     rank_rows: int = 1024
+    ablate_tokens: int | None = None
     products: float = 4e10
     matching: float = 2e10
     seed: int = 0

@@ -20,6 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from simsmoe_cli.collapse.sources.replay import CannotReplay, Replay
 from simsmoe_cli.collapse.subject import History, Subject
 from simsmoe_cli.similarity.routed import Routed
 
@@ -209,6 +210,14 @@ class Source(ABC):
     @abstractmethod
     def release(self, layer: int) -> None:
         """Free the memory of a layer's weights, which are not needed soon."""
+
+    def replay(self, tokens: int) -> Replay:
+        """About so many tokens of the held-out text, to be read again and again.
+
+        Raises:
+            CannotReplay: this model cannot be run with one layer changed.
+        """
+        raise CannotReplay("this model cannot be run with one layer changed")
 
     @abstractmethod
     def text_of(self, ids: list[int]) -> list[str]:

@@ -26,14 +26,19 @@ from simsmoe_cli.collapse.sources.evaluation_windows import (
     next_token_nats,
     tokens_per_batch,
 )
+from simsmoe_cli.collapse.sources.huggingface.replay import HuggingFaceReplay
+from simsmoe_cli.collapse.sources.replay import CannotReplay, Replay
+from simsmoe_cli.collapse.sources.run_replay import RunReplay
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.data.tasks.batches import Batch as Texts
 from simsmoe_cli.data.tasks.batches import collate
 from simsmoe_cli.data.tasks.encode import EncodedSplit
 from simsmoe_cli.data.tokenizers.base import Tokenizer
+from simsmoe_cli.huggingface.language_model import HuggingFaceLanguageModel
 from simsmoe_cli.model.classifier import real_positions
 from simsmoe_cli.model.interface import MoEModel, TextClassifier, TextModel
+from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.similarity.routed import Routed
 
@@ -98,6 +103,16 @@ class CorpusSource(RunSource):
             batch.rows = measured
             yield batch
 
+    def replay(self, tokens: int) -> Replay:
+        carries = bool(self.model.initial_memory(1))
+        together = tokens_per_batch(self.model.vocab_size)
+        windows = evaluation_windows(self.tokens, self.block, tokens, tokens, carries, together)
+        batches = [(inputs, targets) for inputs, targets, _ in windows]
+        if isinstance(self.model, Backbone):
+            return RunReplay(self.model, self.context, batches)
+        assert isinstance(self.model, HuggingFaceLanguageModel)
+        return HuggingFaceReplay(self.model.body, self.model.recorders, batches, self.subject.name)
+
     def _read(
         self, inputs_BM: Tensor, targets_BM: Tensor, memory: list[Tensor]
     ) -> tuple[Batch, list[Tensor]]:
@@ -138,13 +153,24 @@ class TaskSource(RunSource):
         read_E = spread_texts(self.texts, np.arange(len(self.texts)), tokens)
         rows_E = spread_texts(self.texts, read_E, rows)
         for measured, index_E in ((True, rows_E), (False, np.setdiff1d(read_E, rows_E))):
-            by_length = index_E[np.argsort(self.texts.lengths[index_E], kind="stable")]
-            longest = int(self.texts.lengths[read_E].max())
-            together = max(1, BATCH_TOKENS // longest)
-            for start in range(0, len(by_length), together):
-                batch = self._read(collate(self.texts, by_length[start : start + together]))
+            for texts in self._batches(index_E):
+                batch = self._read(texts)
                 batch.rows = measured
                 yield batch
+
+    def _batches(self, index_E: NDArray[np.int64]) -> Iterator[Texts]:
+        """Some of the texts, those of similar length together."""
+        by_length = index_E[np.argsort(self.texts.lengths[index_E], kind="stable")]
+        longest = int(self.texts.lengths[index_E].max(initial=1))
+        together = max(1, BATCH_TOKENS // longest)
+        for start in range(0, len(by_length), together):
+            yield collate(self.texts, by_length[start : start + together])
+
+    def replay(self, tokens: int) -> Replay:
+        if not isinstance(self.model, Backbone):
+            raise CannotReplay("it is a classifier of transformers")
+        read_E = spread_texts(self.texts, np.arange(len(self.texts)), tokens)
+        return RunReplay(self.model, self.context, texts=list(self._batches(read_E)))
 
     def _read(self, texts: Texts) -> Batch:
         length_B, label_B = texts.mask.sum(1), texts.labels.to(self.device)

@@ -20,6 +20,8 @@ from simsmoe_cli.collapse.sources.evaluation_windows import (
     next_token_nats,
     tokens_per_batch,
 )
+from simsmoe_cli.collapse.sources.huggingface.replay import HuggingFaceReplay
+from simsmoe_cli.collapse.sources.replay import CannotReplay, Replay
 from simsmoe_cli.data.streams import IGNORED, Tokens
 from simsmoe_cli.files.foreign_calls import silent_stderr
 from simsmoe_cli.huggingface.foreign_code import foreign_code
@@ -115,6 +117,15 @@ class HuggingFaceSource(WholeSource):
 
     def _without_cache(self) -> dict[str, Any]:
         return {"use_cache": False} if hasattr(self.model, "config") else {}
+
+    def replay(self, tokens: int) -> Replay:
+        if not self.predicts:
+            raise CannotReplay("this model does not predict the next token")
+        windows = evaluation_windows(
+            self.tokens, self.block, tokens, tokens, False, tokens_per_batch(self.vocab_size)
+        )
+        batches = [(inputs, targets) for inputs, targets, _ in windows]
+        return HuggingFaceReplay(self.model, self.watched, batches, self.subject.name)
 
     def dense(self, layer: int, x_TD: Tensor) -> Tensor:
         with torch.no_grad():
