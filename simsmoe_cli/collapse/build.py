@@ -58,10 +58,10 @@ class Request:
         text: a file for a Hugging Face model.
         tokens: number of tokens that all experts see; None: ROWS, or fewer for a large model.
         layers: which to measure, as the model numbers them; None: all with experts.
-        ablate_tokens: as of `Options`.
         device: where to compute.
         data_dir: where prepared corpora lie.
         formats: of `show.files.FORMATS`, in which the report will be written.
+        ablate_tokens: as of `Options`; of all checkpoints, for the last.
     """
 
     path: Path
@@ -92,11 +92,12 @@ def make_report(request: Request, view: View) -> Report:
         source
         for path in (request.against,)
         if path is not None
-        for source in _sources(path, request, last_only=True)
+        for source, _ in _sources(path, request, last_only=True)
     ]
     found: list[Findings] = []
-    for source in _sources(request.path, request, last_only=False):
-        made = _plan(source, request, view, with_figures=not found)
+    for source, last in _sources(request.path, request, last_only=False):
+        asked = request if last else replace(request, ablate_tokens=0)
+        made = _plan(source, asked, view, with_figures=not found)
         found.append(_measure(source, made, view))
     found[-1] = _with_ablation(found[-1], source, made, view)
     against = None
@@ -145,22 +146,25 @@ def _check(request: Request) -> None:
             )
 
 
-def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[Source]:
-    """The checkpoints of a run to measure, or a Hugging Face model; opened one after another."""
+def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[tuple[Source, bool]]:
+    """The checkpoints of a run to measure, or a Hugging Face model, opened one after another, and
+    whether it is the last."""
     if is_huggingface(path):
-        yield open_huggingface(path, request.text, device=request.device)
+        yield open_huggingface(path, request.text, device=request.device), True
         return
     run, which = RunDir(path), request.checkpoint or "best"
     if last_only and which == "all":
         which = "best"
-    for name in checkpoints(run, which):
-        yield open_run(
+    names = checkpoints(run, which)
+    for name in names:
+        source = open_run(
             run,
             name,
             split=request.split or "valid",
             data_dir=request.data_dir,
             device=request.device,
         )
+        yield source, name == names[-1]
 
 
 def _name(source: Source) -> str:
@@ -178,12 +182,11 @@ def _plan(source: Source, request: Request, view: View, *, with_figures: bool = 
     asked = request.tokens is not None
     made = plan(source, options, layers, request.device, asked=asked)
     drawing = drawing_seconds(request, len(layers)) if with_figures else 0.0
-    view.say(f"{_name(source)}: {replace(made, seconds=made.seconds + drawing).words}")
+    words = replace(made, seconds=made.seconds + drawing).words
     if made.options.ablate_tokens:
-        view.say(
-            f"{_name(source)}: about {duration(max(1.0, made.ablation_seconds))} more to leave out "
-            f"and merge experts on {made.options.ablate_tokens:,} tokens (--no-ablation skips it)"
-        )
+        more = duration(max(1.0, made.ablation_seconds))
+        words += f"; about {more} more to leave out and merge experts (--no-ablation skips it)"
+    view.say(f"{_name(source)}: {words}")
     return made
 
 
@@ -195,12 +198,12 @@ def drawing_seconds(request: Request, layers: int) -> float:
 
 
 def _measure(source: Source, made: Plan, view: View) -> Findings:
-    name, layers = _name(source), len(made.layers)
+    name, layers, before = _name(source), len(made.layers), made.share_before_ablation
 
     def on_progress(share: float, done: int) -> None:
         of_all = made.forward * share + (1 - made.forward) * done / layers
         words = "reading text" if done == 0 else f"{done} of {layers} layers measured"
-        view.at(f"{name}: {words}", of_all)
+        view.at(f"{name}: {words}", of_all * before)
 
     found = measure(source, made.options, on_progress, made.layers)
     subject = found.subject.model_copy(update={"settings": without_paths(found.subject.settings)})
@@ -216,10 +219,11 @@ def _with_ablation(findings: Findings, source: Source, made: Plan, view: View) -
     name, tokens, refused = _name(source), made.options.ablate_tokens, made.ablation_refused
     if not tokens:
         return findings.model_copy(update={"ablation_refused": refused})
-    view.say(f"{name}: leaving out and merging experts")
+    before = made.share_before_ablation
 
     def on_progress(share: float) -> None:
-        view.at(f"{name}: leaving out and merging experts, {share:.0%}", share)
+        words = f"{name}: leaving out and merging experts, {share:.0%}"
+        view.at(words, before + (1 - before) * share)
 
     try:
         replay = source.replay(tokens)

@@ -66,6 +66,11 @@ class Plan:
     ablation_refused: str = ""
 
     @property
+    def share_before_ablation(self) -> float:
+        """The share of the time after which leaving out and merging experts begins."""
+        return self.seconds / max(self.seconds + self.ablation_seconds, 1e-9)
+
+    @property
     def words(self) -> str:
         """Time and memory: "about 12 min, 4.1 GB"."""
         return f"about {duration(max(1.0, self.seconds))}, {memory.gigabytes(self.size)}"

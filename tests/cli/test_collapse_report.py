@@ -22,7 +22,7 @@ from simsmoe_cli.train.plan_pretraining import Plan
 from tests.train.tiny import recipe
 
 Capture = pytest.CaptureFixture[str]
-FEW = ["--tokens", "128", "--format", "json"]
+FEW = ["--tokens", "128", "--format", "json", "--no-ablation"]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def refusal(capsys: Capture, code: int, *arguments: str) -> str:
 def test_page_json_and_figures(
     capsys: Capture, tmp_path: Path, trained: Path, corpus_dir: Path
 ) -> None:
-    assert command("plain", "--tokens", "128") == 0
+    assert command("plain", "--tokens", "128", "--ablate-tokens", "256") == 0
     found = {str(path.relative_to("out")) for path in Path("out").rglob("*.*")}
     names = {"report.html", "report.json"}
     for stem in (
@@ -87,15 +87,24 @@ def test_page_json_and_figures(
     assert found == names
     printed = capsys.readouterr()
     cost, *progress = printed.err.splitlines()
-    told = re.fullmatch(r"plain, step 8: about (\d+) s, \d+\.\d [GM]B", cost)
+    told = re.fullmatch(
+        r"plain, step 8: about (\d+) s, \d+\.\d [GM]B; about \d+ s more to leave out and merge "
+        r"experts \(--no-ablation skips it\)",
+        cost,
+    )
     assert told is not None
     assert int(told[1]) >= 5  # eleven figures in three formats, and what draws them is imported
     tenths = [int(line.split(" %")[0]) for line in progress]
     assert tenths == sorted(set(tenths))
     assert 1 <= len(tenths) <= 10
     assert tenths[-1] == 100
-    assert "1 of 2 layers measured" in printed.err
+    assert "leaving out and merging experts, " in printed.err
     report = Report.read(Path("out/report.json"))
+    ablation = report.main.ablation
+    assert ablation is not None
+    assert (ablation.tokens, ablation.windows, ablation.unit) == (256, 8, "bpc")
+    assert len(ablation.left_out) == 8
+    assert len(ablation.pairs) == 8
     assert report.main.text.rows == 128
     assert report.verdict.headline in printed.out
     assert [(layer.layer, layer.label) for layer in report.main.layers] == [(0, "1"), (1, "3")]
@@ -116,6 +125,15 @@ def test_a_report_lies_in_its_run_unless_told_otherwise(tmp_path: Path, trained:
         (tmp_path / "runs" / "plain" / path.name).symlink_to(path)
     assert main.run(["collapse-report", "plain", *FEW]) == 0
     assert [p.name for p in Path("runs/plain/report").iterdir()] == ["report.json"]
+
+
+def test_nothing_is_left_out_without_being_asked(capsys: Capture) -> None:
+    report = reported("plain")
+    assert (report.main.ablation, report.main.ablation_refused) == (None, "")
+    assert "leave out" not in capsys.readouterr().err
+    assert "nothing is left out" in refusal(
+        capsys, 2, "plain", "--no-ablation", "--ablate-tokens", "64"
+    )
 
 
 def test_against_another_run(capsys: Capture) -> None:
@@ -184,7 +202,7 @@ def test_a_guard_for_pipelines(capsys: Capture) -> None:
 def test_the_page_is_opened_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(typer, "launch", opened.append)
-    assert command("plain", "--tokens", "64", "--format", "html", "--open") == 0
+    assert command("plain", "--tokens", "64", "--format", "html", "--no-ablation", "--open") == 0
     assert opened == ["out/report.html"]
     assert Path(opened[0]).is_file()
 
@@ -295,7 +313,7 @@ def test_what_does_not_fit_into_memory(capsys: Capture, monkeypatch: pytest.Monk
 
 def test_fewer_tokens_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 9_000_000)
-    assert command("plain", "--tokens", "4096", "--format", "json") == 0
+    assert command("plain", "--tokens", "4096", "--format", "json", "--no-ablation") == 0
     found = Report.read(Path("out/report.json")).main
     assert 256 <= found.text.rows < 4096
     assert any(
