@@ -6,6 +6,7 @@ and with all tokens in every sample, so nothing is drawn that ranks would draw d
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests.train.tiny import recipe
 STEPS = 5
 # Rounding is 1e-7 of a value; sums over thousands of values and five steps add to it.
 TOLERANCE = 1e-5
+TOLERANCE_FP64 = 1e-10
+FP32 = torch.float32
 ROUTERS = ("smoe", "xmoe", "stablemoe", "loss-free", "remoe", "competesmoe", "hash")
 # Of ranks: replicate, shard, expert.
 LAYOUTS = {
@@ -76,10 +79,12 @@ def train(
         parts: of one process, how many ranks it is compared with. Ranks average the HSIC of their
             parts of a batch, so it does the same with as many parts.
     """
+    fp64 = torch.get_default_dtype() == torch.float64
     relative = {"attention": "relative", "span": 16, "norm_position": "post"}
     made = recipe(
         model={"bias": True} | (relative if case.memory else {}),
-        moe={"router": case.router},
+        # The other backends have no fp64.
+        moe={"router": case.router, "backend": "loop" if fp64 else "auto"},
         similarity={"preset": case.similarity}
         | ({"tokens": 1024, "budget": None} if case.similarity != "none" else {}),
         # A large epsilon: where a gradient is rounding alone, Adam would take its sign.
@@ -94,6 +99,7 @@ def train(
             layer.similarity.measure = in_parts(layer.similarity.measure, objective.rows, parts)
     shard(objective.model, world)
     stepper = Stepper(objective)
+    stepper.guard.found_inf = stepper.guard.found_inf.to(FP32)
     gradients: list[dict[str, Tensor]] = []
     named = list(objective.model.named_parameters())
     stepper.optimizer.register_step_pre_hook(
@@ -114,6 +120,15 @@ def train(
         "measured": measured, "gradients": gradients, "state": state,
         "loads": loads, "similarity": similarity,
     }  # fmt: skip
+
+
+def widen() -> None:
+    """Make this process and its forks compute in fp64, also where the product asks for fp32."""
+    torch.set_default_dtype(torch.float64)
+    # The fused Adam counts its steps in fp32.
+    vars(sys.modules["torch.optim.adam"])["_get_scalar_dtype"] = lambda is_fused=None: FP32
+    torch.float32 = torch.float64
+    Tensor.float = Tensor.double  # type: ignore[method-assign]
 
 
 def in_parts(measure: Callable[..., Tensor], rows: int, parts: int) -> Callable[..., Tensor]:

@@ -3,11 +3,13 @@
     python -m tests.parallel.grid                      # gloo, two and four processes
     python -m tests.parallel.grid --device cuda        # NCCL, a GPU for each rank
     python -m tests.parallel.grid --layouts shard --routers smoe,hash
+    python -m tests.parallel.grid --fp64               # everything in fp64
 
 Ranks average the HSIC of their own rows before they take the ratio of CKA. So with similarity
 learning the one process averages over as many parts of a batch.
 
-Exits with 1 if any difference is larger than rounding explains (`cases.TOLERANCE`).
+Exits with 1 if any difference is larger than rounding explains (`cases.TOLERANCE`). With --fp64 it
+explains 1e-10 only, so a wrong sum cannot hide behind it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,17 @@ import torch
 
 from simsmoe_cli.data.corpora.prepare import prepare
 from tests.gloo_ranks import on_ranks
-from tests.parallel.cases import LAYOUTS, ROUTERS, TOLERANCE, Case, difference, on_rank, train
+from tests.parallel.cases import (
+    LAYOUTS,
+    ROUTERS,
+    TOLERANCE,
+    TOLERANCE_FP64,
+    Case,
+    difference,
+    on_rank,
+    train,
+    widen,
+)
 
 
 def main() -> int:
@@ -32,7 +44,11 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--layouts", default=",".join(LAYOUTS))
     parser.add_argument("--routers", default=",".join(ROUTERS))
+    parser.add_argument("--fp64", action="store_true", help="compute everything in fp64")
     given = parser.parse_args()
+    tolerance = TOLERANCE_FP64 if given.fp64 else TOLERANCE
+    if given.fp64:
+        widen()
     cases = [
         Case(router, similarity, micro_batches)
         for router, similarity, micro_batches in itertools.product(
@@ -59,8 +75,8 @@ def main() -> int:
                     alone[case, parts] = train(case, corpus, device, parts=parts)
                 theirs = alone[case, parts]
                 gap, where = difference(ours, theirs)
-                failed += gap > TOLERANCE
-                verdict = "same" if gap <= TOLERANCE else "DIFFERENT"
+                failed += gap > tolerance
+                verdict = "same" if gap <= tolerance else "DIFFERENT"
                 print(f"{name:12} {case!s:28} {gap:.1e}  {verdict}  {where}", flush=True)
     return int(failed > 0)
 
