@@ -29,7 +29,7 @@ from simsmoe_cli.errors import UserError
 from simsmoe_cli.generation.sampling import Reader, Sampling, generate
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import StepContext
-from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run import checkpoint, save_checkpoint, weights
 from simsmoe_cli.run.background_writer import Snapshot
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import resume_state
@@ -137,7 +137,7 @@ def checkpoints(runs: int) -> Tables:
         payload = os.urandom(size)
 
         def save() -> None:
-            checkpoint.save(run, next(count), model, tensors, state)
+            save_checkpoint.save(run, next(count), model, tensors, state)
             checkpoint.prune(run, 1)
 
         def copies() -> None:

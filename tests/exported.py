@@ -9,7 +9,7 @@ import torch
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import save_checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun, open_language_model
 
@@ -30,5 +30,5 @@ def drawn_run(path: Path, recipe: Recipe, store: TokenStore) -> OpenedRun:
         "store": str(store.path.resolve()),
     }
     run = RunDir(path)
-    checkpoint.save_best(run, 3, model, state)
+    save_checkpoint.save_best(run, 3, model, state)
     return open_language_model(run, "best", path.parent)

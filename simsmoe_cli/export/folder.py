@@ -164,7 +164,7 @@ def load_export(
     try:
         file = folder / config.tokenizer.file
         tokenizer = tokenizer_class(config.tokenizer.kind).load(read_bytes(file, LARGEST_TOKENIZER))
-        require_model(weights, lambda: LanguageModel(recipe, config.vocab_size))
+        require_model([weights], lambda: LanguageModel(recipe, config.vocab_size))
         model = LanguageModel(recipe, config.vocab_size).to(device)
         load_model(model, weights, strict=True, device=str(device))
     except FileNotFoundError:

@@ -77,6 +77,7 @@ class World:
         grid: the ranks as [replicate, shard]; None in one process.
         expert_grid: the same as [replicate, beyond_expert, expert], where the last two divide
             `shard`; None where each rank has all experts.
+        writing: of all ranks, for the threads that write checkpoints; None in one process.
     """
 
     rank: int = 0
@@ -84,6 +85,7 @@ class World:
     layout: Layout = field(default_factory=Layout)
     grid: DeviceMesh | None = None
     expert_grid: DeviceMesh | None = None
+    writing: dist.ProcessGroup | None = None
 
     @property
     def alone(self) -> bool:
@@ -243,7 +245,8 @@ def join(
     for mesh in (grid, expert_grid):
         for group in () if mesh is None else mesh.get_all_groups():
             _set_pg_timeout(timeout, group)  # that of its parent is not inherited
-    return World(launched.rank, launched.size, layout, grid, expert_grid)
+    writing = dist.new_group(backend="gloo", timeout=timeout)
+    return World(launched.rank, launched.size, layout, grid, expert_grid, writing)
 
 
 def leave(world: World) -> None:

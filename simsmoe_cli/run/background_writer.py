@@ -11,29 +11,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from simsmoe_cli.files.background import Background
-from simsmoe_cli.parallel.sharded import sharded, whole
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.parallel.sharded import OwnShare
+from simsmoe_cli.parallel.writers import Writers
+from simsmoe_cli.run import checkpoint, save_checkpoint
 from simsmoe_cli.run.folder import RunDir
 
 AHEAD = 2  # checkpoints in memory that wait to be written
 
 
 class Snapshot:
-    """A model's parameters and buffers as they are now, in host memory.
+    """The parameters and buffers of a model as they are now, in host memory.
 
-    Tensors that share memory share it in the copy, so that they are written once. If ranks share
-    the model, all of them must make one.
+    Tensors that share memory share it in the copy, so that they are written once.
     """
 
     def __init__(self, model: nn.Module):
         copies: dict[int, Tensor] = {}
         self._state = {}
-        parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, tensor in model.state_dict().items():
-            if sharded(tensor) is not None:
-                address = id(parameters[name])
-            else:
-                address = tensor.data_ptr() if tensor.numel() else id(tensor)
+            address = tensor.data_ptr() if tensor.numel() else id(tensor)
             copy = copies.get(address)
             if copy is None or copy.shape != tensor.shape:
                 copies[address] = copy = host_copy(tensor)
@@ -45,8 +41,15 @@ class Snapshot:
 
 
 def host_copy(tensor: Tensor) -> Tensor:
-    """The tensor's values as they are now, in host memory; those of all ranks, if they share it."""
-    return whole(tensor.detach()).to("cpu", copy=True)
+    """The tensor's values as they are now, in host memory."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _own_share(model: nn.Module) -> OwnShare:
+    """What this rank writes of a model; a parameter with several names has the first."""
+    names = (name for name, _ in model.named_parameters())
+    kept = {*names, *(name for name, _ in model.named_buffers())}
+    return OwnShare.of((name, x) for name, x in model.state_dict().items() if name in kept)
 
 
 class BackgroundWriter:
@@ -58,19 +61,18 @@ class BackgroundWriter:
     Args:
         run: its folder.
         keep_last: how many checkpoints are kept; older ones are deleted.
-        writes: whether this process writes. Of several ranks only the first does; the others only
-            give it their parts.
+        writers: the ranks that write together; all of them make the same calls.
     """
 
-    def __init__(self, run: RunDir, keep_last: int, *, writes: bool = True):
-        self._run, self._keep_last, self._writes = run, keep_last, writes
+    def __init__(self, run: RunDir, keep_last: int, writers: Writers = save_checkpoint.ALONE):
+        self._run, self._keep_last, self._writers = run, keep_last, writers
         self._thread = Background(AHEAD, "checkpoint")
 
     def save(
         self,
         step: int,
         model: nn.Module,
-        training: dict[str, Tensor],
+        training: dict[str, Tensor] | OwnShare,
         state: dict[str, Any],
         *,
         sync_events: Callable[[], None],
@@ -80,26 +82,29 @@ class BackgroundWriter:
         Args:
             step: steps done.
             model: copied before this returns.
-            training, state: see `checkpoint.save`; they must not change any more.
+            training, state: see `save_checkpoint.save`; they must not change any more.
             sync_events: called first, since the state names a position in the events.
         """
-        copy = Snapshot(model)
-
-        if not self._writes:
-            return
+        copy = self._copy(model)
 
         def write() -> None:
-            sync_events()
-            checkpoint.save(self._run, step, copy, training, state)
-            checkpoint.prune(self._run, self._keep_last)
+            if self._writers.first:
+                sync_events()
+            save_checkpoint.save(self._run, step, copy, training, state, self._writers)
+            if self._writers.first:
+                checkpoint.prune(self._run, self._keep_last)
 
         self._thread.submit(write)
 
     def save_best(self, step: int, model: nn.Module, state: dict[str, Any]) -> None:
         """Replace the best weights by those of the model as it is now."""
-        copy = Snapshot(model)
-        if self._writes:
-            self._thread.submit(lambda: checkpoint.save_best(self._run, step, copy, state))
+        copy = self._copy(model)
+        self._thread.submit(
+            lambda: save_checkpoint.save_best(self._run, step, copy, state, self._writers)
+        )
+
+    def _copy(self, model: nn.Module) -> Snapshot | OwnShare:
+        return Snapshot(model) if self._writers.alone else _own_share(model)
 
     def wait(self) -> None:
         """Return when everything is written."""

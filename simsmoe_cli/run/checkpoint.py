@@ -1,4 +1,4 @@
-"""The checkpoints of a run: lists them, writes them (`save`) and reads them with checks.
+"""The checkpoints of a run: lists them, reads them with checks, and deletes them.
 
     checkpoints/step-0000100/
       model.safetensors      parameters and buffers (pair counts among them)
@@ -9,42 +9,41 @@
       weights-0000100-SHA.safetensors
       state.json             step, loss, recipe, vocabulary, sha256; replaced atomically
 
+Of several ranks each writes a file of its own, model-00001-of-00008.safetensors and so on, with the
+blocks of tensors that it holds (`tensor_files.py`); the first writes state.json when all are
+written. Any number of ranks reads them.
+
 A folder that cannot be read is renamed to damaged-1-NAME before another takes its place. Nothing is
-ever unpickled. `weights.py` puts the tensors into a model.
+ever unpickled. `save_checkpoint.py` writes checkpoints, `weights.py` puts the tensors into a model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import save_file, save_model
-from torch import Tensor
 
 from simsmoe_cli.errors import DataError, NotPermitted, UserError, listed, printable
 from simsmoe_cli.files import atomic
-from simsmoe_cli.files.untrusted import Unreadable, read_json, sealed, unsealed, validated
+from simsmoe_cli.files.untrusted import Unreadable, read_json, unsealed, validated
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.attached import attached_run, no_weights
-from simsmoe_cli.run.checkpoint_state import LARGEST_STATE, MODEL, STATE, TRAINING, State
+from simsmoe_cli.run.checkpoint_state import (
+    LARGEST_STATE,
+    OF_TRAINING,
+    STATE,
+    State,
+)
 from simsmoe_cli.run.find import require_run
 from simsmoe_cli.run.folder import RunDir
 
 _STEP = re.compile(r"step-([0-9]{7,})")
 _FIELDS_NAMED = 3  # of a recipe that does not fit, in a message
-
-
-class HasState(Protocol):
-    """A module, or a copy of its tensors."""
-
-    def state_dict(self) -> dict[str, Tensor]: ...
 
 
 def step_name(step: int) -> str:
@@ -125,10 +124,21 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def weights_name(state: Mapping[str, Any]) -> str:
-    """Name of the file with the weights."""
-    files: dict[str, str] = state["sha256"]
-    return next(name for name in files if name != TRAINING)
+def weights_files(folder: Path, state: Mapping[str, Any]) -> list[Path]:
+    """The files with the weights; several ranks wrote several."""
+    names = sorted(state["sha256"])
+    return [folder / name for name in names if not name.startswith(OF_TRAINING)]
+
+
+def training_files(folder: Path, state: Mapping[str, Any]) -> list[Path]:
+    """The files with the rest of the state of training; best/ has none."""
+    return [folder / name for name in sorted(state["sha256"]) if name.startswith(OF_TRAINING)]
+
+
+def weights_sha256(state: Mapping[str, Any]) -> str:
+    """The SHA-256 of the file with the weights; of several, that of theirs."""
+    sums = [state["sha256"][path.name] for path in weights_files(Path(), state)]
+    return str(sums[0]) if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def recipe_of(folder: Path, state: dict[str, Any]) -> Recipe:
@@ -186,52 +196,6 @@ def newest(run: RunDir) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def save(
-    run: RunDir, step: int, model: HasState, training: dict[str, Tensor], state: dict[str, Any]
-) -> Path:
-    """Write a checkpoint, whole or not at all.
-
-    Args:
-        training: tensors that a resumed run needs.
-        state: values of state.json; `step`, checksums and the number of `training` are added.
-
-    Returns:
-        Its folder.
-    """
-    final = run.checkpoints / step_name(step)
-    if (final / STATE).is_file():
-        return final
-    try:
-        _make_room(final)
-        with atomic.whole_folder(final) as partial:
-            save_model(model, str(partial / MODEL))  # type: ignore[arg-type]
-            save_file(training, partial / TRAINING)
-            checksums = {name: sha256(partial / name) for name in (MODEL, TRAINING)}
-            facts = {"step": step, "sha256": checksums, "training_tensors": len(training)}
-            _write_state(partial / STATE, state | facts)
-    except (OSError, SafetensorError) as error:
-        raise _cannot_write(final, error) from error
-    return final
-
-
-def save_best(run: RunDir, step: int, model: HasState, state: dict[str, Any]) -> None:
-    """Replace the best weights: the new file first, then the state.json that names it."""
-    run.best.mkdir(parents=True, exist_ok=True)
-    try:
-        with atomic.partial_file(run.best / "weights") as partial:
-            save_model(model, str(partial))  # type: ignore[arg-type]
-            atomic.share(partial)
-            checksum = sha256(partial)
-            # The name depends on the contents, so the file that state.json names now is not
-            # overwritten.
-            weights = run.best / f"weights-{step:07d}-{checksum[:8]}.safetensors"
-            atomic.move(partial, weights)
-        _write_state(run.best / STATE, state | {"step": step, "sha256": {weights.name: checksum}})
-    except (OSError, SafetensorError) as error:
-        raise _cannot_write(run.best, error) from error
-    _unlink_all_but(run, weights.name)
-
-
 def prune(run: RunDir, keep_last: int) -> None:
     """Delete all but the newest checkpoints, and leftovers of interrupted writes."""
     for _, path in list_checkpoints(run)[:-keep_last]:
@@ -245,7 +209,7 @@ def tidy(run: RunDir) -> None:
         atomic.clean(folder)
     with contextlib.suppress(UserError):
         if run.best.is_dir():
-            _unlink_all_but(run, weights_name(read_state(run.best)))
+            unlink_all_but(run, read_state(run.best)["sha256"])
 
 
 def discard_after(run: RunDir, step: int) -> list[int]:
@@ -260,7 +224,7 @@ def discard_after(run: RunDir, step: int) -> list[int]:
             try:
                 read_state(path)
             except UserError:
-                _make_room(path)
+                make_room(path)
             else:
                 atomic.remove(path)
                 deleted.insert(0, number)
@@ -276,7 +240,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def _make_room(path: Path) -> None:
+def make_room(path: Path) -> None:
     """Move a damaged checkpoint out of the way; an empty folder is deleted."""
     with contextlib.suppress(FileNotFoundError):
         if any(path.iterdir()):
@@ -315,19 +279,8 @@ def _available(run: RunDir, but: Path | None = None) -> str:
     return ", ".join(steps)
 
 
-def _unlink_all_but(run: RunDir, kept: str) -> None:
+def unlink_all_but(run: RunDir, kept: Container[str]) -> None:
+    """Delete the files of weights in best/ that are not among those to keep."""
     for path in run.best.glob("weights-*.safetensors"):
-        if path.name != kept:
+        if path.name not in kept:
             path.unlink()
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> None:
-    atomic.write(path, json.dumps(sealed(state), indent=1, allow_nan=False))
-
-
-def _cannot_write(path: Path, error: Exception) -> UserError:
-    return DataError(
-        f"cannot write the checkpoint: {error}",
-        where=str(path),
-        hint="Free some space; earlier checkpoints are kept, and --resume auto uses them.",
-    )

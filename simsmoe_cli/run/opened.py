@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from simsmoe_cli.data.prepared import Prepared
 from simsmoe_cli.data.store import CORPUS, TokenStore
@@ -105,8 +106,17 @@ class OpenedRun:
     def require_model(self) -> None:
         """Raise a UserError unless its weights fit the language model of its recipe; allocates no
         memory for them."""
-        file = self.folder / checkpoint.weights_name(self.state)
-        weights.require_model(file, lambda: language_model(self.recipe, self.state["vocab_size"]))
+        files = checkpoint.weights_files(self.folder, self.state)
+        weights.require_model(files, lambda: language_model(self.recipe, self.state["vocab_size"]))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its weights and buffers by name, on the CPU.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        files = weights.opened(checkpoint.weights_files(self.folder, self.state))
+        return {name: files.read(name) for name in files.found}
 
     def context(self, top_k: int | None = None) -> StepContext:
         """The step information for routers, at the step of its weights.

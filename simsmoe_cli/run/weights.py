@@ -6,21 +6,22 @@ huge one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, load_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from simsmoe_cli.errors import DataError, UserError, listed, printable
 from simsmoe_cli.model.interface import MoEModel
-from simsmoe_cli.parallel.sharded import divided_as, local, sharded
-from simsmoe_cli.run.checkpoint import damaged, weights_name
+from simsmoe_cli.parallel.sharded import bounds, divided_as, local
+from simsmoe_cli.run.checkpoint import damaged, training_files, weights_files
 from simsmoe_cli.run.checkpoint_state import STATE, TRAINING
+from simsmoe_cli.run.tensor_files import TensorFiles
 
+OPTIMIZER = "optimizer."  # what names of its tensors begin with
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, beside its step
 _TENSORS_NAMED = 3  # that do not fit, in a message
 _TYPES = {
@@ -53,14 +54,14 @@ def open_model(
     Raises:
         UserError: see `load_weights`.
     """
-    require_model(folder / weights_name(state), make)
+    require_model(weights_files(folder, state), make)
     model = make().to(device)
     load_weights(folder, state, model)
     return model
 
 
-def require_model(path: Path, make: Callable[[], nn.Module]) -> None:
-    """Raise a UserError unless a model can be built and has the tensors of a weights file.
+def require_model(paths: Sequence[Path], make: Callable[[], nn.Module]) -> None:
+    """Raise a UserError unless a model can be built and has the tensors of its files of weights.
 
     No memory is allocated for the model.
     """
@@ -71,22 +72,31 @@ def require_model(path: Path, make: Callable[[], nn.Module]) -> None:
         raise
     except Exception as error:  # a recipe can contradict itself in many ways
         raise damaged(
-            path.with_name(STATE), f"no model can be built from its recipe ({error})"
+            paths[0].with_name(STATE), f"no model can be built from its recipe ({error})"
         ) from None
-    require_fit(path, shapes)
+    require_fit(opened(paths), shapes)
 
 
-def require_fit(path: Path, model: nn.Module) -> None:
-    """Raise a UserError unless a file of weights has a model's tensors; the model may be on the
+def opened(paths: Sequence[Path]) -> TensorFiles:
+    """Files of tensors.
+
+    Raises:
+        UserError: they cannot be read, or do not belong together.
+    """
+    try:
+        return TensorFiles(paths)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise damaged(paths[0], str(error)) from None
+
+
+def require_fit(files: TensorFiles, model: nn.Module) -> None:
+    """Raise a UserError unless files of weights have a model's tensors; the model may be on the
     meta device."""
     own = {
         name: (tuple(tensor.shape), _TYPES.get(tensor.dtype, str(tensor.dtype)))
         for name, tensor in model.state_dict().items()
     }
-    try:
-        found = tensors_in(path)
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from None
+    found = files.found
     for names in _tied(model):  # the file has one name of each group
         if any(name in found for name in names):
             own = {name: what for name, what in own.items() if name in found or name not in names}
@@ -100,22 +110,9 @@ def require_fit(path: Path, model: nn.Module) -> None:
         tensors = listed(differ, _TENSORS_NAMED, longest=160, between="; ")
         raise DataError(
             f"the checkpoint's weights do not fit this model: {tensors}",
-            where=str(path),
+            where=str(files.paths[0]),
             hint="Use the recipe (router, experts, widths) it was trained with.",
         )
-
-
-def tensors_in(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shapes and types (as safetensors calls them) of the tensors of a file, by name.
-
-    Raises:
-        SafetensorError, OSError: it cannot be read.
-    """
-    with safe_open(path, "pt") as file:
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {
-            name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in parts.items()
-        }
 
 
 def load_weights(folder: Path, state: dict[str, Any], model: MoEModel) -> None:
@@ -134,18 +131,17 @@ def load_weights(folder: Path, state: dict[str, Any], model: MoEModel) -> None:
             where=str(folder),
             hint=f"Set moe.router to {printable(trained)}.",
         )
-    path = folder / weights_name(state)
-    require_fit(path, model)
+    files = opened(weights_files(folder, state))
+    require_fit(files, model)
     try:
-        if any(sharded(parameter) is not None for parameter in model.parameters()):
-            _load_parts(model, path)
-        else:
-            load_model(model, path, strict=True, device=_device(model))
+        for name, tensor in model.state_dict().items():
+            if name in files.found:  # else it is the same as another one
+                local(tensor.detach()).copy_(files.read(name, bounds(tensor)))
     except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from None
+        raise damaged(files.paths[0], str(error)) from None
     for name, parameter in model.named_parameters():
-        if not local(parameter).isfinite().all():
-            raise damaged(path, f"{name} holds values that are not finite")
+        if not local(parameter.detach()).isfinite().all():
+            raise damaged(files.paths[0], f"{name} holds values that are not finite")
 
 
 def _router(recipe: Mapping[str, Any]) -> str | None:
@@ -154,71 +150,58 @@ def _router(recipe: Mapping[str, Any]) -> str | None:
     return router
 
 
-def _load_parts(model: nn.Module, path: Path) -> None:
-    """Fill a model that ranks share: each takes its parts of a file of whole tensors."""
-    found = load_file(path)
-    for names in _tied(model):
-        given = next(found[name] for name in names if name in found)
-        found |= dict.fromkeys(names, given)
-    own = model.state_dict()
-    model.load_state_dict({name: divided_as(tensor, own[name]) for name, tensor in found.items()})
-
-
-def load_training(folder: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors that a resumed run needs, on the CPU.
+def training_state(folder: Path, state: Mapping[str, Any]) -> TensorFiles:
+    """The tensors that a resumed run needs.
 
     Raises:
         UserError: they cannot be read, or some are missing.
     """
-    path = folder / TRAINING
-    if TRAINING not in state["sha256"]:
+    paths = training_files(folder, state)
+    if not paths:
         raise damaged(folder / STATE, f"it does not name {TRAINING}")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise damaged(path, str(error)) from None
-    expected = state.get("training_tensors")
-    if expected is not None and len(tensors) != expected:
-        raise damaged(path, f"it holds {len(tensors)} tensors, not {expected}")
-    return tensors
+    files = opened(paths)
+    found, expected = len(files.found), state.get("training_tensors")
+    if expected is not None and found != expected:
+        raise damaged(paths[0], f"it holds {found} tensors, not {expected}")
+    return files
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam's state by parameter name."""
     return {
-        f"optimizer.{key}.{name}": value
+        f"{OPTIMIZER}{key}.{name}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer, files: TensorFiles
 ) -> None:
     """Put Adam's state back.
 
     Raises:
         ValueError: it is not the state of this model's optimizer.
+        SafetensorError, OSError: it cannot be read.
     """
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for full_name, tensor in tensors.items():
-        kind, _, rest = full_name.partition(".")
-        if kind == "optimizer":
-            key, _, owner = rest.partition(".")
-            by_name.setdefault(owner, {})[key] = tensor
+    by_name: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
+    for full_name, found in files.found.items():
+        if full_name.startswith(OPTIMIZER):
+            key, _, owner = full_name.removeprefix(OPTIMIZER).partition(".")
+            by_name.setdefault(owner, {})[key] = found
     parameters = dict(model.named_parameters())
     for name, state in by_name.items():
         parameter = parameters.get(name)
         if parameter is None:
             raise ValueError(f"optimizer state of {printable(name)}, which the model does not have")
         shapes = dict.fromkeys(MOMENTS, tuple(parameter.shape)) | {"step": ()}
-        found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-        kinds = {tensor.dtype for tensor in state.values()}
-        if found != shapes or kinds != {torch.float32}:
+        if state != {key: (shape, "F32") for key, shape in shapes.items()}:
             raise ValueError(f"the optimizer state of {name} does not have its shape in fp32")
+        kept = bounds(parameter)
+        moments = {key: files.read(f"{OPTIMIZER}{key}.{name}", kept) for key in MOMENTS}
         optimizer.state[parameter] = {
-            key: divided_as(value, parameter) if key in MOMENTS else value.to(parameter.device)
-            for key, value in state.items()
+            "step": files.read(f"{OPTIMIZER}step.{name}").to(parameter.device),
+            **{key: divided_as(value, parameter) for key, value in moments.items()},
         }
 
 
@@ -235,7 +218,3 @@ def _words(tensor: tuple[tuple[int, ...], str] | None) -> str:
         return "missing"
     shape, kind = tensor
     return f"{' x '.join(map(str, shape)) or 'a number'} ({kind})"
-
-
-def _device(model: nn.Module) -> str:
-    return str(next(model.parameters()).device)

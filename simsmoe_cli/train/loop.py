@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from simsmoe_cli.errors import EXIT_DATA, EXIT_NON_FINITE, Terminated, UserError
+from simsmoe_cli.parallel.writers import Writers
 from simsmoe_cli.run import checkpoint, probes, weights
 from simsmoe_cli.run.background_writer import BackgroundWriter
 from simsmoe_cli.run.events import RunFinished
@@ -82,7 +83,7 @@ class Trainer(Generic[S]):
             seed_rank(settings.seed, world.rank)
         self.stepper = Stepper(objective)
         self.signals = StopSignals(world)
-        self.writer = BackgroundWriter(run, settings.keep_last, writes=world.first)
+        self.writer = BackgroundWriter(run, settings.keep_last, Writers(world))
         self.machine = MachineMeter(objective.device)
         self.log = RunLog(subscriber, writes=world.first)
         self.best_loss = math.inf

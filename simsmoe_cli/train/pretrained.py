@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from simsmoe_cli.data.store import TokenStore
@@ -25,7 +24,7 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import load_recipe, override_recipe
 from simsmoe_cli.recipe.routers import section_name
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run.checkpoint import weights_name
+from simsmoe_cli.run.checkpoint import weights_sha256
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
@@ -90,17 +89,12 @@ class Pretrained:
         """Its tokenizer."""
         return self.opened.vocabulary
 
-    @property
-    def weights(self) -> str:
-        """Name of the file with the weights."""
-        return weights_name(self.opened.state)
-
     def identity(self) -> dict[str, Any]:
         """Run, step and hash, which the new run keeps."""
         return {
             "run": self.opened.run.name,
             "step": self.opened.step,
-            "sha256": self.opened.state["sha256"][self.weights],
+            "sha256": weights_sha256(self.opened.state),
         }
 
     def settings(self, *, keep_router: bool = True) -> dict[str, Any]:
@@ -188,8 +182,7 @@ class Pretrained:
             UserError: the recipe asks for other shapes than the checkpoint has.
         """
         own = model.state_dict()
-        device = next(model.parameters()).device
-        found = load_file(self.opened.folder / self.weights, device=str(device))
+        found = self.opened.tensors()
         dropped = _dropped(self.opened.recipe, len(model.layers))
         if isinstance(model, Classifier):
             dropped = ("output.", *dropped)

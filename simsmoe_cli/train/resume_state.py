@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from simsmoe_cli.errors import NotPermitted, UserError
 from simsmoe_cli.model.precision import cpu_bf16
+from simsmoe_cli.parallel.sharded import OwnShare
 from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.background_writer import host_copy
-from simsmoe_cli.run.checkpoint_state import TRAINING
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.log_window import LogWindow
 from simsmoe_cli.train.objectives.base import Objective
@@ -28,20 +29,22 @@ from simsmoe_cli.train.step import Stepper
 
 def training_tensors(
     objective: Objective[Any], optimizer: torch.optim.Optimizer, window: LogWindow
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor] | OwnShare:
     """Copies of optimizer moments, the open log window, the objective's carried tensors, and random
-    states; whole on every rank. All ranks must call it."""
+    states; of several ranks, what this one writes of them. All ranks must call it."""
     tensors = weights.optimizer_tensors(objective.model, optimizer)
     tensors |= {f"window.{name}": value for name, value in window.sums.items()}
     tensors |= objective.carried()
-    tensors = {name: host_copy(tensor) for name, tensor in tensors.items()}
     own = {"rng.cpu": torch.get_rng_state()}
     if objective.device.type == "cuda":
         own["rng.cuda"] = torch.cuda.get_rng_state(objective.device)
+    world = objective.world
+    if world.alone:
+        return {name: host_copy(tensor) for name, tensor in (tensors | own).items()}
+    share = OwnShare.of(tensors.items())
     for name, state in own.items():
-        for rank, of_rank in enumerate(objective.world.gather(state)):
-            tensors[_of_rank(name, rank)] = of_rank
-    return tensors
+        share.add(_of_rank(name, world.rank), state)
+    return share
 
 
 def _of_rank(name: str, rank: int) -> str:
@@ -64,14 +67,17 @@ def restore(
     state = checkpoint.read_state(folder)
     objective.require_same(state)
     weights.load_weights(folder, state, objective.model)
-    tensors = weights.load_training(folder, state)
+    files = weights.training_state(folder, state)
     try:
-        weights.restore_optimizer(objective.model, optimizer, tensors)
+        weights.restore_optimizer(objective.model, optimizer, files)
+        tensors = {
+            name: files.read(name) for name in files.found if not name.startswith(weights.OPTIMIZER)
+        }
         window.restore(tensors, device)
         objective.restore_carried(tensors)
         _restore_random(tensors, objective, state["step"])
-    except ValueError as error:
-        raise checkpoint.damaged(folder / TRAINING, str(error)) from None
+    except (ValueError, SafetensorError, OSError) as error:
+        raise checkpoint.damaged(files.paths[0], str(error)) from None
     return state
 
 

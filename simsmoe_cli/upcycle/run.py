@@ -13,7 +13,6 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from simsmoe_cli.errors import DataError
@@ -23,7 +22,7 @@ from simsmoe_cli.model.interface import language_model
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.load import dump_recipe, override_recipe
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import checkpoint, save_checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.upcycle.experts import DenseMatrix, Settings
@@ -53,8 +52,7 @@ def upcycle_run(
     opened.require_language_model()
     opened.require_model()
     recipe = _with_experts(opened.recipe, dense, settings)
-    weights = checkpoint.weights_name(opened.state)
-    found = load_file(opened.folder / weights)
+    found = opened.tensors()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = language_model(recipe, opened.state["vocab_size"])
@@ -74,14 +72,14 @@ def upcycle_run(
     start = {
         "run": dense.name,
         "step": opened.step,
-        "sha256": opened.state["sha256"][weights],
+        "sha256": checkpoint.weights_sha256(opened.state),
     }
     state = {name: opened.state[name] for name in KEPT}
     state |= {"recipe": recipe.model_dump(mode="json"), "pretrained": start}
     with atomic.whole_folder(out) as partial:
         run = RunDir(partial)
         atomic.write(run.recipe, dump_recipe(recipe))
-        checkpoint.save_best(run, 0, model, json.loads(json.dumps(state)))
+        save_checkpoint.save_best(run, 0, model, json.loads(json.dumps(state)))
     size = measure(recipe, opened.state["vocab_size"])
     return Upcycled("simsmoe", size.parameters, size.active_parameters, total)
 

@@ -13,7 +13,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import save_checkpoint
 from simsmoe_cli.run.folder import RunDir
 from tests.train.tiny import recipe as tiny
 
@@ -44,9 +44,9 @@ def write_run(
         torch.manual_seed(step)
         model = LanguageModel(recipe, store.manifest.vocab_size)
         if step in steps:
-            checkpoint.save(run, step, model, {"x": torch.zeros(1)}, identity | state)
+            save_checkpoint.save(run, step, model, {"x": torch.zeros(1)}, identity | state)
         if step == best:
-            checkpoint.save_best(run, step, model, identity | state)
+            save_checkpoint.save_best(run, step, model, identity | state)
     folder.mkdir(parents=True, exist_ok=True)
     run.recipe.write_text(dump_recipe(recipe))
     return run

@@ -125,7 +125,7 @@ def test_a_model_that_is_no_mixtral_says_why(tmp_path: Path, store: TokenStore) 
 
 
 def test_a_classifier_is_refused(tmp_path: Path, trained: OpenedRun) -> None:
-    from simsmoe_cli.run import checkpoint
+    from simsmoe_cli.run import save_checkpoint
 
     task = {"name": "sst2", "labels": ["a", "b"], "fingerprint": "00", "path": "sst2"}
     state = {
@@ -137,7 +137,7 @@ def test_a_classifier_is_refused(tmp_path: Path, trained: OpenedRun) -> None:
     }
     del state["sha256"], state["step"]
     run = RunDir(tmp_path / "runs" / "classifier")
-    checkpoint.save_best(run, 3, trained.language_model(CPU), state)
+    save_checkpoint.save_best(run, 3, trained.language_model(CPU), state)
     with pytest.raises(UserError, match="this run is a classifier"):
         open_language_model(run, "best", tmp_path)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from simsmoe_cli.cli import main
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.tensor_files import TensorFiles
 from tests.gloo_ranks import on_ranks
 from tests.parallel.runs import held, train
 from tests.train.tiny import events, without_times
@@ -35,6 +39,18 @@ def test_a_resumed_run_is_the_same_bit_for_bit(
     assert resumed == whole
     said = [[without_times(e) for e in events(r, "train", "eval", "router")] for r in (run, again)]
     assert said[0] == said[1]
+
+
+def test_one_process_opens_the_best_weights(
+    run: RunDir, corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = [str(run.path), "--data-dir", str(corpus_dir)]
+    assert main.run(["eval", *ours, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 8
+    assert main.run(["export", *ours[:1], str(tmp_path / "out"), *ours[1:]]) == 0
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    best = TensorFiles(checkpoint.weights_files(run.best, checkpoint.read_state(run.best)))
+    assert [name for name in exported if not torch.equal(exported[name], best.read(name))] == []
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 4])

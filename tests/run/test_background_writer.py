@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import checkpoint, checkpoint_state, save_checkpoint
 from simsmoe_cli.run.background_writer import Snapshot
 from simsmoe_cli.train.loop import Trainer
 from tests.train.tiny import recipe
@@ -25,7 +25,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 ) -> None:
     """The write of step 2 begins when step 5 was done, and still holds step 2."""
     made = trainer(train={"steps": 6, "checkpoint_every": 2, "validate_every": 0, "keep_last": 9})
-    went_on, weights, real = threading.Event(), {}, checkpoint.save
+    went_on, weights, real = threading.Event(), {}, save_checkpoint.save
 
     def slow(run: Any, step: int, *args: Any) -> Path:
         if step == 2:
@@ -38,10 +38,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(
         if step == 5:
             went_on.set()
 
-    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(save_checkpoint, "save", slow)
     made.on_step = watch
     made.train()
-    saved = load_file(made.run.checkpoints / "step-0000002" / checkpoint.MODEL)
+    saved = load_file(made.run.checkpoints / "step-0000002" / checkpoint_state.MODEL)
     for name, tensor in saved.items():
         assert torch.equal(tensor, weights[name]), name
     assert [step for step, _ in checkpoint.list_checkpoints(made.run)] == [2, 4, 6]

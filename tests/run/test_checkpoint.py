@@ -22,7 +22,8 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import dump_recipe
-from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run import checkpoint, save_checkpoint, weights
+from simsmoe_cli.run.checkpoint_state import MODEL, STATE, TRAINING
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
@@ -80,7 +81,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
-@pytest.mark.parametrize("file", [checkpoint.MODEL, checkpoint.TRAINING, checkpoint.STATE])
+@pytest.mark.parametrize("file", [MODEL, TRAINING, STATE])
 def test_a_damaged_checkpoint_is_refused(run: RunDir, file: str, damage: str) -> None:
     folder = checkpoint.find(run, "last")
     DAMAGES[damage](folder / file)
@@ -111,7 +112,7 @@ def test_damaged_best_weights_are_refused(
 def test_a_run_does_not_resume_from_damage_but_from_the_checkpoint_before(
     run: RunDir, finished: RunDir, corpus_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cut(checkpoint.find(run, "last") / checkpoint.MODEL)
+    cut(checkpoint.find(run, "last") / MODEL)
     before = run.events.read_bytes()
     resume = "pretrain", "--data-dir", str(corpus_dir), "--resume"
     assert main.run([*resume, str(run.path)]) == EXIT_DATA
@@ -123,7 +124,7 @@ def test_a_run_does_not_resume_from_damage_but_from_the_checkpoint_before(
     assert main.run([*resume, str(older)]) == 0
     assert_same_run(run, finished, "warning")
     # What was damaged is not lost.
-    assert (run.checkpoints / "damaged-1-step-0000008" / checkpoint.STATE).is_file()
+    assert (run.checkpoints / "damaged-1-step-0000008" / STATE).is_file()
 
 
 def test_a_recipe_of_another_version_is_named(run: RunDir) -> None:
@@ -164,15 +165,15 @@ def test_best_weights_are_replaced_at_once(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_state", die)
+        patch.setattr(save_checkpoint, "_write_state", die)
         with pytest.raises(Killed):
-            checkpoint.save_best(run, step, model, state)
+            save_checkpoint.save_best(run, step, model, state)
     assert checkpoint.read_state(run.best) == before
     reader = LanguageModel(recipe(), before["vocab_size"])
     weights.load_weights(run.best, before, reader)
     assert torch.equal(reader.output.weight, old)
 
-    checkpoint.save_best(run, step, model, state)
+    save_checkpoint.save_best(run, step, model, state)
     after = checkpoint.read_state(run.best)
     weights.load_weights(run.best, after, reader)
     assert torch.equal(reader.output.weight, old + 1)
@@ -191,7 +192,7 @@ def test_a_full_disk_leaves_the_checkpoints_there_are(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, call: str, error: str
 ) -> None:
     made = trainer(train={"checkpoint_every": 2})
-    module = atomic if call == "sync" else checkpoint
+    module = atomic if call == "sync" else save_checkpoint
     real = getattr(module, call)
 
     def full(*args: Any) -> None:
@@ -277,11 +278,11 @@ def test_checkpoints_hold_tensors_alone(finished: RunDir) -> None:
     """Nothing of a checkpoint has to be unpickled."""
     folder = checkpoint.find(finished, "last")
     assert sorted(path.name for path in folder.iterdir()) == [
-        checkpoint.MODEL,
-        checkpoint.STATE,
-        checkpoint.TRAINING,
+        MODEL,
+        STATE,
+        TRAINING,
     ]
-    tensors = load_file(folder / checkpoint.TRAINING)
+    tensors = load_file(folder / TRAINING)
     assert {name.partition(".")[0] for name in tensors} == {"optimizer", "rng"}
 
 

@@ -71,7 +71,7 @@ def test_running_out_of_memory_is_not_taken_for_another_model(
 
     folder = checkpoint.find(run, "last")
     state = checkpoint.read_state(folder)
-    monkeypatch.setattr("simsmoe_cli.run.weights.load_model", no_memory)
+    monkeypatch.setattr("simsmoe_cli.run.tensor_files.TensorFiles.read", no_memory)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         weights.load_weights(folder, state, LanguageModel(recipe(), state["vocab_size"]))
 

@@ -19,7 +19,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from simsmoe_cli.files.untrusted import sealed, unsealed
 from simsmoe_cli.recipe.load import dump_recipe
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import checkpoint, checkpoint_state
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import session
 from simsmoe_cli.train.plan_pretraining import Plan
@@ -104,14 +104,14 @@ def test_auto_goes_on_from_the_newest_that_is_whole(
     run: RunDir, go_on: Callable[..., int], capsys: Capture
 ) -> None:
     newest = run.checkpoints / "step-0000004"
-    cut(newest / checkpoint.MODEL)
+    cut(newest / checkpoint_state.MODEL)
     assert go_on() == 0
     out = capsys.readouterr().out
     assert f"warning: checkpoint 4 is skipped and kept aside: {newest}/model.safetensors: " in out
     assert "warning: resuming from checkpoint 2, the newest that is complete" in out
     assert steps(run) == [4, 6]
     aside = run.checkpoints / "damaged-1-step-0000004"
-    assert aside.joinpath(checkpoint.MODEL).stat().st_size == 100
+    assert aside.joinpath(checkpoint_state.MODEL).stat().st_size == 100
     assert events(run)[-1]["status"] == "finished"
     assert [event["step"] for event in events(run, "checkpoint")] == [2, 4, 6]
 
@@ -268,7 +268,7 @@ def test_tensors_that_are_not_those_of_the_training_are_an_error(
     folder = run.checkpoints / "step-0000002"
     if not counted:  # as checkpoints were before they said how many tensors they have
         reseal(folder / checkpoint.STATE, training_tensors=None)
-    edit(folder / checkpoint.TRAINING, EDITS[name])
+    edit(folder / checkpoint_state.TRAINING, EDITS[name])
     before = run.events.read_bytes()
     more = ["--data-dir", str(corpus_dir), "--set", "train.steps=6"]
     assert main.run(["pretrain", "--resume", str(folder), *more]) == EXIT_DATA

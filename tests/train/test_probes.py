@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.base import Routing, StepContext
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import checkpoint, checkpoint_state
 from simsmoe_cli.run.event_log import EventLog, read_events
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.probes import Probe, probe, probe_batch
@@ -70,7 +70,7 @@ def test_a_run_computes_the_same_with_probes_and_without(trainer: Callable[..., 
     probed.train()
     plain = trainer("plain", **settings, train={"probe_every": 0})
     plain.train()
-    for name in (checkpoint.MODEL, checkpoint.TRAINING):
+    for name in (checkpoint_state.MODEL, checkpoint_state.TRAINING):
         ours, theirs = (
             load_file(checkpoint.find(run.run, "last") / name) for run in (probed, plain)
         )

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from simsmoe_cli.errors import EXIT_SIGTERM
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.checkpoint_state import MODEL, TRAINING
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.signals import Stopped
@@ -104,7 +105,7 @@ main()
 def weights(run: RunDir) -> dict[str, torch.Tensor]:
     """Everything the last checkpoint holds."""
     folder = checkpoint.find(run, "last")
-    return load_file(folder / checkpoint.MODEL) | load_file(folder / checkpoint.TRAINING)
+    return load_file(folder / MODEL) | load_file(folder / TRAINING)
 
 
 def assert_same_run(run: RunDir, reference: RunDir, *but: str) -> None:

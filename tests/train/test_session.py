@@ -23,7 +23,7 @@ from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.load import dump_recipe, load_recipe
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import checkpoint, checkpoint_state
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import device, session
 from simsmoe_cli.train.loop import Trainer
@@ -245,11 +245,11 @@ def test_a_finished_run_resumed_evaluates_again(pretrain: Pretrain) -> None:
     assert pretrain("--name", "mine") == 0
     run = RunDir(Path("runs/mine"))
     before = [without_times(event) for event in events(run)]
-    weights = load_file(checkpoint.find(run, "last") / checkpoint.MODEL)
+    weights = load_file(checkpoint.find(run, "last") / checkpoint_state.MODEL)
     assert pretrain("--name", "mine", "--resume", "auto") == 0
     after = [without_times(event) for event in events(run)]
     assert after == before
-    again = load_file(checkpoint.find(run, "last") / checkpoint.MODEL)
+    again = load_file(checkpoint.find(run, "last") / checkpoint_state.MODEL)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 

@@ -13,7 +13,7 @@ from simsmoe_cli.collapse.sources.run import CorpusSource
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
-from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run import checkpoint, checkpoint_state
 from tests.collapse.runs import opened, write_run
 from tests.train.tiny import recipe
 
@@ -94,7 +94,7 @@ def test_a_model_without_experts_is_refused(store: TokenStore, tmp_path: Path) -
 
 def test_damage_is_said(store: TokenStore, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", store)
-    weights = checkpoint.find(run, "last") / checkpoint.MODEL
+    weights = checkpoint.find(run, "last") / checkpoint_state.MODEL
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(UserError, match="checksum"):
         opened(run, store, "last")

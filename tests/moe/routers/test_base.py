@@ -21,7 +21,7 @@ from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import Routing, StepContext
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
-from simsmoe_cli.run import checkpoint, weights
+from simsmoe_cli.run import checkpoint, save_checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
 from tests.no_waiting import NoWaiting
 from tests.routers import CASES, overrides
@@ -356,7 +356,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "precision": "fp32",
         }
         model = LanguageModel(given, VOCABULARY)
-        folders[router] = checkpoint.save(run_dir, 1, model, {}, state)
+        folders[router] = save_checkpoint.save(run_dir, 1, model, {}, state)
     return folders
 
 
