@@ -174,6 +174,9 @@ class Wrapped(MoEModel):
     def dense(self, layer: int, x_TD: Tensor) -> Tensor:
         return self._layers[layer].dense(x_TD)
 
+    def router(self, layer: int) -> nn.Module:
+        return self._layers[layer].router
+
     def expert_weights(self, layer: int) -> list[Tensor]:
         return self._layers[layer].hidden_units()
 

@@ -149,6 +149,10 @@ class MoEModel(nn.Module, ABC):
         """Every expert of a layer on the same rows, without dropout, [N, T, D]."""
 
     @abstractmethod
+    def router(self, layer: int) -> nn.Module:
+        """The router of a layer with experts."""
+
+    @abstractmethod
     def expert_weights(self, layer: int) -> list[Tensor]:
         """A layer's expert weights by hidden unit: for each matrix [N, H, weights of a unit]."""
 

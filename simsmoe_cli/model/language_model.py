@@ -156,6 +156,9 @@ class Backbone(MoEModel):
         with_experts = [part for part in self.layers if getattr(part, "kind", "") == "g"]
         return cast(SubLayer, with_experts[layer]).dense(x_TD)
 
+    def router(self, layer: int) -> nn.Module:
+        return self.moe_layers[layer].router
+
     def expert_weights(self, layer: int) -> list[Tensor]:
         experts = self.moe_layers[layer].experts
         entering, leaving = experts.w_in.detach(), experts.w_out.detach().mT

@@ -43,6 +43,7 @@ class Layer:
         rows: T.
         finite_T: which rows have a finite input.
         index_TK: which experts each row was sent to.
+        weight_TK: their weights; None: not known.
         input_TD, parts_NHF: the inputs of the experts, and their weights by hidden unit, one part
             per matrix; both empty once the weights are released.
         outputs_NTD: of every expert on every row, fp32; after `measure_weights` all NaN if any
@@ -57,7 +58,9 @@ class Layer:
         input_TD: Tensor,
         index_TK: Tensor,
         options: Options,
+        weight_TK: Tensor | None = None,
     ):
+        self.weight_TK = weight_TK
         self.source, self.index, self.spec = source, index, source.layers[index]
         self.options, self.counts, self.index_TK = options, counts, index_TK
         self.input_TD, self.rows = input_TD, len(input_TD)

@@ -24,6 +24,7 @@ from simsmoe_cli.collapse.measure.layer import Layer, all_outputs, measure_all
 from simsmoe_cli.collapse.measure.linear_cka import FEWEST_ROWS, count_of_blocks
 from simsmoe_cli.collapse.measure.options import Bounds, Options
 from simsmoe_cli.collapse.measure.routing import Counts
+from simsmoe_cli.collapse.measure.specialisation import token_specialisation
 from simsmoe_cli.collapse.measure.unigram_loss import frequency_nats
 from simsmoe_cli.collapse.pairs import Pair
 from simsmoe_cli.collapse.sources.base import Reading, Source
@@ -58,6 +59,7 @@ def measure(
     measurer = _Measurer(source, options, layers, on_progress or (lambda share, done: None))
     reading = source.walk(options.all_tokens, options.rows, measurer, layers)
     ids, bounds = reading.ids[: options.rows], measurer.bounds
+    found = [measurer.with_tokens(layer, reading.read_T) for layer in measurer.found]
     return Findings(
         subject=source.subject,
         text=_text(source, reading, len(ids)),
@@ -70,8 +72,8 @@ def measure(
             dead_below=DEAD_BELOW,
             seed=options.seed,
         ),
-        layers=measurer.found,
-        overall=overall(measurer.found, options.resamples, options.level, options.seed),
+        layers=found,
+        overall=overall(found, options.resamples, options.level, options.seed),
         difference=with_labels(measurer.difference, source, ids),
         history=source.history,
     )
@@ -126,10 +128,12 @@ class _Keeper:
             )
         input_TD = torch.cat([part.input_TD for part in parts])[:count]
         index_TK = torch.cat([part.index_TK for part in parts])[:count]
+        weights = [part.weight_TK for part in parts if part.weight_TK is not None]
+        weight_TK = torch.cat(weights)[:count] if len(weights) == len(parts) else None
         parts.clear()
-        self.on_layer(layer, input_TD, index_TK)
+        self.on_layer(layer, Routed(input_TD, index_TK, None, weight_TK))
 
-    def on_layer(self, layer: int, input_TD: Tensor, index_TK: Tensor) -> None:
+    def on_layer(self, layer: int, rows: Routed) -> None:
         raise NotImplementedError
 
     def progress(self, share: float) -> None:
@@ -149,6 +153,7 @@ class _Measurer(_Keeper):
         super().__init__(source, options, layers)
         self.on_progress = on_progress
         self.counts = {layer: Counts.of(source.layers[layer].experts) for layer in layers}
+        self.index: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         self.found: list[LayerFindings] = []
         self.bounds: list[Bounds] = []
         self.labels = layer_labels([layer.name for layer in source.layers])
@@ -156,12 +161,15 @@ class _Measurer(_Keeper):
 
     def routed(self, layer: int, routed: Routed, rows: bool) -> None:
         self.counts[layer].add(routed)
+        self.index[layer].append(routed.index_TK.to("cpu", torch.int32))
         super().routed(layer, routed, rows)
 
-    def on_layer(self, layer: int, input_TD: Tensor, index_TK: Tensor) -> None:
+    def on_layer(self, layer: int, rows: Routed) -> None:
         counts = self.counts.pop(layer)
-        measured = Layer(self.source, layer, counts, input_TD, index_TK, self.options)
-        del input_TD
+        measured = Layer(
+            self.source, layer, counts, rows.input_TD, rows.index_TK, self.options, rows.weight_TK
+        )
+        del rows
         found = measure_all(measured, self.labels[layer])
         self.found.append(found)
         self.bounds.append(measured.bounds)
@@ -170,6 +178,16 @@ class _Measurer(_Keeper):
         if pair is not None and pair.cka is not None and pair.cka > least:
             self.difference = difference_of(pair, measured.outputs_NTD)
         self.progress(self.passed)
+
+    def with_tokens(self, layer: LayerFindings, read_T: Tensor) -> LayerFindings:
+        """The findings of a layer with the tokens that its experts receive."""
+        index_TK = torch.cat(self.index[layer.layer]).long()
+        if layer.dead is None or len(index_TK) != len(read_T):
+            return layer
+        text_of = self.source.text_of
+        return layer.model_copy(
+            update=token_specialisation(index_TK, read_T, layer.experts, text_of)
+        )
 
     def progress(self, share: float) -> None:
         self.passed = share
@@ -183,8 +201,8 @@ class _OnePair(_Keeper):
         super().__init__(source, options, [pair.layer.layer])
         self.pair = pair
 
-    def on_layer(self, layer: int, input_TD: Tensor, index_TK: Tensor) -> None:
-        self.difference = difference_of(self.pair, all_outputs(self.source, layer, input_TD))
+    def on_layer(self, layer: int, rows: Routed) -> None:
+        self.difference = difference_of(self.pair, all_outputs(self.source, layer, rows.input_TD))
 
 
 def _text(source: Source, reading: Reading, rows: int) -> Text:

@@ -6,14 +6,16 @@ Shapes: T tokens, N experts, K experts per token.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from simsmoe_cli.collapse.findings import defined
 from simsmoe_cli.collapse.measure.layer import Layer, matrix
+from simsmoe_cli.collapse.specialisation import Margin
 from simsmoe_cli.run.dead_experts import DEAD_BELOW
 from simsmoe_cli.similarity.routed import Routed
 
@@ -33,6 +35,7 @@ class Counts:
     tokens: int = 0
     non_finite_inputs: int = 0
     non_finite_scores: int = 0
+    margins: list[Tensor] = field(default_factory=list)  # of each token, [T] on the CPU
 
     @classmethod
     def of(cls, experts: int) -> Counts:
@@ -51,7 +54,8 @@ class Counts:
         index_TK, logits_TN = routed.index_TK, routed.logits_TN
         finite_T = routed.input_TD.isfinite().all(-1)
         self.non_finite_inputs += int((~finite_T).sum())
-        chosen_TN = received(index_TK, self.chosen_N.numel()).float()
+        received_TN = received(index_TK, self.chosen_N.numel())
+        chosen_TN = received_TN.float()
         self.chosen_N += chosen_TN.sum(0).double().cpu()
         self.shared_NN += (chosen_TN.T @ chosen_TN).double().cpu()
         self.top_k = max(self.top_k, index_TK.shape[1])
@@ -60,6 +64,7 @@ class Counts:
             self.entropy = math.nan
             self.probability_N.fill_(math.nan)
             return
+        self.margins.append(margin_of(logits_TN.float(), received_TN).cpu())
         probability_TN = logits_TN.float().softmax(-1)  # a score of -inf rules an expert out
         scored_T = probability_TN.isfinite().all(-1)
         self.non_finite_scores += int((finite_T & ~scored_T).sum())
@@ -93,10 +98,30 @@ def measure_layer(layer: Layer) -> dict[str, Any]:
         "dead": torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist()
         if counts.defined
         else None,
+        "margin": _margin(counts),
         "entropy_nats": defined(entropy),
         "entropy_of_mean_nats": defined(torch.special.entr(probability_N).sum().item()),
         "entropy_max_nats": math.log(experts),
     }
+
+
+def margin_of(logits_TN: Tensor, received_TN: Tensor) -> Tensor:
+    """The last chosen score minus the first left out, of each token that has both and whose scores
+    are finite, [T or fewer]; below 0 where a router chooses by something else."""
+    last_T = logits_TN.masked_fill(~received_TN, math.inf).amin(1)
+    first_T = logits_TN.masked_fill(received_TN, -math.inf).amax(1)
+    margin_T = last_T - first_T
+    return margin_T[margin_T.isfinite()]
+
+
+def _margin(counts: Counts) -> Margin | None:
+    margin_T = torch.cat(counts.margins) if counts.margins else torch.empty(0)
+    if not len(margin_T) or not counts.defined:
+        return None
+    low, median, high = np.quantile(margin_T.double().numpy(), [0.1, 0.5, 0.9]).tolist()
+    return Margin(
+        mean=margin_T.double().mean().item(), quantile_10=low, median=median, quantile_90=high
+    )
 
 
 def expected_shared(frequency_N: Tensor, shared_NN: Tensor) -> Tensor:

@@ -211,6 +211,10 @@ class Source(ABC):
     def release(self, layer: int) -> None:
         """Free the memory of a layer's weights, which are not needed soon."""
 
+    def router_rows(self, layer: int) -> Tensor | None:
+        """The router's matrix with a row for each expert, [N, weights]; None: it has none."""
+        return None
+
     def replay(self, tokens: int) -> Replay:
         """About so many tokens of the held-out text, to be read again and again.
 
@@ -222,6 +226,12 @@ class Source(ABC):
     @abstractmethod
     def text_of(self, ids: list[int]) -> list[str]:
         """Each token as text."""
+
+
+def rows_of_experts(router: nn.Module, experts: int) -> Tensor | None:
+    """The first matrix of a router that has a row for each of N experts."""
+    matrices = (part for part in router.parameters() if part.ndim == 2)
+    return next((part.detach() for part in matrices if len(part) == experts), None)
 
 
 class WholeSource(Source):

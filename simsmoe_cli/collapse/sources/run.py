@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.collapse.sources.base import Batch, Size, WholeSource
+from simsmoe_cli.collapse.sources.base import Batch, Size, WholeSource, rows_of_experts
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     BATCH_TOKENS,
     evaluation_windows,
@@ -70,6 +70,9 @@ class RunSource(WholeSource):
 
     def weights(self, layer: int) -> list[Tensor]:
         return self.model.expert_weights(layer)
+
+    def router_rows(self, layer: int) -> Tensor | None:
+        return rows_of_experts(self.model.router(layer), self.layers[layer].experts)
 
     @property
     def size(self) -> Size:

@@ -63,6 +63,17 @@ def test_experts_combined_at_random_share_as_many_tokens_as_expected() -> None:
     assert expected_NN.sum() == pytest.approx(2.0)  # a token has 2 ordered pairs
 
 
+def test_the_margin_is_that_between_the_last_chosen_and_the_first_left_out() -> None:
+    logits = torch.tensor(
+        [[4.0, 3, 1, 0, -1], [5, 1, 0, -2, -9], [2, 0, 1, -1, -1], [0, 0, 0, 1, 0]]
+    )
+    found = measure_layer(layer(routed(logits)))["margin"]
+    margins = [2.0, 1.0, 1.0, 1.0]
+    assert found.mean == pytest.approx(sum(margins) / 4)
+    assert (found.median, found.quantile_10) == (1, 1)
+    assert measure_layer(layer(routed(None)))["margin"] is None
+
+
 def test_a_router_that_gives_no_distribution_has_no_entropy() -> None:
     found = measure_layer(layer(routed(None)))
     assert found["entropy_nats"] is found["entropy_of_mean_nats"] is None

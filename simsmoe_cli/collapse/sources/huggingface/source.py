@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from simsmoe_cli.any_moe.expert_calls import LayerRecorder, recording
 from simsmoe_cli.any_moe.find_layers import find_expert_layers, no_experts
-from simsmoe_cli.collapse.sources.base import Batch, LayerSpec, Size, WholeSource
+from simsmoe_cli.collapse.sources.base import (
+    Batch,
+    LayerSpec,
+    Size,
+    WholeSource,
+    rows_of_experts,
+)
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     evaluation_windows,
     next_token_nats,
@@ -117,6 +123,9 @@ class HuggingFaceSource(WholeSource):
 
     def _without_cache(self) -> dict[str, Any]:
         return {"use_cache": False} if hasattr(self.model, "config") else {}
+
+    def router_rows(self, layer: int) -> Tensor | None:
+        return rows_of_experts(self.found[layer].router, self.found[layer].number)
 
     def replay(self, tokens: int) -> Replay:
         if not self.predicts:
