@@ -56,11 +56,7 @@ def show_pretraining(
     require_pretraining(recipe)
     if isinstance(pretrained, PretrainedFolder):
         if cluster is not None:
-            raise UserError(
-                "plans the model of a recipe, not of a folder",
-                where="--world-size",
-                hint="Leave out --world-size or --from.",
-            )
+            raise _no_plan_of_a_folder()
         _show_pretrained(recipe, pretrained, as_json=as_json)
         return
     vocab_size, vocab_basis, train_tokens = _vocabulary(recipe, data_dir)
@@ -78,6 +74,14 @@ def show_pretraining(
     if ranks is not None:
         typer.echo("\nEach process:\n")
         _print_table(dry_run_ranks.rows(ranks), ranks["basis"].values())
+
+
+def _no_plan_of_a_folder() -> UserError:
+    return UserError(
+        "plans the model of a recipe, not of a folder",
+        where="--world-size",
+        hint="Leave out --world-size or --from.",
+    )
 
 
 def _show_pretrained(recipe: Recipe, pretrained: PretrainedFolder, *, as_json: bool) -> None:
@@ -209,8 +213,15 @@ def _similarity_row(recipe: Recipe, cost: Cost) -> tuple[str, str, str]:
     )
 
 
-def show_finetuning(plan: FinetunePlan, device: str, *, as_json: bool) -> None:
-    """Print the resolved recipe, the task and the size of the classifier; train nothing."""
+def show_finetuning(
+    plan: FinetunePlan, device: str, cluster: dry_run_ranks.Cluster | None = None, *, as_json: bool
+) -> None:
+    """Print the resolved recipe, the task and the size of the classifier; train nothing.
+
+    Args:
+        cluster: the processes to plan for, as if every text were as long as the longest, and the
+            output layer that of the language model.
+    """
     from simsmoe_cli.recipe.load import dump_recipe
     from simsmoe_cli.train.device import choose_device
 
@@ -228,8 +239,14 @@ def show_finetuning(plan: FinetunePlan, device: str, *, as_json: bool) -> None:
         "parameters": _classifier_parameters(plan),
         "longest_text": train.block,
     }
+    ranks = None
+    if cluster is not None:
+        if plan.recipe.huggingface.used:
+            raise _no_plan_of_a_folder()
+        ranks = cluster.plan(plan.recipe, plan.vocabulary.size)
     if as_json:
-        print_json({"recipe": plan.recipe.model_dump(), **facts})
+        each = {} if ranks is None else {"each_process": ranks}
+        print_json({"recipe": plan.recipe.model_dump(), **facts, **each})
         return
     typer.echo(dump_recipe(plan.recipe))
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.items())
@@ -243,6 +260,9 @@ def show_finetuning(plan: FinetunePlan, device: str, *, as_json: bool) -> None:
         sep="\n",
         soft_wrap=True,
     )
+    if ranks is not None:
+        typer.echo("\nEach process, with texts of that length and the language model's output:\n")
+        _print_table(dry_run_ranks.rows(ranks), ranks["basis"].values())
 
 
 def _classifier_parameters(plan: FinetunePlan) -> int:

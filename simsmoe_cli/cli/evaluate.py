@@ -1,5 +1,6 @@
 """`simsmoe eval`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,6 +73,7 @@ def evaluate(
     """Evaluate a run's weights on a whole split: every token, or every text, once."""
     import json
 
+    from simsmoe_cli.cli.stage_progress import StageProgress
     from simsmoe_cli.parallel.launch import launch
     from simsmoe_cli.recipe.parallel import ParallelSettings
     from simsmoe_cli.run.event_log import finite
@@ -83,7 +85,11 @@ def evaluate(
 
     opened = OpenedRun.open(find_run(run, runs_dir), which, data_dir)
     on = choose_device(device, launch())
-    with together(ParallelSettings(), on) as world:
+    with (
+        together(ParallelSettings(), on) as world,
+        StageProgress(console(stderr=True), in_bytes=False) as progress,
+    ):
+        progress("opening", 0, None)
         report = evaluate_run(
             opened,
             split=split,
@@ -93,6 +99,7 @@ def evaluate(
             predictions=predictions,
             top_k=top_k,
             world=world,
+            progress=partial(progress, f"evaluating {opened.run.name}"),
         )
     if not world.first:
         return
@@ -103,6 +110,8 @@ def evaluate(
         _show_task(report, top_k)
     else:
         _show_corpus(report, top_k)
+    if report["finished"]:
+        console().print("the run was trained and not tested; its events hold this score now")
 
 
 def _start(report: dict[str, Any], data: str, top_k: int | None) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simsmoe_cli.cli.complete import complete_recipes, complete_runs, complete_tasks
+from simsmoe_cli.cli.dry_run_ranks import planned_cluster
 from simsmoe_cli.cli.options import (
     DATA_DIR,
     RUNS_DIR,
@@ -15,11 +16,16 @@ from simsmoe_cli.cli.options import (
     DeviceOption,
     DryRunOption,
     EventsJsonOption,
+    ExpertsOption,
+    GpuTflopsOption,
+    LinkGbsOption,
     ProfileOption,
     ResumeOption,
+    RouterOption,
     RunsDirOption,
     SetOption,
     SimilarityOption,
+    WorldSizeOption,
     all_overrides,
     console,
     quieten_profiler,
@@ -66,12 +72,17 @@ def finetune(
     task: TaskOption = None,
     recipe: FinetuningRecipeOption = None,
     settings: SetOption = None,
+    router: RouterOption = None,
     similarity: SimilarityOption = None,
+    experts: ExpertsOption = None,
     name: NameOption = None,
     resume: ResumeOption = None,
     device: DeviceOption = "auto",
     deterministic: DeterministicOption = False,
     dry_run: DryRunOption = False,
+    world_size: WorldSizeOption = None,
+    gpu_tflops: GpuTflopsOption = None,
+    link_gbs: LinkGbsOption = None,
     profile: ProfileOption = 0,
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,
@@ -80,19 +91,20 @@ def finetune(
     """Fine-tune a pre-trained run, or a Hugging Face model, on a classification task."""
     if profile:
         quieten_profiler()
-    from simsmoe_cli.cli.progress import unwatched
     from simsmoe_cli.cli.training import carry_out, ready_device, restarted
+    from simsmoe_cli.cli.unwatched import unwatched
     from simsmoe_cli.train import session
     from simsmoe_cli.train.plan_finetuning import plan_finetuning
     from simsmoe_cli.train.together import together
 
+    cluster = planned_cluster(world_size, gpu_tflops, link_gbs, dry_run=dry_run)
     where = restarted(runs_dir, name, resume)
     plan = plan_finetuning(
         source,
         which,
         task,
         recipe,
-        all_overrides(settings, similarity=similarity),
+        all_overrides(settings, router=router, similarity=similarity, experts=experts),
         data_dir=data_dir,
         runs_dir=where.runs_dir,
         name=where.name,
@@ -101,7 +113,7 @@ def finetune(
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_finetuning
 
-        show_finetuning(plan, device, as_json=as_json)
+        show_finetuning(plan, device, cluster, as_json=as_json)
         return
     with unwatched():
         on = ready_device(plan.recipe, device, deterministic=deterministic)

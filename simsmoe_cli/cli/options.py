@@ -84,6 +84,9 @@ SimilarityOption = Annotated[
         autocompletion=complete_similarity,
     ),
 ]
+ExpertsOption = Annotated[
+    str | None, typer.Option(help="Expert backend: auto, grouped, loop or fastmoe.")
+]
 ResumeOption = Annotated[
     str | None,
     typer.Option(

@@ -15,6 +15,7 @@ from simsmoe_cli.cli.options import (
     DeviceOption,
     DryRunOption,
     EventsJsonOption,
+    ExpertsOption,
     GpuTflopsOption,
     LinkGbsOption,
     ProfileOption,
@@ -32,11 +33,9 @@ from simsmoe_cli.cli.options import (
 
 if TYPE_CHECKING:
     from simsmoe_cli.data.store import Manifest
+    from simsmoe_cli.recipe.schema import Recipe
     from simsmoe_cli.train.evaluate import Evaluation
 
-ExpertsOption = Annotated[
-    str | None, typer.Option(help="Expert backend: auto, grouped, loop or fastmoe.")
-]
 NameOption = Annotated[
     str | None, typer.Option(help="Name of the run folder; made from the recipe if left out.")
 ]
@@ -85,8 +84,9 @@ def pretrain(
             recipe, overrides, name, device, data_dir, source, runs_dir, cluster, as_json=as_json
         )
         return
-    from simsmoe_cli.cli.progress import unwatched
+    from simsmoe_cli.cli.stage_progress import StageProgress
     from simsmoe_cli.cli.training import carry_out, ready_device, restarted
+    from simsmoe_cli.cli.unwatched import unwatched
     from simsmoe_cli.train import session
     from simsmoe_cli.train.plan_pretraining import plan_training
     from simsmoe_cli.train.together import together
@@ -100,14 +100,15 @@ def pretrain(
         on = ready_device(plan.recipe, device, deterministic=deterministic)
         with together(plan.recipe.parallel, on) as world:
             say = partial(screen.print, soft_wrap=True)
-            store = session.open_corpus(plan, data_dir, say, world)
+            with StageProgress(console(stderr=True)) as progress:
+                store = session.open_corpus(plan, data_dir, say, world, progress)
             carry_out(
                 "pretrain",
                 plan,
                 on,
                 world,
                 screen,
-                doing=f"training {plan.recipe.name}",
+                doing=_doing(plan.recipe, chosen=bool(recipe or source or plan.resume_from)),
                 vocab_size=store.manifest.vocab_size,
                 train=lambda view: session.train(plan, store, on, world, **view.watch(profile)),
                 summary=lambda result: _summary(result, store.manifest),
@@ -115,6 +116,12 @@ def pretrain(
                 data_dir=data_dir,
                 as_json=as_json,
             )
+
+
+def _doing(recipe: "Recipe", *, chosen: bool) -> str:
+    """What is done, in words; a recipe that nobody chose is said to be the default."""
+    default = " (the default; --recipe takes another)"
+    return f"training {recipe.name}{'' if chosen else default}"
 
 
 def _summary(result: "Evaluation", manifest: "Manifest") -> str:

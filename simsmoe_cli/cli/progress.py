@@ -1,98 +1,48 @@
-"""Progress of a training or a report: a bar, plain lines, or JSON lines.
-
-Inside `unwatched`, training continues when nothing reads its output any more.
-"""
+"""Progress of a training or a report: a bar, plain lines, or JSON lines."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 
+from simsmoe_cli.cli.silence import SilenceBreaker
+from simsmoe_cli.cli.start import about, fact, start_lines, steps_of_evaluations
 from simsmoe_cli.errors import printable
+from simsmoe_cli.run.changes import changes_in_words
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.score import score_text
 
+if TYPE_CHECKING:
+    from simsmoe_cli.train.objectives.base import Objective
 
-class _Forgiving:
-    """A stream that drops everything after the first write that fails."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        """As a stream does."""
-        with self._forgiven():
-            try:
-                self._stream.write(text)
-            except UnicodeEncodeError:
-                encoding = self._stream.encoding
-                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        return len(text)
-
-    def flush(self) -> None:
-        """As a stream does."""
-        with self._forgiven():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _forgiven(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError):
-            # Python complains at exit if the buffer cannot be flushed, so it is flushed to nowhere.
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)
-            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-
-
-@contextlib.contextmanager
-def unwatched() -> Iterator[None]:
-    """Keep going when the output is closed, its disk is full or its terminal goes away."""
-    kept = sys.stdout, sys.stderr
-    hung_up = None
-    if threading.current_thread() is threading.main_thread():
-        hung_up = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    sys.stdout, sys.stderr = (
-        cast(TextIO, _Forgiving(stream)) if stream is not None else stream for stream in kept
-    )
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        sys.stdout, sys.stderr = kept
-        if hung_up is not None:
-            signal.signal(signal.SIGHUP, hung_up)
+STARTING, TESTING = "reading the data and building the model", "testing"
+TIMED, SLOW_S = 3, 5.0  # steps that are timed; one that takes longer is enough
+FIRST_S = 1.0  # no tenth of the test is printed before
+LEAST_SHARE = 0.02  # no time left is estimated before
 
 
 class TrainingView:
     """Shows the events of a run; use as a context manager.
 
+    On a terminal there is a bar. Elsewhere each event is a line, and another line says how far the
+    training is whenever nothing was printed for nine seconds.
+
     Args:
-        console: where to print, of `options.console`; a bar is drawn only on a terminal.
+        console: where to print, of `options.console`.
         total_steps: steps of the whole training.
         run: the folder of the run.
         as_json: print every event as a line of JSON on stdout instead.
@@ -104,10 +54,17 @@ class TrainingView:
         self.total_steps = total_steps
         self.as_json = as_json
         self._progress: Progress | None = None
+        self._silence = SilenceBreaker(self._break_silence)
         self._numbers = ""
         self._task = TaskID(0)
+        self._step = self._first = 0
+        self._evaluations: float | None = None  # in steps, until the time was estimated
+        self._first_s, self._on_gpu = 0.0, False
+        self._part, self._share, self._tenth = STARTING, 0.0, 0
+        self._part_began = self._steps_began = time.monotonic()
         if console.is_terminal and not as_json:
             self._progress = Progress(
+                SpinnerColumn(),
                 TextColumn("[bold]step"),
                 MofNCompleteColumn(),
                 BarColumn(),
@@ -115,14 +72,17 @@ class TrainingView:
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._progress.add_task("train", total=total_steps, numbers="")
+            self._task = self._progress.add_task("train", total=total_steps, numbers=STARTING)
 
     def __enter__(self) -> TrainingView:
         if self._progress is not None:
             self._progress.start()
+        elif not self.console.quiet:
+            self._silence.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._silence.stop()
         if self._progress is not None:
             self._progress.update(self._task, numbers=self._numbers)
             self._progress.stop()
@@ -130,44 +90,132 @@ class TrainingView:
     def watch(self, profile: int) -> dict[str, Any]:
         """The arguments of `session.train` and `session.finetune` that report to this view, and the
         number of steps to profile."""
-        return {"subscriber": self.on_event, "on_step": self.on_step, "profile": profile}
+        return {
+            "subscriber": self.on_event,
+            "on_step": self.on_step,
+            "on_part": self.on_part,
+            "on_ready": self.on_ready,
+            "profile": profile,
+        }
+
+    def on_ready(self, objective: Objective[Any], step: int) -> None:
+        """The training begins, after these steps."""
+        self._step = self._first = step
+        self._on_gpu = objective.device.type != "cpu"
+        self._enter("")
+        for line in start_lines(objective, step):
+            self._print(line)
+        self._evaluations = steps_of_evaluations(objective, step)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, numbers="")
+        self._steps_began = time.monotonic()
 
     def on_step(self, step: int) -> None:
         """A step was done."""
+        self._step = step
+        self._enter("")
+        self._estimate_time(step)
         if self._progress is not None:
-            self._progress.update(self._task, completed=step)
+            self._progress.update(self._task, completed=step, numbers=self._numbers)
+
+    def on_part(self, part: str, share: float) -> None:
+        """A part, such as "validating", is done to this share."""
+        if part != self._part or share < self._share:
+            self._enter(part)
+        self._share = share
+        if self._progress is not None:
+            numbers = f"{self._numbers}  {self._part_in_words()}".strip()
+            self._progress.update(self._task, numbers=numbers if share < 1 else self._numbers)
+        elif part == TESTING and int(10 * share) > self._tenth:
+            self._tenth = int(10 * share)
+            if share < 1 and time.monotonic() - self._part_began > FIRST_S:
+                self._print(self._where())
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Something happened."""
         if self.as_json:
             print(json.dumps(event), file=sys.stdout, flush=True)
+            self._silence.heard()
             return
+        if event["kind"] == "train":
+            self._estimate_time(event["step"], event["step_ms"] / 1000)
         if event["kind"] == "profile":
             self._show_profile(event)
             return
-        line = _line(event, self.total_steps)
+        lines = _lines(event, self.total_steps)
         if event["kind"] == "train" and self._progress is not None:
             self._numbers = f"{score_text(event)}  {event['tokens_per_s']:,.0f} tokens/s"
-            # Evaluating the test split can take minutes.
-            after = "  evaluating" if event["step"] == self.total_steps else ""
-            self._progress.update(
-                self._task,
-                completed=event["step"],
-                numbers=self._numbers + after,
-                refresh=bool(after),
-            )
-        elif line:
-            style = "yellow" if event["kind"] == "warning" else None
-            self.console.print(line, style=style, soft_wrap=True)
+            self._progress.update(self._task, completed=event["step"], numbers=self._numbers)
+            return
+        for line in lines:
+            self._print(line, style="yellow" if event["kind"] == "warning" else None)
+
+    def _estimate_time(self, step: int, step_s: float | None = None) -> None:
+        """Say once how long the training will take, as soon as its first steps tell.
+
+        Args:
+            step: steps done.
+            step_s: the time of one, if it is known; otherwise the clock is read. That of a GPU is
+                known only from a train event, because the host is ahead of the device.
+        """
+        if self._evaluations is None:
+            return
+        now, done = time.monotonic(), step - self._first
+        if step_s is None:
+            if self._on_gpu:
+                return
+            if done == 1:
+                self._first_s = now - self._steps_began
+                step_s = self._first_s if self._first_s > SLOW_S else None
+            elif done == TIMED:
+                step_s = (now - self._steps_began - self._first_s) / (TIMED - 1)
+            if step_s is None:
+                return
+        left = self.total_steps - step + self._evaluations
+        self._evaluations = None
+        self._print(fact("time", f"{about(left * step_s)}, with validations and test"))
+
+    def _enter(self, part: str) -> None:
+        self._part, self._share, self._tenth = part, 0.0, 0
+        self._part_began = time.monotonic()
+
+    def _part_in_words(self) -> str:
+        """Such as "testing 12 %, 0:40 left"."""
+        took = time.monotonic() - self._part_began
+        if self._part == STARTING:
+            return f"{STARTING}, {duration(took)} so far"
+        words = f"{self._part} {self._share:.0%}".replace("%", " %")
+        if self._share >= LEAST_SHARE:
+            words += f", {duration(took * (1 - self._share) / self._share)} left"
+        return words
+
+    def _where(self) -> str:
+        """How far the training is, in words."""
+        if self._part == STARTING:
+            return self._part_in_words()
+        step = _step(self._step, self.total_steps)
+        if self._part:
+            return f"{step}  {self._part_in_words()}"
+        took = time.monotonic() - self._steps_began
+        done = self._step - self._first
+        if not done:
+            return f"{step}  in its first step, {duration(took)} so far"
+        return f"{step}  {duration(took * (self.total_steps - self._step) / done)} left"
+
+    def _break_silence(self) -> None:
+        # Not by the console, which leaves the program when nobody reads any more.
+        with contextlib.suppress(OSError, ValueError):
+            print(self._where(), file=self.console.file, flush=True)
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        self._silence.heard()
+        self.console.print(line, style=style, soft_wrap=True)
 
     def _show_profile(self, event: dict[str, Any]) -> None:
         folder = self.run.path / event["path"]
-        text = (folder / event["summary"]).read_text(encoding="utf-8")
-        self.console.print(f"\n{text}", soft_wrap=True)
+        self._print(f"\n{(folder / event['summary']).read_text(encoding='utf-8')}")
         where = folder / event["trace"]
-        self.console.print(
-            f"trace in {where}; open it at ui.perfetto.dev or chrome://tracing\n", soft_wrap=True
-        )
+        self._print(f"trace in {where}; open it at ui.perfetto.dev or chrome://tracing\n")
 
 
 class ReportView:
@@ -213,28 +261,36 @@ class ReportView:
             self.console.print(f"{self._tenth * 10:3} % {words}", soft_wrap=True)
 
 
-def _line(event: dict[str, Any], total_steps: int) -> str:
-    """One line about an event; empty for events that are not shown."""
-    step = f"step {event['step']:>{len(str(total_steps))}}/{total_steps}"
+def _step(step: int, total_steps: int) -> str:
+    return f"step {step:>{len(str(total_steps))}}/{total_steps}"
+
+
+def _lines(event: dict[str, Any], total_steps: int) -> list[str]:
+    """An event in lines; none for events that are not shown."""
+    step = _step(event["step"], total_steps)
     match event["kind"]:
-        case "run_started" if "compare_every" in event:
-            return f"similarity learning: {cost_in_words(event)}"
+        case "run_started":
+            changes = changes_in_words(event.get("changes", []))
+            lines = [f"{change} from step {event['step']}" for change in changes]
+            if "compare_every" in event:
+                lines.append(f"similarity learning: {cost_in_words(event)}")
+            return lines
         case "train":
             left = (total_steps - event["step"]) * event["step_ms"] / 1000
-            return (
+            return [
                 f"{step}  {score_text(event)}  {event['tokens_per_s']:,.0f} tokens/s  "
                 f"{duration(left)} left"
-            )
+            ]
         case "eval":
             best = "  best so far" if event["best"] and event["split"] == "valid" else ""
-            return f"{step}  {event['split']} {score_text(event)}{best}"
+            return [f"{step}  {event['split']} {score_text(event)}{best}"]
         case "similarity":
             means = [layer["mean"] for layer in event["layers"] if layer["mean"] is not None]
             mean = f"{sum(means) / len(means):.3f}" if means else "undefined"
-            return f"{step}  expert similarity (mean debiased CKA) {mean}"
+            return [f"{step}  expert similarity (mean debiased CKA) {mean}"]
         case "warning":
-            return f"warning: {printable(event['message'], 1000)}"
-    return ""
+            return [f"warning: {printable(event['message'], 1000)}"]
+    return []
 
 
 def cost_in_words(event: dict[str, Any]) -> str:

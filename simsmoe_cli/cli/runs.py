@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 runs = typer.Typer(help="List runs: their state, score, similarity and size.")
 
+NOT_TESTED = "trained, not tested"
 TagOption = Annotated[
     str | None, typer.Option("--tag", metavar="TAG", help="Only runs that have this tag.")
 ]
@@ -118,7 +119,7 @@ def _print(shown: list[dict[str, Any]]) -> None:
         total = f"/{run['total_steps']:,}" if run["total_steps"] else ""
         table.add_row(
             printable(run["name"]),
-            run["state"],
+            NOT_TESTED if run["state"] == "trained" else run["state"],
             f"{run['step']:,}{total}",
             score,
             "–" if run["cka"] is None else f"{run['cka']:.3f}",

@@ -23,50 +23,49 @@ from rich.progress import (
 )
 
 from simsmoe_cli.cli.progress import duration
+from simsmoe_cli.cli.silence import SILENT_S, SilenceBreaker
 
-SILENT_S = 9.0  # a line is printed after so long without one
 FIRST_S = 5.0  # no tenth is printed before
 
 
 class StageProgress:
-    """Shows stages that count bytes; use as a context manager, and call it with a stage, the amount
-    done and the amount in all (None: not known).
+    """Shows stages; use as a context manager, and call it with a stage, the amount done and the
+    amount in all (None: not known).
 
     Args:
         console: of stderr.
+        in_bytes: whether amounts are bytes, and shown; otherwise only their share is.
     """
 
-    def __init__(self, console: Console):
-        self._console = console
+    def __init__(self, console: Console, *, in_bytes: bool = True):
+        self._console, self._in_bytes = console, in_bytes
         self._bars: Progress | None = None
         if console.is_terminal:
             columns = (
                 *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
-                *(DownloadColumn(), TimeElapsedColumn(), TimeRemainingColumn()),
+                *([DownloadColumn()] if in_bytes else []),
+                *(TimeElapsedColumn(), TimeRemainingColumn()),
             )
             self._bars = Progress(*columns, console=console, transient=True)
             self._task = self._bars.add_task("", visible=False)
         self._stage, self._done, self._total = "", 0, 0
         self._first = 0  # done when the stage began: the work of an earlier, interrupted command
         self._tenth = 0
-        self._begun = self._stage_begun = self._said = time.monotonic()
+        self._begun = self._stage_begun = time.monotonic()
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._watch = threading.Thread(target=self._break_silence, daemon=True)
+        self._silence = SilenceBreaker(self._break_silence, SILENT_S)
 
     def __enter__(self) -> StageProgress:
         if self._bars is not None:
             self._bars.start()
         else:
-            self._watch.start()
+            self._silence.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._ended.set()
+        self._silence.stop()
         if self._bars is not None:
             self._bars.stop()
-        else:
-            self._watch.join()
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         with self._lock:
@@ -87,26 +86,25 @@ class StageProgress:
                     self._say()
 
     def _break_silence(self) -> None:
-        while not self._ended.wait(0.5):
-            with self._lock:
-                if self._stage and time.monotonic() - self._said > SILENT_S:
-                    self._say()
+        with self._lock:
+            if self._stage:
+                self._say()
 
     def _say(self) -> None:
         """Print where the stage is."""
-        self._said = time.monotonic()
-        took = self._said - self._stage_begun
-        words = f"{self._stage}: "
-        if self._total:
-            share = self._done / self._total
-            words = f"{share:4.0%} {words}{_size(self._done)} of {_size(self._total)}"
-            if self._done > self._first:
-                left = took * (self._total - self._done) / (self._done - self._first)
-                words += f", {duration(left)} left"
-        elif self._done:
-            words += f"{_size(self._done)}, {duration(took)} so far"
-        else:
-            words += f"{duration(took)} so far"
+        self._silence.heard()
+        took = time.monotonic() - self._stage_begun
+        facts = []
+        if self._in_bytes and self._done:
+            of = f" of {_size(self._total)}" if self._total else ""
+            facts.append(f"{_size(self._done)}{of}")
+        if self._total and self._done > self._first:
+            left = took * (self._total - self._done) / (self._done - self._first)
+            facts.append(f"{duration(left)} left")
+        elif not self._total or not self._done:
+            facts.append(f"{duration(took)} so far")
+        share = f"{self._done / self._total:4.0%} " if self._total else ""
+        words = f"{share}{self._stage}: {', '.join(facts)}"
         # Not by the console, which leaves the program when nobody reads any more.
         with contextlib.suppress(OSError):
             print(words, file=self._console.file, flush=True)

@@ -113,9 +113,12 @@ def carry_out(
         with view:
             result = train(view)
     except Stopped as stop:
-        screen.print(
-            f"stopped at step {stop.step} and saved; continue with: {shell(*go_on)}", soft_wrap=True
-        )
+        if stop.step < recipe.train.steps:
+            done = f"stopped at step {stop.step} and saved; continue with: {shell(*go_on)}"
+        else:
+            test = shell("simsmoe", "eval", run, *elsewhere)
+            done = f"trained and saved, not tested; test it with: {test}"
+        screen.print(done, soft_wrap=True)
         raise typer.Exit(stop.code) from None
     if as_json or not world.first:
         return

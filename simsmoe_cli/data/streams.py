@@ -87,6 +87,38 @@ class TrainStreams:
         return self._shuffled[1]
 
 
+def evaluation_steps(
+    total: int, streams: int, block: int, overlap: int = 0, max_blocks: int = 0, warm_up: int = 0
+) -> tuple[int, int]:
+    """How many times `evaluation_streams` yields, and the tokens it gives each time.
+
+    Args:
+        total: tokens of the split; the others as of `evaluation_streams`.
+    """
+    block, _, ahead, bounds = _plan(total, streams, block, overlap, warm_up)
+    return _steps(ahead, bounds, max_blocks), block * (len(bounds) - 1)
+
+
+def _plan(
+    total: int, streams: int, block: int, overlap: int, warm_up: int
+) -> tuple[int, int, int, NDArray[np.int64]]:
+    """Tokens of a block, tokens it scores, blocks that each stream reads ahead, and the first block
+    of each stream's part [B + 1]."""
+    block = min(block, max(total - 1, 1))
+    stride = block - min(overlap, block - 1)
+    blocks = -(-(total - 1) // stride)
+    ahead = -(-warm_up // stride)
+    streams = max(1, min(streams, blocks, blocks // max(ahead, 1)))
+    bounds = np.linspace(0, blocks, streams + 1).astype(np.int64)
+    return block, stride, ahead * (streams > 1), bounds
+
+
+def _steps(ahead: int, bounds: NDArray[np.int64], max_blocks: int) -> int:
+    """Blocks that the longest stream reads."""
+    steps = ahead + int(np.diff(bounds).max())
+    return min(steps, max_blocks) if max_blocks else steps
+
+
 def evaluation_blocks(
     tokens: Tokens, streams: int, block: int, overlap: int = 0, max_blocks: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -122,17 +154,11 @@ def evaluation_streams(
         Inputs, targets, and which streams [B] begin with this block: they carry nothing into it.
     """
     total = len(tokens)
-    block = min(block, max(total - 1, 1))
-    stride = block - min(overlap, block - 1)
-    blocks = -(-(total - 1) // stride)
-    ahead = -(-warm_up // stride)
-    streams = max(1, min(streams, blocks, blocks // max(ahead, 1)))
-    bounds = np.linspace(0, blocks, streams + 1).astype(np.int64)
+    block, stride, ahead, bounds = _plan(total, streams, block, overlap, warm_up)
     begins = np.maximum(bounds[:-1] - ahead, 0)
-    steps = ahead * (streams > 1) + int(np.diff(bounds).max())
-    for step in range(min(steps, max_blocks) if max_blocks else steps):
+    for step in range(_steps(ahead, bounds, max_blocks)):
         # Streams near the start of the split have less to read ahead, and wait.
-        number = bounds[:-1] - ahead * (streams > 1) + step  # of the block that each stream reads
+        number = bounds[:-1] - ahead + step  # of the block that each stream reads
         first = 1 + np.maximum(number, 0) * stride  # the first target each stream scores now
         start = np.maximum(first - 1 - (block - stride), 0)
         # Past the end of the split the last token is repeated; those targets are not scored.

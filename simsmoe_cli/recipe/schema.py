@@ -150,14 +150,25 @@ class TrainSettings(Section):
         "in shape",
     )
     log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps between train events")
-    validate_every: int = Field(250, ge=0, le=MOST_STEPS, description="steps between validations")
+    validate_every: int = Field(
+        250,
+        ge=0,
+        le=MOST_STEPS,
+        description="steps between validations, which find the best weights; with 0 the last "
+        "weights are tested",
+    )
     validate_blocks: int = Field(
         20,
         ge=0,
         le=MOST_STEPS,
         description="blocks read by a validation during training; 0: the whole split",
     )
-    checkpoint_every: int = Field(500, ge=0, le=MOST_STEPS, description="steps between checkpoints")
+    checkpoint_every: int = Field(
+        500,
+        ge=0,
+        le=MOST_STEPS,
+        description="steps between checkpoints; there is one of the last step in any case",
+    )
     keep_last: int = Field(
         2, ge=1, le=1_000_000, description="checkpoints kept; older ones are deleted"
     )

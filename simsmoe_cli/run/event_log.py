@@ -149,6 +149,18 @@ def read_events(path: Path) -> Iterator[Event]:
                     yield parse_event(line)
 
 
+def last_event(path: Path) -> Event | None:
+    """The last whole event of a file, found from its end; None where there is none."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - LONG_LINE))
+        for line in reversed(file.read().splitlines(keepends=True)):
+            if line.endswith(b"\n") and KIND in line:
+                with contextlib.suppress(NotAnEvent):
+                    return parse_event(line)
+    return None
+
+
 def longest(line: bytes | bytearray, first: int = 0) -> int:
     """The largest allowed number of bytes of a line that begins at `first`."""
     similarity = line.find(b'"similarity"', first, first + MARK_BYTES) >= 0

@@ -74,7 +74,30 @@ class SimilarityFacts(Stamp, total=False):
     similarity_flops: float
 
 
-class RunStarted(Header, TaskFacts, SimilarityFacts, total=False):
+class SettingChange(TypedDict, total=False):
+    """A setting that a resumed run changed.
+
+    Attributes:
+        setting: its dotted path in the recipe, such as "train.lr".
+        before, after: its values up to the step of the event, and from there on.
+    """
+
+    setting: Required[str]
+    before: Any
+    after: Any
+
+
+class ChangedSettings(Stamp, total=False):
+    """A further field of the `RunStarted` of a resumed run.
+
+    Attributes:
+        changes: the settings that are other than before.
+    """
+
+    changes: list[SettingChange]
+
+
+class RunStarted(Header, TaskFacts, SimilarityFacts, ChangedSettings, total=False):
     """The start of a run; written again if a resumed run has other settings.
 
     Attributes:
@@ -352,13 +375,13 @@ class RunFinished(Header, TestScores, total=False):
     """How the run ended.
 
     Attributes:
-        status: how.
+        status: how; "trained": all steps are done, and it was stopped before it was tested.
         reason: why, in words.
         best_step: step of the best weights; only if it finished, as the test scores.
     """
 
     kind: Required[Literal["run_finished"]]
-    status: Literal["finished", "stopped", "failed"]
+    status: Literal["finished", "trained", "stopped", "failed"]
     reason: str
     best_step: int
 

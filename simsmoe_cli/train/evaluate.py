@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,12 +35,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simsmoe_cli.data.store import Manifest, SplitInfo
-from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_streams
+from simsmoe_cli.data.streams import IGNORED, Tokens, evaluation_steps, evaluation_streams
 from simsmoe_cli.errors import DataError
 from simsmoe_cli.model.interface import TextModel
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.parallel.world import ALONE, World, sum_over_ranks
-from simsmoe_cli.run.events import SplitScore
+from simsmoe_cli.run.events import SplitScore, TestScores
 from simsmoe_cli.run.score import bits, perplexity
 
 
@@ -105,6 +106,19 @@ class Evaluation:
             "tokens_per_s": self.tokens_per_s,
         }
 
+    def test_scores(self, manifest: Manifest) -> TestScores:
+        """The fields of a run_finished event, of the store's test split."""
+        bpc = self.bits_per_character(manifest.splits["test"], manifest.unit)
+        return {"test_bpc": bpc, "test_loss_nats": self.loss_nats}
+
+
+# Called with the amount done and the amount in all.
+Progress = Callable[[int, int], None]
+
+
+def untold(done: int, total: int) -> None:
+    """The progress that nobody asked for."""
+
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of a precision, "fp32" or "bf16"."""
@@ -123,6 +137,7 @@ def evaluate_split(
     precision: str = "fp32",
     context: StepContext | None = None,
     world: World = ALONE,
+    progress: Progress = untold,
 ) -> Evaluation:
     """Evaluate, leaving the model in the mode it was in.
 
@@ -132,6 +147,7 @@ def evaluate_split(
         precision: "fp32" or "bf16" autocast.
         context: the step information for routers.
         world: ranks that share the model, each of which reads a part of the streams.
+        progress: told after each block; it does not wait on the device.
 
     Raises:
         UserError: the split holds nothing to predict.
@@ -149,10 +165,12 @@ def evaluate_split(
     scored = 0
     memory: list[torch.Tensor] = []
     warm_up = 0 if max_blocks else look_back(model)
-    blocks = evaluation_streams(tokens, streams, block, overlap, max_blocks, warm_up)
+    plan = (streams, block, overlap, max_blocks, warm_up)
+    steps, _ = evaluation_steps(len(tokens), *plan)
     # FSDP2 keeps gathered weights for the training, which inference tensors cannot serve.
     with torch.inference_mode(world.alone):
-        for inputs, targets, begins in blocks:
+        progress(0, steps)
+        for step, (inputs, targets, begins) in enumerate(evaluation_streams(tokens, *plan), 1):
             scored += int((targets != IGNORED).sum())
             if not world.alone:
                 inputs, targets, begins = _own_streams(world, inputs, targets, begins)
@@ -163,6 +181,7 @@ def evaluate_split(
                 output = model.score(inputs.to(device), targets.to(device), memory, context)
             memory = output.memory
             nats += output.nats
+            progress(step, steps)
     model.train(was_training)
     total = sum_over_ranks(nats).item() if not world.alone else nats.item()
     if not max_blocks:

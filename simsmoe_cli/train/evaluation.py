@@ -23,7 +23,8 @@ from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.classification_scores import COVERAGE, RESAMPLES, bootstrap, by_class
 from simsmoe_cli.train.device import clear_memory_errors
-from simsmoe_cli.train.evaluate import evaluate_split
+from simsmoe_cli.train.evaluate import Progress, evaluate_split, untold
+from simsmoe_cli.train.finish import finish, untested
 from simsmoe_cli.train.objectives.classification import (
     TaskEvaluation,
     classify,
@@ -45,8 +46,12 @@ def evaluate_run(
     predictions: Path | None = None,
     top_k: int | None = None,
     world: World = ALONE,
+    progress: Progress = untold,
 ) -> dict[str, Any]:
     """Evaluate a run's weights on a whole split; of several ranks, each reads a part of it.
+
+    A run that was trained and not tested is finished by the scores of its best weights on the split
+    that is reported.
 
     Args:
         opened: the run and its checkpoint.
@@ -57,11 +62,12 @@ def evaluate_run(
         predictions: a file to write those of a fine-tuned run to.
         top_k: experts per token; None takes the router's own.
         world: the ranks, all of which call it and get the same.
+        progress: told how much is done.
 
     Returns:
-        run, checkpoint, step, unit, top_k, corpus or task, documents (of a corpus that has some;
-        an end token of each is among the tokens), the fields of an eval event, and for a task all
-        of `task_report`.
+        run, checkpoint, step, unit, top_k, finished (whether it finishes the run), corpus or task,
+        documents (of a corpus that has some; an end token of each is among the tokens), the fields
+        of an eval event, and for a task all of `task_report`.
     """
     _check_top_k(top_k, opened.recipe)
     _check_options(opened, data, task, predictions)
@@ -73,18 +79,18 @@ def evaluate_run(
         "unit": opened.unit,
         "top_k": top_k,
     }
+    own = opened.which == "best" and data is None and task is None and top_k is None
+    finishes = own and world.first and untested(opened.run)
+    how: dict[str, Any] = {
+        "top_k": top_k,
+        "world": world,
+        "progress": progress,
+        "finishes": finishes,
+    }
     if not opened.fine_tuned:
-        store = _store(opened, data)
-        return known | _on_corpus(opened, store, split or "test", device, top_k, world)
+        return known | _on_corpus(opened, _store(opened, data), split or "test", device, **how)
     on = open_task(task, opened.data_dir) if task else opened.task()
-    split = split or on.reported
-    if predictions is not None and world.first:
-        require_writable(predictions)
-    result, notes = _on_task(opened, on, split, device, top_k, world)
-    if predictions is not None and world.first:
-        write_predictions(predictions, result, on.split(split), on.labels)
-    report = task_report(result, on)
-    return known | {"task": on.name, "warnings": notes} | result.on_split(split) | report
+    return known | _on_task(opened, on, split or on.reported, device, predictions, **how)
 
 
 def _check_options(
@@ -129,15 +135,20 @@ def _on_corpus(
     store: TokenStore,
     split: str,
     device: torch.device,
+    *,
     top_k: int | None,
     world: World,
+    progress: Progress,
+    finishes: bool,
 ) -> dict[str, Any]:
-    """A language model on a split of a corpus."""
-    _require_split(split, store.manifest.splits)
+    """A language model on a split of a corpus; `finishes`: its test finishes the run."""
+    manifest = store.manifest
+    _require_split(split, manifest.splits)
     recipe = opened.recipe
     with clear_memory_errors(device, NO_MEMORY):
+        model = opened.language_model(device)
         result = evaluate_split(
-            opened.language_model(device),
+            model,
             store.checked_split(split),
             block=recipe.train.block,
             streams=recipe.eval.streams,
@@ -145,10 +156,14 @@ def _on_corpus(
             precision=resolve_precision(recipe.train.precision, device),
             context=opened.context(top_k),
             world=world,
+            progress=progress,
         )
-    documents = store.manifest.splits[split].documents
+    scores = result.on_split(split, manifest)
+    if finishes := finishes and split == "test":
+        finish(opened, model, scores, result.test_scores(manifest))
+    documents = manifest.splits[split].documents
     of = {"documents": documents} if documents else {}
-    return {"corpus": store.manifest.name, **of, **result.on_split(split, store.manifest)}
+    return {"finished": finishes, "corpus": manifest.name, **of, **scores}
 
 
 def _on_task(
@@ -156,10 +171,14 @@ def _on_task(
     task: Task,
     split: str,
     device: torch.device,
+    predictions: Path | None,
+    *,
     top_k: int | None,
     world: World,
-) -> tuple[TaskEvaluation, list[str]]:
-    """A fine-tuned run on a split of a task, with notes on texts that were cut or not encoded."""
+    progress: Progress,
+    finishes: bool,
+) -> dict[str, Any]:
+    """A fine-tuned run on a split of a task; `finishes`: its test finishes the run."""
     recipe = opened.recipe
     if task.labels != opened.labels:
         raise DataError(
@@ -168,15 +187,21 @@ def _on_task(
             where=str(task.path),
             hint=f"Use a task with the labels of {opened.state['task']['name']}, in their order.",
         )
+    if predictions is not None and world.first:
+        require_writable(predictions)
     _require_split(split, task.manifest.splits)
     encoded = encode_split(recipe, task.split(split), opened.vocabulary)
     with clear_memory_errors(device, NO_MEMORY):
         rows = recipe.train.batch // recipe.train.micro_batches
         precision = resolve_precision(recipe.train.precision, device)
-        result = classify(
-            opened.classifier(device), encoded, rows, precision, opened.context(top_k), world
-        )
-    return result, remarks(split, encoded, recipe)
+        model = opened.classifier(device)
+        result = classify(model, encoded, rows, precision, opened.context(top_k), world, progress)
+    if predictions is not None and world.first:
+        write_predictions(predictions, result, task.split(split), task.labels)
+    if finishes := finishes and split == task.reported:
+        finish(opened, model, result.event(split), result.test_scores())
+    about = {"finished": finishes, "task": task.name, "warnings": remarks(split, encoded, recipe)}
+    return about | result.on_split(split) | task_report(result, task)
 
 
 def _require_split(split: str, known: Collection[str]) -> None:

@@ -19,6 +19,7 @@ from simsmoe_cli.run.background_writer import BackgroundWriter
 from simsmoe_cli.run.events import RunFinished
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.machine import MachineMeter
+from simsmoe_cli.train.evaluate import Progress, untold
 from simsmoe_cli.train.objectives.base import Objective, S
 from simsmoe_cli.train.optim import learning_rate
 from simsmoe_cli.train.probes import probe
@@ -47,6 +48,8 @@ class Trainer(Generic[S]):
         resume_from: a checkpoint folder of this run to go on from.
         subscriber: called with every event.
         on_step: called with the number of steps done, after each step.
+        on_part: called with "validating", "probing" or "testing" and the share of it that is done,
+            while it goes on.
         profile: how many steps to record in the folder `profile`; 0 for none.
         new: whether the run folder is new, so that the first events are written at once. Otherwise
             the folder is not changed before the first step is done, so that a training that stops
@@ -68,6 +71,7 @@ class Trainer(Generic[S]):
         resume_from: Path | None = None,
         subscriber: Callable[[dict[str, Any]], None] | None = None,
         on_step: Callable[[int], None] | None = None,
+        on_part: Callable[[str, float], None] | None = None,
         profile: int = 0,
         new: bool | None = None,
         on_begin: Callable[[], None] | None = None,
@@ -76,7 +80,7 @@ class Trainer(Generic[S]):
         self.objective, self.run = objective, run
         self.recipe, self.model = objective.recipe, objective.model
         self.settings = settings = self.recipe.train
-        self.on_step = on_step
+        self.on_step, self.on_part = on_step, on_part
         self.world = world = objective.world
         shard(self.model, world)
         if not world.first:
@@ -112,6 +116,11 @@ class Trainer(Generic[S]):
         """Steps taken since the training began."""
         return self.stepper.done
 
+    @property
+    def trained(self) -> bool:
+        """Whether all steps are done."""
+        return self.steps_done >= self.settings.steps
+
     def step(self) -> None:
         """Take one optimizer step and nothing else: no event, no evaluation, no checkpoint.
 
@@ -130,7 +139,10 @@ class Trainer(Generic[S]):
             with contextlib.ExitStack() as signals, rank_named():
                 return self._train(signals)
         except Stopped as stop:
-            self.log.leave(self.steps_done, "stopped", stop.signal)
+            if self.trained:
+                self.log.leave(self.steps_done, "trained", f"not tested: {stop.signal}")
+            else:
+                self.log.leave(self.steps_done, "stopped", stop.signal)
             raise
         except (KeyboardInterrupt, Terminated):
             when = "twice, not saved" if self.started else "before the first step was done"
@@ -165,7 +177,7 @@ class Trainer(Generic[S]):
             if self._is_due(settings.log_every) or last:
                 self._log_train()
             with window.clock_paused(), profiler.part(ASIDE):
-                if self._is_due(settings.validate_every) or last:
+                if self._is_due(settings.validate_every) or (last and settings.validate_every):
                     with self._saved_where_data_is_damaged():
                         self._validate()
                 if self._is_due(settings.probe_every) or (last and settings.probe_every):
@@ -213,11 +225,12 @@ class Trainer(Generic[S]):
         """Write the first events of a resumed run: the step where it continues, and its changes."""
         path = str(resumed.folder.relative_to(self.run.path))
         self.log.emit({"kind": "checkpoint", "step": self._first, "path": path})
-        if resumed.state["recipe"] != self.recipe.model_dump(mode="json"):
-            self.log.emit(run_started(self.objective, self.run, self._first))
-        precision, before = self.objective.precision, resumed.state["precision"]
-        if before != precision:
-            self._notes.append(f"computing in {precision}; so far it was {before}")
+        before = resumed.state["recipe"]
+        if before != self.recipe.model_dump(mode="json"):
+            self.log.emit(run_started(self.objective, self.run, self._first, before))
+        precision, until_now = self.objective.precision, resumed.state["precision"]
+        if until_now != precision:
+            self._notes.append(f"computing in {precision}; so far it was {until_now}")
         self.log.warn(self._first, *self._notes)
 
     def _start(self, signals: contextlib.ExitStack) -> None:
@@ -269,7 +282,8 @@ class Trainer(Generic[S]):
 
     def _validate(self) -> None:
         self._check_finite()
-        score = self.objective.validate(self.objective.context(self.steps_done))
+        context = self.objective.context(self.steps_done)
+        score = self.objective.validate(context, self._progress("validating"))
         let_go(self.model)
         if not math.isfinite(score.loss_nats):
             raise self._diverged(f"the validation loss became non-finite at step {self.steps_done}")
@@ -284,7 +298,8 @@ class Trainer(Generic[S]):
     def _probe(self) -> None:
         tokens_BM, real_T = self.objective.probe_batch()
         context = self.objective.context(self.steps_done, real_T)
-        found = probe(self.model, tokens_BM, context, self.objective.precision)
+        precision, progress = self.objective.precision, self._progress("probing")
+        found = probe(self.model, tokens_BM, context, precision, progress)
         let_go(self.model)
         self.log.emit_probe(self.steps_done, found)
 
@@ -305,9 +320,13 @@ class Trainer(Generic[S]):
     # How it ends
 
     def _finish(self) -> S:
-        """Score the best weights on the split that is reported."""
-        if math.isinf(self.best_loss):  # of a run that was resumed at its end without its best
-            self._validate()
+        """Score the best weights on the split that is reported; the last ones if none were
+        validated."""
+        if math.isinf(self.best_loss):
+            if self.settings.validate_every:  # resumed at its end without its best
+                self._validate()
+            else:
+                self.writer.save_best(self.steps_done, self.model, self.objective.identity())
         self.writer.wait()
         self.world.wait()
         self.signals.leave_when_asked(self.steps_done)
@@ -315,7 +334,8 @@ class Trainer(Generic[S]):
         state = checkpoint.read_state(folder)
         let_go(self.model)
         weights.load_weights(folder, state, self.model)
-        score = self.objective.test(self.objective.context(state["step"]))
+        context = self.objective.context(state["step"])
+        score = self.objective.test(context, self._progress("testing"))
         self.model.publish(self.run.path, self.objective.announcement().get("labels", ()))
         self.signals.leave_when_asked(None)
         self._evaluated(score, self.objective.test_split, best=True)
@@ -329,6 +349,11 @@ class Trainer(Generic[S]):
         }
         self.log.emit(finished)
         return score
+
+    def _progress(self, part: str) -> Progress:
+        """Passes on how much of a part is done."""
+        on_part = self.on_part
+        return untold if on_part is None else lambda done, total: on_part(part, done / total)
 
     def _evaluated(self, score: S, split: str, best: bool) -> None:
         scored = self.objective.split_score(score, split)

@@ -24,11 +24,11 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import load_recipe, override_recipe
 from simsmoe_cli.recipe.routers import section_name
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.changes import differences
 from simsmoe_cli.run.checkpoint import weights_sha256
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
-from simsmoe_cli.train.resuming import differences
 
 HEAD, SIMILARITY, ROUTER = "classifier.", ".similarity.", ".moe.router."
 # Fields of model and moe that may differ from the checkpoint's.

@@ -28,7 +28,7 @@ from simsmoe_cli.run.events import ProbedSimilarity, RouterLayer, SimilarityLaye
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.routed import Routed
-from simsmoe_cli.train.evaluate import autocast
+from simsmoe_cli.train.evaluate import Progress, autocast, untold
 
 MEASURE = "cka-linear-debiased"
 
@@ -80,7 +80,13 @@ def probe_batch(tokens: Tokens, block: int, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def probe(model: MoEModel, batch_BM: Tensor, context: StepContext, precision: str) -> Probe:
+def probe(
+    model: MoEModel,
+    batch_BM: Tensor,
+    context: StepContext,
+    precision: str,
+    progress: Progress = untold,
+) -> Probe:
     """Measure the load and the similarity of a model's experts.
 
     Args:
@@ -88,6 +94,7 @@ def probe(model: MoEModel, batch_BM: Tensor, context: StepContext, precision: st
         batch_BM: from `probe_batch`, or texts with padding.
         context: step and options of routing; its `real_T` says which tokens are real.
         precision: "fp32" or "bf16" autocast.
+        progress: told when the model has read the tokens, and after each layer.
     """
     device = next(model.parameters()).device
     real_T = None if context.real_T is None else context.real_T.to(device)
@@ -97,10 +104,11 @@ def probe(model: MoEModel, batch_BM: Tensor, context: StepContext, precision: st
     try:
         with autocast(device, precision):
             layers = model.route(batch_BM.to(device), replace(context, real_T=real_T))
-            cka = [
-                pairwise_debiased_cka(model.dense(number, routed.input_TD).float())
-                for number, routed in enumerate(layers)
-            ]
+            parts, cka = len(layers) + 1, []
+            for number, routed in enumerate(layers):
+                progress(number + 1, parts)
+                cka.append(pairwise_debiased_cka(model.dense(number, routed.input_TD).float()))
+            progress(parts, parts)
     finally:
         model.train(was_training)
     found = Probe(tokens, [], [], [], [])

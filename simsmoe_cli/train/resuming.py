@@ -11,6 +11,7 @@ from simsmoe_cli.errors import NotPermitted, UserError
 from simsmoe_cli.recipe.load import load_recipe, override_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
+from simsmoe_cli.run.changes import differences
 from simsmoe_cli.run.folder import RunDir
 
 # Fields a resumed run may change: how long and how often, and what mends a run that diverged.
@@ -114,17 +115,3 @@ def require_same_course(run: RunDir, before: Recipe, recipe: Recipe, step: int) 
             where="finetune.epochs" if recipe.finetune.task else "train.steps",
             hint="Use more, or resume from an older checkpoint.",
         )
-
-
-def differences(
-    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
-) -> list[tuple[str, Any, Any]]:
-    """Fields of two dumped recipes that differ: dotted path, old value, new value."""
-    found: list[tuple[str, Any, Any]] = []
-    for key, value in old.items():
-        other = new.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            found += differences(value, other, f"{prefix}{key}.")
-        elif value != other:
-            found.append((prefix + key, value, other))
-    return found

@@ -6,8 +6,15 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Literal
 
+from simsmoe_cli.run.changes import setting_changes
 from simsmoe_cli.run.event_log import EventLog
-from simsmoe_cli.run.events import Event, RunFinished, RunStarted, SimilarityFacts
+from simsmoe_cli.run.events import (
+    ChangedSettings,
+    Event,
+    RunFinished,
+    RunStarted,
+    SimilarityFacts,
+)
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.train.objectives.base import Objective
@@ -97,7 +104,9 @@ class RunLog:
         for message in messages:
             self.emit({"kind": "warning", "step": step, "message": message})
 
-    def leave(self, step: int, status: Literal["stopped", "failed"], reason: str) -> None:
+    def leave(
+        self, step: int, status: Literal["trained", "stopped", "failed"], reason: str
+    ) -> None:
         """Write the last event of a run that did not finish, if possible.
 
         A full disk or a closed output must not hide the reason why the run ended.
@@ -113,14 +122,21 @@ class RunLog:
                 self._log.close()
 
 
-def run_started(objective: Objective[Any], run: RunDir, step: int) -> RunStarted:
-    """The run_started event."""
+def run_started(
+    objective: Objective[Any], run: RunDir, step: int, before: dict[str, Any] | None = None
+) -> RunStarted:
+    """The run_started event.
+
+    Args:
+        before: the recipe of a resumed run until now.
+    """
     recipe = objective.recipe
+    resolved = recipe.model_dump(mode="json")
     return {
         "kind": "run_started",
         "step": step,
         "name": run.name,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": resolved,
         "parameters": sum(p.numel() for p in objective.model.parameters()),
         "tokens_per_step": recipe.train.batch * recipe.train.block,
         "total_steps": recipe.train.steps,
@@ -129,7 +145,13 @@ def run_started(objective: Objective[Any], run: RunDir, step: int) -> RunStarted
         "precision": objective.precision,
         **objective.announcement(),
         **_similarity_facts(objective.similarity_cost),
+        **_changed(before, resolved),
     }
+
+
+def _changed(before: dict[str, Any] | None, now: dict[str, Any]) -> ChangedSettings:
+    changes = [] if before is None else setting_changes(before, now)
+    return {"changes": changes} if changes else {}
 
 
 def _similarity_facts(cost: Cost | None) -> SimilarityFacts:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from simsmoe_cli.data.corpora.prepare import prepare
+from simsmoe_cli.data.io.download import Progress
 from simsmoe_cli.data.store import TokenStore, find_store
 from simsmoe_cli.errors import DataError, Terminated, UserError
 from simsmoe_cli.files import atomic
@@ -25,7 +26,6 @@ from simsmoe_cli.parallel.world import ALONE, World
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
-from simsmoe_cli.run.events import Event
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.printed_log import PrintedLog
@@ -45,9 +45,17 @@ from simsmoe_cli.train.together import members, remember
 
 
 def open_store(
-    recipe: Recipe, data_dir: Path, on_prepare: Callable[[str], None] | None = None
+    recipe: Recipe,
+    data_dir: Path,
+    on_prepare: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> TokenStore:
     """The prepared corpus of a recipe; pystdlib, which every machine has, is prepared if missing.
+
+    Args:
+        recipe, data_dir: which corpus, and where it is looked for.
+        on_prepare: told that it is prepared.
+        progress: told how far the preparation is; see `prepare`.
 
     Raises:
         UserError: not prepared, damaged, or prepared with another tokenizer.
@@ -57,7 +65,7 @@ def open_store(
         if on_prepare is not None:
             on_prepare(f"preparing {name} in {data_dir / name}")
         tokenizer = recipe.huggingface.folder or recipe.data.tokenizer
-        prepare(name, data_dir / name, tokenizer=tokenizer)
+        prepare(name, data_dir / name, tokenizer=tokenizer, on_progress=progress)
     store = TokenStore.open(find_store(name, data_dir))
     kind = store.manifest.tokenizer
     if kind != recipe.data.tokenizer:
@@ -84,6 +92,7 @@ def open_corpus(
     data_dir: Path,
     on_prepare: Callable[[str], None] | None = None,
     world: World = ALONE,
+    progress: Progress | None = None,
 ) -> TokenStore:
     """The corpus to train on: that of the recipe, or for a resumed run the same corpus as before.
 
@@ -96,17 +105,20 @@ def open_corpus(
     if not others_wait:
         world.wait()
     try:
-        return _open_corpus(plan, data_dir, on_prepare)
+        return _open_corpus(plan, data_dir, on_prepare, progress)
     finally:
         if others_wait:
             world.wait()
 
 
 def _open_corpus(
-    plan: Plan, data_dir: Path, on_prepare: Callable[[str], None] | None
+    plan: Plan,
+    data_dir: Path,
+    on_prepare: Callable[[str], None] | None,
+    progress: Progress | None,
 ) -> TokenStore:
     if plan.resume_from is None or plan.state is None:
-        store = open_store(plan.recipe, data_dir, on_prepare)
+        store = open_store(plan.recipe, data_dir, on_prepare, progress)
         if plan.pretrained is not None:
             plan.pretrained.require_encoded(store)
         return store
@@ -118,12 +130,12 @@ def train(
     store: TokenStore,
     device: torch.device,
     world: World = ALONE,
-    *,
-    subscriber: Callable[[Event], None] | None = None,
-    on_step: Callable[[int], None] | None = None,
-    profile: int = 0,
+    **watch: Any,
 ) -> Evaluation:
     """Pre-train as planned, in the locked run folder; all ranks call it.
+
+    Args:
+        watch: as of `_run`.
 
     Raises:
         UserError: see the exit codes in errors.py.
@@ -151,9 +163,7 @@ def train(
         world,
         objective,
         lambda: micro_batches_that_fit(plan.recipe, vocab_size, device),
-        subscriber=subscriber,
-        on_step=on_step,
-        profile=profile,
+        **watch,
     )
 
 
@@ -161,12 +171,9 @@ def finetune(
     plan: FinetunePlan,
     device: torch.device,
     world: World = ALONE,
-    *,
-    subscriber: Callable[[Event], None] | None = None,
-    on_step: Callable[[int], None] | None = None,
-    profile: int = 0,
+    **watch: Any,
 ) -> TaskEvaluation:
-    """Fine-tune as planned, in the locked run folder; raises what `train` raises."""
+    """Fine-tune as planned, in the locked run folder; takes and raises what `train` does."""
 
     recipe, start = plan.recipe, plan.pretrained
     vocabulary, classes = plan.vocabulary, len(plan.task.labels)
@@ -186,9 +193,7 @@ def finetune(
         made.warnings += made.model.remarks()
         return made
 
-    return _run(
-        plan, device, world, objective, subscriber=subscriber, on_step=on_step, profile=profile
-    )
+    return _run(plan, device, world, objective, **watch)
 
 
 def _run(
@@ -197,6 +202,8 @@ def _run(
     world: World,
     make: Callable[[], Objective[S]],
     what_fits: Callable[[], str] = str,
+    *,
+    on_ready: Callable[[Objective[Any], int], None] | None = None,
     **watch: Any,
 ) -> S:
     """Train in the locked run folder; a run that does not start leaves nothing behind.
@@ -205,7 +212,8 @@ def _run(
         world: the ranks that train together, of which the first holds the folder.
         make: builds the objective, with its model.
         what_fits: called when memory has run out; settings that need less, in words.
-        watch: subscriber, on_step and profile of the `Trainer`.
+        on_ready: called with the objective and the number of steps done, before the first step.
+        watch: subscriber, on_step, on_part and profile of the `Trainer`.
     """
     run, recipe = plan.run, plan.recipe
     notes = list(plan.notes)
@@ -250,6 +258,8 @@ def _run(
                 notes=notes,
                 **watch,
             )
+            if on_ready is not None:
+                on_ready(trainer.objective, trainer.steps_done)
             started = True
             return trainer.train()
         except (KeyboardInterrupt, Terminated):

@@ -22,7 +22,7 @@ from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import evaluation as evaluate_run
 from simsmoe_cli.train import session
 from simsmoe_cli.train.plan_pretraining import Plan
-from tests.train.tiny import events, recipe
+from tests.train.tiny import events, recipe, without_times
 
 Capture = pytest.CaptureFixture[str]
 
@@ -87,8 +87,8 @@ def test_the_test_split_as_in_the_summary_of_the_training(capsys: Capture) -> No
     assert report["step"] == finished["best_step"]
     assert report["tokens"] == TokenStore.open(Path("data/sources")).manifest.splits["test"].tokens
     assert set(report) == {
-        "run", "checkpoint", "step", "corpus", "unit", "top_k", "split", "loss_nats", "bpc",
-        "bits_per_byte", "perplexity", "word_perplexity", "tokens", "tokens_per_s",
+        "run", "checkpoint", "step", "finished", "corpus", "unit", "top_k", "split", "loss_nats",
+        "bpc", "bits_per_byte", "perplexity", "word_perplexity", "tokens", "tokens_per_s",
     }  # fmt: skip
     assert (report["run"], report["corpus"], report["unit"]) == ("bytes", "sources", "byte")
     assert report["tokens_per_s"] > 0
@@ -313,3 +313,20 @@ def test_a_run_that_saved_nothing_yet(capsys: Capture) -> None:
     Path("young").mkdir()
     Path("young/recipe.yaml").write_text(dump_recipe(recipe()))
     assert "none; the run saved no checkpoint yet" in refusal(capsys, EXIT_DATA, "young")
+
+
+def test_eval_finishes_a_run_that_was_trained_and_not_tested(capsys: Capture) -> None:
+    shutil.copytree("runs/bytes", "here/bytes")
+    run = RunDir(Path("here/bytes"))
+    *before, _, _ = run.events.read_bytes().splitlines(keepends=True)
+    stopped = {"kind": "run_finished", "step": 8, "status": "trained", "reason": "not tested"}
+    run.events.write_bytes(b"".join(before) + json.dumps(stopped).encode() + b"\n")
+    whole = events(RunDir(Path("runs/bytes")))
+    for other in (["--split", "valid"], ["--top-k", "1"], ["--checkpoint", "last"]):
+        assert not evaluate(capsys, "here/bytes", *other)["finished"]
+    assert evaluate(capsys, "here/bytes")["finished"]
+    assert not evaluate(capsys, "here/bytes")["finished"]
+    tested, finished = events(run)[-2:]
+    expected = whole[-1] | {"reason": "all steps done; tested afterwards"}
+    assert without_times(finished) == without_times(expected)
+    assert without_times(tested) == without_times(whole[-2])

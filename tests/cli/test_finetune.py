@@ -102,6 +102,21 @@ def test_a_profile_of_its_steps(capsys: Capture) -> None:
     assert "\nexperts " in summary
 
 
+def test_it_has_the_options_of_pretrain(capsys: Capture) -> None:
+    commands = main._command(main.app).commands
+    pretrains, own = (
+        {option for parameter in commands[name].params for option in parameter.opts}
+        for name in ("pretrain", "finetune")
+    )
+    assert pretrains - own == set()
+    changes = ["--router", "xmoe", "--experts", "loop", "--world-size", "2"]
+    assert finetune("--task", "letters", "--dry-run", "--json", *changes) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["recipe"]["moe"]["router"] == "xmoe"
+    assert report["recipe"]["moe"]["backend"] == "loop"
+    assert report["each_process"]["world_size"] == 2
+
+
 def test_a_dry_run_writes_nothing(capsys: Capture) -> None:
     assert finetune("--task", "letters", "--dry-run", "--json") == 0
     report = json.loads(capsys.readouterr().out)

@@ -58,6 +58,17 @@ def test_piped_output_is_plain_lines(capsys: Capture) -> None:
     assert "\x1b" not in printed.out
     lines = printed.out.splitlines()
     assert re.fullmatch(STARTED, lines[0])
+    assert re.fullmatch(
+        r"  data   sources, [\d,]+ bytes, \d\.\d\d% of it are read; in data/sources", lines[1]
+    )
+    parameters = events(RunDir(Path("runs/mine")))[0]["parameters"]
+    assert lines[2] == (
+        f"  model  {parameters:,} parameters; 2 layers of 4 experts, 2 for each token; router "
+        "smoe, similarity none"
+    )
+    assert lines[3] == "  steps  8, of 128 tokens"
+    before_numbers = lines[: next(i for i, line in enumerate(lines) if "tokens/s" in line)]
+    assert re.fullmatch(r"  time   about \d+ s, with validations and test", before_numbers[-1])
     train = [re.fullmatch(PLAIN, line) for line in lines]
     reported = [match.groups() for match in train if match]
     logged = events(RunDir(Path("runs/mine")), "train")
@@ -102,7 +113,7 @@ def test_json_output_is_the_events_and_nothing_else(capsys: Capture) -> None:
     printed = capsys.readouterr()
     shown = [json.loads(line) for line in printed.out.splitlines()]
     assert shown == events(RunDir(Path("runs/mine")))
-    assert re.fullmatch(STARTED, printed.err.strip())
+    assert re.fullmatch(STARTED, printed.err.splitlines()[0])
 
 
 def test_words_are_scored_by_perplexity(capsys: Capture) -> None:
@@ -186,18 +197,34 @@ def test_a_terminal_shows_a_bar_and_the_lines_that_matter() -> None:
     assert "valid 2.500 BPC  best so far" in text
 
 
-def test_the_bar_says_that_a_finished_training_is_being_evaluated() -> None:
+def test_the_bar_says_that_a_finished_training_is_being_tested() -> None:
     bar, shown = view()
     train = {"bpc": 2.345, "loss_nats": 1.6, "tokens_per_s": 54321.0, "step_ms": 10.0}
-    valid = {"kind": "eval", "split": "valid", "bpc": 2.5, "best": True}
     with bar:
-        bar.on_event({"kind": "train", "step": 19, **train})
-        bar.on_event({"step": 19, **valid})
-        assert "evaluating" not in shown.getvalue()
         bar.on_event({"kind": "train", "step": 20, **train})
-        bar.on_event({"step": 20, **valid})
-        assert "54,321 tokens/s  evaluating" in shown.getvalue()
-    assert "evaluating" not in shown.getvalue().splitlines()[-1]
+        bar.on_step(20)
+        assert bar._progress is not None
+        bar.on_part("testing", 0.12)
+        bar._progress.refresh()
+        assert "testing 12 %, 0:00 left" in shown.getvalue()
+    assert "testing" not in shown.getvalue().splitlines()[-1]
+
+
+def test_without_a_recipe_it_says_which_one_it_takes(capsys: Capture) -> None:
+    tiny = ["train.steps=1", "train.batch=1", "train.block=32", "train.warmup_steps=0"]
+    tiny += ["data.corpus=sources", "eval.final_blocks=1", "train.probe_tokens=32"]
+    assert main.run(["pretrain", *(word for change in tiny for word in ("--set", change))]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("training quickstart (the default; --recipe takes another) in runs/")
+
+
+def test_a_resumed_run_says_each_setting_that_is_other_than_before(capsys: Capture) -> None:
+    assert pretrain("--name", "mine") == 0
+    changes = ["--set", "train.steps=9", "--set", "train.lr=0.01"]
+    assert main.run(["pretrain", "--resume", "mine", *changes]) == 0
+    out = capsys.readouterr().out
+    assert "\n  steps  1 of 9 are left, of 128 tokens\n" in out
+    assert "\ntrain.steps 8 -> 9 from step 8\ntrain.lr 0.001 -> 0.01 from step 8\n" in out
 
 
 def test_undefined_similarity_is_said_to_be() -> None:

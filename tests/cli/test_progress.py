@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import time
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from simsmoe_cli.cli import progress, silence
 from simsmoe_cli.cli.progress import ReportView, TrainingView
 from simsmoe_cli.run.folder import RunDir
 
@@ -42,6 +45,50 @@ def test_a_pipe_gets_whole_lines(view: TrainingView, output: io.StringIO) -> Non
     assert second.startswith("warning: look")
     assert "\x1b" not in second
     assert rest == ""
+
+
+def test_the_test_is_a_line_a_tenth_on_a_pipe(
+    view: TrainingView, output: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_S", -1.0)
+    with view:
+        view.on_step(20)
+        for done in range(101):
+            view.on_part("testing", done / 100)
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 9
+    assert re.fullmatch(r"step 20/20  testing 10 %, 0:0\d left", lines[0])
+
+
+@pytest.mark.parametrize(
+    ("reached", "expected"),
+    [
+        ([], r"reading the data and building the model, 0:0\d so far"),
+        ([("validating", 0.4)], r"step  5/20  validating 40 %, 0:0\d left"),
+        ([("probing", 0.0)], r"step  5/20  probing 0 %"),
+        ([("validating", 1.0), None], r"step  5/20  0:0\d left"),
+    ],
+)
+def test_no_silence_on_a_pipe(
+    view: TrainingView,
+    output: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    reached: list[tuple[str, float] | None],
+    expected: str,
+) -> None:
+    """Whatever the training is doing when nothing was printed for a while, a line says it."""
+    monkeypatch.setattr(silence, "LOOK_S", 0.01)
+    view._silence = silence.SilenceBreaker(view._break_silence, silent_s=0.0)
+    if reached:
+        view.on_step(5)
+    for part in reached:
+        view.on_step(5) if part is None else view.on_part(*part)
+    with view:
+        for _ in range(200):
+            if output.getvalue():
+                break
+            time.sleep(0.02)
+    assert re.fullmatch(expected, output.getvalue().splitlines()[0])
 
 
 def test_json_lines_are_the_events(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from simsmoe_cli.cli.options import DATA_DIR
 from simsmoe_cli.cli.training import carry_out, ready_device
-from simsmoe_cli.errors import EXIT_SIGTERM, UserError
+from simsmoe_cli.errors import EXIT_SIGINT, EXIT_SIGTERM, UserError
 from simsmoe_cli.parallel.world import World
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.plan_pretraining import Plan
@@ -77,6 +77,16 @@ def test_a_run_that_is_stopped_says_how_to_go_on() -> None:
     assert said(stop)[1:] == [
         "stopped at step 3 and saved; continue with: simsmoe pretrain --resume 'my runs/a'",
         f"exit {EXIT_SIGTERM}",
+    ]
+
+
+def test_a_run_that_is_stopped_in_its_test_says_how_to_test_it() -> None:
+    def stop(view: object) -> int:
+        raise Stopped(signal.SIGINT, 8)
+
+    assert said(stop)[1:] == [
+        "trained and saved, not tested; test it with: simsmoe eval 'my runs/a'",
+        f"exit {EXIT_SIGINT}",
     ]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simsmoe_cli.run import probes
+from simsmoe_cli.run import checkpoint, probes
+from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.optim import learning_rate
 from tests.train.tiny import (
     Make,
@@ -125,14 +126,21 @@ def test_without_similarity_learning_nothing_is_said_of_it(trainer: Make) -> Non
         assert set(event["losses"]) == {"balance"}
 
 
-def test_nothing_happens_that_is_set_to_never_but_at_the_end(trainer: Make) -> None:
+def test_nothing_happens_that_is_set_to_never(trainer: Make) -> None:
+    """Without a validation the last weights are the ones that are kept and tested."""
     never = {"validate_every": 0, "checkpoint_every": 0, "probe_every": 0, "log_every": 5}
     made = trainer(train=never)
     made.train()
     assert [(event["kind"], event["step"]) for event in events(made.run)] == [
-        ("run_started", 0), ("train", 5), ("train", 8), ("eval", 8), ("checkpoint", 8),
-        ("eval", 8), ("run_finished", 8),
+        ("run_started", 0), ("train", 5), ("train", 8), ("checkpoint", 8), ("eval", 8),
+        ("run_finished", 8),
     ]  # fmt: skip
+    (tested,) = events(made.run, "eval")
+    assert tested["split"] == "test"
+    assert checkpoint.read_state(made.run.best)["step"] == 8
+    store = made.objective.store
+    direct = evaluate_split(made.model, store.split("test"), block=32, streams=4, max_blocks=2)
+    assert tested["loss_nats"] == pytest.approx(direct.loss_nats)
 
 
 def test_seeds_decide_everything(trainer: Make) -> None:

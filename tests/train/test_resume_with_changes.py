@@ -42,11 +42,17 @@ def test_an_older_checkpoint_starts_the_run_over_from_there(trainer: Make) -> No
 def test_a_run_resumed_with_other_settings_says_so(trainer: Make) -> None:
     made = trainer()
     made.train()
-    longer = trainer(resume_from=checkpoint.find(made.run, "last"), train={"steps": 12})
+    changed = {"steps": 12, "lr": 0.01}
+    longer = trainer(resume_from=checkpoint.find(made.run, "last"), train=changed)
     longer.train()
     first, second = events(made.run, "run_started")
     assert (first["step"], first["total_steps"]) == (0, 8)
     assert (second["step"], second["total_steps"]) == (8, 12)
+    assert "changes" not in first
+    assert second["changes"] == [
+        {"setting": "train.steps", "before": 8, "after": 12},
+        {"setting": "train.lr", "before": 0.001, "after": 0.01},
+    ]
     trained = [event["step"] for event in events(made.run, "train")]
     assert trained == [2, 4, 6, 8, 10, 12]
 

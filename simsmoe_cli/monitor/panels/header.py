@@ -75,6 +75,7 @@ def status_style(status: Status, palette: Palette) -> str:
     color = {
         "training": palette.primary,
         "finished": palette.success,
+        "trained": palette.warning,
         "stopped": palette.warning,
         "stale": palette.warning,
         "failed": palette.error,

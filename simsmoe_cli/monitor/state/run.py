@@ -46,7 +46,7 @@ from simsmoe_cli.monitor.state.train_series import Gathered
 from simsmoe_cli.run.events import Eval, Event, Router, RunFinished, RunStarted, Similarity, Train
 from simsmoe_cli.run.score import Scoring
 
-Status = Literal["waiting", "training", "finished", "stopped", "failed", "stale"]
+Status = Literal["waiting", "training", "finished", "trained", "stopped", "failed", "stale"]
 
 
 class RunHistory(RunFacts):
@@ -175,7 +175,8 @@ class RunHistory(RunFacts):
         return self.status_at(time.time())
 
     def status_at(self, now: float) -> Status:
-        """The status of the run: waiting (no event yet), training, finished, stopped, failed, or
+        """The status of the run: waiting (no event yet), training, finished, trained (and not
+        tested), stopped, failed, or
         stale (no more events, and no event that says why)."""
         if not self.total_events:
             return "waiting"

@@ -24,6 +24,7 @@ from simsmoe_cli.parallel.world import ALONE, World, ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.similarity.cost import Cost
+from simsmoe_cli.train.evaluate import Progress, untold
 
 
 class Score(Protocol):
@@ -79,6 +80,10 @@ class Objective(ABC, Generic[S]):
         return self.model.similarity_cost(max(1, tokens))
 
     @abstractmethod
+    def data_in_words(self) -> str:
+        """What it is trained on, such as "enwik8: 90,000,000 bytes to train on, in data/enwik8"."""
+
+    @abstractmethod
     def micro_batches(self, step: int) -> Iterator[tuple[Any, ...]]:
         """The micro-batches of a step (0 is the first), as arguments of `loss`."""
 
@@ -106,12 +111,16 @@ class Objective(ABC, Generic[S]):
         there is padding (`StepContext.real_T`)."""
 
     @abstractmethod
-    def validate(self, context: StepContext) -> S:
+    def validate(self, context: StepContext, progress: Progress = untold) -> S:
         """Score the model as it is on the validation split."""
 
     @abstractmethod
-    def test(self, context: StepContext) -> S:
+    def test(self, context: StepContext, progress: Progress = untold) -> S:
         """Score the model on the split that is reported at the end."""
+
+    @abstractmethod
+    def tokens_evaluated(self) -> tuple[int, int]:
+        """Tokens that a validation reads, and the test."""
 
     @property
     def test_split(self) -> str:

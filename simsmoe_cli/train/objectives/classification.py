@@ -34,7 +34,7 @@ from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.run.vocabulary import Vocabulary
 from simsmoe_cli.train.classification_scores import accuracy, confusion, macro_f1
-from simsmoe_cli.train.evaluate import autocast
+from simsmoe_cli.train.evaluate import Progress, autocast, untold
 from simsmoe_cli.train.log_window import ACCURACY, WHOLE, Part
 from simsmoe_cli.train.loss import total_loss
 from simsmoe_cli.train.objectives.base import Objective
@@ -93,6 +93,18 @@ class TaskEvaluation:
             "tokens_per_s": self.tokens / self.seconds,
         }
 
+    def event(self, split: str) -> SplitScore:
+        """The fields of an eval event; those of a language model are undefined."""
+        return {**self.on_split(split), "bpc": None, "perplexity": None}
+
+    def test_scores(self) -> TestScores:
+        """The fields of a run_finished event."""
+        return {
+            "test_bpc": None,
+            "test_loss_nats": self.loss_nats,
+            "test_accuracy": self.accuracy,
+        }
+
 
 class Classification(Objective[TaskEvaluation]):
     """A task on a backbone; weights are fresh until they are loaded.
@@ -147,6 +159,10 @@ class Classification(Objective[TaskEvaluation]):
         self.warnings += remarks(split, encoded, self.recipe)
         return encoded
 
+    def data_in_words(self) -> str:
+        texts, labels = len(self.batches.split), len(self.task.labels)
+        return f"{self.task.name}, {texts:,} texts of {labels} classes; in {self.task.path}"
+
     def micro_batches(
         self, step: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, float, Part, StepContext]]:
@@ -200,15 +216,20 @@ class Classification(Objective[TaskEvaluation]):
     def probe_batch(self) -> tuple[Tensor, Tensor]:
         return self._probe.ids, real_positions(self._probe.mask.sum(1), self._probe.ids.shape[1])
 
-    def _evaluate(self, split: EncodedSplit, context: StepContext) -> TaskEvaluation:
+    def _evaluate(
+        self, split: EncodedSplit, context: StepContext, progress: Progress
+    ) -> TaskEvaluation:
         rows = self.recipe.train.batch // self.recipe.train.micro_batches
-        return classify(self.model, split, rows, self.precision, context, self.world)
+        return classify(self.model, split, rows, self.precision, context, self.world, progress)
 
-    def validate(self, context: StepContext) -> TaskEvaluation:
-        return self._evaluate(self._valid, context)
+    def validate(self, context: StepContext, progress: Progress = untold) -> TaskEvaluation:
+        return self._evaluate(self._valid, context, progress)
 
-    def test(self, context: StepContext) -> TaskEvaluation:
-        return self._evaluate(self._test, context)
+    def test(self, context: StepContext, progress: Progress = untold) -> TaskEvaluation:
+        return self._evaluate(self._test, context, progress)
+
+    def tokens_evaluated(self) -> tuple[int, int]:
+        return len(self._valid.ids), len(self._test.ids)
 
     @property
     def test_split(self) -> str:
@@ -218,17 +239,13 @@ class Classification(Objective[TaskEvaluation]):
         return 1 - score.accuracy
 
     def split_score(self, score: TaskEvaluation, split: str) -> SplitScore:
-        return {**score.on_split(split), "bpc": None, "perplexity": None}
+        return score.event(split)
 
     def best_fields(self, score: TaskEvaluation) -> dict[str, Any]:
         return {"loss_nats": score.loss_nats, "accuracy": score.accuracy}
 
     def test_scores(self, score: TaskEvaluation) -> TestScores:
-        return {
-            "test_bpc": None,
-            "test_loss_nats": score.loss_nats,
-            "test_accuracy": score.accuracy,
-        }
+        return score.test_scores()
 
     def announcement(self) -> TaskFacts:
         return {
@@ -304,6 +321,7 @@ def classify(
     precision: str,
     context: StepContext,
     world: World = ALONE,
+    progress: Progress = untold,
 ) -> TaskEvaluation:
     """Classify every text of a split, leaving the model in the mode it was in.
 
@@ -316,6 +334,7 @@ def classify(
         precision: "fp32" or "bf16" autocast.
         context: the step information for routers.
         world: ranks that share the model, each of which reads a part of every batch.
+        progress: told after each batch; it does not wait on the device.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -324,7 +343,9 @@ def classify(
     logits: list[Tensor] = []
     order: list[Tensor] = []
     # FSDP2 keeps gathered weights for the training, which inference tensors cannot serve.
+    done = 0
     with torch.inference_mode(world.alone):
+        progress(0, len(split))
         for texts in evaluation_batches(split, batch):
             own = slice(None) if world.alone else world.part(len(texts.index))
             # A rank for which no text is left computes one whose result is not used.
@@ -340,6 +361,8 @@ def classify(
             if read == own:
                 logits.append(output.logits.float())
                 order.append(texts.index[own])
+            done += len(texts.index)
+            progress(done, len(split))
     model.train(was_training)
     logits_EC = torch.zeros(len(split), model.classifier.out_features)
     if order:

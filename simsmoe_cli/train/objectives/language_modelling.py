@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.data.streams import TrainStreams
+from simsmoe_cli.data.streams import TrainStreams, evaluation_steps
 from simsmoe_cli.errors import DataError
 from simsmoe_cli.files.background import ReadAhead
 from simsmoe_cli.model.interface import TextModel, language_model
@@ -21,7 +21,14 @@ from simsmoe_cli.parallel.world import ALONE, World
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.events import SplitScore, TaskFacts, TestScores
 from simsmoe_cli.run.score import OF_CHARACTERS
-from simsmoe_cli.train.evaluate import Evaluation, autocast, evaluate_split
+from simsmoe_cli.train.evaluate import (
+    Evaluation,
+    Progress,
+    autocast,
+    evaluate_split,
+    look_back,
+    untold,
+)
 from simsmoe_cli.train.log_window import Part
 from simsmoe_cli.train.loss import total_loss
 from simsmoe_cli.train.objectives.base import Objective
@@ -85,6 +92,13 @@ class LanguageModelling(Objective[Evaluation]):
             self.model.document_end.fill_(store.manifest.end_id)
         self.memory = [self.model.initial_memory(self.rows) for _ in range(settings.micro_batches)]
 
+    def data_in_words(self) -> str:
+        manifest = self.store.manifest
+        tokens = manifest.splits["train"].tokens
+        times = self.tokens_read(self.recipe.train.steps) / tokens
+        read = f"read {times:.3g} times" if times >= 1 else f"{times:.2%} of it are read"
+        return f"{manifest.name}, {tokens:,} {self.unit}s, {read}; in {self.store.path}"
+
     def micro_batches(
         self, step: int
     ) -> Iterator[tuple[Tensor, Tensor, list[Tensor], StepContext]]:
@@ -122,7 +136,9 @@ class LanguageModelling(Objective[Evaluation]):
     def probe_batch(self) -> tuple[Tensor, None]:
         return self._probe_batch, None
 
-    def _evaluate(self, split: str, max_blocks: int, context: StepContext) -> Evaluation:
+    def _evaluate(
+        self, split: str, max_blocks: int, context: StepContext, progress: Progress
+    ) -> Evaluation:
         settings = self.recipe.eval
         return evaluate_split(
             self.model,
@@ -134,13 +150,35 @@ class LanguageModelling(Objective[Evaluation]):
             precision=self.precision,
             context=context,
             world=self.world,
+            progress=progress,
         )
 
-    def validate(self, context: StepContext) -> Evaluation:
-        return self._evaluate("valid", self.recipe.train.validate_blocks, context)
+    def validate(self, context: StepContext, progress: Progress = untold) -> Evaluation:
+        return self._evaluate("valid", self.recipe.train.validate_blocks, context, progress)
 
-    def test(self, context: StepContext) -> Evaluation:
-        return self._evaluate("test", self.recipe.eval.final_blocks, context)
+    def test(self, context: StepContext, progress: Progress = untold) -> Evaluation:
+        return self._evaluate("test", self.recipe.eval.final_blocks, context, progress)
+
+    def tokens_evaluated(self) -> tuple[int, int]:
+        settings, splits = self.recipe.eval, self.store.manifest.splits
+        valid, test = (
+            steps * tokens
+            for steps, tokens in (
+                evaluation_steps(
+                    splits[split].tokens,
+                    settings.streams,
+                    self.recipe.train.block,
+                    settings.overlap,
+                    most,
+                    0 if most else look_back(self.model),
+                )
+                for split, most in (
+                    ("valid", self.recipe.train.validate_blocks),
+                    ("test", settings.final_blocks),
+                )
+            )
+        )
+        return valid, test
 
     def to_minimise(self, score: Evaluation) -> float:
         return score.loss_nats
@@ -152,10 +190,7 @@ class LanguageModelling(Objective[Evaluation]):
         return {"loss_nats": score.loss_nats}
 
     def test_scores(self, score: Evaluation) -> TestScores:
-        return {
-            "test_bpc": score.bits_per_character(self.store.manifest.splits["test"], self.unit),
-            "test_loss_nats": score.loss_nats,
-        }
+        return score.test_scores(self.store.manifest)
 
     def announcement(self) -> TaskFacts:
         return {}
