@@ -9,8 +9,11 @@ runs          in the order asked for; null stands for what is unknown or undefin
   score_name, score_unit: of train, valid, best, test
   train, valid, best, best_step, test
   lr, grad_norm, tokens_per_s, step_ms, losses {name: nats}, metrics {name: value}
-  load          newest router event: step, layers [{layer, label, load_cv, dead [ids],
-                load [N], entropy_nats, entropy_of_mean_nats}]; null before the first
+  machine       {cpu_percent, ram_mb, gpu_mb, gpu_total_mb, gpu_percent} of the training process, as
+                far as known
+  load          newest router event: step, layers [{layer, label, load_cv, load [N], dead [ids]
+                (null: not judged yet), slots (by which they were judged), judged (in this event),
+                entropy_nats, entropy_of_mean_nats}]; null before the first
   cka           newest similarity event: step, measure, mean, layers [{layer, label, mean,
                 highest, pair [i, j]}]; null before the first
   alerts        [{kind, step, time, layer, label, experts [ids], recovered, text}], oldest
@@ -30,6 +33,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from simsmoe_cli.monitor.read.printed import PrintedTail
 from simsmoe_cli.monitor.read.tail import Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.run import RunHistory
@@ -66,6 +70,9 @@ def read(path: Path, thresholds: Thresholds | None = None, now: float | None = N
         batch = tail.poll()
         history.take(batch, now=now)
         more = batch.more
+    printed = PrintedTail(RunDir(path).printed)
+    printed.poll()
+    history.printed = printed.lines
     return Seen(history, dict(tail.skipped))
 
 
@@ -107,6 +114,7 @@ def _facts(run: Seen, now: float) -> dict[str, Any]:
         **{name: history.last(name) for name in ("lr", "grad_norm", "tokens_per_s", "step_ms")},
         "losses": {name: series.last for name, series in history.named("loss.").items()},
         "metrics": {name: series.last for name, series in history.named("metric.").items()},
+        "machine": dict(history.machine),
         "load": _load_facts(history),
         "cka": _cka_facts(history),
         "alerts": [asdict(alert) for alert in history.alerts],

@@ -27,6 +27,7 @@ class Selection:
         expert: an expert in the map of loads; None while none is chosen.
         at: the step of the cursor on the curves; None while there is no cursor.
         by_time: curves are drawn against the time since the run began instead of steps.
+        smooth: curves of training are running means over this many points; 0 for the points.
     """
 
     run: int = 0
@@ -36,6 +37,7 @@ class Selection:
     expert: int | None = None
     at: float | None = None
     by_time: bool = False
+    smooth: int = 0
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ def write_run(
     for probe in found:
         if probe["kind"] == "similarity":
             write_matrices(RunDir(folder), probe["step"], separate)
+    printed = ["--- 2023-11-14 22:13:20 simsmoe pretrain --recipe quickstart"]
+    for step in range(50, until + 1, 50):
+        printed.append(f"step {step}/{total}  loss {score(step, separate):.3f}")
+    (folder / "log.txt").write_text("".join(f"{line}\n" for line in printed))
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in found))
     return folder
 
@@ -130,6 +134,7 @@ def train_event(step: int, separate: float) -> dict[str, Any]:
         step_ms=round(220 + 6 * math.cos(step / 70), 2),
         lr=round(1.2e-3 * min(1, step / 200) * (0.55 + 0.45 * math.cos(step / 640)), 8),
         tokens=2048 * step,
+        machine={"cpu_percent": 198, "ram_mb": 812 + step // 100},
         similarity={"pairs_due": 4.0, "mean": round(0.7 * math.exp(-separate * step / 900), 5)},
     )
 

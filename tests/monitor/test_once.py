@@ -94,8 +94,8 @@ def test_several_runs_share_the_curves(made: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", until=1000, finished=False, separate=0.1)
     seen = text(made, 120, other, now=NOW + 3600)
     assert seen.count("bits per byte") == 1
-    assert "made train" in seen
-    assert "other train" in seen
+    assert "to first" in seen
+    assert "*  other" in seen
     assert "other  stale, no event for 1 h 33 min" in seen
     assert "50% · step 1,000/2,000" in seen
 

@@ -48,7 +48,7 @@ KEYS = {
     "signals": "4",
     "layers": "5 down down left",
     "shared": "6 down",
-    "events": "7",
+    "events": "8",
     "help": "2 f1",
 }
 

@@ -24,6 +24,7 @@ Dots = NDArray[np.bool_]
 
 MARKS = "•+x*o#@%"
 AXIS_STYLE = "dim"
+DASH = 2  # cells after which the colours of curves that coincide alternate
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 
 
@@ -36,6 +37,8 @@ class Curve:
         x, y: its points, in order; nan breaks the curve.
         low, high: the lowest and highest of the values averaged in each point; drawn too.
         style: rich style.
+        rank: curves of a higher rank hide those of a lower one; where curves of the same rank
+            coincide, their colours alternate, so that each is seen.
     """
 
     label: str
@@ -44,6 +47,7 @@ class Curve:
     low: Floats | None = None
     high: Floats | None = None
     style: str = ""
+    rank: int = 0
 
 
 def line_plot(
@@ -58,12 +62,13 @@ def line_plot(
     x_label: str = "",
     legend: bool = True,
     cursor: float | None = None,
+    marks: Sequence[tuple[float, str]] = (),
     color: bool = True,
 ) -> list[Text]:
     """Curves with axes, ticks and a legend.
 
     Args:
-        curves: the last is drawn on top.
+        curves: in the order of the legend.
         width, height: cells to fill.
         x_axis, y_axis: None fits them to the curves.
         log_y: of the fitted y axis.
@@ -71,6 +76,7 @@ def line_plot(
         x_label: after the last tick of x.
         legend: whether to leave a line for title and labels.
         cursor: x of a vertical line.
+        marks: x and style of dotted vertical lines.
         color: False draws each curve with a character of its own.
 
     Returns:
@@ -80,15 +86,29 @@ def line_plot(
     y_axis = y_axis or axis(
         [v for c in curves for v in (c.y, c.low, c.high) if v is not None], log_y
     )
-    marks = "" if color or len(curves) < 2 else MARKS
-    head = [_legend(curves, title, marks, width)] if legend and height > 3 else []
+    head = [_legend(curves, title, samples(curves, color), width)] if legend and height > 3 else []
     frame = _Frame(width, height - len(head), x_axis, y_axis)
-    for number, curve in enumerate(curves):
-        mark = marks[number % len(marks)] if marks else ""
-        frame.draw(_curve_dots(curve, frame, x_axis, y_axis), curve.style, mark)
+    chars = [""] * len(curves) if color or len(curves) < 2 else samples(curves, color)
+    for rank in sorted({curve.rank for curve in curves}):
+        frame.draw_together(
+            [
+                (_curve_dots(curve, frame, x_axis, y_axis), curve.style, char)
+                for curve, char in zip(curves, chars, strict=True)
+                if curve.rank == rank
+            ]
+        )
+    for x, style in marks:
+        frame.draw_vertical(x, "┊", style)
     if cursor is not None:
-        frame.draw_cursor(cursor)
+        frame.draw_vertical(cursor, "│", AXIS_STYLE)
     return head + frame.lines(x_label)
+
+
+def samples(curves: Sequence[Curve], color: bool) -> list[str]:
+    """What stands for each curve in a legend."""
+    if color or len(curves) < 2:
+        return ["━━"] * len(curves)
+    return [MARKS[number % len(MARKS)] for number in range(len(curves))]
 
 
 def scatter(
@@ -155,22 +175,43 @@ class _Frame:
             (column >= 0) & (column < self.columns * 2) & (row >= 0) & (row < self.rows * 4)
         )
 
-    def draw(self, dots: Dots, style: str, mark: str) -> None:
-        """Put dots, [rows * 4, columns * 2], on top; as a character per cell if there is a mark."""
-        cells = dots.reshape(self.rows, 4, self.columns, 2)
-        codes = (cells * _BITS[None, :, None, :]).sum(axis=(1, 3))
-        here = codes > 0
+    def draw_together(self, curves: Sequence[tuple[Dots, str, str]]) -> None:
+        """Dots of several curves, their styles and marks; where they share cells, they alternate.
+
+        Args:
+            curves: dots as in `draw`.
+        """
+        cells = np.stack([self._cell_codes(dots) > 0 for dots, _, _ in curves])
+        place = np.cumsum(cells, axis=0) - 1  # of a curve among those in the same cell
+        turn = (np.arange(self.columns) // DASH) % np.maximum(1, cells.sum(axis=0))
+        for (dots, style, mark), here in zip(curves, cells & (place == turn), strict=True):
+            self.draw(dots, style, mark, here)
+
+    def draw(
+        self, dots: Dots, style: str, mark: str, where: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Put dots, [rows * 4, columns * 2], on top; as a character per cell if there is a mark.
+
+        Args:
+            where: cells that take the style, [rows, columns]; None: all that have dots.
+        """
+        codes = self._cell_codes(dots)
+        here = codes > 0 if where is None else where
         self._codes |= codes
         self._chars[here] = mark
         self._styles[here] = self._style(style)
 
-    def draw_cursor(self, x: float) -> None:
+    def _cell_codes(self, dots: Dots) -> NDArray[np.int64]:
+        cells = dots.reshape(self.rows, 4, self.columns, 2)
+        return np.asarray((cells * _BITS[None, :, None, :]).sum(axis=(1, 3)))
+
+    def draw_vertical(self, x: float, char: str, style: str) -> None:
         """A vertical line through the cells that are empty."""
         column = int(self.dots_of(np.array([x]), np.array([0.0]))[0][0]) // 2
         if 0 <= column < self.columns:
             for row in range(self.rows):
                 if not self._codes[row, column]:
-                    self.put(column, row, "│", AXIS_STYLE)
+                    self.put(column, row, char, style)
 
     def put(self, column: int, row: int, char: str, style: str) -> None:
         """A character in a cell."""
@@ -233,13 +274,12 @@ class _Frame:
         return [Text(corner + "".join(rule), AXIS_STYLE), Text("".join(row), AXIS_STYLE)]
 
 
-def _legend(curves: Sequence[Curve], title: str, marks: str, width: int) -> Text:
+def _legend(curves: Sequence[Curve], title: str, signs: Sequence[str], width: int) -> Text:
     text = Text(title, style="bold")
-    for number, curve in enumerate(curves):
+    for curve, sign in zip(curves, signs, strict=True):
         if curve.label:
-            sample = marks[number % len(marks)] if marks else "━━"
             text.append("  " if text.plain else "")
-            text.append(f"{sample} ", Style.parse(curve.style) + Style(bold=False))
+            text.append(f"{sign} ", Style.parse(curve.style) + Style(bold=False))
             text.append(curve.label, Style(bold=False))
     text.truncate(width, overflow="ellipsis")
     return text

@@ -16,6 +16,7 @@ NAMES = (
     "signals",
     "layers",
     "shared_tokens",
-    "events",  # the dashboard keeps the last one low
+    "log",
+    "events",  # the dashboard keeps the last two low
 )
 PANELS: tuple[Panel, ...] = tuple(import_module(f"{__name__}.{name}").PANEL for name in NAMES)

@@ -11,26 +11,25 @@ from simsmoe_cli.monitor.draw.heatmap import Layout, heat_map, layout
 from simsmoe_cli.monitor.draw.scales import SIMILARITY_SCALE, Scale, color_bar
 from simsmoe_cli.monitor.draw.text import cut, filled
 from simsmoe_cli.monitor.panels import pairs
-from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit
+from simsmoe_cli.monitor.panels.panel import Panel, Picture, run_grid
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.view import View
 
 
 def draw(view: View, width: int, height: int) -> Picture:
     """A heat map of experts against experts for each run."""
-    runs, room = runs_that_fit(view, width)
-    found = {run: pairs.shown(view, run) for run in runs}
+    runs = run_grid(view, width, height - 2)
+    found = {run: pairs.shown(view, run) for run in runs.runs}
     if not any(found.values()):
         return pairs.no_matrices(view, width, height)
     scale = SIMILARITY_SCALE
 
-    def draw_run(_run: int, probe: pairs.Probe, above: int) -> tuple[list[Text], Layout]:
-        return _map(view, probe[1], scale, room, max(1, height - above - 2))
+    def draw_run(_run: int, probe: pairs.Probe, high: int) -> tuple[list[Text], Layout]:
+        return _map(view, probe[1], scale, runs.width, high)
 
-    lines, maps = runs_beside(
+    lines, maps = runs.beside(
         view,
         found,
-        room,
         draw_run,
         missing=partial(pairs.why_none, view),
         heading=lambda probe: f"step {probe[0]:,}",

@@ -18,6 +18,7 @@ from simsmoe_cli.monitor.view import View
 
 Array = NDArray[np.float64]
 LEAST_COURSE = 7  # lines
+SMOOTHING = (0, 5, 20, 100)  # points
 
 
 def points(history: RunHistory, name: str) -> Points:
@@ -54,12 +55,66 @@ def x_of(view: View, history: RunHistory, of: Points) -> Array:
     return (of.time - _began(history)) / _time_unit(view)[1]
 
 
-def curve(view: View, history: RunHistory, name: str, label: str, style: str) -> Curve | None:
-    """A series as a curve; None where it has no points."""
+def curve(
+    view: View,
+    history: RunHistory,
+    name: str,
+    label: str,
+    style: str,
+    *,
+    rank: int = 0,
+    smooth: bool = False,
+) -> Curve | None:
+    """A series as a curve; None where it has no points.
+
+    Args:
+        name: of the series.
+        label, style, rank: of the curve.
+        smooth: whether it is smoothed if the user asked for that.
+    """
     found = points(history, name)
     if not len(found):
         return None
-    return Curve(label, x_of(view, history, found), found.mean, found.low, found.high, style)
+    x = x_of(view, history, found)
+    if smooth and view.selection.smooth:
+        return Curve(
+            label, x, running_mean(found.mean, view.selection.smooth), style=style, rank=rank
+        )
+    return Curve(label, x, found.mean, found.low, found.high, style, rank)
+
+
+def running_mean(values: Array, over: int) -> Array:
+    """The mean of the last `over` values at each; undefined ones do not count."""
+    known = np.isfinite(values)
+    sums = np.cumsum(np.where(known, values, 0.0))
+    counts = np.cumsum(known).astype(np.float64)
+    for running in (sums, counts):
+        running[over:] -= running[:-over].copy()
+    return np.where(known & (counts > 0), sums / np.maximum(counts, 1), np.nan)
+
+
+def smoothing_words(view: View) -> str:
+    """How curves are smoothed; "" where they are not."""
+    return f"mean of {view.selection.smooth} points" if view.selection.smooth else ""
+
+
+def next_smoothing(view: View, _width: int = 0) -> View:
+    """Smooth more, or not at all after the most."""
+    here = SMOOTHING.index(view.selection.smooth)
+    return view.choose(smooth=SMOOTHING[(here + 1) % len(SMOOTHING)])
+
+
+def resume_marks(view: View) -> list[tuple[float, str]]:
+    """Where runs were resumed with other settings, on the x axis, and the colour of the run."""
+    found = []
+    for index, run in enumerate(view.runs):
+        steps = [step for step, _ in run.history.changes]
+        if view.selection.by_time and steps:
+            train = points(run.history, "train")
+            x = x_of(view, run.history, train)
+            steps = [x[_nearest(train.step, step)] for step in steps] if len(train) else []
+        found += [(float(step), view.color_of(index)) for step in steps]
+    return found
 
 
 def x_axis(view: View) -> Axis:
@@ -91,7 +146,7 @@ def layer_courses(view: View, prefix: str, title: str, width: int, height: int) 
                 if name != str(layer)
             ]
         label = f"layer {view.layer_label}" if index == 0 else ""
-        chosen.append(curve(view, run.history, f"{prefix}{layer}", label, f"bold {color}"))
+        chosen.append(curve(view, run.history, f"{prefix}{layer}", label, f"bold {color}", rank=1))
     curves = [found for found in (*others, *chosen) if found is not None]
     if not curves:
         return []
@@ -143,14 +198,17 @@ def value_at(found: Points, at: float) -> float:
     return float(found.mean[here[-1]]) if here.size else math.nan
 
 
-CURSOR_KEYS = tuple(
-    Key(keys, partial(move_cursor, columns=columns), label, help, "Cursor" if label else "")
-    for keys, columns, label, help in (
-        ("left", -1, "Left", "A cursor on the curves that shows their exact values: left"),
-        ("right", 1, "Right", "Cursor on the curves: right"),
-        ("shift+left", -10, "", "Cursor on the curves: ten columns left"),
-        ("shift+right", 10, "", "Cursor on the curves: ten columns right"),
-        ("home", -1_000_000, "", "Cursor on the first step"),
-        ("end", 1_000_000, "", "Cursor on the last step"),
-    )
+CURVE_KEYS = (
+    *(
+        Key(keys, partial(move_cursor, columns=columns), label, help, "Cursor" if label else "")
+        for keys, columns, label, help in (
+            ("left", -1, "Left", "A cursor on the curves that shows their exact values: left"),
+            ("right", 1, "Right", "Cursor on the curves: right"),
+            ("shift+left", -10, "", "Cursor on the curves: ten columns left"),
+            ("shift+right", 10, "", "Cursor on the curves: ten columns right"),
+            ("home", -1_000_000, "", "Cursor on the first step"),
+            ("end", 1_000_000, "", "Cursor on the last step"),
+        )
+    ),
+    Key("e", next_smoothing, "Smooth", "Smooth the curves of training: over 5, 20 or 100 points"),
 )

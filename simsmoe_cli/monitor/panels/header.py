@@ -6,7 +6,7 @@ It is drawn above the panels and is not one of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from rich.text import Text
 
@@ -15,6 +15,7 @@ from simsmoe_cli.monitor.draw.text import cut
 from simsmoe_cli.monitor.state.run import RunHistory, Status
 from simsmoe_cli.monitor.view import ShownRun, View
 from simsmoe_cli.run.duration import duration
+from simsmoe_cli.run.events import Machine
 
 BAR = 12
 WIDE = 110  # cells from which the settings of a run fit beside its name
@@ -44,14 +45,15 @@ def draw(view: View, width: int, height: int) -> list[Text]:
     lines = []
     for index in range(first, min(len(view.runs), first + room)):
         line = _who(view, index, width)
-        if not narrow:
-            facts = _facts(view.runs[index].history, width - line.cell_len - 2)
-            line.append(" " * (width - line.cell_len - facts.cell_len)).append_text(facts)
+        history = view.runs[index].history
+        beside = machine_words(history.machine)
+        facts = _that_fit(beside if narrow else _facts(history) + beside, width - line.cell_len - 2)
+        line.append(" " * (width - line.cell_len - facts.cell_len)).append_text(facts)
         if index == chosen and view.several:
             line.stylize("reverse", 0, 1)
         lines.append(line)
     if narrow:
-        lines.append(_facts(view.chosen, width))
+        lines.append(_that_fit(_facts(view.chosen), width))
     lines.append(_where(view, width))
     return lines
 
@@ -95,16 +97,38 @@ def _status_words(run: ShownRun, now: float) -> str:
     return status
 
 
-def _facts(history: RunHistory, width: int) -> Text:
+def _facts(history: RunHistory) -> list[str]:
     """Recipe, router, similarity preset, size and device."""
-    facts = [
+    return [
         history.recipe_name,
         history.router,
         f"similarity {history.similarity}" if history.similarity else "",
         f"{millions(history.parameters)} parameters" if history.parameters else "",
         " ".join(part for part in (history.device, history.precision) if part),
     ]
-    return cut(Text(" · ".join(fact for fact in facts if fact), style="dim", no_wrap=True), width)
+
+
+def _that_fit(facts: Sequence[str], width: int) -> Text:
+    """Facts beside each other; the first are left out where there is too little room."""
+    told = [fact for fact in facts if fact]
+    while len(told) > 1 and len(" · ".join(told)) > width:
+        told.pop(0)
+    return cut(Text(" · ".join(told), style="dim", no_wrap=True), width)
+
+
+def machine_words(machine: Machine) -> list[str]:
+    """What a training process takes of its machine."""
+    gpu = []
+    if (percent := machine.get("gpu_percent")) is not None:
+        gpu.append(f"{percent}%")
+    if (used := machine.get("gpu_mb")) and (total := machine.get("gpu_total_mb")):
+        gpu.append(f"{used / 1000:.1f}/{total / 1000:.0f} GB")
+    cpu, ram = machine.get("cpu_percent"), machine.get("ram_mb")
+    return [
+        f"GPU {' '.join(gpu)}" if gpu else "",
+        f"CPU {cpu}%" if cpu is not None else "",
+        f"RAM {ram / 1000:.1f} GB" if ram is not None else "",
+    ]
 
 
 def _where(view: View, width: int) -> Text:

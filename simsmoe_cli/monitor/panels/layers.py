@@ -60,17 +60,30 @@ def _rows(view: View, frames: Frames, layers: Sequence[int], width: int, height:
             text = f"layer {name[index]}" if not index or name[index] != name[0] else ""
             line = Text(("›" if chosen and not index else " ") + text.ljust(label - 1))
             line.stylize("bold" if chosen else "")
-            over = mean > view.chosen.thresholds.cka_above
-            color, filled = view.color_of(index), bar(mean, room)
-            line.append(filled, view.palette.error if over else color)
-            line.append("·" * (room - len(filled)), f"dim {color}")
-            line.append(f" {mean:5.2f}  " if math.isfinite(mean) else "     –  ")
+            limit = view.chosen.thresholds.cka_above
+            line.append_text(_bar(view, mean, limit, room, view.color_of(index)))
+            line.append(f" {mean:5.2f}" if math.isfinite(mean) else "     –")
+            line.append("▲ " if mean > limit else "  ", f"bold {view.palette.error}")
             series = view.runs[index].history.series.get(f"cka.{layer}")
             values = np.empty(0) if series is None else series.points().mean
-            line.append(sparkline(values, spark), color)
+            line.append(sparkline(values, spark), view.color_of(index))
             lines.append(line)
     left = height - len(lines)
     return lines + layer_courses(view, "cka.", "mean CKA over training", width, left)
+
+
+def _bar(view: View, mean: float, limit: float, room: int, color: str) -> Text:
+    """A bar in the colour of its run, with a line where the threshold is."""
+    filled = bar(mean, room)
+    line = Text(filled.ljust(room, "·"))
+    line.stylize(color, 0, len(filled))
+    line.stylize(f"dim {color}", len(filled), room)
+    at = round(limit * room)
+    if 0 < at < room:
+        line.plain = line.plain[:at] + "│" + line.plain[at + 1 :]
+        behind = f" on {color}" if at < len(filled) else ""
+        line.stylize(f"not dim {view.palette.error}{behind}", at, at + 1)
+    return line
 
 
 def _curves(view: View, frames: Frames, width: int, height: int) -> list[Text]:
@@ -118,7 +131,8 @@ PANEL = Panel(
     short="Layers",
     about=(
         "Mean pairwise CKA of each layer at the probe that is shown; at the right, its course over "
-        "training. A layer's number is its index among all sub-layers of the model, from 0. "
+        "training. The line across the bars is the threshold of alerts; ▲ marks a mean above it. "
+        "A layer's number is its index among all sub-layers of the model, from 0. "
         "If there are many layers, x is the layer: the bright curve is this probe, the dim one "
         "the first."
     ),

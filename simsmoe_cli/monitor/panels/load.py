@@ -18,8 +18,7 @@ from simsmoe_cli.monitor.panels.panel import (
     Key,
     Panel,
     Picture,
-    runs_beside,
-    runs_that_fit,
+    run_grid,
     waiting,
 )
 from simsmoe_cli.monitor.state.probes import RouterFrame, RouterLayer
@@ -37,8 +36,9 @@ def shown(view: View, run: int) -> RouterFrame | None:
 
 def draw(view: View, width: int, height: int) -> Picture:
     """A heat map of loads for each run, 1 being a fair share."""
-    runs, room = runs_that_fit(view, width)
-    found = {run: shown(view, run) for run in runs}
+    below = 2
+    runs = run_grid(view, width, height - below)
+    found = {run: shown(view, run) for run in runs.runs}
     shares = [
         layer.load * len(layer.load)
         for frame in found.values()
@@ -49,13 +49,13 @@ def draw(view: View, width: int, height: int) -> Picture:
         return waiting(view, "probe of the router", width, height)
     scale = magnitude_scale(np.concatenate(shares))
 
-    def draw_run(run: int, frame: RouterFrame, above: int) -> tuple[list[Text], Layout]:
-        return _map(view, run, frame, scale, room, max(1, height - above - 2))
+    def draw_run(run: int, frame: RouterFrame, high: int) -> tuple[list[Text], Layout]:
+        return _map(view, run, frame, scale, runs.width, high)
 
-    lines, maps = runs_beside(view, found, room, draw_run, missing=lambda _: "no probe")
-    left = height - 2 - len(lines)
+    lines, maps = runs.beside(view, found, draw_run, missing=lambda _: "no probe")
+    left = height - below - len(lines)
     lines += layer_courses(view, "load_cv.", "load CV over training", width, left)
-    lines = filled(lines, height - 2)
+    lines = filled(lines, height - below)
     lines.append(_detail(view, width))
     bar = color_bar(scale, min(30, width // 2), digits=1, color=view.color)
     scale_line = Text("load ", style="dim").append_text(bar).append(" of a fair share", "dim")
@@ -63,8 +63,8 @@ def draw(view: View, width: int, height: int) -> Picture:
     frame = shown(view, view.selection.run)
     if frame is None:
         return Picture(lines, maps=maps)
-    dead = sum(len(layer.dead) for layer in frame.layers)
-    return Picture(lines, f"{view.step_text(frame.step)} · {dead or 'none'} dead", maps=maps)
+    dead = "dead not judged yet" if frame.dead is None else f"{frame.dead or 'none'} dead"
+    return Picture(lines, f"{view.step_text(frame.step)} · {dead}", maps=maps)
 
 
 def _map(
@@ -124,7 +124,7 @@ def _annotate(
 
     If a line shows several layers, it gets their highest CV and the number of dead experts.
     """
-    dead = layers[0].dead if len(layers) == 1 else ()
+    dead = (layers[0].dead or ()) if len(layers) == 1 else ()
     if grid.block[1] == 1:
         for expert in dead:
             if expert < grid.columns:
@@ -137,7 +137,7 @@ def _annotate(
     over = max(known, default=0.0) > view.chosen.thresholds.load_cv_above
     cv = f" {max(known):.2f}" if known else "    –"
     line.append(cv.rjust(cv_width), alarm if over else "")
-    number = sum(len(layer.dead) for layer in layers)
+    number = sum(len(layer.dead or ()) for layer in layers)
     if number:
         left = max(0, room - max(CV_WIDTH, cv_width))
         named = " " + ",".join(map(str, dead))
@@ -162,7 +162,13 @@ def _detail(view: View, width: int) -> Text:
             "not bold",
         )
     else:
-        dead = f"dead {','.join(map(str, layer.dead))}" if layer.dead else "none dead"
+        dead = "none dead"
+        if layer.dead is None:
+            dead = "too few slots to say which are dead"
+        elif layer.dead:
+            dead = f"dead {','.join(map(str, layer.dead))}"
+        if layer.slots:
+            dead += f" of {layer.slots:,} slots"
         entropy = decimal(layer.entropy_nats, 2)
         cv = decimal(layer.load_cv)
         line.append(f"CV {cv}, {dead}, routing entropy {entropy} nats", "not bold")
@@ -209,8 +215,9 @@ PANEL = Panel(
     about=(
         "How many slots each expert is given, as a multiple of a fair share: 1 where all have the "
         "same. A row is a layer. CV is the standard deviation of the load over its mean, 0 at "
-        "perfect balance. Dead experts, marked ×, get less than 1% of a fair share. h and l move "
-        "a cursor over the experts of the chosen layer."
+        "perfect balance. Dead experts, marked ×, get less than 1% of a fair share of so many "
+        "training tokens that chance does not decide. h and l move a cursor over the experts of "
+        "the chosen layer."
     ),
     draw=draw,
     keys=(

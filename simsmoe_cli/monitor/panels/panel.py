@@ -18,7 +18,7 @@ from simsmoe_cli.monitor.view import View
 
 T = TypeVar("T")
 
-LEAST_WIDTH = 22  # cells for the picture of one run among others
+LEAST_RUN_WIDTH, LEAST_RUN_HEIGHT = 20, 7  # of the picture of one run among others
 GAP = 2  # cells between pictures
 
 
@@ -95,7 +95,7 @@ def shows_series(view: View) -> Hashable:
     """Everything that a panel of curves depends on."""
     selection = view.selection
     versions = tuple((run.history, run.version) for run in view.runs)
-    return (versions, selection.run, selection.at, selection.by_time)
+    return (versions, selection.run, selection.at, selection.by_time, selection.smooth)
 
 
 def _some(view: View, width: int) -> int:
@@ -150,54 +150,80 @@ PROBE_KEYS = (
 )
 
 
-def runs_that_fit(view: View, width: int) -> tuple[range, int]:
-    """The runs that fit side by side, including the chosen one, and the width for each."""
-    runs = len(view.runs)
-    count = max(1, min(runs, (width + GAP) // (LEAST_WIDTH + GAP)))
-    first = max(0, min(view.selection.run - count // 2, runs - count))
-    return range(first, first + count), (width - GAP * (count - 1)) // count
+@dataclass(frozen=True)
+class RunGrid:
+    """Where the pictures of several runs are: side by side, and in a second row if there is room.
 
-
-def runs_beside(
-    view: View,
-    found: Mapping[int, T | None],
-    room: int,
-    draw: Callable[[int, T, int], tuple[Sequence[Text], Layout | None]],
-    missing: Callable[[int], str],
-    heading: Callable[[T], str] = lambda _: "",
-) -> tuple[list[Text], list[HeatMap]]:
-    """Pictures of several runs side by side, each under the name of its run.
-
-    Args:
-        view: if it has only one run, this run has no heading.
-        found: the probe of each run, by the run's index; None if it has none.
-        room: the width of each picture.
-        draw: from a run, its probe and the number of lines above its picture to the picture, and to
-            the layout of its cells if it is a heat map.
-        missing: from a run without a probe to a message that says so.
-        heading: more words after the name, if there is room.
+    Attributes:
+        runs: those that fit, the chosen one among them.
+        columns: pictures side by side.
+        width, height: of each picture, with its heading.
     """
-    blocks, maps = [], []
-    for index, (run, known) in enumerate(found.items()):
-        block: list[Text] = []
-        if view.several:
-            line = Text(no_wrap=True).append("● ", view.color_of(run))
-            name = view.runs[run].history.name
-            cut(line.append(name, "bold" if run == view.selection.run else "not bold"), room)
-            told = heading(known) if known is not None else ""
-            if told and line.cell_len + 2 + len(told) <= room:
-                line.append(f"  {told}", "dim")
-            block.append(line)
-        if known is None:
-            block.append(Text(missing(run), style="dim"))
-        else:
-            above = len(block)
-            lines, layout = draw(run, known, above)
-            block += lines
-            if layout is not None:
-                maps.append(HeatMap(run, index * (room + GAP), above, layout))
-        blocks.append(block)
-    return side_by_side(blocks, room, GAP), maps
+
+    runs: range
+    columns: int
+    width: int
+    height: int
+
+    def beside(
+        self,
+        view: View,
+        found: Mapping[int, T | None],
+        draw: Callable[[int, T, int], tuple[Sequence[Text], Layout | None]],
+        missing: Callable[[int], str],
+        heading: Callable[[T], str] = lambda _: "",
+    ) -> tuple[list[Text], list[HeatMap]]:
+        """The pictures, each under the name of its run.
+
+        Args:
+            view: if it has only one run, this run has no heading.
+            found: the probe of each run, by the run's index; None if it has none.
+            draw: from a run, its probe and the number of lines for its picture to the picture, and
+                to the layout of its cells if it is a heat map.
+            missing: from a run without a probe to a message that says so.
+            heading: more words after the name, if there is room.
+        """
+        lines: list[Text] = []
+        maps: list[HeatMap] = []
+        for first in range(0, len(found), self.columns):
+            row = list(found.items())[first : first + self.columns]
+            blocks = []
+            for column, (run, known) in enumerate(row):
+                words = heading(known) if known is not None else ""
+                block = [_run_heading(view, run, self.width, words)] if view.several else []
+                if known is None:
+                    block.append(Text(missing(run), style="dim"))
+                else:
+                    above = len(block)
+                    drawn, layout = draw(run, known, max(1, self.height - above))
+                    block += drawn
+                    if layout is not None:
+                        x, y = column * (self.width + GAP), len(lines) + above
+                        maps.append(HeatMap(run, x, y, layout))
+                blocks.append(block)
+            lines += side_by_side(blocks, self.width, GAP)
+        return lines, maps
+
+
+def run_grid(view: View, width: int, height: int) -> RunGrid:
+    """Room for as many runs as fit into a space."""
+    runs = len(view.runs)
+    columns = max(1, min(runs, (width + GAP) // (LEAST_RUN_WIDTH + GAP)))
+    rows = max(1, min(-(-runs // columns), height // LEAST_RUN_HEIGHT))
+    columns = min(columns, -(-runs // rows))
+    count = min(runs, rows * columns)
+    first = max(0, min(view.selection.run - count // 2, runs - count))
+    room = (width - GAP * (columns - 1)) // columns
+    return RunGrid(range(first, first + count), columns, room, height // rows)
+
+
+def _run_heading(view: View, run: int, width: int, words: str) -> Text:
+    line = Text(no_wrap=True).append("● ", view.color_of(run))
+    name = view.runs[run].history.name
+    cut(line.append(name, "bold" if run == view.selection.run else "not bold"), width)
+    if words and line.cell_len + 2 + len(words) <= width:
+        line.append(f"  {words}", "dim")
+    return line
 
 
 def waiting(view: View, for_what: str, width: int, height: int) -> Picture:

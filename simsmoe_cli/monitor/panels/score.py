@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from rich.text import Text
 
 from simsmoe_cli.monitor.draw.axes import Axis, axis
 from simsmoe_cli.monitor.draw.canvas import Curve, line_plot
+from simsmoe_cli.monitor.panels import score_legend
 from simsmoe_cli.monitor.panels.curves import (
-    CURSOR_KEYS,
+    CURVE_KEYS,
     cursor_x,
     curve,
-    points,
-    value_at,
+    resume_marks,
+    smoothing_words,
     x_axis,
     x_label,
 )
@@ -23,8 +25,9 @@ from simsmoe_cli.monitor.panels.panel import Key, Panel, Picture, shows_series, 
 from simsmoe_cli.monitor.view import View
 
 RANGES = ("", ", values of the later half", ", logarithmic")
-# In the order of drawing: the best score is drawn first, under the validation it comes from.
+# Series, name and colour of one run; validation hides the best, which comes from it.
 PARTS = (("best", "best", 2), ("train", "train", 0), ("valid", "validation", 1))
+LEAST_PLOT = 7  # lines that the legend of several runs leaves for their curves
 
 
 def draw(view: View, width: int, height: int) -> Picture:
@@ -35,41 +38,56 @@ def draw(view: View, width: int, height: int) -> Picture:
     curves = _several(view) if view.several else _one(view)
     if not curves:
         return replace(waiting(view, "training step", width, height), title=title)
+    table: list[Text] = []
+    if view.several:
+        room = height - LEAST_PLOT
+        table = score_legend.table(view, curves, width)
+        if len(table) > room:
+            table = table[1 : 1 + max(1, room)]
     lines = line_plot(
         curves,
         width,
-        height,
+        height - len(table),
         x_axis=x_axis(view),
         y_axis=_late_axis(view, curves) if view.scroll == 1 else None,
         log_y=view.scroll == 2,
+        legend=not view.several,
         x_label=x_label(view),
         cursor=cursor_x(view),
+        marks=resume_marks(view),
         color=view.color,
     )
+    at = view.selection.at
     units = " and ".join(sorted({scoring.in_words for scoring in begun}))
-    return Picture(lines, _reading(view) or units, title, scroll=view.scroll)
+    told = [units if at is None else f"step {at:,.0f}", smoothing_words(view)]
+    note = " · ".join(words for words in told if words)
+    return Picture([*table, *lines], note, title, scroll=view.scroll)
 
 
 def _one(view: View) -> list[Curve]:
+    """Curves of one run, with their values in the legend."""
     history = view.runs[0].history
-    found = [
-        curve(view, history, name, label, view.color_of(color)) for name, label, color in PARTS
-    ]
+    found = []
+    for rank, (name, label, color) in enumerate(PARTS):
+        value = score_legend.shown(view, history, name)
+        told = f"{label} {value:.3f}" if math.isfinite(value) else label
+        style = view.color_of(color)
+        found.append(curve(view, history, name, told, style, rank=rank, smooth=name == "train"))
     return [curve for curve in found if curve is not None]
 
 
 def _several(view: View) -> list[Curve]:
     """Curves of several runs: validation in the colour of its run, training in the same colour,
-    dimmed."""
+    dimmed. The label says whose it is."""
     train, valid = [], []
     for index, run in enumerate(view.runs):
         history, color = run.history, view.color_of(index)
         name = history.name
-        valid.append(curve(view, history, "valid", name, f"bold {color}"))
+        valid.append(curve(view, history, "valid", name, f"bold {color}", rank=1))
         alone = valid[-1] is None
-        label = name if alone else "" if view.color else f"{name} train"
         style = color if alone else f"dim {color}"
-        train.append(curve(view, history, "train", label, style))
+        label = score_legend.TRAIN + name
+        train.append(curve(view, history, "train", label, style, smooth=True))
     return [curve for curve in (*train, *valid) if curve is not None]
 
 
@@ -78,25 +96,6 @@ def _late_axis(view: View, curves: Sequence[Curve]) -> Axis:
     x = x_axis(view)
     middle = (x.low + x.high) / 2
     return axis([np.asarray(curve.y)[np.asarray(curve.x) >= middle] for curve in curves])
-
-
-def _reading(view: View) -> str:
-    """The values under the cursor."""
-    at = view.selection.at
-    if at is None:
-        return ""
-    told = []
-    for run in view.runs:
-        history = run.history
-        values = [
-            f"{label} {value:.3f}"
-            for name, label, _ in PARTS
-            if math.isfinite(value := value_at(points(history, name), at))
-            and (not view.several or name == "valid")
-        ]
-        name = f"{history.name} " if view.several else ""
-        told.append(name + (" ".join(values) or "–"))
-    return f"step {at:,.0f}: " + " · ".join(told)
 
 
 def next_range(view: View, _width: int) -> View:
@@ -112,13 +111,15 @@ PANEL = Panel(
         "Bits per character (lower is better) against steps or time: of training batches, of the "
         "validation split, and the best validation so far. Where tokens are not characters, the "
         "loss in nats per token; of a classifier, its accuracy (higher is better). Of several "
-        "runs, validation is drawn in the run's colour and training dim. y changes the range, so "
-        "that a late difference is seen."
+        "runs, validation is drawn in the run's colour and training dim; the table has the newest "
+        "values, or those under the cursor, and the difference of validation to the first run at "
+        "the last step that both have. A dotted line is where a run was resumed with other "
+        "settings. y changes the range, so that a late difference is seen; e smooths training."
     ),
     draw=draw,
     depends_on=shows_series,
     keys=(
-        *CURSOR_KEYS,
+        *CURVE_KEYS,
         Key(
             "y",
             next_range,

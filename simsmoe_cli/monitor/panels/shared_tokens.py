@@ -12,7 +12,7 @@ from simsmoe_cli.monitor.draw.axes import Axis, axis
 from simsmoe_cli.monitor.draw.canvas import scatter
 from simsmoe_cli.monitor.draw.text import cut, filled
 from simsmoe_cli.monitor.panels import pairs
-from simsmoe_cli.monitor.panels.panel import Panel, Picture, runs_beside, runs_that_fit
+from simsmoe_cli.monitor.panels.panel import Panel, Picture, run_grid
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.view import View
 from simsmoe_cli.run.correlation import pearson, ranks
@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 
 def draw(view: View, width: int, height: int) -> Picture:
     """A point for each pair; the cursor is that of the pairwise map."""
-    runs, room = runs_that_fit(view, width)
-    found = {run: pairs.shown(view, run) for run in runs}
+    runs = run_grid(view, width, height - 1)
+    found = {run: pairs.shown(view, run) for run in runs.runs}
     clouds = {run: cloud(probe[1]) for run, probe in found.items() if probe is not None}
     if not clouds:
         return pairs.no_matrices(view, width, height)
@@ -32,11 +32,10 @@ def draw(view: View, width: int, height: int) -> Picture:
     low = min(0.0, float(np.nanmin(y))) if np.isfinite(y).any() else 0.0
     x_axis = axis([np.append(share, 0.0) for share, _ in clouds.values()])
 
-    def draw_run(run: int, probe: pairs.Probe, above: int) -> tuple[list[Text], None]:
-        high = max(1, height - 1 - above)
-        return _plot(view, run, probe[1], (x_axis, Axis(low, 1.0)), room, high), None
+    def draw_run(run: int, probe: pairs.Probe, high: int) -> tuple[list[Text], None]:
+        return _plot(view, run, probe[1], (x_axis, Axis(low, 1.0)), runs.width, high), None
 
-    lines, _ = runs_beside(view, found, room, draw_run, missing=partial(pairs.why_none, view))
+    lines, _ = runs.beside(view, found, draw_run, missing=partial(pairs.why_none, view))
     lines = filled(lines, height - 1)
     lines.append(_detail(view, width))
     where = f"layer {view.layer_label}"

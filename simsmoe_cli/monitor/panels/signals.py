@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,16 +13,17 @@ from simsmoe_cli.monitor.draw.axes import Axis, short
 from simsmoe_cli.monitor.draw.canvas import line_plot
 from simsmoe_cli.monitor.draw.text import cut, side_by_side
 from simsmoe_cli.monitor.panels.curves import (
-    CURSOR_KEYS,
+    CURVE_KEYS,
     cursor_x,
     curve,
     points,
+    resume_marks,
+    smoothing_words,
     value_at,
     x_axis,
 )
 from simsmoe_cli.monitor.panels.panel import (
     GAP,
-    LEAST_WIDTH,
     Key,
     Panel,
     Picture,
@@ -30,16 +32,21 @@ from simsmoe_cli.monitor.panels.panel import (
 )
 from simsmoe_cli.monitor.view import View
 
-LEAST_HEIGHT = 6
+LEAST_WIDTH, LEAST_HEIGHT = 22, 6  # of a plot
 
 # Names of series in the order of their plots, and their titles.
 FIRST = {"tokens_per_s": "tokens/s", "lr": "learning rate", "grad_norm": "gradient norm"}
 LAST = {
     "cka": "mean CKA",
+    "cka_shared": "CKA on shared tokens",
     "load_cv": "load CV",
     "pairs.mean": "similarity of due pairs",
     "pairs.due": "pairs due per step",
     "step_ms": "ms per step",
+    "machine.gpu_percent": "GPU, %",
+    "machine.gpu_mb": "GPU memory, MB",
+    "machine.cpu_percent": "CPU, % of a core",
+    "machine.ram_mb": "memory, MB",
 }
 
 
@@ -62,7 +69,9 @@ def draw(view: View, width: int, height: int) -> Picture:
         part = shown[row * columns : (row + 1) * columns]
         plots = [_plot(view, name, title, cell, high, axis) for name, title in part]
         lines += side_by_side(plots, cell, GAP)
-    note = f"{first + 1}–{first + len(shown)} of {len(names)}" if rows > seen else ""
+    told = [f"{first + 1}–{first + len(shown)} of {len(names)}" if rows > seen else ""]
+    told.append(smoothing_words(view))
+    note = " · ".join(words for words in told if words)
     return Picture(lines, note, scroll=scroll)
 
 
@@ -88,26 +97,38 @@ def _plot(view: View, name: str, title: str, width: int, height: int, axis: Axis
     at = view.selection.at
     for index, run in enumerate(view.runs):
         color = view.color_of(index)
-        found = curve(view, run.history, name, "", color)
+        found = curve(view, run.history, name, "", color, smooth=True)
         if found is not None:
             curves.append(found)
             last = run.history.last(name)
             value = last if at is None else value_at(points(run.history, name), at)
             values.append((value, f"not bold {color}" if view.several else "not bold"))
-    head = Text(title, style="bold", no_wrap=True)
-    for value, style in values:
-        exact = _exact(value, 100 if view.several else 1000)
-        head.append(("  " if len(values) == 1 else " ") + exact, style)
+    head = _head(title, values, width, 100 if view.several else 1000)
     plot = line_plot(
         curves,
         width,
-        height - 1,
+        height - len(head),
         x_axis=axis,
         legend=False,
         cursor=cursor_x(view),
+        marks=resume_marks(view),
         color=view.color,
     )
-    return [cut(head, width), *plot]
+    return [*head, *plot]
+
+
+def _head(title: str, values: Sequence[tuple[float, str]], width: int, parts: int) -> list[Text]:
+    """The title and the values, which are never cut: they go on in further lines."""
+    lines = [Text(title, style="bold", no_wrap=True)]
+    for number, (value, style) in enumerate(values):
+        text = _exact(value, parts)
+        gap = "  " if number == 0 else " "
+        if lines[-1].cell_len + len(gap) + len(text) > width:
+            cut(lines[-1], width)
+            lines.append(Text(no_wrap=True, style="bold"))
+            gap = ""
+        lines[-1].append(gap + text, style)
+    return [cut(line, width) for line in lines]
 
 
 def _exact(value: float, parts: int) -> str:
@@ -132,12 +153,13 @@ PANEL = Panel(
     about=(
         "Throughput, learning rate, gradient norm, every loss by its name (nats, as reported, "
         "before its coefficient), mean CKA and load CV over layers, what similarity learning "
-        "measures, and what the router reports. The newest value is beside each name."
+        "measures, what the router reports, and what the process takes of its machine. The newest "
+        "value is beside each name; e smooths the curves."
     ),
     draw=draw,
     depends_on=shows_series,
     keys=(
-        *CURSOR_KEYS,
+        *CURVE_KEYS,
         Key("up", partial(_scroll, rows=-1), "Up", "Signals above", "Scroll"),
         Key("down", partial(_scroll, rows=1), "Down", "Signals below", "Scroll"),
     ),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from simsmoe_cli.monitor.read.head_tail import head_and_tail
+from simsmoe_cli.monitor.read.printed import PrintedTail
 from simsmoe_cli.monitor.read.tail import Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds, in_one_line
 from simsmoe_cli.monitor.state.run import RunHistory
@@ -64,6 +65,7 @@ class Follower:
         self.caught_up = False
         self._clock = clock
         self._tail = Tail(RunDir(path).events)
+        self._printed = PrintedTail(RunDir(path).printed)
         self._read = self.history
 
     def preview(self) -> None:
@@ -87,9 +89,12 @@ class Follower:
         alerts = history.take(batch, live=live, now=self._clock())
         if batch.events or batch.restarted or batch.notices or alerts or gone:
             self.version += 1
+        if self._printed.poll():
+            self.version += 1
         caught_up = not batch.more
         if caught_up or batch.restarted:
             self.history = history
+        self.history.printed = self._printed.lines
         if caught_up != self.caught_up:
             self.version += 1
             self.caught_up = caught_up

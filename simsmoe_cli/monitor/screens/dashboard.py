@@ -120,9 +120,10 @@ class Dashboard(Screen[None]):
         above = header.height(len(self.followers), width - 2, height)
         focused = self._focused_index()
         body = height - above - 1
-        found = pages(len(self.panels), width, body)
+        runs = len(self.followers)
+        found = pages(len(self.panels), width, body, runs)
         if len(found) > 1 or self._zoomed:
-            found = pages(len(self.panels), width, body - 1)
+            found = pages(len(self.panels), width, body - 1, runs)
         page = Page((focused,), 1, False) if self._zoomed else page_of(focused, found)
         self.tabs.display = len(page.panels) < len(self.panels)
         self.header.styles.height = above

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PANEL_WIDTH = 46
-PANEL_HEIGHT = 14
-LAST_HEIGHT = 7  # of the last panel, the events, if it has a row of its own below the others
+PANEL_WIDTH, PANEL_HEIGHT = 46, 14
+WIDTH_OF_MANY, HEIGHT_OF_MANY = 62, 16  # from three runs on
+LOW_PANELS = 2  # the last ones, of text: the log and the events
+LOW_HEIGHT = 7  # of their row, if they have one of their own below the others
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Page:
     Attributes:
         panels: their indices, in order.
         columns: of the grid.
-        low_last: whether the last row is the low one of the events.
+        low_last: whether the last row is the low one of the panels of text.
     """
 
     panels: tuple[int, ...]
@@ -36,14 +37,16 @@ class Page:
         return self.columns - (len(self.panels) - 1) % self.columns
 
 
-def pages(panels: int, width: int, height: int) -> tuple[Page, ...]:
-    """The pages that show this many panels in a window of `width` x `height` cells."""
-    columns = max(1, min(3, width // PANEL_WIDTH))
-    rows_of_others = -(-(panels - 1) // columns)
-    if height >= rows_of_others * PANEL_HEIGHT + LAST_HEIGHT:
-        low_last = (panels - 1) % columns == 0
+def pages(panels: int, width: int, height: int, runs: int = 1) -> tuple[Page, ...]:
+    """The pages that show this many panels of some runs in a window of `width` x `height` cells."""
+    wide, high = (WIDTH_OF_MANY, HEIGHT_OF_MANY) if runs > 2 else (PANEL_WIDTH, PANEL_HEIGHT)
+    columns = max(1, min(3, width // wide))
+    others = panels - LOW_PANELS
+    low_last = columns >= LOW_PANELS and others % columns == 0
+    rows = others // columns if low_last else -(-panels // columns)
+    if height >= rows * high + low_last * LOW_HEIGHT:
         return (Page(tuple(range(panels)), columns, low_last),)
-    capacity = columns * max(1, height // PANEL_HEIGHT)
+    capacity = columns * max(1, height // high)
     return tuple(
         Page(tuple(range(first, min(panels, first + capacity))), columns, False)
         for first in range(0, panels, capacity)

@@ -136,12 +136,13 @@ class Watch:
         for layer in frame.layers:
             number = layer.layer
             turned: dict[bool, set[int]] = {True: set(), False: set()}
-            known = self._dead.setdefault(number, set())
-            known.update(layer.dead)
-            for expert in known:
-                now = self._turned(("dead", number, expert), expert in layer.dead)
-                if now is not None:
-                    turned[now].add(expert)
+            if layer.judged and layer.dead is not None:
+                known = self._dead.setdefault(number, set())
+                known.update(layer.dead)
+                for expert in known:
+                    now = self._turned(("dead", number, expert), expert in layer.dead)
+                    if now is not None:
+                        turned[now].add(expert)
             if died := turned[True]:
                 text = f"{_experts(died)} dead (under 1% of a fair share)"
                 found.append(self._of_layer("dead", frame, number, text, False, died))

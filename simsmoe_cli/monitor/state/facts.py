@@ -6,7 +6,7 @@ from typing import Any
 
 from simsmoe_cli.monitor.draw.sanitize import clean
 from simsmoe_cli.monitor.state.alerts import warm_up_steps
-from simsmoe_cli.run.events import RunStarted, Train
+from simsmoe_cli.run.events import Machine, RunStarted, Train
 from simsmoe_cli.run.layer_labels import recipe_labels
 
 
@@ -22,6 +22,8 @@ class RunFacts:
         ranks: how many processes train together; None where it is one.
         slowest: of several, the one that works longest, and how many times as long as the one in
             the middle; None where unknown.
+        changes: steps from which a resumed run had other settings, and these, in words.
+        machine: what the training process takes of its machine, by the newest event.
     """
 
     def __init__(self) -> None:
@@ -34,6 +36,8 @@ class RunFacts:
         self.warm_up = 0
         self.ranks: int | None = None
         self.slowest: tuple[int, float] | None = None
+        self.changes: list[tuple[int, str]] = []
+        self.machine: Machine = {}
         self._labels: list[str] = []
 
     def started(self, event: RunStarted) -> None:
@@ -54,6 +58,7 @@ class RunFacts:
 
     def trained(self, event: Train) -> None:
         """Take a train event."""
+        self.machine = event.get("machine", {})
         busy = event.get("busy_ms", {})
         self.ranks, slowest = busy.get("ranks"), busy.get("slowest")
         most, median = busy.get("most"), busy.get("median")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsmoe_cli.files.untrusted import Unreadable
-from simsmoe_cli.run import probes
+from simsmoe_cli.run import events, probes
 from simsmoe_cli.run.events import Number, Router, Similarity
 from simsmoe_cli.run.probes import Matrices, Matrix, most_similar_pairs
 
@@ -35,17 +35,22 @@ class RouterLayer:
         layer: its index among the layers with experts, from 0.
         load: [N], fraction of the routed slots.
         load_cv: standard deviation of the load over its mean.
-        dead: experts with less than 1% of a fair share.
+        dead: experts with less than 1% of a fair share, as the last event that judged them says;
+            None where none has.
         entropy_nats: of a token's routing probabilities, mean over tokens.
         entropy_of_mean_nats: of the mean routing probabilities.
+        slots: routed slots of training batches by which the dead were judged; 0: by `load`.
+        judged: whether this event judged them, not one before.
     """
 
     layer: int
     load: NDArray[np.float32]
     load_cv: float
-    dead: tuple[int, ...]
+    dead: tuple[int, ...] | None
     entropy_nats: float
     entropy_of_mean_nats: float
+    slots: int = 0
+    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,25 @@ class RouterFrame:
     layers: tuple[RouterLayer, ...]
 
     @classmethod
-    def of(cls, event: Router) -> RouterFrame:
-        """The frame of an event."""
+    def of(cls, event: Router, before: RouterFrame | None = None) -> RouterFrame:
+        """The frame of an event.
+
+        Args:
+            before: the frame before, whose dead experts stay where this event does not judge them.
+        """
+        known = {layer.layer: layer for layer in before.layers} if before is not None else {}
         layers = {
-            layer["layer"]: RouterLayer(
-                layer=layer["layer"],
-                load=np.array(layer.get("load", [])[:MAX_EXPERTS], dtype=np.float32),
-                load_cv=defined(layer.get("load_cv")),
-                dead=tuple(sorted((layer.get("dead") or [])[:MAX_EXPERTS])),
-                entropy_nats=defined(layer.get("entropy_nats")),
-                entropy_of_mean_nats=defined(layer.get("entropy_of_mean_nats")),
-            )
+            layer["layer"]: _router_layer(layer, known.get(layer["layer"]))
             for layer in event.get("layers", [])
         }
         ordered = tuple(layers[number] for number in sorted(layers))
         return cls(event["step"], defined(event.get("time")), ordered)
+
+    @property
+    def dead(self) -> int | None:
+        """How many experts of all layers are dead; None where no layer was judged."""
+        known = [len(layer.dead) for layer in self.layers if layer.dead is not None]
+        return sum(known) if known else None
 
     @property
     def load_cv(self) -> float:
@@ -84,6 +93,25 @@ class RouterFrame:
         return sum(layer.load.nbytes for layer in self.layers)
 
 
+def _router_layer(layer: events.RouterLayer, before: RouterLayer | None) -> RouterLayer:
+    found = layer.get("dead", [])
+    judged = found is not None
+    slots = sum(layer.get("slots", []))
+    dead = tuple(sorted(found[:MAX_EXPERTS])) if found is not None else None
+    if not judged and before is not None:
+        dead, slots = before.dead, before.slots
+    return RouterLayer(
+        layer=layer["layer"],
+        load=np.array(layer.get("load", [])[:MAX_EXPERTS], dtype=np.float32),
+        load_cv=defined(layer.get("load_cv")),
+        dead=dead,
+        entropy_nats=defined(layer.get("entropy_nats")),
+        entropy_of_mean_nats=defined(layer.get("entropy_of_mean_nats")),
+        slots=slots,
+        judged=judged,
+    )
+
+
 @dataclass(frozen=True)
 class LayerSimilarity:
     """The similarity of the experts of one layer.
@@ -94,12 +122,15 @@ class LayerSimilarity:
         cka: [N, N]; nan where undefined.
         shared: [N, N], fraction of tokens that both experts of a pair were given; nan where
             unknown.
+        cka_shared: [N, N], on the tokens that both experts of a pair were given; nan where
+            undefined; None where it was not measured.
     """
 
     layer: int
     mean: float
     cka: Matrix
     shared: Matrix
+    cka_shared: Matrix | None = None
 
     @property
     def experts(self) -> int:
@@ -140,6 +171,8 @@ class SimilarityFrame:
         measure: name of the similarity measure.
         tokens: tokens of the probe batch; 0 where unknown.
         means: mean similarity by layer, in the layers' order; nan where undefined.
+        shared_means: the same on the tokens that both experts of a pair were given; no layer where
+            it was not measured.
         highest: the most similar pair by layer, (i, j, value), where one is defined.
         matrices: name of their file, the matrices themselves, or None where there are none.
     """
@@ -149,6 +182,7 @@ class SimilarityFrame:
     measure: str
     tokens: int
     means: dict[int, float]
+    shared_means: dict[int, float] = field(default_factory=dict)
     highest: dict[int, tuple[int, int, float]] = field(default_factory=dict)
     matrices: str | Matrices | None = None
     _files: ProbeFiles | None = None
@@ -173,6 +207,11 @@ class SimilarityFrame:
             measure=event.get("measure", ""),
             tokens=event.get("tokens", 0),
             means={layer["layer"]: defined(layer.get("mean")) for layer in layers},
+            shared_means={
+                layer["layer"]: defined(layer["shared_mean"])
+                for layer in layers
+                if "shared_mean" in layer
+            },
             highest=highest,
             matrices=held or event.get("matrices"),
             _files=files,
@@ -194,7 +233,14 @@ class SimilarityFrame:
             return None
         at = found.layers.index(number)
         mean = self.means.get(number, math.nan)
-        return LayerSimilarity(number, mean, found.cka_LNN[at], found.shared_LNN[at])
+        on_shared = found.cka_shared_LNN
+        return LayerSimilarity(
+            number,
+            mean,
+            found.cka_LNN[at],
+            found.shared_LNN[at],
+            None if on_shared is None else on_shared[at],
+        )
 
     def without_matrices(self) -> str:
         """Why there are no matrices, in words; empty where there are."""

@@ -12,7 +12,9 @@ Series by name:
     lr, grad_norm, tokens_per_s, step_ms
     pairs.due, pairs.mean    similarity learning in training: pairs measured a step, their mean
     metric.NAME              what routers report
+    machine.NAME             what the training process takes of its machine
     cka, cka.L               mean pairwise similarity at probes: over layers, of layer L
+    cka_shared               the same on tokens that both of a pair were given, over layers
     load_cv, load_cv.L       coefficient of variation of the load: mean over layers, of layer L
 
 L is a layer's index among the layers with experts, as in the events. People are shown
@@ -40,6 +42,7 @@ from simsmoe_cli.monitor.state.probes import (
     RouterLayer,
     SimilarityFrame,
     defined,
+    mean_of,
 )
 from simsmoe_cli.monitor.state.series import Series
 from simsmoe_cli.monitor.state.train_series import Gathered
@@ -69,6 +72,7 @@ class RunHistory(RunFacts):
         best_score, best_step: that of the best validation; nan and None before.
         test_score: of the best weights, of a finished run; nan before.
         reason: why the run ended; "" while it has not.
+        printed: the last lines that the training printed, oldest first.
         total_events: events taken.
     """
 
@@ -93,6 +97,7 @@ class RunHistory(RunFacts):
         self.best_score = self.test_score = math.nan
         self.best_step: int | None = None
         self.reason = ""
+        self.printed: tuple[str, ...] = ()
         self.total_events = 0
         self._ended: Status | None = None
         self._saw_bpc = False
@@ -273,7 +278,8 @@ class RunHistory(RunFacts):
         self._say("info", f"{split} {scoring.text(score)}{best}")
 
     def _router(self, event: Router, step: int, at: float) -> None:
-        frame = RouterFrame.of(event)
+        before = self.routers[-1] if len(self.routers) else None
+        frame = RouterFrame.of(event, before)
         self.routers.append(frame)
         for layer in frame.layers:
             self._gathered.add(f"load_cv.{layer.layer}", step, at, layer.load_cv)
@@ -286,6 +292,9 @@ class RunHistory(RunFacts):
         for layer, mean in frame.means.items():
             self._gathered.add(f"cka.{layer}", step, at, mean)
         self._gathered.add("cka", step, at, frame.mean)
+        if frame.shared_means:
+            shared = mean_of(list(frame.shared_means.values()))
+            self._gathered.add("cka_shared", step, at, shared)
         self._journal.alert(self._watch.similarity(frame))
 
     def _finished(self, event: RunFinished) -> None:

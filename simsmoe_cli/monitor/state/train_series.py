@@ -17,7 +17,7 @@ from simsmoe_cli.run.score import Scoring
 
 MAX_SERIES = 1024
 SCALARS = ("lr", "grad_norm", "tokens_per_s", "step_ms")
-GROUPS = {"losses": "loss.", "metrics": "metric."}
+GROUPS = {"losses": "loss.", "metrics": "metric.", "machine": "machine."}
 PAIRS = {"pairs_due": "pairs.due", "mean": "pairs.mean"}
 _ABSENT = object()
 

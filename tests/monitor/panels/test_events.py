@@ -27,10 +27,10 @@ def test_keys_scroll_and_stop_at_the_oldest(runs: Path) -> None:
 
 
 def test_a_long_line_is_wrapped_under_its_words(runs: Path) -> None:
-    lines = drawn(PANEL, replace(view_of(runs / "first"), scroll=8), 30)
+    lines = drawn(PANEL, replace(view_of(runs / "first"), scroll=6), 30)
     at = next(number for number, line in enumerate(lines) if "▲" in line)
     assert lines[at : at + 3] == [
-        "1,000 ▲ layer 5: expert 3 is",
+        "1,250 ▲ layer 5: expert 3 is",
         "        dead (under 1% of a",
         "        fair share)",
     ]

@@ -30,9 +30,17 @@ def test_what_is_below_is_the_chosen_layer_at_the_chosen_probe(runs: Path) -> No
 def test_a_mean_above_its_threshold_is_marked(tmp_path: Path) -> None:
     view = view_of(write_run(tmp_path / "run"))
     view.chosen.thresholds = Thresholds(cka_above=0.5)
-    lines = PANEL.draw(view, 78, 20).lines
-    marked = [any(span.style == view.palette.error for span in line.spans) for line in lines]
-    assert marked[:3] == [False, True, False]
+    first, second = PANEL.draw(view, 78, 20).lines[1:3]
+    assert " 0.67▲" in first.plain
+    assert "▲" not in second.plain
+    # The bar keeps the colour of its run, and the threshold is a line across it.
+    room = second.plain.index("  0.21") - second.plain.index("█")
+    for line in (first, second):
+        at = line.plain.index("│")
+        assert at - line.plain.index("█") == round(0.5 * room)
+        assert not any(
+            str(span.style) == view.palette.error for span in line.spans if span.start < at
+        )
 
 
 def test_many_layers_are_a_curve(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli.monitor.panels import PANELS, cka
-from simsmoe_cli.monitor.panels.panel import Panel, runs_that_fit
+from simsmoe_cli.monitor.panels.panel import Panel, run_grid
 from tests.monitor.made_run import write_run
 from tests.monitor.views import drawn, view_of
 
@@ -59,8 +59,24 @@ def test_the_chosen_run_is_always_among_those_that_fit(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, until=250, total=250) for name in names]
     for run, name in enumerate(names):
         view = view_of(*folders, run=run)
-        shown, room = runs_that_fit(view, 78)
-        assert run in shown
-        assert len(shown) * room <= 78
-        assert any(name in line for line in drawn(cka.PANEL, view))
-    assert len(runs_that_fit(view, 300)[0]) == 6
+        grid = run_grid(view, 78, 10)
+        assert run in grid.runs
+        assert grid.columns == len(grid.runs) == 3
+        assert grid.columns * grid.width <= 78
+        assert any(name in line for line in drawn(cka.PANEL, view, 78, 12))
+    assert len(run_grid(view, 300, 10).runs) == 6
+
+
+def test_more_runs_go_into_a_second_row_where_one_is_too_short(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / str(run), until=250, total=250) for run in range(5)]
+    view = view_of(*folders)
+    grid = run_grid(view, 68, 14)
+    assert (len(grid.runs), grid.columns, grid.height) == (5, 3, 7)
+    maps = cka.PANEL.draw(view, 68, 16).maps
+    assert [(found.run, found.x > 0, found.y > 1) for found in maps] == [
+        (0, False, False),
+        (1, True, False),
+        (2, True, False),
+        (3, False, True),
+        (4, True, True),
+    ]

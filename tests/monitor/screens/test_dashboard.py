@@ -74,7 +74,7 @@ def test_the_key_for_runs_reaches_those_that_do_not_fit(tmp_path: Path) -> None:
             await pilot.press("r")
         assert shown[0] != set(names)
 
-    drive(monitor([tmp_path / name for name in names], tmp_path), scenario)
+    drive(monitor([tmp_path / name for name in names], tmp_path), scenario, size=(60, 24))
 
 
 def test_several_runs_share_plots_and_stand_beside_each_other(runs: Path) -> None:
@@ -82,7 +82,7 @@ def test_several_runs_share_plots_and_stand_beside_each_other(runs: Path) -> Non
         screen = dashboard(pilot)
         names = ("first", "second", "third")
         score, cka = text_of(screen.panels[0]), text_of(screen.panels[1])
-        assert all(name in score.split("\n")[0] for name in names)
+        assert [line.split()[1] for line in score.split("\n")[1:4]] == list(names)
         assert "first" in cka
         assert "second" in cka
         await pilot.press("2", "m")

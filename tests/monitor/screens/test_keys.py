@@ -19,6 +19,10 @@ from tests.monitor.driving import dashboard, drive, keys_of, monitor, text_of, u
 Step = tuple[str, Callable[[Dashboard], Any], Any]
 
 
+def smooth(screen: Dashboard) -> object:
+    return screen.selection.smooth
+
+
 def layer(screen: Dashboard) -> int:
     return screen.selection.layer
 
@@ -46,6 +50,11 @@ def playing(screen: Dashboard) -> bool:
 def top_line(screen: Dashboard) -> str:
     """First line of the events."""
     return text_of(screen.panels[-1]).split("\n")[0].strip()
+
+
+def last_line(screen: Dashboard) -> str:
+    """The beginning of the last line that was printed."""
+    return text_of(screen.panels[-2]).strip().split("\n")[-1][:20]
 
 
 def first_plot(screen: Dashboard) -> str:
@@ -99,9 +108,11 @@ CURSOR: list[Step] = [
     ("end", at, 2000.0),
     ("home", at, 50.0),
 ]
+SMOOTH: list[Step] = [("e", smooth, over) for over in (5, 20, 100, 0)]
 OF_PANEL: dict[str, list[Step]] = {
     "score": [
         *CURSOR,
+        *SMOOTH,
         ("y", ticks, "4:2.25 8:2.20 13:2.15"),
         ("y", ticks, "3:5 6:4 10:3"),
         ("y", ticks, "4:5 7:4 11:3"),
@@ -117,11 +128,22 @@ OF_PANEL: dict[str, list[Step]] = {
     ],
     "signals": [
         *CURSOR,
+        *SMOOTH,
         ("down", first_plot, "balance loss"),
         ("up", first_plot, "tokens/s"),
     ],
     "layers": PROBES,
     "shared": PAIRS,
+    "log": [
+        ("up", last_line, "step 1950/2000  loss"),
+        ("down", last_line, "step 2000/2000  loss"),
+        ("k", last_line, "step 1950/2000  loss"),
+        ("j", last_line, "step 2000/2000  loss"),
+        ("pageup", last_line, "step 1500/2000  loss"),
+        ("pagedown", last_line, "step 2000/2000  loss"),
+        ("home", last_line, "--- 2023-11-14 22:13"),
+        ("end", last_line, "step 2000/2000  loss"),
+    ],
     "events": [
         ("down", top_line, "2,000   test 2.250 BPC"),
         ("up", top_line, "2,000 ✓ finished: all steps done"),
