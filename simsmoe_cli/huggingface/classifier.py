@@ -23,11 +23,12 @@ from simsmoe_cli.errors import DataError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.foreign_code import foreign_code, transformers_module
 from simsmoe_cli.huggingface.model_config import class_of
-from simsmoe_cli.huggingface.save import FOLDER, save_model
+from simsmoe_cli.huggingface.save import FOLDER, save_model, whole_tensors
 from simsmoe_cli.huggingface.wrapped import Wrapped, WrappedOutcome, build
 from simsmoe_cli.model.classifier import pool
 from simsmoe_cli.model.interface import TextClassifier
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.parallel.world import first
 from simsmoe_cli.recipe.schema import Recipe
 
 HEAD_STD = 0.02
@@ -93,6 +94,9 @@ class HuggingFaceClassifier(Wrapped, TextClassifier):
         kind = self._class()
         if kind is None or self.remarks():
             return
+        body = whole_tensors(self.body)
+        if not first():
+            return
         config: Any = copy.deepcopy(self.body.config)
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
@@ -103,11 +107,11 @@ class HuggingFaceClassifier(Wrapped, TextClassifier):
             with torch.device("meta"):
                 model = kind(config)
             prefix = model.base_model_prefix
-            tensors = {f"{prefix}.{name}": part for name, part in self.body.state_dict().items()}
+            tensors = {f"{prefix}.{name}": part for name, part in body.items()}
             tensors["score.weight"] = self.classifier.weight.detach()
             model.load_state_dict(tensors, assign=True)
         with atomic.whole_folder(run / FOLDER, replace=True) as partial:
-            save_model(model, self.dtype, run / FOLDER, partial)
+            save_model(model, whole_tensors(model), self.dtype, run / FOLDER, partial)
 
     def _class(self) -> Any:
         """The classifier of transformers for this family; None if there is none."""

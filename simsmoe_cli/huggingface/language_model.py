@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.foreign_code import transformers_module
-from simsmoe_cli.huggingface.save import FOLDER, save_model
+from simsmoe_cli.huggingface.save import FOLDER, save_model, whole_tensors
 from simsmoe_cli.huggingface.wrapped import Wrapped, WrappedOutcome, build
 from simsmoe_cli.model.interface import ReadOn, TextModel
 from simsmoe_cli.moe.routers.base import StepContext
+from simsmoe_cli.parallel.world import first
 from simsmoe_cli.recipe.schema import Recipe
 
 
@@ -76,8 +77,10 @@ class HuggingFaceLanguageModel(Wrapped, TextModel):
 
     def publish(self, run: Path, labels: Sequence[str] = ()) -> None:
         """Write `RUN/huggingface`."""
-        with atomic.whole_folder(run / FOLDER, replace=True) as partial:
-            self.save(partial, run)
+        tensors = whole_tensors(self.body)
+        if first():
+            with atomic.whole_folder(run / FOLDER, replace=True) as partial:
+                save_model(self.body, tensors, self.dtype, run / FOLDER, partial)
 
     def save(self, folder: Path, run: Path) -> None:
         """Fill a folder that transformers loads.
@@ -86,7 +89,7 @@ class HuggingFaceLanguageModel(Wrapped, TextModel):
             folder: an empty folder.
             run: the run folder, which has the tokenizer.
         """
-        save_model(self.body, self.dtype, run / FOLDER, folder)
+        save_model(self.body, whole_tensors(self.body), self.dtype, run / FOLDER, folder)
 
     def initial_memory(self, batch: int) -> list[Tensor]:
         return []

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.folder import accompanying
 from simsmoe_cli.huggingface.foreign_code import foreign_code
+from simsmoe_cli.parallel.sharded import whole
 from simsmoe_cli.run.folder import RunDir
 
 FOLDER = "huggingface"  # of a run
@@ -32,11 +33,19 @@ def keep_tokenizer(source: Path, run: RunDir) -> None:
             shutil.copyfile(file, partial / file.name)
 
 
-def save_model(body: nn.Module, dtype: str, beside: Path, out: Path) -> None:
+def whole_tensors(body: nn.Module) -> dict[str, Tensor]:
+    """The weights and buffers of a model by name; if ranks share it, all of them must call this."""
+    return {name: whole(tensor.detach()) for name, tensor in body.state_dict().items()}
+
+
+def save_model(
+    body: nn.Module, tensors: dict[str, Tensor], dtype: str, beside: Path, out: Path
+) -> None:
     """Fill a folder that transformers loads.
 
     Args:
         body: the model.
+        tensors: its `whole_tensors`.
         dtype: of its parameters in the files, such as "bfloat16"; empty: as they are.
         beside: a folder with the tokenizer.
         out: an empty folder.
@@ -48,7 +57,6 @@ def save_model(body: nn.Module, dtype: str, beside: Path, out: Path) -> None:
     model: Any = body
     wanted, kept = getattr(torch, dtype, None), model.config.dtype
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    tensors = model.state_dict()
     for file in accompanying(beside) if beside.is_dir() else []:
         shutil.copyfile(file, out / file.name)
     try:

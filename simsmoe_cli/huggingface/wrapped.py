@@ -107,7 +107,9 @@ class Wrapped(MoEModel):
         self._recorders = [LayerRecorder(layer, top_k) for layer in self._layers]
         settings = recipe.similarity
         self.similarity = nn.ModuleList(
-            SimilarityLearning(settings, self._width(place), layer.number, top_k or 2)
+            SimilarityLearning(
+                settings, self._width(place), layer.number, top_k or 2, over_ranks=True
+            )
             for place, layer in enumerate(self._layers)
             if settings.enabled
         )
@@ -210,8 +212,10 @@ class Wrapped(MoEModel):
             (routed.logits_TN, routed.index_TK) for routed in seen if routed.logits_TN is not None
         ]
         if known:
+            of_all_ranks = self.recipe.moe.balance_scope == "global"
             balance = [
-                index_TK.shape[1] * balance_loss(logits_TN.softmax(-1), index_TK)
+                index_TK.shape[1]
+                * balance_loss(logits_TN.softmax(-1), index_TK, over_ranks=of_all_ranks)
                 for logits_TN, index_TK in known
             ]
             found.losses["balance"] = torch.stack(balance).mean()

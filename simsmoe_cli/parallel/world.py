@@ -34,6 +34,11 @@ def ranks() -> int:
     return 1
 
 
+def first() -> bool:
+    """Whether this process is the first of those that train together, or the only one."""
+    return ranks() == 1 or dist.get_rank() == 0
+
+
 @torch.no_grad()
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum of the ranks' tensors of one shape, without gradient; in one process the tensor

@@ -72,14 +72,6 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
         *recipe.parallel.problems_of(ranks, train.batch, train.micro_batches),
         *recipe.similarity.problems_of(ranks),
     ]
-    if ranks > 1 and recipe.huggingface.used:
-        problems.append(
-            Problem(
-                ("huggingface.folder",),
-                f"a model of transformers cannot be trained in {ranks} processes",
-                "Train it in one process, or in your own loop with simsmoe_cli.attach.",
-            )
-        )
     if problems:
         raise _error(recipe.name, problems)
 

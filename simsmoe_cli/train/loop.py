@@ -336,6 +336,7 @@ class Trainer(Generic[S]):
         weights.load_weights(folder, state, self.model)
         context = self.objective.context(state["step"])
         score = self.objective.test(context, self._progress("testing"))
+        let_go(self.model)
         self.model.publish(self.run.path, self.objective.announcement().get("labels", ()))
         self.signals.leave_when_asked(None)
         self._evaluated(score, self.objective.test_split, best=True)

@@ -7,6 +7,10 @@ its optimizer state. Under expert parallelism the experts of a layer are a unit 
 are divided among the ranks of `World.expert` for good, and each share among the other ranks.
 Buffers, and the few parameters of `_left_whole`, are whole on every rank.
 
+A model of transformers is one unit, whose weights stay gathered from the forward to the end of the
+backward pass: similarity learning runs its experts between the two. Each rank has room for all of
+its weights then, and for its part of gradients and optimizer state.
+
 Gradients are summed, not averaged, because the losses of the ranks are parts of one sum (loss.py).
 
 FSDP2 and DTensor are imported only where there are several ranks, since that takes seconds.
@@ -24,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from simsmoe_cli.huggingface.wrapped import Wrapped
 from simsmoe_cli.model.blocks import SubLayer
 from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.model.language_model import Backbone
@@ -47,8 +52,7 @@ def shard(model: MoEModel, world: World) -> None:
     """
     if world.alone:
         return
-    assert isinstance(model, Backbone)
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import fully_shard
 
     # It warns of in-place operations on what a layer returns, and there are none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
@@ -57,6 +61,26 @@ def shard(model: MoEModel, world: World) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         # As bytes, since gloo does not know every type.
         dist.broadcast(tensor.detach().reshape(-1).view(torch.uint8), 0)
+    if isinstance(model, Wrapped):
+        fully_shard(
+            model.body,
+            mesh=world.sharding,
+            reshard_after_forward=False,
+            shard_placement_fn=_placement(world.sharding),
+            ignored_params=set(_left_whole(model.body)),
+        )
+    else:
+        _shard_layers(model, world)
+    for module in _units(model):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+
+
+def _shard_layers(model: MoEModel, world: World) -> None:
+    """Divide a model of ours: each sub-layer is a unit."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    assert isinstance(model, Backbone)
     if world.expert is not None:
         for moe in model.moe_layers:
             moe.experts.spread(world.expert)
@@ -71,9 +95,6 @@ def shard(model: MoEModel, world: World) -> None:
             register_fsdp_forward_method(layer, method)
     fully_shard(model, mesh=world.sharding, **options)
     register_fsdp_forward_method(model, "encode")
-    for module in _units(model):
-        module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)
 
 
 def _placement(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:
@@ -108,7 +129,7 @@ def let_go(model: nn.Module) -> None:
 
     To be called after a computation without backward pass, before parameters are read or changed.
     """
-    if all(sharded(parameter) is None for parameter in model.parameters()):
+    if ranks() == 1:
         return
     for module in _units(model):
         module.reshard()

@@ -1,4 +1,4 @@
-"""pretrain, finetune and eval in several processes: one line for all, one exit code, restarts."""
+"""A training in several processes that is stopped or killed: one line, one exit code, restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.errors import EXIT_RANK_LOST, EXIT_SIGTERM, EXIT_USAGE
+from simsmoe_cli.errors import EXIT_RANK_LOST, EXIT_SIGTERM
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
 from tests.train.tiny import TINY, events, steps
@@ -97,15 +97,6 @@ def test_a_killed_rank_ends_the_others_with_one_line(arguments: list[str], tmp_p
     lines = errors[1 - killed].splitlines()
     assert len(lines) == 1, lines
     assert f"lost contact with rank {killed}" in lines[0]
-
-
-def test_what_is_wrong_is_said_once(arguments: list[str]) -> None:
-    codes, out, errors = ended(
-        start([*arguments, "--set", "parallel.expert=2", "--set", "moe.experts=3"])
-    )
-    assert codes == [EXIT_USAGE, EXIT_USAGE]
-    assert out == ["", ""]
-    assert "".join(errors).count("2 ranks do not divide the 3 experts") == 1
 
 
 def test_torchrun_goes_on_by_itself(arguments: list[str], tmp_path: Path) -> None:

@@ -17,15 +17,14 @@ from simsmoe_cli.errors import EXIT_RANK_LOST, UserError
 from simsmoe_cli.parallel import roll_call
 from simsmoe_cli.recipe.parallel import ParallelSettings
 from simsmoe_cli.train.together import together
+from tests.gloo_ranks import as_rank
 
 RANKS, VICTIM = 4, 3  # in two rows of two, so the victim's row has one more
 
 
 def wait_in_vain(rank: int, port: int, folder: Path, stopped: bool) -> None:
     """Write what a rank says about the others; the victim says nothing."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "LOCAL_WORLD_SIZE": RANKS}
-    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in {**place, **agent}.items()})
+    as_rank(rank, RANKS, port)
     settings = ParallelSettings(replicate=2, timeout_s=2)
     try:
         with together(settings, torch.device("cpu")) as world:

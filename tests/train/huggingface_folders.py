@@ -33,9 +33,8 @@ SETTINGS = (
     "train.probe_tokens=64",
     "eval.streams=2",
     "eval.final_blocks=2",
-    "similarity.min_tokens=4",
-    "similarity.tokens=16",
 )
+SIMILARITY = ("similarity.min_tokens=4", "similarity.tokens=16")
 
 
 def model_folder(
@@ -62,6 +61,12 @@ def corpus(folder: Path, data_dir: Path, name: str = "corpus") -> Path:
 
 
 def options(runs: Path, data: Path, *settings: str) -> list[str]:
-    """Options of the command line: folders, and the settings of a short training."""
-    chosen = [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
+    """Options of the command line: folders, and the settings of a short training with similarity
+    learning."""
+    chosen = chosen_by(*SETTINGS, *SIMILARITY, *settings)
     return ["--runs-dir", str(runs), "--data-dir", str(data), *chosen]
+
+
+def chosen_by(*settings: str) -> list[str]:
+    """Options of the command line that choose settings."""
+    return [part for setting in settings for part in ("--set", setting)]

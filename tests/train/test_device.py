@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, EXIT_USAGE, UserError
+from simsmoe_cli.parallel.launch import Launch
 from simsmoe_cli.train import device
 from simsmoe_cli.train.device import choose_device, clear_memory_errors, micro_batches_that_fit
 from tests.train.tiny import recipe
@@ -24,6 +25,15 @@ def test_a_device_there_is_none_of_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"device '{name}'") as caught:
         choose_device(name)
     assert (caught.value.code, caught.value.where) == (EXIT_USAGE, "--device")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda", Launch(3, 4, 1, 2)) == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="4 processes on a machine with 2 GPUs") as caught:
+        choose_device("cuda", Launch(3, 4, 3, 4))
+    assert caught.value.code == EXIT_USAGE
 
 
 def test_running_out_of_memory_is_one_error_with_advice() -> None:
