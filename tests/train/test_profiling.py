@@ -46,7 +46,8 @@ def table(run: RunDir, first: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize("model", [PAPER_MODEL, {}], ids=["paper", "modern"])
 def test_every_part_of_the_model_has_its_share(profiled: Make, model: dict[str, Any]) -> None:
     trainer = profiled(
-        model=model,
+        steps=1,
+        model={**model, "repeats": 1},
         similarity={"preset": "calibrated", "tokens": 16, "min_tokens": 4, "budget": None},
         train={"micro_batches": 2},
     )
@@ -70,7 +71,7 @@ def test_every_part_of_the_model_has_its_share(profiled: Make, model: dict[str, 
 def test_time_goes_to_the_part_that_spends_it(
     profiled: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = profiled(train={"steps": 6})
+    trainer = profiled(steps=1, model={"repeats": 1}, train={"steps": 6})
     experts = [m for m in trainer.model.modules() if type(m).__name__ == "GroupedExperts"]
     experts = experts or [m for m in trainer.model.modules() if type(m).__name__ == "LoopExperts"]
     assert experts
@@ -113,7 +114,8 @@ def test_what_validation_and_probes_cost_is_counted_with_no_part(profiled: Make)
     tables = []
     for every in (1, 0):
         settings = {"steps": 8, "validate_every": every, "probe_every": every}
-        trainer = profiled(f"every-{every}", train={**settings, "checkpoint_every": 0})
+        train = {**settings, "checkpoint_every": 0}
+        trainer = profiled(f"every-{every}", steps=2, model={"repeats": 1}, train=train)
         trainer.train()
         tables.append([table(trainer.run, first) for first in ("part", "operation")])
     (parts, operations), (plain_parts, plain_operations) = tables

@@ -32,7 +32,7 @@ def sections(case: str, **more: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_a_stopped_run_goes_on_as_one_that_never_stopped(
     case: str, trainer: Callable[..., Trainer]
 ) -> None:
-    """Stopped in an open log window, and for StableMoE in either stage."""
+    """Stopped in an open log window, StableMoE in either stage."""
     changes = sections(
         case,
         similarity={"preset": "calibrated", "min_tokens": 4, "tokens": 16, "budget": None},
@@ -42,7 +42,7 @@ def test_a_stopped_run_goes_on_as_one_that_never_stopped(
         changes["stablemoe"] = {"freeze_after": 0.5}
     whole = trainer("whole", **changes)
     whole.train()
-    for stop in (2, 7):
+    for stop in (2, 7) if case == "stablemoe" else (7,):
         stopped = trainer(f"stopped-{stop}", **changes)
 
         def kill(step: int, stop: int = stop) -> None:
