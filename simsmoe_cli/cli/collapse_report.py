@@ -76,7 +76,15 @@ OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where to write; RUN/report if left out.")
 ]
 FormatOption = Annotated[
-    str, typer.Option("--format", help="Any of html, json, png and svg, with commas.")
+    str, typer.Option("--format", help="Any of html, json, pdf, svg and png, with commas.")
+]
+StyleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--style",
+        metavar="NAME|FILE",
+        help="Style of matplotlib for the files of figures, over your own settings of matplotlib.",
+    ),
 ]
 OpenOption = Annotated[
     bool, typer.Option("--open", help="Open the page in a browser when it is written.")
@@ -103,7 +111,8 @@ def collapse_report(
     ablate_tokens: AblateTokensOption = None,
     text: TextOption = None,
     out: OutOption = None,
-    formats: FormatOption = "html,json,png,svg",
+    formats: FormatOption = "html,json,pdf,svg,png",
+    style: StyleOption = None,
     open_page: OpenOption = False,
     limit: FailAboveOption = None,
     device: DeviceOption = "auto",
@@ -115,6 +124,7 @@ def collapse_report(
     from simsmoe_cli.cli.progress import ReportView
     from simsmoe_cli.collapse.build import Request, make_report
     from simsmoe_cli.collapse.fail_above import check_limit, fail_above
+    from simsmoe_cli.collapse.show.figures.style import own_settings
     from simsmoe_cli.collapse.show.files import PAGE, check_destination, parse_formats, write_report
     from simsmoe_cli.collapse.show.terminal import show
     from simsmoe_cli.train.device import choose_device, clear_memory_errors
@@ -143,14 +153,23 @@ def collapse_report(
     )
     folder = out or path / "report"
     check_destination(folder)
+    if style is not None:
+        own_settings(style)
     hint = "Use fewer --tokens, --device cpu, or a machine with more memory."
     with (
         clear_memory_errors(on, hint),
         ReportView(console(stderr=True), "opening the run") as view,
     ):
         report = make_report(request, view)
-        view.at("drawing figures", 1.0)
-        written = write_report(report, folder, wanted)
+        if wanted != ("json",):
+            view.say("drawing figures")
+        written = write_report(
+            report,
+            folder,
+            wanted,
+            figure_style=style,
+            on_progress=lambda share: view.at("figures drawn", share),
+        )
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:

@@ -20,7 +20,7 @@ RunsArgument = Annotated[
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Also write a file: a page (.html), or the curves (.svg, .png)."
+        metavar="FILE", help="Also write a file: a page (.html), or the curves (.pdf, .svg, .png)."
     ),
 ]
 

@@ -35,11 +35,16 @@ class Sentence(Facts):
 
 
 class Verdict(Facts):
-    """The report in words; `verdict.py` says from which thresholds."""
+    """The report in words; `verdict.py` says from which thresholds.
+
+    The first three fields of text are three sentences, to be read first.
+    """
 
     level: Literal["healthy", "partly alike", "collapsed", "undefined"]
-    headline: str
-    sentences: list[Sentence]
+    headline: str = Field(description="a word, a colon, and whether the experts are similar")
+    cost: str = Field("", description="what leaving one out would cost; empty: not measured")
+    advice: str = Field("", description="what to do next; empty in reports of earlier versions")
+    sentences: list[Sentence] = Field(description="everything found, in detail")
 
 
 class Report(Facts):

@@ -1,12 +1,13 @@
-"""The verdict: how different the experts are, and the reasons. `judge` decides.
+"""The verdict in three sentences: are the experts similar, what would it cost to do without one,
+and what to do next. `judge` decides; `verdict_details.py` says everything else that was found.
 
-Thresholds, all on debiased linear CKA, where unrelated experts are at 0 and copies at 1:
+Thresholds (`pairs.py`) are on debiased linear CKA: unrelated experts are at 0 and copies at 1.
 
 - A layer is *similar* from a mean over its pairs of 0.25, *collapsed* from 0.5: experts of a plain
   SMoE were measured at 0.6, with calibrated similarity learning at 0.34. A layer is also
   collapsed if half of its pairs are exact copies.
-- A pair is similar from 0.5, and *nearly the same* from 0.95, if the lower end of its interval is
-  above the null.
+- A pair is similar from 0.5, and has *nearly the same representation* from 0.95, if the lower end
+  of its interval is above the null.
 - The model is *collapsed* if half of its layers are; *partly alike* (shown as "Partly collapsed")
   if a layer is similar, one pair in twenty is, a pair is nearly the same or a copy, or an expert is
   dead; else *healthy*.
@@ -21,71 +22,24 @@ a verdict on the first steps of a run says little.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
 
+from simsmoe_cli.collapse.ablation import Ablation, LeftOut
 from simsmoe_cli.collapse.findings import Findings, LayerFindings
-from simsmoe_cli.collapse.pairs import Pair, pairs_of
-from simsmoe_cli.collapse.report import Sentence, Verdict
-from simsmoe_cli.collapse.show.format import count
-from simsmoe_cli.collapse.verdict_against import compared
+from simsmoe_cli.collapse.pairs import COLLAPSED_LAYER, SIMILAR_LAYER, SortedPairs
+from simsmoe_cli.collapse.report import Verdict
+from simsmoe_cli.collapse.show.format import count, labels, number, percent
+from simsmoe_cli.collapse.verdict_details import details
 from simsmoe_cli.collapse.verdict_doubts import (
-    copied,
     few_rows,
     hard_text,
     non_finite,
     unknown,
     wasted_copies,
 )
-from simsmoe_cli.collapse.verdict_sentences import (
-    dead_experts,
-    lowered_by_single_tokens,
-    mean_similarity,
-    nearly_same_pairs,
-    on_shared_tokens,
-    routing,
-    sharing,
-    similar_pairs,
-    undefined_experts,
-    unsure_pairs,
-)
 
-SIMILAR_LAYER, COLLAPSED_LAYER = 0.25, 0.5
-SIMILAR_PAIR, SAME_PAIR = 0.5, 0.95
-MANY_PAIRS = 0.05
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """The pairs whose CKA is defined, the most similar first.
-
-    Attributes:
-        all: of them.
-        similar: from SIMILAR_PAIR, above the null, and not exact copies, of which more is known.
-        same: those of them from SAME_PAIR.
-        unsure: from SIMILAR_PAIR, but with an interval that reaches the null.
-    """
-
-    all: list[Pair]
-    similar: list[Pair]
-    same: list[Pair]
-    unsure: list[Pair]
-
-    @classmethod
-    def of(cls, findings: Findings) -> _Pairs:
-        known = [pair for pair in pairs_of(findings.layers) if pair.cka is not None]
-        known.sort(key=lambda pair: pair.order)
-        high = [p for p in known if (p.cka or 0) >= SIMILAR_PAIR and not p.copies]
-        similar = [pair for pair in high if pair.above_null]
-        return cls(
-            known,
-            similar,
-            [pair for pair in similar if (pair.cka or 0) >= SAME_PAIR],
-            [pair for pair in high if not pair.above_null],
-        )
-
-    def many(self, some: list[Pair]) -> bool:
-        """Whether these are more than one in twenty."""
-        return len(some) > MANY_PAIRS * len(self.all)
+NEAR_ZERO = 0.005
+MANY_UNNEEDED = 0.125  # of all experts: from here on, fewer experts may do
 
 
 def judge(findings: Findings, against: Findings | None = None) -> Verdict:
@@ -95,75 +49,56 @@ def judge(findings: Findings, against: Findings | None = None) -> Verdict:
         findings: the run.
         against: another to compare it with.
     """
-    pairs = _Pairs.of(findings)
-    broken = non_finite(findings)
-    doubts = [doubt for doubt in (few_rows(findings), hard_text(findings)) if doubt is not None]
-    dead = [(layer, expert) for layer in findings.layers for expert in layer.dead or ()]
-    level, headline = _level(findings, pairs, len(dead))
-    rest = pairs.similar[len(pairs.same) :]
-    sentences = [
-        *broken,
-        *copied(findings),
-        *(sentence for _, sentence in doubts),
-        *mean_similarity(findings, SIMILAR_LAYER, COLLAPSED_LAYER),
-        *on_shared_tokens(findings, against),
-        *nearly_same_pairs(pairs.same),
-        *similar_pairs(pairs.all, rest, len(pairs.similar), SIMILAR_PAIR, pairs.many(rest)),
-        *unsure_pairs(pairs.unsure, SIMILAR_PAIR, pairs.many(pairs.unsure)),
-        *dead_experts(findings, dead),
-        *undefined_experts(findings),
-        *lowered_by_single_tokens(pairs.all, SIMILAR_PAIR),
-        *routing(findings),
-        *sharing(findings),
-        *(compared(findings, against) if against is not None else []),
-        *(Sentence.of("note", f"{note.rstrip('.')}.") for note in findings.text.notes),
-    ]
-    if doubts or level == "undefined":
-        sentences = [
-            sentence.model_copy(update={"tone": "note"}) if sentence.tone == "good" else sentence
-            for sentence in sentences
-        ]
+    pairs = SortedPairs.of(findings)
+    level, headline, reservations = _level(findings, pairs)
+    if level != "undefined":
+        headline += _scale(findings, against)
+    if reservations:
+        headline += "; but " + ", and ".join(reservations)
     return Verdict.model_validate(
-        {"level": level, "headline": f"{headline}.", "sentences": sentences}
+        {
+            "level": level,
+            "headline": f"{headline}.",
+            "cost": _cost(findings, against),
+            "advice": _advice(findings, against, level),
+            "sentences": details(findings, pairs, against, sure=level != "undefined"),
+        }
     )
 
 
-def _level(findings: Findings, pairs: _Pairs, dead: int) -> tuple[str, str]:
-    """The level, and the headline that says why.
+# Similar or not
 
-    Args:
-        findings: the run.
-        pairs: of its experts.
-        dead: experts.
-    """
+
+def _level(findings: Findings, pairs: SortedPairs) -> tuple[str, str, list[str]]:
+    """The level, the headline that says why, and reasons to doubt it."""
     layers, copies = findings.layers, wasted_copies(findings)
+    dead = sum(len(layer.dead or ()) for layer in layers)
     broken, few, hard = non_finite(findings), few_rows(findings), hard_text(findings)
     reservations = [doubt[0] for doubt in (few, hard) if doubt is not None]
     collapsed = sum(_collapsed(layer) for layer in layers)
     similar = sum(
         _collapsed(layer) or (layer.cka_mean.value or 0) >= SIMILAR_LAYER for layer in layers
     )
-    but = "; but " + ", and ".join(reservations) if reservations else ""
     if broken:
         first = broken[0].text.removesuffix(".")
-        return "undefined", f"Not finite: {first[:1].lower()}{first[1:]}"
+        return "undefined", f"Not finite: {first[:1].lower()}{first[1:]}", []
     if 2 * collapsed >= len(layers) and (copies or not few):
         what = f"the experts are similar in {collapsed} of {len(layers)} layers"
         also = f", {_copies(copies)}" if copies else ""
-        return "collapsed", f"Collapsed: {what}{also}{but}"
+        return "collapsed", f"Collapsed: {what}{also}", reservations
     if not pairs.all and not copies:
-        return "undefined", "Undefined: no two experts could be compared"
+        return "undefined", "Undefined: no two experts could be compared", []
     if few and not copies:
-        return "undefined", "Undecided: " + "; ".join(reservations)
+        return "undefined", "Undecided: " + "; ".join(reservations), []
     if similar or pairs.same or copies or dead or pairs.many(pairs.similar):
         reasons = _reasons(similar, len(layers), pairs, copies, dead)
-        return "partly alike", f"Partly collapsed: {reasons}{but}"
+        return "partly alike", f"Partly collapsed: {reasons}", reservations
     doubts = [*reservations, *unknown(findings, SIMILAR_LAYER)]
     if pairs.many(pairs.unsure):
         doubts.append(f"{count(len(pairs.unsure), 'pair', 'pairs')} may be similar or not")
     if doubts:
-        return "undefined", "Undecided: " + "; ".join(doubts)
-    return "healthy", "Healthy: the experts are different and all of them work"
+        return "undefined", "Undecided: " + "; ".join(doubts), []
+    return "healthy", "Healthy: the experts are different and all of them work", []
 
 
 def _collapsed(layer: LayerFindings) -> bool:
@@ -176,17 +111,177 @@ def _copies(copies: int) -> str:
     return count(copies, "expert is an exact copy of another", "experts are exact copies of others")
 
 
-def _reasons(similar: int, layers: int, pairs: _Pairs, copies: int, dead: int) -> str:
+def _reasons(similar: int, layers: int, pairs: SortedPairs, copies: int, dead: int) -> str:
     reasons = []
     if copies:
         reasons.append(_copies(copies))
     if similar:
         reasons.append(f"the experts are similar in {similar} of {layers} layers")
-    if pairs.same:
-        have = count(len(pairs.same), "pair has", "pairs have")
+    duplicates = sum(pair.duplicate for pair in pairs.same)
+    if duplicates:
+        reasons.append(count(duplicates, "pair is duplicates", "pairs are duplicates"))
+    if others := len(pairs.same) - duplicates:
+        have = count(others, "pair has", "pairs have")
         reasons.append(f"{have} nearly the same representation")
-    elif pairs.similar and not similar:
+    elif pairs.similar and not pairs.same and not similar:
         reasons.append(f"{count(len(pairs.similar), 'pair is', 'pairs are')} similar")
     if dead:
         reasons.append(f"{count(dead, 'expert is', 'experts are')} dead")
     return ", ".join(reasons)
+
+
+def _scale(findings: Findings, against: Findings | None) -> str:
+    """The mean CKA beside that of another run, of copies and of unrelated experts."""
+    mean, chance = findings.overall.cka_mean, findings.null_95
+    if mean is None:
+        return ""
+    other = ""
+    if against is not None:
+        name = labels(findings.subject, against.subject)[1]
+        other = f", that of {name} {number(against.overall.cka_mean, 2)}"
+    unrelated = "about 0" if chance is None or chance < NEAR_ZERO else f"up to {chance:.2f}"
+    return f" (mean CKA {number(mean, 2)}{other}; copies have 1, unrelated experts {unrelated})"
+
+
+# What it would cost to do without
+
+
+def _cost(findings: Findings, against: Findings | None) -> str:
+    """What leaving out the most redundant expert would cost; "" where nothing was asked for."""
+    measured = findings.ablation
+    least = measured.cheapest if measured else None
+    if measured is None or least is None:
+        why = findings.ablation_refused.rstrip(".")
+        return f"What an expert is worth was not measured: {why}." if why else ""
+    who = f"expert {least.expert} of layer {_label(findings, least)}"
+    change = least.change
+    without = (
+        f"Without {who}, the one that would be missed least, the loss "
+        f"{_rises(change.nats, measured)}"
+    )
+    if change.low is not None and change.high is not None:
+        low, high = _part(change.low, measured), _part(change.high, measured)
+        without += f" ({measured.level:.0%} interval {low} to {high})"
+    costs = [one.change.nats for one in measured.left_out if one.tokens and one.change.nats]
+    if len(costs) > 2:
+        without += f"; without a typical one it {_rises(statistics.median(costs), measured)}"
+    theirs = against.ablation if against else None
+    if against is not None and theirs is not None and (other := theirs.cheapest) is not None:
+        name = labels(findings.subject, against.subject)[1]
+        without += f"; in {name} the least missed costs {_part(other.change.nats, theirs)}"
+    return f"{without}."
+
+
+def _label(findings: Findings, one: LeftOut) -> str:
+    layer = findings.layer_at(one.layer)
+    return layer.label if layer else str(one.layer)
+
+
+def _part(nats: float | None, measured: Ablation) -> str:
+    """A change of the loss as a share of the loss."""
+    return percent(nats / measured.loss_nats if nats is not None and measured.loss_nats else None)
+
+
+def _rises(nats: float | None, measured: Ablation) -> str:
+    """ "rises by 0.12%", "falls by 0.01%"."""
+    falls = nats is not None and nats < 0
+    return f"{'falls' if falls else 'rises'} by {_part(abs(nats) if nats else nats, measured)}"
+
+
+def unneeded(findings: Findings) -> int | None:
+    """How many experts could be left out, one at a time, without a measurable rise of the loss;
+    None where that was not measured."""
+    if findings.ablation is None:
+        return None
+    return sum(
+        one.change.nats is not None and (one.change.low or one.change.nats) <= 0
+        for one in findings.ablation.left_out
+    )
+
+
+# What to do next
+
+
+def _advice(findings: Findings, against: Findings | None, level: str) -> str:
+    """One thing to do next, with its setting or command."""
+    subject, text = findings.subject, findings.text
+    recipe, is_run = subject.settings, subject.kind == "run"
+    if non_finite(findings):
+        earlier = (
+            "an earlier checkpoint (`--checkpoint STEP`)" if is_run else "the original weights"
+        )
+        return f"Find out where it began: measure {earlier}."
+    if few_rows(findings):
+        return "Measure it on more text: `--tokens 4096`."
+    if hard_text(findings) and level != "collapsed":
+        return (
+            "Train it further before judging its experts."
+            if is_run
+            else "Measure it on text like that of its training: `--text FILE`."
+        )
+    if wasted_copies(findings):
+        return (
+            "Let the copies part: train on, or upcycle with `--drop-ratio 0.5`, which makes "
+            "experts differ from the start."
+        )
+    similar = level == "collapsed" or any(
+        (layer.cka_mean.value or 0) >= SIMILAR_LAYER for layer in findings.layers
+    )
+    if findings.dead and not similar:
+        return (
+            "Even out the load: `--router loss-free`, or a larger `--set moe.balance_weight=0.03`."
+        )
+    spare, experts = unneeded(findings), sum(layer.experts for layer in findings.layers)
+    if (similar or level == "partly alike") and spare == 0:
+        return (
+            "Nothing has to change for this text: every expert is missed when it is left out. "
+            "`--similarity calibrated` would make them differ more."
+        )
+    if (
+        (similar or level == "partly alike")
+        and against is not None
+        and _differ_more(against, findings)
+    ):
+        name = labels(subject, against.subject)[1]
+        return (
+            f"Take the settings of {name} (`--similarity {against.subject.similarity}`), whose "
+            "experts differ more, if its score is as good."
+        )
+    if similar or level == "partly alike":
+        return _against_similarity(subject.similarity, recipe, is_run, subject.recipe)
+    if level == "undefined":
+        return f"Measure it on more text: `--tokens {4 * text.rows}`."
+    if spare is not None and spare >= MANY_UNNEEDED * experts:
+        return (
+            f"Try fewer experts (`--set moe.experts=N`): {spare} of {experts} can be left out, one "
+            "at a time, without a measurable loss."
+        )
+    return "Nothing has to change; `--against RUN` compares it with another run."
+
+
+def _differ_more(against: Findings, findings: Findings) -> bool:
+    """Whether another run's similarity learning made its experts less similar."""
+    mean, other = findings.overall.cka_mean, against.overall.cka_mean
+    learned = against.subject.similarity not in ("none", findings.subject.similarity)
+    return learned and mean is not None and other is not None and other < mean
+
+
+def _against_similarity(preset: str, recipe: dict[str, object], is_run: bool, name: str) -> str:
+    """How to make experts differ, for a run or a model of Hugging Face."""
+    if not is_run:
+        return (
+            "Train it on with similarity learning: `simsmoe pretrain --from FOLDER`, or "
+            "`simsmoe.attach` in a training loop of your own."
+        )
+    if preset != "calibrated":
+        return (
+            "Train with `--similarity calibrated`, which keeps experts different, and compare: "
+            "`simsmoe collapse-report NEW --against OLD`."
+        )
+    learning = recipe.get("similarity")
+    weight = learning.get("weight") if isinstance(learning, dict) else None
+    more = f"={2 * weight:g}" if isinstance(weight, float) and weight > 0 else ""
+    return (
+        f"Similarity learning is on: train longer, or raise its weight "
+        f"(`--set similarity.weight{more}`)."
+    )

@@ -175,6 +175,25 @@ def few_rows(findings: Findings) -> tuple[str, Sentence] | None:
     return short, Sentence.of("warning", text, rows=rows)
 
 
+def undefined_experts(findings: Findings) -> list[Sentence]:
+    """Experts whose similarity is undefined although all their outputs are finite."""
+    silent = [
+        (layer, expert)
+        for layer in findings.layers
+        if not layer.non_finite_inputs
+        for expert in range(layer.experts)
+        if layer.cka[expert][expert] is None and expert not in layer.non_finite
+    ]
+    if not silent:
+        return []
+    named = listed([f"expert {expert} of layer {layer.label}" for layer, expert in silent], NAMED)
+    text = (
+        f"Similarity is undefined for {named}: the output is the same for every token, "
+        "or for every token but one."
+    )
+    return [Sentence.of("warning", text, undefined_experts=len(silent))]
+
+
 def unknown(findings: Findings, similar_layer: float) -> list[str]:
     """Why too little is known to call the experts different, each reason in a few words.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from simsmoe_cli.collapse.show.figures.style import Drawing
 
 ABSENT = "–"
-SUFFIXES = (".html", ".png", ".svg")
+SUFFIXES = (".html", ".pdf", ".png", ".svg")
 MANY_RUNS = 4  # with more, each run has a row in a terminal instead of a column
 PLOT_WIDTH, PLOT_HEIGHT = 100, 12
 PLOT_STYLES = ("blue", "dark_orange", "green", "magenta", "yellow", "cyan")
@@ -105,12 +105,12 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
 
     Args:
         comparison: what to show.
-        out: a page (.html), or the curves alone (.svg, .png).
+        out: a page (.html), or the curves alone (.pdf, .svg, .png).
 
     Raises:
         UserError: there is no curve to draw, or the file cannot be written.
     """
-    from simsmoe_cli.collapse.show.figures.style import png_file, svg_file
+    from simsmoe_cli.collapse.show.figures.style import figure_file
     from simsmoe_cli.collapse.show.files import clear_os_errors
     from simsmoe_cli.files import atomic
 
@@ -118,8 +118,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     if out.suffix.lower() == ".html":
         content = _page(comparison).encode()
     elif kinds:
-        as_file = svg_file if out.suffix.lower() == ".svg" else png_file
-        content = as_file(_figure(comparison, kinds))
+        content = figure_file(_figure(comparison, kinds), out.suffix.lower()[1:])
     else:
         raise DataError(
             "these runs have no curves yet",
@@ -195,9 +194,10 @@ def _figure(comparison: Comparison, kinds: Sequence[str]) -> Drawing:
     return drawing.Drawing(
         f"comparison-{'-'.join(kinds)}",
         title[:1].upper() + title[1:],
-        f"What each training logged: n = {points:,} points of {count} runs. One run each, so "
-        f"there is no interval; no null is drawn.",
+        "What each training logged.",
         figure,
+        numbers=f"n = {points:,} points of {count} runs. One run each, so there is no interval; no "
+        f"null is drawn.",
     )
 
 

@@ -81,9 +81,10 @@ def test_page_json_and_figures(
     names = {"report.html", "report.json"}
     for stem in (
         "by-layer", "shared-tokens", "training", "loss", "difference", "load", "entropy",
-        "effective-rank", "cka-layer-1", "cka-layer-3", "cka-all-layers",
+        "effective-rank", "cka-layer-1", "cka-layer-3", "cka-all-layers", "co-activation",
+        "left-out", "merging",
     ):  # fmt: skip
-        names |= {f"figures/{stem}.png", f"figures/{stem}.svg"}
+        names |= {f"figures/{stem}.{form}" for form in ("pdf", "png", "svg")}
     assert found == names
     printed = capsys.readouterr()
     cost, *progress = printed.err.splitlines()
@@ -93,11 +94,13 @@ def test_page_json_and_figures(
         cost,
     )
     assert told is not None
-    assert int(told[1]) >= 5  # eleven figures in three formats, and what draws them is imported
-    tenths = [int(line.split(" %")[0]) for line in progress]
-    assert tenths == sorted(set(tenths))
-    assert 1 <= len(tenths) <= 10
-    assert tenths[-1] == 100
+    assert int(told[1]) >= 5  # fourteen figures in four formats, and what draws them is imported
+    drawing = progress.index("drawing figures")
+    for lines in (progress[:drawing], progress[drawing + 1 :]):
+        tenths = [int(line.split(" %")[0]) for line in lines]
+        assert tenths == sorted(set(tenths))
+        assert 1 <= len(tenths) <= 10
+        assert tenths[-1] == 100
     assert "leaving out and merging experts, " in printed.err
     report = Report.read(Path("out/report.json"))
     ablation = report.main.ablation
@@ -111,8 +114,8 @@ def test_page_json_and_figures(
     for layer in report.main.layers:
         mean = layer.cka_mean.value
         assert re.search(rf"\n +{layer.label} +{mean:.3f} ", printed.out)
-        assert f"layer {layer.label}: " in Path("out/report.html").read_text()
-    assert "out/report.html\nout/report.json\nout/figures (22 files)\n" in printed.out
+        assert f"<h3>layer {layer.label}</h3>" in Path("out/report.html").read_text()
+    assert "out/report.html\nout/report.json\nout/figures (42 files)\n" in printed.out
     for place in (tmp_path, trained, corpus_dir):  # no path of this machine goes to others
         assert str(place) not in Path("out/report.json").read_text()
         assert str(place) not in Path("out/report.html").read_text()

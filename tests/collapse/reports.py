@@ -126,6 +126,91 @@ def findings(name: str, layers: int, experts: int, seed: int, alike: float) -> d
     }
 
 
+def with_costs(made: Report, scale: float = 1.0) -> Report:
+    """The report with what experts cost and receive, as if measured: expert e of each layer is
+    missed by 0.01 e nats, less 0.001, and similar pairs cost half of random ones.
+
+    Args:
+        made: without these.
+        scale: of the costs of the run compared with.
+    """
+    fields = made.model_dump()
+    for found, by in ((fields["findings"][-1], 1.0), (fields["against"], scale)):
+        if found is not None:
+            found["ablation"] = _ablation(found["layers"], by)
+            found["domains"] = [{"name": name, "tokens": 5000} for name in ("code", "prose")]
+            for layer in found["layers"]:
+                layer |= _received(layer)
+    return Report.model_validate(fields)
+
+
+def _received(layer: dict[str, Any]) -> dict[str, Any]:
+    """What experts of a layer receive, and what the router does."""
+    count, load = layer["experts"], layer["load"]
+    even = [[0.0 if i == j else 0.1 for j in range(count)] for i in range(count)]
+    return {
+        "apart": [[0.0 if i == j else 1.3 for j in range(count)] for i in range(count)],
+        "frequency": [2 * share for share in load],
+        "saliency": [1.0 + expert for expert in range(count)],
+        "max_violation": max(load) * count - 1,
+        "effective_experts": 0.95,
+        "shared_expected": even,
+        "router_cosine": [[float(i == j) for j in range(count)] for i in range(count)],
+        "margin": {"mean": 0.8, "quantile_10": 0.1, "median": 0.6, "quantile_90": 2.0},
+        "saturation": [{"step": 250, "share": 0.6, "chance": 0.3}],
+        "favourites": [
+            [{"text": "<b>\n", "count": 9, "share": 0.75, "over_fair": 3.0}] for _ in range(count)
+        ],
+        "vocabulary": [0.4] * count,
+        "domain_share": {"code": [0.5] * count, "prose": [0.25] * count},
+    }
+
+
+def _ablation(layers: list[dict[str, Any]], by: float) -> dict[str, Any]:
+    def change(nats: float) -> dict[str, float]:
+        return {"nats": nats, "low": nats - 0.002, "high": nats + 0.002, "in_unit": 1.44 * nats}
+
+    def mean(nats: float) -> dict[str, Any]:
+        return {"pairs": len(layers), "hand_over": change(2 * nats), "mean_output": change(nats)}
+
+    return {
+        "tokens": 16384,
+        "windows": 64,
+        "predictions": 16320,
+        "loss_nats": 2.0,
+        "unit": "bpc",
+        "in_unit": 2.9,
+        "level": 0.95,
+        "resamples": 1000,
+        "left_out": [
+            {
+                "layer": layer["layer"],
+                "expert": expert,
+                "tokens": 100,
+                "change": change(by * 0.01 * expert - 0.001 + 0.0001 * layer["layer"]),
+            }
+            for layer in layers
+            for expert in range(layer["experts"])
+        ],
+        "pairs": [
+            {
+                "layer": layer["layer"],
+                "experts": pair,
+                "kind": kind,
+                "cka": layer["cka"][pair[0]][pair[1]],
+                "keeper": pair[0],
+                "hand_over": change(2 * nats),
+                "mean_output": change(nats),
+            }
+            for layer in layers
+            for kind, pair, nats in (("similar", (0, 1), 0.005), ("random", (1, 2), 0.01))
+        ],
+        "similar": mean(0.005),
+        "random": mean(0.01),
+        "similar_minus_random": mean(-0.005),
+    }
+
+
 def _layer(random: np.random.Generator, number: int, experts: int, alike: float) -> dict[str, Any]:
     cka = _matrix(random, experts, alike)
     pairs = np.array(cka)[np.triu_indices(experts, 1)]

@@ -30,3 +30,14 @@ def test_a_pair_is_above_the_null_if_its_interval_is() -> None:
     low = [[1.0, 0.001, None], [0.001, 1.0, 0.8], [None, 0.8, 1.0]]
     layers = report(layers=1, experts=3, cka=CKA, cka_low=low).main.layers
     assert [pair.above_null for pair in pairs_of(layers)] == [False, False, True]
+
+
+def test_a_duplicate_gives_the_same_outputs_and_not_only_the_same_representation() -> None:
+    apart = [[0.0, 0.05, 1.3], [0.05, 0.0, 1.2], [1.3, 1.2, 0.0]]
+    layers = report(layers=1, experts=3, cka=CKA, apart=apart).main.layers
+    assert [pair.duplicate for pair in pairs_of(layers)] == [True, False, False]
+    of_an_earlier_version = report(layers=1, experts=3, cka=CKA).main.layers
+    assert [pair.duplicate for pair in pairs_of(of_an_earlier_version)] == [False] * 3
+    copies = [{"experts": [0, 2], "renumbered": False}]
+    layers = report(layers=1, experts=3, cka=CKA, copies=copies).main.layers
+    assert [pair.duplicate for pair in pairs_of(layers)] == [False, True, False]

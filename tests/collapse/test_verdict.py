@@ -1,4 +1,4 @@
-"""The verdict: its level from its thresholds."""
+"""The verdict: its level from its thresholds, what experts are worth, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from simsmoe_cli.collapse.findings import Estimate, Findings
 from simsmoe_cli.collapse.verdict import judge
 from tests.collapse.planted import EXPERTS
+from tests.collapse.reports import report, with_costs
 from tests.collapse.varied import sentence, varied
 
 
@@ -40,6 +41,7 @@ def test_one_pair_alike_among_many_is_no_collapse_and_is_named(base: Findings) -
     named = sentence(found, "1 and 2 of layer 2 (0.60)")
     assert named.evidence["alike"] == 1
     assert named.evidence["most_alike_cka"] == 0.6
+    assert verdict.headline.endswith("copies have 1, unrelated experts about 0).")
 
 
 def test_a_pair_whose_interval_reaches_the_null_is_called_neither_alike_nor_healthy(
@@ -67,7 +69,7 @@ def test_copies_make_it_partly_alike_however_few(base: Findings) -> None:
         )
         == 3
     )
-    assert sentence(found, "holds for 1 more pair").evidence["pairs"] == 4
+    assert sentence(found, "1 more pair has a CKA of 0.95 or more").evidence["pairs"] == 4
 
 
 def test_nothing_defined_is_said_and_not_called_healthy(base: Findings) -> None:
@@ -86,3 +88,91 @@ def test_notes_on_the_text_are_repeated(base: Findings) -> None:
     text = base.text.model_copy(update={"notes": ["this is a prefix of enwik8"]})
     found = sentence(base.model_copy(update={"text": text}), "prefix of enwik8")
     assert found.text == "this is a prefix of enwik8."
+
+
+# What it would cost to do without
+
+
+def test_the_expert_that_would_be_missed_least_is_named_with_its_interval() -> None:
+    """0.001 nats less than 2 is 0.05%; the other experts of three layers cost 0 to 0.03 nats."""
+    verdict = judge(with_costs(report(layers=3)).main)
+    assert verdict.cost == (
+        "Without expert 0 of layer 0, the one that would be missed least, the loss falls by 0.05% "
+        "(95% interval -0.15% to 0.05%); without a typical one it rises by 0.71%."
+    )
+
+
+def test_the_other_run_has_its_own_least_missed_expert() -> None:
+    made = with_costs(report("plain", "other", layers=3), scale=3)
+    assert made.against is not None
+    assert judge(made.main, made.against).cost.endswith("; in other the least missed costs -0.05%.")
+
+
+def test_what_was_not_measured_is_not_claimed() -> None:
+    main = report().main
+    assert judge(main).cost == ""
+    refused = main.model_copy(update={"ablation_refused": "the model is too large"})
+    assert judge(refused).cost == (
+        "What an expert is worth was not measured: the model is too large."
+    )
+    least = with_costs(report(layers=1)).main
+    assert least.ablation is not None
+    silent = [one.model_copy(update={"tokens": 0}) for one in least.ablation.left_out]
+    none_used = least.ablation.model_copy(update={"left_out": silent})
+    assert judge(least.model_copy(update={"ablation": none_used})).cost == ""
+
+
+# What to do next
+
+
+@pytest.mark.parametrize(
+    ("similarity", "settings", "words"),
+    [
+        ("none", {}, "Train with `--similarity calibrated`"),
+        ("calibrated", {"similarity": {"weight": 0.003}}, "`--set similarity.weight=0.006`"),
+        ("calibrated", {"similarity": {"weight": [[0, 0.0]]}}, "`--set similarity.weight`"),
+    ],
+)
+def test_similar_experts_have_a_remedy(
+    base: Findings, similarity: str, settings: dict[str, object], words: str
+) -> None:
+    subject = base.subject.model_copy(update={"similarity": similarity, "settings": settings})
+    found = varied(base, 0.6, 0.6, 0.6, 0.6).model_copy(update={"subject": subject})
+    assert words in judge(found).advice
+
+
+def test_each_fault_has_a_remedy_of_its_own(base: Findings) -> None:
+    good = varied(base, 0.01, 0.01, 0.01, 0.01)
+    assert "Nothing has to change" in judge(good).advice
+    dead = varied(base, 0.01, 0.01, 0.01, 0.01, dead=[0])
+    assert "--router loss-free" in judge(dead).advice
+    few = good.model_copy(update={"text": good.text.model_copy(update={"rows": 8})})
+    assert "`--tokens 4096`" in judge(few).advice
+    foreign = good.subject.model_copy(update={"kind": "huggingface"})
+    similar = varied(base, 0.6, 0.6, 0.6, 0.6).model_copy(update={"subject": foreign})
+    assert "`simsmoe pretrain --from FOLDER`" in judge(similar).advice
+    broken = varied(base, 0.01, 0.01, 0.01, 0.01, non_finite=[1])
+    assert "`--checkpoint STEP`" in judge(broken).advice
+
+
+def test_another_run_whose_experts_differ_more_is_the_remedy() -> None:
+    made = report("plain", "other", layers=3)
+    assert "Take the settings of other (`--similarity calibrated`)" in (
+        judge(made.main, made.against).advice
+    )
+
+
+def test_experts_that_nobody_misses_are_too_many() -> None:
+    """Expert 0 of each layer is not missed: 3 of 12."""
+    main = with_costs(report(layers=3)).main
+    layers = [
+        layer.model_copy(
+            update={
+                "cka_mean": layer.cka_mean.model_copy(update={"value": 0.1, "high": 0.12}),
+                "cka": [[float(i == j) for j in range(4)] for i in range(4)],
+            }
+        )
+        for layer in main.layers
+    ]
+    advice = judge(main.model_copy(update={"layers": layers})).advice
+    assert advice.startswith("Try fewer experts (`--set moe.experts=N`): 3 of 12")

@@ -8,28 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.figures.similarity import report_figures
-from simsmoe_cli.collapse.show.figures.style import png_file, svg_file
+from simsmoe_cli.collapse.show.figures.style import (
+    FIGURE_FORMATS,
+    Drawing,
+    figure_file,
+    own_settings,
+    style,
+)
 from simsmoe_cli.collapse.show.html import page
+from simsmoe_cli.collapse.show.page import on_page
 from simsmoe_cli.errors import UserError, nearest
 from simsmoe_cli.files import atomic
 
-FORMATS = ("html", "json", "png", "svg")
+FORMATS = ("html", "json", *FIGURE_FORMATS)
 PAGE = "report.html"
 DATA = "report.json"
 FIGURES = "figures"
 
 
 # A figure of a layer, of an earlier report with more layers or with another run.
-_OF_A_LAYER = re.compile(r"cka-layer-[A-Za-z0-9.-]+\.(png|svg)")
+_OF_A_LAYER = re.compile(r"cka-layer-[A-Za-z0-9.-]+\.(pdf|png|svg)")
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -69,34 +77,55 @@ def check_destination(out: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def write_report(report: Report, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+def write_report(
+    report: Report,
+    out: Path,
+    formats: Sequence[str] = FORMATS,
+    *,
+    figure_style: str | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> list[Path]:
     """Write a report into a folder, which is made if need be.
 
     Args:
         report: what to write.
         out: the folder; an earlier report in it is replaced, other files stay.
         formats: of `FORMATS`.
+        figure_style: for the files of figures, a style of matplotlib or a file of one.
+        on_progress: receives the share that is done, 0 to 1.
 
     Returns:
         the files written.
 
     Raises:
-        UserError: the folder cannot be written; what was in it is untouched.
+        UserError: there is no such style, or the folder cannot be written; what was in it is
+            untouched.
     """
-    as_files = bool(set(formats) & {"png", "svg"})
-    drawings = report_figures(report, alone=as_files) if as_files or "html" in formats else []
-    files: dict[str, bytes] = {}
+    wanted = [form for form in FIGURE_FORMATS if form in formats]
+    settings = own_settings(figure_style) if wanted else {}
+    shown: list[Drawing] = []
+    alone: list[Drawing] = []
     if "html" in formats:
-        files[PAGE] = page(report, drawings).encode()
+        with style():
+            shown = report_figures(report, files=False)
+    if wanted:
+        with style(settings):
+            alone = report_figures(report)
+    steps = len(shown) + len(alone) * len(wanted)
+    files: dict[str, bytes] = {}
+    figures = []
+    for drawing in shown:
+        figures.append(on_page(drawing))
+        on_progress(len(figures) / steps)
+    if "html" in formats:
+        files[PAGE] = page(report, figures).encode()
     if "json" in formats:
         files[DATA] = report.to_json().encode()
-    for drawing in drawings:
-        if "svg" in formats:
-            files[f"{FIGURES}/{drawing.name}.svg"] = svg_file(drawing)
-        if "png" in formats:
-            files[f"{FIGURES}/{drawing.name}.png"] = png_file(drawing)
+    for number, (drawing, form) in enumerate(itertools.product(alone, wanted), len(shown) + 1):
+        files[f"{FIGURES}/{drawing.name}.{form}"] = figure_file(drawing, form, settings)
+        on_progress(number / steps)
     with clear_os_errors(out):
-        _place(files, out, as_files)
+        _place(files, out, bool(wanted))
     return [out / name for name in files]
 
 
@@ -139,7 +168,7 @@ def _of_a_report(path: Path) -> bool:
     """Whether a report writes, or wrote, a file of this path."""
     if len(path.parts) == 1:
         return path.name in (PAGE, DATA)
-    return len(path.parts) == 2 and path.parts[0] == FIGURES and path.suffix in (".png", ".svg")
+    return len(path.parts) == 2 and path.parts[0] == FIGURES and path.suffix[1:] in FIGURE_FORMATS
 
 
 def _in_use(folder: Path) -> bool:

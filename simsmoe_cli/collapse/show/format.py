@@ -12,6 +12,7 @@ from simsmoe_cli.run.score import Scoring
 UNDEFINED = "undefined"
 NAMED = 3  # experts, layers or pairs that a sentence names
 NAME = 28  # letters of a run's or a layer's name
+NO_POWER = 0.5  # if chance alone reaches further, a correlation says nothing
 LARGE = 1e9  # numbers from here on are shown with an exponent
 
 
@@ -23,6 +24,14 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{value:.{digits}e}"
     text = f"{value:,.{digits}f}"
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
+
+
+def percent(value: float | None) -> str:
+    """A share or a relative change with two digits that count: "12%", "1.2%", "0.012%"."""
+    if value is None:
+        return UNDEFINED
+    digits = 0 if abs(value) >= 0.0995 else 1 if abs(value) >= 0.00995 else 2
+    return f"{number(100 * value, digits)}%"
 
 
 def labels(subject: Subject, against: Subject | None) -> tuple[str, str]:
@@ -41,6 +50,15 @@ def interval(estimate: Estimate, level: float, digits: int = 3) -> str:
     return f"{level:.0%} interval {number(estimate.low, digits)} to {number(estimate.high, digits)}"
 
 
+def says_nothing(estimate: Estimate) -> bool:
+    """Whether a correlation is undefined, or of so few things that even a strong one would not
+    stand out from chance."""
+    low, high = estimate.null_low, estimate.null_high
+    return estimate.value is None or (
+        low is not None and high is not None and (low < -NO_POWER or high > NO_POWER)
+    )
+
+
 def null(estimate: Estimate, digits: int = 3) -> str:
     """The null in words: the number if nothing were related."""
     if estimate.null_low is not None and estimate.null_high is not None:
@@ -52,7 +70,9 @@ def null(estimate: Estimate, digits: int = 3) -> str:
 
 
 def worth(estimate: Estimate, level: float, digits: int = 3) -> str:
-    """Value, interval, null and n in one phrase."""
+    """A correlation's value, interval, null and n in one phrase; "" if it says nothing."""
+    if says_nothing(estimate):
+        return ""
     return (
         f"{number(estimate.value, digits)} (n = {estimate.n:,} {estimate.of}; "
         f"{interval(estimate, level, digits)}; {null(estimate, digits)})"

@@ -27,14 +27,26 @@ def render(template: str, **fields: Any) -> str:
             escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value
         ),
     )
+    environment.filters["with_code"] = _with_code
     return environment.get_template(template).render(**fields)
 
 
+def _with_code(text: str) -> Markup:
+    """A sentence as HTML, what stands between two ` as code."""
+    parts = [Markup.escape(escaped(part)) for part in text.split("`")]
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part
+        for number, part in enumerate(parts)
+    )
+
+
 def on_page(drawing: Drawing) -> dict[str, Any]:
-    """A figure as the templates want it."""
+    """What templates need of a figure."""
     return {
         "name": drawing.name,
+        "section": drawing.section,
         "title": drawing.title,
         "caption": drawing.caption,
+        "numbers": drawing.numbers,
         "svg": Markup(inline_svg(drawing)),
     }

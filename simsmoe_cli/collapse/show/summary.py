@@ -6,19 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simsmoe_cli.collapse.findings import Findings
-from simsmoe_cli.collapse.pairs import most_similar
+from simsmoe_cli.collapse.pairs import SAME_OUTPUT, most_similar
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.format import (
-    NAME,
-    interval,
     labels,
     number,
     of_text,
     origin,
+    percent,
     score_of,
     scored_unit,
 )
-from simsmoe_cli.errors import printable
 
 TONES = {"healthy": "good", "partly alike": "warning", "collapsed": "bad", "undefined": "warning"}
 SIGNS = {"good": "✓", "note": "·", "warning": "!", "bad": "✕"}
@@ -28,86 +26,118 @@ def about(report: Report) -> str:
     """Which weights were measured, and on which text."""
     subject, text = report.main.subject, report.main.text
     step = "" if subject.step is None else f", step {subject.step:,}"
-    checkpoint = f" Checkpoint {subject.checkpoint}{step}." if subject.checkpoint else ""
-    against = (
-        f" Compared with {labels(subject, report.against.subject)[1]}." if report.against else ""
-    )
     return (
         f"{subject.recipe}, router {subject.router}, similarity learning {subject.similarity}, "
-        f"{subject.parameters:,} parameters.{checkpoint} {text.tokens:,} {text.unit}s of "
-        f"{origin(text)} were read, and all experts saw {text.rows:,} of them.{against}"
+        f"{subject.parameters:,} parameters{step}. Measured on {text.rows:,} {text.unit}s of "
+        f"{origin(text)}."
     )
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One of the numbers to see first.
+class Value:
+    """A number of one run.
 
     Attributes:
-        label: what it is.
         value: None where it is undefined.
-        digits: decimals to show.
-        below: what stands below it.
+        text: how it is shown.
+        note: a few words beside it.
     """
 
-    label: str
     value: float | None
-    digits: int
-    below: str
+    text: str
+    note: str = ""
 
-    @property
-    def text(self) -> str:
-        return number(self.value, self.digits)
+    @classmethod
+    def of(cls, value: float | None, digits: int, note: str = "") -> Value:
+        """A number with so many decimals."""
+        return cls(value, number(value, digits), note)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the numbers to see first: its name, and the value of each run by the run's name."""
+
+    label: str
+    values: tuple[tuple[str, Value], ...]
 
 
 def tiles(main: Findings, against: Findings | None) -> list[Tile]:
-    """The most important numbers, each with the value of the other run or a short note."""
-    name = labels(main.subject, against.subject)[1] if against else ""
-    score_name, field, score_digits = score_of(main.text)
+    """The most important numbers of one run or of two."""
+    names = labels(main.subject, against.subject if against else None)
+    runs = list(zip(names, (main, against), strict=True))
+    score_name, field, digits = score_of(main.text)
 
-    def tile(label: str, of: Callable[[Findings], float | None], digits: int, below: str) -> Tile:
-        beside = f"{name}: {number(of(against), digits)}" if against else below
-        return Tile(label, of(main), digits, beside)
+    def score(found: Findings) -> Value:
+        note = f"n = {found.text.scored:,} {scored_unit(found.text)}s"
+        return Value.of(getattr(found.text, field), digits, note)
 
-    highest, top = main.highest, next(iter(most_similar(main.layers, 1)), None)
-    means = [layer.cka_mean for layer in main.layers if layer.cka_mean.value is not None]
-    loads = sum(layer.load_cv is not None for layer in main.layers)
-    experts = sum(layer.experts for layer in main.layers)
-    return [
-        tile(
-            f"Mean CKA of {_layers(main, len(means))}",
-            lambda found: found.overall.cka_mean,
-            3,
-            f"n = {sum(mean.n for mean in means):,} pairs",
-        ),
-        Tile("Highest layer", None, 3, "")
-        if highest is None
-        else Tile(
-            f"Highest: layer {printable(highest.label, NAME)}",
-            highest.cka_mean.value,
-            3,
-            interval(highest.cka_mean, main.settings.level),
-        ),
-        Tile("Most similar pair", None, 3, "")
-        if top is None
-        else Tile("Most similar pair", top.cka, 3, f"experts {top.full_name}"),
-        Tile("Dead experts", main.dead, 0, f"of {experts:,}"),
-        tile(
-            f"Load CV, mean of {_layers(main, loads)}", lambda found: found.load_cv, 3, "0 is even"
-        ),
-        tile(
-            score_name,
-            lambda found: getattr(found.text, field),
-            score_digits,
-            f"n = {main.text.scored:,} {scored_unit(main.text)}s",
-        ),
+    def tile(label: str, of: Callable[[Findings], Value | None]) -> Tile | None:
+        values = [(name, of(found)) for name, found in runs if found is not None]
+        if all(value is None for _, value in values):  # measured in none of the runs
+            return None
+        missing = Value(None, "–", "not measured")
+        return Tile(label, tuple((name, value or missing) for name, value in values))
+
+    made = [
+        tile("Mean CKA of two experts", _mean),
+        tile("Most similar pair, CKA", _top),
+        tile("CKA on shared tokens", _shared),
+        tile("Loss without the least missed", _least_missed),
+        tile("Dead experts", _dead),
+        tile("Overload of the busiest expert", _overload),
+        tile(score_name, score),
     ]
+    return [one for one in made if one is not None]
 
 
-def _layers(main: Findings, known: int) -> str:
-    """The number of layers in a mean, which leaves out layers with an undefined value."""
-    layers = len(main.layers)
-    return "all layers" if known == layers else f"{known} of {layers} layers"
+def _mean(found: Findings) -> Value:
+    known = [mean for layer in found.layers if (mean := layer.cka_mean.value) is not None]
+    notes = []
+    if len(known) > 1:
+        notes.append(f"layers {number(min(known), 2)} to {number(max(known), 2)}")
+    if 0 < len(known) < len(found.layers):
+        notes.append(f"{len(known)} of {len(found.layers)} layers")
+    return Value.of(found.overall.cka_mean, 3, ", ".join(notes))
+
+
+def _top(found: Findings) -> Value:
+    top = next(iter(most_similar(found.layers, 1)), None)
+    if top is None:
+        return Value.of(None, 3)
+    return Value.of(top.cka, 3, f"{top.full_name}{', exact copies' if top.copies else ''}")
+
+
+def _shared(found: Findings) -> Value | None:
+    shared = found.overall.cka_shared
+    return Value.of(shared.value, 3, f"n = {shared.n:,} pairs") if shared.n else None
+
+
+def _least_missed(found: Findings) -> Value | None:
+    measured = found.ablation
+    least = measured.cheapest if measured else None
+    if measured is None or least is None or least.change.nats is None or not measured.loss_nats:
+        return None
+    share = least.change.nats / measured.loss_nats
+    layer = found.layer_at(least.layer)
+    where = f"expert {least.expert} of layer {layer.label if layer else least.layer}"
+    return Value(share, f"{'+' if share > 0 else ''}{percent(share)}", where)
+
+
+def _dead(found: Findings) -> Value:
+    return Value.of(found.dead, 0, f"of {sum(layer.experts for layer in found.layers):,}")
+
+
+def _overload(found: Findings) -> Value:
+    """MaxVio, of the layer where it is largest."""
+    known = [
+        (layer.load_max_over_mean - 1, layer)
+        for layer in found.layers
+        if layer.load_max_over_mean is not None
+    ]
+    if not known:
+        return Value.of(None, 2)
+    worst, layer = max(known, key=lambda one: one[0])
+    return Value(worst, f"+{worst:.0%}", f"over a fair load; layer {layer.label}")
 
 
 def _sampled(main: Findings) -> str:
@@ -128,8 +158,8 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
     return [
         (
             "Text",
-            f"{of_text(main)} went through every expert of every layer shown, routed or not, "
-            f"computed in {settings.precision}.",
+            f"{text.tokens:,} {text.unit}s were read. {of_text(main)} went through every expert of "
+            f"every layer shown, routed or not, computed in {settings.precision}.",
         ),
         (
             "Layer",
@@ -145,9 +175,12 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
             "up to those, and not the same outputs.",
         ),
         (
-            "Interval",
-            f"{settings.level:.0%}. {method[:1].upper()}{method[1:]}.",
+            "Duplicates",
+            f"Experts with equal weights, or whose outputs differ by less than {SAME_OUTPUT:.0%} "
+            "of their size (root mean square of the difference over that of both; unrelated "
+            "experts have 1.41).",
         ),
+        ("Interval", f"{settings.level:.0%}. {method[:1].upper()}{method[1:]}."),
         ("Null", "The same measure with the rows of each expert shuffled apart."),
         (
             "Biased and RBF CKA",

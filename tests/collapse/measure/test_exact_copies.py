@@ -8,7 +8,8 @@ import torch
 
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.report import Report
-from simsmoe_cli.collapse.show.tables import experts_table, pairs_table
+from simsmoe_cli.collapse.show.tables.routing import experts_table
+from simsmoe_cli.collapse.show.tables.similarity import pairs_table
 from tests.collapse.chained import Chained, told
 from tests.collapse.planted import QUICK
 
@@ -56,7 +57,8 @@ def test_copies_come_first_however_many_pairs_are_about_as_alike(tmp_path: Path)
     assert verdict.sentences[0].evidence["experts"] == [8, 9]
     assert "1 expert is an exact copy of another" in verdict.headline
     assert any(
-        sentence.text == "The same holds for 32 more pairs." for sentence in verdict.sentences
+        sentence.text == "32 more pairs have a CKA of 0.95 or more."
+        for sentence in verdict.sentences
     )
     table = pairs_table(Report(findings=[found], against=None, verdict=verdict))
     assert [cell.text for cell in table.rows[0][:3]] == ["1", "8 and 9", "equal"]
@@ -71,7 +73,8 @@ def test_several_groups_of_copies_are_told_the_largest_first(tmp_path: Path) -> 
         planted.copy(1, source, target)
     planted.copy(0, 1, 2)
     _, verdict = told(planted, tmp_path)
-    assert verdict.headline == "Partly collapsed: 5 experts are exact copies of others."
+    assert verdict.headline.startswith("Partly collapsed: 5 experts are exact copies of others")
+    assert "upcycle with `--drop-ratio" in verdict.advice
     texts = [sentence.text for sentence in verdict.sentences[:4]]
     assert texts[0].startswith("Experts 0, 5 and 7 of layer 3 are exact copies")
     assert texts[1].startswith("Experts 1 and 2 of layer 1 are exact copies")

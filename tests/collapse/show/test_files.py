@@ -18,7 +18,7 @@ from tests.collapse.reports import report
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are not drawn, only put into their places."""
-    monkeypatch.setattr(files, "svg_file", lambda drawing: drawing.name.encode())
+    monkeypatch.setattr(files, "figure_file", lambda drawing, *how: drawing.name.encode())
 
 
 @pytest.mark.usefixtures("quick")

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import matplotlib
 import numpy as np
-from matplotlib.colors import Normalize
 
 from simsmoe_cli.collapse.findings import Findings, mean_of
 from simsmoe_cli.collapse.measure.correlation import nan_array
+from simsmoe_cli.collapse.show.figures.heat_maps import (
+    RATIO_COLOURS,
+    RATIO_SCALE,
+    expert_ticks,
+    heat_map,
+    log_ratio,
+    ratio_bar,
+)
 from simsmoe_cli.collapse.show.figures.style import (
     LABEL,
-    MUTED,
     Drawing,
     beside_each_other,
     by_layer,
-    colour_bar,
     finish,
-    heat_map,
+    muted,
     new_figure,
     subjects,
 )
 from simsmoe_cli.collapse.show.format import number, origin, per_run
 from simsmoe_cli.errors import printable
 
-LOAD_COLOURS = matplotlib.colormaps["PuOr_r"]
 WRITTEN_UP_TO = 10  # experts; with more, numbers do not fit into their cells
 
 
 def load_figure(main: Findings, against: Findings | None) -> Drawing:
     """Load per expert."""
     runs = subjects(main, against)
-    scale = Normalize(-2, 2)
     rows = max(len(findings.layers) for findings, _, _ in runs)
     panel = 0.75 + min(max(0.2 * rows, 0.5), 2.2)
     figure = new_figure(panel * len(runs))
@@ -41,7 +43,7 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         fair = np.full((len(findings.layers), experts), np.nan)
         for row, layer in enumerate(findings.layers):
             fair[row, : layer.experts] = nan_array([layer.load])[0] * layer.experts
-        heat_map(axes, np.log2(np.maximum(fair, 1e-9)), LOAD_COLOURS, scale)
+        heat_map(axes, log_ratio(fair, np.ones_like(fair)), RATIO_COLOURS, RATIO_SCALE)
         for row, layer in enumerate(findings.layers):
             dead = layer.dead or []
             axes.plot(dead, [row] * len(dead), "x", color="#ffffff", ms=4, mew=1.2)
@@ -61,8 +63,7 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         every = max(1, -(-len(findings.layers) // 12))
         names = [printable(layer.label, LABEL) for layer in findings.layers]
         axes.set_yticks(range(0, len(names), every), names[::every])
-        step = max(1, -(-experts // 16))
-        axes.set_xticks(range(0, experts, step), [str(i) for i in range(0, experts, step)])
+        expert_ticks(axes, experts, both=False)
         axes.set_ylabel("layer")
         if len(runs) > 1:
             axes.set_title(name, loc="left")
@@ -72,15 +73,15 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         busiest = f", the busiest expert has {number(max(known), 2)} fair shares" if known else ""
         said.append((name, dead_said + busiest))
     grid[-1].set_xlabel("expert")
-    bar = colour_bar(figure, LOAD_COLOURS, scale, list(grid), ticks=[-2, -1, 0, 1, 2])
-    bar.ax.set_yticklabels(["¼", "½", "1", "2", "4"])
+    ratio_bar(figure, list(grid))
     return Drawing(
         "load",
         "Who gets the tokens",
-        f"Load of each expert in fair shares, so the null is 1. A cross marks a dead expert (below "
-        f"{main.settings.dead_below:.0%} of a fair share), hatching what is undefined. "
-        f"{per_run(said)} Counted over {_all_tokens(main)}, so there is no interval.",
+        "Load in fair shares: 1 is even. A cross: dead. Hatched: undefined.",
         figure,
+        "routing",
+        f"{per_run(said)} Null: 1. An expert below {main.settings.dead_below:.0%} of a fair share "
+        f"is dead. Counted over {_all_tokens(main)}, so there is no interval.",
     )
 
 
@@ -95,16 +96,16 @@ def entropy_figure(main: Findings, against: Findings | None) -> Drawing:
             axes.plot(layers, values, form, color=colour, ms=4)
         axes.plot([], [], "o-", color=colour, ms=4, label=name)
     most = [layer.entropy_max_nats for layer in main.layers]
-    axes.plot([layer.layer for layer in main.layers], most, ":", color=MUTED)
+    axes.plot([layer.layer for layer in main.layers], most, ":", color=muted())
     finish(axes, runs)
     return Drawing(
         "entropy",
-        "How sure the router is, and how widely it spreads",
-        f"Circles: entropy of one token's routing, low where the router is sure. Squares: entropy "
-        f"of the mean over tokens, high where all experts are used. Null: a router that knows "
-        f"nothing has ln N = {number(max(most), 2)} for both (dotted). {_all_tokens(main)}; plain "
-        f"means, no interval.",
+        "How sure the router is, and how wide",
+        "Circles: one token, low where it is sure. Squares: all tokens, high where all are used.",
         figure,
+        "routing",
+        f"Entropy of the router's softmax. Null: a router that knows nothing has ln N = "
+        f"{number(max(most), 2)} for both (dotted). {_all_tokens(main)}; plain means, no interval.",
     )
 
 
@@ -128,11 +129,12 @@ def rank_figure(main: Findings, against: Findings | None) -> Drawing:
     return Drawing(
         "effective-rank",
         "How many directions an expert's outputs use",
-        f"One point for each expert, a line at the layer's mean. The most it can be is {most:,}; "
-        f"outputs that collapsed onto one direction have 1. n = {main.settings.rank_rows:,} "
-        f"{main.text.unit}s of {origin(main.text)}; no interval and no null were computed. "
-        f"{undefined} undefined.",
+        "Effective rank: a point for each expert, a line at the mean of a layer.",
         figure,
+        "similar",
+        f"The most it can be is {most:,}; outputs that collapsed onto one direction have 1. n = "
+        f"{main.settings.rank_rows:,} {main.text.unit}s of {origin(main.text)}; no interval and no "
+        f"null were computed. {undefined} undefined.",
     )
 
 

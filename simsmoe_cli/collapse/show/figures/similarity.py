@@ -1,8 +1,8 @@
 """The figures of a report on one set of weights, or on two.
 
-Fig. 4a, 4b and 5 are those of SimSMoE (arXiv 2406.15883). Every caption says how many things were
-measured, the interval, and what would be seen if nothing were related. Undefined values are
-hatched or left out and counted, never drawn as 0.
+Fig. 4a, 4b and 5 are those of SimSMoE (arXiv 2406.15883). Every figure says in `numbers` how many
+things were measured, the interval, and what would be seen if nothing were related. Undefined values
+are hatched or left out and counted, never drawn as 0.
 
 Shapes: L layers with experts, N experts of a layer.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 
-import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
@@ -19,22 +18,32 @@ from numpy.typing import NDArray
 from simsmoe_cli.collapse.findings import Findings, LayerFindings, Matrix
 from simsmoe_cli.collapse.measure.correlation import nan_array
 from simsmoe_cli.collapse.report import Report
+from simsmoe_cli.collapse.show.figures.cost import left_out_figure, merging_figure
+from simsmoe_cli.collapse.show.figures.heat_maps import (
+    DIFFERENCE_COLOURS,
+    SIMILARITY_COLOURS,
+    SIMILARITY_SCALE,
+    colour_bar,
+    expert_ticks,
+    heat_map,
+    sheet,
+)
 from simsmoe_cli.collapse.show.figures.routing import entropy_figure, load_figure, rank_figure
+from simsmoe_cli.collapse.show.figures.specialisation import (
+    coactivation_figure,
+    domains_figure,
+    saturation_figure,
+)
 from simsmoe_cli.collapse.show.figures.style import (
-    INK,
     LABEL,
     MANY_POINTS,
-    MUTED,
-    WIDTH,
     Drawing,
     beside_each_other,
     by_layer,
-    colour_bar,
-    expert_ticks,
     finish,
-    heat_map,
+    ink,
+    muted,
     new_figure,
-    style,
     subjects,
 )
 from simsmoe_cli.collapse.show.figures.training import loss_figure, training_figure
@@ -49,39 +58,41 @@ from simsmoe_cli.collapse.show.format import (
 )
 from simsmoe_cli.errors import printable
 
-CKA_COLOURS = matplotlib.colormaps["magma_r"]
-DIFFERENCE_COLOURS = matplotlib.colormaps["viridis"]
 WRITTEN_UP_TO = 8  # experts; with more, numbers do not fit into their cells
-LAYERS_ACROSS = 4  # of the sheet of all layers
+FIRST = "by-layer"  # the figure that a page shows before anything is unfolded
 
 
-def report_figures(report: Report, *, alone: bool = True) -> list[Drawing]:
-    """All figures of a report, in the order in which they are shown.
+def report_figures(report: Report, *, files: bool = True) -> list[Drawing]:
+    """All figures of a report, in the order in which they are shown; to be called in `style()`.
 
     Args:
         report: what to draw.
-        alone: include figures that are written only to files.
+        files: include figures that are written only to files.
     """
     main, against = report.main, report.against
-    with style():
-        figures = [
-            _by_layer(main, against),
-            _shared(main, against),
-            training_figure(report),
-            loss_figure(report),
-            _difference(main, against),
-            load_figure(main, against),
-            entropy_figure(main, against),
-            rank_figure(main, against),
+    figures = [
+        _by_layer(main, against),
+        _shared(main, against),
+        _difference(main, against),
+        rank_figure(main, against),
+        left_out_figure(main, against),
+        merging_figure(main, against),
+        load_figure(main, against),
+        entropy_figure(main, against),
+        coactivation_figure(main),
+        domains_figure(main),
+        training_figure(report),
+        loss_figure(report),
+        saturation_figure(main),
+    ]
+    for index in range(max(len(found.layers) for found, _, _ in subjects(main, against))):
+        figures += [
+            _cka(found, found.layers[index], suffix, against is not None)
+            for found, suffix in ((main, ""), (against, "-against"))
+            if found is not None and index < len(found.layers)
         ]
-        for index in range(max(len(found.layers) for found, _, _ in subjects(main, against))):
-            figures += [
-                _cka(found, found.layers[index], suffix, against is not None)
-                for found, suffix in ((main, ""), (against, "-against"))
-                if found is not None and index < len(found.layers)
-            ]
-        if alone:
-            figures.append(_sheet(main, against))
+    if files:
+        figures.append(_sheet(main, against))
     return [figure for figure in figures if figure is not None]
 
 
@@ -102,7 +113,7 @@ def _pairs(matrix: Matrix) -> NDArray[np.float64]:
 
 
 def _by_layer(main: Findings, against: Findings | None) -> Drawing:
-    """Similarity by the order of layers (Fig. 4b)."""
+    """Similarity by the order of layers (Fig. 4b), between chance and copies."""
     runs = subjects(main, against)
     figure, axes = by_layer(runs, 2.5, "debiased CKA")
     said = []
@@ -128,25 +139,39 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
             if mean.value is None:
                 continue
             if mean.low is not None and mean.high is not None:
-                axes.plot([middle] * 2, [mean.low, mean.high], color=INK, lw=1.2)
-            axes.plot(middle, mean.value, "o", color=colour, mec=INK, mew=0.7, ms=5)
-        axes.plot([], [], "o", color=colour, mec=INK, mew=0.7, ms=5, label=name)
-        rho = worth(findings.overall.depth, findings.settings.level, 2)
-        missing = f"; {undefined} pairs undefined and not shown" if undefined else ""
-        said.append((name, f"Spearman of layer and mean {rho}{missing}"))
-    if main.null_95 is not None:
-        low = min(layer.cka_null.mean or 0 for layer in main.layers)
-        axes.axhspan(low, main.null_95, color=MUTED, alpha=0.25, lw=0)
+                axes.plot([middle] * 2, [mean.low, mean.high], color=ink(), lw=1.2)
+            axes.plot(middle, mean.value, "o", color=colour, mec=ink(), mew=0.7, ms=5)
+        axes.plot([], [], "o", color=colour, mec=ink(), mew=0.7, ms=5, label=name)
+        missing = f"{undefined or 'no'} pairs undefined"
+        depth = worth(findings.overall.depth, findings.settings.level, 2)
+        said.append((name, missing + (f"; Spearman of layer and mean {depth}" if depth else "")))
+    low = min(layer.cka_null.mean or 0 for layer in main.layers)
+    high = main.null_95 or low
+    axes.axhspan(low, max(high, low + 0.004), color=muted(), alpha=0.4, lw=0)
+    axes.axhline(1, color=muted(), lw=0.8, ls="--")
+    for at, words in ((1, "copies"), (max(high, 0), "chance")):
+        axes.annotate(
+            words,
+            (1, at),
+            (-2, 2),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            fontsize="small",
+            color=muted(),
+        )
     finish(axes, runs)
-    mean_of = main.layers[0].cka_mean
+    axes.set_ylim(top=1.09)
+    count = main.layers[0].cka_mean
     return Drawing(
-        "by-layer",
-        "Similarity of experts, layer by layer",
-        f"Large points: mean over n = {mean_of.n:,} {mean_of.of} of a layer, with its "
-        f"{main.settings.level:.0%} interval; small points: single pairs; grey band: the null, "
-        f"from the mean to the 95% quantile of experts with shuffled rows, at most "
-        f"{number(main.null_95)}. {per_run(said)} {of_text(main)}.",
+        FIRST,
+        "Similarity of two experts, by layer",
+        "Large: mean of a layer with its interval. Small: single pairs.",
         figure,
+        "first",
+        f"n = {count.n:,} {count.of} in the first layer, {of_text(main)}; "
+        f"{main.settings.level:.0%} interval. Grey band: the null, experts with shuffled rows, "
+        f"from the mean to the 95% quantile, at most {number(main.null_95)}. {per_run(said)}",
     )
 
 
@@ -171,13 +196,12 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
         )
         axes.plot([], [], "os"[index], color=colour, ms=3.5, mew=0, label=name)
         overall, level = findings.overall, findings.settings.level
-        said.append(
-            (
-                name,
-                f"Pearson {worth(overall.pearson, level, 2)}, "
-                f"Spearman {worth(overall.spearman, level, 2)}",
-            )
-        )
+        known = [
+            f"{which} {words}"
+            for which, found in (("Pearson", overall.pearson), ("Spearman", overall.spearman))
+            if (words := worth(found, level, 2))
+        ]
+        said.append((name, ", ".join(known) or f"n = {len(shared):,} pairs are too few to tell"))
     axes.set_xlabel("tokens sent to both experts, % of all")
     axes.set_ylabel("debiased CKA of the pair")
     axes.set_xlim(left=0)
@@ -185,8 +209,10 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
     return Drawing(
         "shared-tokens",
         "Are experts that share tokens more similar?",
-        f"One point for each pair of experts of each layer. {per_run(said)} {of_text(main)}.",
+        "One point for each pair of experts of a layer.",
         figure,
+        "similar",
+        f"{per_run(said)} {of_text(main)}.",
     )
 
 
@@ -196,68 +222,55 @@ def _cka(findings: Findings, layer: LayerFindings, suffix: str, with_name: bool)
     axes = figure.add_subplot()
     values = nan_array(layer.cka)
     decimals = 2 if layer.experts <= WRITTEN_UP_TO else None
-    scale = Normalize(0, 1)
-    heat_map(axes, values, CKA_COLOURS, scale, diagonal=True, decimals=decimals)
+    scale = SIMILARITY_SCALE
+    heat_map(axes, values, SIMILARITY_COLOURS, scale, diagonal=True, decimals=decimals)
     axes.set_aspect("equal")
     expert_ticks(axes, layer.experts)
     axes.set_xlabel("expert")
     axes.set_ylabel("expert")
-    colour_bar(figure, CKA_COLOURS, scale, axes, shrink=0.86, pad=0.03)
+    colour_bar(figure, SIMILARITY_COLOURS, scale, axes, shrink=0.86, pad=0.03)
     missing = int(np.isnan(_pairs(layer.cka)).sum())
+    pairs = "pair is" if missing == 1 else "pairs are"
+    undefined = f"{missing} {pairs} undefined (hatched)." if missing else ""
     mean = layer.cka_mean
     of_run = f"{labels(findings.subject, None)[0]}, " if with_name else ""
     return Drawing(
         f"cka-layer-{file_part(layer)}{suffix}",
-        f"{of_run}layer {printable(layer.label, NAME)}: debiased CKA of each pair",
-        f"Mean {number(mean.value)} (n = {mean.n:,} {mean.of}; "
-        f"{interval(mean, findings.settings.level)}). Null of one pair: mean "
-        f"{number(layer.cka_null.mean)}, 95% below {number(layer.cka_null.quantile_95)}. "
-        f"{missing or 'No'} {'pair is' if missing == 1 else 'pairs are'} undefined (hatched). "
-        f"{of_text(findings)}.",
+        f"{of_run}layer {printable(layer.label, NAME)}",
+        f"Mean {number(mean.value)}. {undefined}",
         figure,
+        "similar",
+        f"n = {mean.n:,} {mean.of}; {interval(mean, findings.settings.level)}. Null of one pair: "
+        f"mean {number(layer.cka_null.mean)}, 95% below {number(layer.cka_null.quantile_95)}. "
+        f"{of_text(findings)}.",
     )
 
 
 def _sheet(main: Findings, against: Findings | None) -> Drawing:
     """Pairwise CKA of all layers in one picture, for a paper."""
     runs = subjects(main, against)
-    across = min(LAYERS_ACROSS, max(len(findings.layers) for findings, _, _ in runs))
-    rows = [
-        (findings, name, findings.layers[start : start + across])
+
+    def title(layer: LayerFindings) -> str:
+        return f"layer {printable(layer.label, LABEL)}: mean {number(layer.cka_mean.value, 2)}"
+
+    groups = [
+        (name, [(title(layer), nan_array(layer.cka)) for layer in findings.layers])
         for findings, name, _ in runs
-        for start in range(0, len(findings.layers), across)
     ]
-    figure = new_figure(0.3 + 1.75 * len(rows), max(WIDTH, 0.5 + 1.65 * across))
-    grid = figure.subplots(len(rows), across, squeeze=False)
-    scale = Normalize(0, 1)
-    for (_, name, layers), line in zip(rows, grid, strict=True):
-        for column, axes in enumerate(line):
-            if column >= len(layers):
-                axes.set_axis_off()
-                continue
-            layer = layers[column]
-            heat_map(axes, nan_array(layer.cka), CKA_COLOURS, scale, diagonal=True)
-            axes.set_aspect("equal")
-            expert_ticks(axes, layer.experts)
-            axes.set_title(
-                f"layer {printable(layer.label, LABEL)}: mean {number(layer.cka_mean.value, 2)}"
-            )
-            if column == 0:
-                axes.set_ylabel(name)
-    bar = colour_bar(figure, CKA_COLOURS, scale, list(grid.flat), shrink=0.7, aspect=30)
+    figure, grid = sheet(groups, SIMILARITY_COLOURS, SIMILARITY_SCALE, across=4)
+    bar = colour_bar(figure, SIMILARITY_COLOURS, SIMILARITY_SCALE, grid, shrink=0.7, aspect=30)
     bar.set_label("debiased CKA")
-    said = [
+    means = [
         (name, f"mean of layers {number(findings.overall.cka_mean)}") for findings, name, _ in runs
     ]
     pairs = sum(layer.cka_mean.n for layer in main.layers)
     return Drawing(
         "cka-all-layers",
         "Debiased CKA of each pair of experts",
-        f"{per_run(said)} n = {pairs:,} pairs on {of_text(main)}; the intervals of the means are "
-        f"in the figure by layer; null of one pair: 95% below {number(main.null_95)}. Hatched: "
-        f"undefined.",
+        "The darker, the more different. Hatched: undefined.",
         figure,
-        alone=True,
+        numbers=f"{per_run(means)} n = {pairs:,} pairs on {of_text(main)}; the intervals of the "
+        f"means are in the figure by layer; null of one pair: 95% below {number(main.null_95)}.",
     )
 
 
@@ -311,10 +324,11 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
     colour_bar(figure, DIFFERENCE_COLOURS, scale, list(grid))
     return Drawing(
         "difference",
-        "How far the two most similar experts are apart",
-        f"|E_i(x) - E_j(x)| in units of the outputs' root mean square: 0 is the same (dark), 1.4 "
-        f"is what two unrelated experts would give (the null), 2 and more is yellow. {which} "
+        "How far the most similar two are apart",
+        "|E_i(x) - E_j(x)| of their outputs: 0 is the same, 1.4 is unrelated.",
+        figure,
+        "similar",
+        f"In units of the outputs' root mean square. Null: two unrelated experts give 1.4. {which} "
         f"{per_run(said)} {len(shown[0][0].rows)} of them are shown; single outputs, so there is "
         "no interval.",
-        figure,
     )

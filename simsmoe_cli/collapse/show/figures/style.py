@@ -1,10 +1,13 @@
-"""Style and size of all figures, their common parts, and how they become SVG and PNG.
+"""Style of all figures, their common parts, and how they become files.
 
-Figures are matplotlib `Figure` objects without pyplot, so there is no window, no current figure
-and no state between two of them. They are one column of a paper wide, which is also what a phone
-shows without shrinking the letters. The same findings give the same bytes of SVG. Colours are
-those of Okabe and Ito (2008) and uniform colour maps, so nothing depends on telling red from
-green.
+Figures are matplotlib `Figure` objects without pyplot, so there is no window, no current figure and
+no state between two of them. They are one column of a paper wide, which is also what a phone shows
+without shrinking the letters. On the page they have one style, whose colours follow the page. Files
+follow the user's own settings of matplotlib as well (`own_settings`), and hold neither title nor
+caption, which a paper has in its text. The same findings and settings give the same bytes.
+
+Series have the colours of Okabe and Ito (2008) and heat maps even ones (`heat_maps.py`), so nothing
+depends on telling red from green.
 """
 
 from __future__ import annotations
@@ -13,37 +16,30 @@ import contextlib
 import html
 import io
 import re
-import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
+import matplotlib.style
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.cm import ScalarMappable
-from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
-from numpy.typing import NDArray
 
 from simsmoe_cli.collapse.findings import Findings
-from simsmoe_cli.collapse.show.format import labels, number
-from simsmoe_cli.errors import escaped, printable
+from simsmoe_cli.collapse.show.format import labels
+from simsmoe_cli.errors import UserError, escaped, nearest, printable
 
 WIDTH = 3.5  # inches: one column of a paper
-PNG_DPI = 200
-# A date or a version in it would make equal figures differ.
-NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 LABEL = 20  # letters of a layer's label
-# Points of one run beyond which an SVG holds them as one image, for its size.
+# Points of one run beyond which a vector file holds them as one image, for its size.
 MANY_POINTS = 2000
 
 INK = "#1b2430"
@@ -59,6 +55,7 @@ THEMED = {INK: "ink", MUTED: "muted", RULE: "rule"} | {
 Runs = list[tuple[Findings, str, str]]
 
 _STYLE: Any = {
+    "figure.figsize": (WIDTH, 2.5),
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8,
@@ -73,10 +70,10 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=SERIES),
     "grid.color": RULE,
     "grid.linewidth": 0.5,
     "text.color": INK,
-    "text.parse_math": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelsize": 7,
@@ -88,8 +85,12 @@ _STYLE: Any = {
     "lines.linewidth": 1.4,
     "hatch.color": MUTED,
     "hatch.linewidth": 0.5,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # letters that an editor of PDF can change
     "svg.hashsalt": "simsmoe",
 }
+# Names of runs and models are text: no settings of a user make them formulas or code of LaTeX.
+_NAMES_ARE_TEXT: Any = {"text.parse_math": False, "text.usetex": False}
 
 
 @dataclass(frozen=True)
@@ -99,82 +100,123 @@ class Drawing:
     Attributes:
         name: of its files, without suffix.
         title: a few words.
-        caption: how to read it, with n, interval and null.
+        caption: how to read it, in two lines of a phone (90 letters).
         figure: drawn inside `style()`.
-        alone: written only to files; the page shows the same in other figures.
+        section: of the page that shows it, see `html.py`; "" for files alone.
+        numbers: what was counted, intervals and nulls.
     """
 
     name: str
     title: str
     caption: str
     figure: Figure
-    alone: bool = False
+    section: str = ""
+    numbers: str = ""
 
 
 @contextlib.contextmanager
-def style(**more: Any) -> Iterator[None]:
-    """The settings of matplotlib with which all figures are drawn and saved, not the user's."""
+def style(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """The settings of matplotlib in which figures are drawn and saved.
+
+    Args:
+        settings: of `own_settings`; None gives the style of the page.
+    """
     with matplotlib.rc_context(), warnings.catch_warnings():
         # A name in letters the font lacks is shown as boxes in PNG, without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE | more)
+        matplotlib.rcParams.update(_STYLE | dict(settings or {}) | _NAMES_ARE_TEXT)
         yield
 
 
+def own_settings(name: str | None = None) -> dict[str, Any]:
+    """The user's settings of matplotlib that differ from its defaults, and those of a style.
+
+    Args:
+        name: a style that matplotlib knows, or a file of one.
+
+    Raises:
+        UserError: there is no such style, or the file cannot be read as one.
+    """
+    default = matplotlib.rcParamsDefault
+    own: dict[str, Any] = {
+        str(key): value
+        for key, value in matplotlib.rcParams.items()
+        if key in default and key not in ("backend", "interactive") and value != default[key]
+    }
+    if name is None:
+        return own
+    if name in matplotlib.style.library:
+        return own | {str(key): value for key, value in matplotlib.style.library[name].items()}
+    if not Path(name).is_file():
+        raise UserError(
+            f"no style of matplotlib '{printable(name)}'",
+            where="--style",
+            hint=nearest(name, matplotlib.style.available),
+        )
+    try:
+        found = matplotlib.rc_params_from_file(name, use_default_template=False)
+        read = {str(key): value for key, value in found.items()}
+    except (OSError, ValueError):
+        read = {}
+    if not read:
+        raise UserError("not a file with settings of matplotlib", where=printable(name))
+    return own | read
+
+
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
+    """An empty figure.
+
+    Args:
+        height, width: in inches where a figure is `WIDTH` wide; a style that sets another width
+            scales both.
+    """
+    scale = matplotlib.rcParams["figure.figsize"][0] / WIDTH
+    return Figure(figsize=(width * scale, height * scale), layout="constrained")
 
 
 def inline_svg(drawing: Drawing) -> str:
     """The figure for a page: an <svg> element whose text is text and whose colours are the
     page's, with a label for those who do not see it."""
-    with style(**{"svg.fonttype": "none"}):
+    with style({"svg.fonttype": "none", "savefig.dpi": 200}):
         FigureCanvasSVG(drawing.figure)
         _lay_out(drawing.figure)
         buffer = io.StringIO()
-        drawing.figure.savefig(
-            buffer, format="svg", dpi=PNG_DPI, transparent=True, metadata=NO_METADATA
-        )
+        drawing.figure.savefig(buffer, format="svg", transparent=True, metadata=_METADATA["svg"])
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # Identifiers are of the whole page.
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{drawing.name}-", text)
     for colour, name in THEMED.items():
         text = text.replace(colour, f"var(--{name})")
-    label = html.escape(escaped(f"{drawing.title}. {drawing.caption}"), quote=True)
+    words = f"{drawing.title}. {drawing.caption} {drawing.numbers}".rstrip()
+    label = html.escape(escaped(words), quote=True)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
-def svg_file(drawing: Drawing) -> bytes:
-    """A file for a paper, title and caption with it; letters are paths, the same everywhere."""
-    return _file(drawing, FigureCanvasSVG, "svg", NO_METADATA, **{"svg.fonttype": "path"})
+_CANVAS = {"pdf": FigureCanvasPdf, "svg": FigureCanvasSVG, "png": FigureCanvasAgg}
+# A date or a version in a file would make equal figures differ.
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+}
+FIGURE_FORMATS = tuple(_CANVAS)
 
 
-def png_file(drawing: Drawing) -> bytes:
-    """The same as pixels."""
-    return _file(drawing, FigureCanvasAgg, "png", {"Software": None})
+def figure_file(drawing: Drawing, form: str, settings: Mapping[str, Any] | None = None) -> bytes:
+    """A file for a paper: vectors, or pixels at 300 dpi.
 
-
-def _file(
-    drawing: Drawing,
-    canvas: type[FigureCanvasBase],
-    form: str,
-    metadata: dict[str, None],
-    **settings: Any,
-) -> bytes:
-    with style(**settings), _words(drawing) as box:
-        canvas(drawing.figure)
+    Args:
+        drawing: drawn in `style(settings)`.
+        form: of `FIGURE_FORMATS`.
+        settings: of `own_settings`.
+    """
+    with style(settings):
+        _CANVAS[form](drawing.figure)
+        _lay_out(drawing.figure)
         buffer = io.BytesIO()
-        drawing.figure.savefig(
-            buffer,
-            format=form,
-            dpi=PNG_DPI,
-            bbox_inches=box,
-            facecolor="white",
-            metadata=metadata,
-        )
+        drawing.figure.savefig(buffer, format=form, metadata=_METADATA[form])
     return buffer.getvalue()
 
 
@@ -186,90 +228,14 @@ def _lay_out(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-@contextlib.contextmanager
-def _words(drawing: Drawing) -> Iterator[Bbox]:
-    """Title above and caption below the figure, for a file of its own; gives the box of all."""
-    figure = drawing.figure
-    _lay_out(figure)
-    width, height = figure.get_size_inches()
-    title = textwrap.fill(escaped(drawing.title), round(width * 12.5))
-    caption = textwrap.fill(escaped(drawing.caption), round(width * 21))
-    gap = 0.06
-    texts = [
-        figure.text(0.02, 1 + gap / height, title, fontsize=9, fontweight="bold", va="bottom"),
-        figure.text(
-            0.02, -gap / height, caption, fontsize=6, color=MUTED, va="top", linespacing=1.35
-        ),
-    ]
-    above = 2 * gap + _lines(title) * 9 * 1.3 / 72
-    below = 2 * gap + _lines(caption) * 6 * 1.4 / 72
-    try:
-        yield Bbox([[0, -below], [width, height + above]])
-    finally:
-        for text in texts:
-            text.remove()
+def ink() -> str:
+    """The colour of words."""
+    return str(matplotlib.rcParams["text.color"])
 
 
-def _lines(text: str) -> int:
-    return text.count("\n") + 1
-
-
-# Heat maps
-
-
-def heat_map(
-    axes: Axes,
-    values: NDArray[np.float64],
-    colours: Colormap,
-    scale: Normalize,
-    *,
-    diagonal: bool = False,
-    decimals: int | None = None,
-) -> None:
-    """A matrix as coloured cells; undefined ones are hatched.
-
-    Args:
-        axes: to draw on.
-        values: [rows, columns], nan where undefined.
-        colours, scale: which colour a value gets.
-        diagonal: leave the diagonal grey, where it is 1 by definition.
-        decimals: of the value written into its cell; None writes none.
-    """
-    undefined = np.isnan(values)
-    pixels = colours(scale(np.nan_to_num(values)))
-    pixels[undefined] = 0
-    if diagonal:
-        pixels[np.diag_indices(len(values))] = (0.5, 0.5, 0.5, 0.25)
-    axes.set_facecolor("none")
-    axes.patch.set_hatch("//////" if undefined.any() else "")
-    axes.imshow(pixels, interpolation="none", aspect="auto")
-    axes.grid(False)
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    if decimals is None:
-        return
-    for (row, column), value in np.ndenumerate(values):
-        if undefined[row, column] or (diagonal and row == column):
-            continue
-        red, green, blue, _ = pixels[row, column]
-        light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5
-        axes.text(
-            column,
-            row,
-            number(value, decimals).replace("0.", ".", 1),
-            ha="center",
-            va="center",
-            fontsize=6,
-            color="#000000" if light else "#ffffff",
-        )
-
-
-def expert_ticks(axes: Axes, experts: int) -> None:
-    """Numbers of experts along both sides, as many as can be read."""
-    ticks = range(0, experts, 1 if experts <= 16 else -(-experts // 8))
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+def muted() -> str:
+    """The colour of what stands back."""
+    return str(matplotlib.rcParams["xtick.color"])
 
 
 def legend_above(axes: Axes) -> None:
@@ -333,18 +299,8 @@ def step_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def colour_bar(
-    figure: Figure, colours: Colormap, scale: Normalize, axes: Any, **how: Any
-) -> Colorbar:
-    """The colour scale next to a heat map."""
-    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, **{"pad": 0.02, **how})
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0)
-    return bar
-
-
 def subjects(main: Findings, against: Findings | None) -> Runs:
     """Each run with its name and colour."""
     first, second = labels(main.subject, against.subject if against else None)
-    found = [(main, first, SERIES[0])]
-    return found if against is None else [*found, (against, second, SERIES[1])]
+    found = [(main, first, "C0")]
+    return found if against is None else [*found, (against, second, "C1")]

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from simsmoe_cli.collapse.findings import mean_of
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.figures.style import (
-    INK,
     Drawing,
     finish,
+    ink,
     new_figure,
     step_axis,
     subjects,
@@ -62,10 +62,11 @@ def loss_figure(report: Report) -> Drawing | None:
     return Drawing(
         "loss",
         "How well it predicts, step by step",
-        f"Thin: training; points: validation; diamond: test. {' '.join(said)} A single run has no "
-        f"interval: repeat it with other seeds to get one. No null is drawn: a model that has "
-        f"learned nothing is as good as a guess.",
+        "Thin: training. Points: validation. Diamond: test.",
         figure,
+        "training",
+        f"{' '.join(said)} A single run has no interval: repeat it with other seeds to get one. No "
+        f"null is drawn: a model that has learned nothing is as good as a guess.",
     )
 
 
@@ -93,7 +94,7 @@ def training_figure(report: Report) -> Drawing | None:
         for checkpoint in measured:
             value, step = checkpoint.overall.cka_mean, checkpoint.subject.step
             if value is not None and step is not None:
-                axes.plot(step, value, "D", color=colour, mec=INK, mew=0.7, ms=5)
+                axes.plot(step, value, "D", color=colour, mec=ink(), mew=0.7, ms=5)
         tokens = findings.history.probe_tokens
         run = f"{name}: " if len(runs) > 1 else ""
         of = "" if tokens is None else f" of {tokens:,} {findings.text.unit}s each"
@@ -104,10 +105,11 @@ def training_figure(report: Report) -> Drawing | None:
     return Drawing(
         "training",
         "When experts became similar",
-        f"Thick: mean of the layers at each probe of the training; thin: each layer; diamond: "
-        f"measured by this report. {' '.join(said)} Probes have no interval. Null of one pair: "
-        f"95% below {number(report.main.null_95)}.",
+        "Thick: mean of all layers. Thin: one layer. Diamond: this report.",
         figure,
+        "training",
+        f"{' '.join(said)} Probes have no interval. Null of one pair: 95% below "
+        f"{number(report.main.null_95)}.",
     )
 
 

@@ -63,11 +63,60 @@ def test_a_likeness_hidden_by_single_rows_is_noted(base: Findings) -> None:
 def test_each_number_in_the_first_sentence_is_in_its_evidence(base: Findings) -> None:
     found = varied(base, 0.11, 0.22, 0.13, 0.14)
     first = judge(found).sentences[0]
-    assert "the mean CKA of two experts is 0.15 (debiased" in first.text
-    assert "Layer 1 has the highest mean, 0.22 (95% interval 0.21 to 0.23)" in first.text
+    assert "Two experts of a layer have a mean CKA of 0.15" in first.text
+    assert "highest in layer 1, 0.22 (95% interval 0.21 to 0.23)" in first.text
     assert "the lowest is 0.11" in first.text
     assert first.evidence["highest_layer"] == 1
     assert first.evidence["highest_mean"] == 0.22
     assert first.evidence["lowest_mean"] == 0.11
     assert first.evidence["cka_mean"] == pytest.approx(0.15)
     assert first.evidence["rows"] == 1024
+
+
+@pytest.mark.parametrize(
+    ("apart", "cosine", "words"),
+    [
+        (0.02, 1.0, "are duplicates: their outputs differ by 2.0% of their size"),
+        (1.3, 0.1, "rotation and scale (CKA 0.99); their outputs differ by 130% of their size"),
+        (0.63, 1.0, "rotation and scale (CKA 0.99); their outputs point the same way"),
+    ],
+)
+def test_a_copy_a_rotated_copy_and_a_scaled_copy_are_told_apart(
+    base: Findings, apart: float, cosine: float, words: str
+) -> None:
+    """CKA is near 1 for all of them. A copy of twice the size differs by 1 / sqrt(5 / 2)."""
+    matrices = {
+        name: [[value if i != j else same for j in range(EXPERTS)] for i in range(EXPERTS)]
+        for name, value, same in (("apart", apart, 0.0), ("cosine", cosine, 1.0))
+    }
+    found = varied(base, *[0.01] * LAYERS, spread=0.98, **matrices)
+    verdict = judge(found)
+    assert words in " ".join(s.text for s in verdict.sentences)
+    assert ("4 pairs are duplicates" in verdict.headline) == (apart < 0.1)
+    assert ("nearly the same representation" in verdict.headline) == (apart > 0.1)
+
+
+def test_a_correlation_that_chance_alone_gives_is_not_mentioned(base: Findings) -> None:
+    few = Estimate(value=0.8, low=0.1, high=1, n=6, of="pairs", null_low=-0.9, null_high=0.9)
+    overall = base.overall.model_copy(update={"spearman": few})
+    found = base.model_copy(update={"overall": overall})
+    assert not [s for s in judge(found).sentences if "share" in s.text and "Spearman" in s.text]
+
+
+def test_another_run_is_compared_by_intervals(base: Findings) -> None:
+    ours, theirs = varied(base, 0.1, 0.1, 0.1, 0.1), varied(base, 0.3, 0.3, 0.3, 0.1)
+    named = theirs.subject.model_copy(update={"name": "plain"})
+    theirs = theirs.model_copy(update={"subject": named})
+    less = sentence(ours, "less similar than those of plain", theirs)
+    assert less.tone == "good"
+    assert less.evidence["layers_apart"] == 3
+    assert "0.10 against 0.25" in less.text
+    assert "that of plain 0.25" in judge(ours, theirs).headline
+    assert sentence(theirs, "more similar than", ours).tone == "note"
+    assert sentence(ours, "about as similar as", ours).evidence["layers_apart"] == 0
+
+
+def test_other_text_is_a_warning(base: Findings) -> None:
+    text = base.text.model_copy(update={"split": "test"})
+    theirs = base.model_copy(update={"text": text})
+    assert sentence(base, "measured on other text", theirs).tone == "warning"

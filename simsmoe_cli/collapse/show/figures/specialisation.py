@@ -1,0 +1,113 @@
+"""Figures of what experts are for: domains, experts that work together, and routing over time."""
+
+from __future__ import annotations
+
+from simsmoe_cli.collapse.findings import Findings
+from simsmoe_cli.collapse.measure.correlation import nan_array
+from simsmoe_cli.collapse.show.figures.heat_maps import (
+    RATIO_COLOURS,
+    RATIO_SCALE,
+    expert_ticks,
+    heat_map,
+    log_ratio,
+    ratio_bar,
+    sheet,
+)
+from simsmoe_cli.collapse.show.figures.style import LABEL, Drawing, finish, new_figure, step_axis
+from simsmoe_cli.collapse.show.format import origin
+from simsmoe_cli.errors import printable
+
+LAYERS_SHOWN = 12  # of curves that can be told apart
+
+
+def coactivation_figure(main: Findings) -> Drawing | None:
+    """Tokens that two experts share, over what their loads let expect; None where not measured."""
+    layers = [layer for layer in main.layers if layer.shared_expected and layer.experts > 1]
+    if not layers:
+        return None
+    maps = [
+        (
+            f"layer {printable(layer.label, LABEL)}",
+            log_ratio(nan_array(layer.shared), nan_array(layer.shared_expected)),
+        )
+        for layer in layers
+    ]
+    figure, grid = sheet([("expert", maps)], RATIO_COLOURS, RATIO_SCALE, across=2)
+    ratio_bar(figure, grid, shrink=0.7, aspect=30, pad=0.03)
+    return Drawing(
+        "co-activation",
+        "Which experts work on the same tokens",
+        "Shared tokens over what their loads let expect. Red: together more often.",
+        figure,
+        "routing",
+        f"n = {main.text.tokens:,} {main.text.unit}s of {origin(main.text)}, all K experts of a "
+        "token counted, so there is no interval. Null: 1, experts combined at random.",
+    )
+
+
+def domains_figure(main: Findings) -> Drawing | None:
+    """Share of each domain that an expert receives, over its share of all; None with one domain."""
+    layers = [layer for layer in main.layers if layer.domain_share and layer.frequency]
+    names = [domain.name for domain in main.domains]
+    if len(names) < 2 or not layers:
+        return None
+    figure = new_figure(0.3 + (0.45 + 0.16 * len(names)) * len(layers))
+    grid = figure.subplots(len(layers), 1, squeeze=False)[:, 0]
+    for layer, axes in zip(layers, grid, strict=True):
+        rows = nan_array([layer.domain_share[name] for name in names])
+        ratio = log_ratio(rows, nan_array([layer.frequency]))
+        heat_map(axes, ratio, RATIO_COLOURS, RATIO_SCALE)
+        axes.set_yticks(range(len(names)), [printable(name, LABEL) for name in names])
+        expert_ticks(axes, layer.experts, both=False)
+        axes.set_title(f"layer {printable(layer.label, LABEL)}", loc="left")
+    grid[-1].set_xlabel("expert")
+    ratio_bar(figure, list(grid))
+    counted = ", ".join(f"{domain.tokens:,} of {domain.name}" for domain in main.domains)
+    return Drawing(
+        "domains",
+        "Which experts are for which text",
+        "Share of a domain's tokens over the share of all tokens. Red: more than its share.",
+        figure,
+        "routing",
+        f"n = {counted}. All of them counted, so there is no interval. Null: 1.",
+    )
+
+
+def saturation_figure(main: Findings) -> Drawing | None:
+    """How much of the routing was there at earlier checkpoints; None where not measured."""
+    layers = [layer for layer in main.layers if layer.saturation]
+    if not layers:
+        return None
+    figure = new_figure(2.5)
+    axes = figure.add_subplot()
+    for number, layer in enumerate(layers[:: -(-len(layers) // LAYERS_SHOWN)]):
+        steps = [point.step for point in layer.saturation]
+        label = f"layer {printable(layer.label, LABEL)}"
+        axes.plot(
+            steps,
+            [100 * point.share for point in layer.saturation],
+            "o-",
+            color=f"C{number}",
+            ms=3,
+            label=label,
+        )
+        axes.plot(
+            steps,
+            [100 * point.chance for point in layer.saturation],
+            ":",
+            color=f"C{number}",
+            lw=0.8,
+        )
+    step_axis(axes)
+    axes.set_ylabel("same experts as there, %")
+    finish(axes, [])
+    axes.legend(ncols=2)
+    return Drawing(
+        "saturation",
+        "When routing settled",
+        "Share of a token's experts that an earlier checkpoint chose too. Dotted: chance.",
+        figure,
+        "training",
+        f"n = {main.text.tokens:,} {main.text.unit}s of {origin(main.text)}; no interval. Null: "
+        "two unrelated routings with these loads (dotted).",
+    )
