@@ -50,6 +50,8 @@ def test_the_first_answer_imports_nothing_heavy(arguments: list[str]) -> None:
         "generate",
         "export",
         "upcycle",
+        "sweep",
+        "reproduce",
         "list",
         "show",
         "doctor",

@@ -31,9 +31,11 @@ from simsmoe_cli.cli.list import list_names
 from simsmoe_cli.cli.monitor import monitor
 from simsmoe_cli.cli.prepare_data import prepare_data
 from simsmoe_cli.cli.pretrain import pretrain
+from simsmoe_cli.cli.reproduce import reproduce
 from simsmoe_cli.cli.runs import add_commands, runs
 from simsmoe_cli.cli.show import show
 from simsmoe_cli.cli.stopping import terminable
+from simsmoe_cli.cli.sweep import sweep
 from simsmoe_cli.cli.upcycle import upcycle
 from simsmoe_cli.errors import (
     EXIT_OUT_OF_MEMORY,
@@ -86,6 +88,8 @@ app.command("finetune", cls=Command, rich_help_panel=TRAIN)(finetune)
 app.command("eval", cls=Command, rich_help_panel=TRAIN)(evaluate)
 app.command("generate", cls=Command, rich_help_panel=TRAIN)(generate)
 app.command("export", cls=Command, rich_help_panel=TRAIN)(export)
+app.command("sweep", cls=Command, rich_help_panel=TRAIN)(sweep)
+app.command("reproduce", cls=Command, rich_help_panel=TRAIN)(reproduce)
 app.command("upcycle", cls=Command, rich_help_panel=TRAIN)(upcycle)
 app.command("monitor", cls=Command, rich_help_panel=SEE)(monitor)
 app.command("collapse-report", cls=Command, rich_help_panel=SEE)(collapse_report)

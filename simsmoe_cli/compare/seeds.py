@@ -19,6 +19,7 @@ import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ POWER = 0.8
 RESAMPLES = 10_000
 MOST_SEEDS = 1_000_000  # above this, nothing is said about how many seeds are needed
 NO_DIFFERENCE = "no difference shown"
+S = TypeVar("S", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,7 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
     return Mean(mean, n, error, _t_interval(mean, error, n))
 
 
-def paired_difference(
-    scores: Mapping[Hashable, float], baseline: Mapping[Hashable, float]
-) -> Difference | None:
+def paired_difference(scores: Mapping[S, float], baseline: Mapping[S, float]) -> Difference | None:
     """The difference between two settings, of the seeds that both have; None if they share none.
 
     Args:

@@ -359,10 +359,14 @@ class SimilarityLearning(nn.Module):
 
 
 def _head(kind: str, width: int, num_experts: int) -> nn.Module:
-    if kind == "linear":
-        return nn.Linear(width, num_experts)
-    if kind == "mlp":
+    """The head, with random weights drawn apart, so that models with and without it begin with the
+    same weights."""
+    if kind == "none":
+        return nn.Identity()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(torch.initial_seed() + 1)
+        if kind == "linear":
+            return nn.Linear(width, num_experts)
         return nn.Sequential(
             nn.Linear(width, num_experts), nn.ReLU(), nn.Linear(num_experts, num_experts)
         )
-    return nn.Identity()

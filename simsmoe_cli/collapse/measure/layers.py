@@ -102,7 +102,7 @@ def with_pair_of(findings: Findings, source: Source, options: Options, other: Fi
     return findings.model_copy(update={"difference": difference})
 
 
-class _Keeper:
+class Keeper:
     """Keeps the rows of each layer until it has seen the whole text, then calls `on_layer`.
 
     A source gives whole windows of text; only as many of their tokens are kept as were asked for.
@@ -140,7 +140,7 @@ class _Keeper:
         pass
 
 
-class _Measurer(_Keeper):
+class _Measurer(Keeper):
     """Measures each layer as soon as it has seen the text."""
 
     def __init__(
@@ -194,7 +194,7 @@ class _Measurer(_Keeper):
         self.on_progress(share, len(self.found))
 
 
-class _OnePair(_Keeper):
+class _OnePair(Keeper):
     """Makes the difference of one pair of one layer."""
 
     def __init__(self, source: Source, options: Options, pair: Pair):

@@ -1,0 +1,94 @@
+"""`simsmoe reproduce`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simsmoe_cli.cli.options import (
+    DATA_DIR,
+    RUNS_DIR,
+    DataDirOption,
+    DeviceOption,
+    RunsDirOption,
+    SetOption,
+    console,
+)
+from simsmoe_cli.cli.sweeping import (
+    JobsOption,
+    KeepWeightsOption,
+    Options,
+    PlanOption,
+    ResultsOption,
+    YesOption,
+    sweep_through,
+)
+from simsmoe_cli.errors import UserError, nearest
+
+WHAT = ("table1", "table2", "table3", "figure3")
+SCALES = ("small", "paper")
+
+WhatArgument = Annotated[
+    str, typer.Argument(metavar="|".join(WHAT), help="A table or figure of the paper.")
+]
+ScaleOption = Annotated[
+    str,
+    typer.Option(
+        metavar="small|paper",
+        help="small: a small model and few steps, for two cores; paper: the published protocol, "
+        "for a GPU.",
+    ),
+]
+SeedsOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=1_000, metavar="N", help="Seeds of every cell: 0 to N-1."),
+]
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --scale small: train on this text, such as a part of enwik8, instead of "
+        "pystdlib.",
+    ),
+]
+
+
+def reproduce(
+    what: WhatArgument,
+    scale: ScaleOption = "small",
+    seeds: SeedsOption = None,
+    source: SourceOption = None,
+    settings: SetOption = None,
+    jobs: JobsOption = 1,
+    yes: YesOption = False,
+    dry_run: PlanOption = False,
+    keep_weights: KeepWeightsOption = False,
+    results: ResultsOption = None,
+    device: DeviceOption = "auto",
+    data_dir: DataDirOption = DATA_DIR,
+    runs_dir: RunsDirOption = RUNS_DIR,
+) -> None:
+    """Train what a table or figure of the paper shows; the published numbers stand beside ours.
+
+    Finished trainings are skipped, so the same command goes on after an interruption.
+    """
+    from simsmoe_cli.cli.stage_progress import StageProgress
+    from simsmoe_cli.sweep.definition import assignments, changed, read_definition
+    from simsmoe_cli.sweep.texts import prepare_known, with_source
+
+    for value, known, where in ((what, WHAT, ""), (scale, SCALES, "--scale")):
+        if value not in known:
+            raise UserError(f"unknown name '{value}'", where=where, hint=nearest(value, known))
+    definition = read_definition(f"{what}-{scale}")
+    given = None if seeds is None else f"0-{seeds - 1}"
+    definition = changed(definition, assignments(settings or [], "--set"), given)
+    name = definition.name
+    with StageProgress(console(stderr=True)) as progress:
+        if source is not None:
+            definition = with_source(definition, source, data_dir, progress)
+            name = f"{name}-{definition.settings['data.corpus']}"
+        prepare_known(definition, data_dir, progress)
+    sweep_through(
+        definition,
+        Options(name, jobs, yes, dry_run, keep_weights, results, device, data_dir, runs_dir),
+    )

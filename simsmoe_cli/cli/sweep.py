@@ -1,0 +1,158 @@
+"""`simsmoe sweep`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simsmoe_cli.cli.options import (
+    DATA_DIR,
+    RUNS_DIR,
+    DataDirOption,
+    DeviceOption,
+    RecipeOption,
+    RunsDirOption,
+    SetOption,
+)
+from simsmoe_cli.cli.sweeping import (
+    JobsOption,
+    KeepWeightsOption,
+    Options,
+    PlanOption,
+    ResultsOption,
+    YesOption,
+    sweep_through,
+)
+from simsmoe_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from simsmoe_cli.sweep.definition import Definition
+
+FileArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[FILE]",
+        help="A sweep: a YAML file, the name of one that comes with simsmoe, or a results.json to "
+        "go on with. Left out: one from --recipe, --grid and --seeds.",
+    ),
+]
+GridOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        "-g",
+        metavar="A.B=C,D",
+        help="Values of a field; with several fields, all combinations. Repeatable.",
+    ),
+]
+SeedsOption = Annotated[
+    str | None, typer.Option(help="Seeds of every cell, such as 0-4 or 0,1,2; 0-2 if left out.")
+]
+BaselineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A.B=C",
+        help="Settings of the cells that others are compared with; similarity.preset=none if a "
+        "grid has it. Repeatable.",
+    ),
+]
+NameOption = Annotated[
+    str | None, typer.Option(help="Name of the sweep's folder below --runs-dir.")
+]
+
+
+def sweep(
+    file: FileArgument = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    grid: GridOption = None,
+    seeds: SeedsOption = None,
+    baseline: BaselineOption = None,
+    name: NameOption = None,
+    jobs: JobsOption = 1,
+    yes: YesOption = False,
+    dry_run: PlanOption = False,
+    keep_weights: KeepWeightsOption = False,
+    results: ResultsOption = None,
+    device: DeviceOption = "auto",
+    data_dir: DataDirOption = DATA_DIR,
+    runs_dir: RunsDirOption = RUNS_DIR,
+) -> None:
+    """Train all combinations of settings with several seeds; compare them with intervals.
+
+    Finished trainings are skipped, so the same command goes on after an interruption.
+    """
+    from simsmoe_cli.files.names import check_name
+
+    if file is None:
+        definition = _from_options(recipe, settings, grid, seeds, baseline)
+    else:
+        definition = _from_file(file, settings, seeds)
+        for option, given in (("--recipe", recipe), ("--grid", grid), ("--baseline", baseline)):
+            if given is not None:
+                raise UserError("the sweep's file has it", where=option, hint="Leave one out.")
+    if name is not None:
+        check_name(name)
+    sweep_through(
+        definition,
+        Options(
+            name or definition.name,
+            jobs,
+            yes,
+            dry_run,
+            keep_weights,
+            results,
+            device,
+            data_dir,
+            runs_dir,
+        ),
+    )
+
+
+def _from_options(
+    recipe: str | None,
+    settings: list[str] | None,
+    grid: list[str] | None,
+    seeds: str | None,
+    baseline: list[str] | None,
+) -> "Definition":
+    from simsmoe_cli.sweep.definition import (
+        assignments,
+        default_baseline,
+        definition_of,
+        parse_axis,
+    )
+
+    if not grid:
+        raise UserError(
+            "nothing to compare is given",
+            where="--grid",
+            hint="Give a sweep's file, or for example --grid similarity.preset=none,calibrated.",
+        )
+    axes = dict(parse_axis(text) for text in grid)
+    given = assignments(baseline or [], "--baseline")
+    return definition_of(
+        {
+            "name": f"{Path(recipe or 'quickstart').stem}-sweep",
+            "recipe": recipe or "quickstart",
+            "settings": assignments(settings or [], "--set"),
+            "seeds": seeds or "0-2",
+            "grids": [axes],
+            "baseline": given or default_baseline(axes),
+        },
+        "the command line",
+    )
+
+
+def _from_file(file: Path, settings: list[str] | None, seeds: str | None) -> "Definition":
+    from simsmoe_cli.sweep.definition import assignments, changed, read_definition
+    from simsmoe_cli.sweep.results import Results
+
+    if file.suffix == ".json":
+        found = Results.read(file)
+        if found.definition is None:
+            raise UserError("no results of a sweep", where=str(file))
+        definition = found.definition
+    else:
+        definition = read_definition(file)
+    return changed(definition, assignments(settings or [], "--set"), seeds)

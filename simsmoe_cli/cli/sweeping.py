@@ -1,0 +1,203 @@
+"""The common part of `simsmoe sweep` and `simsmoe reproduce`: shows the plan, asks, trains, and
+shows the table."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simsmoe_cli.cli.options import console
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.run.duration import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simsmoe_cli.sweep.definition import Definition
+    from simsmoe_cli.sweep.results import Record
+    from simsmoe_cli.sweep.run import Sweep, Training
+
+JobsOption = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        min=1,
+        max=1_000,
+        metavar="N",
+        help="Trainings side by side: threads are divided; each has a GPU of its own where there "
+        "are several.",
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Show the plan and ask nothing.")]
+PlanOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan; train nothing.")]
+KeepWeightsOption = Annotated[
+    bool,
+    typer.Option("--keep-weights", help="Keep the checkpoints of finished trainings."),
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--results",
+        metavar="FOLDER",
+        help="Folder of results.json, results.csv and results.html; the sweep's if left out. A "
+        "sweep goes on from a results.json that lies there, without the runs.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of both commands, as given."""
+
+    name: str
+    jobs: int
+    yes: bool
+    dry_run: bool
+    keep_weights: bool
+    results: Path | None
+    device: str
+    data_dir: Path
+    runs_dir: Path
+
+
+def sweep_through(definition: Definition, options: Options) -> None:
+    """Carry out a sweep, or the rest of it, and write its results.
+
+    Raises:
+        UserError: it cannot be carried out; trainings that fail only end with exit code 1.
+        typer.Exit: some trainings failed.
+    """
+    if os.environ.get("RANK"):
+        raise UserError(
+            "a sweep starts its own processes",
+            where="torchrun",
+            hint="Use --jobs N, which gives each training a GPU of its own.",
+        )
+    from simsmoe_cli.sweep import run
+    from simsmoe_cli.sweep.results import NAME
+    from simsmoe_cli.sweep.show import print_table, write_results
+    from simsmoe_cli.sweep.table import make_table
+
+    screen = console()
+    folder = options.runs_dir / options.name
+    results = (options.results or folder) / NAME
+    with run.locked(folder):
+        sweep = run.open_sweep(
+            definition,
+            folder,
+            options.data_dir,
+            results,
+            lambda words: screen.print(words, soft_wrap=True),
+        )
+        at = run.machines(options.device, options.jobs)
+        _show_plan(sweep, screen, results)
+        failed: dict[str, str] = {}
+        if sweep.due:
+            seconds = run.estimate_seconds(sweep, at)
+            assert seconds is not None
+            _show_time(seconds, len(at), screen)
+            if options.dry_run:
+                return
+            _ask(yes=options.yes)
+            progress = _Progress(sweep, len(at), screen)
+            try:
+                failed = run.carry_out(
+                    sweep, at, keep_weights=options.keep_weights, on_end=progress.ended
+                )
+            finally:
+                if sweep.results.records:
+                    table = make_table(definition, sweep.results)
+                    write_results(table, results.parent, failed)
+        elif options.dry_run:
+            return
+        table = make_table(definition, sweep.results)
+        write_results(table, results.parent, failed)
+    screen.print()
+    print_table(table, screen)
+    screen.print(f"\n{results.parent / 'results.html'}", soft_wrap=True)
+    if failed:
+        logs = folder / run.LOGS
+        screen.print(
+            f"{len(failed)} trainings did not finish; the same command tries them again. What they "
+            f"printed is in {logs}:",
+            *(f"  {name}: {reason}" for name, reason in failed.items()),
+            sep="\n",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
+
+
+def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
+    """The number of trainings, tokens and FLOPs, of all and of those that are due."""
+    definition, due = sweep.definition, sweep.due
+    tokens = sum(one.cost.tokens for one in due)
+    flops = sum(one.cost.flops for one in due)
+    seeds = Counter(len(cell.seeds) for cell in sweep.cells)
+    of_seeds = ", ".join(f"{cells} with {count} seeds" for count, cells in sorted(seeds.items()))
+    screen.print(
+        f"sweep      {definition.name} in {sweep.folder}",
+        f"cells      {len(sweep.cells)}: {of_seeds}",
+        f"trainings  {len(sweep.trainings)}, of which {len(sweep.trainings) - len(due)} are in "
+        f"{results}",
+        f"due        {len(due)}: {tokens:,} tokens, {flops:.3g} FLOPs",
+        sep="\n",
+        soft_wrap=True,
+    )
+
+
+def _show_time(seconds: float, jobs: int, screen: Console) -> None:
+    side_by_side = f" with {jobs} side by side" if jobs > 1 else ""
+    screen.print(
+        f"time       about {duration(seconds)} of training{side_by_side}, from a few steps; "
+        "evaluation comes on top",
+        soft_wrap=True,
+    )
+
+
+def _ask(*, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("nobody can be asked here", hint="Start it with --yes.")
+    typer.confirm("Train them now?", abort=True)
+
+
+class _Progress:
+    """A line for each training that ends."""
+
+    def __init__(self, sweep: Sweep, jobs: int, screen: Console):
+        self.total, self.jobs, self.screen = len(sweep.due), jobs, screen
+        self.flops = sum(one.cost.flops for one in sweep.due)
+        self.started, self.ended_flops, self.count = time.monotonic(), 0.0, 0
+
+    def ended(self, training: Training, record: Record | None, failure: str) -> None:
+        """A training finished or failed."""
+        self.count += 1
+        self.ended_flops += training.cost.flops
+        took = time.monotonic() - self.started
+        left = took * (self.flops - self.ended_flops) / self.ended_flops
+        at = f"[{self.count}/{self.total}] {training.job.name}"
+        words = f"failed: {failure}" if record is None else _scores(record)
+        rest = f", {duration(left)} left" if self.count < self.total else ""
+        self.screen.print(f"{at}  {words}{rest}", soft_wrap=True)
+
+
+def _scores(record: Record) -> str:
+    shown = [
+        ("test_bpc", "test BPC", ".4f"),
+        ("cka", "CKA", ".3f"),
+        ("cka_shared", "shared", ".3f"),
+    ]
+    parts = []
+    for name, label, form in shown:
+        value = record.scores.get(name)
+        if value is not None:
+            parts.append(f"{label} {value:{form}}")
+    return "  ".join(parts)

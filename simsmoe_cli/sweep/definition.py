@@ -1,0 +1,415 @@
+"""What a sweep trains: a base recipe, grids of settings, seeds, and a baseline to compare with.
+
+A sweep is a YAML file (`recipes/sweeps/` has those that come with simsmoe), or made from options of
+the command line:
+
+    name: routers
+    recipe: quickstart                  # a name or a file; a path is relative to the sweep's file
+    settings: {train.steps: 800}        # of all cells
+    seeds: 0-4
+    grids:                              # each grid is all combinations of its values
+      - moe.router: [smoe, xmoe]
+        similarity.preset: [none, calibrated]
+      - {moe.router: [hash], seeds: 0-2}
+    baseline: {similarity.preset: none}
+
+A combination is a cell. Its baseline is the cell that has the baseline's settings and agrees in
+all other fields that both name. In a grid, `seeds` are the seeds of its cells alone, and
+`budget: [flops]` trains a cell for as many FLOPs as its baseline instead of as many steps; `recipe`
+gives several base recipes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from simsmoe_cli.errors import UserError, nearest, printable
+from simsmoe_cli.files.names import name_from
+from simsmoe_cli.files.untrusted import Unreadable, read_bytes, validated
+from simsmoe_cli.recipe.fields import fields
+from simsmoe_cli.recipe.load import load_recipe, recipes_dir
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.recipe.section import Section
+from simsmoe_cli.recipe.yaml_dialect import FaultyYaml, read_yaml, write_yaml
+
+RECIPE, SEEDS, BUDGET = "recipe", "seeds", "budget"  # keys of a grid that are no fields
+SEED_FIELD = "train.seed"
+PRESET = "similarity.preset"
+MOST_SEEDS = 1_000
+MOST_CELLS = 2_000
+MOST_BYTES = 500_000
+
+
+class PublishedNumbers(Section):
+    """Numbers of one kind.
+
+    Attributes:
+        of: model and text, in words.
+        score: what the numbers are.
+        cell: settings that all of them share.
+        fields: further settings, whose values begin each row.
+        rows: values of the fields, and the number.
+    """
+
+    of: str = Field(max_length=200)
+    score: str = "test_bpc"
+    cell: dict[str, Any] = Field({})
+    fields: list[str] = Field([], max_length=20)
+    rows: list[list[Any]] = Field(max_length=1_000)
+
+    def values(self) -> Iterator[tuple[dict[str, Any], float]]:
+        """The settings and the number of each row."""
+        for *values, number in self.rows:
+            yield self.cell | dict(zip(self.fields, values, strict=True)), number
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for row in self.rows:
+            if len(row) != len(self.fields) + 1 or type(row[-1]) not in (int, float):
+                raise ValueError("a row is the values of the fields, and a number")
+        return self
+
+
+class Published(Section):
+    """Numbers of a publication, to be shown beside ours.
+
+    Attributes:
+        source: the publication and table.
+        differs: what differs from the publication here, a sentence each.
+        values: the numbers.
+    """
+
+    source: str = Field(max_length=1_000)
+    differs: list[str] = Field([], max_length=100)
+    values: list[PublishedNumbers] = Field([], max_length=100)
+
+
+class Task(Section):
+    """A task that every trained model is fine-tuned on.
+
+    Attributes:
+        task: its name.
+        recipe: to fine-tune with; a name or a file.
+        settings: changes of that recipe.
+    """
+
+    task: str
+    recipe: str
+    settings: dict[str, Any] = Field({})
+
+
+class Definition(Section):
+    """A sweep as its file has it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    description: str = Field("", max_length=2_000)
+    recipe: str = "quickstart"
+    settings: dict[str, Any] = Field({})
+    seeds: list[int] = Field([0])
+    grids: list[dict[str, list[Any]]] = Field([{}], min_length=1, max_length=100)
+    baseline: dict[str, Any] = Field({})
+    published: Published | None = None
+    finetune: list[Task] = Field([], max_length=20)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, given: Any) -> list[int]:
+        return parse_seeds(given)
+
+    @field_validator("grids", mode="before")
+    @classmethod
+    def _grids(cls, given: Any) -> Any:
+        if not isinstance(given, list) or not all(isinstance(grid, dict) for grid in given):
+            return given
+        grids = []
+        for grid in given:
+            values = {
+                field: value if isinstance(value, list) else [value]
+                for field, value in grid.items()
+            }
+            if SEEDS in grid:
+                values[SEEDS] = parse_seeds(grid[SEEDS])
+            grids.append(values)
+        return grids
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of settings.
+
+    Attributes:
+        settings: values by dotted field, in the order of the grid.
+        seeds: to train it with.
+        same_flops: whether it gets the FLOPs of its baseline and not its steps.
+    """
+
+    settings: Mapping[str, Any]
+    seeds: Sequence[int]
+    same_flops: bool = False
+
+    @property
+    def key(self) -> str:
+        """The settings as one text that identifies the cell."""
+        return json.dumps([self.settings, self.same_flops], sort_keys=True)
+
+    @property
+    def name(self) -> str:
+        """A short name for folders and rows, such as "smoe-none" or "published-threshold0.3"."""
+        parts = [
+            str(value) if isinstance(value, str) else f"{field.rpartition('.')[2]}{_text(value)}"
+            for field, value in self.settings.items()
+        ]
+        if self.same_flops:
+            parts.append("same-flops")
+        return name_from("-".join(parts)) or "base"
+
+    def agrees(self, other: Mapping[str, Any], but: Mapping[str, Any]) -> bool:
+        """Whether it has the same values in all fields that both name, `but` for some."""
+        return all(
+            value == other[field]
+            for field, value in self.settings.items()
+            if field in other and field not in but
+        )
+
+    def overrides(self, definition: Definition, seed: int) -> list[str]:
+        """The changes of the base recipe, as `--set` takes them."""
+        values = {**definition.settings, **self.settings, SEED_FIELD: seed}
+        return [f"{field}={_text(value)}" for field, value in values.items() if field != RECIPE]
+
+    def recipe(self, definition: Definition) -> str:
+        """The name or file of its base recipe."""
+        return str(self.settings.get(RECIPE, definition.recipe))
+
+
+def read_definition(given: str | Path) -> Definition:
+    """Read a sweep: the name of one that comes with simsmoe, or a file.
+
+    Raises:
+        UserError: there is none, or it is not a sweep.
+    """
+    path = sweeps_dir() / f"{given}.yaml"
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", str(given)) or not path.is_file():
+        path = Path(given)
+    where = printable(path, 200)
+    try:
+        text = read_bytes(path, MOST_BYTES).decode("utf-8")
+        data, twice = read_yaml(text)
+        if twice:
+            raise Unreadable(f"has the key '{printable(twice[0][0])}' twice, in line {twice[0][1]}")
+        if not isinstance(data, dict):
+            raise Unreadable("is not a mapping of fields, like 'recipe: quickstart'")
+        data = {"name": name_from(path.stem) or "sweep", **data}
+        definition = definition_of(data, where)
+    except FileNotFoundError:
+        hint = nearest(str(given), [file.stem for file in sweeps_dir().glob("*.yaml")])
+        raise UserError("no such sweep or file", where=where, hint=hint) from None
+    except UnicodeDecodeError:
+        raise UserError("not a text file in UTF-8", where=where) from None
+    except FaultyYaml as fault:
+        raise UserError(f"not valid YAML: {printable(fault.what, 200)}", where=where) from None
+    except Unreadable as reason:
+        raise UserError(f"the sweep {reason}", where=where) from None
+    beside = path.parent / definition.recipe
+    if beside.suffix in (".yaml", ".yml") and beside.is_file():
+        definition = definition.model_copy(update={"recipe": str(beside)})
+    return definition
+
+
+def definition_of(data: Mapping[str, Any], where: str) -> Definition:
+    """A sweep from the content of its file.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    try:
+        return validated(Definition, data)
+    except Unreadable as reason:
+        raise UserError(f"the sweep is not valid: {reason}", where=where) from None
+
+
+def changed(definition: Definition, settings: Mapping[str, Any], seeds: str | None) -> Definition:
+    """The sweep with other settings and seeds; None leaves the seeds."""
+    update: dict[str, Any] = {"settings": {**definition.settings, **settings}}
+    if seeds is not None:
+        try:
+            update["seeds"] = parse_seeds(seeds)
+        except ValueError as error:
+            raise UserError(str(error), where="--seeds") from None
+        update["grids"] = [
+            {name: values for name, values in grid.items() if name != SEEDS}
+            for grid in definition.grids
+        ]
+    return definition.model_copy(update=update)
+
+
+def assignments(texts: Sequence[str], where: str) -> dict[str, Any]:
+    """Settings by field, of texts such as "train.steps=800" with values in YAML.
+
+    Raises:
+        UserError: one is not of this form.
+    """
+    found = {}
+    for text in texts:
+        field, values = parse_axis(text, where)
+        if len(values) != 1:
+            raise UserError("expected one value", where=f"{where} {printable(text)}")
+        found[field] = values[0]
+    return found
+
+
+def default_baseline(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Training without similarity learning, where the axes have it."""
+    return {PRESET: "none"} if "none" in axes.get(PRESET, ()) else {}
+
+
+def sweeps_dir() -> Path:
+    """The folder of the sweeps that come with simsmoe."""
+    return recipes_dir() / "sweeps"
+
+
+def cells_of(definition: Definition) -> list[Cell]:
+    """All cells, in the order of the grids, each once.
+
+    Raises:
+        UserError: a field or a recipe is not valid, or the sweep has too many cells.
+    """
+    cells: dict[str, Cell] = {}
+    _check_fields({name: [value] for name, value in definition.settings.items()})
+    for grid in definition.grids:
+        _check_fields(grid)
+        axes = {name: values for name, values in grid.items() if name != SEEDS}
+        seeds = grid.get(SEEDS, definition.seeds)
+        if any(not values for values in axes.values()):
+            empty = next(name for name, values in axes.items() if not values)
+            raise UserError("has no values", where=f"grid {printable(empty)}")
+        for values in itertools.product(*axes.values()):
+            settings = dict(zip(axes, values, strict=True))
+            same_flops = settings.pop(BUDGET, "steps") == "flops"
+            cell = Cell(settings, seeds, same_flops)
+            if cell.key in cells:
+                seeds_of_both = sorted({*cells[cell.key].seeds, *seeds})
+                cell = Cell(settings, seeds_of_both, same_flops)
+            cells[cell.key] = cell
+            if len(cells) > MOST_CELLS:
+                raise UserError(f"more than {MOST_CELLS:,} cells", hint="Use fewer values.")
+    found = list(cells.values())
+    for cell in found:
+        recipe_of(definition, cell, cell.seeds[0])
+        baseline_of(definition, cell, found)
+    return found
+
+
+def recipe_of(definition: Definition, cell: Cell, seed: int) -> Recipe:
+    """The resolved recipe of a training; a UserError where it is not valid."""
+    return load_recipe(cell.recipe(definition), cell.overrides(definition, seed))
+
+
+def baseline_of(definition: Definition, cell: Cell, cells: Sequence[Cell]) -> Cell | None:
+    """The cell that a cell is compared with; None: the sweep has none, or it is one itself.
+
+    Raises:
+        UserError: several cells could be it.
+    """
+    wanted = definition.baseline
+    if not wanted or _has(cell, wanted):
+        return None
+    found = [
+        other
+        for other in cells
+        if _has(other, wanted) and not other.same_flops and cell.agrees(other.settings, wanted)
+    ]
+    if len(found) > 1:
+        raise UserError(
+            f"cell {cell.name} has {len(found)} baselines: {found[0].name}, {found[1].name} ...",
+            where="baseline",
+            hint="Name more settings in it.",
+        )
+    return found[0] if found else None
+
+
+def parse_seeds(given: Any) -> list[int]:
+    """Seeds as a list: of "0-4", "0,2,5-7", a number, or a list of numbers.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(given, list) and all(type(seed) is int for seed in given):
+        seeds = given
+    else:
+        seeds = []
+        for part in str(given).split(","):
+            ends = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
+            if ends is None:
+                raise ValueError(f"expected seeds such as 0-4 or 0,1,2, got {printable(given)}")
+            low, high = int(ends[1]), int(ends[2] or ends[1])
+            if high - low >= MOST_SEEDS:
+                raise ValueError(f"more than {MOST_SEEDS:,} seeds")
+            seeds += range(low, high + 1)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError("expected at least one seed, and each once")
+    return list(seeds)
+
+
+def parse_axis(text: str, option: str = "--grid") -> tuple[str, list[Any]]:
+    """Field and values of a `--grid`: "moe.router=smoe,xmoe"; values are YAML.
+
+    Raises:
+        UserError: it is not of this form.
+    """
+    field, equals, raw = text.partition("=")
+    field = field.strip()
+    where = f"{option} {printable(text)}"
+    if not equals or not field or not raw.strip():
+        raise UserError(
+            "expected FIELD=VALUE,VALUE", where=where, hint="For example moe.router=smoe,xmoe."
+        )
+    try:
+        values, _ = read_yaml(f"[{raw}]")
+    except FaultyYaml as fault:
+        raise UserError(
+            f"the values are not valid YAML: {printable(fault.what, 200)}", where=where
+        ) from None
+    return field, values
+
+
+def _check_fields(grid: Mapping[str, Any]) -> None:
+    known = {field.path for field in fields()}
+    for name, values in grid.items():
+        if name == SEED_FIELD:
+            raise UserError("is what seeds are for", where=SEED_FIELD, hint="Use seeds: 0-4.")
+        if name == BUDGET and not set(values) <= {"steps", "flops"}:
+            raise UserError("expected steps or flops", where=f"grid {BUDGET}")
+        if name not in known and name not in (RECIPE, SEEDS, BUDGET):
+            raise UserError(
+                f"unknown field '{printable(name)}'",
+                where="grid",
+                hint=nearest(name, known),
+            )
+
+
+def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:
+    return wanted.items() <= cell.settings.items()
+
+
+def _text(value: Any) -> str:
+    """A value as YAML on one line."""
+    return write_yaml([value]).strip()[1:-1]
+
+
+def labelled(cells: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, str]]]:
+    """Each cell with the fields that differ between cells, as text by field; "" where not named."""
+    paths = dict.fromkeys(path for cell in cells for path in cell.settings)
+    budgets = {cell.same_flops for cell in cells}
+    for cell in cells:
+        row = {path: _text(cell.settings[path]) if path in cell.settings else "" for path in paths}
+        if len(budgets) > 1:
+            row[BUDGET] = "same FLOPs" if cell.same_flops else "same steps"
+        yield cell, row

@@ -1,0 +1,288 @@
+"""Carries out a sweep: which trainings are due, what they cost, and their results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.errors import DataError, UserError, printable
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.sweep.definition import Cell, Definition, baseline_of, cells_of, recipe_of
+from simsmoe_cli.sweep.results import Cost, Record, Results, Text, compared, settings_of
+from simsmoe_cli.sweep.side_by_side import Outcome, Work, outcomes
+from simsmoe_cli.sweep.training import (
+    Job,
+    Machine,
+    cost_of,
+    open_text,
+    remove_weights,
+    seconds_per_step,
+    train_and_measure,
+)
+
+LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of a sweep; several cells may share it.
+
+    Attributes:
+        job: what to do.
+        recipe: resolved.
+    """
+
+    job: Job
+    recipe: Recipe
+
+    @property
+    def cost(self) -> Cost:
+        return self.job.cost
+
+
+@dataclass
+class Sweep:
+    """A sweep in its folder.
+
+    Attributes:
+        definition: what to train.
+        folder: of its runs.
+        data_dir: of prepared corpora and tasks.
+        results: of finished trainings.
+        cells: of the definition.
+        trainings: all, each once, in the order of the cells and their seeds: first all cells with
+            their first seed.
+    """
+
+    definition: Definition
+    folder: Path
+    data_dir: Path
+    results: Results
+    cells: list[Cell]
+    trainings: list[Training] = field(default_factory=list)
+
+    @property
+    def due(self) -> list[Training]:
+        """Trainings that have not finished."""
+        return [one for one in self.trainings if self.results.find(one.recipe) is None]
+
+
+def open_sweep(
+    definition: Definition,
+    folder: Path,
+    data_dir: Path,
+    results: Path,
+    say: Callable[[str], None],
+) -> Sweep:
+    """Check a sweep, prepare its text if that needs no choice, and read its finished trainings.
+
+    Args:
+        definition: what to train.
+        folder: of its runs.
+        data_dir: of prepared corpora and tasks.
+        results: the file of its results.
+        say: told what is prepared.
+
+    Raises:
+        UserError: a recipe or a result cannot be used, or a corpus is not prepared.
+    """
+    cells = cells_of(definition)
+    found = Results.read(results)
+    found.definition = definition
+    sweep = Sweep(definition, folder, data_dir, found, cells)
+    stores: dict[str, TokenStore] = {}
+    costs = _Costs(sweep, stores)
+    known: dict[str, str] = {}  # names of runs by what identifies their recipe
+    most = max(len(cell.seeds) for cell in cells)
+    for turn in range(most):
+        for cell in cells:
+            if turn >= len(cell.seeds):
+                continue
+            seed = cell.seeds[turn]
+            recipe = recipe_of(definition, cell, seed)
+            corpus = recipe.data.corpus
+            if corpus not in stores:
+                stores[corpus] = open_text(recipe, data_dir, say)
+                _require_same_text(found, corpus, stores[corpus])
+            overrides = cell.overrides(definition, seed)
+            if cell.same_flops:
+                overrides.append(costs.same_flops(cell, seed))
+                recipe = load_recipe(cell.recipe(definition), overrides)
+            identity = repr(sorted(compared(settings_of(recipe)).items()))
+            if identity in known:
+                continue
+            name = f"{cell.name}-seed{seed}"
+            if name in known.values():
+                raise UserError(
+                    f"two cells have the name {name}", where="grids", hint="Change one of them."
+                )
+            known[identity] = name
+            job = Job(
+                name,
+                cell.recipe(definition),
+                tuple(overrides),
+                folder,
+                data_dir,
+                costs.of(recipe),
+                tuple(definition.finetune),
+            )
+            sweep.trainings.append(Training(job, recipe))
+    return sweep
+
+
+class _Costs:
+    """The costs of trainings; those that differ in their seed alone cost the same."""
+
+    def __init__(self, sweep: Sweep, stores: dict[str, TokenStore]):
+        self.sweep, self.stores = sweep, stores
+        self.known: dict[str, Cost] = {}
+
+    def of(self, recipe: Recipe) -> Cost:
+        train = recipe.train.model_copy(update={"seed": 0})
+        key = repr(recipe.model_copy(update={"train": train}))
+        if key not in self.known:
+            vocab_size = self.stores[recipe.data.corpus].manifest.vocab_size
+            self.known[key] = cost_of(recipe, vocab_size)
+        return self.known[key]
+
+    def same_flops(self, cell: Cell, seed: int) -> str:
+        """The steps with which a cell takes as many FLOPs as its baseline, as an override."""
+        definition = self.sweep.definition
+        baseline = baseline_of(definition, cell, self.sweep.cells)
+        if baseline is None:
+            raise UserError(
+                f"cell {cell.name} has no baseline whose FLOPs it could take", where="budget"
+            )
+        own = self.of(recipe_of(definition, cell, seed))
+        wanted = self.of(recipe_of(definition, baseline, seed)).flops
+        return f"train.steps={max(1, round(own.steps * wanted / own.flops))}"
+
+
+def _require_same_text(results: Results, name: str, store: TokenStore) -> None:
+    """Note the text of a corpus; a UserError if finished trainings read another one."""
+    manifest = store.manifest
+    text = Text(
+        fingerprint=manifest.fingerprint,
+        train_tokens=manifest.splits["train"].tokens,
+        test_tokens=manifest.splits["test"].tokens,
+        unit=manifest.unit,
+    )
+    before = results.corpora.get(name)
+    if results.records and before is not None and before.fingerprint != text.fingerprint:
+        raise DataError(
+            f"corpus {printable(name)} is not the text that the finished trainings read "
+            f"({before.train_tokens:,} training tokens then, {text.train_tokens:,} now)",
+            where=str(results.path),
+            hint="Prepare the same text under this name, or start anew with another --results.",
+        )
+    results.corpora[name] = text
+
+
+def machines(device: str, jobs: int) -> list[Machine]:
+    """Where `jobs` trainings compute side by side: threads divided, a GPU each where there are
+    several."""
+    import torch
+
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if cuda:
+        count = torch.cuda.device_count()
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        gpus = seen if len(seen) == count and seen[0] else [str(number) for number in range(count)]
+        if count < 2 or ":" in device:
+            return [Machine(device)] * jobs
+        return [Machine(device, gpu=gpus[number % count]) for number in range(jobs)]
+    threads = max(1, torch.get_num_threads() // jobs) if jobs > 1 else 0
+    return [Machine(device, threads)] * jobs
+
+
+def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float | None:
+    """How long the due trainings will take, from a few steps of the first on each machine.
+
+    FLOPs are taken to cost the same time in all; evaluation and measuring are not counted.
+
+    Returns:
+        None if nothing is due.
+    """
+    if not sweep.due:
+        return None
+    first = sweep.due[0]
+    log = sweep.folder / LOGS / "timing.log"
+    job = replace(first.job, runs_dir=sweep.folder / LOGS / "timing")
+    works = [Work(seconds_per_step, (job,), log) for _ in at]
+    took: list[float] = []
+    for outcome in outcomes(works, at):
+        if outcome.failure:
+            raise UserError(
+                f"the timing failed: {outcome.failure}", hint=f"{log} has what it printed."
+            )
+        took.append(outcome.value)
+    per_flop = sum(took) / len(took) / (first.cost.flops / first.cost.steps)
+    return per_flop * sum(one.cost.flops for one in sweep.due) / len(at)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the sweep's folder; a UserError if another process works in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".sweep.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            "another process works on this sweep",
+            where=str(folder),
+            hint="Wait for it, or stop it.",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def carry_out(
+    sweep: Sweep,
+    at: Sequence[Machine],
+    *,
+    keep_weights: bool,
+    on_end: Callable[[Training, Record | None, str], None],
+) -> dict[str, str]:
+    """Do all due trainings; the results are written after each.
+
+    Args:
+        sweep: its folder is locked by the caller.
+        at: one for each training at a time.
+        keep_weights: whether checkpoints of finished trainings stay.
+        on_end: told each training, its record, and why it failed where it has none.
+
+    Returns:
+        Why trainings failed, by name.
+    """
+    due, failed = sweep.due, {}
+    works = [
+        Work(train_and_measure, (one.job,), sweep.folder / LOGS / f"{one.job.name}.log")
+        for one in due
+    ]
+    for outcome in outcomes(works, at):
+        training = due[outcome.number]
+        record = _record(outcome)
+        if record is None:
+            failed[training.job.name] = outcome.failure or "stopped; its state was saved"
+            on_end(training, None, failed[training.job.name])
+            continue
+        sweep.results.add(training.recipe, record)
+        sweep.results.write()
+        if not keep_weights:
+            remove_weights(training.job.run)
+        on_end(training, record, "")
+    return failed
+
+
+def _record(outcome: Outcome) -> Record | None:
+    return outcome.value if isinstance(outcome.value, Record) else None

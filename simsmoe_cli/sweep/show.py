@@ -1,0 +1,117 @@
+"""Shows the results of a sweep: in a terminal, and as a CSV file and an HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simsmoe_cli.compare.seeds import NO_DIFFERENCE
+from simsmoe_cli.errors import escaped
+from simsmoe_cli.files import atomic
+from simsmoe_cli.sweep.table import (
+    NOT_SHOWN,
+    SHOWN,
+    Table,
+    as_csv,
+    columns,
+    published_columns,
+    published_rows,
+    text_rows,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, JustifyMethod
+
+PAGE, CSV = "results.html", "results.csv"
+
+
+def about(table: Table) -> list[str]:
+    """What the table is made of, a sentence each."""
+    definition = table.definition
+    said = [f"Recipe {Path(definition.recipe).stem}; text: {table.corpora or 'none yet'}."]
+    if definition.published is not None:
+        said.append(f"Published numbers: {definition.published.source}.")
+    if table.finished < table.wanted:
+        said.append(f"{table.finished} of {table.wanted} trainings have finished.")
+    return said
+
+
+def notes(table: Table) -> list[str]:
+    """How to read the table, a sentence each."""
+    said = [
+        "Means over seeds ± standard error. CKA: debiased linear CKA of the experts' outputs on "
+        "held-out tokens, mean of all pairs and layers; on shared tokens: those sent to both "
+        "experts of a pair."
+    ]
+    if table.definition.baseline:
+        said.append(
+            "Δ: difference to the baseline, paired by seed, with the 95% interval of Student's t. "
+            f"{NOT_SHOWN}: {NO_DIFFERENCE}, since the interval holds zero. Seeds for {SHOWN:g}: "
+            f"how many would show a difference of {SHOWN:g} in {table.main.label} in four of five "
+            "cases. results.csv has the bootstrap's intervals as well."
+        )
+    said.append(
+        "GFLOPs: of the training, similarity learning included. min: minutes of the training "
+        "steps on the machine that ran them; other work on it counts too."
+    )
+    return said
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print the table, and how to read it."""
+    from rich import box
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    for line in (table.definition.name, *about(table)):
+        console.print(Text(escaped(line)), soft_wrap=True)
+    published = table.definition.published
+    for line in published.differs if published else ():
+        console.print(Text(escaped(f"Differs from the publication: {line}")), soft_wrap=True)
+    fields = len(table.rows[0].labels)
+    parts = [(columns(table), list(text_rows(table)), fields)]
+    if published is not None:
+        parts.append((published_columns(table), list(published_rows(table)), fields + 1))
+    for names, rows, words in parts:
+        drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
+        for number, name in enumerate(names):
+            justify: JustifyMethod = "left" if number < words else "right"
+            drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold")
+        for row in rows:
+            drawn.add_row(*(Text(escaped(cell)) for cell in row))
+        console.print(drawn)
+    for line in notes(table):
+        console.print(Text(line, "dim"), soft_wrap=True)
+
+
+def write_results(table: Table, folder: Path, failed: Mapping[str, str]) -> None:
+    """Write results.csv and results.html.
+
+    Args:
+        table: to show.
+        folder: to write to.
+        failed: why trainings failed, by name.
+    """
+    from simsmoe_cli.collapse.show.page import on_page, render
+    from simsmoe_cli.sweep.figures import figures
+
+    definition = table.definition
+    published = definition.published
+    page = render(
+        "sweep.html.j2",
+        name=definition.name,
+        description=definition.description,
+        about=about(table),
+        differs=published.differs if published else [],
+        tables=[
+            ("All cells", columns(table), list(text_rows(table))),
+            ("Beside the published numbers", published_columns(table), list(published_rows(table))),
+        ],
+        notes=notes(table),
+        figures=[on_page(drawing) for drawing in figures(table)],
+        failed=[f"{name}: {reason}" for name, reason in failed.items()],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write(folder / PAGE, page)
+    atomic.write(folder / CSV, as_csv(table))

@@ -1,0 +1,133 @@
+"""What a sweep trains: cells, seeds, baselines; and the sweeps that come with simsmoe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simsmoe_cli.errors import UserError
+from simsmoe_cli.sweep.definition import (
+    Definition,
+    baseline_of,
+    cells_of,
+    definition_of,
+    parse_axis,
+    parse_seeds,
+    read_definition,
+    recipe_of,
+    sweeps_dir,
+)
+
+PRESET = "similarity.preset"
+
+
+def made(**fields: Any) -> Definition:
+    return definition_of({"name": "made", **fields}, "test")
+
+
+def test_grids_are_all_combinations_and_equal_cells_are_one() -> None:
+    definition = made(
+        seeds="0-1",
+        grids=[
+            {"moe.router": ["smoe", "xmoe"], PRESET: ["none", "calibrated"]},
+            {"moe.router": "smoe", PRESET: ["none"], "seeds": "0,4"},
+        ],
+        baseline={PRESET: "none"},
+    )
+    cells = cells_of(definition)
+    assert [cell.name for cell in cells] == [
+        "smoe-none",
+        "smoe-calibrated",
+        "xmoe-none",
+        "xmoe-calibrated",
+    ]
+    assert [list(cell.seeds) for cell in cells] == [[0, 1, 4], [0, 1], [0, 1], [0, 1]]
+    baselines = [baseline_of(definition, cell, cells) for cell in cells]
+    assert baselines == [None, cells[0], None, cells[2]]
+    recipe = recipe_of(definition, cells[3], 1)
+    assert (recipe.moe.router, recipe.similarity.preset, recipe.train.seed) == (
+        "xmoe",
+        "calibrated",
+        1,
+    )
+
+
+def test_a_baseline_that_is_not_one_cell() -> None:
+    grids = [{"moe.router": ["smoe", "xmoe"], PRESET: ["none"]}, {PRESET: ["calibrated"]}]
+    with pytest.raises(UserError, match="2 baselines"):
+        cells_of(made(grids=grids, baseline={PRESET: "none"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("0,2, 5-6", [0, 2, 5, 6]), (3, [3]), ([7], [7])]
+)
+def test_seeds(given: Any, seeds: list[int]) -> None:
+    assert parse_seeds(given) == seeds
+
+
+@pytest.mark.parametrize("given", ["", "a", "1,1", "4-2", "-1", [], [1.5], "0-99999999"])
+def test_what_are_no_seeds(given: Any) -> None:
+    with pytest.raises(ValueError, match="seed"):
+        parse_seeds(given)
+
+
+def test_values_of_an_axis_are_yaml() -> None:
+    assert parse_axis("train.lr=1e-3,0.01") == ("train.lr", [0.001, 0.01])
+    field, values = parse_axis("similarity.weight=[[0, 0.0], [1, 0.1]], 0.003")
+    assert (field, values) == ("similarity.weight", [[[0, 0.0], [1, 0.1]], 0.003])
+    for text in ("train.lr", "=1", "train.lr=", "train.lr=[1"):
+        with pytest.raises(UserError, match="--grid"):
+            parse_axis(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"grids": [{"moe.ruoter": ["smoe"]}]}, "Did you mean 'moe.router'"),
+        ({"grids": [{"moe.router": ["smeo"]}]}, "Did you mean 'smoe'"),
+        ({"grids": [{"train.seed": [0, 1]}]}, "seeds"),
+        ({"grids": [{"moe.router": []}]}, "no values"),
+        ({"grids": [{"train.lr": [0.001], "budget": ["time"]}]}, "steps or flops"),
+        ({"settings": {"train.stepss": 4}}, "unknown field"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        cells_of(made(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_checked(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    for content, said in (
+        ("- 1", "not a mapping"),
+        ("name: [", "not valid YAML"),
+        ("grid: []", "grid: extra"),
+        ("seeds: x", "expected seeds"),
+        ("name: a\nname: b", "twice"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UserError, match=said):
+            read_definition(file)
+    with pytest.raises(UserError, match="Did you mean 'table1-small'"):
+        read_definition("table1-smal")
+    (tmp_path / "base.yaml").write_text("model: {width: 32}\n")
+    file.write_text("recipe: base.yaml\n")
+    definition = read_definition(file)
+    assert definition.name == "my"
+    assert recipe_of(definition, cells_of(definition)[0], 0).model.width == 32
+
+
+@pytest.mark.parametrize("path", sorted(sweeps_dir().glob("*.yaml")), ids=lambda path: path.stem)
+def test_sweeps_that_come_with_simsmoe(path: Path) -> None:
+    definition = read_definition(path.stem)
+    assert definition.name == path.stem
+    cells = cells_of(definition)
+    settings = [dict(cell.settings) for cell in cells]
+    if definition.published is not None:
+        for part in definition.published.values:
+            for published, number in part.values():
+                assert published in settings
+                assert 0.3 < number < 2

@@ -1,0 +1,236 @@
+"""Sweeps of tiny models through the command line: side by side, interrupted, and continued."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simsmoe_cli.cli.main import run
+from simsmoe_cli.collapse.measure.layers import measure
+from simsmoe_cli.collapse.measure.options import Options
+from simsmoe_cli.collapse.sources.open_run import open_run
+from simsmoe_cli.errors import EXIT_DATA, EXIT_SIGINT, EXIT_USAGE
+from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.sweep import run as running
+from simsmoe_cli.sweep.definition import definition_of
+from simsmoe_cli.sweep.measure import similarity_scores
+from simsmoe_cli.sweep.results import Record, Results
+from simsmoe_cli.sweep.training import Machine, train_and_measure
+from tests.train.tiny import TINY
+
+PRESET = "similarity.preset"
+DEFINITION = {
+    "name": "tiny",
+    "settings": {
+        f"{section}.{name}": value
+        for section, fields in TINY.items()
+        for name, value in fields.items()
+    }
+    | {"train.checkpoint_every": 2, "train.warmup_steps": 0},
+    "seeds": [0],
+    "grids": [{"moe.router": ["smoe", "hash"], PRESET: ["none", "published"]}],
+    "baseline": {PRESET: "none"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_rows() -> Any:
+    """Similarity on fewer tokens than usual; processes are forked from one that has read this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "train_and_measure", measured_briefly)
+        yield
+
+
+def measured_briefly(job: Any, machine: Machine) -> Record:
+    from simsmoe_cli.sweep import training
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            training, "similarity_scores", lambda source: similarity_scores(source, 2, 64)
+        )
+        return train_and_measure(job, machine)
+
+
+@pytest.fixture(scope="module")
+def sweep(
+    corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[int, Path]]:
+    """Runs the command line on the tiny sweep; gives its exit code and the sweep's folder."""
+    file = tmp_path_factory.mktemp("sweep") / "tiny.yaml"
+    file.write_text(json.dumps(DEFINITION))
+
+    def start(folder: Path, *options: str) -> tuple[int, Path]:
+        where = ("--data-dir", str(corpus_dir), "--runs-dir", str(folder), "--device", "cpu")
+        return run(["sweep", str(file), *where, "--yes", *options]), folder / "tiny"
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def finished(
+    sweep: Callable[..., tuple[int, Path]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a sweep carried out two side by side."""
+    code, folder = sweep(tmp_path_factory.mktemp("finished"), "--jobs", "2")
+    assert code == 0
+    return folder
+
+
+def scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was measured, without what depends on the clock."""
+    return {
+        record.name: record.model_dump(exclude={"cost": {"seconds"}})
+        for _, record in Results.read(folder / "results.json").records
+    }
+
+
+def test_two_side_by_side_give_what_one_gives(
+    finished: Path, corpus_dir: Path, tmp_path: Path
+) -> None:
+    definition = definition_of(DEFINITION, "test")
+    alone = running.open_sweep(definition, tmp_path, corpus_dir, tmp_path / "r.json", print)
+    known = scores(finished)
+    assert known.keys() == {training.job.name for training in alone.trainings}
+    for training in (alone.trainings[0], alone.trainings[3]):
+        record = measured_briefly(training.job, Machine("cpu", 1))
+        # The size model's FLOPs, and what was measured.
+        expected = known[record.name] | {"changes": {}}
+        assert record.model_dump(exclude={"cost": {"seconds"}}) == expected
+
+
+def test_runs_are_ordinary_and_weights_are_dropped(finished: Path) -> None:
+    folders = sorted(
+        path.name for path in finished.iterdir() if path.is_dir() and path.name != "logs"
+    )
+    assert folders == [
+        "hash-none-seed0",
+        "hash-published-seed0",
+        "smoe-none-seed0",
+        "smoe-published-seed0",
+    ]
+    for name in folders:
+        assert (finished / name / "events.jsonl").is_file()
+        assert not (finished / name / "best").exists()
+        assert not (finished / name / "checkpoints").exists()
+    assert (finished / "results.csv").read_text().count(",test_bpc,") == 4
+    assert "Δ test BPC" in (finished / "results.html").read_text()
+
+
+def test_stopped_and_continued_gives_the_same_table(
+    sweep: Callable[..., tuple[int, Path]],
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from simsmoe_cli.cli import sweeping
+
+    def stop(self: Any, training: Any, record: Any, failure: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping._Progress, "ended", stop)
+        code, folder = sweep(tmp_path, "--jobs", "2")
+    assert code == EXIT_SIGINT
+    assert len(scores(folder)) == 1
+    # Another machine, which has the results and none of the runs.
+    results = tmp_path / "kept"
+    results.mkdir()
+    shutil.copy(folder / "results.json", results)
+    shutil.rmtree(folder)
+    code, folder = sweep(tmp_path, "--results", str(results))
+    assert code == 0
+    assert len([path for path in folder.iterdir() if (path / "events.jsonl").is_file()]) == 3
+    assert scores(results) == scores(finished)
+    assert _table(results) == _table(finished)
+
+
+def _table(folder: Path) -> list[str]:
+    """The lines of the CSV without their last column, seconds."""
+    return [line.rpartition(",")[0] for line in (folder / "results.csv").read_text().splitlines()]
+
+
+def test_nothing_is_trained_twice(
+    sweep: Callable[..., tuple[int, Path]], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "results.json").read_bytes()
+    capsys.readouterr()
+    code, _ = sweep(finished.parent)
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "due        0" in shown
+    assert "no difference" not in shown.split("Means over")[0]
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_a_failure_does_not_stop_the_rest(
+    sweep: Callable[..., tuple[int, Path]],
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    content = json.loads((finished / "results.json").read_text())
+    removed, content["records"] = content["records"][:2], content["records"][2:]
+    (folder / "results.json").write_text(json.dumps(content))
+    broken = str(removed[0]["name"])
+    (folder / broken).write_text("a file where a run should be")
+    code, _ = sweep(tmp_path)
+    shown = capsys.readouterr().out
+    assert code == 1
+    assert f"{broken}  failed: " in shown
+    assert "1 trainings did not finish" in shown
+    assert len(scores(folder)) == 3
+    assert broken in (folder / "results.html").read_text()
+
+
+def test_results_of_another_text_are_refused(
+    sweep: Callable[..., tuple[int, Path]],
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    content = (finished / "results.json").read_text()
+    changed = content.replace('"fingerprint": "', '"fingerprint": "0')
+    (folder / "results.json").write_text(changed)
+    code, _ = sweep(tmp_path)
+    assert code == EXIT_DATA
+    assert "is not the text that the finished trainings read" in capsys.readouterr().err
+    assert (folder / "results.json").read_text() == changed
+
+
+def test_a_question_needs_somebody_to_answer(
+    corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path)]
+    assert run(["sweep", *where, "--grid", "moe.router=smoe,smeo"]) == EXIT_USAGE
+    assert "Did you mean 'smoe'" in capsys.readouterr().err
+    assert run(["sweep", *where]) == EXIT_USAGE
+    assert "--grid" in capsys.readouterr().err
+    assert run(["reproduce", "table9", *where]) == EXIT_USAGE
+    assert "table1" in capsys.readouterr().err
+
+
+def test_similarity_is_that_of_a_report(corpus_dir: Path, tmp_path: Path) -> None:
+    definition = definition_of(DEFINITION, "test")
+    sweep = running.open_sweep(definition, tmp_path, corpus_dir, tmp_path / "r.json", print)
+    job = sweep.trainings[0].job
+    measured_briefly(job, Machine("cpu", 1))
+    source = open_run(RunDir(job.run.path), data_dir=corpus_dir, device=torch.device("cpu"))
+    ours, layers = similarity_scores(source, batches=1, rows=1024)
+    report = measure(source, Options(rows=1024, tokens=2048)).overall
+    assert ours["cka"] == pytest.approx(report.cka_mean, abs=1e-6)
+    assert len(layers) == 2
+    assert ours["cka_shared"] == pytest.approx(report.cka_shared.value, abs=1e-6)
+    # A report counts shared tokens in all that it reads, here twice as many.
+    assert ours["pearson"] == pytest.approx(report.pearson.value, abs=0.2)
+    assert ours["spearman"] == pytest.approx(report.spearman.value, abs=0.2)
+    assert ours["cka_deviation"] is None
