@@ -35,8 +35,10 @@ from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import SimilarityResult
 from simsmoe_cli.similarity.pairs import selection_mask
 from simsmoe_cli.similarity.routed import Routed
+from simsmoe_cli.similarity.shared import cka_of_routed, routed_rows
 
 PROBE_TOKENS = 256
+SHARED_TOKENS = 2048  # of the batch; only the experts they were sent to run on them
 
 
 @dataclass
@@ -71,12 +73,15 @@ class Probe:
         shared_NN: how many tokens of the batch both experts were sent.
         tokens: n.
         batch_tokens: T.
+        cka_shared_NN: debiased linear CKA on up to SHARED_TOKENS tokens of the batch that both
+            were sent; nan where they are too few.
     """
 
     cka_NN: Tensor
     shared_NN: Tensor
     tokens: int
     batch_tokens: int
+    cka_shared_NN: Tensor
 
 
 class AttachedLayer:
@@ -85,6 +90,7 @@ class AttachedLayer:
     Attributes:
         layer: what was found in the model.
         slots_N: tokens sent to each expert since `start_window`, fp32.
+        unjudged: the same in earlier windows since dead experts were last judged, on the host.
         window: sums since then, on the device: "tokens", "entropy" in nats (summed over tokens),
             "pairs_due" and "similarity" (summed over pairs).
         probe: the newest, until it is taken.
@@ -111,6 +117,7 @@ class AttachedLayer:
         self.progress = progress
         self.settings = settings
         self.slots_N = torch.zeros(layer.number)
+        self.unjudged = [0] * layer.number
         self.window: dict[str, Tensor] = {}
         self.probe: Probe | None = None
         self.similarity: AttachedSimilarity | None = None
@@ -243,11 +250,16 @@ class AttachedLayer:
         generator.manual_seed(seed_of(self._seed, self.progress.step))
         chance_T = torch.rand(len(x_TD), device=x_TD.device, generator=generator)
         x_nD = x_TD[chance_T.topk(min(PROBE_TOKENS, len(x_TD))).indices]
+        some_T = chance_T.topk(min(SHARED_TOKENS, len(x_TD))).indices.sort().values
+        index_TK, number = routed.index_TK[some_T], self.layer.number
         with _in_evaluation(self.layer.experts):
             cka_NN = pairwise_debiased_cka(self.layer.dense(x_nD).float())
+            rows_RD = self.layer.run(*routed_rows(x_TD[some_T], index_TK, number))
         chosen_TN = selection_mask(routed.index_TK, self._logits(routed), routed.index_TK.shape[1])
         shared_NN = chosen_TN.float().T @ chosen_TN.float()
-        return Probe(cka_NN, shared_NN.fill_diagonal_(0), len(x_nD), len(x_TD))
+        cka_shared_NN = cka_of_routed(rows_RD, index_TK, number)
+        shared_NN = shared_NN.fill_diagonal_(0)
+        return Probe(cka_NN, shared_NN, len(x_nD), len(x_TD), cka_shared_NN)
 
     def _logits(self, routed: Routed) -> Tensor:
         if routed.logits_TN is not None:

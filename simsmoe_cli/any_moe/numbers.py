@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from simsmoe_cli.any_moe.hooks import AttachedLayer, Probe
-from simsmoe_cli.run.dead_experts import DEAD_BELOW
+from simsmoe_cli.run.dead_experts import dead_experts
 from simsmoe_cli.run.events import RouterLayer
 
 
@@ -24,6 +24,8 @@ class LayerNumbers:
         layer: its index among the layers with experts, from 0.
         load: fraction of the routed slots that each expert got, [N]; empty where nothing was
             routed.
+        slots: tokens that each expert got since dead experts were last judged, [N].
+        dead: the experts that are dead by these; None: they are too few to judge.
         tokens: that reached it, padding left out.
         entropy_nats: of a token's routing distribution, mean over tokens; None: not known.
         pairs_due: pairs that were compared.
@@ -33,6 +35,8 @@ class LayerNumbers:
 
     layer: int
     load: Sequence[float]
+    slots: Sequence[int]
+    dead: list[int] | None
     tokens: float
     entropy_nats: float | None
     pairs_due: float
@@ -46,23 +50,22 @@ class LayerNumbers:
         values = torch.stack(list(attached.window.values())).tolist() if attached.window else []
         sums = dict(zip(attached.window, values, strict=True))
         total = sum(slots)
+        gathered = [before + int(now) for before, now in zip(attached.unjudged, slots, strict=True)]
+        dead = dead_experts(gathered)
+        attached.unjudged = gathered if dead is None else [0] * len(gathered)
         tokens = sums.get("tokens", 0.0)
         entropy = sums["entropy"] / tokens if "entropy" in sums and tokens else None
         return cls(
             index,
             [count / total for count in slots] if total else [],
+            gathered,
+            dead,
             tokens,
             entropy,
             sums.get("pairs_due", 0.0),
             sums.get("similarity", 0.0),
             probe,
         )
-
-    @property
-    def dead(self) -> list[int]:
-        """Experts with less than a hundredth of a fair share."""
-        fair = 1 / max(1, len(self.load))
-        return [number for number, load in enumerate(self.load) if load < DEAD_BELOW * fair]
 
     def event(self) -> RouterLayer:
         """The layer's part of a router event."""
@@ -72,6 +75,7 @@ class LayerNumbers:
             "layer": self.layer,
             "load": list(self.load),
             "load_cv": deviation / mean,
+            "slots": list(self.slots),
             "dead": self.dead,
             "entropy_nats": self.entropy_nats,
         }
@@ -81,6 +85,7 @@ class LayerNumbers:
         found: dict[str, float] = {}
         if self.load:
             found["load_max"] = max(self.load) * len(self.load)
+        if self.dead is not None:
             found["dead"] = len(self.dead)
         if self.entropy_nats is not None:
             found["entropy"] = self.entropy_nats

@@ -118,6 +118,7 @@ class RunWriter:
         assert self._log is not None
         most = max(len(probe.cka_NN) for probe in found)
         cka_LNN = np.full((len(found), most, most), np.nan, np.float32)
+        cka_shared_LNN = cka_LNN.copy()
         shared_LNN = np.zeros((len(found), most, most), np.int32)
         layers: list[SimilarityLayer] = []
         for index, probe in enumerate(found):
@@ -125,7 +126,9 @@ class RunWriter:
             cka_NN = probe.cka_NN.float().cpu().numpy()
             cka_LNN[index, :number, :number] = cka_NN
             shared_LNN[index, :number, :number] = probe.shared_NN.int().cpu().numpy()
-            layers.append(probes.layer_summary(index, cka_NN))
+            cka_shared_NN = probe.cka_shared_NN.numpy()
+            cka_shared_LNN[index, :number, :number] = cka_shared_NN
+            layers.append(probes.layer_summary(index, cka_NN, cka_shared_NN))
         name = probes.write(
             self._run,
             step,
@@ -133,6 +136,7 @@ class RunWriter:
             tokens=max(probe.batch_tokens for probe in found),
             cka_LNN=cka_LNN,
             shared_LNN=shared_LNN,
+            cka_shared_LNN=cka_shared_LNN,
         )
         self._log.emit(
             {

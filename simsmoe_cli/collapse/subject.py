@@ -107,7 +107,9 @@ class ProbePoint(Facts):
     step: int
     cka_mean: list[Number] = Field([], description="mean debiased CKA over pairs")
     load_cv: list[Number] = []
-    dead: list[int] = Field([], description="how many experts were dead")
+    dead: list[Count | None] = Field(
+        [], description="how many experts were dead; None: too few routed slots to judge"
+    )
     drift: list[Number] = Field(
         [],
         description="share of the load that moved to other experts since the probe before: half "

@@ -34,7 +34,7 @@ from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.huggingface.foreign_code import foreign_code, transformers_module
 from simsmoe_cli.huggingface.model_config import chosen
 from simsmoe_cli.model.interface import MoEModel
-from simsmoe_cli.moe.balance import balance_loss, z_loss
+from simsmoe_cli.moe.balance import balance_loss, routed_slots, z_loss
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.similarity.cost import Cost
@@ -49,6 +49,7 @@ class WrappedOutcome:
     losses: dict[str, Tensor] = field(default_factory=dict)
     similarities: list[SimilarityResult] = field(default_factory=list)
     metrics: list[dict[str, Tensor]] = field(default_factory=list)
+    slots: list[Tensor] = field(default_factory=list)
     memory: list[Tensor] = field(default_factory=list)
 
 
@@ -208,6 +209,10 @@ class Wrapped(MoEModel):
 
     def _outcome(self, seen: list[Routed], context: StepContext) -> WrappedOutcome:
         found = WrappedOutcome()
+        found.slots = [
+            routed_slots(routed.index_TK, layer.number)
+            for routed, layer in zip(seen, self._layers, strict=True)
+        ]
         known = [
             (routed.logits_TN, routed.index_TK) for routed in seen if routed.logits_TN is not None
         ]

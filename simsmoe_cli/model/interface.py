@@ -42,6 +42,10 @@ class Outcome(Protocol):
         """What the router of each layer reports, by name."""
 
     @property
+    def slots(self) -> list[Tensor]:
+        """Routed slots that each expert received, [N] fp32 of each layer with experts."""
+
+    @property
     def memory(self) -> list[Tensor]:
         """For the next block of the same streams; empty where nothing is carried."""
 

@@ -24,6 +24,7 @@ from simsmoe_cli.kernels.cross_entropy import total_cross_entropy
 from simsmoe_cli.model.blocks import SubLayer, make_norm
 from simsmoe_cli.model.flops import forward_flops, similarity_flops
 from simsmoe_cli.model.interface import MoEModel, ReadOn, TextModel
+from simsmoe_cli.moe.balance import routed_slots
 from simsmoe_cli.moe.layer import MoELayer, MoEOutput
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
@@ -58,6 +59,12 @@ class BackboneOutput:
     def metrics(self) -> list[dict[str, Tensor]]:
         """What the router of each layer reports, by name."""
         return [layer.routing.metrics for layer in self.moe]
+
+    @property
+    def slots(self) -> list[Tensor]:
+        """Routed slots that each expert received, [N] fp32 of each MoE layer."""
+        routings = [layer.routing for layer in self.moe]
+        return [routed_slots(one.index_TK, one.logits_TN.shape[1]) for one in routings]
 
 
 @dataclass

@@ -38,6 +38,13 @@ def load_fraction(index_TK: Tensor, num_experts: int, *, over_ranks: bool = Fals
     return count_N / count_N.sum().clamp(min=1)
 
 
+def routed_slots(index_TK: Tensor, num_experts: int) -> Tensor:
+    """How many slots each expert received, [N] fp32; empty slots (index N) are not counted."""
+    count_N = torch.zeros(num_experts + 1, device=index_TK.device)
+    ones_R = torch.ones(index_TK.numel(), device=index_TK.device)
+    return count_N.scatter_add(0, index_TK.flatten(), ones_R)[:num_experts]
+
+
 def balance_loss(probability_TN: Tensor, index_TK: Tensor, *, over_ranks: bool = False) -> Tensor:
     """N * sum_i f_i * P_i: f_i the fraction of slots of expert i, P_i its mean probability.
 

@@ -29,6 +29,7 @@ _SIMILARITY = "similarity_sum"  # of these pairs
 _LOSS = "loss."  # NAME: an auxiliary loss, nats
 _METRIC = "metric."  # NAME: what routers report
 _REPORTS = "reports."  # NAME: how many layers reported it
+_SLOTS = "slots."  # LAYER: routed slots of each expert, [N], since dead experts were last judged
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ WHOLE = Part()
 
 class LogWindow:
     """Sums of the steps since the last train event, fp32, by name; `timed_steps` of the steps were
-    taken since the clock was restarted.
+    taken since the clock was restarted. The slots of experts are summed over several windows.
     """
 
     def __init__(self) -> None:
@@ -69,14 +70,16 @@ class LogWindow:
             if name.startswith("window.")
         }
         reported = {n.replace(_METRIC, _REPORTS, 1) for n in sums if n.startswith(_METRIC)}
-        needed = {_TASK, _GRAD_NORM, _STEPS} | reported if sums else set()
+        scalars = [name for name in sums if not name.startswith(_SLOTS)]
+        needed = {_TASK, _GRAD_NORM, _STEPS} | reported if scalars else set()
         if _PAIRS_DUE in sums:
             needed.add(_SIMILARITY)
         if any(
-            t.shape != () or t.dtype != torch.float32 or not t.isfinite() for t in sums.values()
+            t.ndim != name.startswith(_SLOTS) or t.dtype != torch.float32 or not t.isfinite().all()
+            for name, t in sums.items()
         ):
             raise ValueError("the sums of the open log window are not finite numbers")
-        if not needed <= sums.keys() or (sums and not sums[_STEPS] >= 1):
+        if not needed <= sums.keys() or (needed and not sums[_STEPS] >= 1):
             raise ValueError("the open log window is not whole")
         self.sums = {name: tensor.to(device) for name, tensor in sums.items()}
 
@@ -123,7 +126,8 @@ class LogWindow:
             similarity: settings of similarity learning in force, by name.
             in_bits: whether the loss is also given as BPC.
         """
-        names = list(self.sums)
+        slots = {name: value for name, value in self.sums.items() if name.startswith(_SLOTS)}
+        names = [name for name in self.sums if name not in slots]
         values = torch.stack([self.sums[name] for name in names]).tolist()
         sums = dict(zip(names, values, strict=True))
         steps = sums[_STEPS]
@@ -151,9 +155,20 @@ class LogWindow:
             event["similarity"].update(cast(SimilarityLearning, similarity))
         if metrics := {n: value / sums[_REPORTS + n] for n, value in _named(_METRIC, sums)}:
             event["metrics"] = dict(metrics)
-        self.sums = {}
+        self.sums = slots
         self.restart_clock()
         return event
+
+    def slots(self, layers: int) -> list[list[int]]:
+        """Routed slots of each expert of each layer since they were last forgotten; empty lists
+        where there were none. The host waits on the device here.
+        """
+        found = (self.sums.get(f"{_SLOTS}{layer}") for layer in range(layers))
+        return [[] if slots_N is None else slots_N.long().tolist() for slots_N in found]
+
+    def forget_slots(self) -> None:
+        """Count slots from 0 again."""
+        self.sums = {n: value for n, value in self.sums.items() if not n.startswith(_SLOTS)}
 
 
 def measured(task: Tensor, output: Outcome, part: Part = WHOLE) -> dict[str, Tensor]:
@@ -178,7 +193,8 @@ def measured(task: Tensor, output: Outcome, part: Part = WHOLE) -> dict[str, Ten
     if part != WHOLE:
         found = {name: value * part.tokens for name, value in found.items()}
         task = task * part.targets
-    return {_TASK: task.detach()} | found
+    slots = {f"{_SLOTS}{layer}": slots_N.detach() for layer, slots_N in enumerate(output.slots)}
+    return {_TASK: task.detach()} | found | slots
 
 
 def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

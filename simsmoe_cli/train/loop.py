@@ -301,6 +301,8 @@ class Trainer(Generic[S]):
         precision, progress = self.objective.precision, self._progress("probing")
         found = probe(self.model, tokens_BM, context, precision, progress)
         let_go(self.model)
+        if found.judge_dead(self.stepper.window.slots(len(found.router))):
+            self.stepper.window.forget_slots()
         self.log.emit_probe(self.steps_done, found)
 
     def _save(self) -> None:

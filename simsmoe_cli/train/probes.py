@@ -23,11 +23,12 @@ from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.moe.balance import load_fraction
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run import probes
-from simsmoe_cli.run.dead_experts import DEAD_BELOW
+from simsmoe_cli.run.dead_experts import dead_experts
 from simsmoe_cli.run.events import ProbedSimilarity, RouterLayer, SimilarityLayer
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.routed import Routed
+from simsmoe_cli.similarity.shared import cka_of_routed, received
 from simsmoe_cli.train.evaluate import Progress, autocast, untold
 
 MEASURE = "cka-linear-debiased"
@@ -40,8 +41,8 @@ class Probe:
     Attributes:
         tokens: that the model read, padding left out.
         router, similarity: of each layer, for the events.
-        cka, shared: of each layer, [N, N]: similarity of pairs, nan where undefined, and tokens
-            that both experts of a pair were given.
+        cka, shared, cka_shared: of each layer, [N, N]: similarity of pairs, nan where undefined;
+            tokens that both experts of a pair were given; and similarity on these.
     """
 
     tokens: int
@@ -49,6 +50,19 @@ class Probe:
     similarity: list[SimilarityLayer]
     cka: list[NDArray[np.float32]]
     shared: list[NDArray[np.int32]]
+    cka_shared: list[NDArray[np.float32]]
+
+    def judge_dead(self, slots: list[list[int]]) -> bool:
+        """Say which experts are dead by the slots of training batches; whether they were enough to
+        judge every layer.
+
+        Args:
+            slots: of each layer, routed slots of each expert; empty: none yet.
+        """
+        for layer, slots_N in zip(self.router, slots, strict=True):
+            layer["slots"] = slots_N or [0] * len(layer["load"])
+            layer["dead"] = dead_experts(layer["slots"])
+        return all(layer["dead"] is not None for layer in self.router)
 
     def write(self, run: RunDir, step: int) -> ProbedSimilarity:
         """Write the matrices to the disk, and return the fields of the similarity event that names
@@ -67,6 +81,7 @@ class Probe:
                 tokens=self.tokens,
                 cka_LNN=cka_LNN,
                 shared_LNN=shared_LNN,
+                cka_shared_LNN=np.stack(self.cka_shared),
             )
         return said
 
@@ -107,13 +122,13 @@ def probe(
             parts, cka = len(layers) + 1, []
             for number, routed in enumerate(layers):
                 progress(number + 1, parts)
-                cka.append(pairwise_debiased_cka(model.dense(number, routed.input_TD).float()))
+                cka.append(_cka(model.dense(number, routed.input_TD).float(), routed))
             progress(parts, parts)
     finally:
         model.train(was_training)
-    found = Probe(tokens, [], [], [], [])
+    found = Probe(tokens, [], [], [], [], [])
     # The host reads the numbers here, once per probe and layer.
-    for number, (routed, cka_NN) in enumerate(zip(layers, cka, strict=True)):
+    for number, (routed, (cka_NN, cka_shared_NN)) in enumerate(zip(layers, cka, strict=True)):
         found.router.append(_router_layer(number, routed, len(cka_NN)))
         # One column more for empty slots, dropped again.
         chosen_TN = torch.zeros(len(routed.index_TK), len(cka_NN) + 1, device=device)
@@ -121,8 +136,18 @@ def probe(
         shared_NN = chosen_TN.T @ chosen_TN
         found.cka.append(cka_NN.cpu().numpy())
         found.shared.append(shared_NN.fill_diagonal_(0).int().cpu().numpy())
-        found.similarity.append(probes.layer_summary(number, found.cka[-1]))
+        found.cka_shared.append(cka_shared_NN.numpy())
+        summary = probes.layer_summary(number, found.cka[-1], found.cka_shared[-1])
+        found.similarity.append(summary)
     return found
+
+
+def _cka(outputs_NTD: Tensor, routed: Routed) -> tuple[Tensor, Tensor]:
+    """Debiased CKA of each pair on all tokens, and on those sent to both, [N, N] each."""
+    experts = len(outputs_NTD)
+    received_TN = received(routed.index_TK, experts)
+    rows_RD = outputs_NTD[received_TN.T]  # sorted by expert, then by token
+    return pairwise_debiased_cka(outputs_NTD), cka_of_routed(rows_RD, routed.index_TK, experts)
 
 
 def _router_layer(number: int, routed: Routed, num_experts: int) -> RouterLayer:
@@ -132,7 +157,8 @@ def _router_layer(number: int, routed: Routed, num_experts: int) -> RouterLayer:
         "layer": number,
         "load": load_N.tolist(),
         "load_cv": (load_N.std(correction=0) / load_N.mean()).item(),
-        "dead": torch.nonzero(load_N < DEAD_BELOW / num_experts).flatten().tolist(),
+        "slots": [],
+        "dead": None,
         "entropy_nats": None,
         "entropy_of_mean_nats": None,
     }

@@ -92,11 +92,16 @@ class Stepper:
 
     def _sum_over_ranks(self, total: Tensor, seen: LogWindow) -> Tensor:
         """The loss of all ranks; adds what they measured to the window. One exchange for all."""
-        names = list(seen.sums)
-        values = sum_over_ranks(torch.stack([total, *seen.sums.values()]))
-        self.window.add(dict(zip(names, values[1:].unbind(), strict=True)))
+        names, own = list(seen.sums), [total, *seen.sums.values()]
+        flat = sum_over_ranks(torch.cat([value.flatten() for value in own]))
+        values: list[Tensor] = [
+            some.view(value.shape)
+            for some, value in zip(flat.split([v.numel() for v in own]), own, strict=True)
+        ]
+        total, *sums = values
+        self.window.add(dict(zip(names, sums, strict=True)))
         sharding.sum_whole_gradients(self.model)
-        return values[0]
+        return total
 
     def _clip(self) -> Tensor:
         """Clip the gradient as the recipe says; its norm before that."""

@@ -20,7 +20,7 @@ from simsmoe_cli.moe.experts.loop import LoopExperts
 from simsmoe_cli.similarity.routed import Routed
 
 WIDTH, HIDDEN, EXPERTS = 40, 12, 5
-QUICK = Options(rows=1024, tokens=2048, blocks=16, resamples=100)
+QUICK = Options(rows=1024, tokens=4096, blocks=16, resamples=100)
 
 
 class Planted(WholeSource):

@@ -64,3 +64,20 @@ def test_steps_of_before_a_restart_count_for_means_and_not_for_speed(clock: Cloc
     assert fields["loss_nats"] == pytest.approx((9 + 2) / 4)
     assert fields["grad_norm"] == pytest.approx(1)
     assert fields["step_ms"] == pytest.approx(500)
+
+
+def test_slots_of_experts_are_counted_over_windows_until_they_are_forgotten(clock: Clock) -> None:
+    window = LogWindow()
+    for _ in range(2):
+        window.add({"slots.0": torch.tensor([3.0, 0.0]), "slots.1": torch.tensor([1.0, 2.0])})
+        step(window, clock, 0.25)
+        assert "slots" not in str(closed(window, 64))
+    assert window.slots(3) == [[6, 0], [2, 4], []]
+    other = LogWindow()  # as of a checkpoint between two events
+    saved = {f"window.{name}": value for name, value in window.sums.items()}
+    other.restore(saved, torch.device("cpu"))
+    assert other.slots(2) == [[6, 0], [2, 4]]
+    with pytest.raises(ValueError, match="finite"):
+        other.restore({"window.slots.0": torch.tensor(3.0)}, torch.device("cpu"))
+    other.forget_slots()
+    assert other.slots(2) == [[], []]

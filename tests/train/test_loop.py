@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from simsmoe_cli.run import checkpoint, probes
+from simsmoe_cli.run.dead_experts import dead_experts
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.optim import learning_rate
 from tests.train.tiny import (
@@ -47,8 +48,8 @@ FIELDS = {
     "run_finished": {"status", "reason", "test_bpc", "test_loss_nats", "best_step"},
 }  # fmt: skip
 LAYER_FIELDS = {
-    "router": {"layer", "load", "load_cv", "dead", "entropy_nats", "entropy_of_mean_nats"},
-    "similarity": {"layer", "mean", "highest", "pair"},
+    "router": {"layer", "load", "load_cv", "slots", "dead", "entropy_nats", "entropy_of_mean_nats"},
+    "similarity": {"layer", "mean", "highest", "pair", "shared_mean", "shared_pairs"},
 }
 SIMILARITY = {"preset": "calibrated", "min_tokens": 4, "budget": None}
 
@@ -89,6 +90,10 @@ def test_a_run_writes_the_documented_events(trainer: Make) -> None:
         assert 0 < event["similarity"]["pairs_due"] <= 2 * 4  # two layers, at most four pairs each
     for event in (e for e in written if e["kind"] == "checkpoint"):
         assert (made.run.path / event["path"]).is_dir()
+    *_, routed = (e for e in written if e["kind"] == "router")
+    for layer in routed["layers"]:
+        assert sum(layer["slots"]) == 8 * 4 * 32 * made.recipe.moe.top_k
+        assert layer["dead"] == dead_experts(layer["slots"])
     for event in (e for e in written if e["kind"] == "similarity"):
         matrices = probes.read(made.run.path, event["matrices"])
         for layer, cka in zip(event["layers"], matrices.cka_LNN, strict=True):

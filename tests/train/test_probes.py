@@ -134,10 +134,18 @@ def test_experts_without_load_are_dead(lm: LanguageModel, batch_BM: torch.Tensor
     gate = lm.moe_layers[0].router.gate
     assert isinstance(gate, torch.nn.Linear)
     gate.bias.data[2] = -1e9
-    first, second = look(lm, batch_BM).router
-    assert first["dead"] == [2]
+    found = look(lm, batch_BM)
+    first, second = found.router
     assert first["load"][2] == 0
-    assert second["dead"] == []
+    assert first["dead"] is None  # a probe alone has too few tokens to judge
+    batches = [[40_000, 30_000, 0, 30_000], [25_000] * 4]
+    assert found.judge_dead(batches)
+    assert (first["dead"], second["dead"]) == ([2], [])
+    assert first["slots"] == batches[0]
+    assert not found.judge_dead([batches[0], [9, 9, 9, 9]])
+    assert (first["dead"], second["dead"]) == ([2], None)
+    assert not found.judge_dead([[], []])
+    assert second["slots"] == [0, 0, 0, 0]
 
 
 def test_a_router_that_knows_nothing_has_the_entropy_of_chance(
@@ -173,7 +181,7 @@ def test_what_is_undefined_is_null_in_the_events(
     assert first["mean"] == pytest.approx(np.mean(defined))
     assert first["highest"] == max(defined)
     assert np.isnan(found.cka[1]).all()
-    assert second == {"layer": 1, "mean": None}
+    assert second == {"layer": 1, "mean": None, "shared_mean": None, "shared_pairs": 0}
 
 
 @pytest.mark.parametrize(

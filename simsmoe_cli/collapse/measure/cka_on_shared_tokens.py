@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.collapse.measure.layer import Layer, matrix, spread
-from simsmoe_cli.collapse.measure.routing import received
 from simsmoe_cli.similarity.cka import debiased_linear_cka
+from simsmoe_cli.similarity.shared import FEWEST_SHARED, received, shared_counts
 
-FEWEST_SHARED = 32  # rows: debiased CKA of fewer says little
 PRODUCTS = 3  # <K, L>, <K, K> and <L, L>
 
 
@@ -37,20 +36,15 @@ def cka_of_shared(outputs_NTD: Tensor, index_TK: Tensor, products: float = math.
     """
     experts, rows, width = outputs_NTD.shape
     received_TN = received(index_TK, experts).to(outputs_NTD.device)
-    count_NN = _shared(received_TN)
+    count_NN = shared_counts(received_TN)
     cost = PRODUCTS * width * float(count_NN.triu(1).square().sum())
     if cost > products:
         some_T = spread(rows, max(1, int(rows * (products / cost) ** 0.5))).to(outputs_NTD.device)
         outputs_NTD, received_TN = outputs_NTD[:, some_T], received_TN[some_T]
-        count_NN = _shared(received_TN)
+        count_NN = shared_counts(received_TN)
     found_NN = torch.full((experts, experts), math.nan)
     for i, j in (count_NN >= FEWEST_SHARED).triu(1).nonzero().tolist():
         both_T = received_TN[:, i] & received_TN[:, j]
         cka = debiased_linear_cka(outputs_NTD[i, both_T], outputs_NTD[j, both_T])
         found_NN[i, j] = found_NN[j, i] = cka.item()
     return found_NN
-
-
-def _shared(received_TN: Tensor) -> Tensor:
-    """How many rows each pair was sent to, [N, N] fp64."""
-    return (received_TN.float().T @ received_TN.float()).double().cpu()

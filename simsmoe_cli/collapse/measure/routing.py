@@ -16,8 +16,9 @@ from torch import Tensor
 from simsmoe_cli.collapse.findings import defined
 from simsmoe_cli.collapse.measure.layer import Layer, matrix
 from simsmoe_cli.collapse.specialisation import Margin
-from simsmoe_cli.run.dead_experts import DEAD_BELOW
+from simsmoe_cli.run.dead_experts import dead_experts
 from simsmoe_cli.similarity.routed import Routed
+from simsmoe_cli.similarity.shared import received
 
 
 @dataclass
@@ -95,13 +96,26 @@ def measure_layer(layer: Layer) -> dict[str, Any]:
         "load_max_over_mean": defined(load_N.max().item() / mean if mean else math.nan),
         "max_violation": defined(load_N.max().item() / mean - 1 if mean else math.nan),
         "effective_experts": defined(torch.special.entr(load_N).sum().exp().item() / experts),
-        "dead": torch.nonzero(load_N < DEAD_BELOW / experts).flatten().tolist()
-        if counts.defined
-        else None,
+        **_dead(layer),
         "margin": _margin(counts),
         "entropy_nats": defined(entropy),
         "entropy_of_mean_nats": defined(torch.special.entr(probability_N).sum().item()),
         "entropy_max_nats": math.log(experts),
+    }
+
+
+def _dead(layer: Layer) -> dict[str, Any]:
+    """Which experts are dead: as training judged, or by the tokens of this text if they suffice."""
+    judged = layer.source.judged.get(layer.index)
+    if not layer.counts.defined:
+        return {"dead": None, "dead_slots": None, "dead_on": "held-out text"}
+    if judged is not None and all(expert < layer.spec.experts for expert in judged.dead):
+        return {"dead": judged.dead, "dead_slots": judged.slots, "dead_on": "training batches"}
+    slots_N = layer.counts.chosen_N.tolist()
+    return {
+        "dead": dead_experts(slots_N),
+        "dead_slots": int(sum(slots_N)),
+        "dead_on": "held-out text",
     }
 
 
@@ -136,11 +150,3 @@ def expected_shared(frequency_N: Tensor, shared_NN: Tensor) -> Tensor:
     """
     product_NN = frequency_N.outer(frequency_N).fill_diagonal_(0)
     return product_NN * (shared_NN.sum() / product_NN.sum().clamp(min=1e-30))
-
-
-def received(index_TK: Tensor, experts: int) -> Tensor:
-    """Which experts each token was sent to, [T, N] bool; index N stands for no expert."""
-    received_TN = torch.zeros(
-        index_TK.shape[0], experts + 1, dtype=torch.bool, device=index_TK.device
-    )
-    return received_TN.scatter_(1, index_TK, True)[:, :experts]

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse.measure.routing import received
 from simsmoe_cli.collapse.sources.base import Source
 from simsmoe_cli.collapse.specialisation import Saturation
 from simsmoe_cli.similarity.routed import Routed
+from simsmoe_cli.similarity.shared import received
 
 
 class Choices:

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simsmoe_cli.collapse.measure.routing import received
 from simsmoe_cli.collapse.specialisation import FavouriteToken
+from simsmoe_cli.similarity.shared import received
 
 FAVOURITES = 8  # tokens named for each expert
 FEWEST_OCCURRENCES = 10  # of a token that is named

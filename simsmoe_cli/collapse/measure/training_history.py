@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from simsmoe_cli.collapse.sources.base import Judged
 from simsmoe_cli.collapse.subject import History, LossPoint, ProbePoint
 from simsmoe_cli.errors import printable
 from simsmoe_cli.run.event_log import read_events
@@ -39,7 +40,7 @@ def read_history(path: Path) -> History:
             now = [[share or 0.0 for share in layer.get("load", [])] for layer in layers]
             probes.setdefault(step, {}).update(
                 load_cv=[layer.get("load_cv") for layer in layers],
-                dead=[len(layer.get("dead") or []) for layer in layers],
+                dead=[_count(layer.get("dead")) for layer in layers],
                 drift=_drift(loads, now),
             )
             loads = now
@@ -51,6 +52,33 @@ def read_history(path: Path) -> History:
         probes=[ProbePoint(step=step, **probes[step]) for step in sorted(probes)],
         **facts,
     )
+
+
+def judged_dead(path: Path, step: int | None) -> dict[int, Judged]:
+    """Which experts were dead at the last judgement on training batches, by layer.
+
+    Args:
+        path: of an events.jsonl.
+        step: judgements after it are left out; None: all count.
+
+    Returns:
+        Nothing where there are no events, or those of earlier versions, which judged few tokens.
+    """
+    found: dict[int, Judged] = {}
+    if not path.is_file():
+        return found
+    for event in read_events(path):
+        if event["kind"] != "router" or (step is not None and event["step"] > step):
+            continue
+        for layer in event.get("layers", []):
+            dead, slots = layer.get("dead"), sum(layer.get("slots", []))
+            if dead is not None and slots:
+                found[layer["layer"]] = Judged(dead, slots)
+    return found
+
+
+def _count(dead: list[int] | None) -> int | None:
+    return None if dead is None else len(dead)
 
 
 def _loss(event: Train | Eval) -> LossPoint:

@@ -33,6 +33,19 @@ class LayerSpec:
     experts: int
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The experts of a layer that are dead, judged in training.
+
+    Attributes:
+        dead: which.
+        slots: routed slots of training batches that this rests on.
+    """
+
+    dead: list[int]
+    slots: int
+
+
 @dataclass
 class Batch:
     """Some tokens after they went through the model.
@@ -161,6 +174,7 @@ class Source(ABC):
         corpus, split, notes, unit: of the text, as in `findings.Text`.
         block: tokens of one window of the text.
         history: of the training.
+        judged: dead experts by training batches, by layer; empty where that is not known.
         tokens_per_unit: tokens, those that end documents too, per token of text.
     """
 
@@ -172,6 +186,7 @@ class Source(ABC):
     block: int
     notes: list[str] = field(default_factory=list)
     history: History = field(default_factory=History)
+    judged: dict[int, Judged] = field(default_factory=dict)
     tokens_per_unit: float = 1.0
 
     @property

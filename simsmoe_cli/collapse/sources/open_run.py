@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from simsmoe_cli import __version__
-from simsmoe_cli.collapse.measure.training_history import read_history
+from simsmoe_cli.collapse.measure.training_history import judged_dead, read_history
 from simsmoe_cli.collapse.sources.base import LayerSpec
 from simsmoe_cli.collapse.sources.run import CorpusSource, RunSource, TaskSource
 from simsmoe_cli.collapse.subject import Subject
@@ -174,4 +174,5 @@ def _facts(opened: OpenedRun, model: MoEModel) -> dict[str, Any]:
         "layers": [LayerSpec(name, experts) for name, experts in model.expert_layers],
         "block": recipe.train.block,
         "history": read_history(opened.run.events),
+        "judged": judged_dead(opened.run.events, opened.step),
     }

@@ -38,7 +38,7 @@ def test_every_file_with_a_measure_is_found() -> None:
 def test_all_measures_together_fill_every_field() -> None:
     layer = planted_layer()
     found = measure_all(layer, "7")
-    later = {"dead_on", "dead_slots", "domain_share", "saturation"}  # need more than this text
+    later = {"domain_share", "saturation"}  # need more than this text
     later |= {"favourites", "vocabulary"}
     assert found.model_fields_set == set(LayerFindings.model_fields) - later
     assert (found.label, found.name, found.top_k) == ("7", "layers.0", 2)

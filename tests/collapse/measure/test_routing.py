@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from simsmoe_cli.collapse.measure.layer import Layer
-from simsmoe_cli.collapse.measure.routing import Counts, expected_shared, measure_layer, received
+from simsmoe_cli.collapse.measure.routing import Counts, expected_shared, measure_layer
+from simsmoe_cli.collapse.sources.base import Judged
 from simsmoe_cli.similarity.routed import Routed
+from simsmoe_cli.similarity.shared import received
 from tests.collapse.planted import EXPERTS, QUICK, WIDTH, Planted
 
 INDEX = torch.tensor([[0, 1], [0, 1], [0, 2], [3, EXPERTS]])  # one slot is empty
@@ -34,11 +36,22 @@ def test_load_and_shared_tokens_are_counted_over_all_parts() -> None:
     found = measure_layer(layer(routed(torch.zeros(4, EXPERTS)), routed(torch.zeros(4, EXPERTS))))
     assert found["load"] == pytest.approx([3 / 7, 2 / 7, 1 / 7, 1 / 7, 0])
     assert found["load_max_over_mean"] == pytest.approx(15 / 7)
-    assert found["dead"] == [4]
+    assert (found["dead"], found["dead_slots"]) == (None, 14)  # too few to judge
     assert found["shared"][0] == pytest.approx([0, 0.5, 0.25, 0, 0])
     assert found["top_k"] == 2
     assert found["entropy_nats"] == pytest.approx(math.log(EXPERTS))
     assert found["entropy_of_mean_nats"] == pytest.approx(math.log(EXPERTS))
+
+
+def test_dead_experts_are_judged_on_enough_slots_or_as_training_did() -> None:
+    many = Routed(torch.ones(4000, WIDTH), INDEX.repeat(1000, 1), None)
+    counted = layer(many)
+    found = measure_layer(counted)
+    assert (found["dead"], found["dead_slots"], found["dead_on"]) == ([4], 7000, "held-out text")
+    counted.source.judged = {0: Judged([2], 90_000)}
+    found = measure_layer(counted)
+    assert (found["dead"], found["dead_slots"]) == ([2], 90_000)
+    assert found["dead_on"] == "training batches"
 
 
 def test_measures_of_balance_are_those_of_the_loads() -> None:
@@ -77,7 +90,6 @@ def test_the_margin_is_that_between_the_last_chosen_and_the_first_left_out() -> 
 def test_a_router_that_gives_no_distribution_has_no_entropy() -> None:
     found = measure_layer(layer(routed(None)))
     assert found["entropy_nats"] is found["entropy_of_mean_nats"] is None
-    assert found["dead"] == [4]
 
 
 def test_scores_that_are_not_finite_undefine_the_routing() -> None:

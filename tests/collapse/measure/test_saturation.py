@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from simsmoe_cli.collapse.measure.routing import received
 from simsmoe_cli.collapse.measure.saturation import saturation
+from simsmoe_cli.similarity.shared import received
 from tests.collapse.measure.made_outputs import generator
 
 

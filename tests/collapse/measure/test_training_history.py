@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.collapse.measure.training_history import LOSSES_KEPT, read_history
+from simsmoe_cli.collapse.measure.training_history import LOSSES_KEPT, judged_dead, read_history
+from simsmoe_cli.collapse.sources.base import Judged
 from simsmoe_cli.run.event_log import EventLog
 
 
@@ -66,3 +67,17 @@ def test_history_passes_over_what_it_does_not_know(tmp_path: Path) -> None:
     assert [(point.step, point.loss_nats) for point in history.losses] == [(1, None)]
     assert [point.step for point in history.probes] == [3]
     assert read_history(tmp_path / "none").losses == []
+
+
+def test_the_last_judgement_on_training_batches_says_which_experts_are_dead(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    for step, slots, dead in ((0, [0, 0], None), (10, [4000, 10], [1]), (20, [90, 90], None)):
+        layer = {"layer": 0, "load": [0.5, 0.5], "slots": slots, "dead": dead}
+        log.emit({"kind": "router", "step": step, "layers": [layer]})  # type: ignore[typeddict-item, list-item]
+    log.emit({"kind": "router", "step": 30, "layers": [{"layer": 0, "load": [1, 0], "dead": [1]}]})
+    log.close()
+    assert judged_dead(path, 9) == {}
+    assert judged_dead(path, 20) == judged_dead(path, None) == {0: Judged([1], 4010)}
+    assert judged_dead(tmp_path / "none", None) == {}
+    assert [probe.dead for probe in read_history(path).probes] == [[None], [1], [None], [1]]
