@@ -19,11 +19,11 @@ from simsmoe_cli.collapse.measure.cka_on_shared_tokens import cka_of_shared
 from simsmoe_cli.collapse.measure.layer import all_outputs
 from simsmoe_cli.collapse.measure.layers import Keeper
 from simsmoe_cli.collapse.measure.options import Options
-from simsmoe_cli.collapse.measure.routing import received
 from simsmoe_cli.collapse.sources.base import Source
 from simsmoe_cli.run.correlation import pearson, ranks
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.routed import Routed
+from simsmoe_cli.similarity.shared import received
 from simsmoe_cli.sweep.results import Layer, Number
 
 BATCHES = 4
