@@ -25,7 +25,7 @@ from simsmoe_cli.cli.sweeping import (
 )
 from simsmoe_cli.errors import UserError, nearest
 
-WHAT = ("table1", "table2", "table3", "figure3")
+WHAT = ("table1", "table2", "table3", "figure3", "figure4", "figure5")
 SCALES = ("small", "paper")
 
 WhatArgument = Annotated[

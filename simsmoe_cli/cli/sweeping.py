@@ -81,8 +81,10 @@ def sweep_through(definition: Definition, options: Options) -> None:
             hint="Use --jobs N, which gives each training a GPU of its own.",
         )
     from simsmoe_cli.sweep import run
+    from simsmoe_cli.sweep.reports import due_reports, keeps_weights
     from simsmoe_cli.sweep.results import NAME
     from simsmoe_cli.sweep.show import print_table, write_results
+    from simsmoe_cli.sweep.side_by_side import outcomes
     from simsmoe_cli.sweep.table import make_table
 
     screen = console()
@@ -109,7 +111,10 @@ def sweep_through(definition: Definition, options: Options) -> None:
             progress = _Progress(sweep, len(at), screen)
             try:
                 failed = run.carry_out(
-                    sweep, at, keep_weights=options.keep_weights, on_end=progress.ended
+                    sweep,
+                    at,
+                    keeps_weights=lambda one: options.keep_weights or keeps_weights(sweep, one),
+                    on_end=progress.ended,
                 )
             finally:
                 if sweep.results.records:
@@ -117,16 +122,21 @@ def sweep_through(definition: Definition, options: Options) -> None:
                     write_results(table, results.parent, failed)
         elif options.dry_run:
             return
+        works = dict(due_reports(sweep, results.parent))
+        for name, outcome in zip(works, outcomes(list(works.values()), at[:1]), strict=True):
+            if outcome.value is None:
+                failed[name] = outcome.failure
         table = make_table(definition, sweep.results)
         write_results(table, results.parent, failed)
     screen.print()
     print_table(table, screen)
-    screen.print(f"\n{results.parent / 'results.html'}", soft_wrap=True)
+    pages = [results.parent / "results.html", *sorted(results.parent.glob("report-*/report.html"))]
+    screen.print("", *pages, sep="\n", soft_wrap=True)
     if failed:
         logs = folder / run.LOGS
         screen.print(
-            f"{len(failed)} trainings did not finish; the same command tries them again. What they "
-            f"printed is in {logs}:",
+            f"{len(failed)} did not finish; the same command tries again. What they printed is in "
+            f"{logs}:",
             *(f"  {name}: {reason}" for name, reason in failed.items()),
             sep="\n",
             soft_wrap=True,

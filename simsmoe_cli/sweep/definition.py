@@ -107,7 +107,11 @@ class Task(Section):
 
 
 class Definition(Section):
-    """A sweep as its file has it."""
+    """A sweep as its file has it.
+
+    Attributes:
+        report: whether the first seed of each cell gets a collapse report against its baseline.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     description: str = Field("", max_length=2_000)
@@ -118,6 +122,7 @@ class Definition(Section):
     baseline: dict[str, Any] = Field({})
     published: Published | None = None
     finetune: list[Task] = Field([], max_length=20)
+    report: bool = False
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -411,5 +416,5 @@ def labelled(cells: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, str]]]:
     for cell in cells:
         row = {path: _text(cell.settings[path]) if path in cell.settings else "" for path in paths}
         if len(budgets) > 1:
-            row[BUDGET] = "same FLOPs" if cell.same_flops else "same steps"
+            row[BUDGET] = "same FLOPs" if cell.same_flops else ""
         yield cell, row

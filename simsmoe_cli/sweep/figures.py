@@ -168,7 +168,7 @@ def _by_layer(table: Table) -> Drawing | None:
             )
         step_axis(axes)
         axes.set_xlabel("layer with experts, first to last")
-        axes.set_ylabel("mean debiased CKA of all pairs")
+        axes.set_ylabel("mean debiased CKA")
         from_zero(axes)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=1)
     return Drawing(

@@ -250,7 +250,7 @@ def carry_out(
     sweep: Sweep,
     at: Sequence[Machine],
     *,
-    keep_weights: bool,
+    keeps_weights: Callable[[Training], bool],
     on_end: Callable[[Training, Record | None, str], None],
 ) -> dict[str, str]:
     """Do all due trainings; the results are written after each.
@@ -258,7 +258,7 @@ def carry_out(
     Args:
         sweep: its folder is locked by the caller.
         at: one for each training at a time.
-        keep_weights: whether checkpoints of finished trainings stay.
+        keeps_weights: whether the checkpoints of a finished training stay.
         on_end: told each training, its record, and why it failed where it has none.
 
     Returns:
@@ -278,7 +278,7 @@ def carry_out(
             continue
         sweep.results.add(training.recipe, record)
         sweep.results.write()
-        if not keep_weights:
+        if not keeps_weights(training):
             remove_weights(training.job.run)
         on_end(training, record, "")
     return failed

@@ -71,8 +71,8 @@ def print_table(table: Table, console: Console) -> None:
         console.print(Text(escaped(f"Differs from the publication: {line}")), soft_wrap=True)
     fields = len(table.rows[0].labels)
     parts = [(columns(table), list(text_rows(table)), fields)]
-    if published is not None:
-        parts.append((published_columns(table), list(published_rows(table)), fields + 1))
+    if beside := list(published_rows(table)):
+        parts.append((published_columns(table), beside, fields + 1))
     for names, rows, words in parts:
         drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
         for number, name in enumerate(names):

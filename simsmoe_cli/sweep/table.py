@@ -258,7 +258,7 @@ def published_rows(table: Table) -> Iterator[list[str]]:
             yield [
                 part.of,
                 *labels,
-                f"{number:g}",
+                f"{number:{'.2f' if part.score == BPC.name else '.3f'}}",
                 "baseline" if base is None else f"{number - base:+.3g}",
                 mean_text(row.means.get(part.score), score),
                 difference_text(row, score),

@@ -185,7 +185,7 @@ def test_a_failure_does_not_stop_the_rest(
     shown = capsys.readouterr().out
     assert code == 1
     assert f"{broken}  failed: " in shown
-    assert "1 trainings did not finish" in shown
+    assert "1 did not finish" in shown
     assert len(scores(folder)) == 3
     assert broken in (folder / "results.html").read_text()
 
