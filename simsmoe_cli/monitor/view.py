@@ -6,13 +6,35 @@ The dashboard makes a view for every drawing, `--once` makes one for each run it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from simsmoe_cli.monitor.draw.palette import Palette
 from simsmoe_cli.monitor.state.probes import Frame, Frames
 from simsmoe_cli.monitor.state.run import RunHistory
 
 F = TypeVar("F", bound=Frame)
+
+
+@dataclass(frozen=True)
+class MatrixChoice:
+    """How matrices of experts against experts are shown.
+
+    Attributes:
+        clustered: similar experts stand together, instead of in the order of their numbers.
+        above: only pairs above this value; None for all.
+        compare: "probe" shows the change since the base probe, "run" the difference to the first
+            run.
+        base: step of the base probe; None for the first.
+        listed: the top pairs as a list.
+        on_shared: CKA on the tokens that both experts of a pair were given.
+    """
+
+    clustered: bool = False
+    above: float | None = None
+    compare: Literal["", "probe", "run"] = ""
+    base: int | None = None
+    listed: bool = False
+    on_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,6 +49,7 @@ class Selection:
         expert: an expert in the map of loads; None while none is chosen.
         at: the step of the cursor on the curves; None while there is no cursor.
         by_time: curves are drawn against the time since the run began instead of steps.
+        matrix: how matrices of experts are shown.
         smooth: curves of training are running means over this many points; 0 for the points.
     """
 
@@ -38,6 +61,7 @@ class Selection:
     at: float | None = None
     by_time: bool = False
     smooth: int = 0
+    matrix: MatrixChoice = MatrixChoice()
 
 
 @dataclass(frozen=True)

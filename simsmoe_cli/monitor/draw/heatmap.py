@@ -122,7 +122,7 @@ def heat_map(
     """The matrix as lines of text.
 
     Blocks of neighbours show their highest value, so that one similar pair among many different
-    ones stays visible.
+    ones stays visible; of changes, the largest.
 
     Args:
         values_RC: [R, C]; nan is shown as undefined.
@@ -163,14 +163,18 @@ def heat_map(
 def _levels(
     values_RC: Floats, scale: Scale, masked_RC: NDArray[np.bool_] | None, grid: Layout
 ) -> NDArray[np.int64]:
-    """The level of each cell that is drawn, the highest of its block; EMPTY where it is masked."""
-    level = scale.level(values_RC)
-    if masked_RC is not None:
-        level = np.where(masked_RC, EMPTY, level)
+    """The level of each cell that is drawn; EMPTY where all of it is masked."""
+    masked = np.zeros(values_RC.shape, dtype=bool) if masked_RC is None else masked_RC
+    values = np.where(masked, np.nan, values_RC)
     if grid.block != (1, 1):
         for axis, size in enumerate(grid.block):
-            level = np.maximum.reduceat(level, np.arange(0, level.shape[axis], size), axis=axis)
-    return level
+            starts = np.arange(0, values.shape[axis], size)
+            high = np.fmax.reduceat(values, starts, axis=axis)
+            if scale.kind == "change":
+                low = np.fmin.reduceat(values, starts, axis=axis)
+                high = np.where(np.abs(low) > np.abs(high), low, high)
+            values, masked = high, np.logical_and.reduceat(masked, starts, axis=axis)
+    return np.where(masked, EMPTY, scale.level(values))
 
 
 def _column_labels(grid: Layout, labels: Sequence[str]) -> str:

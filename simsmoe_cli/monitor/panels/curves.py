@@ -29,7 +29,7 @@ def points(history: RunHistory, name: str) -> Points:
     return Points(nothing, nothing, nothing, nothing, nothing)
 
 
-def _began(history: RunHistory) -> float:
+def began(history: RunHistory) -> float:
     """Time of the first step; nan where unknown."""
     times = points(history, "train").time
     known = times[np.isfinite(times)]
@@ -38,7 +38,7 @@ def _began(history: RunHistory) -> float:
 
 def _time_unit(view: View) -> tuple[str, float]:
     """The unit of time and its seconds: minutes for short runs, hours for others."""
-    spans = [run.history.last_time - _began(run.history) for run in view.runs]
+    spans = [run.history.last_time - began(run.history) for run in view.runs]
     longest = max((span for span in spans if math.isfinite(span)), default=0.0)
     return ("hours", 3600.0) if longest >= 2 * 3600 else ("minutes", 60.0)
 
@@ -52,7 +52,7 @@ def x_of(view: View, history: RunHistory, of: Points) -> Array:
     """Where points are on the x axis."""
     if not view.selection.by_time:
         return of.step
-    return (of.time - _began(history)) / _time_unit(view)[1]
+    return (of.time - began(history)) / _time_unit(view)[1]
 
 
 def curve(
@@ -108,7 +108,7 @@ def resume_marks(view: View) -> list[tuple[float, str]]:
     """Where runs were resumed with other settings, on the x axis, and the colour of the run."""
     found = []
     for index, run in enumerate(view.runs):
-        steps = [step for step, _ in run.history.changes]
+        steps: list[float] = list(run.history.changes)
         if view.selection.by_time and steps:
             train = points(run.history, "train")
             x = x_of(view, run.history, train)
@@ -161,6 +161,12 @@ def layer_courses(view: View, prefix: str, title: str, width: int, height: int) 
         color=view.color,
     )
     return [Text(), *plot]
+
+
+def layer_series(view: View, prefix: str) -> list[str]:
+    """The series of one number of each layer, of all runs."""
+    names = {prefix + name for run in view.runs for name in run.history.named(prefix)}
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def cursor_x(view: View) -> float | None:

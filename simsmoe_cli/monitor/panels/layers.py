@@ -11,7 +11,7 @@ from rich.text import Text
 from simsmoe_cli.monitor.draw.axes import Axis
 from simsmoe_cli.monitor.draw.bars import bar, sparkline
 from simsmoe_cli.monitor.draw.canvas import Curve, line_plot
-from simsmoe_cli.monitor.panels.curves import layer_courses
+from simsmoe_cli.monitor.panels.curves import layer_courses, layer_series
 from simsmoe_cli.monitor.panels.pairs import value_text
 from simsmoe_cli.monitor.panels.panel import PROBE_KEYS, Panel, Picture, waiting
 from simsmoe_cli.monitor.state.probes import SimilarityFrame
@@ -139,4 +139,5 @@ PANEL = Panel(
     draw=draw,
     keys=PROBE_KEYS,
     height=_height,
+    series=lambda view: ["cka", *layer_series(view, "cka.")],
 )

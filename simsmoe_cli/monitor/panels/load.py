@@ -9,10 +9,11 @@ from functools import partial
 import numpy as np
 from rich.text import Text
 
+from simsmoe_cli.errors import listed
 from simsmoe_cli.monitor.draw.heatmap import Layout, heat_map, layout
 from simsmoe_cli.monitor.draw.scales import Scale, color_bar, magnitude_scale
 from simsmoe_cli.monitor.draw.text import cut, decimal, filled
-from simsmoe_cli.monitor.panels.curves import layer_courses
+from simsmoe_cli.monitor.panels.curves import layer_courses, layer_series
 from simsmoe_cli.monitor.panels.panel import (
     PROBE_KEYS,
     Key,
@@ -26,6 +27,7 @@ from simsmoe_cli.monitor.view import View
 
 CV_WIDTH = 6
 DEAD_WIDTH = 10
+MOST_DEAD = 6  # whose numbers are told
 
 
 def shown(view: View, run: int) -> RouterFrame | None:
@@ -166,12 +168,12 @@ def _detail(view: View, width: int) -> Text:
         if layer.dead is None:
             dead = "too few slots to say which are dead"
         elif layer.dead:
-            dead = f"dead {','.join(map(str, layer.dead))}"
+            dead = f"{len(layer.dead)} dead: {listed(layer.dead, MOST_DEAD)}"
         if layer.slots:
             dead += f" of {layer.slots:,} slots"
         entropy = decimal(layer.entropy_nats, 2)
         cv = decimal(layer.load_cv)
-        line.append(f"CV {cv}, {dead}, routing entropy {entropy} nats", "not bold")
+        line.append(f"CV {cv}, entropy {entropy} nats, {dead}", "not bold")
     return cut(line, width)
 
 
@@ -227,4 +229,5 @@ PANEL = Panel(
     ),
     click=_click,
     height=_height,
+    series=lambda view: ["load_cv", *layer_series(view, "load_cv.")],
 )

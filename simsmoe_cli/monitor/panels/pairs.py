@@ -9,6 +9,7 @@ from functools import partial
 from rich.text import Text
 
 from simsmoe_cli.monitor.draw.text import decimal, message
+from simsmoe_cli.monitor.panels.matrices import matrix_of, shown, why_no_matrix
 from simsmoe_cli.monitor.panels.panel import PROBE_KEYS, Key, Picture, waiting
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.state.run import RunHistory
@@ -16,14 +17,6 @@ from simsmoe_cli.monitor.view import View
 from simsmoe_cli.run.probes import most_similar_pairs
 
 Pair = tuple[int, int]
-Probe = tuple[int, LayerSimilarity]  # its step, and the matrices of the chosen layer
-
-
-def shown(view: View, run: int) -> Probe | None:
-    """The probe of a run that is shown."""
-    frame = view.probe(view.runs[run].history.similarities)
-    layer = None if frame is None else frame.layer(view.selection.layer)
-    return None if frame is None or layer is None else (frame.step, layer)
 
 
 def told_of_each_run(view: View, line: Text) -> Iterator[LayerSimilarity]:
@@ -36,18 +29,11 @@ def told_of_each_run(view: View, line: Text) -> Iterator[LayerSimilarity]:
             yield probe[1]
 
 
-def why_none(view: View, run: int) -> str:
-    """The reason, in words, why `shown` has nothing for a run."""
-    frame = view.probe(view.runs[run].history.similarities)
-    reason = "" if frame is None else frame.without_matrices()
-    return f"no matrices: {reason}" if reason else "no probe of this layer"
-
-
 def no_matrices(view: View, width: int, height: int) -> Picture:
     """The message if no run has matrices to show."""
     if not any(len(run.history.similarities) for run in view.runs):
         return waiting(view, "probe of similarity", width, height)
-    return Picture(message(why_none(view, view.selection.run), width, height), empty=True)
+    return Picture(message(why_no_matrix(view, view.selection.run), width, height), empty=True)
 
 
 def pair_of(view: View, experts: int) -> Pair | None:
@@ -56,35 +42,30 @@ def pair_of(view: View, experts: int) -> Pair | None:
     return pair if pair is not None and max(pair) < experts else None
 
 
-def most_similar(layer: LayerSimilarity) -> Pair | None:
-    """The most similar pair; None where no pair is defined."""
-    return next(((low, high) for low, high, _ in most_similar_pairs(layer.cka, 1)), None)
-
-
 def move_pair(view: View, _width: int, rows: int, columns: int) -> View:
-    """Move the cursor; it jumps over the diagonal."""
-    probe = shown(view, view.selection.run)
-    if probe is None or probe[1].experts < 2:
+    """Move the cursor over the map as it is shown; it jumps over the diagonal."""
+    matrix = matrix_of(view, view.selection.run)
+    if matrix is None or matrix.experts < 2:
         return view
-    experts = probe[1].experts
-    pair = pair_of(view, experts)
+    pair = pair_of(view, matrix.experts)
     if pair is None:
         return next_similar_pair(view)
-    row, column = pair[0] + rows, pair[1] + columns
+    row, column = matrix.place(pair[0]) + rows, matrix.place(pair[1]) + columns
     if row == column:
         row, column = row + rows, column + columns
-    inside = 0 <= row < experts and 0 <= column < experts
-    return view.choose(pair=(row, column)) if inside else view
+    inside = 0 <= row < matrix.experts and 0 <= column < matrix.experts
+    if not inside:
+        return view
+    return view.choose(pair=(int(matrix.order[row]), int(matrix.order[column])))
 
 
 def next_similar_pair(view: View, _width: int = 0) -> View:
-    """Choose the most similar pair, or the one that comes after the chosen pair."""
-    probe = shown(view, view.selection.run)
-    if probe is None:
+    """Choose the most similar pair that is shown, or the one that comes after the chosen pair."""
+    matrix = matrix_of(view, view.selection.run)
+    if matrix is None:
         return view
-    layer = probe[1]
-    ranking = [(low, high) for low, high, _ in most_similar_pairs(layer.cka, layer.experts**2)]
-    pair = pair_of(view, layer.experts)
+    ranking = matrix.pairs()
+    pair = pair_of(view, matrix.experts)
     here = (min(pair), max(pair)) if pair is not None else None
     rank = ranking.index(here) + 1 if here in ranking else 0
     return view.choose(pair=ranking[rank % len(ranking)] if ranking else None)

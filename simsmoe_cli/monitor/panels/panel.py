@@ -118,6 +118,7 @@ class Panel:
         click: from a view, and run, row and column of a clicked cell, to the view after it.
         height: from a view and a width to the lines that show everything, for `--once`.
         wide: whether `--once` gives it the whole width.
+        series: names of the series whose curves it shows, for a file; None if it has none.
     """
 
     id: str
@@ -130,6 +131,7 @@ class Panel:
     click: Callable[[View, int, int, int], View] | None = None
     height: Callable[[View, int], int] = _some
     wide: bool = False
+    series: Callable[[View], Sequence[str]] | None = None
 
 
 # Keys of the panels that compare experts.
@@ -146,7 +148,7 @@ PROBE_KEYS = (
     ),
     Key("home", "screen.probe(-1000000)", "", "The first probe"),
     Key("end", "screen.probe(1000000)", "", "The newest probe, and follow it"),
-    Key("space", "screen.play", "Play", "Play over training, or stop"),
+    Key("space", "screen.play", "", "Play over training, or stop"),
 )
 
 

@@ -128,4 +128,5 @@ PANEL = Panel(
         ),
     ),
     wide=True,
+    series=lambda _: [name for name, _, _ in PARTS],
 )

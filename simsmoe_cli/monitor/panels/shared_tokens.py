@@ -11,7 +11,7 @@ from rich.text import Text
 from simsmoe_cli.monitor.draw.axes import Axis, axis
 from simsmoe_cli.monitor.draw.canvas import scatter
 from simsmoe_cli.monitor.draw.text import cut, filled
-from simsmoe_cli.monitor.panels import pairs
+from simsmoe_cli.monitor.panels import matrices, pairs
 from simsmoe_cli.monitor.panels.panel import Panel, Picture, run_grid
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.view import View
@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 def draw(view: View, width: int, height: int) -> Picture:
     """A point for each pair; the cursor is that of the pairwise map."""
     runs = run_grid(view, width, height - 1)
-    found = {run: pairs.shown(view, run) for run in runs.runs}
+    found = {run: matrices.shown(view, run) for run in runs.runs}
     clouds = {run: cloud(probe[1]) for run, probe in found.items() if probe is not None}
     if not clouds:
         return pairs.no_matrices(view, width, height)
@@ -32,14 +32,14 @@ def draw(view: View, width: int, height: int) -> Picture:
     low = min(0.0, float(np.nanmin(y))) if np.isfinite(y).any() else 0.0
     x_axis = axis([np.append(share, 0.0) for share, _ in clouds.values()])
 
-    def draw_run(run: int, probe: pairs.Probe, high: int) -> tuple[list[Text], None]:
+    def draw_run(run: int, probe: matrices.Probe, high: int) -> tuple[list[Text], None]:
         return _plot(view, run, probe[1], (x_axis, Axis(low, 1.0)), runs.width, high), None
 
-    lines, _ = runs.beside(view, found, draw_run, missing=partial(pairs.why_none, view))
+    lines, _ = runs.beside(view, found, draw_run, missing=partial(matrices.why_no_matrix, view))
     lines = filled(lines, height - 1)
     lines.append(_detail(view, width))
     where = f"layer {view.layer_label}"
-    probe = pairs.shown(view, view.selection.run)
+    probe = matrices.shown(view, view.selection.run)
     return Picture(lines, where if probe is None else f"{where} · {view.step_text(probe[0])}")
 
 

@@ -165,4 +165,5 @@ PANEL = Panel(
     ),
     height=_height,
     wide=True,
+    series=lambda view: list(_names(view)),
 )

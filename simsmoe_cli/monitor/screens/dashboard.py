@@ -19,6 +19,7 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer
 
+from simsmoe_cli.monitor import csv_file
 from simsmoe_cli.monitor.panels import PANELS, header
 from simsmoe_cli.monitor.read.follow import Follower, Following, News
 from simsmoe_cli.monitor.screens.header_and_tabs import HeaderBar, Tab, Tabs
@@ -265,6 +266,21 @@ class Dashboard(Screen[None]):
         else:
             self.choose(step=None)
 
+    def action_export(self) -> None:
+        """Save the curves of the panel in focus."""
+        panel = self.panels[self._focused_index()].panel
+        if panel.series is None:
+            self.messages.tell("", "warning", f"{panel.short} has no curves to save")
+            return
+        view = self.view()
+        with self.following.lock:
+            try:
+                path = csv_file.save(view, panel.series(view), panel.id, Path())
+            except OSError as error:
+                self.messages.tell("", "error", f"the curves were not saved: {error.strerror}")
+            else:
+                self.messages.tell("", "information", f"saved {path.absolute()}")
+
     def action_toggle_time(self) -> None:
         self.choose(by_time=not self.selection.by_time, at=None)
 
@@ -336,6 +352,7 @@ class Dashboard(Screen[None]):
         yield SystemCommand("Zoom", "This panel alone, or all again", self.action_zoom)
         yield SystemCommand("Steps or hours", "X axis of the curves", self.action_toggle_time)
         yield SystemCommand("Play", "Play the probes over training", self.action_play)
+        yield SystemCommand("Curves", "Save those of this panel as CSV", self.action_export)
         yield SystemCommand("Runs", "Choose other runs", self.action_open)
         for layer in self.chosen.history.layers:
             yield SystemCommand(

@@ -79,6 +79,13 @@ DASHBOARD_KEYS: list[BindingType] = [
         "Drop the cursor, then leave the zoom, then follow the newest probe",
     ),
     bind("dashboard", "t", "toggle_time", "", "Curves against steps or against hours"),
+    bind(
+        "dashboard",
+        "x",
+        "export",
+        "",
+        "Save the curves of this panel as a CSV file in the working directory",
+    ),
     bind("dashboard", "r", "run(1)", "Run", "Next run, where several are shown"),
     bind("dashboard", "o", "open", "Runs", "Choose other runs"),
 ]
@@ -99,7 +106,19 @@ PICKER_KEYS: list[BindingType] = [
         "Mark to compare",
         "Mark a run, to show several side by side",
     ),
-    bind("picker", "escape", "unmark", "", "Unmark all runs"),
+    bind("picker", "slash", "filter", "Filter", "Only runs with these words", display="/"),
+    bind(
+        "picker",
+        "o",
+        "sort",
+        "Sort",
+        "Sort by when they were written, name, score, CKA or state",
+    ),
+    bind("picker", "escape", "unmark", "", "Drop the filter, then unmark all runs"),
+]
+
+FILTER_KEYS: list[BindingType] = [
+    bind("filter", "down,tab", "screen.leave_filter", "", "To the list, which stays filtered"),
 ]
 
 HELP_KEYS: list[BindingType] = [

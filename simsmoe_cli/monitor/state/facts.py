@@ -6,6 +6,7 @@ from typing import Any
 
 from simsmoe_cli.monitor.draw.sanitize import clean
 from simsmoe_cli.monitor.state.alerts import warm_up_steps
+from simsmoe_cli.run.changes import changes_in_words, changes_results
 from simsmoe_cli.run.events import Machine, RunStarted, Train
 from simsmoe_cli.run.layer_labels import recipe_labels
 
@@ -22,7 +23,8 @@ class RunFacts:
         ranks: how many processes train together; None where it is one.
         slowest: of several, the one that works longest, and how many times as long as the one in
             the middle; None where unknown.
-        changes: steps from which a resumed run had other settings, and these, in words.
+        changes: steps from which a resumed run had other settings that change its results.
+        changed: all settings that the last resumption changed, in words.
         machine: what the training process takes of its machine, by the newest event.
     """
 
@@ -36,7 +38,8 @@ class RunFacts:
         self.warm_up = 0
         self.ranks: int | None = None
         self.slowest: tuple[int, float] | None = None
-        self.changes: list[tuple[int, str]] = []
+        self.changes: list[int] = []
+        self.changed = ""
         self.machine: Machine = {}
         self._labels: list[str] = []
 
@@ -53,6 +56,10 @@ class RunFacts:
         self.unit = clean(event.get("unit"))
         self.device = clean(event.get("device"))
         self.precision = clean(event.get("precision"))
+        changes = event.get("changes", [])
+        self.changed = ", ".join(clean(change) for change in changes_in_words(changes))
+        if any(changes_results(change["setting"]) for change in changes):
+            self.changes.append(event["step"])
         warmup = _inside(self.recipe, "train", "warmup_steps")
         self.warm_up = warm_up_steps(warmup if isinstance(warmup, int) else None, self.total_steps)
 

@@ -250,8 +250,11 @@ class RunHistory(RunFacts):
         self._watch.armed_from = self.warm_up
         self._ended, self.reason = None, ""
         of = f" of {self.total_steps:,}" if self.total_steps else ""
-        begins = f"continues with other settings at step {self.step:,}" if self.step else "begins"
-        self._say("info", f"training {begins}{of and f', {self.total_steps:,} steps in all'}")
+        if self.step:
+            with_what = self.changed or "other settings"
+            self._say("info", f"training continues at step {self.step:,} with {with_what}")
+        else:
+            self._say("info", f"training begins{of and f', {self.total_steps:,} steps in all'}")
 
     def _train(self, event: Train, step: int, at: float) -> None:
         self._ended, self.reason = None, ""

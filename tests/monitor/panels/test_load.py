@@ -26,7 +26,7 @@ def test_dead_experts_and_cv_are_beside_the_loads(runs: Path) -> None:
     row = next(line for line in lines if line.strip().startswith("›5"))
     assert "×" in row
     assert row.endswith(" 3")
-    assert "layer 5: CV 0.612, dead 3, routing entropy 1.90 nats" in lines
+    assert "layer 5: CV 0.612, entropy 1.90 nats, 1 dead: 3" in lines
     before = drawn(PANEL, view_of(runs / "first", layer=2, step=0))
     assert not any("×" in line for line in before)
 
@@ -67,7 +67,7 @@ def test_loads_of_many_layers_keep_their_cv_and_dead() -> None:
         assert "max CV" in lines[0]
         chosen = next(line for line in lines if line.strip().startswith(f"›{layer} "))
         assert ("0.70 1×" if layer in (16, 17) else "0.20") in chosen
-        dead, cv = ("dead 2", "0.700") if layer == 17 else ("none dead", "")
+        dead, cv = ("1 dead: 2", "0.700") if layer == 17 else ("none dead", "")
         detail = next(line for line in lines if line.startswith(f"layer {layer}: CV {cv}"))
         assert dead in detail
 

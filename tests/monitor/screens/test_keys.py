@@ -13,10 +13,14 @@ from simsmoe_cli.monitor.panels import PANELS
 from simsmoe_cli.monitor.panels.panel import Key
 from simsmoe_cli.monitor.screens.dashboard import Dashboard
 from simsmoe_cli.monitor.screens.help import Help
-from simsmoe_cli.monitor.screens.picker import Picker
+from simsmoe_cli.monitor.screens.picker import Filter, Picker
 from tests.monitor.driving import dashboard, drive, keys_of, monitor, text_of, until
 
 Step = tuple[str, Callable[[Dashboard], Any], Any]
+
+
+def matrix(field: str) -> Callable[[Dashboard], Any]:
+    return lambda screen: getattr(screen.selection.matrix, field)
 
 
 def smooth(screen: Dashboard) -> object:
@@ -117,7 +121,17 @@ OF_PANEL: dict[str, list[Step]] = {
         ("y", ticks, "3:5 6:4 10:3"),
         ("y", ticks, "4:5 7:4 11:3"),
     ],
-    "cka": PAIRS,
+    "cka": [
+        *PAIRS,
+        ("c", matrix("clustered"), True),
+        ("c", matrix("clustered"), False),
+        ("f", matrix("above"), 0.3),
+        ("v", matrix("compare"), "probe"),
+        ("v", matrix("compare"), ""),
+        ("b", matrix("base"), 2000),
+        ("p", matrix("listed"), True),
+        ("u", matrix("on_shared"), True),
+    ],
     "load": [
         *PROBES,
         ("l", expert, 0),
@@ -157,9 +171,9 @@ OF_PANEL: dict[str, list[Step]] = {
 }
 NUMBERS = "123456789"[: len(PANELS)]
 DASHBOARD = {
-    "tab", "shift+tab", *NUMBERS, "z", "enter", "escape", "t", "r", "o",
+    "tab", "shift+tab", *NUMBERS, "z", "enter", "escape", "t", "r", "o", "x",
 }  # fmt: skip
-PICKER = {"enter", "space", "escape"}
+PICKER = {"enter", "space", "escape", "slash", "o"}
 HELP = {"escape", "f1", "q"}
 
 
@@ -190,7 +204,10 @@ def test_the_keys_of_a_panel(panel: str, runs: Path) -> None:
     drive(monitor([runs / "first"], runs), scenario)
 
 
-def test_the_keys_of_the_dashboard(runs: Path) -> None:
+def test_the_keys_of_the_dashboard(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     pressed: set[str] = set()
 
     async def scenario(pilot: Pilot[None]) -> None:
@@ -224,6 +241,10 @@ def test_the_keys_of_the_dashboard(runs: Path) -> None:
         assert screen.selection.run == 1
         await press("r")
         assert screen.selection.run == 0
+        await press("x")
+        assert screen.messages.told[""].text.startswith("CKA has no curves")
+        await pilot.press("1", "x", "2", "escape")
+        assert (tmp_path / "score-first-second.csv").read_text().startswith("run,series,step,")
         # escape undoes, one thing at a time
         await pilot.press("left", "m", "z")
         assert screen.selection.pair
@@ -264,12 +285,19 @@ def test_the_keys_of_the_picker(runs: Path) -> None:
         assert len(picker.marked) == 2
         await press("escape")
         assert picker.marked == []
+        await press("o")
+        assert picker.sorted_by == "name"
+        await press("slash")
+        assert isinstance(picker.focused, Filter)
+        await pilot.press("down")
+        assert not isinstance(picker.focused, Filter)
         await pilot.press("up", "space", "space")
         await press("enter")
         assert len(dashboard(pilot).followers) == 2
 
     drive(monitor([], runs), scenario)
     assert pressed == PICKER == keys_of(Picker)
+    assert keys_of(Filter) == {"down", "tab"}
 
 
 @pytest.mark.parametrize("key", sorted(HELP))

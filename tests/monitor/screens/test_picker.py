@@ -8,7 +8,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from simsmoe_cli.monitor.app import Monitor
-from simsmoe_cli.monitor.screens.picker import Picker
+from simsmoe_cli.monitor.screens.picker import SORTED_BY, Picker
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from tests.monitor.driving import NOW, dashboard, drive, monitor, seen, until
 from tests.monitor.made_run import write_run
@@ -50,3 +50,35 @@ def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
         assert dashboard(pilot).followers[0].path == tmp_path / "new"
 
     drive(monitor([], tmp_path), scenario)
+
+
+def test_runs_are_filtered_by_words_and_sorted(runs: Path) -> None:
+    async def scenario(pilot: Pilot[None]) -> None:
+        picker = pilot.app.screen
+        assert isinstance(picker, Picker)
+        await until(pilot, lambda: len(picker.runs) == 3)
+
+        def names() -> list[str]:
+            return [run.name for run in picker.listed]
+
+        orders = {}
+        for _ in SORTED_BY:
+            orders[picker.sorted_by] = names()
+            await pilot.press("o")
+        assert orders["name"] == ["first", "second", "third"]
+        assert orders["score"] == ["first", "third", "second"]  # the lowest BPC first
+        assert orders["CKA"] == ["first", "third", "second"]
+        await pilot.press("slash", *"calibrated")
+        assert names() == ["first", "third"] or names() == ["third", "first"]
+        assert "2 of 3" in seen(pilot)
+        await pilot.press("space", *"thi")
+        assert names() == ["third"]
+        await pilot.press("x")
+        assert "No run has these words" in seen(pilot)
+        await pilot.press("escape")
+        assert len(names()) == 3
+        await pilot.press("slash", *"thi", "enter")
+        await pilot.pause()
+        assert [run.path.name for run in dashboard(pilot).followers] == ["third"]
+
+    drive(monitor([], runs), scenario)

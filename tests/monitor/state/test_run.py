@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simsmoe_cli.monitor.draw.palette import PRINTED
+from simsmoe_cli.monitor.panels.curves import resume_marks
+from simsmoe_cli.monitor.panels.score import PANEL as SCORE
 from simsmoe_cli.monitor.read.tail import Batch, Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.state.run import RunHistory
+from simsmoe_cli.monitor.view import Selection, ShownRun, View
 from simsmoe_cli.run.event_log import EventLog, read_events
 from tests.monitor.made_run import BEGAN, STEP_S, cka_of, event, score, write_run
 
@@ -358,3 +362,40 @@ def test_a_real_training_is_known_to_its_last_number(
     layer = history.similarities[-1].layer(1)
     assert layer is not None
     assert layer.cka.shape == layer.shared.shape == (4, 4)
+
+
+def test_the_dead_are_those_of_the_last_event_that_judged_them() -> None:
+    def router(step: int, dead: list[int] | None) -> dict[str, Any]:
+        layer = {"layer": 0, "load": [0.0, 1.0], "slots": [0, 5000 * step], "dead": dead}
+        return event("router", step, layers=[layer])
+
+    history = applied(router(1, None))
+    (layer,) = history.router_layers
+    assert (layer.dead, history.routers[-1].dead) == (None, None)
+    history = applied(router(1, None), router(2, [0]), router(3, None))
+    (layer,) = history.router_layers
+    assert (layer.dead, layer.slots, layer.judged) == ((0,), 10_000, False)
+    assert list(history.alerts) == []  # judged once
+    history.apply([router(4, [0])])
+    assert [alert.experts for alert in history.alerts] == [(0,)]
+
+
+def test_a_resumed_run_with_other_settings_is_marked_where_results_change() -> None:
+    changes = [{"setting": "train.lr", "before": 0.001, "after": 0.01}]
+    watched = [{"setting": "train.log_every", "before": 10, "after": 20}]
+    history = applied(
+        event("run_started", 0),
+        event("train", 98, loss_nats=1.0),
+        event("run_started", 98, changes=changes),
+        event("run_started", 120, changes=watched),
+    )
+    assert history.changes == [98]
+    told = [line.text for line in history.log if "continues" in line.text]
+    assert told == [
+        "training continues at step 98 with train.lr 0.001 -> 0.01",
+        "training continues at step 120 with train.log_every 10 -> 20",
+    ]
+    view = View((ShownRun(history),), Selection(), PRINTED, 0.0)
+    assert resume_marks(view) == [(98.0, view.color_of(0))]
+    lines = [line.plain for line in SCORE.draw(view, 78, 20).lines]
+    assert any("┊" in line for line in lines)
