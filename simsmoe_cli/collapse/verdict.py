@@ -153,23 +153,24 @@ def _cost(findings: Findings, against: Findings | None) -> str:
     if measured is None or least is None:
         why = findings.ablation_refused.rstrip(".")
         return f"What an expert is worth was not measured: {why}." if why else ""
-    who = f"expert {least.expert} of layer {_label(findings, least)}"
-    change = least.change
-    without = (
-        f"Without {who}, the one that would be missed least, the loss "
-        f"{_rises(change.nats, measured)}"
-    )
+    change, who = least.change, f"expert {least.expert} of layer {_label(findings, least)}"
+    between = ""
     if change.low is not None and change.high is not None:
         low, high = _part(change.low, measured), _part(change.high, measured)
-        without += f" ({measured.level:.0%} interval {low} to {high})"
+        between = f" ({measured.level:.0%} interval {low} to {high})"
+    if _missed(least):
+        words = f"Every expert is missed: without the least missed, {who}"
+    else:
+        words = f"{who[:1].upper()}{who[1:]} would not be missed: without it"
+    words += f", the loss changes by {_part(change.nats, measured)}{between}"
     costs = [one.change.nats for one in measured.left_out if one.tokens and one.change.nats]
     if len(costs) > 2:
-        without += f"; without a typical one it {_rises(statistics.median(costs), measured)}"
+        words += f", without a typical one by {_part(statistics.median(costs), measured)}"
     theirs = against.ablation if against else None
     if against is not None and theirs is not None and (other := theirs.cheapest) is not None:
         name = labels(findings.subject, against.subject)[1]
-        without += f"; in {name} the least missed costs {_part(other.change.nats, theirs)}"
-    return f"{without}."
+        words += f"; in {name} the least missed changes it by {_part(other.change.nats, theirs)}"
+    return f"{words}."
 
 
 def _label(findings: Findings, one: LeftOut) -> str:
@@ -182,21 +183,19 @@ def _part(nats: float | None, measured: Ablation) -> str:
     return percent(nats / measured.loss_nats if nats is not None and measured.loss_nats else None)
 
 
-def _rises(nats: float | None, measured: Ablation) -> str:
-    """ "rises by 0.12%", "falls by 0.01%"."""
-    falls = nats is not None and nats < 0
-    return f"{'falls' if falls else 'rises'} by {_part(abs(nats) if nats else nats, measured)}"
+def _missed(one: LeftOut) -> bool:
+    """Whether the loss rises without an expert, by its interval; by its value where it has none."""
+    lowest = one.change.nats if one.change.low is None else one.change.low
+    return lowest is not None and lowest > 0
 
 
-def unneeded(findings: Findings) -> int | None:
+def _unneeded(findings: Findings) -> int | None:
     """How many experts could be left out, one at a time, without a measurable rise of the loss;
     None where that was not measured."""
     if findings.ablation is None:
         return None
-    return sum(
-        one.change.nats is not None and (one.change.low or one.change.nats) <= 0
-        for one in findings.ablation.left_out
-    )
+    measured = [one for one in findings.ablation.left_out if one.change.nats is not None]
+    return sum(not _missed(one) for one in measured)
 
 
 # What to do next
@@ -231,7 +230,7 @@ def _advice(findings: Findings, against: Findings | None, level: str) -> str:
         return (
             "Even out the load: `--router loss-free`, or a larger `--set moe.balance_weight=0.03`."
         )
-    spare, experts = unneeded(findings), sum(layer.experts for layer in findings.layers)
+    spare, experts = _unneeded(findings), sum(layer.experts for layer in findings.layers)
     if (similar or level == "partly alike") and spare == 0:
         return (
             "Nothing has to change for this text: every expert is missed when it is left out. "

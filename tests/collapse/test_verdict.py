@@ -97,15 +97,30 @@ def test_the_expert_that_would_be_missed_least_is_named_with_its_interval() -> N
     """0.001 nats less than 2 is 0.05%; the other experts of three layers cost 0 to 0.03 nats."""
     verdict = judge(with_costs(report(layers=3)).main)
     assert verdict.cost == (
-        "Without expert 0 of layer 0, the one that would be missed least, the loss falls by 0.05% "
-        "(95% interval -0.15% to 0.05%); without a typical one it rises by 0.71%."
+        "Expert 0 of layer 0 would not be missed: without it, the loss changes by -0.05% (95% "
+        "interval -0.15% to 0.05%), without a typical one by 0.71%."
     )
+
+
+def test_an_expert_is_missed_only_where_the_interval_is_above_zero() -> None:
+    main = with_costs(report(layers=1)).main
+    assert main.ablation is not None
+    rest = [one for one in main.ablation.left_out if one.expert]
+    measured = main.ablation.model_copy(update={"left_out": rest})
+    found = judge(main.model_copy(update={"ablation": measured}))
+    assert found.cost.startswith(
+        "Every expert is missed: without the least missed, expert 1 of layer 0, the loss changes "
+        "by 0.45% (95% interval 0.35% to 0.55%)"
+    )
+    assert "every expert is missed when it is left out" in found.advice
 
 
 def test_the_other_run_has_its_own_least_missed_expert() -> None:
     made = with_costs(report("plain", "other", layers=3), scale=3)
     assert made.against is not None
-    assert judge(made.main, made.against).cost.endswith("; in other the least missed costs -0.05%.")
+    assert judge(made.main, made.against).cost.endswith(
+        "; in other the least missed changes it by -0.05%."
+    )
 
 
 def test_what_was_not_measured_is_not_claimed() -> None:

@@ -84,7 +84,7 @@ def tiles(main: Findings, against: Findings | None) -> list[Tile]:
         tile("CKA on shared tokens", _shared),
         tile("Loss without the least missed", _least_missed),
         tile("Dead experts", _dead),
-        tile("Overload of the busiest expert", _overload),
+        tile("Load of the busiest expert", _busiest),
         tile(score_name, score),
     ]
     return [one for one in made if one is not None]
@@ -127,17 +127,17 @@ def _dead(found: Findings) -> Value:
     return Value.of(found.dead, 0, f"of {sum(layer.experts for layer in found.layers):,}")
 
 
-def _overload(found: Findings) -> Value:
-    """MaxVio, of the layer where it is largest."""
+def _busiest(found: Findings) -> Value:
+    """The largest load, in fair loads (MaxVio is 1 less)."""
     known = [
-        (layer.load_max_over_mean - 1, layer)
+        (layer.load_max_over_mean, layer)
         for layer in found.layers
         if layer.load_max_over_mean is not None
     ]
     if not known:
         return Value.of(None, 2)
-    worst, layer = max(known, key=lambda one: one[0])
-    return Value(worst, f"+{worst:.0%}", f"over a fair load; layer {layer.label}")
+    load, layer = max(known, key=lambda one: one[0])
+    return Value(load, f"{number(load, 2)}×", f"a fair load; layer {layer.label}")
 
 
 def _sampled(main: Findings) -> str:

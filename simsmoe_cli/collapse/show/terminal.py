@@ -14,7 +14,6 @@ from simsmoe_cli.collapse.fail_above import partly_undefined
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.files import FIGURES
 from simsmoe_cli.collapse.show.summary import TONES, about, tiles
-from simsmoe_cli.collapse.show.tables.cost import merging_table
 from simsmoe_cli.collapse.show.tables.similarity import (
     checkpoints_table,
     layers_table,
@@ -62,9 +61,6 @@ def show(report: Report, console: Console, written: Sequence[Path]) -> None:
     if checkpoints is not None:
         _print_table(console, checkpoints)
     _print_table(console, pairs_table(report, PAIRS_SHOWN).brief())
-    merged = merging_table(report)
-    if merged is not None:
-        _print_table(console, merged)
     _print_files(console, written)
 
 

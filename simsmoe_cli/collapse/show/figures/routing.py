@@ -98,6 +98,8 @@ def entropy_figure(main: Findings, against: Findings | None) -> Drawing:
     most = [layer.entropy_max_nats for layer in main.layers]
     axes.plot([layer.layer for layer in main.layers], most, ":", color=muted())
     finish(axes, runs)
+    if max(most) > 0:
+        axes.set_ylim(top=1.05 * max(most))
     return Drawing(
         "entropy",
         "How sure the router is, and how wide",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.correlation import nan_array
 from simsmoe_cli.collapse.show.figures.heat_maps import (
@@ -17,6 +19,7 @@ from simsmoe_cli.collapse.show.figures.style import LABEL, Drawing, finish, new_
 from simsmoe_cli.collapse.show.format import origin
 from simsmoe_cli.errors import printable
 
+FEWEST_EXPECTED = 5  # shared tokens; of fewer, a ratio is noise
 LAYERS_SHOWN = 12  # of curves that can be told apart
 
 
@@ -25,23 +28,23 @@ def coactivation_figure(main: Findings) -> Drawing | None:
     layers = [layer for layer in main.layers if layer.shared_expected and layer.experts > 1]
     if not layers:
         return None
-    maps = [
-        (
-            f"layer {printable(layer.label, LABEL)}",
-            log_ratio(nan_array(layer.shared), nan_array(layer.shared_expected)),
-        )
-        for layer in layers
-    ]
+    maps = []
+    for layer in layers:
+        expected = nan_array(layer.shared_expected)
+        expected[expected * main.text.tokens < FEWEST_EXPECTED] = np.nan
+        ratio = log_ratio(nan_array(layer.shared), expected)
+        maps.append((f"layer {printable(layer.label, LABEL)}", ratio))
     figure, grid = sheet([("expert", maps)], RATIO_COLOURS, RATIO_SCALE, across=2)
     ratio_bar(figure, grid, shrink=0.7, aspect=30, pad=0.03)
     return Drawing(
         "co-activation",
         "Which experts work on the same tokens",
-        "Shared tokens over what their loads let expect. Red: together more often.",
+        "Shared tokens over what their loads let expect. Red: more. Hatched: too few to say.",
         figure,
         "routing",
         f"n = {main.text.tokens:,} {main.text.unit}s of {origin(main.text)}, all K experts of a "
-        "token counted, so there is no interval. Null: 1, experts combined at random.",
+        f"token counted, so there is no interval. Null: 1, experts combined at random. Pairs with "
+        f"fewer than {FEWEST_EXPECTED} expected tokens are left out.",
     )
 
 

@@ -142,7 +142,7 @@ def favourites_table(report: Report) -> Table | None:
     def words(expert: _Expert) -> Cell:
         found = expert.layer.favourites[expert.number] if expert.layer.favourites else []
         shown = ", ".join(
-            f"{printable(one.text)!r} {one.share:.0%}" for one in found[:TOKENS_SHOWN]
+            f"'{printable(one.text)}' {one.share:.0%}" for one in found[:TOKENS_SHOWN]
         )
         return Cell(shown or "none", shown)
 

@@ -74,7 +74,7 @@ def test_similar_pairs_stand_beside_random_ones() -> None:
 def test_tokens_are_text_and_their_share_is_said() -> None:
     table = favourites_table(with_costs(report(layers=1)))
     assert table is not None
-    assert table.rows[0][-1].text == r"'<b>\\n' 75%"
+    assert table.rows[0][-1].text == r"'<b>\n' 75%"
     assert favourites_table(report()) is None
 
 
