@@ -13,7 +13,8 @@ Shapes: B batch, M block, L span, D model width, V vocabulary, W head width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -31,6 +32,24 @@ from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import SimilarityResult
 from simsmoe_cli.similarity.routed import Routed
+
+
+def _as_it_is(layer: SubLayer) -> SubLayer:
+    return layer
+
+
+_built: ContextVar[Callable[[SubLayer], SubLayer]] = ContextVar("built", default=_as_it_is)
+
+
+@contextlib.contextmanager
+def each_built(change: Callable[[SubLayer], SubLayer]) -> Iterator[None]:
+    """Within it, each sub-layer of a model is changed before the next one is built, so that a model
+    need not be whole at any time."""
+    token = _built.set(change)
+    try:
+        yield
+    finally:
+        _built.reset(token)
 
 
 @dataclass
@@ -109,7 +128,9 @@ class Backbone(MoEModel):
         self.register_buffer("document_end", torch.tensor(-1) if within else None)
         kinds = settings.sublayers
         self.layers = nn.ModuleList(
-            SubLayer(kind, recipe, vocab_size, kinds[:number].count("g"), kinds.count("g"))
+            _built.get()(
+                SubLayer(kind, recipe, vocab_size, kinds[:number].count("g"), kinds.count("g"))
+            )
             for number, kind in enumerate(kinds)
         )
         self.norm = make_norm(settings) if settings.norm_position == "pre" else nn.Identity()

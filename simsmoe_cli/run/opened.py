@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from simsmoe_cli.data.prepared import Prepared
 from simsmoe_cli.data.store import CORPUS, TokenStore
@@ -33,6 +32,7 @@ from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.tensor_files import TensorFiles
 from simsmoe_cli.run.vocabulary import Vocabulary
 
 M = TypeVar("M", bound=MoEModel)
@@ -109,14 +109,13 @@ class OpenedRun:
         files = checkpoint.weights_files(self.folder, self.state)
         weights.require_model(files, lambda: language_model(self.recipe, self.state["vocab_size"]))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Its weights and buffers by name, on the CPU.
+    def tensors(self) -> TensorFiles:
+        """Its weights and buffers.
 
         Raises:
             UserError: they cannot be read.
         """
-        files = weights.opened(checkpoint.weights_files(self.folder, self.state))
-        return {name: files.read(name) for name in files.found}
+        return weights.opened(checkpoint.weights_files(self.folder, self.state))
 
     def context(self, top_k: int | None = None) -> StepContext:
         """The step information for routers, at the step of its weights.

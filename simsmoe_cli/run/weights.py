@@ -6,7 +6,7 @@ huge one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,14 +134,29 @@ def load_weights(folder: Path, state: dict[str, Any], model: MoEModel) -> None:
     files = opened(weights_files(folder, state))
     require_fit(files, model)
     try:
-        for name, tensor in model.state_dict().items():
-            if name in files.found:  # else it is the same as another one
-                local(tensor.detach()).copy_(files.read(name, bounds(tensor)))
+        fill(model, files, files.found)  # a name that is missing is of a tensor with two names
     except (SafetensorError, OSError) as error:
         raise damaged(files.paths[0], str(error)) from None
     for name, parameter in model.named_parameters():
         if not local(parameter.detach()).isfinite().all():
             raise damaged(files.paths[0], f"{name} holds values that are not finite")
+
+
+def fill(model: nn.Module, files: TensorFiles, names: Container[str]) -> None:
+    """Copy tensors of files into a model, of several ranks each its part.
+
+    Args:
+        names: of the tensors; the files have them.
+
+    Raises:
+        SafetensorError, OSError: they cannot be read.
+    """
+    parts = {
+        name: divided_as(files.read(name, bounds(tensor)), tensor)
+        for name, tensor in model.state_dict().items()
+        if name in names
+    }
+    model.load_state_dict(parts, strict=False)
 
 
 def _router(recipe: Mapping[str, Any]) -> str | None:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.huggingface.save import FOLDER
@@ -29,7 +27,9 @@ from simsmoe_cli.run.checkpoint import weights_sha256
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
+from simsmoe_cli.run.weights import fill
 
+Shape = tuple[int, ...]
 HEAD, SIMILARITY, ROUTER = "classifier.", ".similarity.", ".moe.router."
 # Fields of model and moe that may differ from the checkpoint's.
 FREE = (
@@ -181,32 +181,33 @@ class Pretrained:
         Raises:
             UserError: the recipe asks for other shapes than the checkpoint has.
         """
-        own = model.state_dict()
-        found = self.opened.tensors()
+        own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        files = self.opened.tensors()
         dropped = _dropped(self.opened.recipe, len(model.layers))
         if isinstance(model, Classifier):
             dropped = ("output.", *dropped)
-        taken = {name: tensor for name, tensor in found.items() if not name.startswith(dropped)}
+        taken = {
+            name: shape for name, (shape, _) in files.found.items() if not name.startswith(dropped)
+        }
         router, before = model.recipe.moe.router, self.opened.recipe.moe.router
         fresh = [ROUTER] if router != before else []
-        if _shapes(own, SIMILARITY) != _shapes(taken, SIMILARITY):
+        if _part(own, SIMILARITY) != _part(taken, SIMILARITY):
             fresh.append(SIMILARITY)
         for part in fresh:
-            taken = {name: tensor for name, tensor in taken.items() if part not in name}
-            own = {name: tensor for name, tensor in own.items() if part not in name}
-        wanted = {name: tuple(t.shape) for name, t in own.items() if not name.startswith(HEAD)}
-        given = {name: tuple(tensor.shape) for name, tensor in taken.items()}
-        differ = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
+            taken = {name: shape for name, shape in taken.items() if part not in name}
+            own = {name: shape for name, shape in own.items() if part not in name}
+        wanted = {name: shape for name, shape in own.items() if not name.startswith(HEAD)}
+        differ = sorted(name for name in wanted | taken if wanted.get(name) != taken.get(name))
         if differ:
             name = differ[0]
             raise DataError(
                 f"{len(differ)} tensors of the checkpoint do not fit the recipe, among them "
-                f"{name}: {_words(given.get(name))} in the checkpoint, {_words(wanted.get(name))} "
+                f"{name}: {_words(taken.get(name))} in the checkpoint, {_words(wanted.get(name))} "
                 "in the model",
                 where=str(self.opened.folder),
                 hint="Leave the settings of the router as they were in pre-training.",
             )
-        model.load_state_dict(taken, strict=False)
+        fill(model, files, taken)
         return [f"router {router} starts fresh and replaces {before}"] if ROUTER in fresh else []
 
 
@@ -215,9 +216,9 @@ def _dropped(recipe: Recipe, kept: int) -> tuple[str, ...]:
     return tuple(f"layers.{number}." for number in range(kept, len(recipe.model.sublayers)))
 
 
-def _shapes(tensors: Mapping[str, Tensor], part: str) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if part in name}
+def _part(shapes: Mapping[str, Shape], part: str) -> dict[str, Shape]:
+    return {name: shape for name, shape in shapes.items() if part in name}
 
 
-def _words(shape: tuple[int, ...] | None) -> str:
+def _words(shape: Shape | None) -> str:
     return "none" if shape is None else " x ".join(map(str, shape)) or "a number"

@@ -18,6 +18,7 @@ FSDP2 and DTensor are imported only where there are several ranks, since that ta
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import warnings
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from simsmoe_cli.huggingface.wrapped import Wrapped
 from simsmoe_cli.model.blocks import SubLayer
 from simsmoe_cli.model.interface import MoEModel
-from simsmoe_cli.model.language_model import Backbone
+from simsmoe_cli.model.language_model import Backbone, each_built
 from simsmoe_cli.moe.routers.base import Router
 from simsmoe_cli.parallel.shard_dim import shard_dim
 from simsmoe_cli.parallel.sharded import local, sharded
@@ -45,56 +46,79 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Tensor)
 
 
+@contextlib.contextmanager
+def sharded_as_built(world: World, device: torch.device) -> Iterator[None]:
+    """Within it, a model of ours is divided while it is built, sub-layer by sub-layer, so that no
+    rank has memory for more than one of them. The initial weights are those of one process."""
+    if world.alone:
+        yield
+        return
+    with each_built(lambda layer: _shard_layer(layer.to(device), world)):
+        yield
+
+
 def shard(model: MoEModel, world: World) -> None:
-    """Divide a model among ranks, in place; does nothing in one process.
+    """Divide a model among ranks, in place, or the rest of it if its sub-layers are divided
+    already; does nothing in one process.
 
     All ranks take the values of the first.
     """
     if world.alone:
         return
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
     # It warns of in-place operations on what a layer returns, and there are none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     # It tells programmers which exchanges could be merged.
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
-    for tensor in (*model.parameters(), *model.buffers()):
-        # As bytes, since gloo does not know every type.
-        dist.broadcast(tensor.detach().reshape(-1).view(torch.uint8), 0)
     if isinstance(model, Wrapped):
-        fully_shard(
-            model.body,
-            mesh=world.sharding,
-            reshard_after_forward=False,
-            shard_placement_fn=_placement(world.sharding),
-            ignored_params=set(_left_whole(model.body)),
-        )
+        _take_values_of_first(model)
+        fully_shard(model.body, reshard_after_forward=False, **_options(model.body, world))
     else:
-        _shard_layers(model, world)
+        assert isinstance(model, Backbone)
+        for layer in model.layers:
+            if not isinstance(layer, FSDPModule):
+                assert isinstance(layer, SubLayer)
+                _shard_layer(layer, world)
+        _take_values_of_first(model, but=model.layers)
+        fully_shard(model, **_options(model, world))
+        register_fsdp_forward_method(model, "encode")
     for module in _units(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
 
 
-def _shard_layers(model: MoEModel, world: World) -> None:
-    """Divide a model of ours: each sub-layer is a unit."""
+def _shard_layer(layer: SubLayer, world: World) -> SubLayer:
+    """Divide a sub-layer, and its experts by themselves if ranks share them."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    assert isinstance(model, Backbone)
-    if world.expert is not None:
-        for moe in model.moe_layers:
-            moe.experts.spread(world.expert)
-            mesh = world.expert_sharding
-            fully_shard(moe.experts, mesh=mesh, shard_placement_fn=_placement(mesh))
-    whole, placement = set(_left_whole(model)), _placement(world.sharding)
-    options: dict[str, Any] = {"shard_placement_fn": placement, "ignored_params": whole}
-    for layer in model.layers:
-        assert isinstance(layer, SubLayer)
-        fully_shard(layer, mesh=world.sharding, **options)
-        for method in ("attend", "mix", "feed_forward", "dense"):
-            register_fsdp_forward_method(layer, method)
-    fully_shard(model, mesh=world.sharding, **options)
-    register_fsdp_forward_method(model, "encode")
+    _take_values_of_first(layer)
+    if world.expert is not None and layer.kind == "g":
+        layer.moe.experts.spread(world.expert)
+        mesh = world.expert_sharding
+        fully_shard(layer.moe.experts, mesh=mesh, shard_placement_fn=_placement(mesh))
+    fully_shard(layer, **_options(layer, world))
+    for method in ("attend", "mix", "feed_forward", "dense"):
+        register_fsdp_forward_method(layer, method)
+    return layer
+
+
+def _take_values_of_first(module: nn.Module, but: nn.Module | None = None) -> None:
+    """Set parameters and buffers to those of the first rank, apart from those of a part."""
+    theirs = set() if but is None else {id(x) for x in (*but.parameters(), *but.buffers())}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) not in theirs:
+            # As bytes, since gloo does not know every type.
+            dist.broadcast(tensor.detach().reshape(-1).view(torch.uint8), 0)
+
+
+def _options(module: nn.Module, world: World) -> dict[str, Any]:
+    """How FSDP2 divides a module."""
+    return {
+        "mesh": world.sharding,
+        "shard_placement_fn": _placement(world.sharding),
+        "ignored_params": set(_left_whole(module)),
+    }
 
 
 def _placement(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:

@@ -52,7 +52,8 @@ def upcycle_run(
     opened.require_language_model()
     opened.require_model()
     recipe = _with_experts(opened.recipe, dense, settings)
-    found = opened.tensors()
+    files = opened.tensors()
+    found = {name: files.read(name) for name in files.found}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = language_model(recipe, opened.state["vocab_size"])

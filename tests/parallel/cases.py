@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.parallel.launch import Launch
-from simsmoe_cli.parallel.sharded import whole
+from simsmoe_cli.parallel.sharded import bounds, local, whole
 from simsmoe_cli.parallel.world import ALONE, World, join
 from simsmoe_cli.recipe.parallel import Layout
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
@@ -71,7 +71,7 @@ class Case:
 def train(
     case: Case, corpus: Path, device: torch.device, world: World = ALONE, parts: int = 1
 ) -> dict[str, Any]:
-    """Losses and norms of every step, gradients of every step, and weights, buffers, loads and
+    """Initial weights, losses, norms and gradients of every step, and weights, buffers, loads and
     similarity after the last; the same on every rank.
 
     Args:
@@ -93,11 +93,15 @@ def train(
     objective = LanguageModelling(made, TokenStore.open(corpus), device, world=world)
     if case.starved:
         for layer in objective.model.moe_layers:
-            layer.router.gate.bias.data[:2] += 1000.0
+            bias = layer.router.gate.bias.detach()
+            starved = whole(bias) + 1000.0 * (torch.arange(bias.shape[0]) < 2)
+            (start,), (size,) = bounds(bias)
+            local(bias).copy_(starved[start : start + size])
     for layer in objective.model.moe_layers:
         if layer.similarity is not None and parts > 1:
             layer.similarity.measure = in_parts(layer.similarity.measure, objective.rows, parts)
     shard(objective.model, world)
+    initial = {name: copy(tensor) for name, tensor in objective.model.state_dict().items()}
     stepper = Stepper(objective)
     stepper.guard.found_inf = stepper.guard.found_inf.to(FP32)
     gradients: list[dict[str, Tensor]] = []
@@ -117,7 +121,7 @@ def train(
     loads = [torch.tensor(layer["load"]) for layer in found.router]
     similarity = [torch.from_numpy(cka).nan_to_num() for cka in found.cka]
     return {
-        "measured": measured, "gradients": gradients, "state": state,
+        "initial": initial, "measured": measured, "gradients": gradients, "state": state,
         "loads": loads, "similarity": similarity,
     }  # fmt: skip
 

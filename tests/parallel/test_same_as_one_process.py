@@ -42,5 +42,7 @@ def test_losses_gradients_and_state_are_the_same(
     case: Case, found: dict[str, Any], corpus_dir: Path
 ) -> None:
     alone = train(case, corpus_dir / "sources", torch.device("cpu"), parts=RANKS)
+    initial = found[str(case)]["initial"]
+    assert all(torch.equal(initial[name], tensor) for name, tensor in alone["initial"].items())
     gap, where = difference(found[str(case)], alone)
     assert gap < TOLERANCE, where

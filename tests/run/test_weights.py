@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_model
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.model.language_model import LanguageModel
+from simsmoe_cli.moe.routers.stablemoe import StableMoERouter
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.run import checkpoint, weights
 from simsmoe_cli.run.folder import RunDir
@@ -74,6 +76,15 @@ def test_running_out_of_memory_is_not_taken_for_another_model(
     monkeypatch.setattr("simsmoe_cli.run.tensor_files.TensorFiles.read", no_memory)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         weights.load_weights(folder, state, LanguageModel(recipe(), state["vocab_size"]))
+
+
+def test_a_router_knows_the_stage_it_was_saved_in(tmp_path: Path) -> None:
+    frozen, fresh = (LanguageModel(recipe(moe={"router": "stablemoe"}), 256) for _ in range(2))
+    for layer in frozen.moe_layers:
+        cast(StableMoERouter, layer.router).frozen.fill_(True)
+    save_model(frozen, str(tmp_path / "x"))
+    weights.fill(fresh, files := weights.opened([tmp_path / "x"]), files.found)
+    assert all(cast(StableMoERouter, layer.router).loaded_frozen for layer in fresh.moe_layers)
 
 
 def test_tied_embeddings_survive(trainer: Callable[..., Trainer]) -> None:

@@ -38,6 +38,7 @@ from simsmoe_cli.train.evaluate import Progress, autocast, untold
 from simsmoe_cli.train.log_window import ACCURACY, WHOLE, Part
 from simsmoe_cli.train.loss import total_loss
 from simsmoe_cli.train.objectives.base import Objective
+from simsmoe_cli.train.sharding import sharded_as_built
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class Classification(Objective[TaskEvaluation]):
         self._probe = _first_texts(self._valid, settings.probe_tokens)
         torch.manual_seed(settings.seed)
         if make is None:
-            self.model = classifier(recipe, vocabulary.size, len(task.labels)).to(device)
+            with sharded_as_built(world, device):
+                self.model = classifier(recipe, vocabulary.size, len(task.labels)).to(device)
         else:
             self.model = make()
 

@@ -33,6 +33,7 @@ from simsmoe_cli.train.log_window import Part
 from simsmoe_cli.train.loss import total_loss
 from simsmoe_cli.train.objectives.base import Objective
 from simsmoe_cli.train.probes import probe_batch
+from simsmoe_cli.train.sharding import sharded_as_built
 
 
 class LanguageModelling(Objective[Evaluation]):
@@ -83,7 +84,8 @@ class LanguageModelling(Objective[Evaluation]):
         self._probe_batch = probe_batch(store.split("valid"), settings.block, settings.probe_tokens)
         torch.manual_seed(settings.seed)
         if make is None:
-            self.model = language_model(recipe, store.manifest.vocab_size).to(device)
+            with sharded_as_built(world, device):
+                self.model = language_model(recipe, store.manifest.vocab_size).to(device)
         else:
             self.model = make()
         self.static_shapes = self.model.compiles
