@@ -70,7 +70,12 @@ AblationOption = Annotated[
     ),
 ]
 TextOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Held-out text for a Hugging Face model.")
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Held-out text for a Hugging Face model. Several files (repeat the option) are domains"
+        ": which experts each of them uses is reported too.",
+    ),
 ]
 OutOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where to write; RUN/report if left out.")
@@ -143,7 +148,7 @@ def collapse_report(
         other,
         checkpoint,
         split,
-        text,
+        text or (),
         tokens,
         layers,
         on,

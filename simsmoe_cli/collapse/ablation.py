@@ -99,6 +99,9 @@ class Ablation(Facts):
         "weights after a change follow it",
     )
     left_out: list[LeftOut] = Field([], description="every expert of every measured layer")
+    mean_left_out: Change | None = Field(
+        None, description="mean over all of `left_out`, those without tokens too"
+    )
     pairs: list[PairCost] = Field([], description="similar and random pairs of every layer")
     similar: MeanCost | None = Field(None, description="over the similar pairs; None: no pairs")
     random: MeanCost | None = Field(None, description="over the random pairs; None: no pairs")

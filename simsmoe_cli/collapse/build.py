@@ -14,15 +14,18 @@ from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.ablation.ablate import ablate
 from simsmoe_cli.collapse.measure.layers import measure, with_pair_of
 from simsmoe_cli.collapse.measure.options import Options
+from simsmoe_cli.collapse.measure.saturation import choices_of, saturation
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.local_paths import without_paths
 from simsmoe_cli.collapse.sources.base import Source
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.sources.open_run import checkpoints, open_run
 from simsmoe_cli.collapse.sources.replay import CannotReplay
+from simsmoe_cli.collapse.specialisation import Domain, Saturation
 from simsmoe_cli.collapse.verdict import judge
-from simsmoe_cli.errors import UserError, nearest
+from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.huggingface.unsupported import other_folder
+from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.duration import duration
 from simsmoe_cli.run.find import require_run
 from simsmoe_cli.run.folder import RunDir
@@ -31,6 +34,7 @@ from simsmoe_cli.run.layer_labels import find_layers, layer_labels
 HELD_OUT = ("valid", "test")
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 ROWS = 4096  # tokens that all experts see if not told otherwise
+EARLIER = 3  # checkpoints that the routing is compared with
 FIGURES = 14  # of a report, not counting one for each layer and run
 # Seconds a figure takes in each format.
 FIGURE_S = {"html": 0.12, "pdf": 0.3, "svg": 0.12, "png": 0.2}
@@ -56,7 +60,7 @@ class Request:
         against: another to compare with.
         checkpoint: best, last, all or a step; None is best. For `against`, all means best.
         split: of HELD_OUT; None is valid.
-        text: a file for a Hugging Face model.
+        texts: files for a Hugging Face model.
         tokens: number of tokens that all experts see; None: ROWS, or fewer for a large model.
         layers: which to measure, as the model numbers them; None: all with experts.
         device: where to compute.
@@ -69,7 +73,7 @@ class Request:
     against: Path | None
     checkpoint: str | None
     split: str | None
-    text: Path | None
+    texts: Sequence[Path]
     tokens: int | None
     layers: str | None
     device: torch.device
@@ -100,11 +104,15 @@ def make_report(request: Request, view: View) -> Report:
         asked = request if last else replace(request, ablate_tokens=0)
         made = _plan(source, asked, view, with_figures=not found)
         found.append(_measure(source, made, view))
+    found[-1] = _with_parts(found[-1], source, made, request.path, request, view)
     found[-1] = _with_ablation(found[-1], source, made, view)
     against = None
     if others:
         theirs = _plan(others[0], request, view)
-        against = _with_ablation(_measure(others[0], theirs, view), others[0], theirs, view)
+        against = _measure(others[0], theirs, view)
+        assert request.against is not None
+        against = _with_parts(against, others[0], theirs, request.against, request, view)
+        against = _with_ablation(against, others[0], theirs, view)
         found[-1], against = _one_pair(
             (found[-1], source, made.options), (against, others[0], theirs.options)
         )
@@ -134,7 +142,7 @@ def _check(request: Request) -> None:
             raise other
         if not model:
             require_run(run)
-    if request.text is not None and not any(models):
+    if request.texts and not any(models):
         raise UserError(
             "a run is measured on its own corpus",
             where="--text",
@@ -151,7 +159,7 @@ def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[tuple
     """The checkpoints of a run to measure, or a Hugging Face model, opened one after another, and
     whether it is the last."""
     if is_huggingface(path):
-        yield open_huggingface(path, request.text, device=request.device), True
+        yield open_huggingface(path, request.texts or None, device=request.device), True
         return
     run, which = RunDir(path), request.checkpoint or "best"
     if last_only and which == "all":
@@ -213,6 +221,59 @@ def _measure(source: Source, made: Plan, view: View) -> Findings:
         update={"precision": PRECISIONS.get(source.size.dtype, str(source.size.dtype))}
     )
     return found.model_copy(update={"subject": subject, "text": text, "settings": settings})
+
+
+def _with_parts(
+    findings: Findings, source: Source, made: Plan, path: Path, request: Request, view: View
+) -> Findings:
+    """The findings with the routing of each domain, and how much of the routing was there at the
+    run's earlier checkpoints.
+
+    Args:
+        findings, source, made: of the model.
+        path: its folder.
+        request: as of `make_report`.
+        view: receives the activity.
+    """
+    tokens, layers, name = made.options.rows, made.layers, _name(source)
+    shares: dict[int, dict[str, list[float]]] = {layer: {} for layer in layers}
+    domains: list[Domain] = []
+    for domain, part in source.domains():
+        view.at(f"{name}: reading {printable(domain)}", made.share_before_ablation)
+        choices = choices_of(part, tokens, layers)
+        domains.append(Domain(name=domain, tokens=len(choices[layers[0]])))
+        for layer, received_TN in choices.items():
+            shares[layer][domain] = received_TN.double().mean(0).tolist()
+    earlier: dict[int, list[Saturation]] = {layer: [] for layer in layers}
+    steps = _earlier_steps(path, source)
+    now = choices_of(source, tokens, layers) if steps else {}
+    for step in steps:
+        view.at(f"{name}: reading the text at step {step:,}", made.share_before_ablation)
+        before = open_run(
+            RunDir(path),
+            str(step),
+            split=request.split or "valid",
+            data_dir=request.data_dir,
+            device=request.device,
+        )
+        for layer, then_TN in choices_of(before, tokens, layers).items():
+            earlier[layer].append(saturation(now[layer], then_TN, step))
+    found = [
+        layer.model_copy(
+            update={"domain_share": shares[layer.layer], "saturation": earlier[layer.layer]}
+        )
+        for layer in findings.layers
+    ]
+    return findings.model_copy(update={"layers": found, "domains": domains})
+
+
+def _earlier_steps(path: Path, source: Source) -> list[int]:
+    """Steps of the run's checkpoints before the one that is measured; the last few of them."""
+    step = source.subject.step
+    if source.subject.kind != "run" or step is None:
+        return []
+    saved = [known for known, _ in checkpoint.list_checkpoints(RunDir(path)) if known < step]
+    return sorted(saved)[-EARLIER:]
 
 
 def _with_ablation(findings: Findings, source: Source, made: Plan, view: View) -> Findings:

@@ -154,8 +154,8 @@ def _ablate_tokens(
 ) -> tuple[int, str]:
     """How many tokens are read for leaving out and merging experts, and why none are if so."""
     size, asked = source.size, options.ablate_tokens
-    if asked == 0:
-        return 0, ""
+    if asked == 0 or source.cannot_replay:
+        return 0, "" if asked == 0 else source.cannot_replay
     if asked is not None:
         return asked, ""
     tokens = ABLATE_TOKENS

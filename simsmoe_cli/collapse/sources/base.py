@@ -13,7 +13,7 @@ Shapes: T tokens, D model width, H expert hidden width, N experts, K experts per
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -230,13 +230,22 @@ class Source(ABC):
         """The router's matrix with a row for each expert, [N, weights]; None: it has none."""
         return None
 
+    @property
+    def cannot_replay(self) -> str:
+        """Why `replay` is not possible, as far as that is known before; empty if it may be."""
+        return ""
+
     def replay(self, tokens: int) -> Replay:
         """About so many tokens of the held-out text, to be read again and again.
 
         Raises:
             CannotReplay: this model cannot be run with one layer changed.
         """
-        raise CannotReplay("this model cannot be run with one layer changed")
+        raise CannotReplay(self.cannot_replay or "it cannot be run with one layer changed")
+
+    def domains(self) -> Sequence[tuple[str, Source]]:
+        """Parts of the text by name, each as a source of its own; empty if it has no parts."""
+        return []
 
     @abstractmethod
     def text_of(self, ids: list[int]) -> list[str]:

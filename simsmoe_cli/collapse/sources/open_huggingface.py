@@ -7,6 +7,8 @@ and no code of the folder is run.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_se
 
 def open_huggingface(
     folder: Path,
-    text: Path | None,
+    text: Path | Sequence[Path] | None,
     *,
     device: torch.device,
     token_ids: NDArray[Any] | None = None,
@@ -49,7 +51,8 @@ def open_huggingface(
 
     Args:
         folder: config.json, weights as safetensors, and a tokenizer unless `token_ids` are given.
-        text: UTF-8; its first 8 MiB are encoded with the folder's tokenizer.
+        text: UTF-8; its first 8 MiB are encoded with the folder's tokenizer. Of several files, as
+            many tokens of each, and the routing of each is counted by itself as well.
         token_ids: instead of a text.
         device: where to compute.
 
@@ -62,8 +65,15 @@ def open_huggingface(
     config = read_config(files, transformers)
     notes: list[str] = []
     tokenizer = None
+    texts: list[Path | None] = [text] if text is None or isinstance(text, Path) else [*text]
+    domains: dict[str, NDArray[Any]] = {}
+    given = token_ids
     if token_ids is None:
-        tokenizer, token_ids = read_tokens(text, files, notes)
+        for one in texts:
+            tokenizer, ids = read_tokens(one, files, notes)
+            domains[_unlike(domains, "" if one is None else one.name)] = ids.astype(np.uint32)
+        shortest = min(map(len, domains.values()))
+        token_ids = np.concatenate([ids[:shortest] for ids in domains.values()])
     loaded = load_model(files, config, device, layerwise=layerwise)
     settings = settings_of(loaded.model)
     require_known_ids(token_ids, loaded.model, folder)
@@ -98,13 +108,25 @@ def open_huggingface(
             simsmoe=__version__,
             torch=torch.__version__,
         ),
-        corpus=text.name if text is not None else "token ids",
+        corpus=", ".join(domains) or "token ids",
         split="text",
         unit="token",
         block=min(BLOCK, config.number(WINDOW_NAMES) or BLOCK),
         notes=notes + unusual.notes,
     )
+    if len(domains) > 1:
+        source.domain_tokens = dict(domains)
+    if isinstance(source, LayerwiseSource):
+        source.whole = functools.partial(
+            open_huggingface, folder, text, device=device, token_ids=given, layerwise=False
+        )
     return source
+
+
+def _unlike(known: Collection[str], name: str) -> str:
+    """A file's name, with a number where another file has the same."""
+    names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
+    return next(one for one in names if one not in known)
 
 
 def _require_choice(config: Any, layers: list[ExpertLayer], folder: Path) -> None:

@@ -136,6 +136,7 @@ def _on_task(opened: OpenedRun, split: str, device: torch.device) -> TaskSource:
         opened.context(),
         tokenizer,
         texts,
+        task.manifest.labels,
         corpus=task.name,
         split=split,
         unit=opened.unit,

@@ -9,7 +9,8 @@ Shapes: B streams or texts, M block or longest text, T tokens, D model width, N 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from simsmoe_cli.collapse.sources.base import Batch, Size, WholeSource, rows_of_experts
+from simsmoe_cli.collapse.sources.base import Batch, Size, Source, WholeSource, rows_of_experts
 from simsmoe_cli.collapse.sources.evaluation_windows import (
     BATCH_TOKENS,
     evaluation_windows,
@@ -41,6 +42,8 @@ from simsmoe_cli.model.interface import MoEModel, TextClassifier, TextModel
 from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.similarity.routed import Routed
+
+MOST_DOMAINS = 24  # classes of a task whose routing is counted apart
 
 
 class RunSource(WholeSource):
@@ -147,19 +150,33 @@ class TaskSource(RunSource):
         context: StepContext,
         tokenizer: Tokenizer,
         texts: EncodedSplit,
+        labels: Sequence[str],
         **facts: Any,
     ):
         super().__init__(model, context, tokenizer, **facts)
         self.texts = texts
+        self.labels = labels
+        self.some_E = np.arange(len(texts))  # the texts that are read
 
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
-        read_E = spread_texts(self.texts, np.arange(len(self.texts)), tokens)
+        read_E = spread_texts(self.texts, self.some_E, tokens)
         rows_E = spread_texts(self.texts, read_E, rows)
         for measured, index_E in ((True, rows_E), (False, np.setdiff1d(read_E, rows_E))):
             for texts in self._batches(index_E):
                 batch = self._read(texts)
                 batch.rows = measured
                 yield batch
+
+    def domains(self) -> list[tuple[str, Source]]:
+        """The texts of each class; of many classes, those with most texts."""
+        count_C = np.bincount(self.texts.labels, minlength=len(self.labels))
+        found: list[tuple[str, Source]] = []
+        for label in sorted(np.argsort(-count_C, kind="stable")[:MOST_DOMAINS].tolist()):
+            part = copy.copy(self)
+            part.some_E = np.flatnonzero(self.texts.labels == label)
+            if len(part.some_E):
+                found.append((self.labels[label], part))
+        return found
 
     def _batches(self, index_E: NDArray[np.int64]) -> Iterator[Texts]:
         """Some of the texts, those of similar length together."""
@@ -169,9 +186,14 @@ class TaskSource(RunSource):
         for start in range(0, len(by_length), together):
             yield collate(self.texts, by_length[start : start + together])
 
+    @property
+    def cannot_replay(self) -> str:
+        ours = isinstance(self.model, Backbone)
+        return "" if ours else "it is a classifier of transformers"
+
     def replay(self, tokens: int) -> Replay:
         if not isinstance(self.model, Backbone):
-            raise CannotReplay("it is a classifier of transformers")
+            raise CannotReplay(self.cannot_replay)
         read_E = spread_texts(self.texts, np.arange(len(self.texts)), tokens)
         return RunReplay(self.model, self.context, texts=list(self._batches(read_E)))
 

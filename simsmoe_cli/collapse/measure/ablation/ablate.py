@@ -233,7 +233,8 @@ class _Ablation:
             options.level,
             options.seed,
         )
-        nothing = Change(nats=0.0, low=0.0, high=0.0, in_unit=0.0)
+        nothing = Difference.of(self.before, self.before)
+        missed = [nothing if changed is None else changed for *_, changed in self.left_out]
         similar, random = (
             [pair for pair in self.pairs if pair.kind == kind] for kind in ("similar", "random")
         )
@@ -253,10 +254,13 @@ class _Ablation:
                         layer=layer,
                         expert=expert,
                         tokens=tokens,
-                        change=nothing if changed is None else intervals.change(changed),
+                        change=intervals.change(changed),
                     )
-                    for layer, expert, tokens, changed in self.left_out
+                    for (layer, expert, tokens, _), changed in zip(
+                        self.left_out, missed, strict=True
+                    )
                 ],
+                "mean_left_out": intervals.change(Difference.mean(missed)),
                 "pairs": [_pair_cost(pair, intervals) for pair in self.pairs],
                 "similar": _mean_cost(similar, intervals),
                 "random": _mean_cost(random, intervals),

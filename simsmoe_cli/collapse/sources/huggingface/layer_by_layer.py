@@ -29,11 +29,14 @@ from simsmoe_cli.collapse.sources.evaluation_windows import (
 )
 from simsmoe_cli.collapse.sources.huggingface.layer_weights import LayerWeights
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
+from simsmoe_cli.collapse.sources.replay import CannotReplay, Replay
 from simsmoe_cli.data.streams import IGNORED
 from simsmoe_cli.huggingface.check_weights import UnusualWeights
 from simsmoe_cli.huggingface.foreign_code import foreign_code
+from simsmoe_cli.model import available_memory as memory
 from simsmoe_cli.similarity.routed import Routed
 
+WHOLE_BYTES = 1.3  # of memory per byte of weights, to hold them all and run the model
 LAYER_BATCH_TOKENS = 4096  # tokens that go through a decoder layer at once
 
 
@@ -54,6 +57,7 @@ class LayerwiseSource(HuggingFaceSource):
     def __init__(self, weights: LayerWeights, unusual: UnusualWeights, *args: Any, **facts: Any):
         super().__init__(*args, **facts)
         self.unusual = unusual
+        self.whole: Callable[[], HuggingFaceSource] | None = None  # opens it with all its weights
         self.layer_weights = weights
         self.decoder_of = [
             next(name for name in weights.layers if f"{layer.name}.".startswith(f"{name}."))
@@ -80,6 +84,25 @@ class LayerwiseSource(HuggingFaceSource):
             named = self.model.get_submodule(layer).named_parameters()
             self.unusual.look_at((f"{layer}.{name}", weight) for name, weight in named)
             self.notes = [note for note in self.notes if note not in known] + self.unusual.notes
+
+    @property
+    def cannot_replay(self) -> str:
+        if refused := super().cannot_replay:
+            return refused
+        needed = WHOLE_BYTES * self.size.stored
+        free = memory.available(self.layer_weights.device)
+        if self.whole is None or (free is not None and needed > free * (1 - memory.RESERVE)):
+            return (
+                "its decoder layers are read one at a time, and all together they would need "
+                f"{memory.gigabytes(needed)} of memory"
+            )
+        return ""
+
+    def replay(self, tokens: int) -> Replay:
+        if self.cannot_replay or self.whole is None:
+            raise CannotReplay(self.cannot_replay)
+        self.layer_weights.release()
+        return self.whole().replay(tokens)
 
     @property
     def size(self) -> Size:

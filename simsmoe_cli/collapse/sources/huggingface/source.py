@@ -6,6 +6,7 @@ Shapes: B windows, M block, T tokens, D width, N experts, K experts per token, V
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from simsmoe_cli.collapse.sources.base import (
     Batch,
     LayerSpec,
     Size,
+    Source,
     WholeSource,
     rows_of_experts,
 )
@@ -72,6 +74,7 @@ class HuggingFaceSource(WholeSource):
         self.model = model.eval()
         self.tokens = tokens
         self.tokenizer = tokenizer
+        self.domain_tokens: dict[str, Tokens] = {}
         self.predicts = predicts
         self.both_stacks = both_stacks
         self.suspects = suspects
@@ -127,9 +130,22 @@ class HuggingFaceSource(WholeSource):
     def router_rows(self, layer: int) -> Tensor | None:
         return rows_of_experts(self.found[layer].router, self.found[layer].number)
 
+    @property
+    def cannot_replay(self) -> str:
+        return "" if self.predicts else "the model does not predict the next token"
+
+    def domains(self) -> list[tuple[str, Source]]:
+        """The files of text, where there are several."""
+        found: list[tuple[str, Source]] = []
+        for name, tokens in self.domain_tokens.items():
+            part = copy.copy(self)
+            part.tokens = tokens
+            found.append((name, part))
+        return found
+
     def replay(self, tokens: int) -> Replay:
-        if not self.predicts:
-            raise CannotReplay("this model does not predict the next token")
+        if self.cannot_replay:
+            raise CannotReplay(self.cannot_replay)
         windows = evaluation_windows(
             self.tokens, self.block, tokens, tokens, False, tokens_per_batch(self.vocab_size)
         )
