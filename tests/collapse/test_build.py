@@ -1,4 +1,4 @@
-"""What a report costs beyond measuring: its figures."""
+"""What a report costs beyond measuring, and what it compares beside one checkpoint's layers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
-from simsmoe_cli.collapse.build import Request, drawing_seconds
+from simsmoe_cli.collapse.build import Request, drawing_seconds, make_report
 from simsmoe_cli.collapse.show.files import FORMATS
+from simsmoe_cli.data.store import TokenStore
+from tests.collapse.runs import write_run
 
 REQUEST = Request(
     path=Path("run"),
@@ -30,3 +32,33 @@ def test_the_estimate_counts_the_figures_of_every_layer_and_run() -> None:
     assert drawing_seconds(replace(REQUEST, against=Path("other")), 30) > many
     assert drawing_seconds(replace(REQUEST, formats=("html",)), 30) < many
     assert drawing_seconds(replace(REQUEST, formats=("json",)), 30) == 0
+
+
+class Silent:
+    def say(self, words: str) -> None:
+        pass
+
+    def at(self, words: str, share: float) -> None:
+        pass
+
+
+def test_the_routing_is_compared_with_the_runs_earlier_checkpoints(
+    tmp_path: Path, store: TokenStore
+) -> None:
+    """Every checkpoint of this run has weights of its own, so routings are unrelated."""
+    write_run(tmp_path / "run", store, steps=(2, 3, 4, 6), best=4)
+    request = replace(
+        REQUEST,
+        path=tmp_path / "run",
+        tokens=512,
+        data_dir=store.path.parent,
+        formats=("json",),
+        ablate_tokens=0,
+    )
+    for layer in make_report(request, Silent()).main.layers:
+        assert [earlier.step for earlier in layer.saturation] == [2, 3]
+        for earlier in layer.saturation:
+            assert 0.2 < earlier.chance < 0.8  # two of four experts
+            assert abs(earlier.share - earlier.chance) < 0.3
+    first = make_report(replace(request, checkpoint="2"), Silent()).main.layers[0]
+    assert first.saturation == []

@@ -14,6 +14,7 @@ import torch
 from simsmoe_cli.cli import main
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.measure.options import Options
+from simsmoe_cli.collapse.measure.saturation import choices_of
 from simsmoe_cli.collapse.sources.open_run import open_run
 from simsmoe_cli.collapse.sources.run import TaskSource, spread_texts
 from simsmoe_cli.data.tasks.encode import EncodedSplit
@@ -63,6 +64,19 @@ def test_every_token_of_the_texts_is_read_once_and_no_padding(folder: Path) -> N
             assert len(layer.logits_TN) == len(batch.ids_T)
     measured = sum(len(batch.ids_T) for batch in batches if batch.rows)
     assert 30 < measured < 90
+
+
+def test_each_class_is_a_domain(folder: Path) -> None:
+    source = tuned(folder)
+    domains = source.domains()
+    assert [name for name, _ in domains] == list(source.labels)
+    whole = choices_of(source, EVERYTHING, [0])[0]
+    parts = [choices_of(part, EVERYTHING, [0])[0] for _, part in domains]
+    for label, part in enumerate(parts):
+        of_class = source.texts.labels == label
+        assert len(part) == source.texts.lengths[of_class].sum()
+    total = torch.stack([part.sum(0) for part in parts]).sum(0)
+    assert torch.equal(total, whole.sum(0))
 
 
 def test_what_layers_do_with_a_text_is_what_they_do_with_it_alone(folder: Path) -> None:

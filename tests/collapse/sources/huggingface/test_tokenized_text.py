@@ -26,6 +26,21 @@ def test_a_text_is_read_with_the_folders_tokenizer(folder: Path, text: Path) -> 
     assert source.text_of([5, 9]) == ["w5", "w9"]
 
 
+def test_several_texts_are_read_alike_and_are_domains(folder: Path, tmp_path: Path) -> None:
+    short, long, same = (tmp_path / name for name in ("short.txt", "long.txt", "more/short.txt"))
+    same.parent.mkdir()
+    short.write_text("w3 " * 200)
+    long.write_text("w4 " * 900)
+    same.write_text("w5 " * 300)
+    source = open_huggingface(folder, [short, long, same], device=torch.device("cpu"))
+    assert source.corpus == "short.txt, long.txt, short.txt (2)"
+    assert source.tokens.tolist() == [3] * 200 + [4] * 200 + [5] * 200
+    for (name, part), token in zip(source.domains(), (3, 4, 5), strict=True):
+        assert name in source.corpus
+        batch = next(iter(part.read(64, 64)))  # type: ignore[attr-defined]
+        assert set(batch.ids_T.tolist()) == {token}
+
+
 def test_a_text_that_cannot_be_read_is_refused(folder: Path, text: Path) -> None:
     text.write_text("")
     assert "text is empty" in refusal(folder, text)
