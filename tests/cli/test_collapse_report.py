@@ -80,7 +80,7 @@ def test_page_json_and_figures(
     found = {str(path.relative_to("out")) for path in Path("out").rglob("*.*")}
     names = {"report.html", "report.json"}
     for stem in (
-        "by-layer", "shared-tokens", "training", "loss", "difference", "load", "entropy",
+        "by-layer", "saturation", "shared-tokens", "training", "loss", "difference", "load", "entropy",
         "effective-rank", "cka-layer-1", "cka-layer-3", "cka-all-layers", "co-activation",
         "left-out", "merging",
     ):  # fmt: skip
@@ -94,7 +94,7 @@ def test_page_json_and_figures(
         cost,
     )
     assert told is not None
-    assert int(told[1]) >= 5  # fourteen figures in four formats, and what draws them is imported
+    assert int(told[1]) >= 5  # fifteen figures in four formats, and what draws them is imported
     drawing = progress.index("drawing figures")
     for lines in (progress[:drawing], progress[drawing + 1 :]):
         tenths = [int(line.split(" %")[0]) for line in lines]
@@ -115,7 +115,7 @@ def test_page_json_and_figures(
         mean = layer.cka_mean.value
         assert re.search(rf"\n +{layer.label} +{mean:.3f} ", printed.out)
         assert f"<h3>layer {layer.label}</h3>" in Path("out/report.html").read_text()
-    assert "out/report.html\nout/report.json\nout/figures (42 files)\n" in printed.out
+    assert "out/report.html\nout/report.json\nout/figures (45 files)\n" in printed.out
     for place in (tmp_path, trained, corpus_dir):  # no path of this machine goes to others
         assert str(place) not in Path("out/report.json").read_text()
         assert str(place) not in Path("out/report.html").read_text()
