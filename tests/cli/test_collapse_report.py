@@ -80,9 +80,9 @@ def test_page_json_and_figures(
     found = {str(path.relative_to("out")) for path in Path("out").rglob("*.*")}
     names = {"report.html", "report.json"}
     for stem in (
-        "by-layer", "saturation", "shared-tokens", "training", "loss", "difference", "load", "entropy",
+        "by-layer", "shared-tokens", "training", "loss", "difference", "load", "entropy",
         "effective-rank", "cka-layer-1", "cka-layer-3", "cka-all-layers", "co-activation",
-        "left-out", "merging",
+        "left-out", "merging", "saturation",
     ):  # fmt: skip
         names |= {f"figures/{stem}.{form}" for form in ("pdf", "png", "svg")}
     assert found == names
