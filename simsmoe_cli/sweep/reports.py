@@ -30,7 +30,7 @@ def report(run: Path, against: Path, data_dir: Path, out: Path, machine: Machine
     """Write the report of a run against another into a folder, which is returned."""
     device = machine.ready()
     request = Request(
-        run, against, None, None, None, None, None, device, data_dir, FORMATS, ablate_tokens=0
+        run, against, None, None, (), None, None, device, data_dir, FORMATS, ablate_tokens=0
     )
     write_report(make_report(request, _Silent()), out, FORMATS)
     return out
