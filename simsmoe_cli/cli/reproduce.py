@@ -20,6 +20,7 @@ from simsmoe_cli.cli.sweeping import (
     Options,
     PlanOption,
     ResultsOption,
+    ReuseOption,
     YesOption,
     sweep_through,
 )
@@ -64,6 +65,7 @@ def reproduce(
     dry_run: PlanOption = False,
     keep_weights: KeepWeightsOption = False,
     results: ResultsOption = None,
+    reuse: ReuseOption = None,
     device: DeviceOption = "auto",
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,
@@ -90,5 +92,5 @@ def reproduce(
         prepare_known(definition, data_dir, progress)
     sweep_through(
         definition,
-        Options(name, jobs, yes, dry_run, keep_weights, results, device, data_dir, runs_dir),
+        Options(name, jobs, yes, dry_run, keep_weights, results, reuse, device, data_dir, runs_dir),
     )

@@ -41,6 +41,10 @@ def show(
 
     resolved = load_recipe(recipe, all_overrides(settings, router=router, similarity=similarity))
     if not json:
+        if fields:
+            typer.echo(
+                "# How to choose f*, T*, beta, sigma and the number of experts: docs/choosing.md"
+            )
         typer.echo(dump_recipe(resolved, comments=fields), nl=False)
         return
     values = resolved.model_dump(exclude=resolved.idle_sections)

@@ -20,6 +20,7 @@ from simsmoe_cli.cli.sweeping import (
     Options,
     PlanOption,
     ResultsOption,
+    ReuseOption,
     YesOption,
     sweep_through,
 )
@@ -74,6 +75,7 @@ def sweep(
     dry_run: PlanOption = False,
     keep_weights: KeepWeightsOption = False,
     results: ResultsOption = None,
+    reuse: ReuseOption = None,
     device: DeviceOption = "auto",
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,
@@ -102,6 +104,7 @@ def sweep(
             dry_run,
             keep_weights,
             results,
+            reuse,
             device,
             data_dir,
             runs_dir,

@@ -52,6 +52,15 @@ ResultsOption = Annotated[
 ]
 
 
+ReuseOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="results.json of another sweep, whose finished trainings count here too. Repeatable.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of both commands, as given."""
@@ -62,6 +71,7 @@ class Options:
     dry_run: bool
     keep_weights: bool
     results: Path | None
+    reuse: list[Path] | None
     device: str
     data_dir: Path
     runs_dir: Path
@@ -97,6 +107,7 @@ def sweep_through(definition: Definition, options: Options) -> None:
             options.data_dir,
             results,
             lambda words: screen.print(words, soft_wrap=True),
+            options.reuse or (),
         )
         at = run.machines(options.device, options.jobs)
         _show_plan(sweep, screen, results)

@@ -80,6 +80,7 @@ def open_sweep(
     data_dir: Path,
     results: Path,
     say: Callable[[str], None],
+    reuse: Sequence[Path] = (),
 ) -> Sweep:
     """Check a sweep, prepare its text if that needs no choice, and read its finished trainings.
 
@@ -89,6 +90,7 @@ def open_sweep(
         data_dir: of prepared corpora and tasks.
         results: the file of its results.
         say: told what is prepared.
+        reuse: results of other sweeps, whose finished trainings count too.
 
     Raises:
         UserError: a recipe or a result cannot be used, or a corpus is not prepared.
@@ -134,7 +136,30 @@ def open_sweep(
                 tuple(definition.finetune),
             )
             sweep.trainings.append(Training(job, recipe))
+    for path in reuse:
+        _take_over(sweep, path)
     return sweep
+
+
+def _take_over(sweep: Sweep, path: Path) -> None:
+    """Add finished trainings of another sweep that read the same text.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise DataError("no such file of results", where=printable(path, 200))
+    others = Results.read(path)
+    same = {
+        name
+        for name, text in others.corpora.items()
+        if name in sweep.results.corpora
+        and sweep.results.corpora[name].fingerprint == text.fingerprint
+    }
+    for training in sweep.due:
+        record = others.find(training.recipe)
+        if record is not None and record.corpus in same:
+            sweep.results.add(training.recipe, record)
 
 
 class _Costs:

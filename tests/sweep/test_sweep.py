@@ -168,6 +168,24 @@ def test_nothing_is_trained_twice(
     assert (finished / "results.json").read_bytes() == before
 
 
+def test_trainings_of_another_sweep_are_reused(
+    finished: Path, corpus_dir: Path, tmp_path: Path
+) -> None:
+    grid = {"moe.router": ["smoe", "xmoe"], PRESET: ["none", "published"]}
+    definition = definition_of(DEFINITION | {"name": "other", "grids": [grid]}, "test")
+    results = tmp_path / "results.json"
+    reuse = [finished / "results.json"]
+    sweep = running.open_sweep(definition, tmp_path, corpus_dir, results, print, reuse)
+    assert len(sweep.trainings) == 4
+    assert {one.recipe.moe.router for one in sweep.due} == {"xmoe"}
+    # Of another text none are taken.
+    content = reuse[0].read_text().replace('"fingerprint": "', '"fingerprint": "0')
+    (tmp_path / "other.json").write_text(content)
+    reuse = [tmp_path / "other.json"]
+    sweep = running.open_sweep(definition, tmp_path, corpus_dir, results, print, reuse)
+    assert len(sweep.due) == 4
+
+
 def test_a_failure_does_not_stop_the_rest(
     sweep: Callable[..., tuple[int, Path]],
     finished: Path,
