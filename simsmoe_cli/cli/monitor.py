@@ -20,7 +20,8 @@ RunsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RUN]...",
-        help="Run folders, or their names under --runs-dir; without any, choose from a list.",
+        help="Run folders, or their names under --runs-dir; or a sweep. Without any, choose from a "
+        "list.",
         autocompletion=complete_runs,
     ),
 ]
@@ -75,9 +76,10 @@ def monitor(
     """Watch runs live: scores, speed, router load and how similar the experts are.
 
     Only reads run folders: works while another machine trains, before a run exists, and after it
-    has finished.
+    has finished. Of a sweep it shows the table of its results as it fills.
     """
     from simsmoe_cli.monitor.state.alerts import Thresholds
+    from simsmoe_cli.sweep.folder import sweep_folder
 
     names = list(dict.fromkeys(runs or []))
     thresholds = Thresholds(load_cv_above, cka_above, silent_after)
@@ -89,7 +91,16 @@ def monitor(
     for flag, value in (("--host", host), ("--port", port)):
         if value is not None and not serve:
             raise UserError(f"{flag} is for --serve", hint="Add --serve, or leave it out.")
-    if once or json:
+    sweep = sweep_folder(names[0], runs_dir) if len(names) == 1 else None
+    if sweep is not None:
+        if serve or json:
+            raise UserError(
+                "a sweep is shown in a terminal",
+                where="--serve" if serve else "--json",
+                hint="Its results.json has the numbers, its results.html the page.",
+            )
+        _watch_sweep(sweep, interval, once=once)
+    elif once or json:
         _print(names, runs_dir, thresholds, json)
     elif serve:
         options = ["--runs-dir", runs_dir, "--interval", interval]
@@ -162,6 +173,15 @@ def _watch(names: list[str], runs_dir: Path, thresholds: "Thresholds", interval:
 
     paths = [expected_folder(name, runs_dir) for name in names]
     Monitor(paths, runs_dir, thresholds, interval).run()
+
+
+def _watch_sweep(folder: Path, interval: float, *, once: bool) -> None:
+    """The table of a sweep as it fills, or once; in a pipe once."""
+    from simsmoe_cli.cli.options import console
+    from simsmoe_cli.sweep.watch import watch
+
+    screen = console()
+    watch(folder, screen, interval, once=once or not screen.is_terminal)
 
 
 def _serve(arguments: list[str], host: str, port: int) -> None:

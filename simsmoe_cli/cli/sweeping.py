@@ -91,6 +91,7 @@ def sweep_through(definition: Definition, options: Options) -> None:
             hint="Use --jobs N, which gives each training a GPU of its own.",
         )
     from simsmoe_cli.sweep import run
+    from simsmoe_cli.sweep.folder import mark
     from simsmoe_cli.sweep.reports import due_reports, keeps_weights
     from simsmoe_cli.sweep.results import NAME
     from simsmoe_cli.sweep.show import print_table, write_results
@@ -119,6 +120,8 @@ def sweep_through(definition: Definition, options: Options) -> None:
             if options.dry_run:
                 return
             _ask(yes=options.yes)
+            sweep.results.write()
+            mark(folder, results)
             progress = _Progress(sweep, len(at), screen)
             try:
                 failed = run.carry_out(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from simsmoe_cli.sweep.table import (
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
+    from rich.table import Table as Drawn
 
 PAGE, CSV = "results.html", "results.csv"
 
@@ -60,8 +61,6 @@ def notes(table: Table) -> list[str]:
 
 def print_table(table: Table, console: Console) -> None:
     """Print the table, and how to read it."""
-    from rich import box
-    from rich.table import Table as Drawn
     from rich.text import Text
 
     for line in (table.definition.name, *about(table)):
@@ -69,20 +68,32 @@ def print_table(table: Table, console: Console) -> None:
     published = table.definition.published
     for line in published.differs if published else ():
         console.print(Text(escaped(f"Differs from the publication: {line}")), soft_wrap=True)
-    fields = len(table.rows[0].labels)
-    parts = [(columns(table), list(text_rows(table)), fields)]
+    console.print(table_for_terminal(table))
     if beside := list(published_rows(table)):
-        parts.append((published_columns(table), beside, fields + 1))
-    for names, rows, words in parts:
-        drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
-        for number, name in enumerate(names):
-            justify: JustifyMethod = "left" if number < words else "right"
-            drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold")
-        for row in rows:
-            drawn.add_row(*(Text(escaped(cell)) for cell in row))
-        console.print(drawn)
+        fields = len(beside[0]) - 4
+        console.print(_drawn(published_columns(table), beside, fields))
     for line in notes(table):
         console.print(Text(line, "dim"), soft_wrap=True)
+
+
+def table_for_terminal(table: Table) -> Drawn:
+    """The table of all cells."""
+    return _drawn(columns(table), list(text_rows(table)), len(table.rows[0].labels))
+
+
+def _drawn(names: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> Drawn:
+    """Rows as a table of a terminal, whose first columns are words."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(names):
+        justify: JustifyMethod = "left" if number < words else "right"
+        drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(escaped(cell)) for cell in row))
+    return drawn
 
 
 def write_results(table: Table, folder: Path, failed: Mapping[str, str]) -> None:

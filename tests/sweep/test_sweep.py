@@ -168,6 +168,16 @@ def test_nothing_is_trained_twice(
     assert (finished / "results.json").read_bytes() == before
 
 
+def test_the_monitor_shows_the_table(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(["monitor", "tiny", "--once", "--runs-dir", str(finished.parent)]) == 0
+    shown = capsys.readouterr().out
+    assert "tiny: 4 of 4 trainings have finished" in shown
+    assert "Δ test BPC [95%]" in shown
+    assert shown.count("baseline") >= 4
+    assert run(["monitor", str(finished), "--json"]) == EXIT_USAGE
+
+
 def test_trainings_of_another_sweep_are_reused(
     finished: Path, corpus_dir: Path, tmp_path: Path
 ) -> None:
