@@ -10,7 +10,8 @@ import itertools
 import numpy as np
 from torch import Tensor
 
-from simsmoe_cli.collapse.findings import Difference, LayerFindings
+from simsmoe_cli.collapse.difference import Difference
+from simsmoe_cli.collapse.findings import LayerFindings
 from simsmoe_cli.collapse.measure.layer import spread
 from simsmoe_cli.collapse.pairs import Pair, pairs_of
 from simsmoe_cli.collapse.sources.base import Source

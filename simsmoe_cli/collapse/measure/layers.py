@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse.findings import Difference, Findings, LayerFindings, defined
+from simsmoe_cli.collapse.difference import Difference
+from simsmoe_cli.collapse.findings import Findings, LayerFindings, defined
 from simsmoe_cli.collapse.measure.across_layers import overall
 from simsmoe_cli.collapse.measure.difference import difference_of, pair_to_show, with_labels
 from simsmoe_cli.collapse.measure.layer import Layer, all_outputs, measure_all
