@@ -73,8 +73,9 @@ TextOption = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="Held-out text for a Hugging Face model. Several files (repeat the option) are domains"
-        ": which experts each of them uses is reported too.",
+        help="Held-out text for a Hugging Face model. Several files (repeat the option) are "
+        "domains: which experts each of them uses is reported too. For a run, domains to compare "
+        "with its corpus.",
     ),
 ]
 OutOption = Annotated[

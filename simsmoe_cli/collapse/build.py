@@ -60,7 +60,7 @@ class Request:
         against: another to compare with.
         checkpoint: best, last, all or a step; None is best. For `against`, all means best.
         split: of HELD_OUT; None is valid.
-        texts: files for a Hugging Face model.
+        texts: files for a Hugging Face model; of a run further domains beside its corpus.
         tokens: number of tokens that all experts see; None: ROWS, or fewer for a large model.
         layers: which to measure, as the model numbers them; None: all with experts.
         device: where to compute.
@@ -142,12 +142,6 @@ def _check(request: Request) -> None:
             raise other
         if not model:
             require_run(run)
-    if request.texts and not any(models):
-        raise UserError(
-            "a run is measured on its own corpus",
-            where="--text",
-            hint="Leave it out: it is for a Hugging Face model.",
-        )
     for name, value in (("--checkpoint", request.checkpoint), ("--split", request.split)):
         if value is not None and all(models):
             raise UserError(
@@ -172,6 +166,7 @@ def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[tuple
             split=request.split or "valid",
             data_dir=request.data_dir,
             device=request.device,
+            texts=() if last_only else request.texts,
         )
         yield source, name == names[-1]
 

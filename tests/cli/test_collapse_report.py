@@ -224,7 +224,6 @@ def test_the_page_is_opened_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--split", "train"], "--split: no held-out split 'train'"),
         (["--split", "tset"], "Did you mean 'test'?"),
         (["--against", "plain"], "--against: a run cannot be compared with itself"),
-        (["--text", "text.txt"], "--text: a run is measured on its own corpus"),
         (["--device", "gpu"], "--device: unknown device 'gpu'"),
         (["--tokens", "0"], "'--tokens'"),
     ],

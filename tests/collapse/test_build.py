@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from simsmoe_cli.collapse.build import Request, drawing_seconds, make_report
 from simsmoe_cli.collapse.show.files import FORMATS
 from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.errors import UserError
 from tests.collapse.runs import write_run
 
 REQUEST = Request(
@@ -62,3 +64,27 @@ def test_the_routing_is_compared_with_the_runs_earlier_checkpoints(
             assert abs(earlier.share - earlier.chance) < 0.3
     first = make_report(replace(request, checkpoint="2"), Silent()).main.layers[0]
     assert first.saturation == []
+
+
+def test_texts_of_a_run_are_domains_beside_its_corpus(tmp_path: Path, store: TokenStore) -> None:
+    run = write_run(tmp_path / "run", store)
+    (tmp_path / "prose.txt").write_text("Once upon a time there was a \u00fc. " * 20)
+    request = replace(
+        REQUEST,
+        path=run.path,
+        texts=[tmp_path / "prose.txt"],
+        data_dir=store.path.parent,
+        formats=("json",),
+        ablate_tokens=0,
+    )
+    found = make_report(request, Silent()).main
+    assert [domain.name for domain in found.domains] == ["sources", "prose.txt"]
+    assert any("prose.txt: 20 of" in note for note in found.text.notes)
+    for layer in found.layers:
+        for domain in found.domains:
+            assert sum(share or 0 for share in layer.domain_share[domain.name]) == pytest.approx(2)
+    (tmp_path / "prose.txt").write_text("Short.")
+    with pytest.raises(UserError, match="too short"):
+        make_report(request, Silent())
+    with pytest.raises(UserError, match="cannot read the text"):
+        make_report(replace(request, texts=[tmp_path / "none.txt"]), Silent())

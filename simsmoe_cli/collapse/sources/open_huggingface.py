@@ -7,8 +7,7 @@ and no code of the folder is run.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from simsmoe_cli.collapse.sources.huggingface.tokenized_text import (
     read_tokens,
     require_known_ids,
 )
+from simsmoe_cli.collapse.sources.texts import unlike
 from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.errors import DataError, printable
 from simsmoe_cli.huggingface.check_weights import UnusualWeights
@@ -71,7 +71,7 @@ def open_huggingface(
     if token_ids is None:
         for one in texts:
             tokenizer, ids = read_tokens(one, files, notes)
-            domains[_unlike(domains, "" if one is None else one.name)] = ids.astype(np.uint32)
+            domains[unlike(domains, "" if one is None else one.name)] = ids.astype(np.uint32)
         shortest = min(map(len, domains.values()))
         token_ids = np.concatenate([ids[:shortest] for ids in domains.values()])
     loaded = load_model(files, config, device, layerwise=layerwise)
@@ -121,12 +121,6 @@ def open_huggingface(
             open_huggingface, folder, text, device=device, token_ids=given, layerwise=False
         )
     return source
-
-
-def _unlike(known: Collection[str], name: str) -> str:
-    """A file's name, with a number where another file has the same."""
-    names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
-    return next(one for one in names if one not in known)
 
 
 def _require_choice(config: Any, layers: list[ExpertLayer], folder: Path) -> None:

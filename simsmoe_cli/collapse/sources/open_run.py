@@ -8,23 +8,30 @@ not trained on.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from simsmoe_cli import __version__
 from simsmoe_cli.collapse.measure.training_history import judged_dead, read_history
 from simsmoe_cli.collapse.sources.base import LayerSpec
 from simsmoe_cli.collapse.sources.run import CorpusSource, RunSource, TaskSource
+from simsmoe_cli.collapse.sources.texts import read_text, unlike
 from simsmoe_cli.collapse.subject import Subject
+from simsmoe_cli.data.streams import Tokens
 from simsmoe_cli.data.tasks.encode import encode
-from simsmoe_cli.errors import DataError, UserError, nearest
+from simsmoe_cli.data.tasks.store import Example
+from simsmoe_cli.errors import DataError, UserError, nearest, printable
 from simsmoe_cli.model.interface import MoEModel
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.checkpoint_state import STATE
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
+
+FEWEST_CHARACTERS = 64  # of a domain: fewer say nothing of its routing
 
 
 def checkpoints(run: RunDir, which: str) -> list[str]:
@@ -53,6 +60,7 @@ def open_run(
     split: str = "valid",
     data_dir: Path,
     device: torch.device,
+    texts: Sequence[Path] = (),
 ) -> RunSource:
     """A run's weights and a split of the corpus or the task it was trained on.
 
@@ -63,6 +71,7 @@ def open_run(
             on, whatever its name.
         data_dir: where the corpus or task is looked for by name, before its path in training.
         device: where to compute.
+        texts: further domains beside the corpus, files in UTF-8 of which the first 8 MiB are read.
 
     Raises:
         UserError: no such checkpoint, split, corpus or task, another one, or a model without
@@ -75,7 +84,30 @@ def open_run(
             where=str(run.path),
             hint="model.pattern needs a 'g'.",
         )
-    return (_on_task if opened.fine_tuned else _on_corpus)(opened, split, device)
+    if opened.fine_tuned:
+        if texts:
+            raise UserError(
+                "the domains of a fine-tuned run are the classes of its task",
+                where="--text",
+                hint="Leave it out.",
+            )
+        return _on_task(opened, split, device)
+    source = _on_corpus(opened, split, device)
+    for path in texts:
+        name = unlike([source.corpus, *source.domain_tokens], path.name)
+        source.domain_tokens[name] = _tokens_of(path, source)
+    return source
+
+
+def _tokens_of(path: Path, source: CorpusSource) -> Tokens:
+    """The ids of a text; what the tokenizer does not know becomes a space, with a note."""
+    content = read_text(path, source.notes)
+    if len(content.strip()) < FEWEST_CHARACTERS:
+        raise DataError("the text is too short", where=str(path), hint="Give a longer text.")
+    found = encode([Example(content, 0)], source.tokenizer, len(content.encode()) + 1)
+    if found.unknown is not None:
+        source.notes = [*source.notes, f"{printable(path.name)}: {found.unknown}"]
+    return found.ids.astype(np.uint32)
 
 
 def _on_corpus(opened: OpenedRun, split: str, device: torch.device) -> CorpusSource:

@@ -96,6 +96,7 @@ class CorpusSource(RunSource):
         super().__init__(model, context, store.tokenizer, **facts)
         self.store = store
         self.tokens: Tokens = store.checked_split(self.split)
+        self.domain_tokens: dict[str, Tokens] = {}
         self.tokens_per_unit = store.manifest.splits[self.split].tokens_per_unit
 
     def read(self, tokens: int, rows: int) -> Iterator[Batch]:
@@ -108,6 +109,16 @@ class CorpusSource(RunSource):
             batch, memory = self._read(inputs.to(self.device), targets.to(self.device), memory)
             batch.rows = measured
             yield batch
+
+    def domains(self) -> list[tuple[str, Source]]:
+        """The corpus and further texts, where there are any."""
+        known = {self.corpus: self.tokens, **self.domain_tokens} if self.domain_tokens else {}
+        found: list[tuple[str, Source]] = []
+        for name, tokens in known.items():
+            part = copy.copy(self)
+            part.tokens = tokens
+            found.append((name, part))
+        return found
 
     def replay(self, tokens: int) -> Replay:
         carries = bool(self.model.initial_memory(1))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsmoe_cli.errors import EXIT_USAGE, DataError, UserError, printable
+from simsmoe_cli.collapse.sources.texts import read_text
+from simsmoe_cli.errors import EXIT_USAGE, DataError, UserError
 from simsmoe_cli.files.foreign_calls import silent_stderr
 from simsmoe_cli.huggingface.folder import ModelFolder
 from simsmoe_cli.huggingface.foreign_code import (
@@ -19,7 +20,6 @@ from simsmoe_cli.huggingface.foreign_code import (
 )
 from simsmoe_cli.huggingface.unsupported import read_object
 
-TEXT_BYTES = 2**23  # of a text file; more is not needed for a report
 JSON_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -77,19 +77,7 @@ def _read_text(text: Path | None, notes: list[str]) -> str:
             hint="Give a text file the model was not trained on.",
             code=EXIT_USAGE,
         )
-    try:
-        with open(text, "rb") as file:
-            content = file.read(TEXT_BYTES)
-            size = text.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot read the text: {error.strerror}", where=str(text)) from None
-    if size > len(content):
-        notes.append(f"the first {len(content):,} of the {size:,} bytes of {printable(text.name)}")
-    whole = content.decode("utf-8", errors="replace")
-    replaced = whole.count("\ufffd")
-    if replaced > 1:  # one may be a character cut in two at the end
-        notes.append(f"the text is not UTF-8: {replaced:,} places of it were replaced")
-    return whole
+    return read_text(text, notes)
 
 
 def _encode(content: str, files: ModelFolder, notes: list[str]) -> tuple[Any, NDArray[np.int64]]:
