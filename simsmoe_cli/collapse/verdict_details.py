@@ -315,6 +315,12 @@ def _routing(findings: Findings) -> list[Sentence]:
         lambda part: part < NARROW,
         "The router uses few experts: the same ones are likely for all tokens",
     )
+    if unknown := sum(layer.entropy_nats is None for layer in layers):
+        text = (
+            f"The router's entropy is unknown in {count(unknown, 'layer', 'layers')}: its output "
+            "there is not a distribution over the experts, or not finite."
+        )
+        sentences.append(Sentence.of("note", text, layers=unknown))
     return sentences
 
 

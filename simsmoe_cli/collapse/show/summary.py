@@ -124,6 +124,8 @@ def _least_missed(found: Findings) -> Value | None:
 
 
 def _dead(found: Findings) -> Value:
+    if found.dead is None and all(layer.finite for layer in found.layers):
+        return Value(None, "–", "too few tokens to judge")
     return Value.of(found.dead, 0, f"of {sum(layer.experts for layer in found.layers):,}")
 
 
@@ -146,6 +148,12 @@ def _sampled(main: Findings) -> str:
     part = min((layer.weight_matched_of_unit for layer in main.layers), default=1.0)
     of_unit = "" if part == 1 else f", by {part:.0%} of their weights"
     return f" {min(units):,} units of each expert were looked up{of_unit}." if units else ""
+
+
+def _judged_on(main: Findings) -> str:
+    """The routed slots that dead experts were judged on, where that is known."""
+    slots = [layer.dead_slots for layer in main.layers if layer.dead_slots]
+    return f", of {min(slots):,} or more slots of {main.layers[0].dead_on}" if slots else ""
 
 
 def glossary(main: Findings) -> list[tuple[str, str]]:
@@ -199,7 +207,11 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
             f"exp of the entropy of the singular values divided by their sum (Roy and Vetterli "
             f"2007), of {settings.rank_rows:,} rows.",
         ),
-        ("Dead", f"An expert with less than {settings.dead_below:.0%} of a fair share of tokens."),
+        (
+            "Dead",
+            f"An expert with less than {settings.dead_below:.0%} of a fair share of tokens"
+            f"{_judged_on(main)}.",
+        ),
         (
             "Entropy",
             f"Of the router's softmax, in nats; ln N at most. Load and entropy are measured on all "

@@ -16,7 +16,7 @@ from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.files import write_report
 from simsmoe_cli.collapse.show.html import page as made_page
 from simsmoe_cli.collapse.show.terminal import show
-from tests.collapse.reports import report
+from tests.collapse.reports import findings, report
 
 EVIL = "</title><script>alert('x')</script>\x1b[31m[red]$x$&\u202e"
 
@@ -159,6 +159,27 @@ def test_all_checkpoints_have_a_row() -> None:
     rows = Page(made_page(both, [])).tables["table-checkpoints"]
     assert [row[0][0] for row in rows] == ["step", "250", "500"]
     assert re.search(r"\n +250 +0\.400 ", terminal(both))
+
+
+def test_a_report_of_an_earlier_version_is_shown() -> None:
+    """Without costs, and a verdict of sentences alone."""
+    old = {
+        "schema_version": 1,
+        "findings": [findings("old", layers=2, experts=4, seed=0, alike=0.4)],
+        "against": None,
+        "verdict": {
+            "level": "partly alike",
+            "headline": "Partly collapsed: the experts are similar in 2 of 2 layers.",
+            "sentences": [{"text": "No expert is dead.", "tone": "good"}],
+        },
+    }
+    made = Report.from_json(json.dumps(old))
+    shown = "".join(Page(made_page(made, [])).text)
+    assert "The experts are similar in 2 of 2 layers." in shown
+    assert "No expert is dead." in shown
+    assert "least missed" not in shown
+    assert "REAP saliency" not in shown
+    assert "Partly collapsed: the experts are similar" in terminal(made)
 
 
 # What a name may hold

@@ -19,6 +19,12 @@ def test_the_first_numbers_are_those_of_the_findings() -> None:
     assert shown["Loss without the least missed"].note == "expert 0 of layer 0"
 
 
+def test_dead_experts_are_not_counted_on_too_few_tokens() -> None:
+    main = report(dead=None).main
+    (dead,) = (tile.values[0][1] for tile in tiles(main, None) if tile.label == "Dead experts")
+    assert (dead.value, dead.text, dead.note) == (None, "–", "too few tokens to judge")
+
+
 def test_both_runs_are_in_every_tile() -> None:
     made = report("plain", "other")
     for tile in tiles(made.main, made.against):

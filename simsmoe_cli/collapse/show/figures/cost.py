@@ -81,9 +81,9 @@ def merging_figure(main: Findings, against: Findings | None) -> Drawing | None:
                 if change.low is not None and change.high is not None and not many:
                     ends = [change.low, change.high]
                     axes.plot([pair.cka] * 2, ends, color=colour, lw=0.7, alpha=0.4)
-                axes.plot(pair.cka, change.nats, form, color=colour, ms=3.5, rasterized=many)
+                axes.plot(pair.cka, change.nats, form, color=colour, ms=3.5, mew=1, rasterized=many)
             run = f", {name}" if len(runs) > 1 else ""
-            axes.plot([], [], form, color=colour, ms=3.5, label=f"{kind} pairs{run}")
+            axes.plot([], [], form, color=colour, ms=3.5, mew=1, label=f"{kind} pairs{run}")
         said.append((name, _counted(measured)))
     axes.axhline(0, color=muted(), lw=0.8, ls="--")
     axes.set_xlabel("debiased CKA of the pair")

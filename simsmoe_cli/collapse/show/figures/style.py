@@ -64,7 +64,6 @@ _STYLE: Any = {
     "axes.labelsize": 8,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -105,9 +105,9 @@ def mean_of_pairs(layer: LayerFindings, matrix: Matrix) -> Cell:
 
 
 def dead(count: int | None) -> Cell:
-    """How many experts are dead."""
+    """How many experts are dead; a dash where that was not judged."""
     if count is None:
-        return Cell(UNDEFINED, "")
+        return Cell("–", "")
     return Cell(f"{count:,}", count, "dead" if count else "")
 
 
