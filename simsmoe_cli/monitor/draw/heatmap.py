@@ -35,7 +35,8 @@ class Layout:
         left, top: cells before the first column and lines above the first row, for labels.
         wide, high: a cell's width, and its lines.
         halves: two rows share a line.
-        block: rows and columns that become one cell.
+        drawn: rows and columns of cells; fewer than those of the matrix where neighbours are
+            joined to one cell, as evenly as possible.
         numbers: whether values are printed.
     """
 
@@ -45,31 +46,38 @@ class Layout:
     top: int
     wide: int
     high: int
+    drawn: tuple[int, int]
     halves: bool = False
-    block: tuple[int, int] = (1, 1)
     numbers: bool = False
 
     @property
     def width(self) -> int:
-        return self.left + self.wide * -(-self.columns // self.block[1])
+        return self.left + self.wide * self.drawn[1]
 
     @property
     def height(self) -> int:
-        drawn = -(-self.rows // self.block[0])
-        return self.top + (-(-drawn // 2) if self.halves else self.high * drawn)
+        rows = self.drawn[0]
+        return self.top + (-(-rows // 2) if self.halves else self.high * rows)
+
+    def starts(self, axis: int) -> list[int]:
+        """The first row (axis 0) or column (1) of the matrix in each cell."""
+        size, cells = (self.rows, self.columns)[axis], self.drawn[axis]
+        return [cell * size // cells for cell in range(cells)]
 
     def cell_at(self, x: int, y: int) -> tuple[int, int] | None:
         """Row and column of the matrix at a position of the picture (the first of a block, the
         upper of two halves); None outside."""
-        column = (x - self.left) // self.wide * self.block[1]
         line = y - self.top
-        row = (2 * line if self.halves else line // self.high) * self.block[0]
-        inside = x >= self.left and line >= 0 and row < self.rows and column < self.columns
-        return (row, column) if inside else None
+        column = (x - self.left) // self.wide
+        row = 2 * line if self.halves else line // self.high
+        if x < self.left or line < 0 or row >= self.drawn[0] or column >= self.drawn[1]:
+            return None
+        return self.starts(0)[row], self.starts(1)[column]
 
     def position_of(self, row: int, column: int) -> tuple[int, int]:
         """x and y of the first character of a cell of the matrix."""
-        drawn_row, drawn_column = row // self.block[0], column // self.block[1]
+        drawn_row = ((row + 1) * self.drawn[0] - 1) // self.rows
+        drawn_column = ((column + 1) * self.drawn[1] - 1) // self.columns
         y = drawn_row // 2 if self.halves else drawn_row * self.high
         return self.left + drawn_column * self.wide, self.top + y
 
@@ -98,14 +106,14 @@ def layout(
     if columns * NUMBER_WIDTH <= wide and rows <= high:
         cell = min(WIDEST, wide // columns)
         tall = min(HIGHEST, high // rows, max(1, cell // 2))
-        return Layout(rows, columns, left, top, cell, tall, numbers=True)
+        return Layout(rows, columns, left, top, cell, tall, (rows, columns), numbers=True)
     if columns <= wide and rows <= high:
         cell = min(WIDEST, wide // columns, 2 * (high // rows))
-        return Layout(rows, columns, left, top, cell, min(high // rows, max(1, cell // 2)))
+        tall = min(high // rows, max(1, cell // 2))
+        return Layout(rows, columns, left, top, cell, tall, (rows, columns))
     lines = 2 * high if halves else high
-    block = (-(-rows // lines), -(-columns // wide))
-    drawn = -(-columns // block[1])
-    return Layout(rows, columns, left, top, min(2, wide // drawn), 1, halves, block)
+    drawn = min(rows, lines), min(columns, wide)
+    return Layout(rows, columns, left, top, min(2, wide // drawn[1]), 1, drawn, halves)
 
 
 def heat_map(
@@ -137,7 +145,7 @@ def heat_map(
     lines = [Text(_column_labels(grid, column_labels), style="dim")] if grid.top else []
     middle = (grid.high - 1) // 2
     for row in range(0, len(level_RC), 2 if grid.halves else 1):
-        labelled = row * grid.block[0]
+        labelled = grid.starts(0)[row]
         for line in range(grid.high):
             in_middle = line == middle
             shown = in_middle and grid.left and labelled < len(row_labels)
@@ -166,9 +174,9 @@ def _levels(
     """The level of each cell that is drawn; EMPTY where all of it is masked."""
     masked = np.zeros(values_RC.shape, dtype=bool) if masked_RC is None else masked_RC
     values = np.where(masked, np.nan, values_RC)
-    if grid.block != (1, 1):
-        for axis, size in enumerate(grid.block):
-            starts = np.arange(0, values.shape[axis], size)
+    if grid.drawn != values.shape:
+        for axis in (0, 1):
+            starts = grid.starts(axis)
             high = np.fmax.reduceat(values, starts, axis=axis)
             if scale.kind == "change":
                 low = np.fmin.reduceat(values, starts, axis=axis)
@@ -180,7 +188,9 @@ def _levels(
 def _column_labels(grid: Layout, labels: Sequence[str]) -> str:
     line = [" "] * grid.width
     free = 0
-    for column in range(0, min(grid.columns, len(labels)), grid.block[1]):
+    for column in grid.starts(1):
+        if column >= len(labels):
+            break
         label = labels[column]
         x = grid.position_of(0, column)[0] + max(0, grid.wide - 1 - len(label)) // 2
         if x >= free and x + len(label) <= grid.width:

@@ -127,7 +127,7 @@ def _annotate(
     If a line shows several layers, it gets their highest CV and the number of dead experts.
     """
     dead = (layers[0].dead or ()) if len(layers) == 1 else ()
-    if grid.block[1] == 1:
+    if grid.drawn[1] == grid.columns:
         for expert in dead:
             if expert < grid.columns:
                 at = grid.position_of(0, expert)[0]

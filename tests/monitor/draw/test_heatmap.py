@@ -62,8 +62,11 @@ def test_any_matrix_fits_any_space(
         assert 0 <= y < place.height
         found = place.cell_at(x, y)
         assert found is not None
-        assert 0 <= row - found[0] < place.block[0] * (1 + place.halves)
-        assert 0 <= column - found[1] < place.block[1]
+        joined = [
+            -(-size // drawn) for size, drawn in zip((rows, columns), place.drawn, strict=True)
+        ]
+        assert 0 <= row - found[0] < joined[0] * (1 + place.halves)
+        assert 0 <= column - found[1] < joined[1]
     assert place.cell_at(place.width, 0) is None
     assert place.cell_at(0, place.height) is None
 
@@ -84,7 +87,7 @@ def test_colours_are_those_of_the_scale() -> None:
     values[2, 3] = math.nan
     scale = Scale(0, 1)
     place = layout(6, 9, 18, 6)
-    assert place == Layout(6, 9, 0, 0, 2, 1)
+    assert place == Layout(6, 9, 0, 0, 2, 1, (6, 9))
     lines = heat_map(values, scale, place)
     for row in range(6):
         for column in range(9):
@@ -113,7 +116,7 @@ def test_blocks_show_their_highest_value() -> None:
     values = np.zeros((40, 40))
     values[17, 33] = 1.0
     place = layout(40, 40, 20, 10)
-    assert place.block == (2, 2)
+    assert place.drawn == (20, 20)
     lines = heat_map(values, Scale(0, 1), place)
     x, y = place.position_of(17, 33)
     top = palette("similarity")[LEVELS - 1]
@@ -125,6 +128,19 @@ def test_blocks_show_their_highest_value() -> None:
         if (column, number) != (x, y)
     ]
     assert set(others) == {palette("similarity")[0]}
+
+
+def test_a_matrix_that_nearly_fits_joins_no_more_than_it_must() -> None:
+    values = np.arange(128.0)[:, None] * np.ones(128)
+    place = layout(128, 128, 170, 54)
+    assert place.drawn == (108, 128)
+    assert place.height == 54
+    scale = Scale(0, 127)
+    lines = heat_map(values, scale, place)
+    # The last row of each cell is its highest.
+    shown = {place.position_of(row, 0)[1] for row in range(128)}
+    assert shown == set(range(54))
+    assert background(lines[53], 0) == scale.rgb(LEVELS - 1)
 
 
 def test_without_colours_shades_are_fuller_the_higher_the_value() -> None:
