@@ -22,12 +22,14 @@ from simsmoe_cli.cli.sweeping import (
     ResultsOption,
     ReuseOption,
     YesOption,
+    search_through,
     sweep_through,
 )
 from simsmoe_cli.errors import UserError
 
 if TYPE_CHECKING:
     from simsmoe_cli.sweep.definition import Definition
+    from simsmoe_cli.sweep.search import Range
 
 FileArgument = Annotated[
     Path | None,
@@ -57,6 +59,16 @@ BaselineOption = Annotated[
         "grid has it. Repeatable.",
     ),
 ]
+SearchOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=100_000,
+        metavar="N",
+        help="Choose N settings by optuna (extra sweep) from ranges given by --grid, such as "
+        "similarity.weight=0.0003..0.03: each is one training, judged and given up by validation.",
+    ),
+]
 NameOption = Annotated[
     str | None, typer.Option(help="Name of the sweep's folder below --runs-dir.")
 ]
@@ -69,6 +81,7 @@ def sweep(
     grid: GridOption = None,
     seeds: SeedsOption = None,
     baseline: BaselineOption = None,
+    search: SearchOption = None,
     name: NameOption = None,
     jobs: JobsOption = 1,
     yes: YesOption = False,
@@ -86,6 +99,18 @@ def sweep(
     """
     from simsmoe_cli.files.names import check_name
 
+    if search is not None:
+        if file is not None:
+            raise UserError("a search takes --recipe and --grid", where=str(file))
+        search_through(
+            *_to_search(recipe, settings, grid, seeds, name),
+            search,
+            jobs,
+            device=device,
+            data_dir=data_dir,
+            runs_dir=runs_dir,
+        )
+        return
     if file is None:
         definition = _from_options(recipe, settings, grid, seeds, baseline)
     else:
@@ -145,6 +170,44 @@ def _from_options(
         },
         "the command line",
     )
+
+
+def _to_search(
+    recipe: str | None,
+    settings: list[str] | None,
+    grid: list[str] | None,
+    seeds: str | None,
+    name: str | None,
+) -> "tuple[Definition, dict[str, Range]]":
+    """What to search, and the ranges of its fields."""
+    from simsmoe_cli.sweep.definition import assignments, definition_of
+    from simsmoe_cli.sweep.search import parse_range
+
+    ranges = {}
+    for text in grid or []:
+        field, _, values = text.partition("=")
+        found = parse_range(values)
+        if found is None:
+            raise UserError(
+                "a search needs a range",
+                where=f"--grid {text}",
+                hint="For example --grid similarity.weight=0.0003..0.03; fixed values with --set.",
+            )
+        ranges[field.strip()] = found
+    if not ranges:
+        raise UserError("a search needs a range", where="--grid", hint="For example A.B=1..8.")
+    base = recipe or "quickstart"
+    definition = definition_of(
+        {
+            "name": name or f"{Path(base).stem}-search",
+            "recipe": base,
+            "settings": assignments(settings or [], "--set"),
+            "seeds": seeds or "0",
+            "grids": [{field: [values.low] for field, values in ranges.items()}],
+        },
+        "the command line",
+    )
+    return definition, ranges
 
 
 def _from_file(file: Path, settings: list[str] | None, seeds: str | None) -> "Definition":

@@ -3,10 +3,12 @@ shows the table."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from simsmoe_cli.sweep.definition import Definition
     from simsmoe_cli.sweep.results import Record
     from simsmoe_cli.sweep.run import Sweep, Training
+    from simsmoe_cli.sweep.search import Range
 
+MOST_TRIALS = 10  # that are shown
 JobsOption = Annotated[
     int,
     typer.Option(
@@ -156,6 +160,55 @@ def sweep_through(definition: Definition, options: Options) -> None:
             soft_wrap=True,
         )
         raise typer.Exit(1)
+
+
+def search_through(
+    definition: Definition,
+    ranges: Mapping[str, Range],
+    count: int,
+    jobs: int,
+    *,
+    device: str,
+    data_dir: Path,
+    runs_dir: Path,
+) -> None:
+    """Search settings, and print the best trials."""
+    from rich.table import Table
+
+    from simsmoe_cli.sweep import run
+    from simsmoe_cli.sweep.definition import cells_of
+    from simsmoe_cli.sweep.search import STUDY, Trial, search
+
+    screen = console()
+    folder = runs_dir / definition.name
+
+    def ended(trial: Trial) -> None:
+        bpc = "" if trial.valid_bpc is None else f"  validation BPC {trial.valid_bpc:.4f}"
+        given_up = "  given up" if trial.state == "pruned" else ""
+        values = "  ".join(f"{field}={value:.4g}" for field, value in trial.settings.items())
+        screen.print(f"trial {trial.number}  {values}{bpc}{given_up}", soft_wrap=True)
+
+    cells_of(definition)
+    screen.print(f"search     {count} trials in {folder}", soft_wrap=True)
+    with run.locked(folder):
+        at = run.machines(device, jobs)
+        found = search(definition, ranges, count, folder, data_dir, at, ended)
+    table = Table(box=None, pad_edge=False)
+    for name in ("trial", "validation BPC", *ranges, ""):
+        table.add_column(name, justify="right")
+    for trial in found[:MOST_TRIALS]:
+        bpc = "–" if trial.valid_bpc is None else f"{trial.valid_bpc:.4f}"
+        values = [f"{trial.settings.get(field, math.nan):.4g}" for field in ranges]
+        table.add_row(str(trial.number), bpc, *values, trial.state)
+    screen.print()
+    screen.print(table)
+    screen.print(
+        f"\n{folder / STUDY}",
+        "One training each, so small differences mean nothing: compare the best values with "
+        "several seeds by simsmoe sweep --grid.",
+        sep="\n",
+        soft_wrap=True,
+    )
 
 
 def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
