@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
@@ -19,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from simsmoe_cli.cli.silence import SilenceBreaker
+from simsmoe_cli.cli.silence import SilenceBreaker, say_aside
 from simsmoe_cli.cli.start import about, fact, start_lines, steps_of_evaluations
 from simsmoe_cli.errors import printable
 from simsmoe_cli.run.changes import changes_in_words
@@ -203,9 +202,7 @@ class TrainingView:
         return f"{step}  {duration(took * (self.total_steps - self._step) / done)} left"
 
     def _break_silence(self) -> None:
-        # Not by the console, which leaves the program when nobody reads any more.
-        with contextlib.suppress(OSError, ValueError):
-            print(self._where(), file=self.console.file, flush=True)
+        say_aside(self.console, self._where())
 
     def _print(self, line: str, style: str | None = None) -> None:
         self._silence.heard()

@@ -7,7 +7,6 @@ seconds prints none.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 
@@ -23,7 +22,7 @@ from rich.progress import (
 )
 
 from simsmoe_cli.cli.progress import duration
-from simsmoe_cli.cli.silence import SILENT_S, SilenceBreaker
+from simsmoe_cli.cli.silence import SILENT_S, SilenceBreaker, say_aside
 
 FIRST_S = 5.0  # no tenth is printed before
 
@@ -104,10 +103,7 @@ class StageProgress:
         elif not self._total or not self._done:
             facts.append(f"{duration(took)} so far")
         share = f"{self._done / self._total:4.0%} " if self._total else ""
-        words = f"{share}{self._stage}: {', '.join(facts)}"
-        # Not by the console, which leaves the program when nobody reads any more.
-        with contextlib.suppress(OSError):
-            print(words, file=self._console.file, flush=True)
+        say_aside(self._console, f"{share}{self._stage}: {', '.join(facts)}")
 
 
 def _size(count: int) -> str:

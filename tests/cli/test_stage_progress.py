@@ -47,6 +47,15 @@ def test_what_was_done_before_counts_for_the_share_and_not_for_the_time(clock: C
     assert out.getvalue() == " 90% encode: 1 kB of 1 kB, 0:10 left\n"
 
 
+def test_of_several_processes_only_the_first_prints(clock: Clock) -> None:
+    out = io.StringIO()
+    with StageProgress(Console(file=out, quiet=True)) as show:
+        show("encode", 800, 1000)
+        clock.now = 10.0
+        show("encode", 900, 1000)
+    assert out.getvalue() == ""
+
+
 def test_a_short_stage_prints_nothing(clock: Clock) -> None:
     out = io.StringIO()
     with StageProgress(Console(file=out)) as show:
