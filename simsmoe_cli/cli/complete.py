@@ -46,7 +46,7 @@ def complete_kinds(incomplete: str) -> list[str]:
     """What `simsmoe list` lists."""
     from simsmoe_cli import registry
 
-    return _beginning(incomplete, ["recipes", *registry.TABLES])
+    return _beginning(incomplete, ["recipes", "sweeps", *registry.TABLES])
 
 
 def complete_routers(incomplete: str) -> list[str]:

@@ -10,7 +10,7 @@ from simsmoe_cli.cli.options import JsonOption, console, print_json
 KindArgument = Annotated[
     str,
     typer.Argument(
-        help="recipes, routers, experts, similarity, corpora or tasks",
+        help="recipes, sweeps, routers, experts, similarity, corpora or tasks",
         autocompletion=complete_kinds,
     ),
 ]
@@ -20,15 +20,15 @@ def list_names(
     kind: KindArgument = "recipes",
     json: JsonOption = False,
 ) -> None:
-    """List recipes, routers, expert backends, similarity measures, corpora or tasks."""
+    """List recipes, sweeps, routers, expert backends, similarity measures, corpora or tasks."""
     from simsmoe_cli import registry
     from simsmoe_cli.errors import UserError, nearest
 
-    if kind == "recipes":
-        from simsmoe_cli.recipe.load import list_recipes, read_header
+    if kind in ("recipes", "sweeps"):
+        from simsmoe_cli.recipe.load import list_recipes, list_sweeps, read_header
 
         rows = []
-        for name, path in list_recipes():
+        for name, path in list_recipes() if kind == "recipes" else list_sweeps():
             header = read_header(path)
             rows.append({"name": name, "help": header["description"], "source": header["source"]})
     elif kind in registry.TABLES:
@@ -37,7 +37,7 @@ def list_names(
             for name, entry in registry.TABLES[kind].items()
         ]
     else:
-        known = ["recipes", *registry.TABLES]
+        known = ["recipes", "sweeps", *registry.TABLES]
         raise UserError(f"cannot list {kind!r}", hint=nearest(kind, known))
     if json:
         print_json(rows)

@@ -34,6 +34,11 @@ def list_recipes() -> list[tuple[str, Path]]:
     return sorted((path.stem, path) for path in recipes_dir().glob("*.yaml"))
 
 
+def list_sweeps() -> list[tuple[str, Path]]:
+    """Name and file of every sweep that comes with simsmoe, by name."""
+    return sorted((path.stem, path) for path in (recipes_dir() / "sweeps").glob("*.yaml"))
+
+
 def load_recipe(
     name_or_path: str, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
 ) -> Recipe:

@@ -35,7 +35,7 @@ from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.files.names import name_from
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes, validated
 from simsmoe_cli.recipe.fields import fields
-from simsmoe_cli.recipe.load import load_recipe, recipes_dir
+from simsmoe_cli.recipe.load import list_sweeps, load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.recipe.section import Section
 from simsmoe_cli.recipe.yaml_dialect import FaultyYaml, read_yaml, write_yaml
@@ -200,9 +200,8 @@ def read_definition(given: str | Path) -> Definition:
     Raises:
         UserError: there is none, or it is not a sweep.
     """
-    path = sweeps_dir() / f"{given}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", str(given)) or not path.is_file():
-        path = Path(given)
+    known = dict(list_sweeps())
+    path = known.get(str(given), Path(given))
     where = printable(path, 200)
     try:
         text = read_bytes(path, MOST_BYTES).decode("utf-8")
@@ -214,7 +213,7 @@ def read_definition(given: str | Path) -> Definition:
         data = {"name": name_from(path.stem) or "sweep", **data}
         definition = definition_of(data, where)
     except FileNotFoundError:
-        hint = nearest(str(given), [file.stem for file in sweeps_dir().glob("*.yaml")])
+        hint = nearest(str(given), known)
         raise UserError("no such sweep or file", where=where, hint=hint) from None
     except UnicodeDecodeError:
         raise UserError("not a text file in UTF-8", where=where) from None
@@ -273,11 +272,6 @@ def assignments(texts: Sequence[str], where: str) -> dict[str, Any]:
 def default_baseline(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Training without similarity learning, where the axes have it."""
     return {PRESET: "none"} if "none" in axes.get(PRESET, ()) else {}
-
-
-def sweeps_dir() -> Path:
-    """The folder of the sweeps that come with simsmoe."""
-    return recipes_dir() / "sweeps"
 
 
 def cells_of(definition: Definition) -> list[Cell]:

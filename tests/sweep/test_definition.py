@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.recipe.load import list_sweeps
 from simsmoe_cli.sweep.definition import (
     Definition,
     baseline_of,
@@ -17,7 +18,6 @@ from simsmoe_cli.sweep.definition import (
     parse_seeds,
     read_definition,
     recipe_of,
-    sweeps_dir,
 )
 
 PRESET = "similarity.preset"
@@ -120,7 +120,7 @@ def test_a_file_is_checked(tmp_path: Path) -> None:
     assert recipe_of(definition, cells_of(definition)[0], 0).model.width == 32
 
 
-@pytest.mark.parametrize("path", sorted(sweeps_dir().glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for _, path in list_sweeps()], ids=lambda path: path.stem)
 def test_sweeps_that_come_with_simsmoe(path: Path) -> None:
     definition = read_definition(path.stem)
     assert definition.name == path.stem
