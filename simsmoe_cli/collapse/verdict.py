@@ -119,7 +119,7 @@ def _reasons(similar: int, layers: int, pairs: SortedPairs, copies: int, dead: i
         reasons.append(f"the experts are similar in {similar} of {layers} layers")
     duplicates = sum(pair.duplicate for pair in pairs.same)
     if duplicates:
-        reasons.append(count(duplicates, "pair is duplicates", "pairs are duplicates"))
+        reasons.append(count(duplicates, "pair is a duplicate", "pairs are duplicates"))
     if others := len(pairs.same) - duplicates:
         have = count(others, "pair has", "pairs have")
         reasons.append(f"{have} nearly the same representation")

@@ -11,7 +11,7 @@ from torch import Tensor
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.verdict import judge
-from tests.collapse.planted import EXPERTS, QUICK, Planted, oracle_biased, oracle_debiased
+from tests.collapse.planted import EXPERTS, QUICK, WIDTH, Planted, oracle_biased, oracle_debiased
 
 LAYERS = 2
 
@@ -189,3 +189,32 @@ def test_too_few_shared_tokens_are_not_compared() -> None:
     (layer,) = measure(source, QUICK).layers
     assert [row[4] for row in layer.cka_shared] == [None] * 5
     assert layer.cka_shared[0][1] is not None
+
+
+def test_rotated_and_scaled_copies_are_no_duplicates_but_near_copies_are() -> None:
+    """CKA is 1 for all three pairs. Layer 0: experts 1 and 3 are 0 rotated and 2 doubled; layer 1:
+    expert 1 is 0 with outputs 1% larger."""
+    planted = Planted(2)
+    for layer, source, target in ((0, 0, 1), (0, 2, 3), (1, 0, 1)):
+        planted.copy(layer, source, target)
+    w_out = planted.experts[0].w_out.data
+    w_out[1] = torch.linalg.qr(torch.randn(WIDTH, WIDTH)).Q @ w_out[0]
+    w_out[3] *= 2
+    planted.experts[1].w_out.data[1] *= 1.01
+    found = measure(planted, QUICK)
+    first, second = found.layers
+    for layer, i, j, apart in (
+        (first, 0, 1, 2**0.5),  # unrelated directions
+        (first, 2, 3, 1 / 2.5**0.5),  # |2x - x| over the root mean square of x and 2x
+        (second, 0, 1, 0.01 / ((1 + 1.01**2) / 2) ** 0.5),
+    ):
+        assert layer.cka[i][j] == pytest.approx(1, abs=1e-3)
+        assert layer.apart[i][j] == pytest.approx(apart, rel=0.1)
+    verdict = judge(found)
+    assert "1 pair is a duplicate, 2 pairs have nearly the same representation" in verdict.headline
+    said = {s.text.split(":")[0].split(" (CKA")[0]: s.text for s in verdict.sentences}
+    assert "outputs differ by 1.0%" in said["Experts 0 and 1 of layer 1 are duplicates"]
+    same = "of layer 0 have nearly the same representation up to rotation and scale"
+    rotated, scaled = (said[f"Experts {pair} {same}"] for pair in ("0 and 1", "2 and 3"))
+    assert "outputs differ by 14" in rotated
+    assert "point the same way (mean cosine 1.00)" in scaled
