@@ -14,6 +14,8 @@ from pathlib import Path
 
 from simsmoe_cli.files import atomic
 from simsmoe_cli.monitor.panels.curves import began, points
+from simsmoe_cli.monitor.panels.panel import Panel
+from simsmoe_cli.monitor.read.follow import Severity
 from simsmoe_cli.monitor.view import View
 
 COLUMNS = ("run", "series", "step", "seconds", "value", "low", "high")
@@ -56,6 +58,17 @@ def save(view: View, series: Sequence[str], panel: str, folder: Path) -> Path:
         path = folder / f"{stem}-{number}.csv"
     atomic.write(path, csv_text(view, series))
     return path
+
+
+def saved(view: View, panel: Panel, folder: Path) -> tuple[Severity, str]:
+    """Save the curves of a panel; how it went, in words."""
+    if panel.series is None:
+        return "warning", f"{panel.short} has no curves to save"
+    try:
+        path = save(view, panel.series(view), panel.id, folder)
+    except OSError as error:
+        return "error", f"the curves were not saved: {error.strerror}"
+    return "information", f"saved {path.absolute()}"
 
 
 def _number(value: float) -> str:

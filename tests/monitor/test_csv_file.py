@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.monitor.csv_file import csv_text, save
+from simsmoe_cli.monitor.csv_file import csv_text, save, saved
 from simsmoe_cli.monitor.panels import PANELS
 from tests.monitor.made_run import STEP_S, score
 from tests.monitor.views import view_of
@@ -39,3 +39,12 @@ def test_a_file_that_is_there_is_kept(runs: Path, tmp_path: Path) -> None:
     first, second = (save(view, ["train"], "score", tmp_path) for _ in range(2))
     assert (first.name, second.name) == ("score-first.csv", "score-first-2.csv")
     assert first.read_text() == second.read_text()
+
+
+def test_what_cannot_be_saved_is_told(runs: Path, tmp_path: Path) -> None:
+    view = view_of(runs / "first")
+    panels = {panel.id: panel for panel in PANELS}
+    assert saved(view, panels["cka"], tmp_path) == ("warning", "CKA has no curves to save")
+    severity, words = saved(view, panels["score"], tmp_path / "nowhere")
+    assert severity == "error"
+    assert words == "the curves were not saved: No such file or directory"

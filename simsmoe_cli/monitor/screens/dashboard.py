@@ -268,18 +268,11 @@ class Dashboard(Screen[None]):
 
     def action_export(self) -> None:
         """Save the curves of the panel in focus."""
-        panel = self.panels[self._focused_index()].panel
-        if panel.series is None:
-            self.messages.tell("", "warning", f"{panel.short} has no curves to save")
-            return
-        view = self.view()
         with self.following.lock:
-            try:
-                path = csv_file.save(view, panel.series(view), panel.id, Path())
-            except OSError as error:
-                self.messages.tell("", "error", f"the curves were not saved: {error.strerror}")
-            else:
-                self.messages.tell("", "information", f"saved {path.absolute()}")
+            severity, words = csv_file.saved(
+                self.view(), self.panels[self._focused_index()].panel, Path()
+            )
+        self.messages.tell("", severity, words)
 
     def action_toggle_time(self) -> None:
         self.choose(by_time=not self.selection.by_time, at=None)
