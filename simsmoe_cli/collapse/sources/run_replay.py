@@ -79,7 +79,6 @@ class RunReplay(Replay):
         self.carries_memory = bool(model.initial_memory(1)) and not texts
         self.layer = 0  # the recorded one, among those with experts
         self.reached = 0  # the sub-layer whose input is recorded
-
         if texts:
             self.tokens = sum(int(some.mask.sum()) for some in texts)
             self.scored_W = torch.ones(sum(len(some.labels) for some in texts), dtype=torch.int64)
