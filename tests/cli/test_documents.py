@@ -83,7 +83,15 @@ def test_a_run_on_documents_is_opened_by_every_command(
 ) -> None:
     monkeypatch.chdir(trained)
     assert main.run(["generate", "own", "--prompt", "a", "--tokens", "5", "--seed", "1"]) == 0
-    few = ["--tokens", "256", "--format", "json", "--out", str(tmp_path / "report")]
+    few = [
+        "--tokens",
+        "256",
+        "--format",
+        "json",
+        "--no-ablation",
+        "--out",
+        str(tmp_path / "report"),
+    ]
     assert main.run(["collapse-report", "own", *few]) == 0
     assert main.run(["export", "own", str(tmp_path / "exported")]) == 0
     model, tokenizer, _ = load_export(tmp_path / "exported")

@@ -82,7 +82,7 @@ def test_other_commands_read_the_run(tuned: Path, tmp_path: Path, capsys: Captur
     assert main.run(["eval", "whole", "--json", *places(tuned)]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["task"] == "letters"
-    out = ["--out", str(tmp_path / "report"), "--format", "json"]
+    out = ["--out", str(tmp_path / "report"), "--format", "json", "--no-ablation"]
     assert main.run(["collapse-report", "whole", *out, *places(tuned)]) == 0
     assert len(json.loads((tmp_path / "report/report.json").read_text())["findings"]) == 1
     assert finetune(tuned, "dry", "--dry-run", epochs=1) == 0

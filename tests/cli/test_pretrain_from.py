@@ -130,7 +130,8 @@ def test_other_commands_read_the_run(trained: Path, tmp_path: Path, capsys: Capt
     assert main.run([*ask, "--layer", "1", *places(trained)]) == 0
     assert all(line.rpartition("|")[2].isdigit() for line in capsys.readouterr().out.splitlines())
     out = tmp_path / "report"
-    assert main.run(["collapse-report", "whole", "--out", str(out), *places(trained)]) == 0
+    few = ["--tokens", "64", "--ablate-tokens", "64", "--format", "json", "--out", str(out)]
+    assert main.run(["collapse-report", "whole", *few, *places(trained)]) == 0
     findings = json.loads((out / "report.json").read_text())
     labels = [layer["label"] for layer in findings["findings"][0]["layers"]]
     assert labels == ["0", "1"]

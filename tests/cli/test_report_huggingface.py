@@ -16,7 +16,7 @@ from tests.compare.made_runs import made_run
 from tests.huggingface.models import IDS, made, with_tokenizer
 
 Capture = pytest.CaptureFixture[str]
-FEW = ["--text", "text.txt", "--tokens", "64"]
+FEW = ["--text", "text.txt", "--tokens", "64", "--ablate-tokens", "64"]
 
 
 @pytest.fixture(scope="module")

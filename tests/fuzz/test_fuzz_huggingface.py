@@ -110,7 +110,7 @@ def spoil(folder: Path, rng: random.Random) -> str:
 def report(folder: Path, place: Path, out: Path) -> Any:
     return simsmoe(
         *("collapse-report", str(folder), "--text", str(place / "text.txt"), "--tokens", "16"),
-        *("--format", "json", "--out", str(out)),
+        *("--format", "json", "--no-ablation", "--out", str(out)),
     )
 
 

@@ -129,6 +129,7 @@ def test_text_is_that_of_a_cpu(device: str, runs: Path, kind: str, capsys: Captu
 def reported(device: str, path: Path, *arguments: str) -> Report:
     out = Path(f"report-{device}")
     words = ["--device", device, "--tokens", "256", "--format", "json,html", "--out", str(out)]
+    words += ["--ablate-tokens", "256"]
     assert main.run(["collapse-report", str(path), *words, *arguments]) == 0
     assert (out / "report.html").stat().st_size > 10_000
     return Report.read(out / "report.json")

@@ -153,6 +153,8 @@ class _Ablation:
 
     def _check(self, scores: WindowScores, layer: LayerFindings) -> None:
         """Every layer's replay of the unchanged model gives the same loss."""
+        if not bool(scores.nats_W.isfinite().all()):
+            raise CannotReplay("the model's loss on this text is not finite")
         if self.before is None:
             self.before = scores
         error = float((scores.nats_W - self.before.nats_W).abs().sum())
