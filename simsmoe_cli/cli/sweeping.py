@@ -3,6 +3,7 @@ shows the table."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -141,9 +142,10 @@ def sweep_through(definition: Definition, options: Options) -> None:
         elif options.dry_run:
             return
         works = dict(due_reports(sweep, results.parent))
-        for name, outcome in zip(works, outcomes(list(works.values()), at[:1]), strict=True):
-            if outcome.value is None:
-                failed[name] = outcome.failure
+        with contextlib.closing(outcomes(list(works.values()), at[:1])) as ended:
+            for name, outcome in zip(works, ended, strict=True):
+                if outcome.value is None:
+                    failed[name] = outcome.failure
         table = make_table(definition, sweep.results)
         write_results(table, results.parent, failed)
     screen.print()

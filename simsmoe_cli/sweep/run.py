@@ -242,12 +242,13 @@ def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float | None:
     job = replace(first.job, runs_dir=sweep.folder / LOGS / "timing")
     works = [Work(seconds_per_step, (job,), log) for _ in at]
     took: list[float] = []
-    for outcome in outcomes(works, at):
-        if outcome.failure:
-            raise UserError(
-                f"the timing failed: {outcome.failure}", hint=f"{log} has what it printed."
-            )
-        took.append(outcome.value)
+    with contextlib.closing(outcomes(works, at)) as ended:
+        for outcome in ended:
+            if outcome.failure:
+                raise UserError(
+                    f"the timing failed: {outcome.failure}", hint=f"{log} has what it printed."
+                )
+            took.append(outcome.value)
     per_flop = sum(took) / len(took) / (first.cost.flops / first.cost.steps)
     return per_flop * sum(one.cost.flops for one in sweep.due) / len(at)
 
@@ -294,18 +295,19 @@ def carry_out(
         Work(train_and_measure, (one.job,), sweep.folder / LOGS / f"{one.job.name}.log")
         for one in due
     ]
-    for outcome in outcomes(works, at):
-        training = due[outcome.number]
-        record = _record(outcome)
-        if record is None:
-            failed[training.job.name] = outcome.failure or "stopped; its state was saved"
-            on_end(training, None, failed[training.job.name])
-            continue
-        sweep.results.add(training.recipe, record)
-        sweep.results.write()
-        if not keeps_weights(training):
-            remove_weights(training.job.run)
-        on_end(training, record, "")
+    with contextlib.closing(outcomes(works, at)) as ended:
+        for outcome in ended:
+            training = due[outcome.number]
+            record = _record(outcome)
+            if record is None:
+                failed[training.job.name] = outcome.failure or "stopped; its state was saved"
+                on_end(training, None, failed[training.job.name])
+                continue
+            sweep.results.add(training.recipe, record)
+            sweep.results.write()
+            if not keeps_weights(training):
+                remove_weights(training.job.run)
+            on_end(training, record, "")
     return failed
 
 

@@ -7,6 +7,7 @@ validation that is worse than the median of earlier trials at the same step.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -149,11 +150,12 @@ def search(
         for _ in range(max(0, count - len(done)))
     ]
     failures = []
-    for outcome in outcomes(works, at):
-        if isinstance(outcome.value, int):
-            on_end(next(one for one in trials(study) if one.number == outcome.value))
-        elif outcome.failure:
-            failures.append(outcome.failure)
+    with contextlib.closing(outcomes(works, at)) as ended:
+        for outcome in ended:
+            if isinstance(outcome.value, int):
+                on_end(next(one for one in trials(study) if one.number == outcome.value))
+            elif outcome.failure:
+                failures.append(outcome.failure)
     if failures and len(failures) == len(works):
         raise UserError(
             f"every trial failed: {failures[0]}", hint=f"See {folder / LOGS / 'trials.log'}."

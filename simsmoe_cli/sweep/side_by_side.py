@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -52,11 +52,10 @@ class Outcome:
     stopped: bool = False
 
 
-def outcomes(works: Sequence[Work], slots: Sequence[Any]) -> Iterator[Outcome]:
+def outcomes(works: Sequence[Work], slots: Sequence[Any]) -> Generator[Outcome]:
     """Carry out all works, as many at a time as there are slots; yields each when it has ended.
 
-    Where the generator is left early, also by a signal, the processes are asked to save and stop,
-    and waited for.
+    Where the generator is closed early, the processes are asked to save and stop, and waited for.
 
     Args:
         works: in the order in which they begin.

@@ -90,18 +90,20 @@ def scores(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_two_side_by_side_give_what_one_gives(
-    finished: Path, corpus_dir: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def alone(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    """The folder and the record of one of the trainings, carried out in this process."""
+    folder = tmp_path_factory.mktemp("alone")
     definition = definition_of(DEFINITION, "test")
-    alone = running.open_sweep(definition, tmp_path, corpus_dir, tmp_path / "r.json", print)
-    known = scores(finished)
-    assert known.keys() == {training.job.name for training in alone.trainings}
-    for training in (alone.trainings[0], alone.trainings[3]):
-        record = measured_briefly(training.job, Machine("cpu", 1))
-        # The size model's FLOPs, and what was measured.
-        expected = known[record.name] | {"changes": {}}
-        assert record.model_dump(exclude={"cost": {"seconds"}}) == expected
+    sweep = running.open_sweep(definition, folder, corpus_dir, folder / "r.json", print)
+    training = next(one for one in sweep.trainings if one.job.name == "smoe-published-seed0")
+    return training.job.run.path, measured_briefly(training.job, Machine("cpu", 1))
+
+
+def test_two_side_by_side_give_what_one_gives(finished: Path, alone: tuple[Path, Record]) -> None:
+    _, record = alone
+    expected = scores(finished)[record.name] | {"changes": {}}
+    assert record.model_dump(exclude={"cost": {"seconds"}}) == expected
 
 
 def test_runs_are_ordinary_and_weights_are_dropped(finished: Path) -> None:
@@ -247,12 +249,8 @@ def test_a_question_needs_somebody_to_answer(
     assert "table1" in capsys.readouterr().err
 
 
-def test_similarity_is_that_of_a_report(corpus_dir: Path, tmp_path: Path) -> None:
-    definition = definition_of(DEFINITION, "test")
-    sweep = running.open_sweep(definition, tmp_path, corpus_dir, tmp_path / "r.json", print)
-    job = sweep.trainings[0].job
-    measured_briefly(job, Machine("cpu", 1))
-    source = open_run(RunDir(job.run.path), data_dir=corpus_dir, device=torch.device("cpu"))
+def test_similarity_is_that_of_a_report(alone: tuple[Path, Record], corpus_dir: Path) -> None:
+    source = open_run(RunDir(alone[0]), data_dir=corpus_dir, device=torch.device("cpu"))
     ours, layers = similarity_scores(source, batches=1, rows=1024)
     report = measure(source, Options(rows=1024, tokens=2048)).overall
     assert ours["cka"] == pytest.approx(report.cka_mean, abs=1e-6)
