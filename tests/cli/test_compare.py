@@ -78,7 +78,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_compared(
         (["one"], EXIT_USAGE, "compare needs two or more runs"),
         (["one", "one"], EXIT_USAGE, "this run is given twice"),
         (["one", "tow"], EXIT_DATA, "no run 'tow'. Did you mean 'two'?"),
-        (["one", "two", "--out", "x.pdf"], EXIT_USAGE, "--out: unknown suffix '.pdf'"),
+        (["one", "two", "--out", "x.gif"], EXIT_USAGE, "--out: unknown suffix '.gif'"),
         ([], EXIT_USAGE, "Missing argument"),
     ],
 )
