@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import torch
 from torch import Tensor
 
 from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.parallel.launch import Launch
-from simsmoe_cli.parallel.sharded import whole
+from simsmoe_cli.parallel.sharded import OwnShare, whole
 from simsmoe_cli.parallel.world import ALONE, World, join
 from simsmoe_cli.recipe.parallel import Layout
+from simsmoe_cli.run import save_checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.weights import optimizer_tensors
 from simsmoe_cli.train.loop import Trainer
@@ -43,6 +47,22 @@ def world_of(rank: int, size: int) -> World:
 def train(rank: int, size: int, corpus: Path, path: Path, start: Path | None = None) -> None:
     """Train a run to its end, from its beginning or from a checkpoint."""
     trainer(corpus, RunDir(path), world_of(rank, size), start).train()
+
+
+def train_on_a_full_disk(rank: int, size: int, corpus: Path, path: Path) -> dict[str, Tensor]:
+    """What a rank says, as a name, where the last rank has no room for its part of a checkpoint."""
+
+    def full(share: OwnShare, file: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    made = trainer(corpus, RunDir(path), world_of(rank, size))
+    if rank == size - 1:
+        vars(save_checkpoint)["save_share"] = full
+    try:
+        made.train()
+    except UserError as error:
+        return {str(error): torch.zeros(0)}
+    return {}
 
 
 def held(rank: int, size: int, corpus: Path, path: Path, start: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.tensor_files import TensorFiles
 from tests.gloo_ranks import on_ranks
-from tests.parallel.runs import held, train
+from tests.parallel.runs import held, train, train_on_a_full_disk
 from tests.train.tiny import events, without_times
 
 
@@ -51,6 +51,17 @@ def test_one_process_opens_the_best_weights(
     exported = load_file(tmp_path / "out" / "model.safetensors")
     best = TensorFiles(checkpoint.weights_files(run.best, checkpoint.read_state(run.best)))
     assert [name for name in exported if not torch.equal(exported[name], best.read(name))] == []
+
+
+def test_a_full_disk_of_one_rank_ends_all_and_leaves_nothing_half_written(
+    corpus_dir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    found = on_ranks(train_on_a_full_disk, 2, tmp_path, 2, corpus_dir / "sources", path)
+    (said,) = {said for of_rank in found for said in of_rank}
+    assert "cannot write the checkpoint: [Errno 28] No space left on device" in said
+    assert [file for file in path.rglob("*") if "partial" in file.name] == []
+    assert checkpoint.list_checkpoints(RunDir(path)) == []
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 4])
