@@ -42,8 +42,9 @@ def run(unpacked: Path, *arguments: str) -> str:
 
 
 def test_recipes_and_licence_are_inside_and_nothing_else_of_the_checkout(unpacked: Path) -> None:
-    inside = {path.name for path in (unpacked / "simsmoe_cli" / "recipes").iterdir()}
-    assert inside == {path.name for path in (ROOT / "recipes").glob("*.yaml")}
+    recipes = unpacked / "simsmoe_cli" / "recipes"
+    inside = {path.relative_to(recipes) for path in recipes.rglob("*") if path.is_file()}
+    assert inside == {path.relative_to(ROOT / "recipes") for path in ROOT.glob("recipes/**/*.yaml")}
     top = {path.name for path in unpacked.iterdir()}
     assert top == {"simsmoe_cli", f"simsmoe-{__version__}.dist-info"}
     assert list(unpacked.glob("*.dist-info/licenses/LICENSE"))
