@@ -97,9 +97,7 @@ def require_fit(files: TensorFiles, model: nn.Module) -> None:
         for name, tensor in model.state_dict().items()
     }
     found = files.found
-    for names in _tied(model):  # the file has one name of each group
-        if any(name in found for name in names):
-            own = {name: what for name, what in own.items() if name in found or name not in names}
+    own = {name: own[name] for name in own.keys() - other_names(model, found)}
     differ = [
         f"{printable(name, 120)} is {_words(found.get(name))} in the file and "
         f"{_words(own.get(name))} in the model"
@@ -220,12 +218,18 @@ def restore_optimizer(
         }
 
 
-def _tied(model: nn.Module) -> list[list[str]]:
-    """The names of each parameter with several names."""
+def other_names(model: nn.Module, found: Container[str]) -> set[str]:
+    """Names of parameters that files have under another name: each is written once."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    return [same for same in names.values() if len(same) > 1]
+    return {
+        name
+        for same in names.values()
+        if any(name in found for name in same)
+        for name in same
+        if name not in found
+    }
 
 
 def _words(tensor: tuple[tuple[int, ...], str] | None) -> str:

@@ -27,7 +27,7 @@ from simsmoe_cli.run.checkpoint import weights_sha256
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
-from simsmoe_cli.run.weights import fill
+from simsmoe_cli.run.weights import fill, other_names
 
 Shape = tuple[int, ...]
 HEAD, SIMILARITY, ROUTER = "classifier.", ".similarity.", ".moe.router."
@@ -181,8 +181,13 @@ class Pretrained:
         Raises:
             UserError: the recipe asks for other shapes than the checkpoint has.
         """
-        own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         files = self.opened.tensors()
+        elsewhere = other_names(model, files.found)
+        own = {
+            name: tuple(tensor.shape)
+            for name, tensor in model.state_dict().items()
+            if name not in elsewhere
+        }
         dropped = _dropped(self.opened.recipe, len(model.layers))
         if isinstance(model, Classifier):
             dropped = ("output.", *dropped)

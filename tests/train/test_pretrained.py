@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
 from simsmoe_cli.moe.routers.stablemoe import StableMoERouter
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objectives.classification import TaskEvaluation
+from simsmoe_cli.train.pretrained import Pretrained
 from tests.train.transfer import objective_of, planned, pretrain
 
 Make = Callable[..., Trainer[TaskEvaluation]]
@@ -30,6 +32,16 @@ def test_the_backbone_is_taken_over_and_the_head_is_fresh(base: RunDir, data_dir
     left = {name for name in weights.keys() - own.keys() if not name.startswith("output.")}
     assert left
     assert all(name.startswith(("layers.2.", "layers.3.")) for name in left)
+
+
+def test_a_tied_output_layer_is_taken_over(data_dir: Path, tmp_path: Path) -> None:
+    start = pretrain(data_dir, RunDir(tmp_path / "start"), model={"tie_embeddings": True})
+    source = Pretrained.open(start, "best", data_dir)
+    model = LanguageModel(source.recipe, source.opened.state["vocab_size"])
+    assert source.load_into(model) == []
+    trained = load_file(next(start.best.glob("*.safetensors")))["embedding.weight"]
+    assert torch.equal(model.output.weight, trained)
+    assert model.output.weight is model.embedding.weight
 
 
 @pytest.mark.parametrize("same", [True, False])
