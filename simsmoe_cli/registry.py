@@ -346,12 +346,24 @@ MODELS: dict[str, ModelEntry] = {
     ),
 }
 
+LOGGERS: dict[str, Entry] = {
+    "tensorboard": Entry(
+        "simsmoe_cli.loggers.tensorboard:TensorBoard", "TensorBoard; files in the run folder"
+    ),
+    "wandb": Entry(
+        "simsmoe_cli.loggers.wandb:Wandb", "Weights & Biases; offline unless you are logged in"
+    ),
+    "trackio": Entry("simsmoe_cli.loggers.trackio:Trackio", "trackio; its local store"),
+    "mlflow": Entry("simsmoe_cli.loggers.mlflow:MLflow", "MLflow; MLFLOW_TRACKING_URI says where"),
+}
+
 TABLES: dict[str, Mapping[str, Entry]] = {
     "routers": ROUTERS,
     "experts": EXPERTS,
     "similarity": MEASURES,
     "corpora": CORPORA,
     "tasks": TASKS,
+    "loggers": LOGGERS,
 }
 
 

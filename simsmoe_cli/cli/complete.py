@@ -56,6 +56,13 @@ def complete_routers(incomplete: str) -> list[str]:
     return _beginning(incomplete, registry.ROUTERS)
 
 
+def complete_loggers(incomplete: str) -> list[str]:
+    """Trackers."""
+    from simsmoe_cli import registry
+
+    return _beginning(incomplete, registry.LOGGERS)
+
+
 def complete_similarity(incomplete: str) -> list[str]:
     """Presets of similarity learning."""
     return _beginning(incomplete, _choices("similarity.preset"))

@@ -19,6 +19,7 @@ from simsmoe_cli.cli.options import (
     ExpertsOption,
     GpuTflopsOption,
     LinkGbsOption,
+    LogOption,
     ProfileOption,
     ResumeOption,
     RouterOption,
@@ -84,6 +85,7 @@ def finetune(
     gpu_tflops: GpuTflopsOption = None,
     link_gbs: LinkGbsOption = None,
     profile: ProfileOption = 0,
+    log: LogOption = None,
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,
     as_json: EventsJsonOption = False,
@@ -97,6 +99,10 @@ def finetune(
     from simsmoe_cli.train.plan_finetuning import plan_finetuning
     from simsmoe_cli.train.together import together
 
+    if log:
+        from simsmoe_cli.loggers.subscriber import require_loggers
+
+        require_loggers(log)
     cluster = planned_cluster(world_size, gpu_tflops, link_gbs, dry_run=dry_run)
     where = restarted(runs_dir, name, resume)
     plan = plan_finetuning(
@@ -130,6 +136,7 @@ def finetune(
                 summary=lambda result: _summary(result, plan.task.reported),
                 longer=f"finetune.epochs={2 * plan.recipe.finetune.epochs}",
                 data_dir=data_dir,
+                log=log or [],
                 as_json=as_json,
             )
 

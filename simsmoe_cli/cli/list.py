@@ -10,7 +10,7 @@ from simsmoe_cli.cli.options import JsonOption, console, print_json
 KindArgument = Annotated[
     str,
     typer.Argument(
-        help="recipes, sweeps, routers, experts, similarity, corpora or tasks",
+        help="recipes, sweeps, routers, experts, similarity, corpora, tasks or loggers",
         autocompletion=complete_kinds,
     ),
 ]
@@ -20,7 +20,7 @@ def list_names(
     kind: KindArgument = "recipes",
     json: JsonOption = False,
 ) -> None:
-    """List recipes, sweeps, routers, expert backends, similarity measures, corpora or tasks."""
+    """List names of recipes, sweeps, routers, experts, similarity, corpora, tasks or loggers."""
     from simsmoe_cli import registry
     from simsmoe_cli.errors import UserError, nearest
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simsmoe_cli.cli.complete import (
+    complete_loggers,
     complete_recipes,
     complete_routers,
     complete_runs,
@@ -86,6 +87,15 @@ SimilarityOption = Annotated[
 ]
 ExpertsOption = Annotated[
     str | None, typer.Option(help="Expert backend: auto, grouped, loop or fastmoe.")
+]
+LogOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="NAME",
+        help="Log to wandb, tensorboard, trackio or mlflow too (an extra each); repeatable.",
+        autocompletion=complete_loggers,
+    ),
 ]
 ResumeOption = Annotated[
     str | None,

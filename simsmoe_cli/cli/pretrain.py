@@ -18,6 +18,7 @@ from simsmoe_cli.cli.options import (
     ExpertsOption,
     GpuTflopsOption,
     LinkGbsOption,
+    LogOption,
     ProfileOption,
     RecipeOption,
     ResumeOption,
@@ -68,6 +69,7 @@ def pretrain(
     gpu_tflops: GpuTflopsOption = None,
     link_gbs: LinkGbsOption = None,
     profile: ProfileOption = 0,
+    log: LogOption = None,
     data_dir: DataDirOption = DATA_DIR,
     runs_dir: RunsDirOption = RUNS_DIR,
     as_json: EventsJsonOption = False,
@@ -76,6 +78,10 @@ def pretrain(
     overrides = all_overrides(settings, router=router, similarity=similarity, experts=experts)
     if profile:
         quieten_profiler()
+    if log:
+        from simsmoe_cli.loggers.subscriber import require_loggers
+
+        require_loggers(log)
     cluster = planned_cluster(world_size, gpu_tflops, link_gbs, dry_run=dry_run)
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_pretraining
@@ -114,6 +120,7 @@ def pretrain(
                 summary=lambda result: _summary(result, store.manifest),
                 longer=f"train.steps={2 * plan.recipe.train.steps}",
                 data_dir=data_dir,
+                log=log or [],
                 as_json=as_json,
             )
 

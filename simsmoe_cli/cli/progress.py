@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +23,7 @@ from simsmoe_cli.cli.silence import SilenceBreaker, say_aside
 from simsmoe_cli.cli.start import about, fact, start_lines, steps_of_evaluations
 from simsmoe_cli.errors import printable
 from simsmoe_cli.run.changes import changes_in_words
+from simsmoe_cli.run.events import Event
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.score import score_text
 
@@ -44,14 +46,23 @@ class TrainingView:
         console: where to print, of `options.console`.
         total_steps: steps of the whole training.
         run: the folder of the run.
+        loggers: given every event too.
         as_json: print every event as a line of JSON on stdout instead.
     """
 
-    def __init__(self, console: Console, total_steps: int, *, run: RunDir, as_json: bool = False):
+    def __init__(
+        self,
+        console: Console,
+        total_steps: int,
+        *,
+        run: RunDir,
+        loggers: Callable[[Event], None] | None = None,
+        as_json: bool = False,
+    ):
         self.console = console
         self.run = run
         self.total_steps = total_steps
-        self.as_json = as_json
+        self.loggers, self.as_json = loggers, as_json
         self._progress: Progress | None = None
         self._silence = SilenceBreaker(self._break_silence)
         self._numbers = ""
@@ -132,6 +143,8 @@ class TrainingView:
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Something happened."""
+        if self.loggers is not None:
+            self.loggers(cast(Event, event))
         if self.as_json:
             print(json.dumps(event), file=sys.stdout, flush=True)
             self._silence.heard()

@@ -3,7 +3,9 @@ progress."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -78,6 +80,7 @@ def carry_out(
     summary: Callable[[S], str],
     longer: str,
     data_dir: Path,
+    log: Sequence[str] = (),
     as_json: bool,
 ) -> None:
     """Train as planned; show the progress, the result and the next steps.
@@ -89,11 +92,13 @@ def carry_out(
         train: does the training and reports to the view.
         summary: the result in one line.
         longer: the setting that trains for twice as long, such as "train.steps=200".
+        log: trackers that get the events too.
         as_json: print events as JSON lines, and nothing else on stdout.
 
     Raises:
         typer.Exit: it was stopped by a signal, and saved.
     """
+    from simsmoe_cli.loggers.subscriber import Loggers
     from simsmoe_cli.model.precision import device_in_words
     from simsmoe_cli.model.size import memory_of, require_possible
     from simsmoe_cli.train.signals import Stopped
@@ -108,9 +113,11 @@ def carry_out(
     screen.print(f"{doing} in {run} on {start}", soft_wrap=True)
     elsewhere = () if data_dir == DATA_DIR else ("--data-dir", data_dir)
     go_on = ("simsmoe", command, *elsewhere, "--resume", run)
-    view = TrainingView(screen, recipe.train.steps, run=plan.run, as_json=as_json)
+    say = partial(screen.print, soft_wrap=True)
+    loggers = Loggers(log, plan.run, recipe.model_dump(mode="json"), say)
+    view = TrainingView(screen, recipe.train.steps, run=plan.run, loggers=loggers, as_json=as_json)
     try:
-        with view:
+        with contextlib.closing(loggers), view:
             result = train(view)
     except Stopped as stop:
         if stop.step < recipe.train.steps:

@@ -12,6 +12,7 @@
       report/
       profile/           trace and summary of the last profile
       tags.json          words that a user gave the run
+      loggers.json       what trackers (--log) call the run
       damaged-N-NAME     files that could not be read, renamed and kept
       .lock              held while a process trains here
 
@@ -44,6 +45,7 @@ class RunDir:
         self.report = path / "report"
         self.profile = path / "profile"
         self.tags = path / "tags.json"
+        self.loggers = path / "loggers.json"
 
     @property
     def name(self) -> str:
