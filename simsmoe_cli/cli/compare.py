@@ -12,8 +12,8 @@ RunsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN...",
-        help="Run folders, their names under --runs-dir, or folders with a collapse report, as "
-        "of a Hugging Face model.",
+        help="Run folders, their names under --runs-dir (as quoted patterns too: 'plain-s*'), or "
+        "folders with a collapse report, as of a Hugging Face model.",
         autocompletion=complete_runs,
     ),
 ]
@@ -31,16 +31,20 @@ def compare(
     runs_dir: RunsDirOption = RUNS_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Set runs side by side: settings that differ, scores, similarity, load, speed and curves."""
+    """Set runs side by side: scores, similarity, load, speed, settings that differ, and curves.
+
+    Runs that differ in their seed alone are one column: compare 'plain-s*' 'sim-s*'. The first
+    one is the baseline.
+    """
     from simsmoe_cli.compare.show import check_out, print_comparison, write_comparison
     from simsmoe_cli.compare.statistics import compare as compare_runs
-    from simsmoe_cli.run.find import find_folder
+    from simsmoe_cli.run.find import find_folder, runs_named
     from simsmoe_cli.run.folder import RunDir
 
     if out is not None:
         check_out(out)
     folders = []
-    for run in runs:
+    for run in runs_named(runs, runs_dir):
         try:
             folders.append(RunDir(find_folder(run, runs_dir)))
         except OSError:  # said where it is read, so that others are compared all the same

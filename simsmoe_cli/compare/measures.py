@@ -22,6 +22,11 @@ class Measure:
     form: str
     best: Callable[[list[float]], float]
 
+    @property
+    def score(self) -> bool:
+        """Whether it says how well a model does, and not what its experts are like."""
+        return self.name.startswith(("test_", "valid_", "text_", "train_"))
+
 
 MEASURES = (
     Measure("test_bpc", "test BPC", ".4f", min),

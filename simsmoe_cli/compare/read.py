@@ -52,6 +52,8 @@ class RunSummary:
             Face model "report".
         step, total_steps: the last step logged, and how many there will be.
         settings: every field of the resolved recipe, by dotted path.
+        changes: of settings that a resumed run changed, by dotted path: the step, and the values
+            before and after it.
         measures: by name of `MEASURES`; None where the run has none.
         curves: by name of `CURVES`.
     """
@@ -61,10 +63,23 @@ class RunSummary:
     step: int = 0
     total_steps: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, list[tuple[int, Any, Any]]] = field(default_factory=dict)
     measures: dict[str, float | None] = field(
         default_factory=lambda: {measure.name: None for measure in MEASURES}
     )
     curves: dict[str, Curve] = field(default_factory=lambda: {name: Curve() for name in CURVES})
+
+    def history(self, path: str) -> tuple[Any, list[tuple[int, Any, Any]]]:
+        """A setting, and its changes."""
+        return self.settings.get(path), self.changes.get(path, [])
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that it was trained on, at most; None where the recipe does not say."""
+        batch, block = (self.settings.get(f"train.{name}") for name in ("batch", "block"))
+        if not isinstance(batch, int) or not isinstance(block, int):
+            return None
+        return self.step * batch * block
 
     @property
     def reported(self) -> bool:
@@ -135,6 +150,9 @@ def _add(event: Event, summary: RunSummary) -> None:
     summary.step = step
     if event["kind"] == "run_started":
         summary.status, summary.total_steps = "in training", event.get("total_steps")
+        for change in event.get("changes", []):
+            values = (step, change.get("before"), change.get("after"))
+            summary.changes.setdefault(change["setting"], []).append(values)
     elif event["kind"] == "train":
         curves["train_bpc"].add(step, event.get("bpc"))
         curves["train_accuracy"].add(step, event.get("accuracy"))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from simsmoe_cli.compare.groups import SEED
 from simsmoe_cli.compare.measures import CURVES, MEASURES, Measure
 from simsmoe_cli.compare.read import RunSummary
+from simsmoe_cli.compare.seeds import NO_DIFFERENCE, Difference, Mean
 from simsmoe_cli.compare.statistics import Comparison
 from simsmoe_cli.errors import DataError, UserError, escaped, nearest, printable
+from simsmoe_cli.run.changes import changes_results, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from simsmoe_cli.collapse.show.figures.style import Drawing
 
 ABSENT = "–"
+RESULTS, NO_RESULTS = "settings that change results", "settings that change no results"
 SUFFIXES = (".html", ".pdf", ".png", ".svg")
 MANY_RUNS = 4  # with more, each run has a row in a terminal instead of a column
 PLOT_WIDTH, PLOT_HEIGHT = 100, 12
@@ -42,21 +47,73 @@ def check_out(out: Path) -> None:
 
 
 def table(comparison: Comparison) -> list[list[str]]:
-    """The header and the rows of the comparison as text, one column for each run.
+    """The header and the rows of the comparison as text: scores first, then settings.
 
-    The best value of a measure is marked with `*` where the runs differ in it.
+    There is one column for each run, or for each setting if any has several seeds. A row whose
+    cells are empty but for the first is the title of those below.
     """
-    runs = comparison.runs
-    rows = [["", *(run.label for run in runs)], ["status", *(_status(run) for run in runs)]]
-    for path in comparison.differing:
-        rows.append([path, *(_setting(run.settings.get(path)) for run in runs)])
+    groups = comparison.groups
+    if comparison.seeded:
+        seeds = [", ".join(map(str, group.runs)) for group in groups]
+        rows = [["", *(group.label for group in groups)], ["seeds", *seeds]]
+        rows += [["status", *(_statuses(list(group.runs.values())) for group in groups)]]
+    else:
+        rows = [["", *(run.label for run in comparison.runs)]]
+        rows += [["status", *(_status(run) for run in comparison.runs)]]
     for measure in MEASURES:
-        values = [run.measures[measure.name] for run in runs]
-        known = [value for value in values if value is not None]
-        if known:
-            best = measure.best(known) if len(set(known)) > 1 else None
-            rows.append([measure.label, *(_value(value, measure, best) for value in values)])
+        rows += _scores(comparison, measure)
+    differing = [path for path in comparison.differing if not comparison.seeded or path != SEED]
+    for title, matters in ((RESULTS, True), (NO_RESULTS, False)):
+        paths = [path for path in differing if changes_results(path) == matters]
+        if paths:
+            rows.append([title, *([""] * len(groups))])
+        for path in paths:
+            rows.append([path, *(_setting(group.first, path) for group in groups)])
     return rows
+
+
+def _scores(comparison: Comparison, measure: Measure) -> list[list[str]]:
+    """A measure of each column, and its difference to the baseline; nothing if none has it.
+
+    The best value is marked with `*` where the values differ and the runs' budgets do not.
+    """
+    groups = comparison.groups
+    means = [group.mean(measure.name) for group in groups]
+    known = [mean.mean for mean in means if mean is not None]
+    if not known:
+        return []
+    marked = comparison.same_budget and len(set(known)) > 1
+    best = measure.best(known) if marked else None
+    rows = [[measure.label, *(_mean(mean, measure, best) for mean in means)]]
+    if len(groups) > 1 and (comparison.seeded or measure.score):
+        found = [group.difference(groups[0], measure.name) for group in groups[1:]]
+        if any(found):
+            cells = [_difference(difference, measure) for difference in found]
+            rows.append([f"minus {groups[0].label}", "", *cells])
+    return rows
+
+
+def _mean(mean: Mean | None, measure: Measure, best: float | None) -> str:
+    if mean is None:
+        return ABSENT
+    error = "" if mean.standard_error is None else f" ± {mean.standard_error:{measure.form}}"
+    return f"{_value(mean.mean, measure)}{error}{'*' if mean.mean == best else ''}"
+
+
+def _difference(difference: Difference | None, measure: Measure) -> str:
+    """A difference with its 95% interval, and how many seeds it would take where it is not
+    shown."""
+    if difference is None:
+        return ABSENT
+    words = f"{difference.mean:+{measure.form}}"
+    if difference.t is None:
+        return f"{words} (one pair)"
+    words += f" ({difference.t.low:+{measure.form}} to {difference.t.high:+{measure.form}})"
+    if difference.shown:
+        return words
+    words += f", {NO_DIFFERENCE}"
+    seeds = difference.seeds_to_show(difference.mean) if difference.mean else None
+    return words if seeds is None else f"{words}; it would take {seeds:,} seeds"
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -70,15 +127,20 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     from simsmoe_cli.monitor.draw.canvas import Curve, line_plot
 
     cells = table(comparison)
-    if len(comparison.runs) > MANY_RUNS:
+    if len(comparison.groups) > MANY_RUNS:
+        cells = [row for row in cells if any(row[1:])]  # without titles
         cells = [list(column) for column in zip(*cells, strict=True)]
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(cells[0]):
         drawn.add_column(Text(escaped(name)), justify="right" if index else "left", overflow="fold")
     for row in cells[1:]:
-        drawn.add_row(*(Text(escaped(cell)) for cell in row))
+        title = len(comparison.groups) <= MANY_RUNS and row[0] and not any(row[1:])
+        if title:
+            drawn.add_section()
+        drawn.add_row(*(Text(escaped(cell), "bold" if title else "") for cell in row))
     console.print(drawn)
-    console.print(Text("* the best of the runs", "dim"))
+    for remark in legend(comparison):
+        console.print(Text(remark, "dim"))
     for note in comparison.notes:
         console.print(Text(f"Note: {escaped(note)}.", "dim"))
     width = min(console.width, PLOT_WIDTH)
@@ -98,6 +160,17 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             curves, width, PLOT_HEIGHT, title=CURVES[name], x_label="step", color=color
         ):
             console.print(line)
+
+
+def legend(comparison: Comparison) -> list[str]:
+    """What marks in the table mean."""
+    lines = ["* the best of the runs"] if comparison.same_budget else []
+    if comparison.seeded:
+        lines.append(
+            "mean ± standard error over seeds; differences are paired by seed, with 95% intervals "
+            "(Student's t)"
+        )
+    return lines
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
@@ -138,6 +211,7 @@ def _page(comparison: Comparison) -> str:
         "compare.html.j2",
         names=[run.label for run in comparison.runs],
         notes=comparison.notes,
+        legend=legend(comparison),
         header=header,
         rows=rows,
         figures=[on_page(_figure(comparison, [kind])) for kind in _kinds(comparison)],
@@ -208,17 +282,20 @@ def _status(run: RunSummary) -> str:
     return f"{run.status}, step {run.step:,}{of}"
 
 
-def _value(value: float | None, measure: Measure, best: float | None) -> str:
-    if value is None:
-        return ABSENT
-    form = measure.form if abs(value) < 1e12 else ".3g"
-    return f"{value:{form}}{'*' if value == best else ''}"
+def _statuses(runs: list[RunSummary]) -> str:
+    """The status of several runs: "3 finished", or of each that is different."""
+    counts = Counter(_status(run) for run in runs)
+    return "; ".join(f"{count} {status}" for status, count in counts.items())
 
 
-def _setting(value: Any) -> str:
-    """A setting's value as in a recipe."""
-    if value is None:
-        return ABSENT
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else printable(value)
+def _value(value: float, measure: Measure) -> str:
+    return f"{value:{measure.form if abs(value) < 1e12 else '.3g'}}"
+
+
+def _setting(run: RunSummary, path: str) -> str:
+    """A setting's value as in a recipe; of one that was changed, all its values."""
+    value, changes = run.history(path)
+    if not changes:
+        return ABSENT if value is None else in_words(value)
+    later = (f" -> {in_words(after)} from step {step}" for step, _, after in changes)
+    return in_words(changes[0][1]) + "".join(later)

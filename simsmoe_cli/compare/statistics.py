@@ -1,4 +1,5 @@
-"""Compares several runs: the settings that differ, and notes on whether scores are comparable."""
+"""Compares several runs: the settings that differ, runs that differ in their seed alone, and notes
+on whether scores are comparable."""
 
 from __future__ import annotations
 
@@ -7,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simsmoe_cli.compare.groups import Group, by_seed
 from simsmoe_cli.compare.read import RunSummary, read_run
 from simsmoe_cli.errors import UserError, printable
+from simsmoe_cli.run.changes import NOT_SETTINGS
 from simsmoe_cli.run.folder import RunDir
-
-# Fields of a recipe that describe it and set nothing.
-NOT_SETTINGS = ("name", "description", "source")
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,23 @@ class Comparison:
         runs: at least two.
         differing: settings that are not the same in all runs, by dotted path.
         notes: sentences without a full stop.
+        groups: of runs that differ in their seed alone; the first is the baseline.
     """
 
     runs: tuple[RunSummary, ...]
     differing: tuple[str, ...]
     notes: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def seeded(self) -> bool:
+        """Whether any setting has several seeds."""
+        return len(self.groups) < len(self.runs)
+
+    @property
+    def same_budget(self) -> bool:
+        """Whether all were trained on equally many tokens, so that one can be called the best."""
+        return len(_budgets(self.runs)) == 1
 
     def to_json(self) -> dict[str, Any]:
         """One object: differing settings by run, measures by run, curves by run."""
@@ -35,6 +47,7 @@ class Comparison:
             "schema": 1,
             "notes": list(self.notes),
             "differing_settings": list(self.differing),
+            "groups": [group.to_json(self.groups[0]) for group in self.groups],
             "runs": [
                 {
                     "name": run.label,
@@ -43,6 +56,11 @@ class Comparison:
                     "step": run.step,
                     "total_steps": run.total_steps,
                     "settings": {name: run.settings.get(name) for name in self.differing},
+                    "changes": [
+                        {"setting": path, "step": step, "before": before, "after": after}
+                        for path, found in run.changes.items()
+                        for step, before, after in found
+                    ],
                     "measures": run.measures,
                     "curves": {
                         name: {"steps": curve.steps, "values": curve.values}
@@ -85,9 +103,10 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
         path
         for path in paths
         if path not in NOT_SETTINGS
-        and any(run.settings.get(path) != read[0].settings.get(path) for run in read)
+        and any(run.history(path) != read[0].history(path) for run in read)
     )
-    return Comparison(tuple(read), differing, (*left_out, *_notes(read, differing)))
+    notes = (*left_out, *_notes(read, differing))
+    return Comparison(tuple(read), differing, notes, tuple(by_seed(read)))
 
 
 def told_apart(paths: Sequence[Path]) -> list[str]:
@@ -99,6 +118,13 @@ def told_apart(paths: Sequence[Path]) -> list[str]:
             length += 1
         names.append("/".join(parts[-length:]))
     return names
+
+
+def _budgets(runs: Sequence[RunSummary]) -> list[int | None]:
+    """The different numbers of tokens that runs were trained on."""
+    counts = {run.step if run.tokens is None else run.tokens for run in runs if not run.reported}
+    known: list[int | None] = [*sorted(counts)]
+    return known or [None]
 
 
 def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
@@ -120,8 +146,13 @@ def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
         notes.append("a run was measured on its probe's tokens, a model on its report's text")
     if reports:
         return notes
-    if len({run.step for run in runs}) > 1:
-        notes.append("the runs are of different lengths: compare the curves step by step")
+    budgets = _budgets(runs)
+    if len(budgets) > 1:
+        counts = " and ".join("unknown" if n is None else f"{n:,}" for n in budgets)
+        notes.append(
+            f"the runs were trained on different numbers of tokens ({counts}), so none is called "
+            "the best: compare the curves step by step"
+        )
     seeds = {run.settings.get("train.seed") for run in runs}  # of an attached run not known
     if len(seeds) == 1 and None not in seeds:
         notes.append(

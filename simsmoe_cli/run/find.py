@@ -47,21 +47,34 @@ def find_runs_named(given: Sequence[str], runs_dir: Path) -> list[RunDir]:
         UserError: there is no such run, or none that fits a pattern.
     """
     found: dict[Path, RunDir] = {}
-    for text in given:
-        if any(mark in text for mark in "*?[") and not (runs_dir / text).exists():
-            fitting = fnmatch.filter([path.name for path in list_runs(runs_dir)], text)
-            if not fitting:
-                raise DataError(
-                    f"no run fits the pattern '{printable(text)}'",
-                    where=str(runs_dir),
-                    hint="`simsmoe runs` lists them.",
-                )
-        else:
-            fitting = [text]
-        for name in fitting:
-            run = find_run(name, runs_dir)
-            found.setdefault(run.path.resolve(), run)
+    for name in runs_named(given, runs_dir):
+        run = find_run(name, runs_dir)
+        found.setdefault(run.path.resolve(), run)
     return list(found.values())
+
+
+def runs_named(given: Sequence[str], runs_dir: Path) -> list[str]:
+    """Names and paths as given, with patterns replaced by the names that they fit.
+
+    Raises:
+        UserError: no run fits a pattern.
+    """
+    names: list[str] = []
+    for text in given:
+        if not any(mark in text for mark in "*?[") or any(
+            p.exists() for p in _meant(text, runs_dir)
+        ):
+            names.append(text)
+            continue
+        fitting = fnmatch.filter([path.name for path in list_runs(runs_dir)], text)
+        if not fitting:
+            raise DataError(
+                f"no run fits the pattern '{printable(text)}'",
+                where=str(runs_dir),
+                hint="`simsmoe runs` lists them.",
+            )
+        names += [name for name in fitting if name not in names]
+    return names
 
 
 def find_folder(given: str | Path, runs_dir: Path) -> Path:
