@@ -445,6 +445,8 @@ def test_pystdlib_is_prepared_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(session, "prepare", pretend)
     said: list[str] = []
     store = session.open_store(load_recipe("quickstart"), Path("data"), said.append)
-    assert prepared == [("pystdlib", Path("data/pystdlib"), {"tokenizer": "bytes"})]
+    assert prepared == [
+        ("pystdlib", Path("data/pystdlib"), {"tokenizer": "bytes", "on_progress": None})
+    ]
     assert store.path == Path("data/pystdlib")
     assert said == ["preparing pystdlib in data/pystdlib"]
