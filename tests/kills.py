@@ -120,8 +120,8 @@ def files(folder: Path) -> dict[str, bytes]:
             events = [without_times(json.loads(line)) for line in path.read_bytes().splitlines()]
             kept = [event | {"name": ""} for event in events if event["kind"] != "warning"]
             found["events.jsonl"] = json.dumps(kept).encode()
-        elif path.name == "environment.json":
-            found["environment.json"] = b""  # names the sessions
+        elif path.name in ("environment.json", "log.txt"):
+            found[path.name] = b""  # of every session
         elif path.name == "state.json":
             state = json.loads(path.read_bytes())
             differing = ("checksum", "events_bytes")  # events hold times, which vary in length

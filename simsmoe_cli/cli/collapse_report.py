@@ -144,18 +144,9 @@ def collapse_report(
         raise UserError("nothing is left out with --no-ablation", where="--ablate-tokens")
     path, on = _folder(run, runs_dir), choose_device(device)
     other = None if against is None else _folder(against, runs_dir)
+    left_out = ablate_tokens if ablation else 0
     request = Request(
-        path,
-        other,
-        checkpoint,
-        split,
-        text or (),
-        tokens,
-        layers,
-        on,
-        data_dir,
-        wanted,
-        ablate_tokens if ablation else 0,
+        path, other, checkpoint, split, text or (), tokens, layers, on, data_dir, wanted, left_out
     )
     folder = out or path / "report"
     check_destination(folder)

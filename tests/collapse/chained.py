@@ -66,10 +66,15 @@ class Chained(Planted):
 
 
 def told(
-    source: Planted, tmp_path: Path, rows: int = 1024, *, figures: bool = False
+    source: Planted,
+    tmp_path: Path,
+    rows: int = 1024,
+    *,
+    tokens: int | None = None,
+    figures: bool = False,
 ) -> tuple[Findings, Verdict]:
     """Findings and verdict; page, JSON, terminal and, if asked, figures are made on the way."""
-    found = measure(source, replace(QUICK, rows=rows, tokens=rows))
+    found = measure(source, replace(QUICK, rows=rows, tokens=tokens or rows))
     report = Report(findings=[found, found], against=found, verdict=judge(found, found))
     assert Report.from_json(report.to_json()) == report
     page = made_page(report, [])

@@ -17,7 +17,7 @@ from tests.collapse.chained import Chained, gate, told
 def test_a_constant_router_leaves_the_others_dead(tmp_path: Path) -> None:
     planted = Chained(2)
     planted.bias_LN[:, :2] = 1000.0
-    found, verdict = told(planted, tmp_path)
+    found, verdict = told(planted, tmp_path, tokens=4096)
     assert [layer.dead for layer in found.layers] == [[2, 3, 4]] * 2
     assert verdict.headline.startswith("Partly collapsed: 6 experts are dead (mean CKA")
 

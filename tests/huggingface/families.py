@@ -166,7 +166,6 @@ NOT_REPORTED = {
     "doge": "an expert of Doge is one row of an embedding",
     "dots3_note_vision_encoder": ALONE,
     "ernie4_5_vl_moe_text": ALONE,
-    "inkling_mm_model": "it needs the package scipy",
     "nllb-moe": "other experts run than the router chose",
     "qwen3_omni_moe": "transformers runs this model by generating speech",
     "qwen3_omni_moe_talker_text": ALONE,

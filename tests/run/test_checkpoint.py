@@ -283,7 +283,7 @@ def test_checkpoints_hold_tensors_alone(finished: RunDir) -> None:
         TRAINING,
     ]
     tensors = load_file(folder / TRAINING)
-    assert {name.partition(".")[0] for name in tensors} == {"optimizer", "rng"}
+    assert {name.partition(".")[0] for name in tensors} == {"optimizer", "rng", "window"}
 
 
 @pytest.mark.parametrize("which", ["6", "9999", "nonsense", "", "-1", "²", "latest"])

@@ -64,7 +64,7 @@ def test_copies_come_first_however_many_pairs_are_about_as_alike(tmp_path: Path)
     assert [cell.text for cell in table.rows[0][:3]] == ["1", "8 and 9", "equal"]
     assert {row[2].text for row in table.rows[1:]} == {"different"}
     states = experts_table(Report(findings=[found], against=None, verdict=verdict)).rows
-    assert [row[3].text for row in states[7:]] == ["at work", "copy of 9", "copy of 8"]
+    assert [row[3].text for row in states[7:]] == ["not judged", "copy of 9", "copy of 8"]
 
 
 def test_several_groups_of_copies_are_told_the_largest_first(tmp_path: Path) -> None:

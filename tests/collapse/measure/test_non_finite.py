@@ -17,7 +17,7 @@ def test_a_weight_that_is_not_finite_is_named_and_undefines_all_after_it(
 ) -> None:
     planted = Chained(3)
     planted.experts[0].w_out.data[2, 3, 4] = value
-    found, verdict = told(planted, tmp_path, figures=True)
+    found, verdict = told(planted, tmp_path, tokens=4096, figures=True)
     first, *rest = found.layers
     assert first.non_finite == [2]
     assert first.dead == []
@@ -60,7 +60,7 @@ def test_a_router_that_is_not_finite_has_no_load(tmp_path: Path) -> None:
 def test_a_score_of_minus_infinity_is_an_expert_ruled_out(tmp_path: Path) -> None:
     planted = Chained(1)
     planted.bias_LN[0, 0] = -math.inf
-    found, verdict = told(planted, tmp_path)
+    found, verdict = told(planted, tmp_path, tokens=4096)
     assert found.layers[0].finite
     assert found.layers[0].dead == [0]
     assert verdict.headline.startswith("Partly collapsed: 1 expert is dead (mean CKA")

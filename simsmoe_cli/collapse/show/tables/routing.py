@@ -159,7 +159,7 @@ def favourites_table(report: Report) -> Table | None:
 
 
 def _state(expert: _Expert) -> Cell:
-    """The faults of an expert, or that it is at work."""
+    """The faults of an expert, or that it is at work, or not judged."""
     layer, found = expert.layer, []
     if expert.number in layer.non_finite:
         found.append("not finite")
@@ -169,7 +169,9 @@ def _state(expert: _Expert) -> Cell:
         found.append(f"copy of {next(e for e in group.experts if e != expert.number)}")
     if found:
         return Cell(", ".join(found), ", ".join(found), "dead")
-    return text(None if layer.dead is None else "at work")
+    if layer.dead is None:  # too few slots, or undefined routing
+        return text(None if layer.load[expert.number] is None else "not judged")
+    return text("at work")
 
 
 def _experts(report: Report) -> list[_Expert]:
