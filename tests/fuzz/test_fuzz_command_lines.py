@@ -139,7 +139,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_odd_command_lines(folder: Path) -> None:
     work = folder / "outside" / "work"
     before = outside(folder, work)
-    for rng in cases(260, seed=21):
+    for rng in cases(130, seed=21):
         outcome = simsmoe(*command_line(rng))
         if outcome.arguments[0] != "doctor":  # which lists what is broken on stdout
             require_clear(outcome, EVERY_CODE)

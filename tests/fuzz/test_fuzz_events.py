@@ -188,7 +188,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_readers_hold_against_any_event_file(runs: Path) -> None:
-    for rng in cases(220, seed=15):
+    for rng in cases(110, seed=15):
         events = runs / "odd/events.jsonl"
         events.write_bytes(disturbed_file(rng))
         if rng.random() < 0.3:
@@ -219,7 +219,7 @@ def test_probes_that_cannot_be_read_are_no_matrices(runs: Path) -> None:
         "",
         "\0",
     ]
-    for rng in cases(80, seed=17):
+    for rng in cases(40, seed=17):
         disturb_probe(run, rng)
         for name in [*(f"probes/step-{step:07d}.npz" for step in range(0, 20, 4)), *names]:
             with contextlib.suppress(Unreadable):

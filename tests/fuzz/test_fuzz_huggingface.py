@@ -116,7 +116,7 @@ def report(folder: Path, place: Path, out: Path) -> Any:
 
 def test_spoiled_folders(place: Path, tmp_path: Path) -> None:
     succeeded = 0
-    for number, rng in enumerate(cases(120, seed=15)):
+    for number, rng in enumerate(cases(60, seed=15)):
         kind = rng.choice(KINDS)
         folder = Path(shutil.copytree(place / kind, tmp_path / f"{kind}-{number}"))
         what = spoil(folder, rng) if number % 20 else "nothing"
@@ -141,7 +141,7 @@ def test_spoiled_folders(place: Path, tmp_path: Path) -> None:
 def test_a_field_of_config_that_is_wrong_is_named(place: Path, tmp_path: Path) -> None:
     """Any field with any of these values: a report, or one line that names the field, or weights
     that do not fit the configuration."""
-    for number, rng in enumerate(cases(60, seed=17)):
+    for number, rng in enumerate(cases(30, seed=17)):
         kind = rng.choice(CONFIGURED)
         folder = Path(shutil.copytree(place / kind, tmp_path / f"{kind}-{number}"))
         config = json.loads((folder / "config.json").read_text())

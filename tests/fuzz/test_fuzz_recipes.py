@@ -56,7 +56,7 @@ def texts() -> list[str]:
 
 
 def test_damaged_files(texts: list[str], tmp_path: Path) -> None:
-    for number, rng in enumerate(cases(160, seed=1)):
+    for number, rng in enumerate(cases(80, seed=1)):
         content = rng.choice(texts).encode()
         for _ in range(rng.choice([0, 1, 1, 1, 3])):
             content = damaged(content, rng)
@@ -66,7 +66,7 @@ def test_damaged_files(texts: list[str], tmp_path: Path) -> None:
 def test_changed_values(tmp_path: Path) -> None:
     small = load_recipe("quickstart", SMALL)
     whole = small.model_dump(exclude=small.idle_sections)
-    for number, rng in enumerate(cases(160, seed=2)):
+    for number, rng in enumerate(cases(80, seed=2)):
         value: Any = whole
         for _ in range(rng.choice([0, 1, 1, 2, 4])):
             value = disturbed(value, rng)
@@ -81,7 +81,7 @@ def test_changed_values(tmp_path: Path) -> None:
 
 
 def test_made_up_yaml(tmp_path: Path) -> None:
-    for number, rng in enumerate(cases(160, seed=3)):
+    for number, rng in enumerate(cases(80, seed=3)):
         show(tmp_path / f"{number}.yaml", made_up(rng).encode(errors="surrogatepass"), rng)
 
 

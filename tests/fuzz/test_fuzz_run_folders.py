@@ -124,7 +124,7 @@ def damage(run: Path, rng: random.Random) -> str:
 
 def test_every_reader_of_a_run_folder_is_clear(folder: Path, tmp_path: Path) -> None:
     good = bad = 0
-    for rng in cases(100, seed=15):
+    for rng in cases(50, seed=15):
         name = rng.choice(["model", "model", "tuned"])
         run = tmp_path / name
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -191,7 +191,7 @@ def test_every_damaged_export_is_refused_in_a_line(folder: Path, tmp_path: Path)
     whole = tmp_path / "whole"
     assert main.run(["export", "model", str(whole), *places]) == 0
     good = 0
-    for rng in cases(80, seed=17):
+    for rng in cases(40, seed=17):
         out = tmp_path / "out"
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(whole, out)

@@ -145,7 +145,8 @@ REPORTED = frozenset(
         glm4_moe_lite glm4v_moe glm4v_moe_text glm5_next glm5_next_text glm_moe_dsa gpt_oss
         granitemoe granitemoe_swa granitemoehybrid granitemoeshared hunyuan_v1_moe hy_v3
         hy_v4 hy_v4_vl hy_v4_vl_text inkling2 inkling2_loop inkling2_loop_text inkling2_text
-        inkling_text jamba jetmoe kimi_k25 kimi_linear kolibri1 laguna lara_mini lfm2_moe
+        inkling_mm_model inkling_text jamba jetmoe kimi_k25 kimi_linear kolibri1 laguna
+        lara_mini lfm2_moe
         llama4 llama4_text longcat_flash mellum mimo_v2_flash minimax minimax_m2
         minimax_m3_vl minimax_m3_vl_text mistral4 mistral_large4 mistral_large4_text mixtral
         muse_spark muse_spark_text nemo_speechlm nemotron_h nemotron_h_omni olmoe
