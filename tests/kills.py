@@ -187,7 +187,15 @@ class Drill:
             return ["finetune", "--from", "whole", *task, *few]
         if subject == "export":
             return ["export", "whole", "out"]
-        return ["collapse-report", "whole", "--tokens", "256", "--format", "html,json,svg"]
+        return [
+            "collapse-report",
+            "whole",
+            "--tokens",
+            "256",
+            "--no-ablation",
+            "--format",
+            "html,json,svg",
+        ]
 
     def training(self, subject: str, rng: random.Random) -> int:
         """Kill a training one to three times; how often it was killed."""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_nothing_is_lost_or_left_over_by_kills() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", "--kills", "3", "--seed", "7"],
+        [sys.executable, "-m", "tests.kills", "--kills", "2", "--seed", "7"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

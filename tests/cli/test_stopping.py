@@ -140,7 +140,10 @@ COMMANDS: dict[str, tuple[tuple[Any, str], list[str]]] = {
     "export, all written": ((atomic, "sync_all"), ["export", "run", "out"]),
     "finetune": ((LanguageModel, "__init__"), ["finetune", "--from", "run", "--task", "letters"]),
     "collapse-report": ((LanguageModel, "encode"), ["collapse-report", "run"]),
-    "report, all written": ((atomic, "sync_all"), ["collapse-report", "run"]),
+    "report, all written": (
+        (atomic, "sync_all"),
+        ["collapse-report", "run", "--tokens", "64", "--no-ablation", "--format", "json,svg"],
+    ),
     "prepare-data": ((prepare, "write_store"), ["prepare-data", "tiny.yaml", "--name", "new"]),
 }
 
