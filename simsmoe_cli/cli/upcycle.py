@@ -61,13 +61,13 @@ def upcycle(
     at once; then the model needs training to be as good as the dense one.
     """
     from simsmoe_cli.cli.stage_progress import StageProgress
-    from simsmoe_cli.run.find import find_run, is_run
+    from simsmoe_cli.run.find import find_run, means_run
     from simsmoe_cli.upcycle.experts import Settings
     from simsmoe_cli.upcycle.write import upcycle as write
 
     settings = Settings(experts, top_k, drop_ratio, noise, seed)
     with StageProgress(console(stderr=True)) as progress:
-        if is_run(runs_dir / dense) or is_run(dense):
+        if means_run(dense, runs_dir):
             from simsmoe_cli.upcycle.run import upcycle_run
 
             done = upcycle_run(find_run(dense, runs_dir), out, settings, progress=progress)

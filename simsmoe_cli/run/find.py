@@ -142,6 +142,14 @@ def is_run(folder: Path) -> bool:
     return run.events.exists() or run.recipe.exists()
 
 
+def means_run(given: Path, runs_dir: Path) -> bool:
+    """Whether a path that may also be the folder of a model means a run: it is one, or it is a name
+    and nothing has this name."""
+    if is_run(runs_dir / given) or is_run(given):
+        return True
+    return given.name == str(given) and not given.exists()
+
+
 def require_run(run: RunDir) -> None:
     """Raise a UserError for a folder that is not a run; the message says what it is instead."""
     if any(path.exists() for path in (run.recipe, run.events, run.checkpoints, run.best)):

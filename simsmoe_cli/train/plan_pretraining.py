@@ -17,7 +17,7 @@ from simsmoe_cli.parallel.launch import launch
 from simsmoe_cli.recipe.load import load_recipe, require_ranks
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
-from simsmoe_cli.run.find import find_run, is_run
+from simsmoe_cli.run.find import find_run, means_run
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.pretrained import Pretrained
 from simsmoe_cli.train.pretrained_folder import PretrainedFolder
@@ -118,18 +118,13 @@ def starting_point(
         if not recipe.huggingface.used:
             return recipe, None
         source = Path(recipe.huggingface.folder)
-    elif is_run(runs_dir / source) or is_run(source) or _misspelt(source):
+    elif means_run(source, runs_dir):
         run = Pretrained.open(find_run(source, runs_dir), "best", data_dir)
         return run.continued(recipe_name, overrides), run
     pretrained = PretrainedFolder.open(source)
     changes = [*overrides, f"huggingface.folder={pretrained.section['folder']}"]
     name = recipe_name or "continue-huggingface"
     return load_recipe(name, changes, pretrained.settings()), pretrained
-
-
-def _misspelt(source: Path) -> bool:
-    """Whether it can only be meant as the name of a run, and is not one."""
-    return not source.exists() and source.name == str(source)
 
 
 def require_pretraining(recipe: Recipe) -> None:

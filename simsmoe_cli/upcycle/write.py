@@ -200,7 +200,7 @@ def _require_places(dense: Path, out: Path) -> None:
         raise DataError(
             "is not a folder" if dense.exists() else "no such folder",
             where=str(dense),
-            hint=download or "Give the folder of a dense Hugging Face model.",
+            hint=download or "Give a run, or the folder of a dense Hugging Face model.",
         )
     require_empty(out)
 

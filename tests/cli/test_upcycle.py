@@ -191,3 +191,9 @@ def test_a_run_whose_checkpoint_is_missing(capsys: Capture) -> None:
     Path("run").mkdir()
     Path("run/recipe.yaml").write_text("name: mine\n")
     assert "no checkpoint 'best' in this run" in refusal(capsys, EXIT_DATA, "run", "new")
+
+
+def test_a_misspelt_run_names_the_nearest(capsys: Capture) -> None:
+    Path("runs/dense").mkdir(parents=True)
+    Path("runs/dense/recipe.yaml").write_text("name: mine\n")
+    assert "Did you mean 'dense'?" in refusal(capsys, EXIT_DATA, "dens", "new")
