@@ -9,7 +9,6 @@ Shapes: N experts, H hidden units, D model width.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -80,7 +79,7 @@ def upcycle_run(
     with atomic.whole_folder(out) as partial:
         run = RunDir(partial)
         atomic.write(run.recipe, dump_recipe(recipe))
-        save_checkpoint.save_best(run, 0, model, json.loads(json.dumps(state)))
+        save_checkpoint.save_best(run, 0, model, state)
     size = measure(recipe, opened.state["vocab_size"])
     return Upcycled("simsmoe", size.parameters, size.active_parameters, total)
 
