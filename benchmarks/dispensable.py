@@ -28,7 +28,8 @@ SMALL_NATS = 0.01  # an expert whose absence surely costs less is one that could
 def rows(findings: Findings, ablation: Ablation) -> list[tuple[str, str]]:
     """What is said of one run: names and values."""
     costs = [one.change.nats for one in ablation.left_out if one.change.nats is not None]
-    small = [one for one in ablation.left_out if (one.change.high or 0.0) < SMALL_NATS]
+    highs = [one.change.high for one in ablation.left_out]
+    small = [high for high in highs if high is not None and high < SMALL_NATS]
     cheapest = ablation.cheapest
     shared = findings.overall.cka_shared.value
     found = [

@@ -113,6 +113,10 @@ class Ablation(Facts):
     notes: list[str] = Field([], description="what was left out of the measurement, and why")
     seconds: float = Field(0.0, description="how long it took")
 
+    def share(self, nats: Number) -> Number:
+        """A change of the loss as a share of the unchanged model's loss; None where undefined."""
+        return nats / self.loss_nats if nats is not None and self.loss_nats else None
+
     @property
     def cheapest(self) -> LeftOut | None:
         """The expert, of those with tokens, whose absence costs least; None where there is none."""

@@ -28,7 +28,7 @@ from simsmoe_cli.collapse.ablation import Ablation, LeftOut
 from simsmoe_cli.collapse.findings import Findings, LayerFindings
 from simsmoe_cli.collapse.pairs import COLLAPSED_LAYER, SIMILAR_LAYER, SortedPairs
 from simsmoe_cli.collapse.report import Verdict
-from simsmoe_cli.collapse.show.format import count, labels, number, percent
+from simsmoe_cli.collapse.show.format import count, label_at, labels, number, percent
 from simsmoe_cli.collapse.verdict_details import details
 from simsmoe_cli.collapse.verdict_doubts import (
     few_rows,
@@ -153,13 +153,15 @@ def _cost(findings: Findings, against: Findings | None) -> str:
     if measured is None or least is None:
         why = findings.ablation_refused.rstrip(".")
         return f"What an expert is worth was not measured: {why}." if why else ""
-    change, who = least.change, f"expert {least.expert} of layer {_label(findings, least)}"
+    change, who = least.change, f"expert {least.expert} of layer {label_at(findings, least.layer)}"
     between = ""
     if change.low is not None and change.high is not None:
         low, high = _part(change.low, measured), _part(change.high, measured)
         between = f" ({measured.level:.0%} interval {low} to {high})"
-    if _missed(least):
+    if _unneeded(findings) == 0:
         words = f"Every expert is missed: without the least missed, {who}"
+    elif _missed(least):
+        words = f"Without {who}, the least missed of those that get tokens"
     else:
         words = f"{who[:1].upper()}{who[1:]} would not be missed: without it"
     words += f", the loss changes by {_part(change.nats, measured)}{between}"
@@ -173,14 +175,9 @@ def _cost(findings: Findings, against: Findings | None) -> str:
     return f"{words}."
 
 
-def _label(findings: Findings, one: LeftOut) -> str:
-    layer = findings.layer_at(one.layer)
-    return layer.label if layer else str(one.layer)
-
-
 def _part(nats: float | None, measured: Ablation) -> str:
-    """A change of the loss as a share of the loss."""
-    return percent(nats / measured.loss_nats if nats is not None and measured.loss_nats else None)
+    """A change of the loss as a share of the loss, in words."""
+    return percent(measured.share(nats))
 
 
 def _missed(one: LeftOut) -> bool:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from benchmarks.dispensable import table
+from benchmarks.dispensable import rows, table
 from simsmoe_cli.collapse.ablation import Ablation, Change, LeftOut, MeanCost
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.errors import UserError
@@ -51,6 +51,15 @@ def test_runs_are_side_by_side_with_intervals() -> None:
     assert "the cheapest expert 0.0010 (0.0000 to 0.0020) 0.0200 (0.0190 to 0.0210)" in lines
     assert "experts surely below 0.01 1 of 2 0 of 2" in lines
     assert "similar pairs: weights merged – –" in lines
+
+
+def test_an_expert_whose_cost_is_undefined_is_not_surely_cheap() -> None:
+    made = with_ablation("plain", [0.001, 0.2])
+    measured = made.main.ablation
+    assert measured is not None
+    silent = measured.left_out[1].model_copy(update={"change": Change(nats=None)})
+    half = measured.model_copy(update={"left_out": [measured.left_out[0], silent]})
+    assert ("experts surely below 0.01", "1 of 2") in rows(made.main, half)
 
 
 def test_a_report_without_it_is_named() -> None:

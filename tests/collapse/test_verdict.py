@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simsmoe_cli.collapse.ablation import Change
 from simsmoe_cli.collapse.findings import Estimate, Findings
 from simsmoe_cli.collapse.verdict import judge
 from tests.collapse.planted import EXPERTS
@@ -113,6 +114,20 @@ def test_an_expert_is_missed_only_where_the_interval_is_above_zero() -> None:
         "by 0.45% (95% interval 0.35% to 0.55%)"
     )
     assert "every expert is missed when it is left out" in found.advice
+
+
+def test_an_expert_without_tokens_is_not_called_missed() -> None:
+    main = with_costs(report(layers=1)).main
+    assert main.ablation is not None
+    first, *rest = main.ablation.left_out
+    idle = first.model_copy(update={"tokens": 0, "change": Change(nats=0.0, low=0.0, high=0.0)})
+    measured = main.ablation.model_copy(update={"left_out": [idle, *rest]})
+    cost = judge(main.model_copy(update={"ablation": measured})).cost
+    assert "very expert" not in cost
+    assert cost.startswith(
+        "Without expert 1 of layer 0, the least missed of those that get tokens, the loss changes "
+        "by 0.45%"
+    )
 
 
 def test_the_other_run_has_its_own_least_missed_expert() -> None:

@@ -43,6 +43,12 @@ def labels(subject: Subject, against: Subject | None) -> tuple[str, str]:
     return first, second if second != first else f"{second} (against)"
 
 
+def label_at(findings: Findings, index: int) -> str:
+    """What the model calls the layer with this index among those with experts."""
+    layer = findings.layer_at(index)
+    return layer.label if layer else str(index)
+
+
 def interval(estimate: Estimate, level: float, digits: int = 3) -> str:
     """The interval in words, or words that say that there is no interval."""
     if estimate.low is None or estimate.high is None:
@@ -113,6 +119,12 @@ def of_text(findings: Findings) -> str:
     """The tokens that similarity was measured on."""
     text = findings.text
     return f"{text.rows:,} {text.unit}s of {origin(text)}"
+
+
+def of_all_text(findings: Findings) -> str:
+    """The tokens that routing, load and loss were measured on."""
+    text = findings.text
+    return f"{text.tokens:,} {text.unit}s of {origin(text)}"
 
 
 def count(number: int, one: str, many: str) -> str:

@@ -9,6 +9,7 @@ from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.pairs import SAME_OUTPUT, most_similar
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.format import (
+    label_at,
     labels,
     number,
     of_text,
@@ -115,11 +116,9 @@ def _shared(found: Findings) -> Value | None:
 def _least_missed(found: Findings) -> Value | None:
     measured = found.ablation
     least = measured.cheapest if measured else None
-    if measured is None or least is None or least.change.nats is None or not measured.loss_nats:
+    if measured is None or least is None or (share := measured.share(least.change.nats)) is None:
         return None
-    share = least.change.nats / measured.loss_nats
-    layer = found.layer_at(least.layer)
-    where = f"expert {least.expert} of layer {layer.label if layer else least.layer}"
+    where = f"expert {least.expert} of layer {label_at(found, least.layer)}"
     return Value(share, f"{'+' if share > 0 else ''}{percent(share)}", where)
 
 
