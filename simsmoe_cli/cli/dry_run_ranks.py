@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from simsmoe_cli.cli.options import in_bytes
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.parallel.launch import require_alone
 
 if TYPE_CHECKING:
     from simsmoe_cli.model.rank_cost import RankCost
@@ -20,8 +21,11 @@ def planned_cluster(
     """What --world-size, --gpu-tflops and --link-gbs say; None if there is nothing to plan.
 
     Raises:
-        UserError: one of them has no effect, or a speed is not positive.
+        UserError: one of them has no effect, a speed is not positive, or several processes were
+            started to plan.
     """
+    if dry_run:
+        require_alone("--dry-run", "--world-size W plans for W processes.")
     speeds = {"--gpu-tflops": gpu_tflops, "--link-gbs": link_gbs}
     given = [name for name, value in speeds.items() if value is not None]
     if size is not None and not dry_run:

@@ -50,7 +50,7 @@ from simsmoe_cli.errors import (
     is_out_of_memory,
     printable,
 )
-from simsmoe_cli.parallel.launch import launch
+from simsmoe_cli.parallel.launch import launch, require_alone
 
 # What typer raises for a wrong command line; it lies in click or in typer's own copy of it,
 # depending on typer's version.
@@ -58,14 +58,25 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 
 class Command(TyperCommand):
-    """A command that refuses options that are nan or infinite."""
+    """A command that refuses options that are nan or infinite, and to be one of several
+    processes."""
+
+    in_several_processes = False
 
     def invoke(self, ctx: Any) -> Any:
+        if not self.in_several_processes:
+            require_alone(ctx.command_path, "Only pretrain, finetune and eval use several.")
         for parameter in self.params:
             value = ctx.params.get(parameter.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"expected a finite number, got {value}", where=parameter.opts[0])
         return super().invoke(ctx)
+
+
+class CommandOfRanks(Command):
+    """A command that several processes carry out together."""
+
+    in_several_processes = True
 
 
 OUTPUT = "output"  # the name of stdout and stderr in messages
@@ -83,9 +94,9 @@ SEE = "See"
 LOOK = "Look around"
 
 app.command("prepare-data", cls=Command, rich_help_panel=TRAIN)(prepare_data)
-app.command("pretrain", cls=Command, rich_help_panel=TRAIN)(pretrain)
-app.command("finetune", cls=Command, rich_help_panel=TRAIN)(finetune)
-app.command("eval", cls=Command, rich_help_panel=TRAIN)(evaluate)
+app.command("pretrain", cls=CommandOfRanks, rich_help_panel=TRAIN)(pretrain)
+app.command("finetune", cls=CommandOfRanks, rich_help_panel=TRAIN)(finetune)
+app.command("eval", cls=CommandOfRanks, rich_help_panel=TRAIN)(evaluate)
 app.command("generate", cls=Command, rich_help_panel=TRAIN)(generate)
 app.command("export", cls=Command, rich_help_panel=TRAIN)(export)
 app.command("sweep", cls=Command, rich_help_panel=TRAIN)(sweep)

@@ -64,6 +64,22 @@ def launch() -> Launch:
     return found
 
 
+def require_alone(command: str, hint: str = "") -> None:
+    """Raise a UserError in one of several processes, which would all write the same files.
+
+    Args:
+        command: what runs in one process only.
+        hint: what else to do, in a sentence.
+    """
+    size = launch().size
+    if size > 1:
+        raise UserError(
+            f"runs in one process, and {size} were started",
+            where=command,
+            hint=f"Start it without torchrun, or unset WORLD_SIZE. {hint}".rstrip(),
+        )
+
+
 def _number(name: str, default: int) -> int:
     """A whole number of the environment; the default where it is unset or empty."""
     text = os.environ.get(name, "").strip()

@@ -114,3 +114,23 @@ def test_settings_that_do_not_fit_are_said_once(
     (line,) = (found[0].err + found[1].err).splitlines()
     assert said in line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (["generate", "run", "--prompt", "a"], "simsmoe generate"),
+        (["export", "run", "out"], "simsmoe export"),
+        (["collapse-report", "run"], "simsmoe collapse-report"),
+        (["prepare-data", "text.txt"], "simsmoe prepare-data"),
+        (["runs", "rename", "run", "other"], "simsmoe runs rename"),
+        (["pretrain", "--dry-run"], "--dry-run"),
+    ],
+)
+def test_what_one_process_does_is_refused_once_in_several(
+    tmp_path: Path, arguments: list[str], refused: str
+) -> None:
+    found = command_on_ranks(RANKS, tmp_path / "said", arguments)
+    assert [(rank.code, rank.out) for rank in found] == [(EXIT_USAGE, "")] * RANKS
+    (line,) = (found[0].err + found[1].err).splitlines()
+    assert f"{refused}: runs in one process, and 2 were started. Start it without" in line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.parallel.launch import Launch, launch
+from simsmoe_cli.parallel.launch import Launch, launch, require_alone
 
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 
@@ -23,6 +23,7 @@ def test_alone(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> No
     assert launch() == Launch()
     assert launch().alone
     assert launch().first
+    require_alone("simsmoe export")
 
 
 def test_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
