@@ -70,7 +70,11 @@ def evaluate(
     runs_dir: RunsDirOption = RUNS_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a run's weights on a whole split: every token, or every text, once."""
+    """Evaluate a run's weights on a whole split: every token, or every text, once.
+
+    The first time for a run that was trained and not tested, this is the test of
+    its training: it reads as much as eval.final_blocks says, and finishes the run.
+    """
     import json
 
     from simsmoe_cli.cli.stage_progress import StageProgress
@@ -111,7 +115,12 @@ def evaluate(
     else:
         _show_corpus(report, top_k)
     if report["finished"]:
-        console().print("the run was trained and not tested; its events hold this score now")
+        said = "the run was trained and not tested; its events hold this score now"
+        if report["tokens"] < report.get("split_tokens", 0):
+            said += (
+                ", of as much text as eval.final_blocks says; run this again for the whole split"
+            )
+        console().print(said, soft_wrap=True)
 
 
 def _start(report: dict[str, Any], data: str, top_k: int | None) -> str:
@@ -135,14 +144,21 @@ def _show_task(report: dict[str, Any], top_k: int | None) -> None:
 
 def _show_corpus(report: dict[str, Any], top_k: int | None) -> None:
     """Print the scores of a language model."""
-    documents = report.get("documents", 0)
-    amount = f"{report['tokens'] - documents:,} {report['unit']}s"
-    amount += f" in {documents:,} documents" if documents else ""
     console().print(
         f"{_start(report, report['corpus'], top_k)}: {_scores(report)}  "
-        f"({amount}, {report['tokens_per_s']:,.0f} tokens/s)",
+        f"({_amount(report)}, {report['tokens_per_s']:,.0f} tokens/s)",
         soft_wrap=True,
     )
+
+
+def _amount(report: dict[str, Any]) -> str:
+    """How much text was scored."""
+    documents, tokens, whole = report.get("documents"), report["tokens"], report["split_tokens"]
+    if tokens < whole:  # the tokens that end documents are among them
+        return f"{tokens:,} of {whole:,} {'token' if documents else report['unit']}s"
+    if documents:
+        return f"{tokens - documents:,} {report['unit']}s in {documents:,} documents"
+    return f"{tokens:,} {report['unit']}s"
 
 
 def _scores(report: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ def evaluate_run(
     """Evaluate a run's weights on a whole split; of several ranks, each reads a part of it.
 
     A run that was trained and not tested is finished by the scores of its best weights on the split
-    that is reported.
+    that is reported, of which it reads as much as the training would have (`eval.final_blocks`).
 
     Args:
         opened: the run and its checkpoint.
@@ -66,8 +66,9 @@ def evaluate_run(
 
     Returns:
         run, checkpoint, step, unit, top_k, finished (whether it finishes the run), corpus or task,
-        documents (of a corpus that has some; an end token of each is among the tokens), the fields
-        of an eval event, and for a task all of `task_report`.
+        split_tokens and documents (of a corpus, documents only of one that has some; an end token
+        of each is among the tokens), the fields of an eval event, and for a task all of
+        `task_report`.
     """
     _check_top_k(top_k, opened.recipe)
     _check_options(opened, data, task, predictions)
@@ -80,7 +81,7 @@ def evaluate_run(
         "top_k": top_k,
     }
     own = opened.which == "best" and data is None and task is None and top_k is None
-    finishes = own and world.first and untested(opened.run)
+    finishes = bool(world.from_first(own and untested(opened.run)))
     how: dict[str, Any] = {
         "top_k": top_k,
         "world": world,
@@ -145,6 +146,7 @@ def _on_corpus(
     manifest = store.manifest
     _require_split(split, manifest.splits)
     recipe = opened.recipe
+    finishes = finishes and split == "test"
     with clear_memory_errors(device, NO_MEMORY):
         model = opened.language_model(device)
         result = evaluate_split(
@@ -153,16 +155,17 @@ def _on_corpus(
             block=recipe.train.block,
             streams=recipe.eval.streams,
             overlap=recipe.eval.overlap,
+            max_blocks=recipe.eval.final_blocks if finishes else 0,
             precision=resolve_precision(recipe.train.precision, device),
             context=opened.context(top_k),
             world=world,
             progress=progress,
         )
     scores = result.on_split(split, manifest)
-    if finishes := finishes and split == "test":
+    if finishes and world.first:
         finish(opened, model, scores, result.test_scores(manifest))
-    documents = manifest.splits[split].documents
-    of = {"documents": documents} if documents else {}
+    tokens, documents = manifest.splits[split].tokens, manifest.splits[split].documents
+    of = {"split_tokens": tokens} | ({"documents": documents} if documents else {})
     return {"finished": finishes, "corpus": manifest.name, **of, **scores}
 
 
@@ -198,7 +201,8 @@ def _on_task(
         result = classify(model, encoded, rows, precision, opened.context(top_k), world, progress)
     if predictions is not None and world.first:
         write_predictions(predictions, result, task.split(split), task.labels)
-    if finishes := finishes and split == task.reported:
+    finishes = finishes and split == task.reported
+    if finishes and world.first:
         finish(opened, model, result.event(split), result.test_scores())
     about = {"finished": finishes, "task": task.name, "warnings": remarks(split, encoded, recipe)}
     return about | result.on_split(split) | task_report(result, task)

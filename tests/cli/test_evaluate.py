@@ -88,7 +88,8 @@ def test_the_test_split_as_in_the_summary_of_the_training(capsys: Capture) -> No
     assert report["tokens"] == TokenStore.open(Path("data/sources")).manifest.splits["test"].tokens
     assert set(report) == {
         "run", "checkpoint", "step", "finished", "corpus", "unit", "top_k", "split", "loss_nats",
-        "bpc", "bits_per_byte", "perplexity", "word_perplexity", "tokens", "tokens_per_s",
+        "bpc", "bits_per_byte", "perplexity", "word_perplexity", "tokens", "split_tokens",
+        "tokens_per_s",
     }  # fmt: skip
     assert (report["run"], report["corpus"], report["unit"]) == ("bytes", "sources", "byte")
     assert report["tokens_per_s"] > 0
@@ -315,12 +316,18 @@ def test_a_run_that_saved_nothing_yet(capsys: Capture) -> None:
     assert "none; the run saved no checkpoint yet" in refusal(capsys, EXIT_DATA, "young")
 
 
+def forget_the_test(run: RunDir) -> None:
+    """Make it a run that was stopped between its last step and its test."""
+    *before, _, _ = run.events.read_bytes().splitlines(keepends=True)
+    step = recipe().train.steps
+    stopped = {"kind": "run_finished", "step": step, "status": "trained", "reason": "not tested"}
+    run.events.write_bytes(b"".join(before) + json.dumps(stopped).encode() + b"\n")
+
+
 def test_eval_finishes_a_run_that_was_trained_and_not_tested(capsys: Capture) -> None:
     shutil.copytree("runs/bytes", "here/bytes")
     run = RunDir(Path("here/bytes"))
-    *before, _, _ = run.events.read_bytes().splitlines(keepends=True)
-    stopped = {"kind": "run_finished", "step": 8, "status": "trained", "reason": "not tested"}
-    run.events.write_bytes(b"".join(before) + json.dumps(stopped).encode() + b"\n")
+    forget_the_test(run)
     whole = events(RunDir(Path("runs/bytes")))
     for other in (["--split", "valid"], ["--top-k", "1"], ["--checkpoint", "last"]):
         assert not evaluate(capsys, "here/bytes", *other)["finished"]
@@ -330,3 +337,23 @@ def test_eval_finishes_a_run_that_was_trained_and_not_tested(capsys: Capture) ->
     expected = whole[-1] | {"reason": "all steps done; tested afterwards"}
     assert without_times(finished) == without_times(expected)
     assert without_times(tested) == without_times(whole[-2])
+
+
+def test_eval_finishes_a_run_by_as_much_of_the_test_as_its_training_reads(
+    capsys: Capture, corpus_dir: Path
+) -> None:
+    made = recipe()
+    assert made.eval.final_blocks
+    run = RunDir(Path("part"))
+    session.train(Plan(made, run, None), session.open_store(made, corpus_dir), torch.device("cpu"))
+    trained = events(run)[-1]
+    forget_the_test(run)
+    assert main.run(["eval", "part"]) == 0
+    printed = capsys.readouterr().out
+    assert events(run)[-1]["test_loss_nats"] == trained["test_loss_nats"]
+    whole = evaluate(capsys, "part")
+    assert not whole["finished"]
+    assert whole["tokens"] == whole["split_tokens"]
+    part = events(run)[-2]["tokens"]
+    assert f"({part:,} of {whole['tokens']:,} bytes, " in printed
+    assert "run this again for the whole split" in printed
