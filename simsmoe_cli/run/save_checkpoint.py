@@ -78,11 +78,15 @@ def save(
                 return final
             partial = Path(made)
             checksums = _merged(writers.each(write))
-            if writers.first:
+
+            def finish() -> None:
                 facts: dict[str, Any] = {"step": step, "sha256": checksums}
                 written = TensorFiles(training_files(partial, facts))
                 facts["training_tensors"] = len(written.found)
                 _write_state(partial / STATE, state | facts)
+                first.close()  # the folder gets its name
+
+            writers.first_does(finish)
     except (OSError, SafetensorError) as error:
         raise _cannot_write(final, error) from error
     return final
@@ -110,12 +114,15 @@ def save_best(
 
     try:
         checksums = _merged(writers.each(write))
-        if not writers.first:
-            return
-        _write_state(run.best / STATE, state | {"step": step, "sha256": checksums})
+
+        def finish() -> None:
+            _write_state(run.best / STATE, state | {"step": step, "sha256": checksums})
+            unlink_all_but(run, checksums)
+
+        # The others wait, so that no file of theirs that comes next is taken for an old one.
+        writers.first_does(finish)
     except (OSError, SafetensorError) as error:
         raise _cannot_write(run.best, error) from error
-    unlink_all_but(run, checksums)
 
 
 def _write_tensors(tensors: Tensors, path: Path) -> None:
