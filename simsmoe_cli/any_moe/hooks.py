@@ -35,7 +35,7 @@ from simsmoe_cli.similarity.cost import Cost
 from simsmoe_cli.similarity.learning import SimilarityResult
 from simsmoe_cli.similarity.pairs import selection_mask
 from simsmoe_cli.similarity.routed import Routed
-from simsmoe_cli.similarity.shared import cka_of_routed, routed_rows
+from simsmoe_cli.similarity.shared import cka_of_routed, received, routed_rows, shared_counts
 
 PROBE_TOKENS = 256
 SHARED_TOKENS = 2048  # of the batch; only the experts they were sent to run on them
@@ -251,14 +251,13 @@ class AttachedLayer:
         chance_T = torch.rand(len(x_TD), device=x_TD.device, generator=generator)
         x_nD = x_TD[chance_T.topk(min(PROBE_TOKENS, len(x_TD))).indices]
         some_T = chance_T.topk(min(SHARED_TOKENS, len(x_TD))).indices.sort().values
-        index_TK, number = routed.index_TK[some_T], self.layer.number
+        received_TN = received(routed.index_TK[some_T], self.layer.number)
         with _in_evaluation(self.layer.experts):
             cka_NN = pairwise_debiased_cka(self.layer.dense(x_nD).float())
-            rows_RD = self.layer.run(*routed_rows(x_TD[some_T], index_TK, number))
+            rows_RD = self.layer.run(*routed_rows(x_TD[some_T], received_TN))
         chosen_TN = selection_mask(routed.index_TK, self._logits(routed), routed.index_TK.shape[1])
-        shared_NN = chosen_TN.float().T @ chosen_TN.float()
-        cka_shared_NN = cka_of_routed(rows_RD, index_TK, number)
-        shared_NN = shared_NN.fill_diagonal_(0)
+        shared_NN = shared_counts(chosen_TN).fill_diagonal_(0)
+        cka_shared_NN = cka_of_routed(rows_RD, received_TN)
         return Probe(cka_NN, shared_NN, len(x_nD), len(x_TD), cka_shared_NN)
 
     def _logits(self, routed: Routed) -> Tensor:

@@ -28,7 +28,7 @@ from simsmoe_cli.run.events import ProbedSimilarity, RouterLayer, SimilarityLaye
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.routed import Routed
-from simsmoe_cli.similarity.shared import cka_of_routed, received
+from simsmoe_cli.similarity.shared import cka_of_routed, received, shared_counts
 from simsmoe_cli.train.evaluate import Progress, autocast, untold
 
 MEASURE = "cka-linear-debiased"
@@ -130,12 +130,9 @@ def probe(
     # The host reads the numbers here, once per probe and layer.
     for number, (routed, (cka_NN, cka_shared_NN)) in enumerate(zip(layers, cka, strict=True)):
         found.router.append(_router_layer(number, routed, len(cka_NN)))
-        # One column more for empty slots, dropped again.
-        chosen_TN = torch.zeros(len(routed.index_TK), len(cka_NN) + 1, device=device)
-        chosen_TN = chosen_TN.scatter_(1, routed.index_TK, 1.0)[:, :-1]
-        shared_NN = chosen_TN.T @ chosen_TN
+        shared_NN = shared_counts(received(routed.index_TK, len(cka_NN)))
         found.cka.append(cka_NN.cpu().numpy())
-        found.shared.append(shared_NN.fill_diagonal_(0).int().cpu().numpy())
+        found.shared.append(shared_NN.fill_diagonal_(0).int().numpy())
         found.cka_shared.append(cka_shared_NN.numpy())
         summary = probes.layer_summary(number, found.cka[-1], found.cka_shared[-1])
         found.similarity.append(summary)
@@ -144,10 +141,9 @@ def probe(
 
 def _cka(outputs_NTD: Tensor, routed: Routed) -> tuple[Tensor, Tensor]:
     """Debiased CKA of each pair on all tokens, and on those sent to both, [N, N] each."""
-    experts = len(outputs_NTD)
-    received_TN = received(routed.index_TK, experts)
+    received_TN = received(routed.index_TK, len(outputs_NTD))
     rows_RD = outputs_NTD[received_TN.T]  # sorted by expert, then by token
-    return pairwise_debiased_cka(outputs_NTD), cka_of_routed(rows_RD, routed.index_TK, experts)
+    return pairwise_debiased_cka(outputs_NTD), cka_of_routed(rows_RD, received_TN)
 
 
 def _router_layer(number: int, routed: Routed, num_experts: int) -> RouterLayer:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from simsmoe_cli.collapse.measure.layer import Layer, matrix, spread
-from simsmoe_cli.similarity.cka import debiased_linear_cka
-from simsmoe_cli.similarity.shared import FEWEST_SHARED, received, shared_counts
+from simsmoe_cli.similarity.shared import cka_of_routed, received, shared_counts
 
 PRODUCTS = 3  # <K, L>, <K, K> and <L, L>
 
@@ -41,10 +39,4 @@ def cka_of_shared(outputs_NTD: Tensor, index_TK: Tensor, products: float = math.
     if cost > products:
         some_T = spread(rows, max(1, int(rows * (products / cost) ** 0.5))).to(outputs_NTD.device)
         outputs_NTD, received_TN = outputs_NTD[:, some_T], received_TN[some_T]
-        count_NN = shared_counts(received_TN)
-    found_NN = torch.full((experts, experts), math.nan)
-    for i, j in (count_NN >= FEWEST_SHARED).triu(1).nonzero().tolist():
-        both_T = received_TN[:, i] & received_TN[:, j]
-        cka = debiased_linear_cka(outputs_NTD[i, both_T], outputs_NTD[j, both_T])
-        found_NN[i, j] = found_NN[j, i] = cka.item()
-    return found_NN
+    return cka_of_routed(outputs_NTD[received_TN.T], received_TN)

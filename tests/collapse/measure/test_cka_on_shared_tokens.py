@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from simsmoe_cli.collapse.measure.cka_on_shared_tokens import FEWEST_SHARED, cka_of_shared
+from simsmoe_cli.collapse.measure.cka_on_shared_tokens import cka_of_shared
 from simsmoe_cli.similarity.cka import debiased_linear_cka
+from simsmoe_cli.similarity.shared import FEWEST_SHARED
 from tests.collapse.measure.made_outputs import generator, related
 
 
