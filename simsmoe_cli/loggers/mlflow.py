@@ -1,4 +1,9 @@
-"""MLflow: where MLFLOW_TRACKING_URI says, else in the file mlflow.db of the working directory."""
+"""MLflow: where MLFLOW_TRACKING_URI says, else in the file mlflow.db of the working directory.
+
+A training waits for the server. One that does not answer is given up after half a minute, unless
+MLflow's own variables say otherwise: by its defaults that takes a quarter of an hour, longer than
+the ranks of a training wait for each other (`parallel.timeout_s`).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ from numpy.typing import NDArray
 from simsmoe_cli.loggers.base import PROJECT, Logger
 from simsmoe_cli.run.folder import RunDir
 
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+
 
 class MLflow(Logger):
     """See `Logger`."""
@@ -20,6 +27,8 @@ class MLflow(Logger):
     package = "mlflow"
 
     def __init__(self, run: RunDir, step: int, identity: str | None, settings: dict[str, Any]):
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
         from mlflow import MlflowClient
         from mlflow.entities import Metric
 

@@ -116,7 +116,7 @@ class Loggers:
     def _picture(self, event: Event) -> Any:
         if event["kind"] != "similarity" or not self._open or "matrices" not in event:
             return None
-        with contextlib.suppress(Unreadable):
+        with contextlib.suppress(Unreadable, OSError):
             return heat_maps(probes.read(self._run.path, event["matrices"]))
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from simsmoe_cli import registry
 from simsmoe_cli.cli import main
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.loggers.subscriber import Loggers, require_loggers
+from simsmoe_cli.run import probes
 from simsmoe_cli.run.folder import RunDir
 
 TRAIN: Any = {"kind": "train", "step": 5, "loss_nats": 2.0}
@@ -45,6 +47,32 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(
         "wandb: nowhere",
         "warning: wandb failed and is left out from here on: gone",
     ]
+
+
+def test_matrices_that_cannot_be_read_lose_only_their_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    logged: list[int] = []
+    tracker: Any = SimpleNamespace(
+        identity="x",
+        place="nowhere",
+        numbers=lambda step, values: logged.append(step),
+        close=lambda finished: None,
+    )
+    monkeypatch.setattr(registry, "load", lambda *_: lambda *a: tracker)
+    monkeypatch.setattr(probes, "read", fails)
+    said: list[str] = []
+    loggers = Loggers(["wandb"], RunDir(tmp_path), {}, said.append)
+    layers = [{"layer": 0, "mean": 0.5, "highest": 0.7}]
+    similarity: Any = {"kind": "similarity", "step": 4, "layers": layers, "matrices": "x.npz"}
+    for event in (similarity, TRAIN):
+        loggers(event)
+    loggers.close()
+    assert logged == [4, 5]
+    assert said == ["wandb: nowhere"]
 
 
 def test_a_misspelt_tracker_and_one_that_is_missing_are_refused_at_once(
