@@ -38,6 +38,7 @@ class Saturation(Facts):
     """How much of the routing was there at an earlier checkpoint (OLMoE, 2409.02060)."""
 
     step: Count = Field(description="of the earlier checkpoint")
+    tokens: Count = Field(description="whose routing was compared")
     share: float = Field(description="of a token's experts that are the same there, mean")
     chance: float = Field(description="the same of two unrelated routings with these loads")
 

@@ -157,7 +157,7 @@ def _received(layer: dict[str, Any]) -> dict[str, Any]:
         "shared_expected": even,
         "router_cosine": [[float(i == j) for j in range(count)] for i in range(count)],
         "margin": {"mean": 0.8, "quantile_10": 0.1, "median": 0.6, "quantile_90": 2.0},
-        "saturation": [{"step": 250, "share": 0.6, "chance": 0.3}],
+        "saturation": [{"step": 250, "tokens": 4096, "share": 0.6, "chance": 0.3}],
         "favourites": [
             [{"text": "<b>\n", "count": 9, "share": 0.75, "over_fair": 3.0}] for _ in range(count)
         ],

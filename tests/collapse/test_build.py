@@ -60,6 +60,7 @@ def test_the_routing_is_compared_with_the_runs_earlier_checkpoints(
     for layer in make_report(request, Silent()).main.layers:
         assert [earlier.step for earlier in layer.saturation] == [2, 3]
         for earlier in layer.saturation:
+            assert earlier.tokens == 512
             assert 0.2 < earlier.chance < 0.8  # two of four experts
             assert abs(earlier.share - earlier.chance) < 0.3
     first = make_report(replace(request, checkpoint="2"), Silent()).main.layers[0]

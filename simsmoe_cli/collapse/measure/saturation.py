@@ -65,4 +65,9 @@ def saturation(now_TN: Tensor, then_TN: Tensor, step: int) -> Saturation:
     some_T = chosen_T > 0
     same_T = (now_TN * then_TN).sum(1)[some_T] / chosen_T[some_T]
     chance = (now_TN.mean(0) @ then_TN.mean(0)) / chosen_T.mean().clamp(min=1e-12)
-    return Saturation(step=step, share=same_T.mean().nan_to_num(0).item(), chance=chance.item())
+    return Saturation(
+        step=step,
+        tokens=len(now_TN),
+        share=same_T.mean().nan_to_num(0).item(),
+        chance=chance.item(),
+    )

@@ -14,7 +14,7 @@ def test_the_share_of_experts_that_stayed_is_counted() -> None:
     now = received(torch.tensor([[0, 1], [2, 3], [0, 4], [4, 4]]), 4)  # 4 stands for no expert
     then = received(torch.tensor([[0, 2], [3, 2], [1, 4], [0, 1]]), 4)
     found = saturation(now, then, 20)
-    assert found.step == 20
+    assert (found.step, found.tokens) == (20, 4)
     assert found.share == pytest.approx((0.5 + 1 + 0) / 3)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from simsmoe_cli.collapse.ablation import Ablation
 from simsmoe_cli.collapse.findings import Findings
+from simsmoe_cli.collapse.measure.correlation import nan_array
 from simsmoe_cli.collapse.show.figures.style import (
     MANY_POINTS,
     Drawing,
     beside_each_other,
     by_layer,
     finish,
+    in_a_row,
     legend_above,
     muted,
     new_figure,
@@ -35,15 +35,13 @@ def left_out_figure(main: Findings, against: Findings | None) -> Drawing | None:
         for layer in findings.layers:
             changes = [one.change for one in measured.left_out if one.layer == layer.layer]
             middle = layer.layer + beside_each_other(index, runs)
-            spread = np.linspace(-0.11, 0.11, len(changes)) if len(changes) > 1 else np.zeros(1)
-            for shift, change in zip(spread, changes, strict=False):
-                if change.nats is None:
-                    continue
-                few = len(changes) <= WITH_INTERVALS
-                if few and change.low is not None and change.high is not None:
-                    ends = [change.low, change.high]
-                    axes.plot([middle + shift] * 2, ends, color=colour, lw=0.8, alpha=0.6)
-                axes.plot(middle + shift, change.nats, ".", color=colour, ms=4, mew=0)
+            at = middle + in_a_row(len(changes), 0.22)
+            if len(changes) <= WITH_INTERVALS:
+                # One line with gaps for all of a layer: thousands of lines would take seconds.
+                ends = nan_array([[change.low, change.high, None] for change in changes])
+                axes.plot(at.repeat(3), ends.flatten(), color=colour, lw=0.8, alpha=0.6)
+            nats = nan_array([[change.nats for change in changes]])[0]
+            axes.plot(at, nats, ".", color=colour, ms=4, mew=0)
         axes.plot([], [], ".", color=colour, ms=4, label=name)
         said.append((name, _counted(measured)))
     axes.axhline(0, color=muted(), lw=0.8, ls="--")

@@ -20,11 +20,12 @@ from simsmoe_cli.collapse.show.figures.style import (
     beside_each_other,
     by_layer,
     finish,
+    in_a_row,
     muted,
     new_figure,
     subjects,
 )
-from simsmoe_cli.collapse.show.format import number, origin, per_run
+from simsmoe_cli.collapse.show.format import number, of_all_text, origin, per_run
 from simsmoe_cli.errors import printable
 
 WRITTEN_UP_TO = 10  # experts; with more, numbers do not fit into their cells
@@ -81,7 +82,7 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         figure,
         "routing",
         f"{per_run(said)} Null: 1. An expert below {main.settings.dead_below:.0%} of a fair share "
-        f"is dead. Counted over {_all_tokens(main)}, so there is no interval.",
+        f"is dead. Counted over n = {of_all_text(main)}, so there is no interval.",
     )
 
 
@@ -107,7 +108,8 @@ def entropy_figure(main: Findings, against: Findings | None) -> Drawing:
         figure,
         "routing",
         f"Entropy of the router's softmax. Null: a router that knows nothing has ln N = "
-        f"{number(max(most), 2)} for both (dotted). {_all_tokens(main)}; plain means, no interval.",
+        f"{number(max(most), 2)} for both (dotted). n = {of_all_text(main)}; plain means, no "
+        "interval.",
     )
 
 
@@ -121,8 +123,9 @@ def rank_figure(main: Findings, against: Findings | None) -> Drawing:
             middle = layer.layer + beside_each_other(index, runs)
             ranks = nan_array([layer.effective_rank])[0]
             undefined += int(np.isnan(ranks).sum())
-            spread = np.linspace(-0.08, 0.08, len(ranks)) if len(ranks) > 1 else np.zeros(1)
-            axes.plot(middle + spread, ranks, ".", color=colour, ms=4, alpha=0.5)
+            axes.plot(
+                middle + in_a_row(len(ranks), 0.16), ranks, ".", color=colour, ms=4, alpha=0.5
+            )
             if (mean := mean_of(layer.effective_rank)) is not None:
                 axes.plot([middle - 0.11, middle + 0.11], [mean] * 2, color=colour, lw=2.2)
         axes.plot([], [], color=colour, lw=2.2, label=name)
@@ -138,8 +141,3 @@ def rank_figure(main: Findings, against: Findings | None) -> Drawing:
         f"{main.settings.rank_rows:,} {main.text.unit}s of {origin(main.text)}; no interval and no "
         f"null were computed. {undefined} undefined.",
     )
-
-
-def _all_tokens(main: Findings) -> str:
-    """The tokens that routing was counted on."""
-    return f"n = {main.text.tokens:,} {main.text.unit}s of {origin(main.text)}"

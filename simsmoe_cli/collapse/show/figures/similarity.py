@@ -35,13 +35,14 @@ from simsmoe_cli.collapse.show.figures.specialisation import (
     saturation_figure,
 )
 from simsmoe_cli.collapse.show.figures.style import (
-    LABEL,
     MANY_POINTS,
     Drawing,
     beside_each_other,
     by_layer,
     finish,
+    in_a_row,
     ink,
+    layer_name,
     muted,
     new_figure,
     subjects,
@@ -124,9 +125,8 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
             middle = layer.layer + beside_each_other(index, runs)
             many = len(pairs) * len(findings.layers) > MANY_POINTS
             undefined += int(np.isnan(pairs).sum())
-            spread = np.linspace(-0.07, 0.07, len(pairs)) if len(pairs) != 1 else np.zeros(1)
             axes.plot(
-                middle + spread,
+                middle + in_a_row(len(pairs), 0.14),
                 pairs,
                 ".",
                 color=colour,
@@ -251,7 +251,7 @@ def _sheet(main: Findings, against: Findings | None) -> Drawing:
     runs = subjects(main, against)
 
     def title(layer: LayerFindings) -> str:
-        return f"layer {printable(layer.label, LABEL)}: mean {number(layer.cka_mean.value, 2)}"
+        return f"{layer_name(layer)}: mean {number(layer.cka_mean.value, 2)}"
 
     groups = [
         (name, [(title(layer), nan_array(layer.cka)) for layer in findings.layers])

@@ -15,12 +15,20 @@ from simsmoe_cli.collapse.show.figures.heat_maps import (
     ratio_bar,
     sheet,
 )
-from simsmoe_cli.collapse.show.figures.style import LABEL, Drawing, finish, new_figure, step_axis
-from simsmoe_cli.collapse.show.format import origin
+from simsmoe_cli.collapse.show.figures.style import (
+    LABEL,
+    SERIES,
+    Drawing,
+    finish,
+    layer_name,
+    new_figure,
+    step_axis,
+)
+from simsmoe_cli.collapse.show.format import of_all_text, origin
 from simsmoe_cli.errors import printable
 
 FEWEST_EXPECTED = 5  # shared tokens; of fewer, a ratio is noise
-LAYERS_SHOWN = 12  # of curves that can be told apart
+LAYERS_SHOWN = len(SERIES)  # each has a colour of its own
 
 
 def coactivation_figure(main: Findings) -> Drawing | None:
@@ -33,7 +41,7 @@ def coactivation_figure(main: Findings) -> Drawing | None:
         expected = nan_array(layer.shared_expected)
         expected[expected * main.text.tokens < FEWEST_EXPECTED] = np.nan
         ratio = log_ratio(nan_array(layer.shared), expected)
-        maps.append((f"layer {printable(layer.label, LABEL)}", ratio))
+        maps.append((layer_name(layer), ratio))
     figure, grid = sheet([("expert", maps)], RATIO_COLOURS, RATIO_SCALE, across=2)
     ratio_bar(figure, grid, shrink=0.7, aspect=30, pad=0.03)
     return Drawing(
@@ -42,9 +50,9 @@ def coactivation_figure(main: Findings) -> Drawing | None:
         "Shared tokens over what their loads let expect. Red: more. Hatched: too few to say.",
         figure,
         "routing",
-        f"n = {main.text.tokens:,} {main.text.unit}s of {origin(main.text)}, all K experts of a "
-        f"token counted, so there is no interval. Null: 1, experts combined at random. Pairs with "
-        f"fewer than {FEWEST_EXPECTED} expected tokens are left out.",
+        f"n = {of_all_text(main)}, all K experts of a token counted, so there is no interval. "
+        f"Null: 1, experts combined at random. Pairs with fewer than "
+        f"{FEWEST_EXPECTED} expected tokens are left out.",
     )
 
 
@@ -62,7 +70,7 @@ def domains_figure(main: Findings) -> Drawing | None:
         heat_map(axes, ratio, RATIO_COLOURS, RATIO_SCALE)
         axes.set_yticks(range(len(names)), [printable(name, LABEL) for name in names])
         expert_ticks(axes, layer.experts, both=False)
-        axes.set_title(f"layer {printable(layer.label, LABEL)}", loc="left")
+        axes.set_title(layer_name(layer), loc="left")
     grid[-1].set_xlabel("expert")
     ratio_bar(figure, list(grid))
     counted = ", ".join(f"{domain.tokens:,} of {domain.name}" for domain in main.domains)
@@ -77,30 +85,22 @@ def domains_figure(main: Findings) -> Drawing | None:
 
 
 def saturation_figure(main: Findings) -> Drawing | None:
-    """How much of the routing was there at earlier checkpoints; None where not measured."""
+    """How much of the routing was there at earlier checkpoints; None where not measured.
+
+    Of many layers only every second, third ... is drawn.
+    """
     layers = [layer for layer in main.layers if layer.saturation]
     if not layers:
         return None
     figure = new_figure(2.5)
     axes = figure.add_subplot()
-    for number, layer in enumerate(layers[:: -(-len(layers) // LAYERS_SHOWN)]):
-        steps = [point.step for point in layer.saturation]
-        label = f"layer {printable(layer.label, LABEL)}"
-        axes.plot(
-            steps,
-            [100 * point.share for point in layer.saturation],
-            "o-",
-            color=f"C{number}",
-            ms=3,
-            label=label,
-        )
-        axes.plot(
-            steps,
-            [100 * point.chance for point in layer.saturation],
-            ":",
-            color=f"C{number}",
-            lw=0.8,
-        )
+    every = -(-len(layers) // LAYERS_SHOWN)
+    for number, layer in enumerate(layers[::every]):
+        points, colour = layer.saturation, f"C{number}"
+        steps = [point.step for point in points]
+        shares = [100 * point.share for point in points]
+        axes.plot(steps, shares, "o-", color=colour, ms=3, label=layer_name(layer))
+        axes.plot(steps, [100 * point.chance for point in points], ":", color=colour, lw=0.8)
     step_axis(axes)
     axes.set_ylabel("same experts as there, %")
     finish(axes, [])
@@ -111,6 +111,7 @@ def saturation_figure(main: Findings) -> Drawing | None:
         "Share of a token's experts that an earlier checkpoint chose too. Dotted: chance.",
         figure,
         "training",
-        f"n = {main.text.tokens:,} {main.text.unit}s of {origin(main.text)}; no interval. Null: "
-        "two unrelated routings with these loads (dotted).",
+        f"n = {layers[0].saturation[0].tokens:,} {main.text.unit}s of {origin(main.text)}; no "
+        "interval. Null: two unrelated routings with these loads (dotted)."
+        + (f" One layer in {every} is shown." if every > 1 else ""),
     )

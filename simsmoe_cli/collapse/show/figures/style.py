@@ -24,6 +24,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -32,8 +33,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
-from simsmoe_cli.collapse.findings import Findings
+from simsmoe_cli.collapse.findings import Findings, LayerFindings
 from simsmoe_cli.collapse.show.format import labels
 from simsmoe_cli.errors import UserError, escaped, nearest, printable
 
@@ -265,6 +267,16 @@ def by_layer(runs: Runs, height: float, label: str) -> tuple[Figure, Axes]:
     axes.grid(False, axis="x")
     axes.set_ylabel(label)
     return figure, axes
+
+
+def layer_name(layer: LayerFindings) -> str:
+    """ "layer 7", no longer than a figure has room for."""
+    return f"layer {printable(layer.label, LABEL)}"
+
+
+def in_a_row(count: int, width: float) -> NDArray[np.float64]:
+    """Sideways shifts of so many points around the position of their layer."""
+    return np.linspace(-width, width, count) / 2 if count > 1 else np.zeros(count)
 
 
 def beside_each_other(index: int, runs: Runs) -> float:

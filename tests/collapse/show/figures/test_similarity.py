@@ -85,6 +85,18 @@ def test_the_numbers_are_those_of_the_findings(drawings: dict[str, Drawing]) -> 
     assert "Spearman" not in drawings["by-layer"].numbers
 
 
+def test_curves_of_layers_differ_in_colour_and_say_what_is_left_out(
+    drawings: dict[str, Drawing],
+) -> None:
+    assert drawings["saturation"].numbers.startswith("n = 4,096 bytes of enwik8 valid;")
+    assert "is shown" not in drawings["saturation"].numbers
+    many = named(with_costs(report(layers=13)))["saturation"]
+    assert many.numbers.endswith("One layer in 3 is shown.")
+    colours = [line.get_color() for line in many.figure.axes[0].lines if line.get_marker() == "o"]
+    with style():
+        assert len({to_hex(colour) for colour in colours}) == len(colours) == 5
+
+
 def test_files_are_for_papers(drawings: dict[str, Drawing]) -> None:
     """Vectors that load nothing, pixels at 300 dpi, and no caption or title in any of them."""
     drawing = drawings["by-layer"]
