@@ -99,9 +99,19 @@ def sweep(
     """
     from simsmoe_cli.files.names import check_name
 
+    if name is not None:
+        check_name(name)
     if search is not None:
         if file is not None:
             raise UserError("a search takes --recipe and --grid", where=str(file))
+        _refuse(
+            "a search has no use for it",
+            ("--baseline", baseline is not None),
+            ("--dry-run", dry_run),
+            ("--keep-weights", keep_weights),
+            ("--results", results is not None),
+            ("--reuse", reuse is not None),
+        )
         search_through(
             *_to_search(recipe, settings, grid, seeds, name),
             search,
@@ -115,11 +125,12 @@ def sweep(
         definition = _from_options(recipe, settings, grid, seeds, baseline)
     else:
         definition = _from_file(file, settings, seeds)
-        for option, given in (("--recipe", recipe), ("--grid", grid), ("--baseline", baseline)):
-            if given is not None:
-                raise UserError("the sweep's file has it", where=option, hint="Leave one out.")
-    if name is not None:
-        check_name(name)
+        _refuse(
+            "the sweep's file has it",
+            ("--recipe", recipe is not None),
+            ("--grid", grid is not None),
+            ("--baseline", baseline is not None),
+        )
     sweep_through(
         definition,
         Options(
@@ -137,6 +148,13 @@ def sweep(
     )
 
 
+def _refuse(why: str, *options: tuple[str, bool]) -> None:
+    """Raise a UserError for the first option that is given."""
+    for option, given in options:
+        if given:
+            raise UserError(why, where=option, hint="Leave it out.")
+
+
 def _from_options(
     recipe: str | None,
     settings: list[str] | None,
@@ -148,6 +166,7 @@ def _from_options(
         assignments,
         default_baseline,
         definition_of,
+        given_seeds,
         parse_axis,
     )
 
@@ -164,7 +183,7 @@ def _from_options(
             "name": f"{Path(recipe or 'quickstart').stem}-sweep",
             "recipe": recipe or "quickstart",
             "settings": assignments(settings or [], "--set"),
-            "seeds": seeds or "0-2",
+            "seeds": given_seeds("0-2" if seeds is None else seeds),
             "grids": [axes],
             "baseline": given or default_baseline(axes),
         },
@@ -180,7 +199,7 @@ def _to_search(
     name: str | None,
 ) -> "tuple[Definition, dict[str, Range]]":
     """What to search, and the ranges of its fields."""
-    from simsmoe_cli.sweep.definition import assignments, definition_of
+    from simsmoe_cli.sweep.definition import assignments, definition_of, given_seeds
     from simsmoe_cli.sweep.search import parse_range
 
     ranges = {}
@@ -196,13 +215,16 @@ def _to_search(
         ranges[field.strip()] = found
     if not ranges:
         raise UserError("a search needs a range", where="--grid", hint="For example A.B=1..8.")
+    of_seeds = given_seeds("0" if seeds is None else seeds)
+    if len(of_seeds) > 1:
+        raise UserError("a search trains with one seed", where="--seeds", hint="Give one.")
     base = recipe or "quickstart"
     definition = definition_of(
         {
             "name": name or f"{Path(base).stem}-search",
             "recipe": base,
             "settings": assignments(settings or [], "--set"),
-            "seeds": seeds or "0",
+            "seeds": of_seeds,
             "grids": [{field: [values.low] for field, values in ranges.items()}],
         },
         "the command line",
@@ -215,10 +237,7 @@ def _from_file(file: Path, settings: list[str] | None, seeds: str | None) -> "De
     from simsmoe_cli.sweep.results import Results
 
     if file.suffix == ".json":
-        found = Results.read(file)
-        if found.definition is None:
-            raise UserError("no results of a sweep", where=str(file))
-        definition = found.definition
+        definition = Results.existing(file).sweep
     else:
         definition = read_definition(file)
     return changed(definition, assignments(settings or [], "--set"), seeds)

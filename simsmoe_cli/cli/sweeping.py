@@ -89,12 +89,7 @@ def sweep_through(definition: Definition, options: Options) -> None:
         UserError: it cannot be carried out; trainings that fail only end with exit code 1.
         typer.Exit: some trainings failed.
     """
-    if os.environ.get("RANK"):
-        raise UserError(
-            "a sweep starts its own processes",
-            where="torchrun",
-            hint="Use --jobs N, which gives each training a GPU of its own.",
-        )
+    _require_one_process()
     from simsmoe_cli.sweep import run
     from simsmoe_cli.sweep.folder import mark
     from simsmoe_cli.sweep.reports import due_reports, keeps_weights
@@ -119,15 +114,13 @@ def sweep_through(definition: Definition, options: Options) -> None:
         _show_plan(sweep, screen, results)
         failed: dict[str, str] = {}
         if sweep.due:
-            seconds = run.estimate_seconds(sweep, at)
-            assert seconds is not None
-            _show_time(seconds, len(at), screen)
+            _show_time(run.estimate_seconds(sweep, at), len(at), screen)
             if options.dry_run:
                 return
             _ask(yes=options.yes)
             sweep.results.write()
             mark(folder, results)
-            progress = _Progress(sweep, len(at), screen)
+            progress = _Progress(sweep, screen)
             try:
                 failed = run.carry_out(
                     sweep,
@@ -175,6 +168,7 @@ def search_through(
     runs_dir: Path,
 ) -> None:
     """Search settings, and print the best trials."""
+    _require_one_process()
     from rich.table import Table
 
     from simsmoe_cli.sweep import run
@@ -211,6 +205,15 @@ def search_through(
         sep="\n",
         soft_wrap=True,
     )
+
+
+def _require_one_process() -> None:
+    if os.environ.get("RANK"):
+        raise UserError(
+            "a sweep starts its own processes",
+            where="torchrun",
+            hint="Use --jobs N, which gives each training a GPU of its own.",
+        )
 
 
 def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
@@ -251,9 +254,10 @@ def _ask(*, yes: bool) -> None:
 class _Progress:
     """A line for each training that ends."""
 
-    def __init__(self, sweep: Sweep, jobs: int, screen: Console):
-        self.total, self.jobs, self.screen = len(sweep.due), jobs, screen
-        self.flops = sum(one.cost.flops for one in sweep.due)
+    def __init__(self, sweep: Sweep, screen: Console):
+        due = sweep.due
+        self.total, self.screen = len(due), screen
+        self.flops = sum(one.cost.flops for one in due)
         self.started, self.ended_flops, self.count = time.monotonic(), 0.0, 0
 
     def ended(self, training: Training, record: Record | None, failure: str) -> None:
@@ -269,14 +273,10 @@ class _Progress:
 
 
 def _scores(record: Record) -> str:
-    shown = [
-        ("test_bpc", "test BPC", ".4f"),
-        ("cka", "CKA", ".3f"),
-        ("cka_shared", "shared", ".3f"),
-    ]
-    parts = []
-    for name, label, form in shown:
-        value = record.scores.get(name)
-        if value is not None:
-            parts.append(f"{label} {value:{form}}")
-    return "  ".join(parts)
+    from simsmoe_cli.sweep.table import BPC, CKA, CKA_SHARED
+
+    return "  ".join(
+        f"{score.label} {value:{score.form}}"
+        for score in (BPC, CKA, CKA_SHARED)
+        if (value := record.scores.get(score.name)) is not None
+    )

@@ -55,7 +55,7 @@ def load_recipe(
     Raises:
         UserError: the recipe does not exist, or has errors; all errors are in the message.
     """
-    path = _find(name_or_path)
+    path = find_recipe(name_or_path)
     data, problems = _read(path)
     if base is not None:
         similarity = data.get("similarity")
@@ -138,7 +138,7 @@ def read_header(path: Path) -> dict[str, str]:
     return {key: str(data.get(key, "")) for key in ("name", "description", "source")}
 
 
-def _find(name_or_path: str) -> Path:
+def find_recipe(name_or_path: str) -> Path:
     known = dict(list_recipes())
     if name_or_path in known:
         return known[name_or_path]

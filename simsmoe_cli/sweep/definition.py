@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -35,7 +35,7 @@ from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.files.names import name_from
 from simsmoe_cli.files.untrusted import Unreadable, read_bytes, validated
 from simsmoe_cli.recipe.fields import fields
-from simsmoe_cli.recipe.load import list_sweeps, load_recipe
+from simsmoe_cli.recipe.load import find_recipe, list_sweeps, load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.recipe.section import Section
 from simsmoe_cli.recipe.yaml_dialect import FaultyYaml, read_yaml, write_yaml
@@ -243,10 +243,7 @@ def changed(definition: Definition, settings: Mapping[str, Any], seeds: str | No
     """The sweep with other settings and seeds; None leaves the seeds."""
     update: dict[str, Any] = {"settings": {**definition.settings, **settings}}
     if seeds is not None:
-        try:
-            update["seeds"] = parse_seeds(seeds)
-        except ValueError as error:
-            raise UserError(str(error), where="--seeds") from None
+        update["seeds"] = given_seeds(seeds)
         update["grids"] = [
             {name: values for name, values in grid.items() if name != SEEDS}
             for grid in definition.grids
@@ -264,7 +261,7 @@ def assignments(texts: Sequence[str], where: str) -> dict[str, Any]:
     for text in texts:
         field, values = parse_axis(text, where)
         if len(values) != 1:
-            raise UserError("expected one value", where=f"{where} {printable(text)}")
+            raise UserError("expected a single value", where=f"{where} {printable(text)}")
         found[field] = values[0]
     return found
 
@@ -281,9 +278,12 @@ def cells_of(definition: Definition) -> list[Cell]:
         UserError: a field or a recipe is not valid, or the sweep has too many cells.
     """
     cells: dict[str, Cell] = {}
-    _check_fields({name: [value] for name, value in definition.settings.items()})
+    _check_fields(definition.settings, "settings")
+    _check_fields(definition.baseline, "baseline", RECIPE)
     for grid in definition.grids:
-        _check_fields(grid)
+        _check_fields(grid, "grid", RECIPE, SEEDS, BUDGET)
+        if any(budget not in ("steps", "flops") for budget in grid.get(BUDGET, ())):
+            raise UserError("expected steps or flops", where=f"grid {BUDGET}")
         axes = {name: values for name, values in grid.items() if name != SEEDS}
         seeds = grid.get(SEEDS, definition.seeds)
         if any(not values for values in axes.values()):
@@ -299,7 +299,16 @@ def cells_of(definition: Definition) -> list[Cell]:
             cells[cell.key] = cell
             if len(cells) > MOST_CELLS:
                 raise UserError(f"more than {MOST_CELLS:,} cells", hint="Use fewer values.")
+    for task in definition.finetune:
+        find_recipe(task.recipe)
+        _check_fields(task.settings, "finetune")
     found = list(cells.values())
+    if not any(_has(cell, definition.baseline) for cell in found):
+        raise UserError(
+            "no combination of the grids has its settings",
+            where="baseline",
+            hint="Give its values in a grid as well.",
+        )
     for cell in found:
         recipe_of(definition, cell, cell.seeds[0])
         baseline_of(definition, cell, found)
@@ -353,8 +362,20 @@ def parse_seeds(given: Any) -> list[int]:
                 raise ValueError(f"more than {MOST_SEEDS:,} seeds")
             seeds += range(low, high + 1)
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError("expected at least one seed, and each once")
+        raise ValueError(f"expected at least one seed, and each once, got {printable(given)}")
     return list(seeds)
+
+
+def given_seeds(text: str) -> list[int]:
+    """The seeds of `--seeds`.
+
+    Raises:
+        UserError: see `parse_seeds`.
+    """
+    try:
+        return parse_seeds(text)
+    except ValueError as error:
+        raise UserError(str(error), where="--seeds") from None
 
 
 def parse_axis(text: str, option: str = "--grid") -> tuple[str, list[Any]]:
@@ -367,9 +388,7 @@ def parse_axis(text: str, option: str = "--grid") -> tuple[str, list[Any]]:
     field = field.strip()
     where = f"{option} {printable(text)}"
     if not equals or not field or not raw.strip():
-        raise UserError(
-            "expected FIELD=VALUE,VALUE", where=where, hint="For example moe.router=smoe,xmoe."
-        )
+        raise UserError("expected FIELD=VALUE", where=where, hint="For example moe.router=smoe.")
     try:
         values, _ = read_yaml(f"[{raw}]")
     except FaultyYaml as fault:
@@ -379,19 +398,15 @@ def parse_axis(text: str, option: str = "--grid") -> tuple[str, list[Any]]:
     return field, values
 
 
-def _check_fields(grid: Mapping[str, Any]) -> None:
+def _check_fields(names: Iterable[str], where: str, *further: str) -> None:
+    """Raise a UserError for a name that is neither a recipe's field nor one of `further`."""
     known = {field.path for field in fields()}
-    for name, values in grid.items():
+    for name in names:
         if name == SEED_FIELD:
             raise UserError("is what seeds are for", where=SEED_FIELD, hint="Use seeds: 0-4.")
-        if name == BUDGET and not set(values) <= {"steps", "flops"}:
-            raise UserError("expected steps or flops", where=f"grid {BUDGET}")
-        if name not in known and name not in (RECIPE, SEEDS, BUDGET):
-            raise UserError(
-                f"unknown field '{printable(name)}'",
-                where="grid",
-                hint=nearest(name, known),
-            )
+        if name not in known and name not in further:
+            hint = nearest(name, {*known, *further})
+            raise UserError(f"unknown field '{printable(name)}'", where=where, hint=hint)
 
 
 def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ nothing that is measured are not compared.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -161,18 +162,38 @@ class Results:
             UserError: it is damaged, or of a newer simsmoe.
         """
         try:
-            found = validated(Contents, read_json(path, MOST_BYTES))
-            definition = validated(Definition, found.definition) if found.definition else None
+            content = read_json(path, MOST_BYTES)
         except FileNotFoundError:
             return cls(path)
         except Unreadable as reason:
-            raise DataError(
-                f"the results of the sweep cannot be read: it {reason}",
-                where=printable(path, 200),
-                hint="Restore the file, or move it away to start anew.",
-            ) from None
+            raise _damaged(path, f"the file {reason}") from None
+        try:
+            found = validated(Contents, content)
+            definition = validated(Definition, found.definition) if found.definition else None
+        except Unreadable as reason:
+            raise _damaged(path, str(reason)) from None
         complete = [(found.base | record.changes, record) for record in found.records]
         return cls(path, definition, dict(found.corpora), complete)
+
+    @classmethod
+    def existing(cls, path: Path) -> Results:
+        """The results in a file.
+
+        Raises:
+            UserError: there is none, it is damaged, or of a newer simsmoe.
+        """
+        if not path.exists():
+            raise DataError("no such file of results", where=printable(path, 200))
+        return cls.read(path)
+
+    @property
+    def sweep(self) -> Definition:
+        """The sweep that the file names; a UserError if it names none."""
+        if self.definition is None:
+            raise DataError(
+                "this file holds no results of a sweep", where=printable(self.path, 200)
+            )
+        return self.definition
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
@@ -217,7 +238,7 @@ class Results:
 def settings_of(recipe: Recipe) -> Settings:
     """The fields of a recipe that differ from their defaults, by dotted path."""
     values = recipe.model_dump(mode="json", exclude=recipe.idle_sections)
-    defaults = {known.path: known.default for known in fields()}
+    defaults = _defaults()
     return {
         path: value
         for path, value in _by_path(values)
@@ -227,12 +248,25 @@ def settings_of(recipe: Recipe) -> Settings:
 
 def compared(settings: Mapping[str, Any]) -> Settings:
     """The settings on which results depend, without those that have their default."""
-    defaults = {known.path: known.default for known in fields()}
+    defaults = _defaults()
     return {
         path: value
         for path, value in settings.items()
         if path not in NOT_COMPARED and (path not in defaults or value != defaults[path])
     }
+
+
+@functools.cache
+def _defaults() -> Settings:
+    return {known.path: known.default for known in fields()}
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"the results of the sweep cannot be read: {reason}",
+        where=printable(path, 200),
+        hint="Restore the file, or move it away to start anew.",
+    )
 
 
 def _by_path(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from simsmoe_cli.data.store import TokenStore
+from simsmoe_cli.data.tasks.store import open_task
 from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
@@ -21,13 +23,13 @@ from simsmoe_cli.sweep.training import (
     Job,
     Machine,
     cost_of,
-    open_text,
     remove_weights,
     seconds_per_step,
     train_and_measure,
 )
+from simsmoe_cli.train import session
 
-LOGS = "logs"
+LOGS, LOCK = "logs", ".sweep.lock"
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,12 @@ def open_sweep(
         reuse: results of other sweeps, whose finished trainings count too.
 
     Raises:
-        UserError: a recipe or a result cannot be used, or a corpus is not prepared.
+        UserError: a recipe or a result cannot be used, or a corpus or a task is not prepared.
     """
     cells = cells_of(definition)
+    for task in definition.finetune:
+        open_task(task.task, data_dir)
+    others = [Results.existing(path) for path in reuse]
     found = Results.read(results)
     found.definition = definition
     sweep = Sweep(definition, folder, data_dir, found, cells)
@@ -111,7 +116,7 @@ def open_sweep(
             recipe = recipe_of(definition, cell, seed)
             corpus = recipe.data.corpus
             if corpus not in stores:
-                stores[corpus] = open_text(recipe, data_dir, say)
+                stores[corpus] = session.open_store(recipe, data_dir, say)
                 _require_same_text(found, corpus, stores[corpus])
             overrides = cell.overrides(definition, seed)
             if cell.same_flops:
@@ -136,20 +141,13 @@ def open_sweep(
                 tuple(definition.finetune),
             )
             sweep.trainings.append(Training(job, recipe))
-    for path in reuse:
-        _take_over(sweep, path)
+    for other in others:
+        _take_over(sweep, other)
     return sweep
 
 
-def _take_over(sweep: Sweep, path: Path) -> None:
-    """Add finished trainings of another sweep that read the same text.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    if not path.is_file():
-        raise DataError("no such file of results", where=printable(path, 200))
-    others = Results.read(path)
+def _take_over(sweep: Sweep, others: Results) -> None:
+    """Add finished trainings of another sweep that read the same text."""
     same = {
         name
         for name, text in others.corpora.items()
@@ -227,17 +225,17 @@ def machines(device: str, jobs: int) -> list[Machine]:
     return [Machine(device, threads)] * jobs
 
 
-def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float | None:
+def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float:
     """How long the due trainings will take, from a few steps of the first on each machine.
 
     FLOPs are taken to cost the same time in all; evaluation and measuring are not counted.
 
-    Returns:
-        None if nothing is due.
+    Args:
+        sweep: with at least one training that is due.
+        at: where trainings compute side by side.
     """
-    if not sweep.due:
-        return None
-    first = sweep.due[0]
+    due = sweep.due
+    first = due[0]
     log = sweep.folder / LOGS / "timing.log"
     job = replace(first.job, runs_dir=sweep.folder / LOGS / "timing")
     works = [Work(seconds_per_step, (job,), log) for _ in at]
@@ -250,14 +248,18 @@ def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float | None:
                 )
             took.append(outcome.value)
     per_flop = sum(took) / len(took) / (first.cost.flops / first.cost.steps)
-    return per_flop * sum(one.cost.flops for one in sweep.due) / len(at)
+    return per_flop * sum(one.cost.flops for one in due) / len(at)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the sweep's folder; a UserError if another process works in it."""
+    """Hold the sweep's folder; a UserError if another process works in it.
+
+    A new folder to which nothing was written is removed again.
+    """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".sweep.lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -269,6 +271,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if new and [path.name for path in folder.iterdir()] == [LOCK]:
+            shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
@@ -300,7 +304,7 @@ def carry_out(
             training = due[outcome.number]
             record = _record(outcome)
             if record is None:
-                failed[training.job.name] = outcome.failure or "stopped; its state was saved"
+                failed[training.job.name] = outcome.failure
                 on_end(training, None, failed[training.job.name])
                 continue
             sweep.results.add(training.recipe, record)

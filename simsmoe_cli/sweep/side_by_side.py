@@ -43,13 +43,11 @@ class Outcome:
         number: of the work.
         value: what it returned; None if it did not.
         failure: why it failed; empty if it did not.
-        stopped: whether a signal asked it to stop.
     """
 
     number: int
     value: Any = None
     failure: str = ""
-    stopped: bool = False
 
 
 def outcomes(works: Sequence[Work], slots: Sequence[Any]) -> Generator[Outcome]:
@@ -103,7 +101,7 @@ def _received(number: int, connection: Connection, process: BaseProcess) -> Outc
     process.join()
     if kind == "done":
         return Outcome(number, value)
-    return Outcome(number, failure=value, stopped=kind == "stopped")
+    return Outcome(number, failure=value)
 
 
 def _stop(processes: Sequence[BaseProcess]) -> None:

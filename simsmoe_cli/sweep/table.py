@@ -66,7 +66,7 @@ class Row:
         records: by seed, of those that have finished.
         means: by score.
         differences: to the baseline, by score; empty for a baseline.
-        is_baseline: whether others are compared with it.
+        baseline: the cell that it is compared with; None for a baseline.
     """
 
     cell: Cell
@@ -348,6 +348,4 @@ def table_of(results: Results) -> Table:
     Raises:
         UserError: it names none.
     """
-    if results.definition is None:
-        raise UserError("this file holds no results of a sweep", where=str(results.path))
-    return make_table(results.definition, results)
+    return make_table(results.sweep, results)

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from simsmoe_cli.collapse.sources.open_run import open_run
-from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.load import load_recipe
@@ -171,7 +170,7 @@ def in_process(
 ) -> None:
     """The main function of a process: send what `work` returns, or why it failed.
 
-    Sends ("done", value), ("stopped", "") or ("failed", message). What it prints goes to the file
+    Sends ("done", value) or ("failed", message). What it prints goes to the file
     `log`. If the parent dies, the training saves and stops.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -181,13 +180,11 @@ def in_process(
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         reply.send(("done", work(*given)))
-    except Stopped:
-        reply.send(("stopped", ""))
+    except (Stopped, KeyboardInterrupt):
+        reply.send(("failed", "stopped; its state was saved"))
     except UserError as error:
         print(error, file=sys.stderr)
         reply.send(("failed", str(error).splitlines()[0]))
-    except KeyboardInterrupt:
-        reply.send(("stopped", ""))
     except Exception as error:
         reply.send(("failed", f"{type(error).__name__}: {error}"))
         raise
@@ -197,11 +194,6 @@ def remove_weights(run: RunDir) -> None:
     """Delete the checkpoints of a finished training; events and probes stay."""
     for folder in (run.checkpoints, run.best):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def open_text(recipe: Recipe, data_dir: Path, say: Callable[[str], None]) -> TokenStore:
-    """The corpus of a recipe, prepared if it is a known one; see `session.open_store`."""
-    return session.open_store(recipe, data_dir, say)
 
 
 def _stop_with_parent() -> None:

@@ -5,6 +5,7 @@ Only files are read: results.json, and the events of runs in the sweep's folder.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,15 +46,21 @@ def _picture(folder: Path) -> tuple[Group, Table]:
     from rich.console import Group
     from rich.text import Text
 
-    results = Results.read(results_path(folder))
-    table = table_of(results)
-    finished = {record.name for _, record in results.records}
+    path = results_path(folder)
+    table = _table(path, path.stat().st_mtime_ns if path.exists() else 0)
+    finished = {record.name for row in table.rows for record in row.records.values()}
     lines = [
         f"{table.definition.name}: {table.finished} of {table.wanted} trainings have finished",
         *_under_way(folder, finished),
     ]
     texts = [Text(escaped(line), no_wrap=True, overflow="ellipsis") for line in lines]
     return Group(*texts, table_for_terminal(table)), table
+
+
+@functools.lru_cache(maxsize=1)
+def _table(path: Path, version: int) -> Table:
+    """The table of a file of results, made once for each version of it: that takes a second."""
+    return table_of(Results.existing(path))
 
 
 def _under_way(folder: Path, finished: set[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from simsmoe_cli.sweep.definition import (
 )
 
 PRESET = "similarity.preset"
+FINETUNE = {"task": "sst2", "recipe": "finetune-sst2"}
 
 
 def made(**fields: Any) -> Definition:
@@ -90,7 +91,16 @@ def test_values_of_an_axis_are_yaml() -> None:
         ({"grids": [{"train.seed": [0, 1]}]}, "seeds"),
         ({"grids": [{"moe.router": []}]}, "no values"),
         ({"grids": [{"train.lr": [0.001], "budget": ["time"]}]}, "steps or flops"),
-        ({"settings": {"train.stepss": 4}}, "unknown field"),
+        ({"grids": [{"train.lr": [0.001], "budget": [["flops"]]}]}, "steps or flops"),
+        ({"settings": {"train.stepss": 4}}, "settings: unknown field"),
+        ({"settings": {"recipe": "quickstart"}}, "settings: unknown field"),
+        ({"baseline": {"moe.ruter": "smoe"}}, "baseline: unknown field"),
+        ({"baseline": {"moe.router": "smoe"}}, "no combination of the grids has its settings"),
+        ({"finetune": [{"task": "sst2", "recipe": "finetune-sst3"}]}, "finetune-sst5"),
+        (
+            {"finetune": [FINETUNE | {"settings": {"finetune.epoch": 1}}]},
+            "Did you mean 'finetune.epochs'",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(fields: dict[str, Any], said: str) -> None:

@@ -60,6 +60,9 @@ def test_a_hopeless_trial_is_given_up_and_the_study_goes_on(
         ([], "needs a range"),
         (["--grid", "train.lrr=0.1..0.2"], "Did you mean 'train.lr'"),
         (["--grid", "moe.router=1..2"], "moe.router"),
+        (["--grid", "train.lr=0.1..0.2", "--dry-run"], "--dry-run"),
+        (["--grid", "train.lr=0.1..0.2", "--seeds", "0-2"], "one seed"),
+        (["--grid", "train.lr=0.1..0.2", "--seeds", "x"], "--seeds: expected seeds"),
     ],
 )
 def test_what_cannot_be_searched(

@@ -237,16 +237,46 @@ def test_results_of_another_text_are_refused(
     assert (folder / "results.json").read_text() == changed
 
 
-def test_a_question_needs_somebody_to_answer(
-    corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+TWO_ROUTERS = ["--grid", "moe.router=smoe,xmoe"]
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [
+        (["sweep"], EXIT_USAGE, "--grid"),
+        (["sweep", "--grid", "moe.router=smoe,smeo"], EXIT_USAGE, "Did you mean 'smoe'"),
+        (["sweep", *TWO_ROUTERS, "--seeds", "x"], EXIT_USAGE, "--seeds: expected seeds"),
+        (["sweep", "weight", *TWO_ROUTERS], EXIT_USAGE, "--grid: the sweep's file has it"),
+        (["sweep", "weight", "--set", "train.steps"], EXIT_USAGE, "--set train.steps: expected"),
+        (["sweep", "table2-small"], EXIT_DATA, "prepare-data pystdlib-packages"),
+        (["sweep", "missing.json"], EXIT_DATA, "no such file of results"),
+        (["sweep", *TWO_ROUTERS, "--reuse", "missing.json"], EXIT_DATA, "no such file of results"),
+        (["reproduce", "table9"], EXIT_USAGE, "table1"),
+    ],
+)
+def test_what_cannot_begin_is_one_line_and_leaves_nothing(
+    given: list[str],
+    code: int,
+    said: str,
+    corpus_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    where = ["--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path)]
-    assert run(["sweep", *where, "--grid", "moe.router=smoe,smeo"]) == EXIT_USAGE
-    assert "Did you mean 'smoe'" in capsys.readouterr().err
-    assert run(["sweep", *where]) == EXIT_USAGE
-    assert "--grid" in capsys.readouterr().err
-    assert run(["reproduce", "table9", *where]) == EXIT_USAGE
-    assert "table1" in capsys.readouterr().err
+    assert run([*given, "--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path)]) == code
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert len(shown.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_do_not_work_on_one_sweep(
+    sweep: Callable[..., tuple[int, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running.locked(tmp_path / "tiny"):
+        code, folder = sweep(tmp_path)
+        assert code == EXIT_USAGE
+        assert "another process works on this sweep" in capsys.readouterr().err
+        assert folder.is_dir()
 
 
 def test_similarity_is_that_of_a_report(alone: tuple[Path, Record], corpus_dir: Path) -> None:
