@@ -33,7 +33,7 @@ from simsmoe_cli.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from simsmoe_cli.train.objectives.classification import TaskEvaluation
+    from simsmoe_cli.train.classify import TaskEvaluation
     from simsmoe_cli.train.plan_finetuning import FinetunePlan
 
 FromOption = Annotated[

@@ -22,15 +22,10 @@ from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.train.allocator import keep_freed_memory
 from simsmoe_cli.train.classification_scores import COVERAGE, RESAMPLES, bootstrap, by_class
+from simsmoe_cli.train.classify import TaskEvaluation, classify, encode_split, remarks
 from simsmoe_cli.train.device import clear_memory_errors
 from simsmoe_cli.train.evaluate import Progress, evaluate_split, untold
 from simsmoe_cli.train.finish import finish, untested
-from simsmoe_cli.train.objectives.classification import (
-    TaskEvaluation,
-    classify,
-    encode_split,
-    remarks,
-)
 from simsmoe_cli.train.predictions import require_writable, write_predictions
 
 NO_MEMORY = "Use --device cpu, or a machine with more memory."

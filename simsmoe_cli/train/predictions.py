@@ -13,7 +13,7 @@ from pathlib import Path
 from simsmoe_cli.data.tasks.store import Example
 from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.files.atomic import whole_file
-from simsmoe_cli.train.objectives.classification import TaskEvaluation
+from simsmoe_cli.train.classify import TaskEvaluation
 
 
 def require_writable(path: Path) -> None:

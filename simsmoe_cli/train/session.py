@@ -30,12 +30,13 @@ from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.printed_log import PrintedLog
 from simsmoe_cli.train.allocator import keep_freed_memory
+from simsmoe_cli.train.classify import TaskEvaluation
 from simsmoe_cli.train.device import clear_memory_errors, micro_batches_that_fit
 from simsmoe_cli.train.environment import record_session, unreadable_sessions
 from simsmoe_cli.train.evaluate import Evaluation
 from simsmoe_cli.train.loop import Trainer
 from simsmoe_cli.train.objectives.base import Objective, S
-from simsmoe_cli.train.objectives.classification import Classification, TaskEvaluation
+from simsmoe_cli.train.objectives.classification import Classification
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from simsmoe_cli.train.plan_finetuning import FinetunePlan
 from simsmoe_cli.train.plan_pretraining import Plan

@@ -11,8 +11,8 @@ import torch
 
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train.classify import TaskEvaluation
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.objectives.classification import TaskEvaluation
 from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from tests.train.test_resume import PAPER_MODEL
 from tests.train.tiny import recipe

@@ -14,8 +14,8 @@ from simsmoe_cli.data.tasks.store import Task
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
+from simsmoe_cli.train.classify import TaskEvaluation
 from simsmoe_cli.train.evaluation import evaluate_run, task_report
-from simsmoe_cli.train.objectives.classification import TaskEvaluation
 
 CPU = torch.device("cpu")
 OLD = Path(__file__).parents[1] / "runs_of_schema_1"

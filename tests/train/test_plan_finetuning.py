@@ -13,8 +13,8 @@ from simsmoe_cli.cli import main
 from simsmoe_cli.errors import EXIT_USAGE, UserError
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train.classify import TaskEvaluation
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.objectives.classification import TaskEvaluation
 from simsmoe_cli.train.plan_finetuning import plan_finetuning
 from tests.train.transfer import objective_of, planned, pretrain
 

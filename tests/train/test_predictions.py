@@ -11,7 +11,7 @@ import pytest
 
 from simsmoe_cli.data.tasks.store import Example
 from simsmoe_cli.errors import EXIT_DATA, UserError
-from simsmoe_cli.train.objectives.classification import TaskEvaluation
+from simsmoe_cli.train.classify import TaskEvaluation
 from simsmoe_cli.train.predictions import require_writable, write_predictions
 
 EXAMPLES = [Example('a "dog", they say', 0), Example("ein Füchslein\nim Wald", 1)]

@@ -13,8 +13,8 @@ from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
 from simsmoe_cli.moe.routers.stablemoe import StableMoERouter
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train.classify import TaskEvaluation
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.objectives.classification import TaskEvaluation
 from simsmoe_cli.train.pretrained import Pretrained
 from tests.train.transfer import objective_of, planned, pretrain
 

@@ -17,8 +17,9 @@ from simsmoe_cli.errors import EXIT_DATA, UserError
 from simsmoe_cli.moe.routers.base import StepContext
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train.classify import TaskEvaluation
 from simsmoe_cli.train.loop import Trainer
-from simsmoe_cli.train.objectives.classification import TaskEvaluation, some
+from simsmoe_cli.train.objectives.classification import some
 from simsmoe_cli.train.probes import probe
 from simsmoe_cli.train.signals import Stopped
 from tests.no_waiting import NoWaiting
