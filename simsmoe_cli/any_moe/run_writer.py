@@ -27,6 +27,7 @@ from simsmoe_cli.run.events import RunStarted, SimilarityLayer, Train
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.machine import MachineMeter
 from simsmoe_cli.run.printed_log import PrintedLog
+from simsmoe_cli.similarity.shared import FEWEST_SHARED
 
 MEASURE = "cka-linear-debiased"
 
@@ -144,6 +145,7 @@ class RunWriter:
                 "step": step,
                 "measure": MEASURE,
                 "tokens": found[0].tokens,
+                "fewest_shared": FEWEST_SHARED,
                 "layers": layers,
                 "matrices": name,
             }

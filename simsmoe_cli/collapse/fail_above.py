@@ -73,8 +73,8 @@ def fail_above(findings: Findings, limit: float) -> None:
 def partly_undefined(findings: Findings) -> list[str]:
     """A sentence for each layer whose mean leaves out undefined pairs."""
     return [
-        f"layer {layer.label}: its mean leaves out {missing} of {layer.pair_count} pairs, which "
-        "are undefined"
+        f"layer {layer.label}: its mean leaves out {missing:,} of {layer.pair_count:,} pairs, "
+        "which are undefined"
         for layer in findings.layers
         if layer.cka_mean.value is not None
         and (missing := sum(layer.cka[i][j] is None for i, j in layer.pairs()))

@@ -121,7 +121,7 @@ def _on_shared_tokens(findings: Findings) -> list[Sentence]:
     pairs = sum(layer.pair_count for layer in findings.layers)
     text = (
         "On tokens that were sent to both experts of a pair, the mean CKA is "
-        f"{number(found.value, 2)} ({found.n} of {pairs} pairs share enough of them)."
+        f"{number(found.value, 2)} ({found.n:,} of {pairs:,} pairs share enough of them)."
     )
     return [Sentence.of("note", text, cka_shared=found.value, pairs=found.n)]
 
@@ -186,7 +186,7 @@ def _similar_pairs(pairs: SortedPairs) -> list[Sentence]:
         sentences.append(Sentence.of("good", text, **evidence))
     if rest:
         text = (
-            f"{count(len(rest), 'pair', 'pairs')} of {len(pairs.all)} "
+            f"{count(len(rest), 'pair', 'pairs')} of {len(pairs.all):,} "
             f"{'is' if len(rest) == 1 else 'are'} similar (CKA of {SIMILAR_PAIR} or more): experts "
             f"{_with_cka(rest)}."
         )
@@ -241,7 +241,7 @@ def _sharing(findings: Findings) -> list[Sentence]:
     else:
         words = "Experts that share more tokens are less similar"
     text = (
-        f"{words} (Spearman {found.value:.2f} over {found.n} pairs; by chance "
+        f"{words} (Spearman {found.value:.2f} over {found.n:,} pairs; by chance "
         f"{found.null_low:.2f} to {found.null_high:.2f})."
     )
     evidence = {"low": found.low, "high": found.high}
@@ -266,7 +266,7 @@ def _merging(findings: Findings) -> list[Sentence]:
         words = "less than" if gap.high < 0 else "more than"
     text = (
         f"To give two similar experts one output, their mean, costs {words} to give it to two at "
-        f"random: {similar.nats:.4f} against {random.nats:.4f} nats of loss."
+        f"random: {number(similar.nats, 4)} against {number(random.nats, 4)} nats of loss."
     )
     costs = {"similar_nats": similar.nats, "random_nats": random.nats}
     between = {"difference_low": gap.low, "difference_high": gap.high}

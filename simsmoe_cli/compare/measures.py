@@ -27,6 +27,12 @@ class Measure:
         """Whether it says how well a model does, and not what its experts are like."""
         return self.name.startswith(("test_", "valid_", "text_", "train_"))
 
+    @property
+    def split(self) -> str | None:
+        """The split whose score it is; None for others."""
+        split = self.name.partition("_")[0]
+        return split if split in ("test", "valid") else None
+
 
 MEASURES = (
     Measure("test_bpc", "test BPC", ".4f", min),

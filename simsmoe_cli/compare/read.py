@@ -56,6 +56,8 @@ class RunSummary:
             before and after it.
         measures: by name of `MEASURES`; None where the run has none.
         curves: by name of `CURVES`.
+        scored: by split, how much of it the latest score was measured on: texts of a task, else
+            tokens.
     """
 
     label: str
@@ -68,6 +70,7 @@ class RunSummary:
         default_factory=lambda: {measure.name: None for measure in MEASURES}
     )
     curves: dict[str, Curve] = field(default_factory=lambda: {name: Curve() for name in CURVES})
+    scored: dict[str, int] = field(default_factory=dict)
 
     def history(self, path: str) -> tuple[Any, list[tuple[int, Any, Any]]]:
         """A setting, and its changes."""
@@ -148,6 +151,8 @@ def _add(event: Event, summary: RunSummary) -> None:
     """Add the contents of an event."""
     step, measures, curves = event["step"], summary.measures, summary.curves
     summary.step = step
+    if event["kind"] == "eval" and (read := event.get("examples", event.get("tokens"))):
+        summary.scored[event.get("split", "")] = read
     if event["kind"] == "run_started":
         summary.status, summary.total_steps = "in training", event.get("total_steps")
         for change in event.get("changes", []):

@@ -75,14 +75,15 @@ def table(comparison: Comparison) -> list[list[str]]:
 def _scores(comparison: Comparison, measure: Measure) -> list[list[str]]:
     """A measure of each column, and its difference to the baseline; nothing if none has it.
 
-    The best value is marked with `*` where the values differ and the runs' budgets do not.
+    The best value is marked with `*` where the values differ, and the runs' budgets and the amount
+    of text they were scored on do not.
     """
     groups = comparison.groups
     means = [group.mean(measure.name) for group in groups]
     known = [mean.mean for mean in means if mean is not None]
     if not known:
         return []
-    marked = comparison.same_budget and len(set(known)) > 1
+    marked = comparison.has_best(measure) and len(set(known)) > 1
     best = measure.best(known) if marked else None
     rows = [[measure.label, *(_mean(mean, measure, best) for mean in means)]]
     if len(groups) > 1 and (comparison.seeded or measure.score):
@@ -164,7 +165,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def legend(comparison: Comparison) -> list[str]:
     """What marks in the table mean."""
-    lines = ["* the best of the runs"] if comparison.same_budget else []
+    lines = ["* the best of the runs"] if any(map(comparison.has_best, MEASURES)) else []
     if comparison.seeded:
         lines.append(
             "mean ± standard error over seeds; differences are paired by seed, with 95% intervals "

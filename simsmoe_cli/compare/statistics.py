@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from simsmoe_cli.compare.groups import Group, by_seed
+from simsmoe_cli.compare.measures import Measure
 from simsmoe_cli.compare.read import RunSummary, read_run
 from simsmoe_cli.errors import UserError, printable
 from simsmoe_cli.run.changes import NOT_SETTINGS
 from simsmoe_cli.run.folder import RunDir
+
+SAME_AMOUNT = 1.01  # of the smaller amount of text
+SPLITS = {"test": "test", "valid": "validation"}
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,11 @@ class Comparison:
         """Whether any setting has several seeds."""
         return len(self.groups) < len(self.runs)
 
-    @property
-    def same_budget(self) -> bool:
-        """Whether all were trained on equally many tokens, so that one can be called the best."""
-        return len(_budgets(self.runs)) == 1
+    def has_best(self, measure: Measure) -> bool:
+        """Whether one value can be called the best: all runs were trained on equally many tokens,
+        and a score was measured on as much text in all of them."""
+        of_as_much = measure.split is None or not _amounts(self.runs, measure.split)
+        return len(_budgets(self.runs)) == 1 and of_as_much
 
     def to_json(self) -> dict[str, Any]:
         """One object: differing settings by run, measures by run, curves by run."""
@@ -62,6 +67,7 @@ class Comparison:
                         for step, before, after in found
                     ],
                     "measures": run.measures,
+                    "scored": run.scored,
                     "curves": {
                         name: {"steps": curve.steps, "values": curve.values}
                         for name, curve in run.curves.items()
@@ -127,6 +133,15 @@ def _budgets(runs: Sequence[RunSummary]) -> list[int | None]:
     return known or [None]
 
 
+def _amounts(runs: Sequence[RunSummary], split: str) -> list[int]:
+    """How many texts or tokens of a split the runs were scored on, if the numbers differ.
+
+    A hundredth less is no difference: blocks of another length leave out another end.
+    """
+    found = sorted({run.scored[split] for run in runs if split in run.scored})
+    return found if found and found[-1] > SAME_AMOUNT * found[0] else []
+
+
 def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
     notes = []
     if {"data.corpus", "data.tokenizer"} & set(differing):
@@ -153,6 +168,15 @@ def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
             f"the runs were trained on different numbers of tokens ({counts}), so none is called "
             "the best: compare the curves step by step"
         )
+    if not {"data.corpus", "data.tokenizer", "finetune.task"} & set(differing):
+        for split, words in SPLITS.items():
+            if amounts := _amounts(runs, split):
+                unit = "texts" if runs[0].settings.get("finetune.task") else "tokens"
+                counts = " and ".join(f"{count:,}" for count in amounts)
+                notes.append(
+                    f"{words} scores are of different amounts of text ({counts} {unit}), so none "
+                    "is called the best"
+                )
     seeds = {run.settings.get("train.seed") for run in runs}  # of an attached run not known
     if len(seeds) == 1 and None not in seeds:
         notes.append(

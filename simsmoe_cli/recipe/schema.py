@@ -176,7 +176,11 @@ class TrainSettings(Section):
         250, ge=0, le=MOST_STEPS, description="steps between probes of router and experts"
     )
     probe_tokens: int = Field(
-        1024, ge=32, le=10_000_000, description="held-out tokens read by a probe"
+        1024,
+        ge=32,
+        le=10_000_000,
+        description="held-out tokens read by a probe; for CKA on shared tokens two experts must "
+        "share 32: in the mean pair with 32 N^2 / (K (K - 1)) tokens, N experts, K for each token",
     )
 
 

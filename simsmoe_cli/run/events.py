@@ -284,7 +284,7 @@ class SimilarityLayer(TypedDict, total=False):
         mean: of the pairs where it is defined.
         highest, pair: the most similar pair and its similarity; left out where none is defined.
         shared_mean: mean similarity of pairs on the tokens that were sent to both, over pairs with
-            enough of them; None: there are none.
+            at least `fewest_shared` of them; None: there are none.
         shared_pairs: how many pairs that is.
     """
 
@@ -310,6 +310,7 @@ class ProbedSimilarity(Stamp, total=False):
     Attributes:
         measure: name of the similarity measure.
         tokens: of the probe.
+        fewest_shared: tokens that a pair must share for a similarity on shared tokens.
         layers: in their order.
         matrices: file of the matrices, from the run folder; see `run.probes`.
         held: never written. Events of schema 1 held the matrices themselves: here they are, as
@@ -318,6 +319,7 @@ class ProbedSimilarity(Stamp, total=False):
 
     measure: str
     tokens: int
+    fewest_shared: int
     layers: list[SimilarityLayer]
     matrices: str
     held: Any

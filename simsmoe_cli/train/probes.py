@@ -28,7 +28,7 @@ from simsmoe_cli.run.events import ProbedSimilarity, RouterLayer, SimilarityLaye
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.similarity.cka import pairwise_debiased_cka
 from simsmoe_cli.similarity.routed import Routed
-from simsmoe_cli.similarity.shared import cka_of_routed, received, shared_counts
+from simsmoe_cli.similarity.shared import FEWEST_SHARED, cka_of_routed, received, shared_counts
 from simsmoe_cli.train.evaluate import Progress, autocast, untold
 
 MEASURE = "cka-linear-debiased"
@@ -70,6 +70,7 @@ class Probe:
         said: ProbedSimilarity = {
             "measure": MEASURE,
             "tokens": self.tokens,
+            "fewest_shared": FEWEST_SHARED,
             "layers": self.similarity,
         }
         if self.cka:

@@ -9,6 +9,7 @@ import pytest
 
 from simsmoe_cli.compare.statistics import Comparison, compare
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
+from simsmoe_cli.run.event_log import EventLog
 from simsmoe_cli.run.folder import RunDir
 from tests.compare.made_runs import made_run, rows
 
@@ -34,6 +35,30 @@ def test_what_must_be_known_before_comparing(tmp_path: Path) -> None:
     )
     assert any("corpora" in note for note in other.notes)
     assert not any("the same seed" in note for note in other.notes)
+
+
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_scores_of_different_amounts_of_text_have_no_best(tmp_path: Path, split: str) -> None:
+    """A quarter of the test split may be easier than all of it."""
+    runs = [made_run(tmp_path / name, bpc) for name, bpc in (("a", 2.0), ("b", 1.9))]
+    measure = {"test": "test BPC", "valid": "best validation BPC"}[split]
+
+    def scored_on(run: RunDir, tokens: int) -> None:
+        log = EventLog(run.events, keep_bytes=run.events.stat().st_size)
+        log.emit({"kind": "eval", "step": 100, "split": split, "bpc": 9.0, "tokens": tokens})
+        log.close()
+
+    scored_on(runs[0], 204_800)
+    scored_on(runs[1], 204_900)  # another block length leaves out another end
+    same = compare(runs)
+    assert rows(same)[measure][1].endswith("*")
+    assert not any("amounts" in note for note in same.notes)
+    scored_on(runs[1], 793_778)
+    other = compare(runs)
+    assert any("(204,800 and 793,778 tokens), so none is called" in note for note in other.notes)
+    assert not any("*" in cell for cell in rows(other)[measure])
+    assert rows(other)["tokens/s, median"] == rows(same)["tokens/s, median"]
+    assert other.to_json()["runs"][1]["scored"] == {split: 793_778}
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:

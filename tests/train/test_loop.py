@@ -43,7 +43,7 @@ FIELDS = {
         "tokens_per_s",
     },
     "router": {"layers"},
-    "similarity": {"tokens", "measure", "layers", "matrices"},
+    "similarity": {"tokens", "fewest_shared", "measure", "layers", "matrices"},
     "checkpoint": {"path"},
     "run_finished": {"status", "reason", "test_bpc", "test_loss_nats", "best_step"},
 }  # fmt: skip

@@ -44,7 +44,7 @@ class PairwiseCka:
     Attributes:
         debiased, biased: the two estimators.
         low, high: interval of the debiased; nan without resamples, with fewer than 4 blocks, or
-            where one block holds all the variance of an expert: resamples without it have none.
+            where too many resamples are undefined (`_ends`).
         mean: (value, low, high) of the mean over pairs of the debiased.
         row_pairs: share of all pairs of rows that went into it.
     """
@@ -165,13 +165,32 @@ def _bootstrap(
             resamples, len(some), experts
         )
         cka_SIN = ratio(drawn_SIN, own_SN, defined_N, some)
-        ends.append(torch.quantile(cka_SIN, tails, dim=0))
+        ends.append(_ends(cka_SIN, tails))
         of_pairs_SP = cka_SIN[:, later_NN[some]]
         sum_S += of_pairs_SP.nansum(1)
         pairs_S += (~of_pairs_SP.isnan()).sum(1)
     low_NN, high_NN = torch.cat(ends, dim=1)
     low, high = torch.quantile(sum_S / pairs_S, tails).tolist()
     return low_NN, high_NN, low, high
+
+
+def _ends(cka_SIN: Tensor, tails: Tensor) -> Tensor:
+    """Both ends of the interval of each pair, [2, I, N].
+
+    Where a few blocks hold most of an expert's variance, resamples that draw hardly any of them
+    have none left: HSIC_1 of the expert with itself is not above 0. Their CKA could be anything, so
+    they count as below the lower end and as above the upper one. The interval gets wider, and is
+    nan where they are more than a tail.
+    """
+    unknown_SIN = cka_SIN.isnan()
+    if not unknown_SIN.any():
+        return torch.quantile(cka_SIN, tails, dim=0)
+    low, high = (
+        torch.quantile(cka_SIN.where(~unknown_SIN, end), tail, dim=0)
+        for tail, end in zip(tails, (-torch.inf, torch.inf), strict=True)
+    )
+    ends = torch.stack([low, high])
+    return ends.where(ends.isfinite().all(0), torch.nan)
 
 
 def _hsic_without_each(parts: Sequence[slice], sums: BlockSums) -> Tensor:

@@ -43,6 +43,8 @@ _LABELS = {
     "weight_matched": "matched weights",
 }
 
+SMALL = 0.01  # a change of the loss in nats may be less
+
 
 def facts(sentence: Sentence) -> list[tuple[str, str]]:
     """Label and value of each number that a sentence rests on."""
@@ -54,7 +56,7 @@ def facts(sentence: Sentence) -> list[tuple[str, str]]:
 
 def _shown(value: object) -> str:
     if isinstance(value, float):
-        return number(value)
+        return number(value, 5 if 0 < abs(value) < SMALL else 3)
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if isinstance(value, int):

@@ -187,7 +187,12 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
             "of their size (root mean square of the difference over that of both; unrelated "
             "experts have 1.41).",
         ),
-        ("Interval", f"{settings.level:.0%}. {method[:1].upper()}{method[1:]}."),
+        (
+            "Interval",
+            f"{settings.level:.0%}. {method[:1].upper()}{method[1:]}. A pair has none where its "
+            f"CKA is undefined in more than {(1 - settings.level) / 2:.1%} of them: a few blocks "
+            "hold nearly all the variance of an expert's outputs.",
+        ),
         ("Null", "The same measure with the rows of each expert shuffled apart."),
         (
             "Biased and RBF CKA",
@@ -216,5 +221,9 @@ def glossary(main: Findings) -> list[tuple[str, str]]:
             f"Of the router's softmax, in nats; ln N at most. Load and entropy are measured on all "
             f"{text.tokens:,} {text.unit}s.",
         ),
-        ("Undefined", "Hatched in figures, null in the JSON, never counted as 0."),
+        (
+            "Undefined",
+            "Hatched in figures, null in the JSON, never counted as 0. CKA on shared tokens is "
+            "undefined for two experts that share too few tokens; --tokens reads more.",
+        ),
     ]

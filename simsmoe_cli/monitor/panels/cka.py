@@ -24,10 +24,12 @@ LISTED, LIST_WIDTH, LEAST_MAP = 10, 24, 24  # pairs; cells
 
 def draw(view: View, width: int, height: int) -> Picture:
     """A heat map of experts against experts for each run, and the top pairs if asked for."""
+    why = matrices.why_undefined(view, view.selection.run)
+    below = BELOW + bool(why)
     listed = view.selection.matrix.listed
     beside = listed and width >= LEAST_MAP + GAP + LIST_WIDTH
     room = width - (GAP + LIST_WIDTH if beside else 0)
-    runs = run_grid(view, room, height - BELOW)
+    runs = run_grid(view, room, height - below)
     found = {run: matrices.matrix_of(view, run) for run in runs.runs}
     known = [matrix for matrix in found.values() if matrix is not None]
     if not known and not view.selection.matrix.compare:
@@ -45,10 +47,11 @@ def draw(view: View, width: int, height: int) -> Picture:
         heading=lambda matrix: f"step {matrix.step:,}",
     )
     if listed:
-        top = _top_pairs(view, height - BELOW)
+        top = _top_pairs(view, height - below)
         lines = side_by_side([lines, top], room, GAP) if beside else top
         maps = maps if beside else []
-    lines = filled(lines, height - BELOW)
+    lines = filled(lines, height - below)
+    lines += [cut(Text(why, "dim", no_wrap=True), width)] if why else []
     lines += [_detail(view, found, width), _scale_and_time(view, scale, width)]
     choices = matrices.words(view)
     return Picture(lines, _where(view), f"{TITLE}, {choices}" if choices else "", maps=maps)
@@ -156,8 +159,8 @@ def _more_of_a_pair(view: View, run: int, pair: pairs.Pair) -> Text:
         return Text()
     layer = probe[1]
     told = f", {pairs.share_text(float(layer.shared[pair]))}"
-    if layer.cka_shared is not None and math.isfinite(value := float(layer.cka_shared[pair])):
-        told += f", CKA on them {value:.3f}"
+    if layer.cka_shared is not None:
+        told += f", CKA on them {pairs.value_text(float(layer.cka_shared[pair]))}"
     return Text(told, style="dim")
 
 
@@ -184,7 +187,9 @@ def _where(view: View) -> str:
     if probe is None:
         return where
     step, layer = probe
-    return f"{where} · {view.step_text(step)} · mean {pairs.value_text(layer.mean)}"
+    on_shared = view.selection.matrix.on_shared and layer.cka_shared is not None
+    mean = layer.shared_mean if on_shared else layer.mean
+    return f"{where} · {view.step_text(step)} · mean {pairs.value_text(mean)}"
 
 
 def _click(view: View, run: int, row: int, column: int) -> View:

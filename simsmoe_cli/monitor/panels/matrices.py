@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsmoe_cli.monitor.draw.clusters import cluster_order
 from simsmoe_cli.monitor.panels.panel import Key
 from simsmoe_cli.monitor.state.probes import LayerSimilarity
 from simsmoe_cli.monitor.view import View
+from simsmoe_cli.run.cluster_order import cluster_order
 from simsmoe_cli.run.probes import Matrix
 
 Probe = tuple[int, LayerSimilarity]  # its step, and the matrices of the chosen layer
@@ -101,6 +101,21 @@ def why_no_matrix(view: View, run: int) -> str:
     if view.selection.matrix.compare == "run" and run == 0:
         return "the others minus this run"
     return "nothing to compare with"
+
+
+def why_undefined(view: View, run: int) -> str:
+    """Why pairs have no similarity on shared tokens, in words; "" if all have one, or if that is
+    not what is shown."""
+    matrix, frame = matrix_of(view, run), view.probe(view.runs[run].history.similarities)
+    if not view.selection.matrix.on_shared or matrix is None or frame is None:
+        return ""
+    pairs = matrix.experts * (matrix.experts - 1) // 2
+    undefined = pairs - np.isfinite(matrix.values[np.triu_indices(matrix.experts, 1)]).sum()
+    if not undefined:
+        return ""
+    enough = f"fewer than {frame.fewest_shared}" if frame.fewest_shared else "too few"
+    advice = " (raise train.probe_tokens)" if view.runs[run].history.probes_held_out else ""
+    return f"{undefined:,} of {pairs:,} pairs share {enough} tokens{advice}"
 
 
 def words(view: View) -> str:

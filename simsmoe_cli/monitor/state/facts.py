@@ -71,6 +71,11 @@ class RunFacts:
         most, median = busy.get("most"), busy.get("median")
         self.slowest = (slowest, most / median) if slowest is not None and most and median else None
 
+    @property
+    def probes_held_out(self) -> bool:
+        """Whether its probes read held-out text, and not, as of an attached run, its batches."""
+        return "train" in self.recipe
+
     def label(self, layer: int) -> str:
         """The label of a layer: its index among all sub-layers of the recipe's pattern.
 

@@ -136,6 +136,13 @@ class LayerSimilarity:
     def experts(self) -> int:
         return len(self.cka)
 
+    @property
+    def shared_mean(self) -> float:
+        """The mean of the pairs that have a similarity on shared tokens; nan without any."""
+        if self.cka_shared is None:
+            return math.nan
+        return mean_of(self.cka_shared[np.triu_indices(self.experts, 1)].tolist())
+
 
 class ProbeFiles:
     """The matrices in a run folder, read when someone looks at them; a few of them are kept.
@@ -170,6 +177,7 @@ class SimilarityFrame:
         step, time: of the event.
         measure: name of the similarity measure.
         tokens: tokens of the probe batch; 0 where unknown.
+        fewest_shared: tokens that a pair must share for a similarity on them; 0 where unknown.
         means: mean similarity by layer, in the layers' order; nan where undefined.
         shared_means: the same on the tokens that both experts of a pair were given; no layer where
             it was not measured.
@@ -182,6 +190,7 @@ class SimilarityFrame:
     measure: str
     tokens: int
     means: dict[int, float]
+    fewest_shared: int = 0
     shared_means: dict[int, float] = field(default_factory=dict)
     highest: dict[int, tuple[int, int, float]] = field(default_factory=dict)
     matrices: str | Matrices | None = None
@@ -206,6 +215,7 @@ class SimilarityFrame:
             time=defined(event.get("time")),
             measure=event.get("measure", ""),
             tokens=event.get("tokens", 0),
+            fewest_shared=event.get("fewest_shared", 0),
             means={layer["layer"]: defined(layer.get("mean")) for layer in layers},
             shared_means={
                 layer["layer"]: defined(layer["shared_mean"])

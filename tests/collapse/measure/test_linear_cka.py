@@ -132,6 +132,22 @@ def test_the_bootstrap_of_some_experts_at_a_time_is_that_of_all_at_once(
     assert parts.mean == pytest.approx(whole.mean)
 
 
+@pytest.mark.parametrize(("few_large", "defined"), [(24, True), (4, False)])
+def test_resamples_without_variance_widen_an_interval_before_they_end_it(
+    few_large: int, defined: bool
+) -> None:
+    """Experts 0 and 1 move most on a few rows, which some resamples leave out."""
+    outputs = related(3, 512, 16, 0.5, seed=1)
+    large = torch.randperm(512, generator=generator(1))[:few_large]
+    outputs[:2, large] *= 40.0
+    found = cka(outputs, blocks=32, resamples=1000)
+    assert found.debiased[0, 1].isfinite()
+    assert bool(found.low[0, 1].isfinite()) == bool(found.high[0, 1].isfinite()) == defined
+    assert found.low[2, 2] == found.high[2, 2] == 1
+    if defined:
+        assert found.low[0, 1] <= found.debiased[0, 1] <= found.high[0, 1]
+
+
 def test_more_rows_make_a_narrower_interval() -> None:
     few, many = (cka(related(2, rows, 6, 0.8)) for rows in (128, 4096))
     assert (many.high - many.low)[0, 1] < 0.5 * (few.high - few.low)[0, 1]

@@ -123,6 +123,29 @@ def test_cka_on_shared_tokens_where_it_was_measured(tmp_path: Path, runs: Path) 
     assert "not measured on shared tokens" in "\n".join(drawn(PANEL, old))
 
 
+def test_pairs_that_share_too_few_tokens_say_so_and_what_to_do(tmp_path: Path) -> None:
+    """As of 64 experts, where hardly any pair shares 32 of a probe's 1,024 tokens."""
+    path = write_run(tmp_path / "run", until=250, total=250)
+    events = (path / "events.jsonl").read_text()
+    events = events.replace('"tokens": 100000', '"tokens": 100000, "fewest_shared": 32')
+    (path / "events.jsonl").write_text(events.replace('"moe": {', '"train": {}, "moe": {'))
+    cka = np.stack([all_of(layer, 250) for layer in range(LAYERS)]).astype(np.float32)
+    on_shared = np.full_like(cka, np.nan)
+    on_shared[1, 2, 5] = on_shared[1, 5, 2] = 0.25
+    shared = np.full(cka.shape, 4, np.int32)
+    probes.write(
+        RunDir(path), 250, measure="cka-linear-debiased", tokens=TOKENS,
+        cka_LNN=cka, shared_LNN=shared, cka_shared_LNN=on_shared,
+    )  # fmt: skip
+    view = view_of(path, layer=1, pair=(0, 1))
+    why = "27 of 28 pairs share fewer than 32 tokens (raise train.probe_tokens)"
+    assert why not in drawn(PANEL, view)
+    assert drawn(PANEL, view)[-2].endswith("CKA on them undefined")
+    view = key(PANEL, view, "u")
+    assert drawn(PANEL, view)[-3] == why
+    assert PANEL.draw(view, 78, 20).note.endswith("mean 0.250")
+
+
 @pytest.mark.parametrize("width", [30, 44, 68])
 def test_the_detail_of_several_runs_never_cuts_a_number(runs: Path, width: int) -> None:
     folders = [runs / name for name in ("first", "second", "third")]

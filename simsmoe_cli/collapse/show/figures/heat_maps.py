@@ -3,11 +3,15 @@
 Dark is different and light is alike, as in the dashboard (`run/similarity_colours.py`).
 Differences, of which small ones are alike, have another map. What is compared with an expectation
 (load, shared tokens, domains) is drawn as a ratio: blue below, red above.
+
+Maps of the pairs of many experts are ordered by cluster, as the monitor orders them (key c); the
+numbers at their axes stay those of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -21,6 +25,7 @@ from numpy.typing import NDArray
 
 from simsmoe_cli.collapse.show.figures.style import WIDTH, new_figure
 from simsmoe_cli.collapse.show.format import number
+from simsmoe_cli.run.cluster_order import cluster_order
 from simsmoe_cli.run.similarity_colours import CHANGE, SIMILARITY, SIMILARITY_ENDS
 
 SIMILARITY_COLOURS = LinearSegmentedColormap.from_list("similarity", SIMILARITY)
@@ -29,7 +34,53 @@ DIFFERENCE_COLOURS = matplotlib.colormaps["cividis_r"]
 RATIO_COLOURS = LinearSegmentedColormap.from_list("ratio", CHANGE)
 RATIO_SCALE = Normalize(-2, 2)  # log2: from a quarter to four times what is expected
 
+CLUSTERED_FROM = 16  # experts; the clusters of fewer are seen in any order
+
 Map = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairMap:
+    """A map of the pairs of a layer's experts.
+
+    Attributes:
+        title: above it.
+        values: [N, N] in the order of the experts' numbers, nan where undefined.
+        order: the experts as they are drawn, from `map_order`.
+    """
+
+    title: str
+    values: Map
+    order: Sequence[int]
+
+    def draw(
+        self,
+        axes: Axes,
+        colours: Colormap,
+        scale: Normalize,
+        *,
+        decimals: int | None = None,
+        labels: int = 16,
+    ) -> None:
+        """Draw it with the experts' numbers; see `heat_map` and `expert_ticks`."""
+        shown = self.values[np.ix_(self.order, self.order)]
+        heat_map(axes, shown, colours, scale, diagonal=True, decimals=decimals)
+        axes.set_aspect("equal")
+        expert_ticks(axes, self.order, most=labels)
+
+
+def map_order(similarity_NN: Map) -> list[int]:
+    """The experts of a layer as its maps of pairs show them: many by cluster, few by number."""
+    if len(similarity_NN) < CLUSTERED_FROM:
+        return list(range(len(similarity_NN)))
+    return [int(expert) for expert in cluster_order(similarity_NN)]
+
+
+def order_words(order: Sequence[int]) -> str:
+    """How the experts of a map are ordered, as sentences; "" if by number."""
+    if list(order) == sorted(order):
+        return ""
+    return f"Experts by cluster, from the top: {', '.join(map(str, order))}. "
 
 
 def log_ratio(found: Map, expected: Map) -> Map:
@@ -88,12 +139,20 @@ def heat_map(
         )
 
 
-def expert_ticks(axes: Axes, experts: int, *, both: bool = True) -> None:
-    """Numbers of experts, as many as can be read, below and, if asked, at the left side as well."""
-    ticks = range(0, experts, 1 if experts <= 16 else -(-experts // 8))
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+def expert_ticks(axes: Axes, experts: Sequence[int], *, both: bool = True, most: int = 16) -> None:
+    """Numbers of experts, as many as can be read, below and, if asked, at the left side as well.
+
+    Args:
+        axes: with one column, and row, for each expert.
+        experts: their numbers, as they are drawn.
+        both: at the left side as well.
+        most: how many there is room for.
+    """
+    ticks = range(0, len(experts), 1 if len(experts) <= most else -(-len(experts) // 8))
+    numbers = [str(experts[tick]) for tick in ticks]
+    axes.set_xticks(ticks, numbers)
     if both:
-        axes.set_yticks(ticks, [str(tick) for tick in ticks])
+        axes.set_yticks(ticks, numbers)
 
 
 def colour_bar(
@@ -113,7 +172,7 @@ def ratio_bar(figure: Figure, axes: Any, **how: Any) -> None:
 
 
 def sheet(
-    groups: Sequence[tuple[str, Sequence[tuple[str, Map]]]],
+    groups: Sequence[tuple[str, Sequence[PairMap]]],
     colours: Colormap,
     scale: Normalize,
     across: int,
@@ -121,7 +180,7 @@ def sheet(
     """Many square maps of pairs in one figure.
 
     Args:
-        groups: for each run its name, and the title and values of each map. A run begins a line.
+        groups: for each run its name and its maps. A run begins a line.
         colours, scale: of all maps.
         across: maps in one line; two are as wide as a phone.
     """
@@ -136,10 +195,8 @@ def sheet(
     for (name, maps), row in zip(lines, grid, strict=True):
         for axes in row[len(maps) :]:
             axes.set_axis_off()
-        for (title, values), axes in zip(maps, row, strict=False):
-            heat_map(axes, values, colours, scale, diagonal=True)
-            axes.set_aspect("equal")
-            expert_ticks(axes, len(values))
-            axes.set_title(title)
+        for pair_map, axes in zip(maps, row, strict=False):
+            pair_map.draw(axes, colours, scale, labels=10)
+            axes.set_title(pair_map.title)
         row[0].set_ylabel(name)
     return figure, list(grid.flat)

@@ -64,7 +64,7 @@ def load_figure(main: Findings, against: Findings | None) -> Drawing:
         every = max(1, -(-len(findings.layers) // 12))
         names = [printable(layer.label, LABEL) for layer in findings.layers]
         axes.set_yticks(range(0, len(names), every), names[::every])
-        expert_ticks(axes, experts, both=False)
+        expert_ticks(axes, range(experts), both=False)
         axes.set_ylabel("layer")
         if len(runs) > 1:
             axes.set_title(name, loc="left")

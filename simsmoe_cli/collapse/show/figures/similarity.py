@@ -12,7 +12,9 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from simsmoe_cli.collapse.findings import Findings, LayerFindings, Matrix
@@ -23,9 +25,11 @@ from simsmoe_cli.collapse.show.figures.heat_maps import (
     DIFFERENCE_COLOURS,
     SIMILARITY_COLOURS,
     SIMILARITY_SCALE,
+    PairMap,
     colour_bar,
-    expert_ticks,
     heat_map,
+    map_order,
+    order_words,
     sheet,
 )
 from simsmoe_cli.collapse.show.figures.routing import entropy_figure, load_figure, rank_figure
@@ -59,6 +63,7 @@ from simsmoe_cli.collapse.show.format import (
 )
 from simsmoe_cli.errors import printable
 
+CROWDED = 20  # times the median share of shared tokens
 WRITTEN_UP_TO = 8  # experts; with more, numbers do not fit into their cells
 FIRST = "by-layer"  # the figure that a page shows before anything is unfolded
 
@@ -180,10 +185,11 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
     runs = subjects(main, against)
     figure = new_figure(2.6)
     axes = figure.add_subplot()
-    said = []
+    said, all_shares = [], []
     for index, (findings, name, colour) in enumerate(runs):
         shared = np.concatenate([_pairs(layer.shared) for layer in findings.layers])
         similar = np.concatenate([_pairs(layer.cka) for layer in findings.layers])
+        all_shares.append(shared)
         axes.plot(
             100 * shared,
             similar,
@@ -204,7 +210,7 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
         said.append((name, ", ".join(known) or f"n = {len(shared):,} pairs are too few to tell"))
     axes.set_xlabel("tokens sent to both experts, % of all")
     axes.set_ylabel("debiased CKA of the pair")
-    axes.set_xlim(left=0)
+    _spread(axes, 100 * np.concatenate(all_shares))
     finish(axes, runs)
     return Drawing(
         "shared-tokens",
@@ -216,16 +222,29 @@ def _shared(main: Findings, against: Findings | None) -> Drawing:
     )
 
 
+def _spread(axes: Axes, shares: NDArray[np.float64]) -> None:
+    """Start the horizontal axis at 0; where most shares are far below the largest, as of many
+    experts, it is logarithmic from the median on."""
+    known = shares[shares > 0]
+    if len(known) and (median := float(np.median(known))) < known.max() / CROWDED:
+        axes.set_xscale("symlog", linthresh=median)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(left=0)
+
+
+def _pair_map(layer: LayerFindings, title: str) -> PairMap:
+    values = nan_array(layer.cka)
+    return PairMap(title, values, map_order(values))
+
+
 def _cka(findings: Findings, layer: LayerFindings, suffix: str, with_name: bool) -> Drawing:
     """Pairwise CKA of one layer."""
     figure = new_figure(2.75, 3.2)
     axes = figure.add_subplot()
-    values = nan_array(layer.cka)
+    shown, scale = _pair_map(layer, ""), SIMILARITY_SCALE
     decimals = 2 if layer.experts <= WRITTEN_UP_TO else None
-    scale = SIMILARITY_SCALE
-    heat_map(axes, values, SIMILARITY_COLOURS, scale, diagonal=True, decimals=decimals)
-    axes.set_aspect("equal")
-    expert_ticks(axes, layer.experts)
+    shown.draw(axes, SIMILARITY_COLOURS, scale, decimals=decimals)
     axes.set_xlabel("expert")
     axes.set_ylabel("expert")
     colour_bar(figure, SIMILARITY_COLOURS, scale, axes, shrink=0.86, pad=0.03)
@@ -242,7 +261,7 @@ def _cka(findings: Findings, layer: LayerFindings, suffix: str, with_name: bool)
         "similar",
         f"n = {mean.n:,} {mean.of}; {interval(mean, findings.settings.level)}. Null of one pair: "
         f"mean {number(layer.cka_null.mean)}, 95% below {number(layer.cka_null.quantile_95)}. "
-        f"{of_text(findings)}.",
+        f"{of_text(findings)}. {order_words(shown.order)}".rstrip(),
     )
 
 
@@ -254,7 +273,7 @@ def _sheet(main: Findings, against: Findings | None) -> Drawing:
         return f"{layer_name(layer)}: mean {number(layer.cka_mean.value, 2)}"
 
     groups = [
-        (name, [(title(layer), nan_array(layer.cka)) for layer in findings.layers])
+        (name, [_pair_map(layer, title(layer)) for layer in findings.layers])
         for findings, name, _ in runs
     ]
     figure, grid = sheet(groups, SIMILARITY_COLOURS, SIMILARITY_SCALE, across=4)
@@ -264,13 +283,15 @@ def _sheet(main: Findings, against: Findings | None) -> Drawing:
         (name, f"mean of layers {number(findings.overall.cka_mean)}") for findings, name, _ in runs
     ]
     pairs = sum(layer.cka_mean.n for layer in main.layers)
+    by_cluster = any(order_words(shown.order) for _, maps in groups for shown in maps)
     return Drawing(
         "cka-all-layers",
         "Debiased CKA of each pair of experts",
         "The darker, the more different. Hatched: undefined.",
         figure,
         numbers=f"{per_run(means)} n = {pairs:,} pairs on {of_text(main)}; the intervals of the "
-        f"means are in the figure by layer; null of one pair: 95% below {number(main.null_95)}.",
+        f"means are in the figure by layer; null of one pair: 95% below {number(main.null_95)}."
+        + (" Experts by cluster." if by_cluster else ""),
     )
 
 

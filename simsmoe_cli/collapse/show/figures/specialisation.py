@@ -9,9 +9,12 @@ from simsmoe_cli.collapse.measure.correlation import nan_array
 from simsmoe_cli.collapse.show.figures.heat_maps import (
     RATIO_COLOURS,
     RATIO_SCALE,
+    PairMap,
     expert_ticks,
     heat_map,
     log_ratio,
+    map_order,
+    order_words,
     ratio_bar,
     sheet,
 )
@@ -41,7 +44,8 @@ def coactivation_figure(main: Findings) -> Drawing | None:
         expected = nan_array(layer.shared_expected)
         expected[expected * main.text.tokens < FEWEST_EXPECTED] = np.nan
         ratio = log_ratio(nan_array(layer.shared), expected)
-        maps.append((layer_name(layer), ratio))
+        maps.append(PairMap(layer_name(layer), ratio, map_order(nan_array(layer.cka))))
+    by_cluster = any(order_words(pair_map.order) for pair_map in maps)
     figure, grid = sheet([("expert", maps)], RATIO_COLOURS, RATIO_SCALE, across=2)
     ratio_bar(figure, grid, shrink=0.7, aspect=30, pad=0.03)
     return Drawing(
@@ -52,7 +56,8 @@ def coactivation_figure(main: Findings) -> Drawing | None:
         "routing",
         f"n = {of_all_text(main)}, all K experts of a token counted, so there is no interval. "
         f"Null: 1, experts combined at random. Pairs with fewer than "
-        f"{FEWEST_EXPECTED} expected tokens are left out.",
+        f"{FEWEST_EXPECTED} expected tokens are left out."
+        + (" Experts are in the order of the maps of similarity." if by_cluster else ""),
     )
 
 
@@ -69,7 +74,7 @@ def domains_figure(main: Findings) -> Drawing | None:
         ratio = log_ratio(rows, nan_array([layer.frequency]))
         heat_map(axes, ratio, RATIO_COLOURS, RATIO_SCALE)
         axes.set_yticks(range(len(names)), [printable(name, LABEL) for name in names])
-        expert_ticks(axes, layer.experts, both=False)
+        expert_ticks(axes, range(layer.experts), both=False)
         axes.set_title(layer_name(layer), loc="left")
     grid[-1].set_xlabel("expert")
     ratio_bar(figure, list(grid))

@@ -275,6 +275,35 @@ def test_few_and_many_experts(layers: int, experts: int) -> None:
         ElementTree.fromstring(inline_svg(found[name]))
 
 
+def test_maps_of_many_experts_are_ordered_by_cluster_and_keep_their_numbers() -> None:
+    """As in the monitor: three planted clusters stand together, and each cell is its pair's."""
+    groups = [[0, 3, 6, 9, 12, 15, 18], [1, 4, 7, 10, 13, 16, 19], [2, 5, 8, 11, 14, 17]]
+    cka = np.random.default_rng(2).uniform(0, 0.1, (20, 20))
+    for group in groups:
+        cka[np.ix_(group, group)] += 0.8
+    cka = (cka + cka.T) / 2
+    found = named(report(layers=1, experts=20, cka=cka.tolist()))
+    axes = found["cka-layer-0"].figure.axes[0]
+    words = found["cka-layer-0"].numbers.partition("Experts by cluster, from the top: ")[2]
+    order = [int(number) for number in words.rstrip(".").split(", ")]
+    assert sorted(order) == list(range(20))
+    for group in groups:
+        places = [order.index(expert) for expert in group]
+        assert max(places) - min(places) == len(group) - 1
+    (image,) = axes.images
+    for row, column in ((0, 1), (3, 17), (19, 8)):
+        colour = SIMILARITY_COLOURS(cka[order[row], order[column]])
+        assert np.allclose(image.get_array()[row, column], colour)
+    for ticks in (axes.get_xticks(), axes.get_yticks()):
+        assert ticks[0] == 0
+        assert len(ticks) >= 6
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        place = max(label.get_position())  # the other coordinate is 0
+        assert label.get_text() == str(order[int(place)])
+    assert "by cluster" in found["cka-all-layers"].numbers
+    assert "by cluster" not in named(report(layers=1))["cka-layer-0"].numbers
+
+
 def test_layers_of_any_name_have_files_of_their_own() -> None:
     """Names from a foreign model reach file names as letters, digits, dots and dashes alone."""
     made = report(layers=4).model_dump()

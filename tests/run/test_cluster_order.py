@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from simsmoe_cli.monitor.draw.clusters import MOST, cluster_order
+from simsmoe_cli.run.cluster_order import MOST, cluster_order
 
 
 def planted(groups: list[list[int]], rows: int) -> np.ndarray:

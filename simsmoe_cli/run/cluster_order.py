@@ -1,16 +1,19 @@
-"""The order of a matrix's rows in which similar ones stand together: average linkage."""
+"""The order of a matrix's rows in which similar ones stand together: average linkage.
+
+The monitor and the report order the experts of their heat maps by it.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsmoe_cli.monitor.draw.scales import Floats
-
 MOST = 512  # rows; more keep their order, because the time grows with the cube
 
 
-def cluster_order(similarity_NN: Floats) -> NDArray[np.int64]:
+def cluster_order(similarity_NN: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """The rows by cluster, [N].
 
     The two clusters with the highest mean similarity between their members are joined until one is
