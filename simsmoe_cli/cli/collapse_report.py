@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_runs
 from simsmoe_cli.cli.options import (
     DATA_DIR,
     RUNS_DIR,
@@ -19,7 +20,8 @@ from simsmoe_cli.errors import UserError
 RunOrModelArgument = Annotated[
     Path,
     typer.Argument(
-        help="Run folder, its name under --runs-dir, or the folder of a Hugging Face model."
+        help="Run folder, its name under --runs-dir, or the folder of a Hugging Face model.",
+        autocompletion=complete_runs,
     ),
 ]
 ReportCheckpointOption = Annotated[
@@ -30,7 +32,8 @@ ReportCheckpointOption = Annotated[
     ),
 ]
 AgainstOption = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="Another run to compare with.")
+    Path | None,
+    typer.Option(metavar="RUN", help="Another run to compare with.", autocompletion=complete_runs),
 ]
 SplitOption = Annotated[
     str | None, typer.Option(metavar="valid|test", help="Of the corpus; valid if left out.")

@@ -4,10 +4,50 @@
 cannot be read is not offered.
 """
 
+import contextlib
+import io
+import os
 from pathlib import Path
 from typing import Any
 
 import typer
+
+
+def answer(command: Any) -> None:
+    """If a shell asks what it may offer, answer and end the process.
+
+    bash splits the words of a line at each =, which settings have, and takes what follows it as the
+    word to complete: the words are joined before typer sees them, and what is before the = is left
+    out of the answer.
+
+    Args:
+        command: of typer.
+    """
+    if os.environ.get("_SIMSMOE_COMPLETE") != "complete_bash":
+        command._main_shell_completion({}, "simsmoe")
+        return
+    words = _joined(os.environ.get("COMP_WORDS", ""), os.environ.get("COMP_CWORD", ""))
+    os.environ.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(len(words) - 1))
+    answers = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(answers):
+            command._main_shell_completion({}, "simsmoe")
+    finally:
+        known = words[-1][: words[-1].rfind("=") + 1]
+        for line in answers.getvalue().splitlines():
+            print(line.removeprefix(known))
+
+
+def _joined(words: str, place: str) -> list[str]:
+    """The words up to the one that is completed, joined where bash has split them at an =."""
+    split = words.split("\n")[: int(place) + 1 if place.isdecimal() else None]
+    joined: list[str] = []
+    for before, word in zip(["", *split], split, strict=False):
+        if joined and (word == "=" or (before == "=" and not word.startswith("-"))):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
 
 
 def complete_runs(context: typer.Context, incomplete: str) -> list[str]:
@@ -54,6 +94,13 @@ def complete_routers(incomplete: str) -> list[str]:
     from simsmoe_cli import registry
 
     return _beginning(incomplete, registry.ROUTERS)
+
+
+def complete_experts(incomplete: str) -> list[str]:
+    """Expert backends."""
+    from simsmoe_cli import registry
+
+    return _beginning(incomplete, ["auto", *registry.EXPERTS])
 
 
 def complete_loggers(incomplete: str) -> list[str]:

@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from simsmoe_cli import __version__
 from simsmoe_cli.cli.collapse_report import collapse_report
 from simsmoe_cli.cli.compare import compare
+from simsmoe_cli.cli.complete import answer
 from simsmoe_cli.cli.doctor import doctor
 from simsmoe_cli.cli.evaluate import evaluate
 from simsmoe_cli.cli.export import export
@@ -195,7 +196,7 @@ def _invoke(arguments: list[str]) -> int:
     where the output is closed.
     """
     command = _command(app)
-    command._main_shell_completion({}, "simsmoe")  # ends the process if a shell asks
+    answer(command)
     try:
         with command.make_context("simsmoe", arguments) as context:
             code = command.invoke(context)

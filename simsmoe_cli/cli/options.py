@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simsmoe_cli.cli.complete import (
+    complete_experts,
     complete_loggers,
     complete_recipes,
     complete_routers,
@@ -86,7 +87,10 @@ SimilarityOption = Annotated[
     ),
 ]
 ExpertsOption = Annotated[
-    str | None, typer.Option(help="Expert backend: auto, grouped, loop or fastmoe.")
+    str | None,
+    typer.Option(
+        help="Expert backend: auto, grouped, loop or fastmoe.", autocompletion=complete_experts
+    ),
 ]
 LogOption = Annotated[
     list[str] | None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simsmoe_cli.cli.complete import complete_data
+from simsmoe_cli.cli.complete import complete_corpora, complete_data
 from simsmoe_cli.cli.document_options import (
     DocumentsOption,
     EndTokenOption,
@@ -68,7 +68,9 @@ SpModelOption = Annotated[str, typer.Option(help="sentencepiece: unigram or bpe.
 VocabFromOption = Annotated[
     str | None,
     typer.Option(
-        metavar="STORE", help="Use the tokenizer of another prepared corpus, name or folder."
+        metavar="STORE",
+        help="Use the tokenizer of another prepared corpus, name or folder.",
+        autocompletion=complete_corpora,
     ),
 ]
 TextColumnOption = Annotated[

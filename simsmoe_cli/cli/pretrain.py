@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_runs
 from simsmoe_cli.cli.dry_run_ranks import planned_cluster
 from simsmoe_cli.cli.options import (
     DATA_DIR,
@@ -49,6 +50,7 @@ FromOption = Annotated[
         metavar="RUN|FOLDER",
         help="Start from the best weights of this run, or from this Hugging Face model (a folder; "
         "extra hf; RUN/huggingface gets the result).",
+        autocompletion=complete_runs,
     ),
 ]
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from simsmoe_cli.cli.complete import complete_runs
 from simsmoe_cli.cli.options import RUNS_DIR, RunsDirOption, console
 
 DenseArgument = Annotated[
@@ -13,6 +14,7 @@ DenseArgument = Annotated[
         metavar="DENSE",
         help="A run whose pattern has f and no g, or the folder of a Hugging Face model: llama, "
         "mistral, qwen2 or qwen3.",
+        autocompletion=complete_runs,
     ),
 ]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")]
