@@ -142,7 +142,7 @@ def require_same(found: Path, expected: Path) -> None:
 
 
 class Drill:
-    """A folder with data, a task, a run that nothing disturbed, and one fine-tuned from it."""
+    """A folder with data, a task, and a run that nothing disturbed."""
 
     def __init__(self, folder: Path):
         import typing
@@ -160,18 +160,21 @@ class Drill:
         (folder / "rows.csv").write_text("text,label\n" + rows)
         prepare_task(str(folder / "rows.csv"), folder / "data/letters")
         (folder / "tiny.yaml").write_text(dump_recipe(recipe(train=TRAIN)))
-        self.operations = {
-            name: undisturbed(folder, self.command(name, "whole"))
-            for name in ("pretrain", "finetune")
-        }
-        first = self.runs / "whole/checkpoints/step-0000006"
-        assert first.is_dir()
-        undisturbed(folder, [*self.command("pretrain", "all"), "--set", "train.keep_last=9"])
-        shutil.copytree(self.runs / "all", folder / "all")
-        for name in ("export", "report"):
-            self.operations[name] = undisturbed(folder, self.command(name, "whole"))
-        shutil.move(self.runs / "whole/report", folder / "report")
-        shutil.move(folder / "out", folder / "exported")
+        self.operations = {"pretrain": undisturbed(folder, self.command("pretrain", "whole"))}
+        assert (self.runs / "whole/checkpoints/step-0000006").is_dir()
+
+    def prepare(self, subject: str) -> None:
+        """Do once, undisturbed, what is then killed."""
+        folder = self.folder
+        if subject == "discard" and not (folder / "all").exists():
+            undisturbed(folder, [*self.command("pretrain", "all"), "--set", "train.keep_last=9"])
+            shutil.copytree(self.runs / "all", folder / "all")
+        elif subject != "discard" and subject not in self.operations:
+            self.operations[subject] = undisturbed(folder, self.command(subject, "whole"))
+            if subject == "export":
+                shutil.move(folder / "out", folder / "exported")
+            elif subject == "report":
+                shutil.move(self.runs / "whole/report", folder / "report")
 
     def command(self, subject: str, name: str) -> list[str]:
         """What is run of a subject."""
@@ -271,6 +274,7 @@ def drill(folder: Path, kills: int, seed: int) -> dict[str, int]:
         rng = random.Random(f"{seed}/{round_number}")
         subject = list(subjects)[round_number % len(subjects)]
         try:
+            made.prepare(subject)
             done[subject] += subjects[subject](rng)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, round {round_number}, {subject}: {error}") from None
@@ -285,6 +289,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     import torch
+    import torch._dynamo  # the first optimizer of each process would import it
 
     torch.set_num_threads(1)  # a process with threads must not be forked
     began = time.time()
