@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Tests run side by side on few cores; threads of their own would only wait for each other.
 # Set before torch is imported, and inherited by the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Where the user has set it, every process that a test starts would compile all our modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes says how busy the machine is.
 settings.register_profile(

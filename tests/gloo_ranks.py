@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,10 +14,7 @@ import torch.distributed.tensor  # each rank would need a second to import them
 import torch.multiprocessing as mp
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from simsmoe_cli.cli import main
-
-# A fork is ready at once, where a new process imports torch for seconds. CUDA forbids it.
-METHOD = "spawn" if torch.cuda.is_available() else "fork"
+from tests.forked import METHOD, Ended, Forked
 
 
 def on_ranks(function: Callable[..., Any], ranks: int, folder: Path, *arguments: Any) -> list[Any]:
@@ -46,17 +42,6 @@ def _run(
     dist.destroy_process_group()
 
 
-PARTS = ("code", "out", "err")
-
-
-class Ended(NamedTuple):
-    """How a rank ended: its exit code, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
 def command_on_ranks(ranks: int, folder: Path, arguments: Sequence[str]) -> list[Ended]:
     """Run a command line of simsmoe on ranks, each of which has the environment of torchrun's.
 
@@ -65,29 +50,22 @@ def command_on_ranks(ranks: int, folder: Path, arguments: Sequence[str]) -> list
         folder: for what they print.
         arguments: of the command line.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    mp.start_processes(
-        _command, (ranks, store.port, folder, arguments), nprocs=ranks, start_method=METHOD
-    )
-    texts = [[(folder / f"{n}.{part}").read_text() for part in PARTS] for n in range(ranks)]
-    return [Ended(int(code), out, err) for code, out, err in texts]
+    started = [
+        Forked(arguments, folder / str(rank), **place_of(rank, ranks, store.port))
+        for rank in range(ranks)
+    ]
+    return [command.ended() for command in started]
 
 
-def _command(rank: int, ranks: int, port: int, folder: Path, arguments: Sequence[str]) -> None:
-    as_rank(rank, ranks, port)
-    for number, part in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / f"{rank}.{part}", os.O_CREAT | os.O_WRONLY), number)
-    main.prepare_streams()
-    code = main.run(arguments)
-    sys.stdout.flush()
-    (folder / f"{rank}.code").write_text(str(code))
-    os._exit(0)  # as the command does, since threads may wait for other ranks
+def place_of(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """The variables that torchrun sets, whose store listens on a port."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": port}
+    return {name: str(value) for name, value in {**place, **agent}.items()}
 
 
 def as_rank(rank: int, ranks: int, port: int) -> None:
     """Set the variables that torchrun sets, whose store listens on a port."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in {**place, **agent}.items()})
+    os.environ.update(place_of(rank, ranks, port))
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,7 +25,7 @@ from simsmoe_cli.any_moe.find_layers import (
 )
 from simsmoe_cli.any_moe.handle import Handle, attach
 from tests.collapse.sources.huggingface.test_families import whole_model
-from tests.huggingface.families import VOCABULARY, families, tiny
+from tests.huggingface.families import VOCABULARY, tiny
 
 BATCH, BLOCK = 3, 40
 # All tokens are taken, so that nothing is drawn; all pairs are due in every batch.
@@ -53,7 +54,7 @@ FAMILIES = {  # how experts are held, K, and what the router gives
 def made(model_type: str, **changes: Any) -> nn.Module:
     """A tiny random model in training mode whose router decides clearly and that drops nothing."""
     torch.manual_seed(0)
-    config = tiny(families()[model_type], **{**FAMILIES[model_type], **changes})
+    config = tiny(transformers.CONFIG_MAPPING[model_type], **{**FAMILIES[model_type], **changes})
     model = whole_model(config)
     assert model is not None
     with torch.no_grad():

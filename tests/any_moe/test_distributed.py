@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
-from tests.any_moe.by_hand import batch, by_hand, made, require_equal
+from simsmoe_cli.any_moe.handle import attach
+from tests.any_moe.by_hand import EVERYTHING, batch, by_hand, loss_of, made, require_equal
+from tests.gloo_ranks import on_ranks
 
-ROOT = Path(__file__).resolve().parents[2]
+RANKS = 2
+
+
+def trained(rank: int, kind: str, model_type: str) -> dict[str, Any]:
+    """The gradients and metrics of a step with a batch of each rank's own."""
+    model: nn.Module = made(model_type)
+    if kind == "fsdp2":
+        mesh = init_device_mesh("cpu", (RANKS,))
+        for layer in model.model.layers:  # type: ignore[union-attr]
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    else:
+        model = DistributedDataParallel(model)
+    handle = attach(model, EVERYTHING, probe_every=1)
+    loss_of(model, batch(rank)).backward()
+    handle.step()
+    found: dict[str, torch.Tensor] = {}
+    for name, part in model.named_parameters():
+        if part.grad is not None:
+            grad = part.grad.full_tensor() if isinstance(part.grad, DTensor) else part.grad
+            found[name.removeprefix("module.")] = grad
+    metrics = handle.metrics()
+    dist.barrier()
+    return {"gradients": found, "metrics": metrics}
 
 
 @pytest.mark.parametrize(("kind", "model_type"), [("ddp", "mixtral"), ("fsdp2", "qwen3_moe")])
 def test_two_processes(kind: str, model_type: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.any_moe.ranks", kind, model_type, str(tmp_path)]
-    ranks = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=180)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], errors
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
-    require_equal(found["gradients"], by_hand(made(model_type), [batch(0), batch(1)], at_once=True))
-    assert found["metrics"]["layer_0/load_max"] >= 1
+    expected = by_hand(made(model_type), [batch(0), batch(1)], at_once=True)
+    for found in on_ranks(trained, RANKS, tmp_path, kind, model_type):
+        require_equal(found["gradients"], expected)
+        assert found["metrics"]["layer_0/load_max"] >= 1

@@ -17,6 +17,7 @@ import pytest
 from simsmoe_cli.errors import EXIT_RANK_LOST, EXIT_SIGTERM
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
+from tests.forked import Forked
 from tests.train.tiny import TINY, events, steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,26 +36,19 @@ def arguments(tmp_path: Path, corpus_dir: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def start(arguments: Sequence[str], ranks: int = 2) -> list[subprocess.Popen[str]]:
-    """The processes of a training, started without torchrun."""
+def places(ranks: int = 2) -> list[dict[str, str]]:
+    """The variables of each rank of a training that is started without torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "simsmoe_cli", *arguments],
-            cwd=ROOT,
-            env={
-                **os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank),
-                "LOCAL_WORLD_SIZE": str(ranks),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    return [place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def start(arguments: Sequence[str], folder: Path) -> list[Forked]:
+    """The processes of a training; the folder is for what they print."""
+    return [Forked(arguments, folder / place["RANK"], **place) for place in places()]
 
 
 def wait_for_checkpoint(run: RunDir, step: int = 1) -> None:
@@ -64,16 +58,15 @@ def wait_for_checkpoint(run: RunDir, step: int = 1) -> None:
         time.sleep(0.05)
 
 
-def ended(processes: Sequence[subprocess.Popen[str]]) -> tuple[list[int], list[str], list[str]]:
+def ended(processes: Sequence[Forked]) -> tuple[list[int], list[str], list[str]]:
     """Exit codes, stdout and stderr of each."""
-    outputs = [process.communicate(timeout=240) for process in processes]
-    codes = [process.returncode for process in processes]
-    return codes, [out for out, _ in outputs], [error for _, error in outputs]
+    found = [process.ended() for process in processes]
+    return [one.code for one in found], [one.out for one in found], [one.err for one in found]
 
 
 def test_a_signal_to_one_rank_stops_all_after_saving(arguments: list[str], tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    processes = start(arguments)
+    processes = start(arguments, tmp_path / "printed")
     wait_for_checkpoint(run)
     processes[1].send_signal(signal.SIGTERM)
     codes, out, errors = ended(processes)
@@ -89,10 +82,22 @@ def test_a_signal_to_one_rank_stops_all_after_saving(arguments: list[str], tmp_p
 
 def test_a_killed_rank_ends_the_others_with_one_line(arguments: list[str], tmp_path: Path) -> None:
     killed = 0  # the one that speaks for all
-    processes = start(arguments)
+    # New processes: what torch's own threads print is settled when it is imported.
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "simsmoe_cli", *arguments],
+            cwd=ROOT,
+            env=os.environ | place,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in places()
+    ]
     wait_for_checkpoint(RunDir(tmp_path / "run"))
     processes[killed].kill()
-    codes, _, errors = ended(processes)
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    codes = [process.returncode for process in processes]
     assert codes[1 - killed] == EXIT_RANK_LOST, errors
     lines = errors[1 - killed].splitlines()
     assert len(lines) == 1, lines
@@ -103,7 +108,9 @@ def test_torchrun_goes_on_by_itself(arguments: list[str], tmp_path: Path) -> Non
     """A rank is killed; the run is then the same as one that was never interrupted."""
     short = [*arguments, "--set", "train.steps=40", "--set", "train.validate_every=20"]
     run, name = RunDir(tmp_path / "run"), checkpoint.step_name(40)
-    codes, _, errors = ended(start([*short, "--runs-dir", str(tmp_path / "whole")]))
+    codes, _, errors = ended(
+        start([*short, "--runs-dir", str(tmp_path / "whole")], tmp_path / "printed")
+    )
     assert codes == [0, 0], errors
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     process = subprocess.Popen(

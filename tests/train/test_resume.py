@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,12 @@ from simsmoe_cli.errors import EXIT_SIGTERM
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.checkpoint_state import MODEL, TRAINING
+from simsmoe_cli.run.event_log import EventLog
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.optim import NonFiniteGuard
 from simsmoe_cli.train.signals import Stopped
+from tests.forked import Ended, Forked
 from tests.train.tiny import events, recipe, without_times
 
 PAPER_MODEL = {
@@ -52,54 +53,39 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Runs `simsmoe ARGUMENTS` and kills this process with SIGKILL at a chosen moment.
-KILLED = """
-import os, signal, sys
-from simsmoe_cli.run import checkpoint
-from simsmoe_cli.run.event_log import EventLog
-from simsmoe_cli.train.optim import NonFiniteGuard
 
-moment, at = sys.argv[1], int(sys.argv[2])
+class Killed:
+    """Kills the process it is called in with SIGKILL at a chosen moment: inside a step, or between
+    the rename of a checkpoint and its event."""
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self, moment: str, at: int):
+        self.moment, self.at = moment, at
 
-if moment == "step":
-    watch = NonFiniteGuard.watch
-    calls = 0
-    def patched(self, *args):
-        global calls
-        calls += 1
-        if calls == at:
-            die()
-        watch(self, *args)
-    NonFiniteGuard.watch = patched
-elif moment == "checkpoint":
-    save_file = checkpoint.save_file
-    calls = 0
-    def patched(tensors, path):
-        global calls
-        calls += 1
-        save_file(tensors, path)
-        if calls == at:
-            os.truncate(path, os.path.getsize(path) // 2)
-            die()
-    checkpoint.save_file = patched
-elif moment == "rename":
-    emit = EventLog.emit
-    calls = 0
-    def patched(self, event):
-        global calls
-        calls += event["kind"] == "checkpoint"
-        if calls == at:
-            die()
-        emit(self, event)
-    EventLog.emit = patched
+    def __call__(self) -> None:
+        calls = 0
 
-sys.argv = ["simsmoe", *sys.argv[3:]]
-from simsmoe_cli.cli.main import main
-main()
-"""
+        def count(this: bool) -> None:
+            nonlocal calls
+            calls += this
+            if this and calls == self.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if self.moment == "step":
+            watch = NonFiniteGuard.watch
+
+            def watched(guard: NonFiniteGuard, *arguments: Any) -> None:
+                count(True)
+                watch(guard, *arguments)
+
+            NonFiniteGuard.watch = watched  # type: ignore[method-assign]
+        else:
+            emit = EventLog.emit
+
+            def emitted(log: EventLog, event: Any) -> None:
+                count(event["kind"] == "checkpoint")
+                emit(log, event)
+
+            EventLog.emit = emitted  # type: ignore[method-assign]
 
 
 def weights(run: RunDir) -> dict[str, torch.Tensor]:
@@ -136,18 +122,9 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def pretrain(
-    data: Path, runs: Path, *arguments: str, killed: tuple[str, int] | None = None
-) -> subprocess.CompletedProcess[str]:
-    command = ["pretrain", "--data-dir", str(data), "--runs-dir", str(runs), *arguments]
-    moment, at = killed or ("never", 0)
-    return subprocess.run(
-        [sys.executable, "-c", KILLED, moment, str(at), *command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def pretrain(data: Path, runs: Path, *arguments: str, killed: Killed | None = None) -> Ended:
+    words = ["pretrain", "--data-dir", str(data), "--runs-dir", str(runs), *arguments]
+    return Forked(words, runs / "printed", killed).ended()
 
 
 @pytest.fixture(scope="module")
@@ -157,19 +134,19 @@ def reference(
     """The run that nothing interrupted."""
     runs = tmp_path_factory.mktemp("reference")
     done = pretrain(corpus_dir, runs, "--recipe", str(recipe_file), "--name", "whole")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     return RunDir(runs / "whole")
 
 
-@pytest.mark.parametrize("killed", [("step", 7), ("rename", 2)], ids=str)
+@pytest.mark.parametrize("killed", [Killed("step", 7), Killed("rename", 2)], ids=["step", "rename"])
 def test_killed_and_resumed(
-    killed: tuple[str, int], corpus_dir: Path, recipe_file: Path, tmp_path: Path, reference: RunDir
+    killed: Killed, corpus_dir: Path, recipe_file: Path, tmp_path: Path, reference: RunDir
 ) -> None:
     start = "--recipe", str(recipe_file), "--name", "run"
     first = pretrain(corpus_dir, tmp_path, *start, killed=killed)
-    assert first.returncode == -signal.SIGKILL
+    assert first.code == -signal.SIGKILL
     second = pretrain(corpus_dir, tmp_path, *start, "--resume", "auto")
-    assert second.returncode == 0, second.stderr
+    assert second.code == 0, second.err
     run = RunDir(tmp_path / "run")
     assert_same_run(run, reference)
     leftovers = [path.name for path in run.checkpoints.iterdir() if path.name.startswith(".")]
