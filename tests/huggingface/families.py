@@ -178,11 +178,20 @@ NOT_REPORTED = {
 }
 
 
-@cache
-def families() -> dict[str, type]:
-    """Configuration classes by model type."""
+def listed() -> bool:
+    """Whether this is the version of transformers that the lists were made with."""
+    return transformers.__version__.startswith("5.24.")
+
+
+def families() -> list[str]:
+    """Model types. The lists say them at once; a search imports every configuration there is."""
+    return sorted({*REPORTED, *NOT_REPORTED}) if listed() else searched()
+
+
+def searched() -> list[str]:
+    """Model types whose configuration counts experts."""
     mapping = transformers.CONFIG_MAPPING
-    return {name: mapping[name] for name in sorted(mapping) if _counts_experts(mapping[name])}
+    return [name for name in sorted(mapping) if _counts_experts(mapping[name])]
 
 
 @cache
