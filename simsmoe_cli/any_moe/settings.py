@@ -13,7 +13,7 @@ from simsmoe_cli.any_moe.find_layers import ExpertLayer, ListedLayer
 from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.recipe.schema_errors import schema_problems
 from simsmoe_cli.recipe.section import Problem
-from simsmoe_cli.recipe.similarity import SimilaritySettings
+from simsmoe_cli.recipe.similarity import PRESETS, SimilaritySettings
 
 Similarity = str | dict[str, Any] | SimilaritySettings
 # Of a configuration of transformers: how many experts a token is sent to.
@@ -72,7 +72,8 @@ def similarity_settings(given: Similarity, total_steps: int | None) -> Similarit
 
     Raises:
         UserError: a field is unknown or wrong, fields contradict each other, a head would have to
-            be trained, or a schedule is given and `total_steps` is not.
+            be trained, or a schedule is given and `total_steps` is not. A preset's own schedule
+            is then constant at its last value.
     """
     if isinstance(given, str):
         given = {"preset": given}
@@ -101,13 +102,16 @@ def similarity_settings(given: Similarity, total_steps: int | None) -> Similarit
     scheduled = [
         name for name in type(given).model_fields if isinstance(getattr(given, name), list)
     ]
-    if scheduled and total_steps is None:
+    if total_steps is not None:
+        return given
+    preset = PRESETS[given.preset]
+    if own := [name for name in scheduled if getattr(given, name) != preset.get(name)]:
         raise UserError(
             "a schedule needs the length of the training",
-            where=f"similarity.{scheduled[0]}",
+            where=f"similarity.{own[0]}",
             hint="Give attach total_steps, or set a number.",
         )
-    return given
+    return given.model_copy(update={name: getattr(given, name)[-1][1] for name in scheduled})
 
 
 def require_rows_alone(layers: Sequence[ExpertLayer], where: str) -> None:

@@ -28,6 +28,7 @@ from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.score import score_text
 
 if TYPE_CHECKING:
+    from simsmoe_cli.recipe.schedule import Schedule
     from simsmoe_cli.train.objectives.base import Objective
 
 STARTING, TESTING = "reading the data and building the model", "testing"
@@ -284,6 +285,9 @@ def _lines(event: dict[str, Any], total_steps: int) -> list[str]:
             lines = [f"{change} from step {event['step']}" for change in changes]
             if "compare_every" in event:
                 lines.append(f"similarity learning: {cost_in_words(event)}")
+                weight = event["recipe"]["similarity"]["weight"]
+                if isinstance(weight, list):
+                    lines.append(f"similarity learning: {weight_in_words(weight, total_steps)}")
             return lines
         case "train":
             left = (total_steps - event["step"]) * event["step_ms"] / 1000
@@ -308,6 +312,12 @@ def cost_in_words(event: dict[str, Any]) -> str:
     every = event["compare_every"]
     often = "in every step" if every == 1 else f"every {every} steps"
     return f"experts are compared {often}, for {event['similarity_flops']:.1%} of a step's FLOPs"
+
+
+def weight_in_words(weight: Schedule, total_steps: int) -> str:
+    """The weight of the similarity loss, from the points of its schedule."""
+    points = [f"{value:g} at step {round(share * total_steps):,}" for share, value in weight]
+    return f"its loss has the weight {', '.join(points)}, linear in between"
 
 
 def duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ a verdict on the first steps of a run says little.
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from simsmoe_cli.collapse.ablation import Ablation, LeftOut
@@ -37,6 +38,7 @@ from simsmoe_cli.collapse.verdict_doubts import (
     unknown,
     wasted_copies,
 )
+from simsmoe_cli.recipe import schedule
 
 NEAR_ZERO = 0.005
 MANY_UNNEEDED = 0.125  # of all experts: from here on, fewer experts may do
@@ -276,8 +278,18 @@ def _against_similarity(preset: str, recipe: dict[str, object], is_run: bool, na
         )
     learning = recipe.get("similarity")
     weight = learning.get("weight") if isinstance(learning, dict) else None
-    more = f"={2 * weight:g}" if isinstance(weight, float) and weight > 0 else ""
     return (
         f"Similarity learning is on: train longer, or raise its weight "
-        f"(`--set similarity.weight{more}`)."
+        f"(`--set {_doubled(weight)}`)."
     )
+
+
+def _doubled(weight: object) -> str:
+    """The setting of twice a weight, which may be a schedule."""
+    name = "similarity.weight"
+    if isinstance(weight, float) and weight > 0:
+        return f"{name}={2 * weight:g}"
+    if isinstance(weight, list) and not schedule.fault(weight, 0, math.inf):
+        points = ", ".join(f"[{share:g}, {2 * value:g}]" for share, value in weight)
+        return f"'{name}=[{points}]'"
+    return name

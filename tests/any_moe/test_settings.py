@@ -11,7 +11,9 @@ from torch import nn
 
 from simsmoe_cli.any_moe.find_layers import ListedLayer
 from simsmoe_cli.any_moe.handle import attach
+from simsmoe_cli.any_moe.settings import similarity_settings
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.recipe.schedule import value_at
 from tests.any_moe.own_model import OwnModel, own_batch
 
 
@@ -77,3 +79,12 @@ def test_a_state_of_another_model_and_a_mask_that_is_none() -> None:
     handle.load_state_dict({"layer_0.tracker.shared_NN": torch.ones(3, 3)}, 3)
     with pytest.raises(UserError, match="other experts or settings"):
         model(own_batch())
+
+
+@pytest.mark.parametrize(("total_steps", "weights"), [(None, [0.003, 0.003]), (10, [0.0, 0.003])])
+def test_a_preset_has_its_last_weight_where_the_length_is_not_known(
+    total_steps: int | None, weights: list[float]
+) -> None:
+    settings = similarity_settings("calibrated", total_steps)
+    assert settings is not None
+    assert [value_at(settings.weight, share) for share in (0.1, 0.9)] == weights

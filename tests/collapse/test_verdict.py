@@ -160,6 +160,11 @@ def test_what_was_not_measured_is_not_claimed() -> None:
     [
         ("none", {}, "Train with `--similarity calibrated`"),
         ("calibrated", {"similarity": {"weight": 0.003}}, "`--set similarity.weight=0.006`"),
+        (
+            "calibrated",
+            {"similarity": {"weight": [[0.2, 0.0], [0.5, 0.003]]}},
+            "`--set 'similarity.weight=[[0.2, 0], [0.5, 0.006]]'`",
+        ),
         ("calibrated", {"similarity": {"weight": [[0, 0.0]]}}, "`--set similarity.weight`"),
     ],
 )

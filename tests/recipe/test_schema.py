@@ -46,7 +46,12 @@ def test_blocks_are_shuffled_where_no_memory_is_carried(
 
 def test_every_loss_has_its_coefficient() -> None:
     recipe = load_recipe("quickstart", ["moe.router=competesmoe", "moe.z_weight=1e-3"])
-    assert recipe.loss_weights == {"balance": 0.01, "z": 1e-3, "similarity": 0.003, "compete": 0.01}
+    assert recipe.loss_weights == {
+        "balance": 0.01,
+        "z": 1e-3,
+        "similarity": [[0.2, 0.0], [0.5, 0.003]],
+        "compete": 0.01,
+    }
 
 
 def test_a_recipe_never_changes_once_validated() -> None:
