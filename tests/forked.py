@@ -53,10 +53,18 @@ class Forked:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._printed = [folder / name for name in OUTPUT]
+        for path in self._printed:
+            path.touch()
         self.process = multiprocessing.get_context(METHOD).Process(
             target=_command, args=(list(arguments), self._printed, before, environment)
         )
         self.process.start()
+
+    def printed(self) -> str:
+        """What it has printed so far; it must be running."""
+        out, err = (path.read_text() for path in self._printed)
+        assert self.process.is_alive(), err
+        return out
 
     def send_signal(self, number: signal.Signals) -> None:
         assert self.process.pid is not None

@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from simsmoe_cli.errors import EXIT_SIGINT, EXIT_SIGTERM
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
+from tests.forked import Forked
 from tests.train.tiny import events, recipe
 
 Capture = pytest.CaptureFixture[str]
@@ -250,21 +252,12 @@ def test_long_runs_say_how_many_hours_are_left(capsys: Capture) -> None:
 )
 def test_a_real_signal_in_the_middle(number: signal.Signals, code: int) -> None:
     command = ["pretrain", "--recipe", "tiny.yaml", "--name", "mine", "--set", "train.steps=100000"]
-    training = subprocess.Popen(
-        [sys.executable, "-m", "simsmoe_cli", *command],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with training:
-        assert training.stdout is not None
-        for line in training.stdout:
-            if "tokens/s" in line:
-                break
-        training.send_signal(number)
-        out, err = training.communicate(timeout=60)
-    assert (training.returncode, err) == (code, "")
+    training = Forked(command, Path("printed"))
+    while "tokens/s" not in training.printed():
+        time.sleep(0.01)
+    training.send_signal(number)
+    ended, out, err = training.ended()
+    assert (ended, err) == (code, "")
     step = checkpoint.list_checkpoints(RunDir(Path("runs/mine")))[-1][0]
     last = out.splitlines()[-1]
     assert last == (

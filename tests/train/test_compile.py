@@ -39,16 +39,16 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
     ],
     ids=["paper", "modern", "plain"],
 )
-def test_one_graph_for_a_hundred_steps(
+def test_one_graph_for_forty_steps(
     trainer: Callable[..., Trainer],
     graphs: CompileCounter,
     precision: str,
     model: dict[str, Any],
     similarity: dict[str, Any],
 ) -> None:
-    settings = {"compile": "on", "precision": precision, "steps": 100}
+    settings = {"compile": "on", "precision": precision, "steps": 40}
     run = trainer(model=model, similarity=similarity, train=settings)
-    for _ in range(100):
+    for _ in range(40):
         run.step()
     assert graphs.frame_count == 1
 
