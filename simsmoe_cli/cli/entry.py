@@ -17,10 +17,14 @@ def main() -> None:
 
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:
-    """End this process before it has begun anything, with one line and the usual exit code."""
+    """End this process before it has begun anything, with one line and the usual exit code.
+
+    Of several processes that torchrun started, the first prints the line.
+    """
     name, code = ("SIGTERM", 143) if number == signal.SIGTERM else ("Ctrl-C", 130)
-    with contextlib.suppress(OSError):
-        os.write(2, f"simsmoe: stopped by {name}; nothing is left half-written\n".encode())
+    if os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):
+            os.write(2, f"simsmoe: stopped by {name}; nothing is left half-written\n".encode())
     os._exit(code)
 
 
