@@ -35,10 +35,13 @@ def doctor(
     """
     from dataclasses import asdict
 
+    from simsmoe_cli.cli.stage_progress import StageProgress
     from simsmoe_cli.doctor import examine
     from simsmoe_cli.errors import EXIT_USAGE
 
-    findings = list(examine(data_dir, runs_dir, deep=deep))
+    with StageProgress(console(stderr=True), in_bytes=False) as progress:
+        progress("examining this machine", 0, None)
+        findings = list(examine(data_dir, runs_dir, deep=deep))
     broken = [finding.name for finding in findings if finding.status == "broken"]
     if json:
         print_json({"ok": not broken, "findings": [asdict(finding) for finding in findings]})

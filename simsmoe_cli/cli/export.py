@@ -36,9 +36,12 @@ def export(
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Write weights, configuration, tokenizer and a readme into one folder."""
+    from simsmoe_cli.cli.stage_progress import StageProgress
     from simsmoe_cli.export.folder import export as write
     from simsmoe_cli.run.find import find_run
     from simsmoe_cli.run.opened import open_language_model
 
-    files = write(open_language_model(find_run(run, runs_dir), which, data_dir), folder, kind)
+    with StageProgress(console(stderr=True), in_bytes=False) as progress:
+        progress("exporting", 0, None)
+        files = write(open_language_model(find_run(run, runs_dir), which, data_dir), folder, kind)
     console().print(f"{folder}: {', '.join(files)}", soft_wrap=True)

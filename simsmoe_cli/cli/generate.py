@@ -87,6 +87,7 @@ def generate(
     if layer is not None and not show_experts:
         raise UserError("says whose experts to show", where="--layer", hint="Add --show-experts.")
 
+    from simsmoe_cli.cli.stage_progress import StageProgress
     from simsmoe_cli.generation.sampling import Reader, Sampling, generating
     from simsmoe_cli.generation.text import complete, encode_prompt
     from simsmoe_cli.run.find import find_run
@@ -99,7 +100,9 @@ def generate(
     ids, unknown = encode_prompt(tokenizer, text, where)
     on = choose_device(device)
     with clear_memory_errors(on, "Use --device cpu, or a machine with more memory."):
-        model = opened.language_model(on, generating)
+        with StageProgress(console(stderr=True), in_bytes=False) as progress:
+            progress("opening", 0, None)
+            model = opened.language_model(on, generating)
         shown = _layer(layer, opened.recipe, model) if show_experts else None
         if unknown:
             words = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")

@@ -18,7 +18,9 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def test_it_looks_and_leaves_nothing_behind(simsmoe: Command, tmp_path: Path) -> None:
     done = simsmoe("doctor")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    signs = done.stderr.splitlines()  # on a busy machine, that it goes on
+    assert all(sign.startswith("examining this machine: ") for sign in signs)
     assert done.stdout.rstrip().endswith("ready to train")
     for name in ("python", "torch", "cuda", "bf16", "grouped_mm", "compiler", "fastmoe", "textual"):
         assert any(line.split()[1:2] == [name] for line in done.stdout.splitlines())

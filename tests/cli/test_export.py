@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.cli import main
+from simsmoe_cli.cli import main, silence, stage_progress
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
 
 OLD = Path(__file__).parents[1] / "runs_of_schema_1"
@@ -26,5 +26,9 @@ def test_the_command(
     assert capsys.readouterr().err == (
         "simsmoe: error: a/b: is not an empty folder. Choose a new or empty one.\n"
     )
+    monkeypatch.setattr(stage_progress, "SILENT_S", 0.0)  # as where it takes long
+    monkeypatch.setattr(silence, "LOOK_S", 0.001)
+    assert main.run(["export", "base", "again"]) == 0
+    assert capsys.readouterr().err.startswith("exporting: 0:00 so far\n")
     assert main.run(["export", "base", "c", "--checkpoint", "9"]) == EXIT_DATA
     assert "no checkpoint '9' in this run. Available: 4, 8, last, best" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,7 +137,8 @@ def test_the_layer_asked_for(capsys: Capture) -> None:
 
 def test_colours_on_a_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def terminal(*, stderr: bool = False) -> Console:
-        return Console(force_terminal=True, color_system="truecolor", highlight=False, width=80)
+        how: Any = {"force_terminal": True, "color_system": "truecolor", "highlight": False}
+        return Console(stderr=stderr, width=80, **how)
 
     monkeypatch.setattr(command, "console", terminal)
     settings = ("--prompt", "if x:\n  y", "--tokens", "200", "--seed", "0", "--show-experts")
@@ -251,5 +253,6 @@ def test_an_interrupt_ends_it_cleanly() -> None:
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         said = process.stderr.read()
-        assert said == b"\nsimsmoe: stopped by Ctrl-C; nothing is left half-written\n"
+        # Before it, on a busy machine: that the model is being opened.
+        assert said.endswith(b"\nsimsmoe: stopped by Ctrl-C; nothing is left half-written\n")
         assert process.wait(timeout=60) == EXIT_SIGINT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simsmoe_cli.cli import main
+from simsmoe_cli.cli import main, silence, stage_progress
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from simsmoe_cli.export.folder import load_export
@@ -47,6 +48,20 @@ def test_the_summary_says_what_was_made_and_what_to_do_next(here: Path, simsmoe:
     again = simsmoe("prepare-data", "own.txt", "--tokenizer", "words")
     assert again.returncode == 0
     assert again.stdout.splitlines()[0] == "Already prepared, nothing changed: own in data/own"
+
+
+def test_preparing_is_not_silent(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With no silence allowed, and looked for all the time."""
+    monkeypatch.setattr(stage_progress, "SILENT_S", 0.0)
+    monkeypatch.setattr(silence, "LOOK_S", 0.001)
+    pieces = ("--tokenizer", "sentencepiece", "--vocab-size", "300")
+    assert main.run(["prepare-data", "own.txt", *pieces]) == 0
+    signs = capsys.readouterr().err.splitlines()
+    assert signs
+    for sign in signs:
+        assert re.fullmatch(r"( *\d+% )?[a-z ]+: .*\d.*", sign), sign
 
 
 def test_json_is_one_object(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
