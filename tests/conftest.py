@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 from collections.abc import Iterator
@@ -27,6 +28,15 @@ settings.register_profile(
 settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# What is imported stays until the end: while it is, and later in it, there is no garbage to find.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
