@@ -197,12 +197,23 @@ def _invoke(arguments: list[str]) -> int:
     """
     command = _command(app)
     answer(command)
+    _require_current_folder()
     try:
         with command.make_context("simsmoe", arguments) as context:
             code = command.invoke(context)
     except typer.Exit as leave:
         code = leave.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _require_current_folder() -> None:
+    """Refuse to work in a folder that was deleted meanwhile, where libraries fail in their ways."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError(
+            "the current folder has been deleted", hint="Change to another one."
+        ) from None
 
 
 @functools.cache

@@ -125,10 +125,7 @@ def export(opened: OpenedRun, out: Path, kind: str | None = None) -> list[str]:
     if kind == "mixtral":
         require_mixtral(opened.recipe)
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(
-                "is not an empty folder", where=str(out), hint="Choose a new or empty one."
-            )
+        atomic.require_new(out)
         with atomic.whole_folder(out) as partial:
             _fill(opened, partial, kind)
             files = sorted(path.name for path in partial.iterdir())

@@ -22,6 +22,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from simsmoe_cli.errors import UserError, printable
+
 PARTIAL, NEXT, OLD = "partial", "next", "old"
 LONGEST_NAME = 200  # characters of NAME used in its partial; file systems allow 255 bytes
 
@@ -103,6 +105,27 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         else:
             os.replace(partial, path)
             sync(path.parent)
+
+
+def require_new(path: Path) -> None:
+    """Refuse a folder that a user names for a result, unless `whole_folder` can put it there.
+
+    Raises:
+        UserError: it is there and not an empty folder; or it is the current folder, as the user's
+            shell would be left in one that is deleted.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise UserError(
+            "is not an empty folder", where=printable(path, 200), hint="Choose a new or empty one."
+        )
+    if path.samefile("."):
+        raise UserError(
+            "is the current folder, which cannot be replaced",
+            where=printable(path, 200),
+            hint="Choose a new one, as ./NAME.",
+        )
 
 
 def place_folder(folder: Path, path: Path) -> None:

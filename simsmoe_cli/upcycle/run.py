@@ -25,7 +25,7 @@ from simsmoe_cli.run import checkpoint, save_checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.upcycle.experts import DenseMatrix, Settings
-from simsmoe_cli.upcycle.write import STAGE, Progress, Upcycled, require_empty, silent
+from simsmoe_cli.upcycle.write import STAGE, Progress, Upcycled, silent
 
 KEPT = ("vocab_size", "unit", "vocabulary", "corpus", "store")  # of the state of the dense run
 
@@ -46,7 +46,7 @@ def upcycle_run(
             already, its weights cannot be read, or `out` is not empty.
     """
     settings.check()
-    require_empty(out)
+    atomic.require_new(out)
     opened = OpenedRun.open(dense, "best", Path())
     opened.require_language_model()
     opened.require_model()

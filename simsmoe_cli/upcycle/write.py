@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from simsmoe_cli.errors import DataError, UserError, printable
+from simsmoe_cli.errors import DataError, printable
 from simsmoe_cli.files import atomic
 from simsmoe_cli.huggingface.folder import (
     INDEX,
@@ -202,13 +202,7 @@ def _require_places(dense: Path, out: Path) -> None:
             where=str(dense),
             hint=download or "Give a run, or the folder of a dense Hugging Face model.",
         )
-    require_empty(out)
-
-
-def require_empty(out: Path) -> None:
-    """Raise a UserError unless a folder does not exist yet, or is empty."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("is not an empty folder", where=str(out), hint="Choose a new or empty one.")
+    atomic.require_new(out)
 
 
 def _require_disk(out: Path, size: int) -> None:

@@ -26,6 +26,19 @@ def test_the_command(
     assert capsys.readouterr().err == (
         "simsmoe: error: a/b: is not an empty folder. Choose a new or empty one.\n"
     )
+    (tmp_path / "here").mkdir()
+    with monkeypatch.context() as inside:
+        inside.chdir(tmp_path / "here")
+        assert main.run(["export", "../runs/base", ".", "--data-dir", "../data"]) == EXIT_USAGE
+        assert capsys.readouterr().err == (
+            "simsmoe: error: .: is the current folder, which cannot be replaced. Choose a new one, "
+            "as ./NAME.\n"
+        )
+        (tmp_path / "here").rmdir()
+        assert main.run(["export", "../runs/base", "new"]) == EXIT_USAGE
+        assert capsys.readouterr().err == (
+            "simsmoe: error: the current folder has been deleted. Change to another one.\n"
+        )
     monkeypatch.setattr(stage_progress, "SILENT_S", 0.0)  # as where it takes long
     monkeypatch.setattr(silence, "LOOK_S", 0.001)
     assert main.run(["export", "base", "again"]) == 0
