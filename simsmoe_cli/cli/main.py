@@ -51,6 +51,7 @@ from simsmoe_cli.errors import (
     is_out_of_memory,
     printable,
 )
+from simsmoe_cli.files.atomic import as_named
 from simsmoe_cli.parallel.launch import launch, require_alone
 
 # What typer raises for a wrong command line; it lies in click or in typer's own copy of it,
@@ -258,7 +259,7 @@ def _operating_system_error(error: OSError) -> UserError:
         return DataError(f"cannot be written: {what}", where=OUTPUT)
     if error.filename is None:
         return DataError(what, hint="Look at the disk and its permissions.")
-    path = printable(os.fsdecode(error.filename), 200)
+    path = printable(as_named(os.fsdecode(error.filename)), 200)
     return DataError(what, where=path, hint="Look at the path and its permissions.")
 
 

@@ -9,18 +9,21 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from simsmoe_cli.errors import escaped
+
 SILENT_S = 9.0
 LOOK_S = 0.5
 
 
 def say_aside(console: Console, words: str) -> None:
-    """Print a line of progress; of several processes, only the first does.
+    """Print a line of progress, whatever names are in it; of several processes, only the first
+    does.
 
     Not by the console, which leaves the program when nobody reads any more.
     """
     if not console.quiet:
         with contextlib.suppress(OSError, ValueError):
-            print(words, file=console.file, flush=True)
+            print(escaped(words), file=console.file, flush=True)
 
 
 class SilenceBreaker:

@@ -23,6 +23,7 @@ from rich.progress import (
 
 from simsmoe_cli.cli.progress import duration
 from simsmoe_cli.cli.silence import SILENT_S, SilenceBreaker, say_aside
+from simsmoe_cli.errors import escaped
 
 FIRST_S = 5.0  # no tenth is printed before
 
@@ -41,7 +42,8 @@ class StageProgress:
         self._bars: Progress | None = None
         if console.is_terminal:
             columns = (
-                *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
+                TextColumn("{task.description}", markup=False),
+                *(BarColumn(), TaskProgressColumn()),
                 *([DownloadColumn()] if in_bytes else []),
                 *(TimeElapsedColumn(), TimeRemainingColumn()),
             )
@@ -75,7 +77,7 @@ class StageProgress:
             self._done, self._total = done, total or 0
             if self._bars is not None:
                 if fresh:
-                    self._bars.reset(self._task, description=stage, visible=True)
+                    self._bars.reset(self._task, description=escaped(stage), visible=True)
                 self._bars.update(self._task, completed=done, total=total)
                 return
             tenth = 10 * done // total if total else 0

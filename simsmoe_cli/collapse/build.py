@@ -173,7 +173,7 @@ def _sources(path: Path, request: Request, *, last_only: bool) -> Iterator[tuple
 
 def _name(source: Source) -> str:
     step = source.subject.step
-    return source.subject.name + ("" if step is None else f", step {step:,}")
+    return printable(source.subject.name) + ("" if step is None else f", step {step:,}")
 
 
 def _plan(source: Source, request: Request, view: View, *, with_figures: bool = False) -> Plan:

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -111,9 +112,12 @@ def require_new(path: Path) -> None:
     """Refuse a folder that a user names for a result, unless `whole_folder` can put it there.
 
     Raises:
-        UserError: it is there and not an empty folder; or it is the current folder, as the user's
-            shell would be left in one that is deleted.
+        UserError: it is below a file; it is there and not an empty folder; or it is the current
+            folder, as the user's shell would be left in one that is deleted.
     """
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise UserError("is not a folder", where=printable(parent, 200), hint="Choose another one.")
     if not path.exists():
         return
     if not path.is_dir() or any(path.iterdir()):
@@ -193,6 +197,11 @@ def _swap(partial: Path, path: Path) -> None:
     following.rename(path)
     sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def as_named(path: str) -> str:
+    """A path as a user knows it: instead of a partial, what it was to become."""
+    return re.sub(rf"(^|/)\.([^/]+)\.{PARTIAL}-[0-9a-f]{{8}}(?=/|$)", r"\1\2", path)
 
 
 def _beside(path: Path, kind: str, mark: str = "") -> Path:

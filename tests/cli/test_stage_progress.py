@@ -77,6 +77,21 @@ def test_a_stage_that_reports_nothing_is_not_silent(monkeypatch: pytest.MonkeyPa
     assert re.fullmatch(r"fit the tokenizer: 0:0\d so far", out.getvalue().splitlines()[0])
 
 
+def test_names_of_every_kind_stay_on_one_line(clock: Clock) -> None:
+    out = io.StringIO()
+    with StageProgress(Console(file=out)) as show:
+        for done in range(11):
+            clock.now = 10 * done
+            show("evaluating new\nline [red]\x1b", done, 10)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 10
+    assert all(r"evaluating new\nline [red]\x1b: " in line for line in lines)
+    screen = io.StringIO()
+    with StageProgress(Console(file=screen, force_terminal=True, width=99)) as show:
+        show("evaluating [red]run", 1, 10)
+    assert "evaluating [red]run" in screen.getvalue()
+
+
 def test_nobody_who_reads_is_no_error(clock: Clock) -> None:
     class Closed(io.StringIO):
         def write(self, text: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.files import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.files import atomic
 
 folder, name, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -137,3 +139,27 @@ def test_files_can_be_read_by_those_who_may_read_their_folder(tmp_path: Path) ->
         os.umask(before)
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "folder/weights").stat().st_mode & 0o777 == 0o640
+
+
+def test_where_a_new_folder_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for path in ("empty", "new", "some/new"):
+        atomic.require_new(tmp_path / path)
+    for path, said in (
+        ("", "not an empty folder"),
+        ("file", "not an empty"),
+        ("file/a", "file: is not a folder"),
+    ):
+        with pytest.raises(UserError, match=said):
+            atomic.require_new(tmp_path / path)
+    monkeypatch.chdir(tmp_path / "empty")
+    for path in (".", tmp_path / "empty"):
+        with pytest.raises(UserError, match="current folder"):
+            atomic.require_new(Path(path))
+
+
+def test_a_partial_has_the_name_that_a_user_knows(tmp_path: Path) -> None:
+    with atomic.whole_folder(tmp_path / "re.port") as partial:
+        assert atomic.as_named(f"{partial}/a.png") == f"{tmp_path}/re.port/a.png"
+        assert atomic.as_named(f"{tmp_path}/.hidden/x") == f"{tmp_path}/.hidden/x"

@@ -123,7 +123,7 @@ class Keeper:
         count = min(sum(len(part.input_TD) for part in parts), self.options.rows)
         if count < FEWEST_ROWS:
             raise DataError(
-                f"{count} rows are too few to compare experts on",
+                f"experts cannot be compared on fewer than {FEWEST_ROWS} rows, got {count}",
                 where="--tokens",
                 hint="Use more tokens, or a split with more text.",
             )
