@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from simsmoe_cli.errors import UserError
 from simsmoe_cli.files import atomic
 
 folder, name, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
