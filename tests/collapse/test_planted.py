@@ -13,6 +13,7 @@ from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.verdict import judge
 from tests.collapse.planted import EXPERTS, QUICK, WIDTH, Planted, oracle_biased, oracle_debiased
 
+ALL_DRAWS = True
 LAYERS = 2
 
 

@@ -27,6 +27,7 @@ from tests.collapse.planted import QUICK, Planted, oracle_debiased
 from tests.collapse.runs import RELATIVE, opened, write_run
 from tests.train.tiny import recipe
 
+ALL_DRAWS = True
 SMALL = Options(rows=512, tokens=512, blocks=8, resamples=50, rbf_rows=128)
 
 
