@@ -172,7 +172,7 @@ def test_too_few_rows_are_refused() -> None:
             ]
             yield part
 
-    with pytest.raises(UserError, match="3 rows are too few"):
+    with pytest.raises(UserError, match="fewer than 4 rows, got 3"):
         measure(Short(), QUICK)
 
 
