@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.text import Text
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
+from textual.content import Content
 from textual.screen import Screen
 
 from simsmoe_cli.monitor.read.follow import Severity
@@ -90,7 +90,7 @@ class Monitor(App[None]):
     ) -> None:
         """Show a message of Textual's own, such as where a picture was saved, in the line of
         messages."""
-        words = Text.from_markup(message).plain if markup else message
+        words = Content.from_markup(message).plain if markup else message
         for line in self.screen.query(MessageLine):
             line.tell("", severity, words)
 
