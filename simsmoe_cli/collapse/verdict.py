@@ -254,6 +254,8 @@ def _advice(findings: Findings, against: Findings | None, level: str) -> str:
             f"Try fewer experts (`--set moe.experts=N`): {spare} of {experts} can be left out, one "
             "at a time, without a measurable loss."
         )
+    if against is not None:
+        return "Nothing has to change."
     return "Nothing has to change; `--against RUN` compares it with another run."
 
 
