@@ -66,7 +66,8 @@ def attach(
         resume: whether to go on with the run that is in the folder; call `load_state_dict` before
             the first step.
         layers: finds the expert layers where the built-in finder does not see them.
-        total_steps: of the whole training; needed where a setting is a schedule.
+        total_steps: of the whole training; needed where you set a schedule. Without it, the
+            weight of `calibrated` has its last value from the first step.
         probe_every: optimizer steps between two measurements of all pairs.
         log_every: optimizer steps that one line of metrics sums up; None: `log` is called for each.
         seed: of the tokens that are drawn. Nothing is drawn from PyTorch's own generators.

@@ -68,12 +68,12 @@ def similarity_settings(given: Similarity, total_steps: int | None) -> Similarit
 
     Args:
         given: the name of a preset, or fields of a recipe's section `similarity`.
-        total_steps: of the training, if known.
+        total_steps: of the training, if known; otherwise a preset's own schedule is replaced by its
+            last value.
 
     Raises:
         UserError: a field is unknown or wrong, fields contradict each other, a head would have to
-            be trained, or a schedule is given and `total_steps` is not. A preset's own schedule
-            is then constant at its last value.
+            be trained, or a schedule of the user's is given and `total_steps` is not.
     """
     if isinstance(given, str):
         given = {"preset": given}

@@ -5,16 +5,14 @@ that `simsmoe --help` answers at once. For the same reason they do not import
 `annotations` from `__future__`: typer would evaluate every annotation of every command twice.
 """
 
-import codecs
 import contextlib
 import functools
-import io
 import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand
@@ -36,6 +34,7 @@ from simsmoe_cli.cli.reproduce import reproduce
 from simsmoe_cli.cli.runs import add_commands, runs
 from simsmoe_cli.cli.show import show
 from simsmoe_cli.cli.stopping import terminable
+from simsmoe_cli.cli.streams import OUTPUT, let_go_of_output, prepare_streams
 from simsmoe_cli.cli.sweep import sweep
 from simsmoe_cli.cli.upcycle import upcycle
 from simsmoe_cli.errors import (
@@ -80,8 +79,6 @@ class CommandOfRanks(Command):
 
     in_several_processes = True
 
-
-OUTPUT = "output"  # the name of stdout and stderr in messages
 
 app = typer.Typer(
     name="simsmoe",
@@ -291,56 +288,6 @@ def _speaks(message: str) -> bool:
     return speaks(launched, message)
 
 
-class _Output(io.FileIO):
-    """A standard stream. Its write errors name a file called `OUTPUT`."""
-
-    def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            error.filename = OUTPUT
-            raise
-
-
-def prepare_streams() -> None:
-    """Make printing safe, however the process was started.
-
-    A closed stream is opened on /dev/null; otherwise the next file to be opened would get its file
-    descriptor and the printed text. A character that a stream's encoding lacks is replaced.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-    if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = _stream(1, sys.stdout)
-    sys.stderr = _stream(2, sys.stderr)
-
-
-def _stream(number: int, before: TextIO | None) -> io.TextIOWrapper:
-    """A replacement for a stream of Python's; `before` is None where that was closed."""
-    encoding = "utf-8" if before is None else before.encoding
-    complete = codecs.lookup(encoding).name.startswith("utf")
-    raw = _Output(number, "w", closefd=False)
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw),
-        encoding=encoding,
-        errors="backslashreplace" if complete else "replace",
-        line_buffering=number == 2 or raw.isatty(),
-    )
-
-
-def _let_go_of_output() -> None:
-    """Flush stdout and stderr; discard one that fails, as Python would flush it again at exit."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _stopped(by: str, code: int) -> int:
     if not launch().first:
         return code
@@ -355,7 +302,7 @@ def main() -> None:
     try:
         code = run()
     finally:
-        _let_go_of_output()
+        let_go_of_output()
     if code and not launch().alone:
         os._exit(code)  # threads may wait for processes that are gone
     sys.exit(code)

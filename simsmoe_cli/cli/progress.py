@@ -317,7 +317,9 @@ def cost_in_words(event: dict[str, Any]) -> str:
 def weight_in_words(weight: Schedule, total_steps: int) -> str:
     """The weight of the similarity loss, from the points of its schedule."""
     points = [f"{value:g} at step {round(share * total_steps):,}" for share, value in weight]
-    return f"its loss has the weight {', '.join(points)}, linear in between"
+    points[0] = points[0].replace("at", "up to")
+    points[-1] = points[-1].replace("at", "from") + " on"
+    return f"the weight of its loss is {', '.join(points)}, linear in between"
 
 
 def duration(seconds: float) -> str:

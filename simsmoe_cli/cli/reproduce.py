@@ -75,7 +75,8 @@ def reproduce(
     Finished trainings are skipped, so the same command goes on after an interruption.
     """
     from simsmoe_cli.cli.stage_progress import StageProgress
-    from simsmoe_cli.sweep.definition import assignments, changed, read_definition
+    from simsmoe_cli.sweep.arguments import assignments
+    from simsmoe_cli.sweep.definition import changed, read_definition
     from simsmoe_cli.sweep.texts import prepare_known, with_source
 
     for value, known, where in ((what, WHAT, ""), (scale, SCALES, "--scale")):

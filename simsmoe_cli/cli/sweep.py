@@ -162,13 +162,8 @@ def _from_options(
     seeds: str | None,
     baseline: list[str] | None,
 ) -> "Definition":
-    from simsmoe_cli.sweep.definition import (
-        assignments,
-        default_baseline,
-        definition_of,
-        given_seeds,
-        parse_axis,
-    )
+    from simsmoe_cli.sweep.arguments import assignments, given_seeds, parse_axis
+    from simsmoe_cli.sweep.definition import default_baseline, definition_of
 
     if not grid:
         raise UserError(
@@ -199,7 +194,8 @@ def _to_search(
     name: str | None,
 ) -> "tuple[Definition, dict[str, Range]]":
     """What to search, and the ranges of its fields."""
-    from simsmoe_cli.sweep.definition import assignments, definition_of, given_seeds
+    from simsmoe_cli.sweep.arguments import assignments, given_seeds
+    from simsmoe_cli.sweep.definition import definition_of
     from simsmoe_cli.sweep.search import parse_range
 
     ranges = {}
@@ -233,7 +229,8 @@ def _to_search(
 
 
 def _from_file(file: Path, settings: list[str] | None, seeds: str | None) -> "Definition":
-    from simsmoe_cli.sweep.definition import assignments, changed, read_definition
+    from simsmoe_cli.sweep.arguments import assignments
+    from simsmoe_cli.sweep.definition import changed, read_definition
     from simsmoe_cli.sweep.results import Results
 
     if file.suffix == ".json":

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -89,7 +88,6 @@ def sweep_through(definition: Definition, options: Options) -> None:
         UserError: it cannot be carried out; trainings that fail only end with exit code 1.
         typer.Exit: some trainings failed.
     """
-    _require_one_process()
     from simsmoe_cli.sweep import run
     from simsmoe_cli.sweep.folder import mark
     from simsmoe_cli.sweep.reports import due_reports, keeps_weights
@@ -168,7 +166,6 @@ def search_through(
     runs_dir: Path,
 ) -> None:
     """Search settings, and print the best trials."""
-    _require_one_process()
     from rich.table import Table
 
     from simsmoe_cli.sweep import run
@@ -205,15 +202,6 @@ def search_through(
         sep="\n",
         soft_wrap=True,
     )
-
-
-def _require_one_process() -> None:
-    if os.environ.get("RANK"):
-        raise UserError(
-            "a sweep starts its own processes",
-            where="torchrun",
-            hint="Use --jobs N, which gives each training a GPU of its own.",
-        )
 
 
 def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +38,11 @@ from simsmoe_cli.recipe.load import find_recipe, list_sweeps, load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.recipe.section import Section
 from simsmoe_cli.recipe.yaml_dialect import FaultyYaml, read_yaml, write_yaml
+from simsmoe_cli.sweep.arguments import given_seeds, parse_seeds
 
 RECIPE, SEEDS, BUDGET = "recipe", "seeds", "budget"  # keys of a grid that are no fields
 SEED_FIELD = "train.seed"
 PRESET = "similarity.preset"
-MOST_SEEDS = 1_000
 MOST_CELLS = 2_000
 MOST_BYTES = 500_000
 
@@ -251,21 +250,6 @@ def changed(definition: Definition, settings: Mapping[str, Any], seeds: str | No
     return definition.model_copy(update=update)
 
 
-def assignments(texts: Sequence[str], where: str) -> dict[str, Any]:
-    """Settings by field, of texts such as "train.steps=800" with values in YAML.
-
-    Raises:
-        UserError: one is not of this form.
-    """
-    found = {}
-    for text in texts:
-        field, values = parse_axis(text, where)
-        if len(values) != 1:
-            raise UserError("expected a single value", where=f"{where} {printable(text)}")
-        found[field] = values[0]
-    return found
-
-
 def default_baseline(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Training without similarity learning, where the axes have it."""
     return {PRESET: "none"} if "none" in axes.get(PRESET, ()) else {}
@@ -341,61 +325,6 @@ def baseline_of(definition: Definition, cell: Cell, cells: Sequence[Cell]) -> Ce
             hint="Name more settings in it.",
         )
     return found[0] if found else None
-
-
-def parse_seeds(given: Any) -> list[int]:
-    """Seeds as a list: of "0-4", "0,2,5-7", a number, or a list of numbers.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if isinstance(given, list) and all(type(seed) is int for seed in given):
-        seeds = given
-    else:
-        seeds = []
-        for part in str(given).split(","):
-            ends = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
-            if ends is None:
-                raise ValueError(f"expected seeds such as 0-4 or 0,1,2, got {printable(given)}")
-            low, high = int(ends[1]), int(ends[2] or ends[1])
-            if high - low >= MOST_SEEDS:
-                raise ValueError(f"more than {MOST_SEEDS:,} seeds")
-            seeds += range(low, high + 1)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"expected at least one seed, and each once, got {printable(given)}")
-    return list(seeds)
-
-
-def given_seeds(text: str) -> list[int]:
-    """The seeds of `--seeds`.
-
-    Raises:
-        UserError: see `parse_seeds`.
-    """
-    try:
-        return parse_seeds(text)
-    except ValueError as error:
-        raise UserError(str(error), where="--seeds") from None
-
-
-def parse_axis(text: str, option: str = "--grid") -> tuple[str, list[Any]]:
-    """Field and values of a `--grid`: "moe.router=smoe,xmoe"; values are YAML.
-
-    Raises:
-        UserError: it is not of this form.
-    """
-    field, equals, raw = text.partition("=")
-    field = field.strip()
-    where = f"{option} {printable(text)}"
-    if not equals or not field or not raw.strip():
-        raise UserError("expected FIELD=VALUE", where=where, hint="For example moe.router=smoe.")
-    try:
-        values, _ = read_yaml(f"[{raw}]")
-    except FaultyYaml as fault:
-        raise UserError(
-            f"the values are not valid YAML: {printable(fault.what, 200)}", where=where
-        ) from None
-    return field, values
 
 
 def _check_fields(names: Iterable[str], where: str, *further: str) -> None:

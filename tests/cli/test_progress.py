@@ -47,6 +47,20 @@ def test_a_pipe_gets_whole_lines(view: TrainingView, output: io.StringIO) -> Non
     assert rest == ""
 
 
+def test_a_run_says_when_its_similarity_loss_counts(
+    view: TrainingView, output: io.StringIO
+) -> None:
+    started = {"kind": "run_started", "step": 0, "compare_every": 4, "similarity_flops": 0.044}
+    weight = [[0.2, 0.0], [0.5, 0.003]]
+    with view:
+        view.on_event({**started, "recipe": {"similarity": {"weight": weight}}})
+        view.on_event({**started, "recipe": {"similarity": {"weight": 0.003}}})
+    compared = "similarity learning: experts are compared every 4 steps, for 4.4% of a step's FLOPs"
+    weighed = "the weight of its loss is 0 up to step 4, 0.003 from step 10 on, linear in between"
+    lines = output.getvalue().splitlines()
+    assert lines == [compared, f"similarity learning: {weighed}", compared]
+
+
 def test_the_test_is_a_line_a_tenth_on_a_pipe(
     view: TrainingView, output: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
