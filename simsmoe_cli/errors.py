@@ -167,6 +167,11 @@ def listed(
     return f"{shown} and {rest:,} more" if rest > 0 else shown
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 file", "3 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """The known name that is most similar to this one; empty if none is similar.
 

@@ -18,6 +18,7 @@ from simsmoe_cli.cli.options import (
     RunsDirOption,
     console,
 )
+from simsmoe_cli.errors import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,7 +158,7 @@ def _amount(report: dict[str, Any]) -> str:
     if tokens < whole:  # the tokens that end documents are among them
         return f"{tokens:,} of {whole:,} {'token' if documents else report['unit']}s"
     if documents:
-        return f"{tokens - documents:,} {report['unit']}s in {documents:,} documents"
+        return f"{tokens - documents:,} {report['unit']}s in {counted(documents, 'document')}"
     return f"{tokens:,} {report['unit']}s"
 
 

@@ -9,6 +9,7 @@ from simsmoe_cli.cli.options import console, print_json
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.data.tasks.parsers import shown
 from simsmoe_cli.data.tasks.store import Task, TaskManifest
+from simsmoe_cli.errors import counted
 
 MOST_LABELS_SHOWN = 12
 
@@ -77,7 +78,7 @@ def print_task(task: Task, data_dir: Path) -> None:
     screen.print(f"{len(manifest.labels)} labels: {some}", soft_wrap=True)
     for name, split in manifest.splits.items():
         if split.also_in_train:
-            screen.print(f"note: {split.also_in_train:,} texts of {name} also occur in train")
+            screen.print(f"note: also in train: {counted(split.also_in_train, 'text')} of {name}")
     for note in manifest.notes:
         screen.print(f"note: {note}", soft_wrap=True)
     for warning in manifest.warnings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from simsmoe_cli.errors import counted
 from simsmoe_cli.run.duration import duration
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _model(model: MoEModel, recipe: Recipe) -> str:
         k = model.experts_per_token
         chosen = "" if k is None else f", {k} for each token"
         counts = f"{many}" if few == many else f"{few} to {many}"
-        words.append(f"{len(layers)} layers of {counts} experts{chosen}")
+        words.append(f"{counted(len(layers), 'layer')} of {counts} experts{chosen}")
         words.append(f"router {model.router_name}, similarity {recipe.similarity.preset}")
     return "; ".join(words)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simsmoe_cli.cli.options import console
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import UserError, counted
 from simsmoe_cli.run.duration import duration
 
 if TYPE_CHECKING:
@@ -210,7 +210,9 @@ def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
     tokens = sum(one.cost.tokens for one in due)
     flops = sum(one.cost.flops for one in due)
     seeds = Counter(len(cell.seeds) for cell in sweep.cells)
-    of_seeds = ", ".join(f"{cells} with {count} seeds" for count, cells in sorted(seeds.items()))
+    of_seeds = ", ".join(
+        f"{cells} with {counted(count, 'seed')}" for count, cells in sorted(seeds.items())
+    )
     screen.print(
         f"sweep      {definition.name} in {sweep.folder}",
         f"cells      {len(sweep.cells)}: {of_seeds}",

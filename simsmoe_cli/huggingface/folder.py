@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from simsmoe_cli.errors import UserError, listed, printable
+from simsmoe_cli.errors import UserError, counted, listed, printable
 from simsmoe_cli.huggingface.stored_tensors import StoredTensor, read_header
 from simsmoe_cli.huggingface.unsupported import (
     ADAPTER,
@@ -19,7 +19,6 @@ from simsmoe_cli.huggingface.unsupported import (
     PICKLED,
     adapter,
     bad,
-    count_of,
     gguf,
     other_folder,
     read_object,
@@ -145,7 +144,7 @@ def _tensors(folder: Path) -> dict[str, StoredTensor]:
     absent = [name for name in expected if not (folder / name).is_file()]
     if absent:
         raise bad(
-            f"{count_of(absent, 'file')} of the weights missing: {listed(sorted(absent))}",
+            f"{counted(len(absent), 'file')} of the weights missing: {listed(sorted(absent))}",
             folder,
             "Download the folder again; files that are there are kept.",
         )

@@ -10,7 +10,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from simsmoe_cli.errors import DataError, UserError, printable
+from simsmoe_cli.errors import DataError, UserError, counted, printable
 from simsmoe_cli.files.untrusted import Unreadable, read_json
 
 CONFIG = "config.json"
@@ -53,7 +53,7 @@ def other_folder(folder: Path) -> UserError | None:
         )
     if inside:
         return bad(
-            f"this folder holds {count_of(inside, 'model folder')}, but is not one itself",
+            f"this folder holds {counted(len(inside), 'model folder')}, but is not one itself",
             folder,
             f"Give one of them: {printable(folder / inside[0], 300)}.",
         )
@@ -109,11 +109,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise bad(f"{path.name} is not a JSON object", path.parent)
     return content
-
-
-def count_of(names: list[str], what: str) -> str:
-    """How many there are: "1 file", "3 files"."""
-    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"
 
 
 def bad(what: str, where: Path, hint: str = "") -> UserError:

@@ -31,7 +31,7 @@ def test_the_summary_says_what_was_made_and_what_to_do_next(
 ) -> None:
     source = str(shared / "data/banking77")
     done = simsmoe("prepare-data", "banking77", "--source", source)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr  # a slow machine adds signs of life
     lines = done.stdout.splitlines()
     assert lines[0] == "Prepared banking77 in data/banking77"
     splits = open_task("banking77", here / "data").manifest.splits
@@ -43,7 +43,7 @@ def test_the_summary_says_what_was_made_and_what_to_do_next(
     about = {line.split()[0]: " ".join(line.split()[4:]) for line in lines if "%" in line}
     assert about["test"] == "reported"
     assert about["valid"].startswith("drawn: 10% of each label of train")
-    assert "note: 6 texts of test also occur in train" in lines
+    assert "note: also in train: 6 texts of test" in lines
     assert any(line.startswith("77 labels: ") for line in lines)
     assert lines[-1] == "Next: simsmoe finetune --from RUN --task banking77"
     again = simsmoe("prepare-data", "banking77", "--source", source)

@@ -19,7 +19,7 @@ from simsmoe_cli.data.io.archives import COMPRESSED, is_opened, read_chunks, req
 from simsmoe_cli.data.io.download import Progress, fetch_once
 from simsmoe_cli.data.io.locate import Located, is_glob, locate, matches, unpack, walk
 from simsmoe_cli.data.tokenizers.base import character_cut
-from simsmoe_cli.errors import DataError, listed
+from simsmoe_cli.errors import DataError, counted, listed
 
 LOOK_BYTES = 8192
 MOST_SHOWN = 3  # names of files that were left out
@@ -86,7 +86,7 @@ def _from_files(corpus: Corpus | None, located: Located, files: list[Path]) -> S
     left_out = [path.relative_to(base).as_posix() for path in files if path not in set(texts)]
     if left_out:
         names = listed(left_out, MOST_SHOWN)
-        source.warnings.append(f"{len(left_out)} files without text were left out: {names}")
+        source.warnings.append(f"{counted(len(left_out), 'file')} without text left out: {names}")
     return source
 
 

@@ -46,7 +46,7 @@ from simsmoe_cli.data.store import (
 from simsmoe_cli.data.tokenizers.base import Tokenizer
 from simsmoe_cli.data.tokenizers.huggingface import HuggingFaceTokenizer, open_given
 from simsmoe_cli.data.tokenizers.names import TOKENIZERS, tokenizer_class
-from simsmoe_cli.errors import DataError, UserError
+from simsmoe_cli.errors import DataError, UserError, counted
 
 HELD_OUT = 0.05
 BYTES_PER_JOB = 1 << 24  # of files, below which another process is not worth its start
@@ -326,5 +326,5 @@ def _warnings(
     """What the user should know about the store."""
     yield from inputs.warnings
     if empty := sum(note.empty for note in notes):
-        yield f"{empty:,} documents without text were left out"
+        yield f"{counted(empty, 'document')} without text left out"
     yield from losses(some_text(inputs.files, rules), tokenizer)

@@ -20,7 +20,7 @@ from simsmoe_cli.data.tasks.found import Found
 from simsmoe_cli.data.tasks.parsers import Row
 from simsmoe_cli.data.tasks.store import SourceFile
 from simsmoe_cli.data.tokenizers.base import character_cut
-from simsmoe_cli.errors import DataError
+from simsmoe_cli.errors import DataError, counted
 
 SNIPPET_BYTES = 512
 FEWEST_SNIPPETS = 200
@@ -73,7 +73,7 @@ def read_packages(given: str, scratch: Path, downloads: Path, report: Progress) 
     )
     if not_text:
         shown = ", ".join(not_text[:3]) + (", ..." if len(not_text) > 3 else "")
-        found.notes.append(f"{len(not_text)} files that are not UTF-8 were left out: {shown}")
+        found.notes.append(f"{counted(len(not_text), 'file')} not in UTF-8 left out: {shown}")
     return found
 
 

@@ -249,7 +249,7 @@ def test_parquet_is_read_by_row_groups(tmp_path: Path) -> None:
     parquet.write_table(table, path, row_group_size=70)
     store = prepare_documents(Documents(str(path), "body"), tmp_path / "own")
     assert sorted(text for split in documents_in(store).values() for text in split) == sorted(texts)
-    assert store.manifest.warnings == ["1 documents without text were left out"]
+    assert store.manifest.warnings == ["1 document without text left out"]
     error = refusal(path, tmp_path / "b", column="bdy")
     assert error.hint.startswith("Did you mean 'body'?")
     assert "holds int64" in refusal(path, tmp_path / "c", column="id").what

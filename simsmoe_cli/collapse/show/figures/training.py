@@ -18,6 +18,7 @@ from simsmoe_cli.collapse.show.figures.style import (
     subjects,
 )
 from simsmoe_cli.collapse.show.format import number
+from simsmoe_cli.errors import counted
 from simsmoe_cli.run.score import Scoring
 
 # Points of a curve that are drawn at most.
@@ -98,7 +99,7 @@ def training_figure(report: Report) -> Drawing | None:
         tokens = findings.history.probe_tokens
         run = f"{name}: " if len(runs) > 1 else ""
         of = "" if tokens is None else f" of {tokens:,} {findings.text.unit}s each"
-        said.append(f"{run}n = {len(probes)} probes{of}, {layers} layers.")
+        said.append(f"{run}n = {counted(len(probes), 'probe')}{of}, {counted(layers, 'layer')}.")
     step_axis(axes)
     axes.set_ylabel("mean debiased CKA")
     finish(axes, runs)
