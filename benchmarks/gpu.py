@@ -11,7 +11,8 @@ measured in the same run. "Outside products" is the share of a step's time in wh
 product and no attention kernel runs, idle time included.
 
 Compiled: "whole" is train.compile (one graph), "layers" compiles what a sub-layer does, once for
-each kind, which takes far less time to compile.
+each kind, which takes far less time to compile; "graphs" is one graph that is recorded and replayed
+as CUDA graphs, for models that are bound by launches.
 
 `--tiny` is everything in small, on any device, to see that it works.
 """
@@ -84,6 +85,7 @@ def cases(bench: Bench) -> list[GpuCase]:
         trained("brainformer-large", 30, large, "layers", True),
         trained("mistral-modern", 12, modern, "", True),
         trained("mistral-modern", 25, modern, "layers", True),
+        trained("mistral-modern", 70, modern, "graphs", True),
     ]
     for preset in ("calibrated", "published"):
         found.append(trained(f"wide, {preset}", 25, similar(preset, *WIDE), "layers", True))

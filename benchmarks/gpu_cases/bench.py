@@ -73,9 +73,13 @@ class Bench:
             self.sizes[key] = measure(recipe, self.vocabulary)
         return self.sizes[key]
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *, cuda_graphs: bool = False
+    ) -> Callable[..., Any]:
         compiled: Callable[..., Any] = torch.compile(
-            function, backend="eager" if self.tiny else "inductor"
+            function,
+            backend="eager" if self.tiny else "inductor",
+            mode="reduce-overhead" if cuda_graphs and not self.tiny else None,
         )
         return compiled
 

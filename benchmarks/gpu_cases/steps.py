@@ -33,8 +33,8 @@ def make_trainer(bench: Bench, recipe: Recipe, compiled: str) -> Trainer[Any]:
         objective = LanguageModelling(recipe, bench.store, bench.device)
     bench.trainers += 1
     run = Trainer(objective, RunDir(bench.folder / f"run-{bench.trainers}"))
-    if compiled == "whole":
-        run.stepper.loss = bench.compile(objective.loss)
+    if compiled in ("whole", "graphs"):
+        run.stepper.loss = bench.compile(objective.loss, cuda_graphs=compiled == "graphs")
     elif compiled == "layers":
         for layer in objective.model.layers:
             for name in ("attend", "mix", "feed_forward"):
@@ -43,7 +43,7 @@ def make_trainer(bench: Bench, recipe: Recipe, compiled: str) -> Trainer[Any]:
 
 
 def training(bench: Bench, recipe: Recipe, compiled: str, *, kernels: bool = False) -> Figures:
-    """A training step of a recipe; `compiled` is "", "whole" or "layers"."""
+    """A training step of a recipe; `compiled` is "", "whole", "layers" or "graphs"."""
     run = make_trainer(bench, recipe, compiled)
     return measured(bench, run.step, recipe, kernels=kernels)
 

@@ -18,7 +18,7 @@ With documents, a query sees keys and values of other documents as zeros, as it 
 before a stream: their content scores are 0, and their values add nothing.
 
 Shapes: B batch, G batch times heads, M block, L span, W head width, C queries of a tile or chunk,
-S = L + C - 1 keys a tile sees.
+S keys a tile or chunk scores: the L + C - 1 it sees, in a chunk one more.
 """
 
 from __future__ import annotations
@@ -78,11 +78,16 @@ def _chunked(
     documents: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     block, span = query_GMW.shape[1], position_WL.shape[1]
-    key_GWS = key_GSW.transpose(-2, -1)
+    # A chunk scores one key more than its queries see: L + C keys are a multiple of 8 where L and C
+    # are. A GPU multiplies matrices of other row lengths slowly, or after a copy of them.
+    key_GWS = F.pad(key_GSW, (0, 0, 0, 1)).transpose(-2, -1)
+    value_GSW = F.pad(value_GSW, (0, 0, 0, 1))
+    if documents is not None:
+        documents = documents[0], F.pad(documents[1], (0, 1))
     chunks = []
     for start in range(0, block, QUERY_CHUNK):
         q = query_GMW[:, start : start + QUERY_CHUNK]
-        seen = slice(start, start + span + q.shape[1] - 1)
+        seen = slice(start, start + span + q.shape[1])
         content = q @ key_GWS[..., seen]
         if documents is not None:
             same_BCS = _same(documents, slice(start, start + q.shape[1]), seen)
@@ -108,12 +113,12 @@ def band(score_CL: Tensor) -> Tensor:
         score_CL: [..., C, L], column j for the key j positions into the query's span.
 
     Returns:
-        [..., C, L + C - 1], for the keys of the whole chunk.
+        [..., C, L + C], for the keys of the whole chunk and the one after them.
     """
     rows, span = score_CL.shape[-2:]
-    flat = F.pad(score_CL, (0, rows), value=-math.inf).flatten(-2)
-    flat = flat[..., : rows * (span + rows - 1)]
-    return flat.view(*flat.shape[:-1], rows, span + rows - 1)
+    flat = F.pad(score_CL, (0, rows + 1), value=-math.inf).flatten(-2)
+    flat = flat[..., : rows * (span + rows)]
+    return flat.view(*flat.shape[:-1], rows, span + rows)
 
 
 class _Tile:

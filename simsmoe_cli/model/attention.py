@@ -27,6 +27,9 @@ from simsmoe_cli.kernels.relative_attention import relative_attention
 # Queries that windowed attention handles at a time: fewer waste less on keys outside the window,
 # more make better use of a kernel. A CPU is faster with few (LOG.md); not measured on a GPU.
 QUERY_CHUNK, QUERY_CHUNK_ON_CPU = 256, 128
+# A chunk's first key is a multiple of this. A GPU's kernels copy a mask whose rows are no
+# multiple of 8 long.
+KEY_ALIGNMENT, KEY_ALIGNMENT_ON_CPU = 8, 1
 
 
 class RelativeAttention(nn.Module):
@@ -166,12 +169,16 @@ class RopeAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         # A window that is shorter than the text saves work: each chunk of queries gets only the
         # keys that one of its queries sees.
-        step = QUERY_CHUNK_ON_CPU if query.device.type == "cpu" else QUERY_CHUNK
+        on_cpu = query.device.type == "cpu"
+        step = QUERY_CHUNK_ON_CPU if on_cpu else QUERY_CHUNK
+        align = KEY_ALIGNMENT_ON_CPU if on_cpu else KEY_ALIGNMENT
         if block == seen <= self.window and document_BM is None:
             step = block
         document_BS = None if document_BM is None else with_earlier(document_BM, seen - block)
         bounds = [(start, min(start + step, seen)) for start in range(seen - block, seen, step)]
-        windows = [(max(0, start - self.window + 1), stop) for start, stop in bounds]
+        windows = [
+            (max(0, start - self.window + 1) // align * align, stop) for start, stop in bounds
+        ]
         queries = query.split(step, dim=2)
         keys, values = slices(key, windows), slices(value, windows)
         chunks = []
@@ -234,17 +241,43 @@ def rotary(
     position_M: Tensor, width: int, base: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary angles, each [M, W / 2]."""
+    if torch.compiler.is_compiling():
+        cos, sin = _opaque_rotary(position_M, width, base, dtype)
+        return cos, sin
+    return _rotary(position_M, width, base, dtype)
+
+
+def _rotary(
+    position_M: Tensor, width: int, base: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     exponent = torch.arange(0, width, 2, device=position_M.device).float() / width
     angle = position_M[:, None].float() * base**-exponent
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
+@torch.library.custom_op("simsmoe::rotary", mutates_args=())
+def _opaque_rotary(
+    position_M: Tensor, width: int, base: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Keeps the compiler from computing power, cosine and sine again for every element that is
+    rotated, in the forward and in the backward pass."""
+    return _rotary(position_M, width, base, dtype)
+
+
+@_opaque_rotary.register_fake
+def _(position_M: Tensor, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    shape = position_M.shape[0], width // 2
+    return tuple(position_M.new_empty(shape, dtype=dtype) for _ in range(2))
+
+
 def rotate(x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor) -> Tensor:
     """Rotate each pair (w, w + W/2) of features by its position's angle, given for w < W/2."""
     if torch.compiler.is_compiling():
-        left, right = x_BAMW.chunk(2, dim=-1)
-        turned = left * cos_MW - right * sin_MW, right * cos_MW + left * sin_MW
-        return torch.cat(turned, dim=-1)
+        # In the order of the linear layers, so that no copy in another order is needed.
+        left, right = x_BAMW.transpose(1, 2).chunk(2, dim=-1)
+        cos_M1W, sin_M1W = cos_MW.unsqueeze(1), sin_MW.unsqueeze(1)
+        turned = left * cos_M1W - right * sin_M1W, right * cos_M1W + left * sin_M1W
+        return torch.cat(turned, dim=-1).transpose(1, 2)
     return _rotate(x_BAMW, cos_MW, sin_MW)
 
 

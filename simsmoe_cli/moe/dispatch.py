@@ -181,4 +181,9 @@ def combine_and_rest(rows_RD: Tensor, weight_TK: Tensor, plan: Plan) -> tuple[Te
 def weighted_sum(slots_RD: Tensor, weight_TK: Tensor) -> Tensor:
     """As `combine`, for rows in the order of slots (token * K + rank)."""
     rows_TKD: Tensor = slots_RD.unflatten(0, weight_TK.shape)
-    return (weight_TK.to(rows_TKD.dtype).unsqueeze(1) @ rows_TKD).squeeze(1)
+    weight_TK = weight_TK.to(rows_TKD.dtype)
+    if torch.compiler.is_compiling():
+        # One pass that reads each row where it is. For a product, the rows are first written in the
+        # order of slots, and kept for the backward pass.
+        return (weight_TK.unsqueeze(-1) * rows_TKD).sum(1)
+    return (weight_TK.unsqueeze(1) @ rows_TKD).squeeze(1)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 
 from simsmoe_cli.kernels import relative_attention as relative
 from simsmoe_cli.model import attention
@@ -104,10 +108,12 @@ def rope_by_definition(layer: RopeAttention, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("window", [1, 4, 13, 100])
 @pytest.mark.parametrize("chunk", [1, 3, 5, 100])
+@pytest.mark.parametrize("alignment", [1, 4])
 def test_rope_attention_by_definition(
-    window: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+    window: int, chunk: int, alignment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "QUERY_CHUNK_ON_CPU", chunk)
+    monkeypatch.setattr(attention, "KEY_ALIGNMENT_ON_CPU", alignment)
     torch.manual_seed(0)
     layer = RopeAttention(WIDTH, HEADS, window, base=10000.0, dropout=0.0)
     x = torch.randn(BATCH, BLOCK, WIDTH, requires_grad=True)
@@ -118,6 +124,33 @@ def test_rope_attention_by_definition(
         results.append((out, *grads))
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_compiled_layers_compute_the_angles_once_and_the_same() -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(
+        *(RopeAttention(WIDTH, HEADS, 9, base=10000.0, dropout=0.0) for _ in range(2))
+    )
+    x = torch.randn(BATCH, BLOCK, WIDTH, requires_grad=True)
+    parts = (x, *layers.parameters())
+    names: list[list[str]] = []
+
+    def keep(graph: torch.fx.GraphModule, given: list[Tensor]) -> Callable[..., Any]:
+        names.append([str(node.target) for node in graph.graph.nodes])
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=keep, partition_fn=min_cut_rematerialization_partition)
+    compiled = torch.compile(layers, backend=backend, fullgraph=True)
+    results = []
+    for out in (layers(x), compiled(x)):
+        results.append((out, *torch.autograd.grad(out.square().sum(), parts)))
+    for expected, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+    forward, backward = names
+    assert [name for name in forward if "rotary" in name] == ["simsmoe.rotary.default"]
+    assert not [name for name in backward if "rotary" in name]
+    assert not [name for name in (*forward, *backward) if "cos" in name]
 
 
 def test_rotation_is_that_of_complex_numbers() -> None:

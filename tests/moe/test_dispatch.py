@@ -22,8 +22,13 @@ def test_an_empty_slot_sorts_last_and_counts_for_no_expert() -> None:
     assert plan.order_R.tolist() == [2, 1, 0, 3]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_gather_and_combine_equal_plain_indexing(top_k: int) -> None:
+def test_gather_and_combine_equal_plain_indexing(top_k: int, compiled: bool) -> None:
+    torch._dynamo.reset()
+    combine = dispatch.combine
+    if compiled:
+        combine = torch.compile(combine, backend="aot_eager", fullgraph=True)
     generator = torch.Generator().manual_seed(0)
     x_TD = torch.randn(7, 4, generator=generator, dtype=torch.float64)
     weight_TK, index_TK = torch.rand(7, 5, generator=generator, dtype=torch.float64).topk(top_k)
@@ -36,7 +41,7 @@ def test_gather_and_combine_equal_plain_indexing(top_k: int) -> None:
         else:
             plan = dispatch.plan(index_TK, 5)
             rows = dispatch.gather(x, plan) * scale_N.repeat_interleave(plan.count_N)[:, None]
-            out = dispatch.combine(rows, weight, plan)
+            out = combine(rows, weight, plan)
         out.square().sum().backward()
         results.append((out, x.grad, weight.grad))
     for ours, expected in zip(*results, strict=True):
