@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from simsmoe_cli.collapse.findings import mean_of
 from simsmoe_cli.collapse.show.figures.style import (
@@ -19,10 +24,14 @@ from simsmoe_cli.collapse.show.figures.style import (
 from simsmoe_cli.collapse.show.figures.training import curve, leave_out_start
 from simsmoe_cli.compare.seeds import Mean
 from simsmoe_cli.errors import printable
-from simsmoe_cli.sweep.table import CKA, CKA_SHARED, Row, Score, Table
+from simsmoe_cli.sweep.table import CKA, CKA_SHARED, Row, Score, Table, name_of
 
 MARKS = "osD^vP*X<>"
-STYLES = ("-", "--", ":", "-.")
+Dashes = tuple[int, tuple[int, ...]]
+STYLES: tuple[str | Dashes, ...] = (
+    *("-", "--", ":", "-."),
+    *((0, dashes) for dashes in ((6, 1), (3, 1, 1, 1, 1, 1), (1, 3), (8, 3, 1, 3))),
+)
 NAME = 40  # letters of a cell's name
 
 
@@ -47,33 +56,47 @@ def _score_and_similarity(table: Table, similarity: Score) -> Drawing | None:
     rows = [row for row in table.rows if {table.main.name, similarity.name} <= row.means.keys()]
     if not rows:
         return None
+    series = _series(table, rows)
     with style():
-        figure = new_figure(2.6 + 0.11 * len(rows))
+        figure = new_figure(2.6 + _Legend(series).height)
         axes = figure.add_subplot()
-        for row, (colour, mark) in _series(table, rows):
-            x, y = row.means[similarity.name], row.means[table.main.name]
+        for one in series:
+            x, y = one.row.means[similarity.name], one.row.means[table.main.name]
             axes.errorbar(
                 x.mean,
                 y.mean,
                 xerr=_half(x),
                 yerr=_half(y),
-                fmt=mark,
-                color=colour,
+                fmt=one.mark,
+                color=one.colour,
                 ms=4,
                 lw=0.8,
                 capsize=1.5,
-                label=printable(row.name, NAME),
             )
         axes.set_xlabel(f"{similarity.label}, mean of all pairs and layers")
         axes.set_ylabel(table.main.label)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=1)
+        axes.set_xlim(_frame([row.means[similarity.name] for row in rows]))
+        axes.set_ylim(_frame([row.means[table.main.name] for row in rows]))
+        _Legend(series).draw(figure, marks=True)
     return Drawing(
         f"{table.main.name}-{similarity.name}",
         f"{table.main.label} against {similarity.label}",
         "One point for each cell: mean over its seeds, with 95% t-intervals of both means "
-        f"(none for a single seed). {_n(rows)} Lower left is better.",
+        "(none for a single seed; those of few seeds may leave the frame). "
+        f"{_n(rows)} Lower left is better.",
         figure,
     )
+
+
+def _frame(means: Sequence[Mean]) -> tuple[float, float]:
+    """Limits that show all points, and as much of their intervals as leaves the points apart."""
+    low, high = min(mean.mean for mean in means), max(mean.mean for mean in means)
+    halves = [half for mean in means if (half := _half(mean)) is not None]
+    half = statistics.median(halves) if halves else 0.0
+    if high > low:
+        half = min(max(half, (high - low) / 4), high - low)
+    room = half or abs(high) / 10 or 1.0
+    return low - room, high + room
 
 
 def _differences(table: Table, score: Score) -> Drawing | None:
@@ -118,25 +141,16 @@ def _curves(table: Table) -> Drawing | None:
             rows.append((row, steps, values))
     if not rows:
         return None
+    series = _series(table, [row for row, _, _ in rows])
     with style():
-        figure = new_figure(2.5 + 0.11 * len(rows))
+        figure = new_figure(2.5 + _Legend(series).height)
         axes = figure.add_subplot()
-        series = dict(_numbered(table, [row for row, _, _ in rows]))
-        for row, steps, values in rows:
-            colour, line = series[row.cell.key]
-            curve(
-                axes,
-                steps,
-                values,
-                STYLES[line % len(STYLES)],
-                color=SERIES[colour % len(SERIES)],
-                lw=1,
-                label=printable(row.name, NAME),
-            )
+        for (_, steps, values), one in zip(rows, series, strict=True):
+            curve(axes, steps, values, ls=one.line, color=one.colour, lw=1)
         step_axis(axes)
         axes.set_ylabel("validation BPC")
         leave_out_start(axes, [value for _, _, values in rows for value in values])
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=1)
+        _Legend(series).draw(figure, marks=False)
     return Drawing(
         "curves",
         "Validation BPC during training",
@@ -150,27 +164,20 @@ def _by_layer(table: Table) -> Drawing | None:
     rows = [row for row in table.rows if any(record.layers for record in row.records.values())]
     if not rows:
         return None
+    series = _series(table, rows)
     with style():
-        figure = new_figure(2.5 + 0.11 * len(rows))
+        figure = new_figure(2.5 + _Legend(series).height)
         axes = figure.add_subplot()
-        for row, (colour, mark) in _series(table, rows):
-            layers = zip(*(record.layers for record in row.records.values()), strict=False)
+        for one in series:
+            layers = zip(*(record.layers for record in one.row.records.values()), strict=False)
             means = [mean_of(layer.cka for layer in seeds) for seeds in layers]
-            curve(
-                axes,
-                range(1, len(means) + 1),
-                means,
-                f"{mark}-",
-                color=colour,
-                lw=0.8,
-                ms=3,
-                label=printable(row.name, NAME),
-            )
+            places = range(1, len(means) + 1)
+            curve(axes, places, means, f"{one.mark}-", color=one.colour, lw=0.8, ms=3)
         step_axis(axes)
         axes.set_xlabel("layer with experts, first to last")
         axes.set_ylabel("mean debiased CKA")
         from_zero(axes)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=1)
+        _Legend(series).draw(figure, marks=True)
     return Drawing(
         "layers",
         "Similarity by layer",
@@ -179,29 +186,97 @@ def _by_layer(table: Table) -> Drawing | None:
     )
 
 
-def _numbered(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Two numbers of each cell: of its values in the baseline's fields, and of all others."""
+@dataclass(frozen=True)
+class _Series:
+    """A cell in a figure.
+
+    Attributes:
+        row: its results.
+        own, others: its values in the fields of the baseline, and in all others.
+        colour: one for each value of own.
+        mark, line: one for each value of others.
+    """
+
+    row: Row
+    own: str
+    others: str
+    colour: str
+    mark: str
+    line: str | Dashes
+
+
+def _series(table: Table, rows: Sequence[Row]) -> list[_Series]:
     baseline = table.definition.baseline
     first: dict[str, int] = {}
     second: dict[str, int] = {}
+    found = []
     for row in rows:
-        of_baseline = repr([text for name, text in row.labels.items() if name in baseline])
-        others = repr([text for name, text in row.labels.items() if name not in baseline])
-        yield (
-            row.cell.key,
-            (
-                first.setdefault(of_baseline, len(first)),
-                second.setdefault(others, len(second)),
-            ),
+        own, others = (
+            name_of(
+                {field: text for field, text in row.labels.items() if (field in baseline) is its}
+            )
+            for its in (True, False)
         )
+        colour = first.setdefault(own, len(first))
+        other = second.setdefault(others, len(second))
+        found.append(
+            _Series(
+                row,
+                own,
+                others,
+                SERIES[colour % len(SERIES)],
+                MARKS[other % len(MARKS)],
+                STYLES[other % len(STYLES)],
+            )
+        )
+    return found
 
 
-def _series(table: Table, rows: Sequence[Row]) -> Iterator[tuple[Row, tuple[str, str]]]:
-    """Each row with its colour and mark."""
-    numbers = dict(_numbered(table, rows))
-    for row in rows:
-        colour, mark = numbers[row.cell.key]
-        yield row, (SERIES[colour % len(SERIES)], MARKS[mark % len(MARKS)])
+class _Legend:
+    """Names the cells: colours and marks by themselves where that takes fewer names than cells."""
+
+    def __init__(self, series: Sequence[_Series]):
+        colours = {one.own: one for one in series if one.own}
+        others = {one.others: one for one in series if one.others}
+        apart = len(colours) + len(others) < len(series)
+        self._by_colour = colours if apart else {}
+        self._by_mark = others if apart else {}
+        self._cells = {} if apart else {one.row.name: one for one in series}
+        names = [*self._by_colour, *self._by_mark, *self._cells]
+        longest = max(min(len(name), NAME) for name in names)
+        self._columns = 1 if longest > 30 else 2 if longest > 15 else 3
+        self._lines = math.ceil(len(names) / self._columns)
+        if apart and self._columns > 1:  # Colours have a column of their own.
+            self._lines = max(len(colours), math.ceil(len(others) / (self._columns - 1)))
+        self.height = 0.14 * self._lines  # inches
+
+    @property
+    def _empty(self) -> int:
+        """Places after the colours in their column."""
+        apart = self._by_colour and self._columns > 1
+        return self._lines - len(self._by_colour) if apart else 0
+
+    def draw(self, figure: Figure, *, marks: bool) -> None:
+        """Below a figure, with marks or kinds of lines."""
+
+        def entry(name: str, colour: str, one: _Series | None) -> Line2D:
+            kind = {"color": colour, "label": printable(name, NAME)}
+            if one is None:
+                return Line2D([], [], lw=3, **kind)
+            if marks:
+                return Line2D([], [], ls="none", marker=one.mark, ms=4, **kind)
+            return Line2D([], [], ls=one.line, **kind)
+
+        figure.legend(
+            handles=[
+                *(entry(name, one.colour, None) for name, one in self._by_colour.items()),
+                *([Line2D([], [], ls="none", label=" ")] * self._empty),
+                *(entry(name, INK, one) for name, one in self._by_mark.items()),
+                *(entry(name, one.colour, one) for name, one in self._cells.items()),
+            ],
+            loc="outside lower left",
+            ncols=self._columns,
+        )
 
 
 def _half(mean: Mean) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +78,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        parts = [
-            f"{name.rpartition('.')[2]} {text}" if text[0].isdigit() else text
-            for name, text in self.labels.items()
-            if text
-        ]
-        return " ".join(parts) or "base"
+        return name_of(self.labels) or "base"
 
     def cost(self, name: str) -> float | None:
         """The mean over finished trainings of a field of `Cost`; None if it is not known."""
@@ -115,6 +110,16 @@ class Table:
     def main(self) -> Score:
         """The score that is compared first."""
         return self.scores[0] if self.scores else BPC
+
+
+def name_of(labels: Mapping[str, str]) -> str:
+    """Settings of a cell in a few words."""
+    parts = [
+        f"{name.rpartition('.')[2]} {text}" if text[0].isdigit() else text
+        for name, text in labels.items()
+        if text
+    ]
+    return " ".join(parts)
 
 
 def make_table(definition: Definition, results: Results) -> Table:

@@ -115,12 +115,12 @@ def training_figure(report: Report) -> Drawing | None:
 
 
 def curve(
-    axes: Axes, steps: Sequence[int], values: Sequence[float | None], form: str, **how: object
+    axes: Axes, steps: Sequence[int], values: Sequence[float | None], *form: str, **how: object
 ) -> None:
     """A line with gaps where a value is undefined, with no more points than a figure can show."""
     every = max(1, -(-len(steps) // DRAWN))
     drawn = np.array([np.nan if value is None else value for value in values], dtype=float)
-    axes.plot(list(steps)[::every], drawn[::every], form, **how)  # type: ignore[arg-type]
+    axes.plot(list(steps)[::every], drawn[::every], *form, **how)  # type: ignore[arg-type]
 
 
 def leave_out_start(axes: Axes, values: Sequence[float | None]) -> None:
