@@ -183,7 +183,8 @@ def weighted_sum(slots_RD: Tensor, weight_TK: Tensor) -> Tensor:
     rows_TKD: Tensor = slots_RD.unflatten(0, weight_TK.shape)
     weight_TK = weight_TK.to(rows_TKD.dtype)
     if torch.compiler.is_compiling():
-        # One pass that reads each row where it is. For a product, the rows are first written in the
-        # order of slots, and kept for the backward pass.
-        return (weight_TK.unsqueeze(-1) * rows_TKD).sum(1)
+        # One pass that reads each row where it is, and adds up in fp32 as a product does. For a
+        # product, rows are first written in the order of slots, and kept for the backward pass.
+        exact = torch.promote_types(rows_TKD.dtype, torch.float32)
+        return (weight_TK.to(exact).unsqueeze(-1) * rows_TKD).sum(1).to(rows_TKD.dtype)
     return (weight_TK.unsqueeze(1) @ rows_TKD).squeeze(1)

@@ -22,6 +22,8 @@ def test_an_empty_slot_sorts_last_and_counts_for_no_expert() -> None:
     assert plan.order_R.tolist() == [2, 1, 0, 3]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_gather_and_combine_equal_plain_indexing(top_k: int, compiled: bool) -> None:
