@@ -267,7 +267,7 @@ def _opaque_rotary(
 @_opaque_rotary.register_fake
 def _(position_M: Tensor, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     shape = position_M.shape[0], width // 2
-    return tuple(position_M.new_empty(shape, dtype=dtype) for _ in range(2))
+    return position_M.new_empty(shape, dtype=dtype), position_M.new_empty(shape, dtype=dtype)
 
 
 def rotate(x_BAMW: Tensor, cos_MW: Tensor, sin_MW: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,8 +28,8 @@ from simsmoe_cli.errors import printable
 from simsmoe_cli.sweep.table import CKA, CKA_SHARED, Row, Score, Table, name_of
 
 MARKS = "osD^vP*X<>"
-Dashes = tuple[int, tuple[int, ...]]
-STYLES: tuple[str | Dashes, ...] = (
+LineStyle = Literal["-", "--", ":", "-."] | tuple[float, tuple[float, ...]]
+STYLES: tuple[LineStyle, ...] = (
     *("-", "--", ":", "-."),
     *((0, dashes) for dashes in ((6, 1), (3, 1, 1, 1, 1, 1), (1, 3), (8, 3, 1, 3))),
 )
@@ -202,7 +203,7 @@ class _Series:
     others: str
     colour: str
     mark: str
-    line: str | Dashes
+    line: LineStyle
 
 
 def _series(table: Table, rows: Sequence[Row]) -> list[_Series]:
@@ -260,12 +261,14 @@ class _Legend:
         """Below a figure, with marks or kinds of lines."""
 
         def entry(name: str, colour: str, one: _Series | None) -> Line2D:
-            kind = {"color": colour, "label": printable(name, NAME)}
+            line = Line2D([], [], color=colour, label=printable(name, NAME))
             if one is None:
-                return Line2D([], [], lw=3, **kind)
-            if marks:
-                return Line2D([], [], ls="none", marker=one.mark, ms=4, **kind)
-            return Line2D([], [], ls=one.line, **kind)
+                line.set_linewidth(3)
+            elif marks:
+                line.set(linestyle="none", marker=one.mark, markersize=4)
+            else:
+                line.set_linestyle(one.line)
+            return line
 
         figure.legend(
             handles=[
