@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from simsmoe_cli.compare.seeds import NO_DIFFERENCE
 from simsmoe_cli.errors import escaped
 from simsmoe_cli.files import atomic
-from simsmoe_cli.sweep.table import (
+from simsmoe_cli.sweep.table import Table
+from simsmoe_cli.sweep.table_text import (
     NOT_SHOWN,
     SHOWN,
-    Table,
     as_csv,
     columns,
     published_columns,

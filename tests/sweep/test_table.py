@@ -15,7 +15,8 @@ from simsmoe_cli.errors import DataError
 from simsmoe_cli.sweep.definition import Definition, cells_of, definition_of, recipe_of
 from simsmoe_cli.sweep.results import Cost, Curve, Record, Results, Text, settings_of
 from simsmoe_cli.sweep.show import write_results
-from simsmoe_cli.sweep.table import as_csv, columns, make_table, published_rows, text_rows
+from simsmoe_cli.sweep.table import make_table
+from simsmoe_cli.sweep.table_text import as_csv, columns, published_rows, text_rows
 
 PRESET = "similarity.preset"
 DEFINITION = definition_of(
