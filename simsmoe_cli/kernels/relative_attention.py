@@ -12,7 +12,7 @@ published code of this family copies into a skewed layout twice).
 Two paths compute the same. On a CPU, tiles have so few queries that their scores stay in cache; the
 backward pass computes the scores again instead of storing them. Elsewhere, and under
 torch.compile: chunks of queries in plain differentiable operations, where each chunk scores only
-the keys it may see.
+the keys it may see, and one more.
 
 With documents, a query sees keys and values of other documents as zeros, as it sees the positions
 before a stream: their content scores are 0, and their values add nothing.

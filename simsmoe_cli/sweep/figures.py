@@ -58,8 +58,9 @@ def _score_and_similarity(table: Table, similarity: Score) -> Drawing | None:
     if not rows:
         return None
     series = _series(table, rows)
+    legend = _Legend(series)
     with style():
-        figure = new_figure(2.6 + _Legend(series).height)
+        figure = new_figure(2.6 + legend.height)
         axes = figure.add_subplot()
         for one in series:
             x, y = one.row.means[similarity.name], one.row.means[table.main.name]
@@ -78,7 +79,7 @@ def _score_and_similarity(table: Table, similarity: Score) -> Drawing | None:
         axes.set_ylabel(table.main.label)
         axes.set_xlim(_frame([row.means[similarity.name] for row in rows]))
         axes.set_ylim(_frame([row.means[table.main.name] for row in rows]))
-        _Legend(series).draw(figure, marks=True)
+        legend.draw(figure, marks=True)
     return Drawing(
         f"{table.main.name}-{similarity.name}",
         f"{table.main.label} against {similarity.label}",
@@ -143,15 +144,16 @@ def _curves(table: Table) -> Drawing | None:
     if not rows:
         return None
     series = _series(table, [row for row, _, _ in rows])
+    legend = _Legend(series)
     with style():
-        figure = new_figure(2.5 + _Legend(series).height)
+        figure = new_figure(2.5 + legend.height)
         axes = figure.add_subplot()
         for (_, steps, values), one in zip(rows, series, strict=True):
             curve(axes, steps, values, ls=one.line, color=one.colour, lw=1)
         step_axis(axes)
         axes.set_ylabel("validation BPC")
         leave_out_start(axes, [value for _, _, values in rows for value in values])
-        _Legend(series).draw(figure, marks=False)
+        legend.draw(figure, marks=False)
     return Drawing(
         "curves",
         "Validation BPC during training",
@@ -166,8 +168,9 @@ def _by_layer(table: Table) -> Drawing | None:
     if not rows:
         return None
     series = _series(table, rows)
+    legend = _Legend(series)
     with style():
-        figure = new_figure(2.5 + _Legend(series).height)
+        figure = new_figure(2.5 + legend.height)
         axes = figure.add_subplot()
         for one in series:
             layers = zip(*(record.layers for record in one.row.records.values()), strict=False)
@@ -178,7 +181,7 @@ def _by_layer(table: Table) -> Drawing | None:
         axes.set_xlabel("layer with experts, first to last")
         axes.set_ylabel("mean debiased CKA")
         from_zero(axes)
-        _Legend(series).draw(figure, marks=True)
+        legend.draw(figure, marks=True)
     return Drawing(
         "layers",
         "Similarity by layer",
@@ -246,16 +249,12 @@ class _Legend:
         names = [*self._by_colour, *self._by_mark, *self._cells]
         longest = max(min(len(name), NAME) for name in names)
         self._columns = 1 if longest > 30 else 2 if longest > 15 else 3
-        self._lines = math.ceil(len(names) / self._columns)
-        if apart and self._columns > 1:  # Colours have a column of their own.
-            self._lines = max(len(colours), math.ceil(len(others) / (self._columns - 1)))
-        self.height = 0.14 * self._lines  # inches
-
-    @property
-    def _empty(self) -> int:
-        """Places after the colours in their column."""
-        apart = self._by_colour and self._columns > 1
-        return self._lines - len(self._by_colour) if apart else 0
+        lines = math.ceil(len(names) / self._columns)
+        self._empty = 0  # places after the colours, which have a column of their own
+        if apart and self._columns > 1:
+            lines = max(len(colours), math.ceil(len(others) / (self._columns - 1)))
+            self._empty = lines - len(colours)
+        self.height = 0.14 * lines  # inches
 
     def draw(self, figure: Figure, *, marks: bool) -> None:
         """Below a figure, with marks or kinds of lines."""

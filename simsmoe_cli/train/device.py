@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError, is_out_of_memory
+from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError, counted, is_out_of_memory
 from simsmoe_cli.model.precision import resolve_precision
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.parallel.launch import Launch
@@ -56,7 +56,7 @@ def _device_of_rank(name: str, launched: Launch) -> torch.device:
     gpus = torch.cuda.device_count()
     if launched.local_size > gpus:
         raise UserError(
-            f"{launched.local_size} processes on a machine with {gpus} GPU{'s' * (gpus != 1)}",
+            f"{launched.local_size} processes on a machine with {counted(gpus, 'GPU')}",
             where="torchrun --nproc-per-node",
             hint=f"Start {gpus} on each machine, or use --device cpu.",
         )

@@ -23,7 +23,7 @@ from pathlib import PurePath
 from typing import Any
 
 from simsmoe_cli.data.io.archives import COMPRESSED
-from simsmoe_cli.errors import DataError, UserError, nearest, printable
+from simsmoe_cli.errors import DataError, UserError, counted, nearest, printable
 from simsmoe_cli.files.untrusted import Unreadable, parse_json
 
 LONGEST_FIELD = 1 << 30
@@ -188,7 +188,7 @@ def _table_rows(
     label_at = None if columns.label is None else _position(columns.label, header, where, first)
     for line, fields in records:
         if len(fields) != len(header):
-            what = f"{len(fields)} field{'s' * (len(fields) > 1)}, but the header has {len(header)}"
+            what = f"{counted(len(fields), 'field')}, but the header has {len(header)}"
             few = "Complete the row, or leave it out."
             raise data_error(where, line, what, hint if len(fields) > len(header) else few)
         label = "" if label_at is None else fields[label_at].strip()
