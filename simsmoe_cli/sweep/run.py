@@ -255,9 +255,9 @@ def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the sweep's folder; a UserError if another process works in it.
 
-    A new folder to which nothing was written is removed again.
+    A new folder to which nothing was written is removed again, with the new folders around it.
     """
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -273,6 +273,9 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         if new and [path.name for path in folder.iterdir()] == [LOCK]:
             shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others may have put something there
+                for path in new[1:]:
+                    path.rmdir()
         lock.release()
 
 

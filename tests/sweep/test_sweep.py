@@ -262,11 +262,18 @@ def test_what_cannot_begin_is_one_line_and_leaves_nothing(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run([*given, "--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path)]) == code
+    runs_dir = tmp_path / "new/runs"
+    assert run([*given, "--data-dir", str(corpus_dir), "--runs-dir", str(runs_dir)]) == code
     shown = capsys.readouterr().err
     assert said in shown
     assert len(shown.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_folder_stays_where_others_wrote_into_it(tmp_path: Path) -> None:
+    with running.locked(tmp_path / "new/runs/sweep"):
+        (tmp_path / "new/of another").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["of another"]
 
 
 def test_two_processes_do_not_work_on_one_sweep(
