@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from simsmoe_cli.sweep.results import Record
     from simsmoe_cli.sweep.run import Sweep, Training
     from simsmoe_cli.sweep.search import Range
+    from simsmoe_cli.sweep.side_by_side import Outcome
 
 MOST_TRIALS = 10  # that are shown
 JobsOption = Annotated[
@@ -118,7 +119,7 @@ def sweep_through(definition: Definition, options: Options) -> None:
             _ask(yes=options.yes)
             sweep.results.write()
             mark(folder, results)
-            progress = _Progress(sweep, screen)
+            progress = _Progress(sweep, len(at), screen)
             try:
                 failed = run.carry_out(
                     sweep,
@@ -207,8 +208,10 @@ def search_through(
 def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
     """The number of trainings, tokens and FLOPs, of all and of those that are due."""
     definition, due = sweep.definition, sweep.due
-    tokens = sum(one.cost.tokens for one in due)
-    flops = sum(one.cost.flops for one in due)
+    tokens = sum(round(one.cost.tokens * one.share_due) for one in due)
+    flops = sum(one.flops_due for one in due)
+    begun = sum(one.trained > 0 for one in due)
+    go_on = f"; of {counted(begun, 'interrupted training')} what is left" if begun else ""
     seeds = Counter(len(cell.seeds) for cell in sweep.cells)
     of_seeds = ", ".join(
         f"{cells} with {counted(count, 'seed')}" for count, cells in sorted(seeds.items())
@@ -218,7 +221,7 @@ def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
         f"cells      {len(sweep.cells)}: {of_seeds}",
         f"trainings  {len(sweep.trainings)}, of which {len(sweep.trainings) - len(due)} are in "
         f"{results}",
-        f"due        {len(due)}: {tokens:,} tokens, {flops:.3g} FLOPs",
+        f"due        {len(due)}: {tokens:,} tokens, {flops:.3g} FLOPs{go_on}",
         sep="\n",
         soft_wrap=True,
     )
@@ -244,22 +247,32 @@ def _ask(*, yes: bool) -> None:
 class _Progress:
     """A line for each training that ends."""
 
-    def __init__(self, sweep: Sweep, screen: Console):
+    def __init__(self, sweep: Sweep, jobs: int, screen: Console):
         due = sweep.due
-        self.total, self.screen = len(due), screen
-        self.flops = sum(one.cost.flops for one in due)
-        self.started, self.ended_flops, self.count = time.monotonic(), 0.0, 0
+        self.total, self.jobs, self.screen = len(due), jobs, screen
+        self.flops = sum(one.flops_due for one in due)
+        self.started, self.count = time.monotonic(), 0
+        self.ended_flops = self.ended_seconds = 0.0
 
-    def ended(self, training: Training, record: Record | None, failure: str) -> None:
+    def ended(self, training: Training, record: Record | None, outcome: Outcome) -> None:
         """A training finished or failed."""
         self.count += 1
-        self.ended_flops += training.cost.flops
-        took = time.monotonic() - self.started
-        left = took * (self.flops - self.ended_flops) / self.ended_flops
+        if record is not None:
+            self.ended_flops += training.flops_due
+            self.ended_seconds += outcome.seconds
+        else:
+            self.flops -= training.flops_due
         at = f"[{self.count}/{self.total}] {training.job.name}"
-        words = f"failed: {failure}" if record is None else _scores(record)
-        rest = f", {duration(left)} left" if self.count < self.total else ""
-        self.screen.print(f"{at}  {words}{rest}", soft_wrap=True)
+        words = f"failed: {outcome.failure}" if record is None else _scores(record)
+        self.screen.print(f"{at}  {words}{self._left()}", soft_wrap=True)
+
+    def _left(self) -> str:
+        """The time that is left, from that of the trainings which finished; "" if not known."""
+        if self.count == self.total or not self.ended_flops:
+            return ""
+        all_seconds = self.ended_seconds / self.ended_flops * self.flops / self.jobs
+        left = all_seconds - (time.monotonic() - self.started)
+        return f", {duration(left)} left" if left > 0 else ""
 
 
 def _scores(record: Record) -> str:

@@ -16,6 +16,8 @@ from simsmoe_cli.data.tasks.store import open_task
 from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
+from simsmoe_cli.run.checkpoint import list_checkpoints
+from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep.definition import Cell, Definition, baseline_of, cells_of, recipe_of
 from simsmoe_cli.sweep.results import Cost, Record, Results, Text, compared, settings_of
 from simsmoe_cli.sweep.side_by_side import Outcome, Work, outcomes
@@ -39,14 +41,26 @@ class Training:
     Attributes:
         job: what to do.
         recipe: resolved.
+        trained: steps that its run has from an earlier, interrupted sweep.
     """
 
     job: Job
     recipe: Recipe
+    trained: int = 0
 
     @property
     def cost(self) -> Cost:
         return self.job.cost
+
+    @property
+    def share_due(self) -> float:
+        """The share of its steps that are left, between 0 and 1."""
+        return max(0.0, 1 - self.trained / self.cost.steps)
+
+    @property
+    def flops_due(self) -> float:
+        """FLOPs of the steps that are left."""
+        return self.cost.flops * self.share_due
 
 
 @dataclass
@@ -140,10 +154,16 @@ def open_sweep(
                 costs.of(recipe),
                 tuple(definition.finetune),
             )
-            sweep.trainings.append(Training(job, recipe))
+            sweep.trainings.append(Training(job, recipe, _last_step(job.run)))
     for other in others:
         _take_over(sweep, other)
     return sweep
+
+
+def _last_step(run: RunDir) -> int:
+    """The step from which an interrupted run would go on; 0 if there is none."""
+    steps = [step for step, _ in list_checkpoints(run)]
+    return steps[-1] if steps else 0
 
 
 def _take_over(sweep: Sweep, others: Results) -> None:
@@ -248,7 +268,7 @@ def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float:
                 )
             took.append(outcome.value)
     per_flop = sum(took) / len(took) / (first.cost.flops / first.cost.steps)
-    return per_flop * sum(one.cost.flops for one in due) / len(at)
+    return per_flop * sum(one.flops_due for one in due) / len(at)
 
 
 @contextlib.contextmanager
@@ -284,7 +304,7 @@ def carry_out(
     at: Sequence[Machine],
     *,
     keeps_weights: Callable[[Training], bool],
-    on_end: Callable[[Training, Record | None, str], None],
+    on_end: Callable[[Training, Record | None, Outcome], None],
 ) -> dict[str, str]:
     """Do all due trainings; the results are written after each.
 
@@ -292,7 +312,7 @@ def carry_out(
         sweep: its folder is locked by the caller.
         at: one for each training at a time.
         keeps_weights: whether the checkpoints of a finished training stay.
-        on_end: told each training, its record, and why it failed where it has none.
+        on_end: told each training, its record, and how its process ended.
 
     Returns:
         Why trainings failed, by name.
@@ -308,13 +328,13 @@ def carry_out(
             record = _record(outcome)
             if record is None:
                 failed[training.job.name] = outcome.failure
-                on_end(training, None, failed[training.job.name])
+                on_end(training, None, outcome)
                 continue
             sweep.results.add(training.recipe, record)
             sweep.results.write()
             if not keeps_weights(training):
                 remove_weights(training.job.run)
-            on_end(training, record, "")
+            on_end(training, record, outcome)
     return failed
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -43,11 +44,13 @@ class Outcome:
         number: of the work.
         value: what it returned; None if it did not.
         failure: why it failed; empty if it did not.
+        seconds: that its process took.
     """
 
     number: int
     value: Any = None
     failure: str = ""
+    seconds: float = 0.0
 
 
 def outcomes(works: Sequence[Work], slots: Sequence[Any]) -> Generator[Outcome]:
@@ -65,7 +68,7 @@ def outcomes(works: Sequence[Work], slots: Sequence[Any]) -> Generator[Outcome]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     free, waiting = list(slots), list(enumerate(works))
-    running: dict[Connection, tuple[int, BaseProcess, Any]] = {}
+    running: dict[Connection, tuple[int, BaseProcess, Any, float]] = {}
     try:
         while waiting or running:
             while waiting and free:
@@ -77,15 +80,15 @@ def outcomes(works: Sequence[Work], slots: Sequence[Any]) -> Generator[Outcome]:
                 )
                 process.start()
                 theirs.close()
-                running[ours] = number, process, slot
+                running[ours] = number, process, slot, time.monotonic()
             for ready in wait(list(running)):
                 assert isinstance(ready, Connection)
-                number, process, slot = running.pop(ready)
+                number, process, slot, start = running.pop(ready)
                 outcome = _received(number, ready, process)
                 free.append(slot)
-                yield outcome
+                yield replace(outcome, seconds=time.monotonic() - start)
     finally:
-        _stop([process for _, process, _ in running.values()])
+        _stop([process for _, process, *_ in running.values()])
 
 
 def _received(number: int, connection: Connection, process: BaseProcess) -> Outcome:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from simsmoe_cli.cli import sweeping
 from simsmoe_cli.cli.main import run
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.measure.options import Options
@@ -21,6 +25,7 @@ from simsmoe_cli.sweep import run as running
 from simsmoe_cli.sweep.definition import definition_of
 from simsmoe_cli.sweep.measure import similarity_scores
 from simsmoe_cli.sweep.results import Record, Results
+from simsmoe_cli.sweep.side_by_side import Outcome
 from simsmoe_cli.sweep.training import Machine, train_and_measure
 from tests.train.tiny import TINY
 
@@ -130,9 +135,7 @@ def test_stopped_and_continued_gives_the_same_table(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from simsmoe_cli.cli import sweeping
-
-    def stop(self: Any, training: Any, record: Any, failure: str) -> None:
+    def stop(self: Any, training: Any, record: Any, outcome: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -218,6 +221,47 @@ def test_a_failure_does_not_stop_the_rest(
     assert "1 did not finish" in shown
     assert len(scores(folder)) == 3
     assert broken in (folder / "results.html").read_text()
+
+
+def test_an_interrupted_training_is_due_in_part(
+    alone: tuple[Path, Record], corpus_dir: Path, tmp_path: Path
+) -> None:
+    name, steps = alone[0].name, alone[1].cost.steps
+    shutil.copytree(alone[0] / "checkpoints", tmp_path / name / "checkpoints")
+    shutil.rmtree(max((tmp_path / name / "checkpoints").iterdir()))
+    last = int(max((tmp_path / name / "checkpoints").iterdir()).name.rpartition("-")[2])
+    assert 0 < last < steps
+    definition = definition_of(DEFINITION, "test")
+    sweep = running.open_sweep(definition, tmp_path, corpus_dir, tmp_path / "r.json", print)
+    left = {one.job.name: one.flops_due / one.cost.flops for one in sweep.due}
+    assert left.pop(name) == pytest.approx(1 - last / steps)
+    assert set(left.values()) == {1.0}
+
+
+def test_the_time_left_is_that_of_trainings_which_finished(
+    finished: Path, corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = definition_of(DEFINITION | {"grids": [{PRESET: ["none"]}], "seeds": "0-3"}, "test")
+    sweep = running.open_sweep(definition, tmp_path, corpus_dir, tmp_path / "r.json", print)
+    first = sweep.trainings[0]
+    sweep.trainings[0] = replace(first, trained=first.cost.steps // 2)
+    record = Results.read(finished / "results.json").records[0][1]
+    clock = [100.0]
+    monkeypatch.setattr(sweeping.time, "monotonic", lambda: clock[0])
+    shown = io.StringIO()
+    progress = sweeping._Progress(sweep, 2, Console(file=shown, width=200))
+
+    def end(number: int, at: float, seconds: float, found: Record | None = record) -> str:
+        clock[0] = 100 + at
+        shown.truncate(shown.seek(0))
+        progress.ended(sweep.trainings[number], found, Outcome(number, found, "broken", seconds))
+        return shown.getvalue().strip()
+
+    # Half a training took 10 s, so that 3.5 trainings take 70 s: 35 s of two at a time.
+    assert end(0, 10, 10).endswith(", 25 s left")
+    assert end(1, 22, 22).endswith(", 15 s left")
+    assert end(2, 23, 13, None) == "[3/4] none-seed2  failed: broken, 4 s left"
+    assert "left" not in end(3, 32, 10)
 
 
 def test_results_of_another_text_are_refused(
