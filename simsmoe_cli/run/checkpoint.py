@@ -105,7 +105,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         validated(State, state)
     except Unreadable as error:
-        raise damaged(path, str(error)) from None
+        raise damaged(path, error) from None
     named = _STEP.fullmatch(folder.name)
     if named and int(named[1]) != state["step"]:
         raise damaged(path, f"it is of step {state['step']}")
@@ -116,7 +116,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         except PermissionError:
             raise NotPermitted(file) from None
         except OSError as error:
-            raise damaged(file, f"{error.strerror}") from None
+            raise damaged(file, error) from None
         if found is None:
             raise damaged(file, "the file is missing")
         if found != expected:
@@ -255,13 +255,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def damaged(path: Path, why: str) -> UserError:
-    """The error for a damaged file of a checkpoint; the hint lists the run's other checkpoints."""
+def damaged(path: Path, why: str | Exception) -> UserError:
+    """The error for a damaged file of a checkpoint; the hint lists the run's other checkpoints.
+
+    Args:
+        path: of the file.
+        why: the reason, or what reading it raised.
+    """
+    if isinstance(why, FileNotFoundError):
+        why = "the file is missing"
+    elif isinstance(why, OSError):
+        why = why.strerror or str(why)
     folder = path.parent
     run = RunDir(folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent)
     others = _available(run, but=folder)
     return DataError(
-        f"damaged checkpoint: {printable(why, 400)}",
+        f"damaged checkpoint: {printable(str(why), 400)}",
         where=str(path),
         hint=f"Use another checkpoint of this run: {others}."
         if others

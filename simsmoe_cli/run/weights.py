@@ -86,7 +86,7 @@ def opened(paths: Sequence[Path]) -> TensorFiles:
     try:
         return TensorFiles(paths)
     except (SafetensorError, OSError, ValueError) as error:
-        raise damaged(paths[0], str(error)) from None
+        raise damaged(paths[0], error) from None
 
 
 def require_fit(files: TensorFiles, model: nn.Module) -> None:
@@ -134,7 +134,7 @@ def load_weights(folder: Path, state: dict[str, Any], model: MoEModel) -> None:
     try:
         fill(model, files, files.found)  # a name that is missing is of a tensor with two names
     except (SafetensorError, OSError) as error:
-        raise damaged(files.paths[0], str(error)) from None
+        raise damaged(files.paths[0], error) from None
     for name, parameter in model.named_parameters():
         if not local(parameter.detach()).isfinite().all():
             raise damaged(files.paths[0], f"{name} holds values that are not finite")

@@ -77,7 +77,7 @@ def restore(
         objective.restore_carried(tensors)
         _restore_random(tensors, objective, state["step"])
     except (ValueError, SafetensorError, OSError) as error:
-        raise checkpoint.damaged(files.paths[0], str(error)) from None
+        raise checkpoint.damaged(files.paths[0], error) from None
     return state
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show import files
-from simsmoe_cli.collapse.show.files import parse_formats, write_report
+from simsmoe_cli.collapse.show.files import check_destination, parse_formats, write_report
 from simsmoe_cli.errors import EXIT_USAGE, UserError
 from tests.collapse.reports import report
 
@@ -92,6 +92,14 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "a file"
     with pytest.raises(UserError, match="Choose another --out"):
         write_report(report(layers=1), tmp_path / "out" / "below", ("json",))
+
+
+def test_a_destination_is_tried_before_measuring(tmp_path: Path) -> None:
+    check_destination(tmp_path / "new/report")
+    assert not list(tmp_path.iterdir())
+    if Path("/proc/self").exists():  # nobody makes a folder there, root neither
+        with pytest.raises(UserError, match="cannot write here"):
+            check_destination(Path("/proc/report"))
 
 
 def test_formats() -> None:
