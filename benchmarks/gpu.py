@@ -56,7 +56,9 @@ def cases(bench: Bench) -> list[GpuCase]:
     large = bench.recipe("brainformer-large")
 
     def similar(preset: str, *overrides: str) -> Recipe:
-        return bench.recipe("mistral-modern", *overrides, f"similarity.preset={preset}")
+        # From the first step: a schedule may begin with 0, where nothing is compared.
+        learning = [f"similarity.preset={preset}", "similarity.weight=0.003"]
+        return bench.recipe("mistral-modern", *overrides, *learning)
 
     def trained(name: str, needs: float, recipe: Recipe, compiled: str, kernels: bool) -> GpuCase:
         how = f"compiled ({compiled})" if compiled else "eager"

@@ -154,14 +154,14 @@ class AttachedSimilarity:
         recomputed: bool,
     ) -> SimilarityResult | None:
         """Observe a batch and measure its due pairs; arguments as of `SimilarityLearning`.
-        None where the budget leaves this step out.
+        None where the budget leaves this step out, or the weight is 0.
 
         Args:
             recomputed: whether this is the second pass over a batch. The pair tracker is then
                 left as it is, and padding is that of the first pass.
         """
         stands_for = self.cost.at(step)
-        if not stands_for:
+        if not stands_for or not self.learning.settings.compares(step / total_steps):
             return None
         first = self._first_pass(index_TK) if recomputed else None
         tracker = self._tracker

@@ -132,8 +132,9 @@ class SimilaritySettings(Section):
     )
     weight: NotNegative | Schedule = Field(
         0.0,
-        description="beta: coefficient of the similarity loss. A schedule is a list of points "
-        "[share of training, value], such as [[0, 0.0], [0.1, 0.003]], linear in between",
+        description="beta: coefficient of the similarity loss; while it is 0, experts are not "
+        "compared. A schedule is a list of points [share of training, value], such as "
+        "[[0, 0.0], [0.1, 0.003]], linear in between",
     )
     pairs: int = Field(
         4, ge=1, le=1_000_000, description="P: pairs compared per step, the most overdue first"
@@ -176,6 +177,10 @@ class SimilaritySettings(Section):
     def enabled(self) -> bool:
         """Whether training compares experts at all."""
         return self.preset != "none"
+
+    def compares(self, progress: float) -> bool:
+        """Whether training compares experts at this share of it: not while the weight is 0."""
+        return value_at(self.weight, progress) > 0
 
     @property
     def measure_options(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ and the head. T*, f* and sigma may be schedules, whose values the host computes 
 A comparison has three parts: `choose` decides which experts are run on which tokens, the caller
 runs them (in one product with the batch's own rows, or with `run`), and `compare` measures their
 outputs. Under a budget (`cost.py`) experts are compared in every m-th step alone, and the loss
-counts m times.
+counts m times. While the loss's weight is 0, nothing is compared.
 
 Departures from published code: the loss carries no coefficient here and is
 never mixed into the balance loss; at most P pairs and n tokens of each are measured, all in one

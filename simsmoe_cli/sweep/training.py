@@ -140,7 +140,11 @@ def cost_of(recipe: Recipe, vocab_size: int) -> Cost:
     size, train = measure(recipe, vocab_size), recipe.train
     tokens = train.steps * train.batch * train.block
     flops = float(tokens * size.training_flops_per_token)
-    share = 0.0 if size.similarity is None else size.similarity.share
+    share = 0.0
+    if size.similarity is not None:
+        every, compares = size.similarity.every, recipe.similarity.compares
+        compared = sum(compares(step / train.steps) for step in range(0, train.steps, every))
+        share = size.similarity.share * compared * every / train.steps
     return Cost(
         steps=train.steps,
         tokens=tokens,

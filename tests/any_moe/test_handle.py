@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simsmoe_cli.any_moe.handle import attach
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.similarity.learning import SimilarityLearning
 from tests.any_moe.by_hand import (
     EVERYTHING,
     FAMILIES,
@@ -289,6 +290,25 @@ def test_a_budget_compares_experts_in_some_steps_that_count_for_all() -> None:
         if step in (1, every - 1, every):
             wanted = by_hand(plain, [batch()], stands_for=0 if step < every else every)
             require_equal(gradients(model), wanted)
+
+
+def test_nothing_is_compared_while_the_weight_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    choose = SimilarityLearning.choose
+    monkeypatch.setattr(
+        SimilarityLearning, "choose", lambda *given: compared.append(1) or choose(*given)
+    )
+    model = made("mixtral")
+    plain = copy.deepcopy(model)
+    weight = [[0.1, 0.0], [0.2, EVERYTHING["weight"]]]
+    handle = attach(model, EVERYTHING | {"weight": weight}, total_steps=10)
+    for step in range(3):
+        model.zero_grad()
+        loss_of(model, batch()).backward()
+        wanted = by_hand(plain, [batch()], stands_for=0 if step < 2 else 1)
+        require_equal(gradients(model), wanted)
+        assert bool(compared) == (step == 2)
+        handle.step()
 
 
 def test_a_step_takes_no_more_than_its_budget() -> None:

@@ -25,7 +25,9 @@ from tests.train.tiny import events, recipe
 
 Capture = pytest.CaptureFixture[str]
 KINDS: dict[str, dict[str, Any]] = {
-    "modern": {"similarity": {"preset": "calibrated", "tokens": 16, "min_tokens": 4}},
+    "modern": {
+        "similarity": {"preset": "calibrated", "weight": 0.003, "tokens": 16, "min_tokens": 4}
+    },
     "paper": {"model": PAPER_MODEL},
 }
 EXPECTED_PRECISION = {"cpu": "fp32", "cuda": "bf16"}

@@ -152,7 +152,12 @@ def test_a_model_most_of_whose_experts_rest(
     if device == "cpu" and precision == "bf16":
         pytest.skip("bf16 is slow on a CPU")
     train = {"precision": precision, "compile": "off", "lr": 3e-3}
-    run = trainer(device, moe={"experts": 64}, similarity={"preset": "calibrated"}, train=train)
+    run = trainer(
+        device,
+        moe={"experts": 64},
+        similarity={"preset": "calibrated", "weight": 0.003},
+        train=train,
+    )
     losses = []
     for _ in range(5):
         poison_freed_memory(device)

@@ -29,7 +29,7 @@ from tests.train.test_routers import sections
 Make = Callable[..., Trainer[Any]]
 
 # Pairs are due in every step, whatever the preset says.
-BUSY = {"check_every": 0.0, "tokens": 16, "min_tokens": 4, "budget": None}
+BUSY = {"check_every": 0.0, "weight": 0.003, "tokens": 16, "min_tokens": 4, "budget": None}
 # Steps of a training so long that no router leaves its first stage in ten of them.
 LONG = 100_000
 STEPS = {"cpu": 3, "cuda": 10}
@@ -146,7 +146,7 @@ def in_one_graph(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         (PAPER_MODEL, {"preset": "published", **BUSY}),
         ({}, {"preset": "calibrated", **BUSY}),
-        ({}, {"preset": "calibrated", "weight": [[0, 0.0], [0.1, 0.003]], **BUSY}),
+        ({}, {"preset": "calibrated", **BUSY, "weight": [[0, 0.0], [0.1, 0.003]]}),
         ({}, {}),
     ],
     ids=["paper", "modern", "scheduled", "plain"],

@@ -16,7 +16,7 @@ from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from tests.huggingface.models import MORE, SIZES, VOCABULARY
 
-SIMILARITY = {"preset": "calibrated", "min_tokens": 4, "tokens": 16, "pairs": 3}
+SIMILARITY = {"preset": "calibrated", "weight": 0.003, "min_tokens": 4, "tokens": 16, "pairs": 3}
 
 
 def body(kind: str = "Mixtral", **settings: Any) -> nn.Module:

@@ -86,7 +86,7 @@ def train(
         # The other backends have no fp64.
         moe={"router": case.router, "backend": "loop" if fp64 else "auto"},
         similarity={"preset": case.similarity}
-        | ({"tokens": 1024, "budget": None} if case.similarity != "none" else {}),
+        | ({"tokens": 1024, "weight": 0.003, "budget": None} if case.similarity != "none" else {}),
         # A large epsilon: where a gradient is rounding alone, Adam would take its sign.
         train={"batch": 8, "micro_batches": case.micro_batches, "eps": 1e-4, "clip_norm": 0.5},
     )

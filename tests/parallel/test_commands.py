@@ -50,10 +50,10 @@ def test_a_model_of_transformers_trains_as_in_one_process(tmp_path: Path) -> Non
     assert saved.keys() == whole.keys()
     gaps = [(saved[name] - tensor).abs().max().item() for name, tensor in whole.items()]
     assert max(gaps) < TOLERANCE
-    more = ["--similarity", "calibrated", *chosen_by(*SIMILARITY)]
+    more = ["--similarity", "calibrated", *chosen_by(*SIMILARITY, "similarity.weight=0.003")]
     said_first(tmp_path / "b", *words, "similar", *more)
     found = events(RunDir(tmp_path / "runs" / "similar"), "train")
-    assert all("similarity" in event["losses"] for event in found)
+    assert any(event["losses"]["similarity"] > 0 for event in found)
 
 
 def test_a_model_of_transformers_is_fine_tuned(tmp_path: Path) -> None:

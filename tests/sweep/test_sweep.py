@@ -20,13 +20,15 @@ from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.open_run import open_run
 from simsmoe_cli.errors import EXIT_DATA, EXIT_SIGINT, EXIT_USAGE
+from simsmoe_cli.model import size as model_size
+from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep import run as running
 from simsmoe_cli.sweep.definition import definition_of
 from simsmoe_cli.sweep.measure import similarity_scores
 from simsmoe_cli.sweep.results import Record, Results
 from simsmoe_cli.sweep.side_by_side import Outcome
-from simsmoe_cli.sweep.training import Machine, train_and_measure
+from simsmoe_cli.sweep.training import Machine, cost_of, train_and_measure
 from tests.train.tiny import TINY
 
 PRESET = "similarity.preset"
@@ -221,6 +223,19 @@ def test_a_failure_does_not_stop_the_rest(
     assert "1 did not finish" in shown
     assert len(scores(folder)) == 3
     assert broken in (folder / "results.html").read_text()
+
+
+def test_flops_are_those_of_the_comparisons_that_are_made() -> None:
+    """Under the budget in every m-th step, and in none while the weight is 0."""
+    recipe = load_recipe("quickstart", ["train.steps=100", "similarity.preset=calibrated"])
+    similarity = model_size.measure(recipe, 256).similarity
+    assert similarity is not None
+    assert similarity.every > 1
+    cost = cost_of(recipe, 256)
+    of_training = cost.flops - cost.similarity_flops
+    comparisons = [step for step in range(21, 100) if step % similarity.every == 0]
+    share = len(comparisons) * similarity.comparison_flops / (100 * similarity.step_flops)
+    assert cost.similarity_flops / of_training == pytest.approx(share)
 
 
 def test_an_interrupted_training_is_due_in_part(

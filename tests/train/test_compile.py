@@ -15,7 +15,7 @@ from tests.train.test_resume import PAPER_MODEL
 # torch.compile's own tracing of autograd functions does what torch warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
-BUSY = {"check_every": 0.0, "tokens": 16, "min_tokens": 4, "budget": None}
+BUSY = {"check_every": 0.0, "weight": 0.003, "tokens": 16, "min_tokens": 4, "budget": None}
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ LAYER_FIELDS = {
     "router": {"layer", "load", "load_cv", "slots", "dead", "entropy_nats", "entropy_of_mean_nats"},
     "similarity": {"layer", "mean", "highest", "pair", "shared_mean", "shared_pairs"},
 }
-SIMILARITY = {"preset": "calibrated", "min_tokens": 4, "budget": None}
+SIMILARITY = {"preset": "calibrated", "weight": 0.003, "min_tokens": 4, "budget": None}
 
 
 def test_a_run_writes_the_documented_events(trainer: Make) -> None:

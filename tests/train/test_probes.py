@@ -64,7 +64,7 @@ def test_a_probe_changes_nothing(
 def test_a_run_computes_the_same_with_probes_and_without(trainer: Callable[..., Trainer]) -> None:
     settings: dict[str, Any] = {
         "model": {"dropout": 0.1},
-        "similarity": {"preset": "calibrated", "min_tokens": 4},
+        "similarity": {"preset": "calibrated", "weight": 0.003, "min_tokens": 4},
     }
     probed = trainer("probed", **settings, train={"probe_every": 1})
     probed.train()

@@ -57,7 +57,13 @@ def test_every_part_of_the_model_has_its_share(profiled: Make, model: dict[str, 
     trainer = profiled(
         steps=1,
         model={**model, "repeats": 1},
-        similarity={"preset": "calibrated", "tokens": 16, "min_tokens": 4, "budget": None},
+        similarity={
+            "preset": "calibrated",
+            "weight": 0.003,
+            "tokens": 16,
+            "min_tokens": 4,
+            "budget": None,
+        },
         train={"micro_batches": 2},
     )
     trainer.train()

@@ -35,7 +35,13 @@ def test_a_stopped_run_goes_on_as_one_that_never_stopped(
     """Stopped in an open log window, StableMoE in either stage."""
     changes = sections(
         case,
-        similarity={"preset": "calibrated", "min_tokens": 4, "tokens": 16, "budget": None},
+        similarity={
+            "preset": "calibrated",
+            "weight": 0.003,
+            "min_tokens": 4,
+            "tokens": 16,
+            "budget": None,
+        },
         train={"steps": 10, "log_every": 4, "validate_every": 5, "checkpoint_every": 5},
     )
     if case == "stablemoe":

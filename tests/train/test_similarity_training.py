@@ -56,6 +56,7 @@ def test_the_weight_of_a_step_is_that_of_its_schedule(trainer: Make, scope: str)
         return after(trainer(similarity={**common, "weight": weight}), 4)
 
     nothing = run(0.0)
+    assert same(after(trainer(), 4), nothing)  # without similarity learning, bit for bit
     # 0 for the four steps that are half of training; then 0.5 from the first on.
     assert same(run([[0.5, 0.0], [1.0, 0.5]]), nothing)
     assert same(run([[0.0, 0.5], [1.0, 0.5]]), run(0.5))
@@ -74,10 +75,12 @@ def test_events_say_what_is_in_force(trainer: Make, scope: str) -> None:
         assert set(found) == {"pairs_due", "mean", *scheduled}
         for name in scheduled:
             assert found[name] == pytest.approx(value_at(SCHEDULES[name], progress))
+    assert not train[0]["similarity"]["pairs_due"]  # the weight is 0
+    assert train[0]["similarity"]["mean"] is None
     if scope != "pairs":
-        # Six pairs in each of two layers, on every step.
-        assert {event["similarity"]["pairs_due"] for event in train} == {12}
-        assert all(0 <= event["losses"]["similarity"] <= 2 for event in train)
+        # Six pairs in each of two layers, on every other step.
+        assert {event["similarity"]["pairs_due"] for event in train[1:]} == {12}
+        assert all(0 <= event["losses"]["similarity"] <= 2 for event in train[1:])
 
 
 @every_scope
@@ -95,7 +98,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(trainer: Make, scope: str) -> None:
 
 
 def test_a_budget_leaves_steps_out_and_a_resumed_run_goes_on_with_it(trainer: Make) -> None:
-    similarity = {"preset": "calibrated", "tokens": 16, "min_tokens": 4, "budget": 0.1}
+    similarity: dict[str, Any] = {"preset": "calibrated", "weight": 0.003, "tokens": 16}
+    similarity |= {"min_tokens": 4, "budget": 0.1}
     settings = {"similarity": similarity, "train": {"log_every": 1, "steps": 12}}
     whole = trainer("whole", **settings)
     whole.train()

@@ -67,9 +67,10 @@ class Objective(ABC, Generic[S]):
 
     def context(self, step: int, real_T: Tensor | None = None) -> StepContext:
         """The step information for routers, of a step of this training (0 is the first)."""
-        cost = self.similarity_cost
-        compare = cost.at(step) if cost is not None else 1
-        return StepContext(step, self.recipe.train.steps, real_T, compare=compare)
+        steps, cost, compare = self.recipe.train.steps, self.similarity_cost, 0
+        if cost is not None and self.recipe.similarity.compares(step / steps):
+            compare = cost.at(step)
+        return StepContext(step, steps, real_T, compare=compare)
 
     @cached_property
     def similarity_cost(self) -> Cost | None:

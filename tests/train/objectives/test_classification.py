@@ -74,6 +74,7 @@ def test_every_kind_of_router_fine_tunes_and_resumes(
     ]
     if preset != "none":
         changes += ["similarity.min_tokens=4", "similarity.tokens=16", "similarity.check_every=0"]
+        changes += ["similarity.weight=0.003"]
     whole = finetune(*changes, name="whole", start=start)
     whole.train()
     stopped = finetune(*changes, name="stopped", start=start)
@@ -106,7 +107,9 @@ def test_micro_batches_add_up_to_the_batch(finetune: Make) -> None:
 
 @pytest.mark.parametrize("preset", ["none", "published", "calibrated"])
 def test_a_step_does_not_wait_on_the_device(finetune: Make, preset: str) -> None:
-    run = finetune(f"similarity.preset={preset}", "train.micro_batches=2")
+    weight = "0" if preset == "none" else "0.003"
+    given = [f"similarity.preset={preset}", f"similarity.weight={weight}"]
+    run = finetune(*given, "train.micro_batches=2")
     run.step()
     with NoWaiting():
         run.step()
