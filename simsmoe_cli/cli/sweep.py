@@ -162,7 +162,7 @@ def _from_options(
     seeds: str | None,
     baseline: list[str] | None,
 ) -> "Definition":
-    from simsmoe_cli.sweep.arguments import assignments, given_seeds, parse_axis
+    from simsmoe_cli.sweep.arguments import assignments, given_seeds, parse_axes
     from simsmoe_cli.sweep.definition import default_baseline, definition_of
 
     if not grid:
@@ -171,7 +171,7 @@ def _from_options(
             where="--grid",
             hint="Give a sweep's file, or for example --grid similarity.preset=none,calibrated.",
         )
-    axes = dict(parse_axis(text) for text in grid)
+    axes = parse_axes(grid)
     given = assignments(baseline or [], "--baseline")
     return definition_of(
         {
@@ -194,11 +194,11 @@ def _to_search(
     name: str | None,
 ) -> "tuple[Definition, dict[str, Range]]":
     """What to search, and the ranges of its fields."""
-    from simsmoe_cli.sweep.arguments import assignments, given_seeds
+    from simsmoe_cli.sweep.arguments import assignments, given_seeds, require_new
     from simsmoe_cli.sweep.definition import definition_of
     from simsmoe_cli.sweep.search import parse_range
 
-    ranges = {}
+    ranges: dict[str, Range] = {}
     for text in grid or []:
         field, _, values = text.partition("=")
         found = parse_range(values)
@@ -208,6 +208,7 @@ def _to_search(
                 where=f"--grid {text}",
                 hint="For example --grid similarity.weight=0.0003..0.03; fixed values with --set.",
             )
+        require_new(field.strip(), ranges)
         ranges[field.strip()] = found
     if not ranges:
         raise UserError("a search needs a range", where="--grid", hint="For example A.B=1..8.")

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from simsmoe_cli.errors import NotPermitted, printable
+from simsmoe_cli.errors import NotPermitted, counted, printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -147,7 +147,7 @@ def validated(schema: type[M], value: Any) -> M:
         reason = printable(f"{reason[:1].lower()}{reason[1:]}", 300)
         given = first["input"]
         shown = "" if isinstance(given, dict | list) else f" (it is {printable(repr(given))})"
-        more = f", and {len(others):,} more problems" if others else ""
+        more = f", and {counted(len(others), 'more problem')}" if others else ""
         raise Unreadable(
             f"{field}: {reason}{shown}{more}" if field else f"{reason}{more}"
         ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simsmoe_cli.errors import UserError, printable
@@ -47,6 +47,30 @@ def parse_axis(text: str, option: str = "--grid") -> tuple[str, list[Any]]:
     return field, values
 
 
+def parse_axes(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Values by field, of all `--grid` options.
+
+    Raises:
+        UserError: one is not of its form, or two name the same field.
+    """
+    axes: dict[str, list[Any]] = {}
+    for text in texts:
+        field, values = parse_axis(text)
+        require_new(field, axes)
+        axes[field] = values
+    return axes
+
+
+def require_new(field: str, axes: Mapping[str, Any]) -> None:
+    """Raise a UserError for a field that an earlier `--grid` has."""
+    if field in axes:
+        raise UserError(
+            f"{printable(field)} is given twice",
+            where="--grid",
+            hint="Give all its values in one --grid, with commas.",
+        )
+
+
 def given_seeds(text: str) -> list[int]:
     """The seeds of `--seeds`.
 
@@ -74,6 +98,8 @@ def parse_seeds(given: Any) -> list[int]:
             if ends is None:
                 raise ValueError(f"expected seeds such as 0-4 or 0,1,2, got {printable(given)}")
             low, high = int(ends[1]), int(ends[2] or ends[1])
+            if high < low:
+                raise ValueError(f"expected the lower seed first, got {printable(given)}")
             if high - low >= MOST_SEEDS:
                 raise ValueError(f"more than {MOST_SEEDS:,} seeds")
             seeds += range(low, high + 1)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ class Definition(Section):
         report: whether the first seed of each cell gets a collapse report against its baseline.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: str = Field(max_length=100)
     description: str = Field("", max_length=2_000)
     recipe: str = "quickstart"
     settings: dict[str, Any] = Field({})
@@ -122,6 +123,13 @@ class Definition(Section):
     published: Published | None = None
     finetune: list[Task] = Field([], max_length=20)
     report: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, given: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given):
+            raise ValueError("a name begins with a letter or digit; . _ and - may follow")
+        return given
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -232,6 +240,10 @@ def definition_of(data: Mapping[str, Any], where: str) -> Definition:
     Raises:
         UserError: it does not fit.
     """
+    for key in data:
+        if key not in Definition.model_fields:
+            hint = nearest(str(key), Definition.model_fields)
+            raise UserError(f"unknown key '{printable(key)}'", where=where, hint=hint)
     try:
         return validated(Definition, data)
     except Unreadable as reason:

@@ -50,7 +50,7 @@ def test_a_model_of_transformers_trains_as_in_one_process(tmp_path: Path) -> Non
     assert saved.keys() == whole.keys()
     gaps = [(saved[name] - tensor).abs().max().item() for name, tensor in whole.items()]
     assert max(gaps) < TOLERANCE
-    more = ["--similarity", "calibrated", *chosen_by(*SIMILARITY, "similarity.weight=0.003")]
+    more = ["--similarity", "calibrated", *chosen_by(*SIMILARITY)]
     said_first(tmp_path / "b", *words, "similar", *more)
     found = events(RunDir(tmp_path / "runs" / "similar"), "train")
     assert any(event["losses"]["similarity"] > 0 for event in found)

@@ -90,7 +90,9 @@ def test_a_file_is_checked(tmp_path: Path) -> None:
     for content, said in (
         ("- 1", "not a mapping"),
         ("name: [", "not valid YAML"),
-        ("grid: []", "grid: extra"),
+        ("grid: []", "unknown key 'grid'. Did you mean 'grids'"),
+        ("name: a b", "name: a name begins with a letter or digit"),
+        ("grids: 3\nname: a b", "1 more problem$"),
         ("seeds: x", "expected seeds"),
         ("name: a\nname: b", "twice"),
     ):

@@ -297,6 +297,7 @@ def test_results_of_another_text_are_refused(
 
 
 TWO_ROUTERS = ["--grid", "moe.router=smoe,xmoe"]
+RANGE = ["--grid", "similarity.weight=0.001..0.1"]
 
 
 @pytest.mark.parametrize(
@@ -305,6 +306,9 @@ TWO_ROUTERS = ["--grid", "moe.router=smoe,xmoe"]
         (["sweep"], EXIT_USAGE, "--grid"),
         (["sweep", "--grid", "moe.router=smoe,smeo"], EXIT_USAGE, "Did you mean 'smoe'"),
         (["sweep", *TWO_ROUTERS, "--seeds", "x"], EXIT_USAGE, "--seeds: expected seeds"),
+        (["sweep", *TWO_ROUTERS, "--seeds", "3-1"], EXIT_USAGE, "expected the lower seed first"),
+        (["sweep", *TWO_ROUTERS, "-g", "moe.router=hash"], EXIT_USAGE, "in one --grid"),
+        (["sweep", "--search", "2", *RANGE, *RANGE], EXIT_USAGE, "in one --grid"),
         (["sweep", "weight", *TWO_ROUTERS], EXIT_USAGE, "--grid: the sweep's file has it"),
         (["sweep", "weight", "--set", "train.steps"], EXIT_USAGE, "--set train.steps: expected"),
         (["sweep", "table2-small"], EXIT_DATA, "prepare-data pystdlib-packages"),

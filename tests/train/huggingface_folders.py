@@ -34,7 +34,7 @@ SETTINGS = (
     "eval.streams=2",
     "eval.final_blocks=2",
 )
-SIMILARITY = ("similarity.min_tokens=4", "similarity.tokens=16")
+SIMILARITY = ("similarity.weight=0.003", "similarity.min_tokens=4", "similarity.tokens=16")
 
 
 def model_folder(
