@@ -170,7 +170,7 @@ def search_through(
     from rich.table import Table
 
     from simsmoe_cli.sweep import run
-    from simsmoe_cli.sweep.definition import cells_of
+    from simsmoe_cli.sweep.cells import cells_of
     from simsmoe_cli.sweep.search import STUDY, Trial, search
 
     screen = console()

@@ -8,7 +8,7 @@ from pathlib import Path
 from simsmoe_cli.collapse.build import Request, make_report
 from simsmoe_cli.collapse.show.files import PAGE, write_report
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.sweep.definition import Cell, baseline_of, recipe_of
+from simsmoe_cli.sweep.cells import Cell, baseline_of, recipe_of
 from simsmoe_cli.sweep.run import LOGS, Sweep, Training
 from simsmoe_cli.sweep.side_by_side import Work
 from simsmoe_cli.sweep.training import Machine

@@ -18,7 +18,8 @@ from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.checkpoint import list_checkpoints
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.sweep.definition import Cell, Definition, baseline_of, cells_of, recipe_of
+from simsmoe_cli.sweep.cells import Cell, baseline_of, cells_of, recipe_of
+from simsmoe_cli.sweep.definition import Definition
 from simsmoe_cli.sweep.results import Cost, Record, Results, Text, compared, settings_of
 from simsmoe_cli.sweep.side_by_side import Outcome, Work, outcomes
 from simsmoe_cli.sweep.training import (

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from simsmoe_cli.errors import UserError, printable
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.sweep.definition import Cell, Definition, recipe_of
+from simsmoe_cli.sweep.cells import Cell, recipe_of
+from simsmoe_cli.sweep.definition import Definition
 from simsmoe_cli.sweep.run import LOGS
 from simsmoe_cli.sweep.side_by_side import Work, outcomes
 from simsmoe_cli.sweep.training import Machine, remove_weights

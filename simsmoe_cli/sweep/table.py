@@ -15,14 +15,8 @@ from simsmoe_cli.compare.seeds import (
     paired_difference,
 )
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.sweep.definition import (
-    Cell,
-    Definition,
-    baseline_of,
-    cells_of,
-    labelled,
-    recipe_of,
-)
+from simsmoe_cli.sweep.cells import Cell, baseline_of, cells_of, labelled, recipe_of
+from simsmoe_cli.sweep.definition import Definition
 from simsmoe_cli.sweep.results import Record, Results, Settings, compared, settings_of
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from simsmoe_cli.compare.seeds import Mean
-from simsmoe_cli.sweep.definition import BUDGET, Cell
+from simsmoe_cli.sweep.cells import Cell
+from simsmoe_cli.sweep.definition import BUDGET
 from simsmoe_cli.sweep.table import BPC, Row, Score, Table
 
 SHOWN = 0.01  # the difference whose number of seeds is stated

@@ -13,7 +13,8 @@ from simsmoe_cli.data.tasks.store import TASK
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.files.names import name_from
 from simsmoe_cli.registry import CORPORA, TASKS
-from simsmoe_cli.sweep.definition import Definition, cells_of, recipe_of
+from simsmoe_cli.sweep.cells import cells_of, recipe_of
+from simsmoe_cli.sweep.definition import Definition
 
 CORPUS = "data.corpus"
 

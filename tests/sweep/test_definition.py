@@ -9,14 +9,8 @@ import pytest
 
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.recipe.load import list_sweeps
-from simsmoe_cli.sweep.definition import (
-    Definition,
-    baseline_of,
-    cells_of,
-    definition_of,
-    read_definition,
-    recipe_of,
-)
+from simsmoe_cli.sweep.cells import baseline_of, cells_of, recipe_of
+from simsmoe_cli.sweep.definition import Definition, definition_of, read_definition
 
 PRESET = "similarity.preset"
 FINETUNE = {"task": "sst2", "recipe": "finetune-sst2"}

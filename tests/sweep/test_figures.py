@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from simsmoe_cli.sweep.definition import Definition, cells_of, definition_of, recipe_of
+from simsmoe_cli.sweep.cells import cells_of, recipe_of
+from simsmoe_cli.sweep.definition import Definition, definition_of
 from simsmoe_cli.sweep.figures import figures
 from simsmoe_cli.sweep.results import Cost, Curve, Layer, Record, Results, settings_of
 from simsmoe_cli.sweep.table import Table, make_table

@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from simsmoe_cli.errors import DataError
-from simsmoe_cli.sweep.definition import Definition, cells_of, definition_of, recipe_of
+from simsmoe_cli.sweep.cells import cells_of, recipe_of
+from simsmoe_cli.sweep.definition import Definition, definition_of
 from simsmoe_cli.sweep.results import Cost, Curve, Record, Results, Text, settings_of
 from simsmoe_cli.sweep.show import write_results
 from simsmoe_cli.sweep.table import make_table
