@@ -28,6 +28,7 @@ def show_pretraining(
     data_dir: Path,
     source: Path | None,
     runs_dir: Path,
+    resume: str | None = None,
     cluster: dry_run_ranks.Cluster | None = None,
     *,
     as_json: bool,
@@ -38,6 +39,7 @@ def show_pretraining(
         source: a run, or the folder of a Hugging Face model, of which only the parameters are
             counted.
         runs_dir: where run folders lie.
+        resume: the run to go on with, whose whole training is shown.
         cluster: the processes to plan for.
 
     Raises:
@@ -46,13 +48,27 @@ def show_pretraining(
     from simsmoe_cli.files.names import check_name
     from simsmoe_cli.model.size import measure
     from simsmoe_cli.train.device import choose_device
-    from simsmoe_cli.train.plan_pretraining import require_pretraining, starting_point
+    from simsmoe_cli.train.plan_pretraining import (
+        plan_training,
+        require_pretraining,
+        starting_point,
+    )
     from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 
     if name is not None:
         check_name(name)
     choose_device(device)
-    recipe, pretrained = starting_point(recipe_name, overrides, source, data_dir, runs_dir)
+    if resume is None:
+        recipe, pretrained = starting_point(recipe_name, overrides, source, data_dir, runs_dir)
+    else:
+        plan = plan_training(recipe_name, overrides, runs_dir, name, resume, source, data_dir)
+        recipe, pretrained = plan.recipe, plan.pretrained
+        if recipe.huggingface.used and pretrained is None:
+            raise UserError(
+                "the costs of a run from a Hugging Face folder are shown when it begins",
+                where="--resume",
+                hint="Leave --dry-run out, or give the folder: --from FOLDER --dry-run.",
+            )
     require_pretraining(recipe)
     if isinstance(pretrained, PretrainedFolder):
         if cluster is not None:

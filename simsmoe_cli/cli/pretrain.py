@@ -89,7 +89,16 @@ def pretrain(
         from simsmoe_cli.cli.dry_run import show_pretraining
 
         show_pretraining(
-            recipe, overrides, name, device, data_dir, source, runs_dir, cluster, as_json=as_json
+            recipe,
+            overrides,
+            name,
+            device,
+            data_dir,
+            source,
+            runs_dir,
+            resume,
+            cluster,
+            as_json=as_json,
         )
         return
     from simsmoe_cli.cli.stage_progress import StageProgress

@@ -54,10 +54,13 @@ def show(
     rows = []
     for known in documented(resolved):
         section, _, name = known.path.rpartition(".")
+        of_section = values[section] if section else values
+        if name not in of_section:  # it is not used, as those that describe a folder's model
+            continue
         rows.append(
             {
                 "field": known.path,
-                "value": (values[section] if section else values)[name],
+                "value": of_section[name],
                 "type": known.type,
                 "default": known.default,
                 "help": known.help,

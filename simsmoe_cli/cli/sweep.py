@@ -98,6 +98,7 @@ def sweep(
     Finished trainings are skipped, so the same command goes on after an interruption.
     """
     from simsmoe_cli.files.names import check_name
+    from simsmoe_cli.sweep.results import NAME
 
     if name is not None:
         check_name(name)
@@ -125,6 +126,11 @@ def sweep(
         definition = _from_options(recipe, settings, grid, seeds, baseline)
     else:
         definition = _from_file(file, settings, seeds)
+        if file.suffix == ".json":  # its trainings count
+            if file.name == NAME and results is None:
+                results = file.parent
+            else:
+                reuse = [file, *(reuse or [])]
         _refuse(
             "the sweep's file has it",
             ("--recipe", recipe is not None),
@@ -163,7 +169,11 @@ def _from_options(
     baseline: list[str] | None,
 ) -> "Definition":
     from simsmoe_cli.sweep.arguments import assignments, given_seeds, parse_axes
-    from simsmoe_cli.sweep.definition import default_baseline, definition_of
+    from simsmoe_cli.sweep.definition import (
+        default_baseline,
+        definition_of,
+        require_not_varied,
+    )
 
     if not grid:
         raise UserError(
@@ -173,11 +183,13 @@ def _from_options(
         )
     axes = parse_axes(grid)
     given = assignments(baseline or [], "--baseline")
+    chosen = assignments(settings or [], "--set")
+    require_not_varied(chosen, [axes])
     return definition_of(
         {
             "name": f"{Path(recipe or 'quickstart').stem}-sweep",
             "recipe": recipe or "quickstart",
-            "settings": assignments(settings or [], "--set"),
+            "settings": chosen,
             "seeds": given_seeds("0-2" if seeds is None else seeds),
             "grids": [axes],
             "baseline": given or default_baseline(axes),
@@ -194,10 +206,12 @@ def _to_search(
     name: str | None,
 ) -> "tuple[Definition, dict[str, Range]]":
     """What to search, and the ranges of its fields."""
+    from simsmoe_cli.recipe.fields import fields
     from simsmoe_cli.sweep.arguments import assignments, given_seeds, require_new
     from simsmoe_cli.sweep.definition import definition_of
     from simsmoe_cli.sweep.search import parse_range
 
+    kinds = {known.path: known.type for known in fields()}
     ranges: dict[str, Range] = {}
     for text in grid or []:
         field, _, values = text.partition("=")
@@ -208,8 +222,9 @@ def _to_search(
                 where=f"--grid {text}",
                 hint="For example --grid similarity.weight=0.0003..0.03; fixed values with --set.",
             )
-        require_new(field.strip(), ranges)
-        ranges[field.strip()] = found
+        field = field.strip()
+        require_new(field, ranges)
+        ranges[field] = found.of_type(kinds.get(field, ""), field)
     if not ranges:
         raise UserError("a search needs a range", where="--grid", hint="For example A.B=1..8.")
     of_seeds = given_seeds("0" if seeds is None else seeds)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simsmoe_cli.cli.options import console
-from simsmoe_cli.errors import UserError, counted
+from simsmoe_cli.errors import UserError, counted, listed
 from simsmoe_cli.run.duration import duration
 
 if TYPE_CHECKING:
@@ -112,13 +112,16 @@ def sweep_through(definition: Definition, options: Options) -> None:
         at = run.machines(options.device, options.jobs)
         _show_plan(sweep, screen, results)
         failed: dict[str, str] = {}
-        if sweep.due:
+        due = bool(sweep.due)
+        if due:
             _show_time(run.estimate_seconds(sweep, at), len(at), screen)
-            if options.dry_run:
-                return
+        if options.dry_run:
+            return
+        if due:
             _ask(yes=options.yes)
-            sweep.results.write()
-            mark(folder, results)
+        sweep.results.write()
+        mark(folder, results)
+        if due:
             progress = _Progress(sweep, len(at), screen)
             try:
                 failed = run.carry_out(
@@ -131,9 +134,7 @@ def sweep_through(definition: Definition, options: Options) -> None:
                 if sweep.results.records:
                     table = make_table(definition, sweep.results)
                     write_results(table, results.parent, failed)
-        elif options.dry_run:
-            return
-        works = dict(due_reports(sweep, results.parent))
+        works, without_weights = due_reports(sweep, results.parent)
         with contextlib.closing(outcomes(list(works.values()), at[:1])) as ended:
             for name, outcome in zip(works, ended, strict=True):
                 if outcome.value is None:
@@ -144,6 +145,12 @@ def sweep_through(definition: Definition, options: Options) -> None:
     print_table(table, screen)
     pages = [results.parent / "results.html", *sorted(results.parent.glob("report-*/report.html"))]
     screen.print("", *pages, sep="\n", soft_wrap=True)
+    if without_weights:
+        screen.print(
+            f"No collapse report of {listed(without_weights, 5)}: it needs the weights of the cell "
+            f"and of its baseline, which are not in {folder}.",
+            soft_wrap=True,
+        )
     if failed:
         logs = folder / run.LOGS
         screen.print(
@@ -166,7 +173,11 @@ def search_through(
     data_dir: Path,
     runs_dir: Path,
 ) -> None:
-    """Search settings, and print the best trials."""
+    """Search settings, and print the best trials.
+
+    Raises:
+        typer.Exit: some trials failed.
+    """
     from rich.table import Table
 
     from simsmoe_cli.sweep import run
@@ -182,11 +193,17 @@ def search_through(
         values = "  ".join(f"{field}={value:.4g}" for field, value in trial.settings.items())
         screen.print(f"trial {trial.number}  {values}{bpc}{given_up}", soft_wrap=True)
 
+    failures: list[str] = []
+
+    def failed(reason: str) -> None:
+        failures.append(reason)
+        screen.print(f"a trial failed: {reason}", soft_wrap=True)
+
     cells_of(definition)
     screen.print(f"search     {count} trials in {folder}", soft_wrap=True)
     with run.locked(folder):
         at = run.machines(device, jobs)
-        found = search(definition, ranges, count, folder, data_dir, at, ended)
+        found = search(definition, ranges, count, folder, data_dir, at, ended, failed)
     table = Table(box=None, pad_edge=False)
     for name in ("trial", "validation BPC", *ranges, ""):
         table.add_column(name, justify="right")
@@ -203,6 +220,13 @@ def search_through(
         sep="\n",
         soft_wrap=True,
     )
+    if failures:
+        screen.print(
+            f"{len(failures)} failed; the same command tries as many again. What they printed is "
+            f"in {folder / run.LOGS / 'trials.log'}.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
 
 
 def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:

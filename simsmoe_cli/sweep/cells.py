@@ -124,7 +124,7 @@ def baseline_of(definition: Definition, cell: Cell, cells: Sequence[Cell]) -> Ce
         UserError: several cells could be it.
     """
     wanted = definition.baseline
-    if not wanted or _has(cell, wanted):
+    if not wanted or is_baseline(definition, cell):
         return None
     found = [
         other
@@ -138,6 +138,11 @@ def baseline_of(definition: Definition, cell: Cell, cells: Sequence[Cell]) -> Ce
             hint="Name more settings in it.",
         )
     return found[0] if found else None
+
+
+def is_baseline(definition: Definition, cell: Cell) -> bool:
+    """Whether others are compared with a cell."""
+    return bool(definition.baseline) and _has(cell, definition.baseline)
 
 
 def labelled(cells: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, str]]]:

@@ -22,7 +22,7 @@ gives several base recipes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -196,7 +196,12 @@ def definition_of(data: Mapping[str, Any], where: str) -> Definition:
 
 
 def changed(definition: Definition, settings: Mapping[str, Any], seeds: str | None) -> Definition:
-    """The sweep with other settings and seeds; None leaves the seeds."""
+    """The sweep with other settings and seeds; None leaves the seeds.
+
+    Raises:
+        UserError: a setting is one that a grid varies.
+    """
+    require_not_varied(settings, definition.grids)
     update: dict[str, Any] = {"settings": {**definition.settings, **settings}}
     if seeds is not None:
         update["seeds"] = given_seeds(seeds)
@@ -205,6 +210,18 @@ def changed(definition: Definition, settings: Mapping[str, Any], seeds: str | No
             for grid in definition.grids
         ]
     return definition.model_copy(update=update)
+
+
+def require_not_varied(settings: Iterable[str], grids: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a UserError for a setting of the command line that a grid varies."""
+    for field in settings:
+        if any(field in grid for grid in grids):
+            raise UserError(
+                "the sweep's grid varies this field",
+                where=f"--set {field}",
+                hint="Leave it out, or give a sweep of your own: another --grid, or a changed copy "
+                "of the file.",
+            )
 
 
 def default_baseline(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

@@ -242,7 +242,8 @@ class _Legend:
     def __init__(self, series: Sequence[_Series]):
         colours = {one.own: one for one in series if one.own}
         others = {one.others: one for one in series if one.others}
-        apart = len(colours) + len(others) < len(series)
+        named = all(one.own or one.others for one in series)
+        apart = named and len(colours) + len(others) < len(series)
         self._by_colour = colours if apart else {}
         self._by_mark = others if apart else {}
         self._cells = {} if apart else {one.row.name: one for one in series}

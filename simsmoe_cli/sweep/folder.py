@@ -13,8 +13,10 @@ MARK = "sweep.json"
 
 
 def mark(folder: Path, results: Path) -> None:
-    """Say in a sweep's folder where the file of its results is."""
-    content = json.dumps({"schema": 1, "results": str(results.resolve())})
+    """Say in a sweep's folder where the file of its results is: relative if it is in there."""
+    results, own = results.resolve(), folder.resolve()
+    path = results.relative_to(own) if results.is_relative_to(own) else results
+    content = json.dumps({"schema": 1, "results": str(path)})
     atomic.write(folder / MARK, content + "\n")
 
 
@@ -33,7 +35,7 @@ def results_path(folder: Path) -> Path:
         UserError: `sweep.json` is damaged.
     """
     try:
-        return Path(read_json(folder / MARK)["results"])
+        return folder / Path(read_json(folder / MARK)["results"])
     except (Unreadable, KeyError, TypeError):
         raise DataError(
             "is damaged",

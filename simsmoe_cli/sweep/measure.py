@@ -94,7 +94,7 @@ class _Similarity(Keeper):
             shared_BP.append(cka_of_shared(outputs_NTD, chosen_TK)[later].double())
         chosen_TN = received(index_TK, experts).double()
         load_N = chosen_TN.mean(0)
-        both_NN = chosen_TN.T @ chosen_TN / len(index_TK)
+        both_NN = (chosen_TN.T @ chosen_TN / len(index_TK)).cpu()
         self.cka.append([_mean(cka_P) for cka_P in cka_BP])
         self.cka_shared.append(shared_BP)
         self.found.append(

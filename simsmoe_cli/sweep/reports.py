@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from simsmoe_cli.collapse.build import Request, make_report
@@ -36,24 +35,31 @@ def report(run: Path, against: Path, data_dir: Path, out: Path, machine: Machine
     return out
 
 
-def due_reports(sweep: Sweep, results: Path) -> Iterator[tuple[str, Work]]:
-    """The reports that are missing and whose runs have their weights here, by name.
+def due_reports(sweep: Sweep, results: Path) -> tuple[dict[str, Work], list[str]]:
+    """The reports that are missing.
 
     Args:
         sweep: whose trainings have finished.
         results: folder of its results.
+
+    Returns:
+        What makes them, by name, and the names of cells whose weights, or whose baseline's, are not
+        here.
     """
-    if not sweep.definition.report:
-        return
-    for cell in sweep.cells:
+    works: dict[str, Work] = {}
+    without_weights: list[str] = []
+    for cell in sweep.cells if sweep.definition.report else ():
         baseline = baseline_of(sweep.definition, cell, sweep.cells)
-        if baseline is None or cell.same_flops:
+        out = results / f"report-{cell.name}"
+        if baseline is None or cell.same_flops or (out / PAGE).is_file():
             continue
         own, other = (_run(sweep, one) for one in (cell, baseline))
-        out = results / f"report-{cell.name}"
-        if own is not None and other is not None and not (out / PAGE).is_file():
-            log = sweep.folder / LOGS / f"{out.name}.log"
-            yield out.name, Work(report, (own, other, sweep.data_dir, out), log)
+        if own is None or other is None:
+            without_weights.append(cell.name)
+            continue
+        log = sweep.folder / LOGS / f"{out.name}.log"
+        works[out.name] = Work(report, (own, other, sweep.data_dir, out), log)
+    return works, without_weights
 
 
 def _run(sweep: Sweep, cell: Cell) -> Path | None:

@@ -28,6 +28,7 @@ from simsmoe_cli.sweep.definition import Definition
 
 SCHEMA = 1
 NAME = "results.json"
+ACCURACY = "accuracy_"  # TASK: a score
 MOST_BYTES = 1 << 26
 # Fields of a recipe on which no result depends.
 NOT_COMPARED = {
@@ -231,8 +232,11 @@ class Results:
         )
 
     def add(self, recipe: Recipe, record: Record) -> None:
-        """Add a finished training."""
-        self.records.append((settings_of(recipe), record))
+        """Add a finished training, in place of an earlier record of it."""
+        settings = settings_of(recipe)
+        wanted = compared(settings)
+        self.records = [(own, one) for own, one in self.records if compared(own) != wanted]
+        self.records.append((settings, record))
 
 
 def settings_of(recipe: Recipe) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,15 @@ from simsmoe_cli.run.checkpoint import list_checkpoints
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep.cells import Cell, baseline_of, cells_of, recipe_of
 from simsmoe_cli.sweep.definition import Definition
-from simsmoe_cli.sweep.results import Cost, Record, Results, Text, compared, settings_of
+from simsmoe_cli.sweep.results import (
+    ACCURACY,
+    Cost,
+    Record,
+    Results,
+    Text,
+    compared,
+    settings_of,
+)
 from simsmoe_cli.sweep.side_by_side import Outcome, Work, outcomes
 from simsmoe_cli.sweep.training import (
     Job,
@@ -88,7 +97,13 @@ class Sweep:
     @property
     def due(self) -> list[Training]:
         """Trainings that have not finished."""
-        return [one for one in self.trainings if self.results.find(one.recipe) is None]
+        return [one for one in self.trainings if not self.measured(self.results, one.recipe)]
+
+    def measured(self, results: Results, recipe: Recipe) -> Record | None:
+        """The record of a training, if it has all that this sweep measures."""
+        record = results.find(recipe)
+        tasks = [f"{ACCURACY}{task.task}" for task in self.definition.finetune]
+        return record if record and all(name in record.scores for name in tasks) else None
 
 
 def open_sweep(
@@ -140,7 +155,7 @@ def open_sweep(
             identity = repr(sorted(compared(settings_of(recipe)).items()))
             if identity in known:
                 continue
-            name = f"{cell.name}-seed{seed}"
+            name = _free_name(folder, f"{cell.name}-seed{seed}", recipe)
             if name in known.values():
                 raise UserError(
                     f"two cells have the name {name}", where="grids", hint="Change one of them."
@@ -161,6 +176,23 @@ def open_sweep(
     return sweep
 
 
+def _free_name(folder: Path, name: str, recipe: Recipe) -> str:
+    """The name of a training's run folder: one that no run with other settings has."""
+    wanted = compared(settings_of(recipe))
+
+    def taken(candidate: str) -> bool:
+        file = RunDir(folder / candidate).recipe
+        if not file.is_file():
+            return False
+        try:
+            return compared(settings_of(load_recipe(str(file)))) != wanted
+        except UserError:  # resuming it says what is wrong
+            return False
+
+    candidates = (f"{name}-run{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], candidates) if not taken(one))
+
+
 def _last_step(run: RunDir) -> int:
     """The step from which an interrupted run would go on; 0 if there is none."""
     steps = [step for step, _ in list_checkpoints(run)]
@@ -176,7 +208,7 @@ def _take_over(sweep: Sweep, others: Results) -> None:
         and sweep.results.corpora[name].fingerprint == text.fingerprint
     }
     for training in sweep.due:
-        record = others.find(training.recipe)
+        record = sweep.measured(others, training.recipe)
         if record is not None and record.corpus in same:
             sweep.results.add(training.recipe, record)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import optuna
 
 STUDY = "study.db"
+SEARCHED = "searched"  # attribute of a study: recipe, settings, seed and ranges
 UNPRUNED = 5  # trials that are trained to their end before any is given up
 LARGE_RATIO = 10.0  # of the ends of a range, from which values are drawn by their logarithm
 
@@ -47,6 +48,18 @@ class Range:
     @property
     def whole(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def of_type(self, kind: str, field: str) -> Range:
+        """The range of a field of this type, in words as `recipe.fields` has them.
+
+        Raises:
+            UserError: it takes whole numbers, and an end is not one.
+        """
+        if not kind.startswith("whole number"):
+            return Range(float(self.low), float(self.high))
+        if not (float(self.low).is_integer() and float(self.high).is_integer()):
+            raise UserError("takes whole numbers", where=f"--grid {printable(field)}")
+        return Range(int(self.low), int(self.high))
 
     def draw(self, trial: optuna.Trial, field: str) -> float:
         """The trial's value of the field."""
@@ -121,6 +134,7 @@ def search(
     data_dir: Path,
     at: Sequence[Machine],
     on_end: Callable[[Trial], None],
+    on_failure: Callable[[str], None],
 ) -> list[Trial]:
     """Train until a study has `count` trials; those of an earlier, interrupted search count.
 
@@ -132,13 +146,18 @@ def search(
         data_dir: of prepared corpora.
         at: one for each training at a time.
         on_end: told each trial that has ended.
+        on_failure: told why a trial failed.
 
     Returns:
         All trials, the best first.
+
+    Raises:
+        UserError: the folder has another search, a range is not valid, or every trial failed.
     """
     from optuna.trial import TrialState
 
     study = open_study(folder)
+    _require_same(study, definition, ranges, folder)
     for stale in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(stale.number, state=TrialState.FAIL)
         study.enqueue_trial(stale.params)
@@ -157,11 +176,34 @@ def search(
                 on_end(next(one for one in trials(study) if one.number == outcome.value))
             elif outcome.failure:
                 failures.append(outcome.failure)
+                on_failure(outcome.failure)
     if failures and len(failures) == len(works):
         raise UserError(
             f"every trial failed: {failures[0]}", hint=f"See {folder / LOGS / 'trials.log'}."
         )
     return trials(study)
+
+
+def _require_same(
+    study: optuna.Study, definition: Definition, ranges: Mapping[str, Range], folder: Path
+) -> None:
+    """Note in a new study what is searched; a UserError if an earlier one searched other things."""
+    wanted = {
+        "recipe": definition.recipe,
+        "settings": definition.settings,
+        "seed": definition.seeds[0],
+        "ranges": {field: [one.low, one.high] for field, one in ranges.items()},
+    }
+    known = study.user_attrs.get(SEARCHED)
+    if known is None:
+        study.set_user_attr(SEARCHED, wanted)
+    elif known != wanted:
+        other = " and ".join(name for name in wanted if wanted[name] != known.get(name))
+        raise UserError(
+            f"the search in this folder is not this one: it differs in {other}",
+            where=printable(folder, 200),
+            hint="Choose another --name.",
+        )
 
 
 def _try(

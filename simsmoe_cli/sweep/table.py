@@ -15,9 +15,16 @@ from simsmoe_cli.compare.seeds import (
     paired_difference,
 )
 from simsmoe_cli.errors import UserError
-from simsmoe_cli.sweep.cells import Cell, baseline_of, cells_of, labelled, recipe_of
+from simsmoe_cli.sweep.cells import (
+    Cell,
+    baseline_of,
+    cells_of,
+    is_baseline,
+    labelled,
+    recipe_of,
+)
 from simsmoe_cli.sweep.definition import Definition
-from simsmoe_cli.sweep.results import Record, Results, Settings, compared, settings_of
+from simsmoe_cli.sweep.results import ACCURACY, Record, Results, Settings, compared, settings_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,6 @@ class Score:
 BPC = Score("test_bpc", "test BPC", ".4f")
 CKA = Score("cka", "CKA", ".3f")
 CKA_SHARED = Score("cka_shared", "CKA, shared tokens", ".3f")
-ACCURACY = "accuracy_"
 STEPS = "train.steps"
 
 
@@ -52,7 +58,8 @@ class Row:
         records: by seed, of those that have finished.
         means: by score.
         differences: to the baseline, by score; empty for a baseline.
-        baseline: the cell that it is compared with; None for a baseline.
+        baseline: the cell that it is compared with; None for a baseline, and where there is none.
+        is_baseline: whether others are compared with it.
     """
 
     cell: Cell
@@ -61,6 +68,7 @@ class Row:
     means: dict[str, Mean] = field(default_factory=dict)
     differences: dict[str, Difference] = field(default_factory=dict)
     baseline: Cell | None = None
+    is_baseline: bool = False
 
     @property
     def name(self) -> str:
@@ -120,6 +128,7 @@ def make_table(definition: Definition, results: Results) -> Table:
     known = [(compared(settings), record) for settings, record in results.records]
     for row in sorted(rows, key=lambda row: row.cell.same_flops):
         row.baseline = baseline_of(definition, row.cell, found)
+        row.is_baseline = is_baseline(definition, row.cell)
         for seed in row.cell.seeds:
             wanted = compared(settings_of(recipe_of(definition, row.cell, seed)))
             if row.cell.same_flops:

@@ -18,12 +18,13 @@ NOT_SHOWN = "°"  # after a difference whose interval holds zero
 
 
 def columns(table: Table) -> list[str]:
-    """The names of the columns of `text_rows`."""
+    """The names of the columns of `text_rows`; differences only where there is a baseline."""
     fields = list(table.rows[0].labels)
     names = [name.rpartition(".")[2] for name in fields]
+    compared = bool(table.definition.baseline)
     for score in table.scores:
-        names += [score.label, f"Δ {score.label} [95%]"]
-    names += ["n", f"seeds for {SHOWN:g}"]
+        names += [score.label, *([f"Δ {score.label} [95%]"] if compared else [])]
+    names += ["n", *([f"seeds for {SHOWN:g}"] if compared else [])]
     return [*names, "GFLOPs", "min"]
 
 
@@ -32,9 +33,12 @@ def text_rows(table: Table) -> Iterator[list[str]]:
     for row in table.rows:
         texts = [row.labels[name] or ABSENT for name in row.labels]
         for score in table.scores:
-            texts += [mean_text(row.means.get(score.name), score), difference_text(row, score)]
+            texts.append(mean_text(row.means.get(score.name), score))
+            if table.definition.baseline:
+                texts.append(difference_text(row, score))
         texts.append(f"{len(row.records)}/{len(row.cell.seeds)}")
-        texts.append(seeds_text(row, table.main))
+        if table.definition.baseline:
+            texts.append(seeds_text(row, table.main))
         flops, seconds = row.cost("flops"), row.cost("seconds")
         texts.append(ABSENT if flops is None else f"{flops / 1e9:,.0f}")
         texts.append(ABSENT if seconds is None else f"{seconds / 60:.1f}")
@@ -101,7 +105,7 @@ def mean_text(mean: Mean | None, score: Score) -> str:
 
 def difference_text(row: Row, score: Score) -> str:
     """The difference to the baseline with its interval; marked where none is shown."""
-    if row.baseline is None:
+    if row.is_baseline:
         return "baseline"
     found = row.differences.get(score.name)
     if found is None:

@@ -34,7 +34,8 @@ def with_source(
             hint="Leave it out; prepare them from files: simsmoe prepare-data NAME --source FILE.",
         )
     name = name_from(source.stem) or "source"
-    prepare(str(source), data_dir / name, on_progress=progress)
+    # Whole, since a file may have the name of a known corpus.
+    prepare(str(source.absolute()), data_dir / name, on_progress=progress)
     settings = {**definition.settings, CORPUS: name, "data.tokenizer": "bytes"}
     return definition.model_copy(update={"settings": settings})
 

@@ -31,7 +31,7 @@ from simsmoe_cli.run.event_log import read_events
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep.definition import Task
 from simsmoe_cli.sweep.measure import similarity_scores
-from simsmoe_cli.sweep.results import Cost, Curve, Layer, Number, Record
+from simsmoe_cli.sweep.results import ACCURACY, Cost, Curve, Layer, Number, Record
 from simsmoe_cli.train import session
 from simsmoe_cli.train.device import choose_device
 from simsmoe_cli.train.loop import Trainer
@@ -116,7 +116,7 @@ def train_and_measure(job: Job, machine: Machine) -> Record:
         similarity, layers = similarity_scores(source)
         scores |= similarity
     for task in job.tasks:
-        scores[f"accuracy_{task.task}"] = _finetuned(job, task, device)
+        scores[f"{ACCURACY}{task.task}"] = _finetuned(job, task, device)
     return Record(
         name=job.name,
         changes={},

@@ -93,11 +93,21 @@ def plan_finetuning(
         data_dir: where prepared corpora and tasks lie.
         runs_dir: where run folders lie.
         name: of the run folder; None makes one from the run and the task.
-        resume: None, "auto", a run folder, its name under `runs_dir`, or a checkpoint folder.
+        resume: None, "auto", a run folder, its name under `runs_dir`, or a checkpoint folder, with
+            which nothing else is chosen.
     """
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":
+        given = {"--from": source, "--task": task_name, "--recipe": recipe_name}
+        given["--checkpoint"] = None if which == "best" else which
+        for option, value in given.items():
+            if value is not None:
+                raise UserError(
+                    "a resumed run goes on with its own weights, task and recipe",
+                    where=option,
+                    hint="Leave it out.",
+                )
         run, start = resumed(resume, name, runs_dir)
         return _go_on(run, start, None, overrides, data_dir)
     if source is None:

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.store import TokenStore
-from simsmoe_cli.errors import EXIT_USAGE
+from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.load import dump_recipe
+from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.train.loop import Trainer
+from simsmoe_cli.train.objectives.language_modelling import LanguageModelling
 from tests.train.tiny import recipe
 
 Command = Callable[..., "Done"]
@@ -167,6 +171,22 @@ def test_a_prepared_corpus_gives_the_vocabulary_and_the_epochs(
     assert shown["epochs"] == 8 * 4 * 32 / store.manifest.splits["train"].tokens
     assert f"prepared in {store.path}" in simsmoe(*command).stdout
     assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
+
+
+def test_a_resumed_run_is_shown_with_its_own_recipe(
+    simsmoe: Command, store: TokenStore, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "mine")
+    made = recipe()
+    Trainer(LanguageModelling(made, store, torch.device("cpu")), run).train()
+    run.recipe.write_text(dump_recipe(made))
+    command = ["pretrain", "--dry-run", "--json", "--data-dir", str(store.path.parent)]
+    shown = json.loads(simsmoe(*command, "--resume", str(run.path)).stdout)
+    assert shown["tokens_to_train"] == 8 * 4 * 32
+    more = ["--resume", "mine", "--runs-dir", str(tmp_path), "--set", "train.steps=16"]
+    shown = json.loads(simsmoe(*command, *more).stdout)
+    assert shown["tokens_to_train"] == 16 * 4 * 32
+    assert simsmoe(*command, "--resume", "nothing").returncode == EXIT_DATA
 
 
 def test_a_prepared_corpus_of_another_tokenizer_is_refused(

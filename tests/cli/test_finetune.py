@@ -175,6 +175,9 @@ def test_what_is_computed_cannot_change(capsys: Capture) -> None:
             "--from: no pre-trained run is named. Name one",
         ),
         (["--from", "base", "--task", "letters", "--name", "tuned"], EXIT_USAGE, "holds a run"),
+        (["--resume", "runs/tuned", "--task", "letters"], EXIT_USAGE, "--task: a resumed run"),
+        (["--resume", "runs/tuned", "--from", "base"], EXIT_USAGE, "--from: a resumed run"),
+        (["--resume", "runs/tuned", "--checkpoint", "last"], EXIT_USAGE, "--checkpoint: a resumed"),
     ],
 )
 def test_what_cannot_be_fine_tuned_is_said(

@@ -52,6 +52,17 @@ def test_json_fields_give_value_type_default_and_help(simsmoe: Command) -> None:
     assert by_name["similarity.sigma"]["type"] == "number, 'median' or schedule"
 
 
+def test_fields_of_a_folders_model_are_left_out(simsmoe: Command) -> None:
+    chosen = ("continue-huggingface", "--set", "huggingface.folder=/models/olmoe")
+    rows = json.loads(simsmoe("show", *chosen, "--json", "--fields").stdout)
+    values = json.loads(simsmoe("show", *chosen, "--json").stdout)
+    shown = {row["field"] for row in rows}
+    assert "huggingface.folder" in shown
+    assert {name for name in shown if name.startswith("moe.")} == {
+        f"moe.{name}" for name in values["moe"]
+    }
+
+
 def test_an_unknown_recipe_names_the_nearest(simsmoe: Command) -> None:
     done = simsmoe("show", "brainformer-lrage")
     assert (done.returncode, done.stdout) == (2, "")

@@ -82,6 +82,14 @@ def test_all_points_are_seen_and_apart_however_wide_their_intervals(spread: floa
     )
 
 
+def test_cells_without_a_name_are_called_base() -> None:
+    about = {"name": "made", "grids": [{}, {"moe.router": ["xmoe"]}]}
+    for grids in (about["grids"][:1], about["grids"]):
+        made = table(definition_of(about | {"grids": grids}, "test"))
+        drawn = next(iter(figures(made)))
+        assert legend(drawn.figure) == ["base", "xmoe"][: len(grids)]
+
+
 def test_one_cell_of_one_seed_has_a_figure() -> None:
     made = table(sweep({PRESET: ["none"]}, "0"))
     assert [drawn.name for drawn in figures(made)] == ["test_bpc-cka", "curves", "layers"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from simsmoe_cli.sweep.definition import definition_of
 from simsmoe_cli.sweep.search import Range, open_study, parse_range, search, trials
 from simsmoe_cli.sweep.training import Machine
 from tests.sweep.test_sweep import DEFINITION
+from tests.train.huggingface_folders import chosen_by
 
 LR = "train.lr"
 RANGES = {LR: Range(1e-9, 1e-2)}
@@ -25,6 +28,13 @@ def test_ranges() -> None:
     whole = parse_range("2..8")
     assert whole == Range(2, 8)
     assert (whole.whole, whole.logarithmic) == (True, False)
+    number, whole_ends = parse_range("0..1"), parse_range("2.0..8.0")
+    assert number is not None
+    assert not number.of_type("number or schedule", "similarity.threshold").whole
+    assert whole_ends is not None
+    assert whole_ends.of_type("whole number", "moe.experts") == Range(2, 8)
+    with pytest.raises(UserError, match="takes whole numbers"):
+        Range(0.1, 2.0).of_type("whole number", "moe.experts")
     assert parse_range("smoe,xmoe") is None
     assert parse_range("a..b") is None
     with pytest.raises(UserError, match="lower end first"):
@@ -49,8 +59,40 @@ def test_a_hopeless_trial_is_given_up_and_the_study_goes_on(
     stopped = (tmp_path / "trial1" / "events.jsonl").read_text().splitlines()[-1]
     assert "given up at step 4" in stopped
     # Both count, so a search for two trials has nothing left to do.
-    found = search(TINY, RANGES, 2, tmp_path, corpus_dir, [Machine("cpu", 1)], print)
-    assert [trial.number for trial in found] == [0, 1]
+    where = (2, tmp_path, corpus_dir, [Machine("cpu", 1)], print, print)
+    assert [trial.number for trial in search(TINY, RANGES, *where)] == [0, 1]
+    # They are not those of another search.
+    other = TINY.model_copy(update={"settings": TINY.settings | {"moe.router": "xmoe"}})
+    with pytest.raises(UserError, match=r"differs in settings.*--name"):
+        search(other, RANGES, *where)
+    with pytest.raises(UserError, match="differs in ranges"):
+        search(TINY, {"similarity.weight": Range(0.1, 0.2)}, *where)
+
+
+def fails_once(*given: Any) -> int:
+    """The first trial of a folder fails."""
+    mark = given[2] / "failed"
+    if not mark.exists():
+        mark.touch()
+        raise UserError("no luck")
+    return searching._try(*given)
+
+
+def test_a_trial_that_fails_is_said(
+    corpus_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(searching, "_try", fails_once)
+    tiny = [f"{field}={json.dumps(value)}" for field, value in TINY.settings.items()]
+    given = ["sweep", "--search", "2", "--grid", "train.lr=1e-4..1e-2", *chosen_by(*tiny)]
+    where = ["--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path), "--device", "cpu"]
+    assert run([*given, *where]) == 1
+    out = capsys.readouterr().out
+    assert "a trial failed: no luck" in out
+    assert "1 failed; the same command tries as many again" in out
+    assert run([*given, *where]) == 0
 
 
 @pytest.mark.parametrize(

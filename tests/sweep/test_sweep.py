@@ -19,15 +19,17 @@ from simsmoe_cli.cli.main import run
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.measure.options import Options
 from simsmoe_cli.collapse.sources.open_run import open_run
+from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_SIGINT, EXIT_USAGE
 from simsmoe_cli.model import size as model_size
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep import run as running
-from simsmoe_cli.sweep.definition import definition_of
+from simsmoe_cli.sweep.definition import Task, definition_of
 from simsmoe_cli.sweep.measure import similarity_scores
 from simsmoe_cli.sweep.results import Record, Results
 from simsmoe_cli.sweep.side_by_side import Outcome
+from simsmoe_cli.sweep.texts import with_source
 from simsmoe_cli.sweep.training import Machine, cost_of, train_and_measure
 from tests.train.tiny import TINY
 
@@ -279,6 +281,81 @@ def test_the_time_left_is_that_of_trainings_which_finished(
     assert "left" not in end(3, 32, 10)
 
 
+def test_a_run_with_other_settings_is_not_gone_on_with(
+    alone: tuple[Path, Record], corpus_dir: Path
+) -> None:
+    definition = definition_of(DEFINITION, "test")
+    folder, results = alone[0].parent, alone[0].parent / "new/results.json"
+
+    def opened(**settings: Any) -> dict[str, int]:
+        changed = {name.replace("_", ".", 1): value for name, value in settings.items()}
+        other = definition.model_copy(update={"settings": definition.settings | changed})
+        sweep = running.open_sweep(other, folder, corpus_dir, results, print)
+        return {one.job.name: one.trained for one in sweep.trainings}
+
+    name, steps = alone[0].name, alone[1].cost.steps
+    assert opened()[name] == opened(train_probe_every=3)[name] == steps
+    assert opened(train_lr=0.5)[f"{name}-run2"] == 0
+
+
+def test_a_training_without_its_fine_tuning_is_due(
+    finished: Path, corpus_dir: Path, tmp_path: Path
+) -> None:
+    definition = definition_of(DEFINITION, "test")
+    sweep = running.open_sweep(definition, tmp_path, corpus_dir, tmp_path / "r.json", print)
+    recipe, results = sweep.trainings[0].recipe, Results.read(finished / "results.json")
+    record = sweep.measured(results, recipe)
+    assert record is not None
+    task = Task(task="letters", recipe="finetune-sst2")
+    sweep.definition = definition.model_copy(update={"finetune": [task]})
+    assert sweep.measured(results, recipe) is None
+    scores = record.scores | {"accuracy_letters": 0.5}
+    before = len(results.records)
+    results.add(recipe, record.model_copy(update={"scores": scores}))
+    assert len(results.records) == before
+    again = sweep.measured(results, recipe)
+    assert again is not None
+    assert again.scores == scores
+
+
+def test_a_file_of_results_is_gone_on_with(
+    finished: Path, corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("results.json", "of-another-name.json"):
+        shutil.copy(finished / "results.json", tmp_path / "there" / name)
+        where = ["--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path / "runs")]
+        capsys.readouterr()
+        assert run(["sweep", str(tmp_path / "there" / name), *where]) == 0
+        assert "due        0" in capsys.readouterr().out
+    # Nothing was due, and it can be watched all the same.
+    assert run(["monitor", "tiny", "--once", "--runs-dir", str(tmp_path / "runs")]) == 0
+    assert "4 of 4 trainings have finished" in capsys.readouterr().out
+
+
+def test_a_sweep_that_was_renamed_is_watched(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "renamed")
+    content = (tmp_path / "renamed/results.json").read_text()
+    (tmp_path / "renamed/results.json").write_text(content.replace('"tiny"', '"mine"'))
+    capsys.readouterr()
+    assert run(["monitor", str(tmp_path / "renamed"), "--once"]) == 0
+    assert "mine: 4 of 4" in capsys.readouterr().out
+
+
+def test_a_source_is_read_though_it_has_the_name_of_a_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("enwik8").write_text("a text of one's own, and not a long one " * 100)
+    definition = definition_of(DEFINITION, "test")
+    found = with_source(definition, Path("enwik8"), tmp_path / "data", lambda *given: None)
+    assert found.settings["data.corpus"] == "enwik8"
+    store = TokenStore.open(tmp_path / "data/enwik8")
+    assert sum(split.tokens for split in store.manifest.splits.values()) == 4000
+
+
 def test_results_of_another_text_are_refused(
     sweep: Callable[..., tuple[int, Path]],
     finished: Path,
@@ -311,6 +388,16 @@ RANGE = ["--grid", "similarity.weight=0.001..0.1"]
         (["sweep", "--search", "2", *RANGE, *RANGE], EXIT_USAGE, "in one --grid"),
         (["sweep", "weight", *TWO_ROUTERS], EXIT_USAGE, "--grid: the sweep's file has it"),
         (["sweep", "weight", "--set", "train.steps"], EXIT_USAGE, "--set train.steps: expected"),
+        (
+            ["sweep", *TWO_ROUTERS, "--set", "moe.router=hash"],
+            EXIT_USAGE,
+            "the sweep's grid varies",
+        ),
+        (
+            ["reproduce", "table1", "--set", "moe.router=hash"],
+            EXIT_USAGE,
+            "the sweep's grid varies",
+        ),
         (["sweep", "table2-small"], EXIT_DATA, "prepare-data pystdlib-packages"),
         (["sweep", "missing.json"], EXIT_DATA, "no such file of results"),
         (["sweep", *TWO_ROUTERS, "--reuse", "missing.json"], EXIT_DATA, "no such file of results"),

@@ -177,6 +177,28 @@ def test_the_table_as_text_csv_and_page(tmp_path: Path) -> None:
     assert (tmp_path / "results.csv").read_text() == as_csv(table)
 
 
+def test_without_a_baseline_there_are_no_differences(tmp_path: Path) -> None:
+    definition = with_steps(DEFINITION).model_copy(
+        update={"baseline": {}, "grids": DEFINITION.grids[:1]}
+    )
+    made = make_table(definition, filled(tmp_path / "results.json", definition))
+    assert not any("Δ" in name or "seeds for" in name for name in columns(made))
+    assert all(len(row) == len(columns(made)) for row in text_rows(made))
+    assert not any("baseline" in row for row in text_rows(made))
+
+
+def test_a_cell_that_no_baseline_fits_is_not_called_one(tmp_path: Path) -> None:
+    grids = [
+        {"moe.router": ["smoe"], PRESET: ["none"]},
+        {"moe.router": ["xmoe"], PRESET: ["calibrated"]},
+    ]
+    definition = with_steps(DEFINITION).model_copy(update={"grids": grids})
+    made = make_table(definition, filled(tmp_path / "results.json", definition))
+    smoe, xmoe = text_rows(made)
+    assert smoe.count("baseline") == 2
+    assert "baseline" not in xmoe
+
+
 def test_a_record_has_a_line_of_its_own(tmp_path: Path) -> None:
     results = filled(tmp_path / "results.json")
     results.write()
