@@ -11,7 +11,7 @@ Shapes: T tokens, D width, N experts, K experts per token.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,20 +82,28 @@ class LayerRecorder:
     def hooks(self) -> list[RemovableHandle]:
         """Start recording, and forget earlier calls; returns the hooks."""
         self.begin()
-        layer = self.layer
-        watched = layer.module if isinstance(layer, PairedLayer) else layer.experts
+        layer, watched = self.layer, self._watched
         hooks = [
-            layer.router.register_forward_hook(self._router),
+            layer.router.register_forward_hook(self._router, with_kwargs=True),
             watched.register_forward_hook(self._experts, with_kwargs=True),
         ]
         if isinstance(layer, ListedLayer):
             for number, expert in enumerate(layer.modules):
-                hooks.append(expert.register_forward_pre_hook(self._rows(number)))
+                count = self._rows(number)
+                hooks.append(expert.register_forward_pre_hook(count, with_kwargs=True))
         return hooks
 
-    def _router(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    @property
+    def _watched(self) -> nn.Module:
+        """The module whose arguments and result are recorded."""
+        layer = self.layer
+        return layer.module if isinstance(layer, PairedLayer) else layer.experts
+
+    def _router(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         self.calls += 1
-        self.router_input = next((a for a in args if isinstance(a, Tensor)), None)
+        self.router_input = next(_tensors(args, kwargs), None)
         self.routed = output if isinstance(output, tuple) else (output,)
 
     def _experts(
@@ -104,8 +112,10 @@ class LayerRecorder:
         self.given, self.made = (args, kwargs), output
 
     def _rows(self, number: int) -> Any:
-        def count(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self.rows_of_expert[number] += len(args[0].flatten(0, -2))
+        def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            rows = next(_tensors(args, kwargs), None)
+            if rows is not None:
+                self.rows_of_expert[number] += len(rows.flatten(0, -2))
 
         return count
 
@@ -138,8 +148,7 @@ class LayerRecorder:
 
     def _choice(self, where: str) -> Choice:
         layer = self.layer
-        args, kwargs = self.given
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        tensors = list(_tensors(*self.given))
         floating = [value for value in tensors if value.is_floating_point()]
         whole = [value for value in tensors if not value.is_floating_point()]
         if isinstance(layer, PairedLayer):
@@ -154,7 +163,7 @@ class LayerRecorder:
         x_TD = floating[0].flatten(0, -2)
         return Choice(
             x_TD,
-            whole[0].flatten(0, -2),
+            whole[0].flatten(0, -2).long(),
             floating[1].flatten(0, -2),
             None if made is None else made.reshape(len(x_TD), -1),
         )
@@ -208,7 +217,7 @@ class LayerRecorder:
         tensors = [value for value in self.routed if isinstance(value, Tensor) and value.ndim >= 2]
         index = next((value for value in tensors if not value.is_floating_point()), None)
         if index is not None:
-            return Choice(x_TD, index.flatten(0, -2))
+            return Choice(x_TD, index.flatten(0, -2).long())
         scores = scores_of(tensors, number, None)
         if not scores:
             raise self._unreadable("has a router that gives neither choice nor scores", where)
@@ -239,25 +248,54 @@ class LayerRecorder:
         rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), CHECKED_ROWS)).long()]
         if not len(rows) or choice.weight_TK is None:
             return
+        if not isinstance(layer, RepeatedLayer) and choice.output_TD is None:
+            return
+        given = self.given  # running the experts is recorded as well
+        with in_evaluation(layer.experts):
+            agrees = self._agrees(choice, rows)
+        if not agrees and layer.experts.training:  # it may have drawn dropout
+            again = self._again(given, where)
+            with in_evaluation(layer.experts):
+                agrees = self._agrees(again, rows)
+        if not agrees:
+            raise self._unreadable("does not compute the weighted sum of its chosen experts", where)
+
+    def _again(self, given: tuple[tuple[Any, ...], dict[str, Any]], where: str) -> Choice:
+        """The layer's choice and output of a second call with the given arguments, without
+        dropout."""
+        seen = self.calls, self.routed, self.router_input, self.given, self.made
+        counted = list(self.rows_of_expert)
+        (args, kwargs), watched = given, self._watched
+        try:
+            with in_evaluation(self.layer.module):
+                watched(*args, **kwargs)
+            return self._choice(where)
+        finally:
+            self.calls, self.routed, self.router_input, self.given, self.made = seen
+            self.rows_of_expert = counted
+
+    def _agrees(self, choice: Choice, rows: Tensor) -> bool:
+        """Whether the outputs of some rows are the weighted sums of their experts' outputs."""
+        layer = self.layer
         x_RD, index_RK = choice.input_TD[rows], choice.index_TK[rows]
-        weight_RK = choice.weight_TK[rows].float()
+        assert choice.weight_TK is not None
+        given_RK = choice.weight_TK[rows]
+        weight_RK = given_RK.float()
         if isinstance(layer, RepeatedLayer):
-            own_NTD = self.made.reshape(number, len(choice.input_TD), -1)
+            own_NTD = self.made.reshape(layer.number, len(choice.input_TD), -1)
             scaled_RD = (x_RD.float() * weight_RK[:, :1]).to(x_RD.dtype)
             made_RD = own_NTD[index_RK[:, 0], rows]
             weight_RK = torch.zeros_like(weight_RK)
             weight_RK[:, 0] = 1
             dense_NRD = layer.dense(scaled_RD)
         else:
-            if choice.output_TD is None:
-                return
+            assert choice.output_TD is not None
             made_RD, dense_NRD = choice.output_TD[rows], layer.dense(x_RD)
         picked_RKD = dense_NRD.float()[index_RK.T, torch.arange(len(rows))].transpose(0, 1)
         parts_RKD = picked_RKD * weight_RK[..., None]  # these may nearly cancel each other
         error = (parts_RKD.sum(1) - made_RD.float()).norm().item()
         size = max(parts_RKD.norm().item(), made_RD.float().norm().item(), 1e-12)
-        if error > DISAGREES.get(x_RD.dtype, DISAGREES_16_BITS) * size:
-            raise self._unreadable("does not compute the weighted sum of its chosen experts", where)
+        return bool(error <= _rounding(x_RD, made_RD, dense_NRD, given_RK) * size)
 
     def _unreadable(self, what: str, where: str) -> UserError:
         name = type(self.layer.module).__name__
@@ -266,6 +304,32 @@ class LayerRecorder:
             where=where,
             hint="This kind of model is not supported.",
         )
+
+
+def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments of a call."""
+    return (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def _rounding(*tensors: Tensor) -> float:
+    """The largest error that rounding explains where a layer computes with these tensors; under
+    autocast some of its products are in 16 bits, whatever its inputs are."""
+    if torch.is_autocast_enabled(tensors[0].device.type):
+        return DISAGREES_16_BITS
+    return max(DISAGREES.get(tensor.dtype, DISAGREES_16_BITS) for tensor in tensors)
+
+
+@contextlib.contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Switch off dropout meanwhile, because it would draw from the user's generator."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 @contextlib.contextmanager

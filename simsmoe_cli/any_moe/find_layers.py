@@ -288,16 +288,21 @@ def _fit(stacked: dict[str, Tensor], leaving: str) -> bool:
     )
 
 
-def no_experts(model: nn.Module, name: str) -> UserError:
-    """The error for a model without experts; it names what the model has instead."""
+def no_experts(model: nn.Module, name: str, *, finder: bool = False) -> UserError:
+    """The error for a model without experts; it names what the model has instead.
+
+    Args:
+        model, name: of the error.
+        finder: whether the user may give a finder of expert layers.
+    """
     kinds: Sequence[tuple[str, int]] = Counter(
         type(module).__name__ for module in model.modules()
     ).most_common(8)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
     if reason := _why_not(model):
-        return DataError(
-            reason, where=name, hint="Give attach a finder of your own (layers=, docs/api.md)."
-        )
+        own = "Give attach a finder of your own (layers=, docs/api.md)."
+        no_finder = "In a training loop of your own, attach takes a finder (docs/api.md)."
+        return DataError(reason, where=name, hint=own if finder else no_finder)
     return DataError(
         f"no layer with experts and a router in this {type(model).__name__}; it has {listed}",
         where=name,

@@ -9,6 +9,7 @@ handle.detach()
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from simsmoe_cli.any_moe.settings import (
     require_arguments,
     require_rows_alone,
     similarity_settings,
+    unwrapped,
 )
 from simsmoe_cli.any_moe.similarity import seed_of
 from simsmoe_cli.errors import UserError, printable
@@ -76,6 +78,12 @@ def attach(
         UserError: the model has no expert layers, is attached already, a setting is wrong, or
             the run folder is in use or holds another run. The model is left as it is.
     """
+    if any(isinstance(part, nn.DataParallel) for part in model.modules()):
+        raise UserError(
+            "a model in nn.DataParallel cannot be attached: its copies share their hooks",
+            where=type(model).__name__,
+            hint="Use DistributedDataParallel (torchrun), or one GPU (CUDA_VISIBLE_DEVICES=0).",
+        )
     require_arguments(
         model, layers, probe_every=probe_every, log_every=log_every, total_steps=total_steps
     )
@@ -85,7 +93,7 @@ def attach(
     if not found and layers is not None:
         raise UserError("the finder found no layer in this model", where="layers")
     if not found:
-        raise no_experts(model, name)
+        raise no_experts(model, name, finder=True)
     if wrong := [layer for layer in found if not isinstance(layer, ExpertLayer)]:
         raise UserError(
             f"the finder returned a {type(wrong[0]).__name__}",
@@ -141,7 +149,13 @@ class Handle:
         self._logged = 0  # the step of the last log
         self._numbers: list[LayerNumbers] = []
         self._probed: list[Probe] = []
-        name, top_k = type(model).__name__, experts_per_token(model)
+        own = unwrapped(model)
+        name, top_k = type(model).__name__, experts_per_token(own)
+        self._signature: inspect.Signature | None
+        try:
+            self._signature = inspect.signature(own.forward)
+        except (TypeError, ValueError):
+            self._signature = None
         self.layers = [
             AttachedLayer(
                 layer, top_k, settings, self._progress, name, seed_of(seed, index, _rank())
@@ -225,8 +239,8 @@ class Handle:
         if self._writer is not None and self._writer.started:
             self._writer.train(step, self._numbers, self._known(loss, lr, grad_norm))
         self._logged = step
-        for attached in self.layers:
-            attached.start_window()
+        for attached, numbers in zip(self.layers, self._numbers, strict=True):
+            attached.start_window(numbers.unjudged)
 
     def metrics(self) -> dict[str, float]:
         """Numbers for a logger, over the steps of the last log; the host waits on the device.
@@ -303,11 +317,20 @@ class Handle:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read the padding mask of a forward pass."""
-        mask = self._given if self._given is not None else kwargs.get("attention_mask")
+        mask = self._given if self._given is not None else self._mask_of(args, kwargs)
         progress = self._progress
         progress.real_T, progress.mask_given = None, self._given is not None
         if isinstance(mask, Tensor) and mask.ndim == 2:
             progress.real_T = mask.flatten() != 0
+
+    def _mask_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The argument attention_mask of a call, given by name or by its place."""
+        if "attention_mask" in kwargs or self._signature is None:
+            return kwargs.get("attention_mask")
+        try:
+            return self._signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
+        except TypeError:  # the call itself will say what is wrong with it
+            return None
 
     def _read(self) -> list[LayerNumbers]:
         probed: Sequence[Probe | None] = self._probed or [None] * len(self.layers)

@@ -14,8 +14,9 @@ Shapes: T tokens, D width, N experts, K experts per token, R rows, n probed toke
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from simsmoe_cli.any_moe.budget import cost_of_layer
-from simsmoe_cli.any_moe.expert_calls import LayerRecorder
+from simsmoe_cli.any_moe.expert_calls import LayerRecorder, in_evaluation
 from simsmoe_cli.any_moe.find_layers import ExpertLayer
 from simsmoe_cli.any_moe.similarity import AttachedSimilarity, in_backward, seed_of, with_loss
 from simsmoe_cli.errors import DataError, UserError
@@ -143,9 +144,14 @@ class AttachedLayer:
             hook.remove()
         self._hooks = []
 
-    def start_window(self) -> None:
-        """Start new sums for the next window of steps."""
+    def start_window(self, unjudged: list[int]) -> None:
+        """Start new sums for the next window of steps.
+
+        Args:
+            unjudged: slots of all windows since dead experts were last judged.
+        """
         self.slots_N = torch.zeros_like(self.slots_N)
+        self.unjudged = unjudged
         self.window = {}
 
     def end_step(self) -> None:
@@ -173,6 +179,8 @@ class AttachedLayer:
     @torch._dynamo.disable  # type: ignore[untyped-decorator]
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self._counts:
+            if not self._inside:
+                self._recorder.begin()  # what was seen would be kept until the next pass
             return None
         self._inside = True
         try:
@@ -212,7 +220,15 @@ class AttachedLayer:
         result = self._learn(routed, real_T, self.settings, recomputed=recomputed)
         if result is None or not result.loss.requires_grad:
             return None
-        return _with_loss_on_first(output, result.loss, self.progress.coefficient)
+        try:
+            return _with_loss_on_first(output, result.loss, self.progress.coefficient)
+        except TypeError as error:
+            raise DataError(
+                f"the similarity loss cannot be added to layer {self.layer.name}: {error}",
+                where=self._where,
+                hint="Return a tensor, a tuple, a list, a dict or a dataclass, or attach with "
+                'similarity="none" to measure only.',
+            ) from None
 
     @torch.no_grad()
     def _count(self, routed: Routed, real_T: Tensor | None) -> None:
@@ -252,7 +268,7 @@ class AttachedLayer:
         x_nD = x_TD[chance_T.topk(min(PROBE_TOKENS, len(x_TD))).indices]
         some_T = chance_T.topk(min(SHARED_TOKENS, len(x_TD))).indices.sort().values
         received_TN = received(routed.index_TK[some_T], self.layer.number)
-        with _in_evaluation(self.layer.experts):
+        with in_evaluation(self.layer.experts):
             cka_NN = pairwise_debiased_cka(self.layer.dense(x_nD).float())
             rows_RD = self.layer.run(*routed_rows(x_TD[some_T], received_TN))
         chosen_TN = selection_mask(routed.index_TK, self._logits(routed), routed.index_TK.shape[1])
@@ -275,7 +291,7 @@ class AttachedLayer:
     ) -> SimilarityResult | None:
         if self.similarity is None:
             self.similarity = self._start(routed, settings)
-        with _in_evaluation(self.layer.experts):
+        with in_evaluation(self.layer.experts):
             result = self.similarity(
                 routed.input_TD,
                 routed.index_TK,
@@ -329,28 +345,31 @@ class AttachedLayer:
         return cost_of_layer(settings, self.layer, width, top_k, other, tokens)
 
 
-@contextlib.contextmanager
-def _in_evaluation(module: nn.Module) -> Iterator[None]:
-    """Switch off dropout meanwhile, because it would draw from the user's generator."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
-
-
 def _with_loss_on_first(output: Any, loss: Tensor, coefficient: Callable[[], float]) -> Any:
-    """A layer's output with the loss attached to its first tensor that has a gradient."""
+    """A layer's output with the loss attached to its first tensor that has a gradient.
+
+    Raises:
+        TypeError: it is neither a tensor nor something that holds tensors.
+    """
+
+    def first(parts: Iterable[tuple[Any, Any]]) -> dict[Any, Tensor]:
+        """The place of the first tensor with a gradient, and the tensor with the loss."""
+        for place, part in parts:
+            if isinstance(part, Tensor) and part.requires_grad:
+                return {place: with_loss(part, loss, coefficient)}
+        return {}
+
     if isinstance(output, Tensor):
         return with_loss(output, loss, coefficient) if output.requires_grad else output
-    if not isinstance(output, tuple):
-        return output
-    parts = list(output)
-    for index, part in enumerate(parts):
-        if isinstance(part, Tensor) and part.requires_grad:
-            parts[index] = with_loss(part, loss, coefficient)
-            break
-    return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
+    if isinstance(output, MutableMapping):  # ModelOutput of transformers is one, and a dataclass
+        changed = copy.copy(output)
+        changed.update(first(output.items()))
+        return changed
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        names = [part.name for part in dataclasses.fields(output)]
+        return dataclasses.replace(output, **first((n, getattr(output, n)) for n in names))
+    if not isinstance(output, tuple | list):
+        raise TypeError(f"a layer that returns a {type(output).__name__}")
+    found = first(enumerate(output))
+    parts = [found.get(place, part) for place, part in enumerate(output)]
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)

@@ -52,7 +52,6 @@ class LayerNumbers:
         total = sum(slots)
         gathered = [before + int(now) for before, now in zip(attached.unjudged, slots, strict=True)]
         dead = dead_experts(gathered)
-        attached.unjudged = gathered if dead is None else [0] * len(gathered)
         tokens = sums.get("tokens", 0.0)
         entropy = sums["entropy"] / tokens if "entropy" in sums and tokens else None
         return cls(
@@ -66,6 +65,11 @@ class LayerNumbers:
             sums.get("similarity", 0.0),
             probe,
         )
+
+    @property
+    def unjudged(self) -> list[int]:
+        """The slots that dead experts have not been judged by."""
+        return list(self.slots) if self.dead is None else [0] * len(self.slots)
 
     def event(self) -> RouterLayer:
         """The layer's part of a router event."""

@@ -145,6 +145,13 @@ def require_rows_alone(layers: Sequence[ExpertLayer], where: str) -> None:
                 )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside those that hold it as `module`, such as DistributedDataParallel."""
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
+
+
 def experts_per_token(model: nn.Module) -> int | None:
     """K, from a configuration of transformers; None if it is not there."""
     config = getattr(model, "config", None)

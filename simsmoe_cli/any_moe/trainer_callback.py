@@ -65,7 +65,19 @@ class SimSMoECallback(TrainerCallback):
         callbacks.insert(0, self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Attach to the model, which the Trainer has wrapped by now."""
+        """Attach to the model, which the Trainer has wrapped by now.
+
+        Raises:
+            UserError: as `attach`; the Trainer spreads the model over several GPUs in one process;
+                or the checkpoint that it resumes from is not where it is looked for.
+        """
+        if args.n_gpu > 1:
+            raise UserError(
+                f"the Trainer copies the model to {args.n_gpu} GPUs of one process, and the copies "
+                "would share their hooks",
+                where="SimSMoECallback",
+                hint="Start it with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU.",
+            )
         self.handle = attach(
             given["model"],
             self._similarity,
@@ -79,6 +91,13 @@ class SimSMoECallback(TrainerCallback):
         self.handle.model_folder = args.output_dir
         if state.global_step:
             folder = _checkpoint(args, state)
+            if not folder.is_dir():
+                self.handle.detach()
+                raise DataError(
+                    "the checkpoint that the Trainer resumes from is not here",
+                    where=str(folder),
+                    hint="Say where it is: TrainingArguments(resume_from_checkpoint=FOLDER).",
+                )
             saved = _read(folder)
             experts = {name: saved.pop(name) for name in list(saved) if name.startswith(EXPERTS)}
             try:

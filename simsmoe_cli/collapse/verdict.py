@@ -30,6 +30,7 @@ from simsmoe_cli.collapse.findings import Findings, LayerFindings
 from simsmoe_cli.collapse.pairs import COLLAPSED_LAYER, SIMILAR_LAYER, SortedPairs
 from simsmoe_cli.collapse.report import Verdict
 from simsmoe_cli.collapse.show.format import count, label_at, labels, number, percent
+from simsmoe_cli.collapse.subject import Subject
 from simsmoe_cli.collapse.verdict_details import details
 from simsmoe_cli.collapse.verdict_doubts import (
     few_rows,
@@ -203,7 +204,7 @@ def _unneeded(findings: Findings) -> int | None:
 def _advice(findings: Findings, against: Findings | None, level: str) -> str:
     """One thing to do next, with its setting or command."""
     subject, text = findings.subject, findings.text
-    recipe, is_run = subject.settings, subject.kind == "run"
+    is_run = subject.kind == "run"
     if non_finite(findings):
         earlier = (
             "an earlier checkpoint (`--checkpoint STEP`)" if is_run else "the original weights"
@@ -226,9 +227,7 @@ def _advice(findings: Findings, against: Findings | None, level: str) -> str:
         (layer.cka_mean.value or 0) >= SIMILAR_LAYER for layer in findings.layers
     )
     if findings.dead and not similar:
-        return (
-            "Even out the load: `--router loss-free`, or a larger `--set moe.balance_weight=0.03`."
-        )
+        return f"Even out the load: {_evener(subject)}."
     spare, experts = _unneeded(findings), sum(layer.experts for layer in findings.layers)
     if (similar or level == "partly alike") and spare == 0:
         return (
@@ -246,13 +245,14 @@ def _advice(findings: Findings, against: Findings | None, level: str) -> str:
             "experts differ more, if its score is as good."
         )
     if similar or level == "partly alike":
-        return _against_similarity(subject.similarity, recipe, is_run, subject.recipe)
+        return _against_similarity(subject)
     if level == "undefined":
         return f"Measure it on more text: `--tokens {4 * text.rows}`."
     if spare is not None and spare >= MANY_UNNEEDED * experts:
+        what = "Try fewer experts (`--set moe.experts=N`)" if _ours(subject) else "Train it on"
         return (
-            f"Try fewer experts (`--set moe.experts=N`): {spare} of {experts} can be left out, one "
-            "at a time, without a measurable loss."
+            f"{what}: {spare} of {experts} can be left out, one at a time, without a measurable "
+            "loss."
         )
     if against is not None:
         return "Nothing has to change."
@@ -266,8 +266,43 @@ def _differ_more(against: Findings, findings: Findings) -> bool:
     return learned and mean is not None and other is not None and other < mean
 
 
-def _against_similarity(preset: str, recipe: dict[str, object], is_run: bool, name: str) -> str:
+def _ours(subject: Subject) -> bool:
+    """Whether the model is built from a recipe, so that its router and experts can be chosen."""
+    folder = subject.settings.get("huggingface")
+    return subject.kind == "run" and not (isinstance(folder, dict) and folder.get("folder"))
+
+
+def _evener(subject: Subject) -> str:
+    """What evens out the load of a model's experts."""
+    if subject.kind != "run":
+        return "train it on, `simsmoe pretrain --from FOLDER --set moe.balance_weight=0.03`"
+    moe = subject.settings.get("moe")
+    now = moe.get("balance_weight") if isinstance(moe, dict) else None
+    larger = max(0.03, 3 * now) if isinstance(now, int | float) else 0.03
+    weight = f"`--set moe.balance_weight={larger:g}`"
+    if _ours(subject) and subject.router != "loss-free":
+        return f"`--router loss-free`, or a larger {weight}"
+    return f"a larger {weight}"
+
+
+def _begins_later(subject: Subject) -> bool:
+    """Whether the weight of similarity learning is still 0 at the step that was measured."""
+    learning, train = subject.settings.get("similarity"), subject.settings.get("train")
+    weight = learning.get("weight") if isinstance(learning, dict) else None
+    steps = train.get("steps") if isinstance(train, dict) else None
+    if not isinstance(weight, list) or schedule.fault(weight, 0, math.inf):
+        return False
+    if subject.step is None or not isinstance(steps, int) or steps < 1:
+        return False
+    begins = [share for share, value in weight if value > 0]
+    return schedule.value_at(weight, subject.step / steps) == 0 and (
+        bool(begins) and subject.step / steps < begins[-1]
+    )
+
+
+def _against_similarity(subject: Subject) -> str:
     """How to make experts differ, for a run or a model of Hugging Face."""
+    preset, recipe, is_run = subject.similarity, subject.settings, subject.kind == "run"
     if not is_run:
         return (
             "Train it on with similarity learning: `simsmoe pretrain --from FOLDER`, or "
@@ -277,6 +312,11 @@ def _against_similarity(preset: str, recipe: dict[str, object], is_run: bool, na
         return (
             "Train with `--similarity calibrated`, which keeps experts different, and compare: "
             "`simsmoe collapse-report NEW --against OLD`."
+        )
+    if _begins_later(subject):
+        return (
+            f"Similarity learning had not begun at step {subject.step:,}: measure a later "
+            "checkpoint (`--checkpoint last`)."
         )
     learning = recipe.get("similarity")
     weight = learning.get("weight") if isinstance(learning, dict) else None

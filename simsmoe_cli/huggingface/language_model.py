@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,8 +101,7 @@ class HuggingFaceLanguageModel(Wrapped, TextModel):
             output = self.run(tokens_1M, use_cache=True, **{self._cache_name: memory})
         foremost = []
         for (_, experts), routed in zip(self.expert_layers, seen, strict=True):
-            first_T = routed.index_TK[:, 0]  # the choices come with the largest score first
-            foremost.append(torch.where(first_T < experts, first_T, -1))
+            foremost.append(routed.foremost_T(experts))
         return ReadOn(output.logits[0, -1], foremost, memory)
 
     @property

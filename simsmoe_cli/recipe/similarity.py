@@ -236,6 +236,13 @@ class SimilaritySettings(Section):
             value = getattr(self, name)
             if isinstance(value, list) and (fault := schedule.fault(value, least, most)):
                 yield Problem((f"similarity.{name}",), fault, "For example [[0, 0.0], [0.1, 0.5]].")
+        weights = self.weight if isinstance(self.weight, list) else [[0.0, self.weight]]
+        if not any(point[-1] for point in weights if point):
+            yield Problem(
+                ("similarity.weight", "similarity.preset"),
+                "is 0 throughout, so experts would never be compared",
+                "Set similarity.preset to none: probes measure similarity all the same.",
+            )
         yield from self._scope_problems(changed)
         yield from self._measure_problems(changed, width if self.head == "none" else experts)
         if self.head_frozen and self.head == "none":

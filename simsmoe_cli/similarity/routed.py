@@ -5,8 +5,10 @@ Shapes: T tokens, D width, N experts, K experts per token.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -26,6 +28,25 @@ class Routed:
     index_TK: Tensor
     logits_TN: Tensor | None
     weight_TK: Tensor | None = None
+
+    def foremost_T(self, experts: int) -> Tensor:
+        """The expert with the largest weight of each token, int64; -1 where it has none.
+
+        Where weights are not known it is the chosen one with the largest score, or else the first.
+
+        Args:
+            experts: N.
+        """
+        empty_TK = self.index_TK >= experts
+        if self.weight_TK is not None:
+            value_TK = self.weight_TK.float()
+        elif self.logits_TN is not None:
+            value_TK = self.logits_TN.float().gather(1, self.index_TK.clamp(max=experts - 1))
+        else:
+            value_TK = -torch.arange(self.index_TK.shape[1], device=self.index_TK.device)
+            value_TK = value_TK.float().expand(self.index_TK.shape)
+        best_T1 = value_TK.masked_fill(empty_TK, -math.inf).argmax(1, keepdim=True)
+        return torch.where(empty_TK.all(1), -1, self.index_TK.gather(1, best_T1).squeeze(1))
 
     def of(self, tokens_T: Tensor) -> Routed:
         """The routing of some of the tokens, given by a mask or by their positions."""

@@ -112,6 +112,29 @@ def test_the_loss_is_scaled_as_the_trainer_scales_its_own(accumulated: int, tmp_
     assert callback.handle.steps == 1
 
 
+def test_a_checkpoint_elsewhere_must_be_named_twice(tmp_path: Path) -> None:
+    """The Trainer says no callback where it reads its checkpoint from."""
+    trainer(tmp_path / "first", SimSMoECallback(FEW), Logger(), 4).train()
+    saved = str(tmp_path / "first/out/checkpoint-4")
+    moved = trainer(tmp_path / "second", SimSMoECallback(FEW), Logger(), 8)
+    with pytest.raises(UserError, match="resume_from_checkpoint=FOLDER"):
+        moved.train(resume_from_checkpoint=saved)
+    callback = SimSMoECallback(FEW)
+    named = trainer(tmp_path / "second", callback, Logger(), 6, resume_from_checkpoint=saved)
+    named.train(resume_from_checkpoint=saved)
+    assert callback.handle is not None
+    assert callback.handle.steps == 6
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path: Path) -> None:
+    made_trainer = trainer(tmp_path, SimSMoECallback(FEW), Logger(), 1)
+    made_trainer.args._n_gpu = 2
+    with pytest.raises(UserError, match=r"2 GPUs of one process.*torchrun"):
+        SimSMoECallback(FEW).on_train_begin(
+            made_trainer.args, made_trainer.state, None, model=made_trainer.model
+        )
+
+
 def test_experts_that_the_trainer_does_not_read_are_not_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,12 +166,23 @@ def test_what_was_not_measured_is_not_claimed() -> None:
             "`--set 'similarity.weight=[[0.2, 0], [0.5, 0.006]]'`",
         ),
         ("calibrated", {"similarity": {"weight": [[0, 0.0]]}}, "`--set similarity.weight`"),
+        (
+            "calibrated",
+            {"similarity": {"weight": [[0.6, 0.0], [0.9, 0.003]]}, "train": {"steps": 1000}},
+            "Similarity learning had not begun at step 500",
+        ),
+        (
+            "calibrated",
+            {"similarity": {"weight": [[0.2, 0.0], [0.9, 0.003]]}, "train": {"steps": 1000}},
+            "raise its weight",
+        ),
     ],
 )
 def test_similar_experts_have_a_remedy(
     base: Findings, similarity: str, settings: dict[str, object], words: str
 ) -> None:
-    subject = base.subject.model_copy(update={"similarity": similarity, "settings": settings})
+    changed = {"similarity": similarity, "settings": settings, "step": 500}
+    subject = base.subject.model_copy(update=changed)
     found = varied(base, 0.6, 0.6, 0.6, 0.6).model_copy(update={"subject": subject})
     assert words in judge(found).advice
 
@@ -182,6 +193,16 @@ def test_each_fault_has_a_remedy_of_its_own(base: Findings) -> None:
     assert judge(good, good).advice == "Nothing has to change."
     dead = varied(base, 0.01, 0.01, 0.01, 0.01, dead=[0])
     assert "--router loss-free" in judge(dead).advice
+    for about, words in (
+        ({"settings": {"moe": {"balance_weight": 0.02}}}, "`--set moe.balance_weight=0.06`"),
+        ({"router": "loss-free"}, "load: a larger `--set"),
+        ({"settings": {"huggingface": {"folder": "/m"}}}, "load: a larger `--set"),
+        ({"kind": "huggingface"}, "`simsmoe pretrain --from FOLDER --set moe.balance_weight=0.03`"),
+    ):
+        subject = dead.subject.model_copy(update=about)
+        advice = judge(dead.model_copy(update={"subject": subject})).advice
+        assert words in advice
+        assert ("--router loss-free" in advice) == ("settings" in about and "moe" in str(about))
     few = good.model_copy(update={"text": good.text.model_copy(update={"rows": 8})})
     assert "`--tokens 4096`" in judge(few).advice
     foreign = good.subject.model_copy(update={"kind": "huggingface"})
@@ -212,3 +233,6 @@ def test_experts_that_nobody_misses_are_too_many() -> None:
     ]
     advice = judge(main.model_copy(update={"layers": layers})).advice
     assert advice.startswith("Try fewer experts (`--set moe.experts=N`): 3 of 12")
+    folder = main.subject.model_copy(update={"settings": {"huggingface": {"folder": "/m"}}})
+    found = main.model_copy(update={"layers": layers, "subject": folder})
+    assert judge(found).advice.startswith("Train it on: 3 of 12")

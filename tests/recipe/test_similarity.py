@@ -91,6 +91,8 @@ def test_contradictions_are_named(overrides: list[str], expected: str) -> None:
             "similarity.check_every: shares of training must ascend within 0..1, got [0.5, 0.5]",
         ),
         ("similarity.weight=[[0, 1], [100, 0]]", "must ascend within 0..1, got [0.0, 100.0]"),
+        ("similarity.weight=0", "similarity.weight: is 0 throughout"),
+        ("similarity.weight=[[0, 0], [1, 0]]", "Set similarity.preset to none"),
         (
             "similarity.measure=cka_linear",
             "similarity.measure: unknown measure 'cka_linear'. Did you mean 'cka-linear'?",
