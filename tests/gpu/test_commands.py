@@ -15,9 +15,11 @@ import torch
 
 from simsmoe_cli.cli import main
 from simsmoe_cli.collapse.report import Report
+from simsmoe_cli.collapse.sources.open_run import open_run
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY
 from simsmoe_cli.recipe.load import dump_recipe
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.sweep.measure import similarity_scores
 from tests.gpu.devices import BOTH, CUDA
 from tests.train import transfer
 from tests.train.test_resume import PAPER_MODEL
@@ -151,6 +153,16 @@ def assert_alike(device: str, path: Path, *arguments: str) -> None:
 
 def test_a_report_says_what_that_of_a_cpu_does(device: str, runs: Path) -> None:
     assert_alike(device, runs / "modern")
+
+
+def test_a_sweep_measures_what_a_cpu_does(device: str, runs: Path, folder: Path) -> None:
+    found = []
+    for where in (device, "cpu"):
+        run = RunDir(runs / "modern")
+        source = open_run(run, data_dir=folder / "data", device=torch.device(where))
+        found.append(similarity_scores(source, batches=2, rows=128)[0])
+    for name in ("cka", "cka_shared", "load_cv", "pearson", "spearman"):
+        assert found[0][name] == pytest.approx(found[1][name], abs=0.05)
 
 
 def test_a_report_of_a_hugging_face_model(device: str, tmp_path: Path) -> None:
