@@ -15,15 +15,15 @@ DocumentsOption = Annotated[
     ),
 ]
 ValidationOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="PATH",
-        help="The validation split: a file, folder or quoted glob.",
+        help="The validation split: one file, folder or quoted glob.",
         rich_help_panel=PANEL,
     ),
 ]
 TestOption = Annotated[
-    str | None, typer.Option(metavar="PATH", help="The test split.", rich_help_panel=PANEL)
+    list[str] | None, typer.Option(metavar="PATH", help="The test split.", rich_help_panel=PANEL)
 ]
 HeldOutOption = Annotated[
     float | None,

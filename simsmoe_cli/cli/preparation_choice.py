@@ -70,6 +70,37 @@ def require_documents(*, documents: bool, given: dict[str, Any], kind: str) -> N
         )
 
 
+def only_one(option: str, given: list[str] | None) -> str | None:
+    """The value of an option that takes one; a UserError for several."""
+    from simsmoe_cli.errors import UserError
+
+    if given and len(given) > 1:
+        raise UserError(
+            "is given twice",
+            where=option,
+            hint="Name one folder, or several files by one quoted glob.",
+        )
+    return given[0] if given else None
+
+
+def require_effect(*, documents: bool, column: str | None, given: dict[str, Any]) -> None:
+    """A UserError for an option that would change nothing about documents."""
+    from simsmoe_cli.errors import UserError
+
+    if documents and column is not None:
+        raise UserError(
+            "has no effect with --documents, where each file is a document",
+            where="--text-column",
+            hint="For JSON lines or parquet leave --documents out.",
+        )
+    if given["held_out"] is not None and given["validation"] and given["test"]:
+        raise UserError(
+            "has no effect where --validation and --test are given",
+            where="--held-out",
+            hint="Leave it out.",
+        )
+
+
 def require_no_tokenizer(tokens: dict[str, Any]) -> None:
     """A UserError for an option that a task would ignore."""
     from simsmoe_cli.errors import UserError
@@ -110,7 +141,7 @@ def output_folder(
         name = safe_name(hub_name(corpus) if is_hub(corpus) else _stem(corpus))
     if name is None:
         name = corpus if corpus in CORPORA else safe_name(default_name(corpus))
-    return data_dir / name
+    return data_dir / (name or "text")
 
 
 def _task_name(task: str) -> str:

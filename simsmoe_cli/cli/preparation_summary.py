@@ -1,5 +1,6 @@
 """Prints what `simsmoe prepare-data` made, what to know about it, and what to do next."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,12 @@ def print_summary(store: TokenStore, data_dir: Path) -> None:
     for warning in manifest.warnings:
         screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     by_name = store.path == data_dir / manifest.name
-    command = f"simsmoe pretrain --set data.corpus={manifest.name if by_name else store.path}"
+    corpus = shlex.quote(f"data.corpus={manifest.name if by_name else store.path}")
+    command = f"simsmoe pretrain --set {corpus}"
     if manifest.tokenizer != "bytes":
         command += f" --set data.tokenizer={manifest.tokenizer}"
     if by_name and data_dir != Path("data"):
-        command += f" --data-dir {data_dir}"
+        command += f" --data-dir {shlex.quote(str(data_dir))}"
     screen.print(f"Next: {command}", soft_wrap=True)
 
 
@@ -84,9 +86,10 @@ def print_task(task: Task, data_dir: Path) -> None:
     for warning in manifest.warnings:
         screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     by_name = task.path == data_dir / manifest.name
-    command = f"simsmoe finetune --from RUN --task {manifest.name if by_name else task.path}"
+    named = shlex.quote(str(manifest.name if by_name else task.path))
+    command = f"simsmoe finetune --from RUN --task {named}"
     if by_name and data_dir != Path("data"):
-        command += f" --data-dir {data_dir}"
+        command += f" --data-dir {shlex.quote(str(data_dir))}"
     screen.print(f"Next: {command}", soft_wrap=True)
 
 

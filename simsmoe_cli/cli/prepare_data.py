@@ -17,8 +17,10 @@ from simsmoe_cli.cli.document_options import (
 from simsmoe_cli.cli.options import DATA_DIR, DataDirOption, JsonOption, console, print_json
 from simsmoe_cli.cli.preparation_choice import (
     kind_of_input,
+    only_one,
     output_folder,
     require_documents,
+    require_effect,
     require_no_tokenizer,
     source_of_data_set,
 )
@@ -139,8 +141,8 @@ def prepare_data(
         "vocab_from": vocab_from,
     }
     own = {
-        "validation": validation,
-        "test": test,
+        "validation": only_one("--validation", validation),
+        "test": only_one("--test", test),
         "held_out": held_out,
         "end_token": end_token,
         "jobs": jobs,
@@ -148,6 +150,8 @@ def prepare_data(
     kind = kind_of_input(corpus, columns, documents=documents)
     if kind != "documents":
         require_documents(documents=documents, given=own, kind=kind)
+    else:
+        require_effect(documents=documents, column=text_column, given=own)
     folder = output_folder(corpus, name, out, data_dir, kind)
     if kind == "documents":
         own["source"] = source_of_data_set(corpus, source)

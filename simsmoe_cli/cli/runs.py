@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,7 +52,8 @@ def list_runs(
                 f"{'--tag' if tag is not None else '--json'} is for the list of runs",
                 hint=f"Leave it out, or leave out {context.invoked_subcommand}.",
             )
-        context.default_map = {context.invoked_subcommand: {"runs_dir": runs_dir}}
+        if _given(context):
+            context.obj = runs_dir
         return
     from simsmoe_cli.monitor.state.runs import find_runs
     from simsmoe_cli.run.folder import RunDir
@@ -70,6 +72,18 @@ def list_runs(
             f"no runs in {runs_dir}; train one: simsmoe pretrain --recipe quickstart",
             soft_wrap=True,
         )
+
+
+def _given(context: typer.Context) -> bool:
+    """Whether --runs-dir is on the command line, and not from the environment or left out."""
+    source = context.get_parameter_source("runs_dir")
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _folder(context: typer.Context, runs_dir: Path) -> Path:
+    """The folder of runs of a subcommand: its own option, or else the one before it."""
+    before = context.obj
+    return before if isinstance(before, Path) and not _given(context) else runs_dir
 
 
 def _facts(run: "RunSummary", tags: list[str]) -> dict[str, Any]:
@@ -136,15 +150,18 @@ def _print(shown: list[dict[str, Any]]) -> None:
 
 
 def remove(
+    context: typer.Context,
     names: SomeRuns,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Delete runs, with their checkpoints and reports; asks first."""
     from simsmoe_cli.run.find import find_runs_named
-    from simsmoe_cli.run.manage import delete, size_bytes
+    from simsmoe_cli.run.manage import delete, require_begun, size_bytes
 
-    found = find_runs_named(names, runs_dir)
+    found = find_runs_named(names, _folder(context, runs_dir))
+    for run in found:
+        require_begun(run)
     screen = console()
     for run in found:
         screen.print(f"{run.path}  {in_bytes(size_bytes(run.path))}", soft_wrap=True)
@@ -160,6 +177,7 @@ def remove(
 
 
 def rename(
+    context: typer.Context,
     run: RunArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
     runs_dir: RunsDirOption = RUNS_DIR,
@@ -168,12 +186,13 @@ def rename(
     from simsmoe_cli.run.find import find_run
     from simsmoe_cli.run.manage import rename as rename_run
 
-    before = find_run(run, runs_dir)
+    before = find_run(run, _folder(context, runs_dir))
     after = rename_run(before, name)
     console().print(f"{before.path} is now {after.path}", soft_wrap=True)
 
 
 def tag(
+    context: typer.Context,
     run: RunArgument,
     tags: Annotated[
         list[str] | None, typer.Argument(metavar="[TAG]...", help="Words to find it by.")
@@ -188,7 +207,7 @@ def tag(
     from simsmoe_cli.run.find import find_run
     from simsmoe_cli.run.tags import change_tags, read_tags
 
-    found = find_run(run, runs_dir)
+    found = find_run(run, _folder(context, runs_dir))
     missing = sorted(set(remove_tags or ()) - set(read_tags(found)))
     if missing:
         raise UserError(

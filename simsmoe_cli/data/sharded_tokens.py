@@ -22,7 +22,7 @@ def allow_open_files(count: int) -> None:
     """Raise this process's limit of open files, as far as the system lets it, for a store of so
     many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + SPARE_FILES
+    wanted = 2 * count + SPARE_FILES  # each is open to be read, and mapped
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and wanted > soft:

@@ -57,9 +57,19 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def move(file: Path, path: Path) -> None:
-    """Sync a file and give it another name in the same file system, replacing what is there."""
+    """Sync a file and give it another name, replacing what is there.
+
+    Into another file system it is copied: whole, or not at all.
+    """
     sync(file)
-    os.replace(file, path)
+    try:
+        os.replace(file, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with whole_file(path) as copied:
+            shutil.copyfile(file, copied)
+        file.unlink()
     sync(path.parent)
 
 
@@ -144,7 +154,12 @@ def place_folder(folder: Path, path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         old = _beside(path, OLD)
         path.rename(old)
-    os.replace(folder, path)
+    try:
+        os.replace(folder, path)
+    except OSError:
+        if old is not None:
+            old.rename(path)
+        raise
     sync(path.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)

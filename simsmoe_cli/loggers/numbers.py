@@ -55,8 +55,9 @@ def numbers_of(event: Event, labels: Sequence[str]) -> dict[str, float]:
         found = {f"{split}/{name}": event.get(name) for name in SCORED}
     elif event["kind"] == "router":
         layers = event.get("layers", [])
-        dead = [len(layer.get("dead") or []) for layer in layers]
-        found = {"load/dead_experts": sum(dead)}
+        dead = [one for layer in layers if (one := layer.get("dead")) is not None]
+        known = len(dead) == len(layers)  # None: too few slots to judge
+        found = {"load/dead_experts": sum(len(one) for one in dead) if known else None}
         found |= _by_layer("load_cv", layers, "load_cv", labels)
         found |= _over_layers("load", "cv_mean", "cv_worst", layers, "load_cv", "load_cv")
     elif event["kind"] == "similarity":

@@ -8,6 +8,7 @@ from pathlib import Path
 from simsmoe_cli.errors import DataError, UserError
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.names import check_name
+from simsmoe_cli.run.find import is_run
 from simsmoe_cli.run.folder import RunDir
 
 
@@ -23,14 +24,25 @@ def size_bytes(folder: Path) -> int:
     return total
 
 
+def require_begun(run: RunDir) -> None:
+    """Raise a UserError for a folder that may be something else, though it has a run's parts."""
+    if not is_run(run.path):
+        raise DataError(
+            "this may not be a run: it has neither events.jsonl nor recipe.yaml",
+            where=str(run.path),
+            hint="Delete or rename it yourself if it is one.",
+        )
+
+
 def rename(run: RunDir, name: str) -> RunDir:
     """Give a run another name in its folder of runs.
 
     Raises:
-        UserError: the name cannot be one or is taken, another process writes to the run, or the
-            system refuses.
+        UserError: it is no run, the name cannot be one or is taken, another process writes to the
+            run, or the system refuses.
     """
     check_name(name, where="NAME")
+    require_begun(run)
     new = run.path.parent / name
     if os.path.lexists(new):
         raise UserError(
@@ -48,8 +60,9 @@ def delete(run: RunDir) -> None:
     """Delete a run; of a link to one, only the link.
 
     Raises:
-        UserError: another process writes to the run, or the system refuses.
+        UserError: it is no run, another process writes to it, or the system refuses.
     """
+    require_begun(run)
     try:
         if run.path.is_symlink():
             run.path.unlink()

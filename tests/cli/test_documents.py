@@ -112,6 +112,17 @@ def test_a_run_on_documents_is_opened_by_every_command(
         (["texts", "--source", "x"], EXIT_USAGE, "--source: the path of the documents already"),
         (["own.yaml", "--jobs", "2"], EXIT_USAGE, "--jobs: is for documents"),
         (["pystdlib", "--held-out", "0.1"], EXIT_USAGE, "--held-out: is for documents"),
+        (
+            ["texts", "--documents", "--text-column", "a"],
+            EXIT_USAGE,
+            "--text-column: has no effect",
+        ),
+        (["texts", "--test", "a", "--test", "b"], EXIT_USAGE, "--test: is given twice"),
+        (
+            ["texts", "--test", "a", "--validation", "b", "--held-out", "0.1"],
+            EXIT_USAGE,
+            "--held-out: has no effect where",
+        ),
         (["texts", "--text-column", "txt", "--name", "b"], EXIT_DATA, "Did you mean 'text'?"),
         (["texts/*.parquet", "--text-column", "text"], EXIT_DATA, "matches no file"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,16 @@ def test_the_summary_says_what_was_made_and_what_to_do_next(here: Path, simsmoe:
     again = simsmoe("prepare-data", "own.txt", "--tokenizer", "words")
     assert again.returncode == 0
     assert again.stdout.splitlines()[0] == "Already prepared, nothing changed: own in data/own"
+
+
+def test_names_that_need_care(here: Path, simsmoe: Command) -> None:
+    """One that a folder cannot have, and one that a shell would take apart."""
+    (here / "own.txt").rename(here / "auto.txt")
+    done = simsmoe("prepare-data", "auto.txt")
+    assert done.stdout.splitlines()[0] == "Prepared text in data/text"
+    done = simsmoe("prepare-data", "auto.txt", "--name", "my notes", "--data-dir", "a b")
+    words = shlex.split(done.stdout.splitlines()[-1].removeprefix("Next: "))
+    assert words[2:] == ["--set", "data.corpus=my notes", "--data-dir", "a b"]
 
 
 def test_preparing_is_not_silent(

@@ -114,3 +114,33 @@ def test_an_option_of_the_list_is_not_silently_ignored(
     assert main.run(["runs", "--tag", "x", "rm", "sim", "--yes", "--runs-dir", str(runs)]) == 2
     assert "--tag is for the list of runs" in capsys.readouterr().err
     assert "sim" in names(runs)
+
+
+def test_the_folder_before_a_command_counts_more_than_the_environment(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    made_run(other / "sim", bpc=2.0)
+    monkeypatch.setenv("SIMSMOE_RUNS", str(other))
+    before = ["runs", "--runs-dir", str(runs)]
+    assert main.run([*before, "tag", "sim", "here"]) == 0
+    assert main.run([*before, "rename", "sim", "new"]) == 0
+    assert main.run([*before, "rm", "new", "--yes"]) == 0
+    assert names(runs) == ["plain", "test-1"]
+    assert main.run(["runs", "rm", "sim", "--yes"]) == 0
+    assert names(other) == []
+    made_run(other / "sim", bpc=2.0)
+    assert main.run([*before, "rm", "sim", "--yes", "--runs-dir", str(other)]) == 0
+    assert names(other) == []
+
+
+def test_a_project_with_a_folder_named_best_is_not_deleted(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "project/best").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for words in (["rm", "plain", "project", "--yes"], ["rename", "project", "new"]):
+        assert main.run(["runs", *words, "--runs-dir", str(runs)]) == 3
+        assert "may not be a run" in capsys.readouterr().err
+    assert (tmp_path / "project/best").is_dir()
+    assert names(runs) == ["plain", "sim", "test-1"]

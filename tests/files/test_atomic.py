@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,40 @@ def test_a_partial_has_the_name_that_a_user_knows(tmp_path: Path) -> None:
     with atomic.whole_folder(tmp_path / "re.port") as partial:
         assert atomic.as_named(f"{partial}/a.png") == f"{tmp_path}/re.port/a.png"
         assert atomic.as_named(f"{tmp_path}/.hidden/x") == f"{tmp_path}/.hidden/x"
+
+
+def other_file_system(here: Path) -> Path:
+    """A new folder in another file system than `here`; its parent is to be deleted."""
+    there = Path("/dev/shm")
+    if not there.is_dir() or there.stat().st_dev == here.stat().st_dev:
+        pytest.skip("there is no second file system here")
+    return Path(tempfile.mkdtemp(dir=there))
+
+
+def test_a_file_is_moved_into_another_file_system(tmp_path: Path) -> None:
+    there = other_file_system(tmp_path)
+    try:
+        (tmp_path / "a").write_text("new")
+        (there / "b").write_text("old")
+        atomic.move(tmp_path / "a", there / "b")
+        assert (there / "b").read_text() == "new"
+        assert names(there) == ["b"]
+        assert names(tmp_path) == []
+    finally:
+        shutil.rmtree(there)
+
+
+def test_a_folder_that_cannot_be_placed_leaves_the_old_one(tmp_path: Path) -> None:
+    there = other_file_system(tmp_path)
+    try:
+        (there / "old").mkdir()
+        (there / "old/a").write_text("old")
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new/a").write_text("new")
+        with pytest.raises(OSError, match="cross-device"):
+            atomic.place_folder(tmp_path / "new", there / "old")
+        assert names(there) == ["old"]
+        assert (there / "old/a").read_text() == "old"
+        assert (tmp_path / "new/a").read_text() == "new"
+    finally:
+        shutil.rmtree(there)

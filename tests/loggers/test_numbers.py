@@ -47,6 +47,14 @@ def test_layers_have_their_mean_and_worst_under_the_model_s_own_numbers() -> Non
     }
 
 
+def test_dead_experts_are_left_out_while_they_are_too_few_slots_to_judge() -> None:
+    layers: list[Any] = [{"layer": 0, "dead": [1]}, {"layer": 1, "dead": None}]
+    router: Any = {"kind": "router", "step": 0, "layers": layers}
+    assert "load/dead_experts" not in numbers_of(router, [])
+    layers[1]["dead"] = []
+    assert numbers_of(router, [])["load/dead_experts"] == 1.0
+
+
 @pytest.mark.parametrize("layers", [1, MOST_LAYERS, 1000])
 def test_the_number_of_names_is_bounded(layers: int) -> None:
     many = [{"layer": index, "mean": 0.1, "highest": 0.2} for index in range(layers)]

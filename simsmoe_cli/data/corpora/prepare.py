@@ -27,7 +27,7 @@ from simsmoe_cli.data.prepared import kept
 from simsmoe_cli.data.store import CORPUS, Manifest, Settings, SourceInfo, TokenStore
 from simsmoe_cli.data.tokenizers.huggingface import HuggingFaceTokenizer, open_given
 from simsmoe_cli.data.tokenizers.names import TOKENIZERS
-from simsmoe_cli.errors import UserError, nearest, printable
+from simsmoe_cli.errors import DataError, UserError, nearest, printable
 from simsmoe_cli.files.atomic import whole_folder
 from simsmoe_cli.registry import CORPORA, TASKS, load
 
@@ -87,6 +87,7 @@ def prepare(
             sha256 = hashlib.sha256(given_tokenizer.dump()).hexdigest()
             settings = settings.model_copy(update={"vocab_from": sha256})
         if lender:
+            _require_running_text(lender)
             settings = lent_settings(
                 lender.manifest, asked=settings, unasked=tokenizer_settings(known)
             )
@@ -123,6 +124,18 @@ def prepare(
             prepared = TokenStore.open(out)
             prepared.built = True
             return prepared
+
+
+def _require_running_text(lender: TokenStore) -> None:
+    """Raise a UserError for a tokenizer with a token that ends documents, which running text has
+    none of; a Hugging Face tokenizer has it in any case."""
+    if lender.tokenizer.end_id is not None and lender.manifest.tokenizer != "huggingface":
+        raise DataError(
+            f"the tokenizer of {lender.manifest.name} has a token that ends documents, and this is "
+            "one running text",
+            where="--vocab-from",
+            hint="Prepare documents as well (--documents), or name a corpus of running text.",
+        )
 
 
 def _known(corpus: str, source: str | None) -> Corpus | None:

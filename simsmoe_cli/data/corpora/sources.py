@@ -83,7 +83,8 @@ def _from_files(corpus: Corpus | None, located: Located, files: list[Path]) -> S
             hint="Text is UTF-8; a single file of any content can be named itself.",
         )
     source = Source(located, deal(base, texts))
-    left_out = [path.relative_to(base).as_posix() for path in files if path not in set(texts)]
+    taken = set(texts)
+    left_out = [path.relative_to(base).as_posix() for path in files if path not in taken]
     if left_out:
         names = listed(left_out, MOST_SHOWN)
         source.warnings.append(f"{counted(len(left_out), 'file')} without text left out: {names}")

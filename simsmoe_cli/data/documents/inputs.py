@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from simsmoe_cli.data.documents.read import Batch, Kind, read_lines, read_parquet, read_text
-from simsmoe_cli.data.io.archives import COMPRESSED
+from simsmoe_cli.data.io.archives import COMPRESSED, is_archive, some_names
 from simsmoe_cli.data.io.download import Progress, is_url, url_name
 from simsmoe_cli.data.io.locate import Located, is_glob, locate, matches, user_path, walk
 from simsmoe_cli.errors import DataError, listed
@@ -110,8 +110,8 @@ def kind_of(name: str) -> Kind | None:
 def holds_documents(given: str, *, json_files: bool) -> bool:
     """Whether a path, glob or URL names JSON lines or parquet, judging by names.
 
-    A folder does if they are at least as many as its other files, notes (.md, or no suffix) left
-    out, so that a folder of code with a table in it is still text.
+    A folder or an archive does if they are at least as many as its other files, notes (.md, or no
+    suffix) left out, so that a folder of code with a table in it is still text.
 
     Args:
         given: as the user gave it.
@@ -124,7 +124,7 @@ def holds_documents(given: str, *, json_files: bool) -> bool:
             json_files or ".json" not in PurePath(name.lower()).suffixes
         )
 
-    def mostly(paths: Iterable[Path]) -> bool:
+    def mostly(paths: Iterable[PurePath]) -> bool:
         names = [path.name for path in paths if path.suffix.lower() not in ("", ".md")]
         found = sum(map(counts, names))
         return found > 0 if json_files else 0 < len(names) <= 2 * found
@@ -136,6 +136,8 @@ def holds_documents(given: str, *, json_files: bool) -> bool:
     path = user_path(given)
     if path.is_dir():
         return mostly(walk(path))
+    if is_archive(path) and path.is_file():
+        return mostly(map(PurePath, some_names(path)))
     return counts(path.name)
 
 
@@ -182,7 +184,8 @@ def find_inputs(
     chosen = _one_kind(kinds, given)
     for path in sorted(chosen, key=located.name):
         found.files.append(_input(path, kinds[path] or "plain text", split, located))
-    if rest := [located.name(path) for path in paths if path not in chosen]:
+    taken = set(chosen)
+    if rest := [located.name(path) for path in paths if path not in taken]:
         found.warnings.append(
             f"{len(rest)} files of other kinds were left out: {listed(rest, MOST_SHOWN)}"
         )

@@ -234,16 +234,24 @@ def _write(
     rules = documents.rules(inputs)
     unfinished = Unfinished(out)
     sha256 = "" if lent is None else hashlib.sha256(lent.dump()).hexdigest()
-    plan = Plan(settings=settings, tokenizer=sha256, files=identities(inputs.files))
+    plan = Plan(
+        settings=settings,
+        tokenizer=sha256,
+        drawn=list(rules.drawn),
+        files=identities(inputs.files),
+    )
     notes = unfinished.begin(plan, force=force)
     with unfinished.kept():
         tokenizer = lent or _fitted(settings, unfinished, inputs.files, rules, report)
         content = tokenizer.dump()
+        if notes and unfinished.tokenizer(tokenizer.file_name) != content:
+            notes = unfinished.begin_anew(plan)  # its shards have other ids
         write_whole(unfinished.store / tokenizer.file_name, content)
         if jobs is None:
             usable = getattr(os, "sched_getaffinity", None)
             cores = len(usable(0)) if usable else os.cpu_count() or 1
-            jobs = max(1, min(cores, inputs.size // BYTES_PER_JOB))
+            streamed = not inputs.size
+            jobs = cores if streamed else max(1, min(cores, inputs.size // BYTES_PER_JOB))
         notes += write_shards(unfinished, notes, inputs.files, rules, tokenizer, jobs, report)
     try:
         splits = {split: _split_info(split, notes, inputs.given, rules) for split in SPLITS}
@@ -282,9 +290,10 @@ def _fitted(
     rules: Rules,
     report: Progress,
 ) -> Tokenizer:
-    """The tokenizer of the documents; that of an interrupted preparation, if there is one."""
+    """The tokenizer of the documents; that of an interrupted preparation of the same files, if
+    there is one."""
     kind = tokenizer_class(settings.tokenizer)
-    content = unfinished.tokenizer(kind.file_name)
+    content = None if unfinished.other_files else unfinished.tokenizer(kind.file_name)
     return fit(settings, files, rules, report) if content is None else kind.load(content)
 
 

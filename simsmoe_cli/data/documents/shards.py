@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -98,8 +99,8 @@ def write_shards(
         The shards written; each is noted as soon as it is whole.
     """
     places = {id(file): place for place, file in enumerate(files)}
-    before = [sum(file.size for file in files[:place]) for place in range(len(files))]
-    total = sum(file.size for file in files) or None
+    *before, size = itertools.accumulate((file.size for file in files), initial=0)
+    total = size or None
     made: list[ShardNote] = []
 
     def note(shard: _ShardWriter, file: Input, batch: Batch) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
@@ -64,6 +65,7 @@ class Plan(Facts):
 
     settings: Settings
     tokenizer: str
+    drawn: list[str]
     files: list[list[str | int]]
 
 
@@ -72,11 +74,14 @@ class Unfinished:
 
     Attributes:
         store: the folder that becomes the store.
+        other_files: whether the interrupted preparation read other files.
     """
 
     def __init__(self, out: Path):
-        self._out = out
-        self._folder = out.parent / f".{out.name}.unfinished"
+        # Of a link beside what it leads to, which may be in another file system.
+        self._out = Path(os.path.realpath(out))
+        self.other_files = False
+        self._folder = self._out.parent / f".{self._out.name}.unfinished"
         self._notes = self._folder / "notes"
         self.store = self._folder / "store"
 
@@ -93,10 +98,8 @@ class Unfinished:
         """
         before = self._read_plan()
         notes = self._usable(before, plan) if before is not None else []
-        if before is not None and (before.settings, before.tokenizer) != (
-            plan.settings,
-            plan.tokenizer,
-        ):
+        self.other_files = before is not None and before.files != plan.files
+        if before is not None and _about(before) != _about(plan):
             if notes and not force:
                 raise self._other(before, plan)
             notes = []
@@ -109,6 +112,11 @@ class Unfinished:
                 note.unlink()
         self._write(self._folder / "plan.json", plan)
         return notes
+
+    def begin_anew(self, plan: Plan) -> list[ShardNote]:
+        """Begin without the finished shards; returns none."""
+        self.drop()
+        return self.begin(plan, force=True)
 
     def tokenizer(self, file: str) -> bytes | None:
         """The content of the tokenizer's file of an interrupted preparation; None: none yet."""
@@ -190,10 +198,23 @@ class Unfinished:
         ]
         return DataError(
             "an interrupted preparation with other settings is there: "
-            + ("; ".join(differing) or "the tokenizer was another"),
+            + ("; ".join(differing) or _otherwise(before, plan)),
             where=str(self._folder),
             hint="Run it with those settings to go on, or add --force to drop it.",
         )
+
+
+def _about(plan: Plan) -> tuple[Any, ...]:
+    """What a preparation must have in common with the one that goes on with it."""
+    return plan.settings, plan.tokenizer, plan.drawn
+
+
+def _otherwise(before: Plan, plan: Plan) -> str:
+    """What differs where the settings do not."""
+    if before.tokenizer != plan.tokenizer:
+        return "the tokenizer was another"
+    drawn = " and ".join(before.drawn) or "no split"
+    return f"{drawn} was drawn from the documents, now {' and '.join(plan.drawn) or 'none'}"
 
 
 def packed(state: Any) -> str:

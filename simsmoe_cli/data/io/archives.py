@@ -20,7 +20,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, cast
 
 from simsmoe_cli.data.io.xz import XzFile
@@ -230,6 +230,22 @@ def read_members(
         for name, chunks in _members(archive, limit):
             if wanted(name):
                 yield name, b"".join(chunks)
+
+
+def some_names(archive: Path) -> list[str]:
+    """Names of files in an archive, by which to judge what it holds; none if it cannot be read.
+
+    Of a tape it is the first file that is no note (.md, or no suffix), since the names of the
+    others are found by unpacking all.
+    """
+    with contextlib.suppress(UserError, OSError), clear_damage(archive):
+        if archive.suffix.lower() == ".zip":
+            with zipfile.ZipFile(archive) as bundle:
+                return [info.filename for info in bundle.infolist() if not info.is_dir()]
+        for name, _ in _members(archive, None):
+            if PurePath(name).suffix.lower() not in ("", ".md"):
+                return [name]
+    return []
 
 
 def _members(archive: Path, limit: int | None) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -168,7 +168,8 @@ def _places(layout: Layout, base: Path, *, deep: bool) -> list[dict[str, Path]]:
     places: dict[Path, dict[str, Path]] = {}
     if layout.kind == "folders":
         first = next(iter(layout.labels))
-        tops = {path.parents[1] for path in base.rglob(first) if path.is_dir()} if deep else set()
+        below = [path for path in base.rglob(first) if path.is_dir()] if deep else []
+        tops = {path.parents[1] for path in below if len(path.parents) > 1}  # else above "."
         for top in tops:
             places[top] = {
                 split: top / file.name

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -113,7 +114,7 @@ def prepare_task(
                     return existing
                 with whole_folder(out, replace=True) as partial:
                     for file in built.iterdir():
-                        file.rename(partial / file.name)
+                        shutil.move(file, partial / file.name)  # of a link, on another disk
                     (partial / TASK.manifest).write_text(manifest_text(manifest), encoding="utf-8")
             prepared = Task.open(out)
             prepared.built = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,25 @@ def test_a_folder_of_documents_is_told_from_one_of_text(
     for given in (str(tmp_path), f"{tmp_path}/*"):
         assert holds_documents(given, json_files=False) == plainly
         assert holds_documents(given, json_files=True) == by_column
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])
+def test_an_archive_of_documents_is_told_from_one_of_text(tmp_path: Path, ending: str) -> None:
+    for kind, documents in (("jsonl", True), ("txt", False)):
+        archive = tmp_path / f"{kind}{ending}"
+        names = ["README.md", f"a.{kind}", f"b.{kind}"]
+        if ending == ".zip":
+            with zipfile.ZipFile(archive, "w") as bundle:
+                for name in names:
+                    bundle.writestr(name, '{"text": "a"}')
+        else:
+            with tarfile.open(archive, "w:gz" if ending == ".tar.gz" else "w") as tape:
+                for name in names:
+                    (tmp_path / name).write_text('{"text": "a"}')
+                    tape.add(tmp_path / name, name)
+        assert holds_documents(str(archive), json_files=False) == documents
+        archive.write_bytes(archive.read_bytes()[:50])  # damaged: whoever reads it says so
+        assert not holds_documents(str(archive), json_files=False)
 
 
 def test_urls_and_globs_are_judged_without_looking() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import json
 import lzma
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simsmoe_cli.data.corpora.prepare import prepare
 from simsmoe_cli.data.documents import encode, shards
+from simsmoe_cli.data.documents import prepare as preparing
+from simsmoe_cli.data.documents.inputs import Inputs
 from simsmoe_cli.data.documents.prepare import Documents, prepare_documents
 from simsmoe_cli.data.io import archives
 from simsmoe_cli.data.store import TokenStore
 from simsmoe_cli.errors import EXIT_DATA, EXIT_USAGE, UserError
 from tests.data.documents.given import SPLITS, documents_in, some_texts, write_lines
+from tests.files.test_atomic import other_file_system
 
 TEXTS = {"a.jsonl.gz": some_texts(130, 1), "b/c.jsonl": some_texts(90, 2)}
 ALL = [text for texts in TEXTS.values() for text in texts]
@@ -219,6 +224,95 @@ def test_held_out_documents_can_be_given(folder: Path, tmp_path: Path) -> None:
     assert one["valid"] == TEXTS["b/c.jsonl"]
     assert sorted(one["train"] + one["test"]) == sorted(TEXTS["a.jsonl.gz"])
     assert len(one["test"]) in (6, 7)
+
+
+def stopped(given: Documents, out: Path, **settings: Any) -> None:
+    """A preparation that is interrupted after some shards."""
+
+    def stop(stage: str, done: int, total: int | None) -> None:
+        if stage == "encode" and done > 13_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_documents(given, out, on_progress=stop, **settings)
+    assert any((out.parent / f".{out.name}.unfinished/notes").iterdir())
+
+
+def test_a_split_that_is_given_after_an_interruption_is_not_drawn(
+    folder: Path, tmp_path: Path
+) -> None:
+    write_lines(tmp_path / "valid.jsonl", some_texts(20, 5))
+    given = Documents(str(folder), validation=str(tmp_path / "valid.jsonl"))
+    out = tmp_path / "data" / "own"
+    stopped(Documents(str(folder)), out)
+    error = refusal(folder, out, validation=given.validation)
+    assert "valid and test was drawn from the documents, now test" in error.what
+    found = prepare_documents(given, out, force=True)
+    undisturbed = prepare_documents(given, tmp_path / "undisturbed" / "own")
+    assert documents_in(found) == documents_in(undisturbed)
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "chars", "words"])
+def test_a_file_that_is_added_after_an_interruption_is_in_the_vocabulary(
+    folder: Path, tmp_path: Path, tokenizer: str
+) -> None:
+    out = tmp_path / "data" / "own"
+    stopped(Documents(str(folder)), out, tokenizer=tokenizer)
+    write_lines(folder / "d.jsonl", ["QXZ ß quite other words"] * 50)
+    found = prepare_documents(Documents(str(folder)), out, tokenizer=tokenizer)
+    undisturbed = prepare_documents(
+        Documents(str(folder)), tmp_path / "undisturbed" / "own", tokenizer=tokenizer
+    )
+    assert content(found.path) == content(undisturbed.path)
+
+
+def test_a_store_that_is_a_link_to_another_disk_is_prepared_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    there = other_file_system(tmp_path)
+    try:
+        out = tmp_path / "data" / "own"
+        out.parent.mkdir()
+        out.symlink_to(there)
+        made = prepare_documents(Documents(str(folder)), out)
+        assert made.manifest.name == "own"
+        assert sum(map(len, documents_in(made).values())) == len(ALL)
+        write_lines(folder / "b" / "c.jsonl", some_texts(30, 9))
+        again = prepare_documents(Documents(str(folder)), out, force=True)
+        assert sum(map(len, documents_in(again).values())) == 130 + 30
+        assert out.is_symlink()
+    finally:
+        shutil.rmtree(there)
+
+
+def test_running_text_does_not_take_a_tokenizer_of_documents(folder: Path, tmp_path: Path) -> None:
+    lender = prepare_documents(Documents(str(folder)), tmp_path / "docs")
+    (tmp_path / "notes.txt").write_text("abcde " * 500)
+    with pytest.raises(UserError, match="has a token that ends documents") as caught:
+        prepare(str(tmp_path / "notes.txt"), tmp_path / "notes", vocab_from=lender.path)
+    assert caught.value.where == "--vocab-from"
+    assert not (tmp_path / "notes").exists()
+
+
+def test_every_core_encodes_what_is_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is not known before."""
+    asked: list[int] = []
+
+    def refuse(*given: Any) -> Any:
+        asked.append(given[5])
+        raise KeyboardInterrupt
+
+    write_lines(tmp_path / "a.jsonl", some_texts(30))
+    monkeypatch.setattr(preparing, "write_shards", refuse)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)), raising=False)
+    for size in (None, 0):
+        if size is not None:
+            monkeypatch.setattr(Inputs, "size", size)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_documents(Documents(str(tmp_path / "a.jsonl")), tmp_path / "out")
+    assert asked == [1, 7]
 
 
 @pytest.mark.parametrize("ending", ["bz2", "xz", "zst"])

@@ -152,6 +152,15 @@ def test_a_part_of_a_task_is_prepared_with_a_warning(some_reviews: Path, tmp_pat
     assert folders.manifest.fingerprint == lines.manifest.fingerprint
 
 
+def test_a_folder_inside_that_of_a_task_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in ("neg", "pos"):
+        (tmp_path / "aclImdb/train" / label).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "aclImdb/train")
+    assert "no files of imdb there" in failure("imdb", Path(), tmp_path / "out")
+
+
 def test_the_beginning_of_a_published_file_is_a_part_of_the_task(
     data: Path, tmp_path: Path
 ) -> None:
