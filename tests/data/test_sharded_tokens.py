@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 import xxhash
 
-from simsmoe_cli.data.sharded_tokens import ShardedTokens
+from simsmoe_cli.data.sharded_tokens import SPARE_FILES, ShardedTokens, allow_open_files
 from simsmoe_cli.data.split_tokens import CHUNK_BYTES, ChunkSums, Expected, SplitTokens
 from simsmoe_cli.data.streams import TrainStreams, evaluation_blocks
 from simsmoe_cli.errors import UserError
@@ -118,3 +119,22 @@ def test_positions_beyond_2_to_the_32(tmp_path: Path) -> None:
     assert 0 <= begin < streams.block
     assert inputs[0, begin : begin + 40].tolist() == list(range(40))[: streams.block - begin]
     assert targets[0, begin - 1].item() == 0
+
+
+def test_there_is_room_for_all_descriptors_of_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("open files cannot be counted here")
+    before = len(list(descriptors.iterdir()))
+    shards = [shard(tmp_path / str(n), np.arange(5, dtype=np.uint8)) for n in range(20)]
+    each = (len(list(descriptors.iterdir())) - before) / len(shards)
+    assert each >= 1
+    limits: list[tuple[int, int]] = []
+    hard = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    allow_open_files(1000)
+    assert limits == [(limits[0][0], hard)]
+    assert limits[0][0] >= 1000 * each + SPARE_FILES
