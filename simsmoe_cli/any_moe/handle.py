@@ -37,6 +37,7 @@ from simsmoe_cli.errors import UserError, printable
 from simsmoe_cli.recipe.schedule import value_at
 from simsmoe_cli.recipe.similarity import SimilaritySettings
 from simsmoe_cli.run.events import RunStarted
+from simsmoe_cli.run.layer_labels import layer_labels
 
 Finder = Callable[[nn.Module], Sequence[ExpertLayer]]
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -352,6 +353,7 @@ class Handle:
             "device": str(parameter.device),
             "precision": str(parameter.dtype).removeprefix("torch."),
         }
+        event["layer_labels"] = layer_labels([attached.layer.name for attached in self.layers])
         if self._total_steps is not None:
             event["total_steps"] = self._total_steps
         if self.model_folder is not None:

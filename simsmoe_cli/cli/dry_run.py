@@ -61,7 +61,10 @@ def show_pretraining(
     if resume is None:
         recipe, pretrained = starting_point(recipe_name, overrides, source, data_dir, runs_dir)
     else:
-        plan = plan_training(recipe_name, overrides, runs_dir, name, resume, source, data_dir)
+        processes = cluster.size if cluster else None
+        plan = plan_training(
+            recipe_name, overrides, runs_dir, name, resume, source, data_dir, processes
+        )
         recipe, pretrained = plan.recipe, plan.pretrained
         if recipe.huggingface.used and pretrained is None:
             raise UserError(

@@ -33,7 +33,7 @@ SplitOption = Annotated[
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        help="Another prepared corpus: its folder.",
+        help="Another prepared corpus: its name or folder.",
         metavar="STORE",
         autocompletion=complete_corpora,
     ),

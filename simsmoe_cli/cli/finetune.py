@@ -115,6 +115,7 @@ def finetune(
         runs_dir=where.runs_dir,
         name=where.name,
         resume=where.resume,
+        ranks=cluster.size if cluster else None,
     )
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_finetuning

@@ -1,5 +1,6 @@
 """`simsmoe monitor`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,6 +100,13 @@ def monitor(
                 where="--serve" if serve else "--json",
                 hint="Its results.json has the numbers, its results.html the page.",
             )
+        for flag, given in (
+            ("--load-cv-above", load_cv_above != Thresholds.load_cv_above),
+            ("--cka-above", cka_above != Thresholds.cka_above),
+            ("--silent-after", silent_after is not None),
+        ):
+            if given:
+                raise UserError("a sweep has no alerts", where=flag, hint="Name one of its runs.")
         _watch_sweep(sweep, interval, once=once)
     elif once or json:
         _print(names, runs_dir, thresholds, json)
@@ -122,9 +130,9 @@ def _print(names: list[str], runs_dir: Path, thresholds: "Thresholds", json: boo
     from simsmoe_cli.monitor.json_snapshot import read, snapshot
     from simsmoe_cli.monitor.once import picture
     from simsmoe_cli.monitor.state.runs import find_runs
-    from simsmoe_cli.run.find import find_folder
+    from simsmoe_cli.run.find import find_folder, names_of
 
-    paths = [find_folder(name, runs_dir) for name in names]
+    paths = _each_once(find_folder(name, runs_dir) for name in names)
     if not paths:
         found = find_runs(runs_dir)
         if not found:
@@ -134,7 +142,9 @@ def _print(names: list[str], runs_dir: Path, thresholds: "Thresholds", json: boo
                 hint="Train one by `simsmoe pretrain`, or point --runs-dir at a folder of runs.",
             )
         paths = [found[0].path]
-    seen = [read(path, thresholds) for path in paths]
+    seen = [
+        read(path, thresholds, name=name) for path, name in zip(paths, names_of(paths), strict=True)
+    ]
     if json:
         print_json(snapshot(seen))
         return
@@ -148,6 +158,11 @@ def _print(names: list[str], runs_dir: Path, thresholds: "Thresholds", json: boo
         if not color:
             line.rstrip()
         screen.print(line, soft_wrap=True)
+
+
+def _each_once(paths: Iterable[Path]) -> list[Path]:
+    """The folders without those that are there twice under other names."""
+    return list({path.resolve(): path for path in paths}.values())
 
 
 def _watch(names: list[str], runs_dir: Path, thresholds: "Thresholds", interval: float) -> None:
@@ -171,7 +186,7 @@ def _watch(names: list[str], runs_dir: Path, thresholds: "Thresholds", interval:
     from simsmoe_cli.monitor.app import Monitor
     from simsmoe_cli.run.find import expected_folder
 
-    paths = [expected_folder(name, runs_dir) for name in names]
+    paths = _each_once(expected_folder(name, runs_dir) for name in names)
     Monitor(paths, runs_dir, thresholds, interval).run()
 
 

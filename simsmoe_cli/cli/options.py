@@ -60,8 +60,9 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         "-r",
-        help="Recipe: a name (`simsmoe list recipes`) or a file; if left out, quickstart, or for "
-        "--from a model's folder continue-huggingface.",
+        help="Recipe: a name (`simsmoe list recipes`) or a file. If left out: quickstart; with "
+        "--resume, or --from a run, that of the run; with --from a model's folder "
+        "continue-huggingface.",
         autocompletion=complete_recipes,
     ),
 ]

@@ -58,13 +58,12 @@ def restarted(runs_dir: Path, name: str | None, resume: str | None) -> Where:
     Args:
         runs_dir, name, resume: of the command line.
     """
-    from simsmoe_cli.parallel.launch import launch
     from simsmoe_cli.train.together import to_go_on_with
 
     path = to_go_on_with()
     if path is not None:
         return Where(path.parent, path.name, "auto")
-    return Where(runs_dir, name, "auto" if launch().restarts and resume is None else resume)
+    return Where(runs_dir, name, resume)
 
 
 def carry_out(
@@ -104,7 +103,9 @@ def carry_out(
     from simsmoe_cli.train.signals import Stopped
 
     recipe, run = plan.recipe, plan.run.path
-    require_possible(recipe, vocab_size, memory_of(device))
+    # Weights and moments are divided among the GPUs of a shard; ranks on a CPU share its memory.
+    parts = world.layout.shard if device.type == "cuda" else 1
+    require_possible(recipe, vocab_size, parts * memory_of(device))
     start = device_in_words(recipe.train.precision, device)
     if not world.alone:
         start = f"{world.size} processes, each on {start}"

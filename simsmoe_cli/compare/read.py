@@ -152,13 +152,15 @@ def _add(event: Event, summary: RunSummary) -> None:
     step, measures, curves = event["step"], summary.measures, summary.curves
     summary.step = step
     if event["kind"] == "eval" and (read := event.get("examples", event.get("tokens"))):
-        summary.scored[event.get("split", "")] = read
+        split = event.get("split", "")
+        summary.scored["test" if split == "dev" else split] = read  # without published test labels
     if event["kind"] == "run_started":
         summary.status, summary.total_steps = "in training", event.get("total_steps")
         for change in event.get("changes", []):
             values = (step, change.get("before"), change.get("after"))
             summary.changes.setdefault(change["setting"], []).append(values)
     elif event["kind"] == "train":
+        summary.status = "in training"  # also after an earlier end, as of an attached run
         curves["train_bpc"].add(step, event.get("bpc"))
         curves["train_accuracy"].add(step, event.get("accuracy"))
         if event.get("bpc") is None and event.get("accuracy") is None:

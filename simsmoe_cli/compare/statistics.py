@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from simsmoe_cli.compare.groups import Group, by_seed
@@ -13,6 +12,7 @@ from simsmoe_cli.compare.measures import Measure
 from simsmoe_cli.compare.read import RunSummary, read_run
 from simsmoe_cli.errors import UserError, printable
 from simsmoe_cli.run.changes import NOT_SETTINGS
+from simsmoe_cli.run.find import told_apart
 from simsmoe_cli.run.folder import RunDir
 
 SAME_AMOUNT = 1.01  # of the smaller amount of text
@@ -113,17 +113,6 @@ def compare(runs: Sequence[RunDir]) -> Comparison:
     )
     notes = (*left_out, *_notes(read, differing))
     return Comparison(tuple(read), differing, notes, tuple(by_seed(read)))
-
-
-def told_apart(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that are all different; the paths are resolved."""
-    names = []
-    for parts in (path.parts for path in paths):
-        length = 1
-        while length < len(parts) and sum(p.parts[-length:] == parts[-length:] for p in paths) > 1:
-            length += 1
-        names.append("/".join(parts[-length:]))
-    return names
 
 
 def _budgets(runs: Sequence[RunSummary]) -> list[int | None]:

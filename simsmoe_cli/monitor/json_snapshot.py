@@ -3,7 +3,7 @@
 schema        1; grows when a field changes its meaning, not when one is added
 time          seconds since the epoch when it was made
 runs          in the order asked for; null stands for what is unknown or undefined
-  name, path, status (waiting | training | finished | stopped | failed | stale), reason
+  name, path, status (waiting | training | trained | finished | stopped | failed | stale), reason
   step, total_steps, eta_s, last_event_time
   recipe, router, similarity (preset), parameters, tokens_per_step, unit, device, precision
   score_name, score_unit: of train, valid, best, test
@@ -56,15 +56,21 @@ class Seen:
     skipped: dict[str, int]
 
 
-def read(path: Path, thresholds: Thresholds | None = None, now: float | None = None) -> Seen:
+def read(
+    path: Path,
+    thresholds: Thresholds | None = None,
+    now: float | None = None,
+    name: str | None = None,
+) -> Seen:
     """Read a run folder to the end of its events.
 
     Args:
         path: the run folder.
         thresholds: when to alert.
         now: seconds since the epoch; None asks the clock.
+        name: to call it; None: that of the folder.
     """
-    history, tail = RunHistory(path, thresholds), Tail(RunDir(path).events)
+    history, tail = RunHistory(path, thresholds, name), Tail(RunDir(path).events)
     more = True
     while more:
         batch = tail.poll()

@@ -146,8 +146,8 @@ class TrainSettings(Section):
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="torch.compile; auto: on for CUDA, except in fine-tuning, whose batches differ "
-        "in shape",
+        description="torch.compile; auto: on for CUDA in one process; off in fine-tuning, whose "
+        "batches differ in shape, in several processes, and for Hugging Face models",
     )
     log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps between train events")
     validate_every: int = Field(
@@ -161,7 +161,8 @@ class TrainSettings(Section):
         20,
         ge=0,
         le=MOST_STEPS,
-        description="blocks read by a validation during training; 0: the whole split",
+        description="blocks of each stream (eval.streams) that a validation reads during training; "
+        "0: the whole split",
     )
     checkpoint_every: int = Field(
         500,

@@ -53,6 +53,7 @@ class TaskFacts(Stamp, total=False):
         task, labels, steps_per_epoch: of a fine-tuned run.
         model: the class of a model that `attach` watches.
         model_folder: where the user's loop saves that model, if known.
+        layer_labels: what that model calls its layers with experts.
     """
 
     task: str
@@ -60,6 +61,7 @@ class TaskFacts(Stamp, total=False):
     steps_per_epoch: int
     model: str
     model_folder: str
+    layer_labels: list[str]
 
 
 class SimilarityFacts(Stamp, total=False):

@@ -164,6 +164,25 @@ def require_run(run: RunDir) -> None:
     raise DataError(what, where=str(run.path), hint=hint)
 
 
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that are all different; the paths are resolved."""
+    names = []
+    for parts in (path.parts for path in paths):
+        length = 1
+        while length < len(parts) and sum(p.parts[-length:] == parts[-length:] for p in paths) > 1:
+            length += 1
+        names.append("/".join(parts[-length:]))
+    return names
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The names of run folders; with as much of their paths as tells equal names apart."""
+    names = [folder.absolute().name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    return told_apart([folder.resolve() for folder in folders])
+
+
 def _not_downloaded(repository: str) -> UserError:
     name = repository.split("/")[1]
     return DataError(

@@ -87,11 +87,13 @@ def clear_memory_errors(device: torch.device, hint: str | Callable[[], str]) -> 
         ) from error
 
 
-def micro_batches_that_fit(recipe: Recipe, vocab_size: int, device: torch.device) -> str:
+def micro_batches_that_fit(
+    recipe: Recipe, vocab_size: int, device: torch.device, ranks: int = 1
+) -> str:
     """The smallest number of micro-batches that fits into the memory of a device, in words; empty
-    if no number fits, or if the memory is not known."""
+    if no number fits, or if the memory is not known, as with several ranks."""
     room = device_memory(device)
-    if room is None:
+    if room is None or ranks > 1:
         return ""
     train = recipe.train
     precision = resolve_precision(train.precision, device)

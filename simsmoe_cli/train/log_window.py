@@ -29,7 +29,7 @@ _SIMILARITY = "similarity_sum"  # of these pairs
 _LOSS = "loss."  # NAME: an auxiliary loss, nats
 _METRIC = "metric."  # NAME: what routers report
 _REPORTS = "reports."  # NAME: how many layers reported it
-_SLOTS = "slots."  # LAYER: routed slots of each expert, [N], since dead experts were last judged
+SLOTS = "slots."  # LAYER: routed slots of each expert, [N], since dead experts were last judged
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class LogWindow:
             if name.startswith("window.")
         }
         reported = {n.replace(_METRIC, _REPORTS, 1) for n in sums if n.startswith(_METRIC)}
-        scalars = [name for name in sums if not name.startswith(_SLOTS)]
+        scalars = [name for name in sums if not name.startswith(SLOTS)]
         needed = {_TASK, _GRAD_NORM, _STEPS} | reported if scalars else set()
         if _PAIRS_DUE in sums:
             needed.add(_SIMILARITY)
         if any(
-            t.ndim != name.startswith(_SLOTS) or t.dtype != torch.float32 or not t.isfinite().all()
+            t.ndim != name.startswith(SLOTS) or t.dtype != torch.float32 or not t.isfinite().all()
             for name, t in sums.items()
         ):
             raise ValueError("the sums of the open log window are not finite numbers")
@@ -126,7 +126,7 @@ class LogWindow:
             similarity: settings of similarity learning in force, by name.
             in_bits: whether the loss is also given as BPC.
         """
-        slots = {name: value for name, value in self.sums.items() if name.startswith(_SLOTS)}
+        slots = {name: value for name, value in self.sums.items() if name.startswith(SLOTS)}
         names = [name for name in self.sums if name not in slots]
         values = torch.stack([self.sums[name] for name in names]).tolist()
         sums = dict(zip(names, values, strict=True))
@@ -163,12 +163,12 @@ class LogWindow:
         """Routed slots of each expert of each layer since they were last forgotten; empty lists
         where there were none. The host waits on the device here.
         """
-        found = (self.sums.get(f"{_SLOTS}{layer}") for layer in range(layers))
+        found = (self.sums.get(f"{SLOTS}{layer}") for layer in range(layers))
         return [[] if slots_N is None else slots_N.long().tolist() for slots_N in found]
 
     def forget_slots(self) -> None:
         """Count slots from 0 again."""
-        self.sums = {n: value for n, value in self.sums.items() if not n.startswith(_SLOTS)}
+        self.sums = {n: value for n, value in self.sums.items() if not n.startswith(SLOTS)}
 
 
 def measured(task: Tensor, output: Outcome, part: Part = WHOLE) -> dict[str, Tensor]:
@@ -193,7 +193,7 @@ def measured(task: Tensor, output: Outcome, part: Part = WHOLE) -> dict[str, Ten
     if part != WHOLE:
         found = {name: value * part.tokens for name, value in found.items()}
         task = task * part.targets
-    slots = {f"{_SLOTS}{layer}": slots_N.detach() for layer, slots_N in enumerate(output.slots)}
+    slots = {f"{SLOTS}{layer}": slots_N.detach() for layer, slots_N in enumerate(output.slots)}
     return {_TASK: task.detach()} | found | slots
 
 

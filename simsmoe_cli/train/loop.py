@@ -102,7 +102,7 @@ class Trainer(Generic[S]):
             self._notes += self._resumed.notes
         self._first = self.steps_done  # before this process took any
         if profile:
-            self.stepper.profiler = Profiler(
+            profiler = Profiler(
                 run.profile,
                 profile,
                 settings.steps - self.steps_done,
@@ -110,6 +110,8 @@ class Trainer(Generic[S]):
                 compiled=self.stepper.compiled,
                 tokens=0 if self.recipe.finetune.task else settings.batch * settings.block,
             )
+            if world.first:  # one rank's steps are recorded
+                self.stepper.profiler = profiler
 
     @property
     def steps_done(self) -> int:
@@ -191,6 +193,8 @@ class Trainer(Generic[S]):
                 if profiler.step_done():
                     self._log_profile()
             if stopping:
+                if last and math.isinf(self.best_loss):  # so that it can be tested
+                    self.writer.save_best(self.steps_done, self.model, self.objective.identity())
                 self.writer.wait()
                 self.world.wait()
                 self.signals.leave_if_asked(self.steps_done)
@@ -373,7 +377,8 @@ class Trainer(Generic[S]):
         except UserError as error:
             saved = self.run.checkpoints / checkpoint.step_name(self.steps_done)
             whole = self.started and not self.stepper.begun and not saved.is_dir()
-            if error.code == EXIT_DATA and whole:
+            # Of several ranks one alone may read what is damaged, and all would have to save.
+            if error.code == EXIT_DATA and whole and self.world.alone:
                 with contextlib.suppress(UserError, OSError):
                     self._save()
                     self.writer.wait()

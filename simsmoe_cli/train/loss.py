@@ -19,7 +19,7 @@ from torch import Tensor
 
 from simsmoe_cli.model.interface import Outcome
 from simsmoe_cli.recipe.schedule import Schedule, value_at
-from simsmoe_cli.train.log_window import WHOLE, Part, measured
+from simsmoe_cli.train.log_window import SLOTS, WHOLE, Part, measured
 
 
 class LossWeights:
@@ -70,4 +70,7 @@ def total_loss(
         total = part.targets * task
         for name, loss in output.losses.items():
             total = total + part.tokens * weights[name] * loss
-    return total * share, {name: value * share for name, value in to_log.items()}
+    # Slots are counts, which add up over micro-batches; everything else is a mean.
+    return total * share, {
+        name: value if name.startswith(SLOTS) else value * share for name, value in to_log.items()
+    }

@@ -80,6 +80,7 @@ def plan_finetuning(
     runs_dir: Path,
     name: str | None = None,
     resume: str | None = None,
+    ranks: int | None = None,
 ) -> FinetunePlan:
     """Decide weights, task, recipe, run folder and starting point.
 
@@ -95,7 +96,9 @@ def plan_finetuning(
         name: of the run folder; None makes one from the run and the task.
         resume: None, "auto", a run folder, its name under `runs_dir`, or a checkpoint folder, with
             which nothing else is chosen.
+        ranks: how many processes are to train; None: those that torchrun started.
     """
+    ranks = launch().size if ranks is None else ranks
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":
@@ -109,21 +112,21 @@ def plan_finetuning(
                     hint="Leave it out.",
                 )
         run, start = resumed(resume, name, runs_dir)
-        return _go_on(run, start, None, overrides, data_dir)
+        return _go_on(run, start, None, overrides, data_dir, ranks)
     if source is None:
         run = RunDir(runs_dir / (name or ""))
         if resume == "auto" and name:
             last, notes = checkpoint.newest(run)
             if last is not None:
-                return _go_on(run, last, None, overrides, data_dir, notes)
+                return _go_on(run, last, None, overrides, data_dir, ranks, notes)
         raise UserError("no pre-trained run is named", where="--from", hint="Name one: --from RUN.")
     pretrained = _open(source, which, data_dir, runs_dir)
     recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
     base = name or safe_name(f"{pretrained.name}-{task.name}") or "finetuned"
-    require_ranks(recipe, launch().size)
+    require_ranks(recipe, ranks)
     run, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
-        return _go_on(run, last, recipe, overrides, data_dir, notes)
+        return _go_on(run, last, recipe, overrides, data_dir, ranks, notes)
     vocabulary = pretrained.vocabulary
     return FinetunePlan(recipe, run, None, task, vocabulary, pretrained, pretrained.identity())
 
@@ -176,13 +179,18 @@ def _recipe(
     task = open_task(recipe.finetune.task, data_dir)
     epoch, steps = _steps(recipe, task)
     if recipe.train.steps != UNKNOWN_STEPS:
-        raise UserError(
-            f"{steps} steps follow from {recipe.finetune.epochs} epochs of {epoch}",
-            where="train.steps",
-            hint="Leave it out, and set finetune.epochs or finetune.examples.",
-        )
+        raise _own_steps(recipe, epoch, steps)
     train = {"steps": steps, **dict.fromkeys(EVERY_EPOCH, epoch)}
     return load_recipe(recipe_name, changes, {**settings, "train": train}), task
+
+
+def _own_steps(recipe: Recipe, epoch: int, steps: int) -> UserError:
+    """The error where a number of steps is given, which the epochs decide."""
+    return UserError(
+        f"{steps} steps follow from {recipe.finetune.epochs} epochs of {epoch}",
+        where="train.steps",
+        hint="Leave it out, and set finetune.epochs or finetune.examples.",
+    )
 
 
 def _keeps_router(
@@ -206,6 +214,7 @@ def _go_on(
     wanted: Recipe | None,
     overrides: Sequence[str],
     data_dir: Path,
+    ranks: int,
     notes: Sequence[str] = (),
 ) -> FinetunePlan:
     """The plan of a run that is resumed.
@@ -215,6 +224,7 @@ def _go_on(
         wanted: the recipe that a command line asks for; None takes the run's own.
         overrides: changes of the run's own.
         data_dir: where the task is looked for by name, before its earlier path.
+        ranks: how many processes are to train.
         notes: warnings about the choice of checkpoint.
     """
     state = state_to_resume(run, start)
@@ -228,11 +238,13 @@ def _go_on(
     recipe = wanted or own_recipe(run, before, overrides)
     opened = OpenedRun(run, "last", start, state, before, data_dir)
     task = opened.task()
-    _, steps = _steps(recipe, task)
+    epoch, steps = _steps(recipe, task)
+    if recipe.train.steps not in (before.train.steps, steps):
+        raise _own_steps(recipe, epoch, steps)
     train = recipe.train.model_copy(update={"steps": steps})
     recipe = recipe.model_copy(update={"train": train})
     require_same_course(run, before, recipe, state["step"])
-    require_ranks(recipe, launch().size)
+    require_ranks(recipe, ranks)
     origin = state["pretrained"]
     return FinetunePlan(recipe, run, start, task, opened.vocabulary, None, origin, notes)
 

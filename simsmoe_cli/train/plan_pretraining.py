@@ -59,6 +59,7 @@ def plan_training(
     resume: str | None = None,
     source: Path | None = None,
     data_dir: Path = Path(),
+    ranks: int | None = None,
 ) -> Plan:
     """Decide recipe, run folder and starting point.
 
@@ -73,7 +74,9 @@ def plan_training(
         source: a run (a name or path) or the folder of a Hugging Face model to start from; None
             takes the folder of the recipe.
         data_dir: where prepared corpora lie.
+        ranks: how many processes are to train; None: those that torchrun started.
     """
+    ranks = launch().size if ranks is None else ranks
     if name is not None:
         check_name(name)
     if resume is not None and resume != "auto":
@@ -82,21 +85,21 @@ def plan_training(
                 "a resumed run goes on from its checkpoint", where="--from", hint="Leave it out."
             )
         run, start = resumed(resume, name, runs_dir)
-        return _go_on(run, start, recipe_name, overrides)
+        return _go_on(run, start, recipe_name, overrides, ranks)
     if resume == "auto" and name is not None and recipe_name is None:
         run, last, notes = find_place(runs_dir, name, name, resume)
         if last is not None:
-            return _go_on(run, last, None, overrides, notes)
+            return _go_on(run, last, None, overrides, ranks, notes)
         if run.recipe.is_file():
             recipe_name = str(run.recipe)
     recipe, pretrained = starting_point(recipe_name, overrides, source, data_dir, runs_dir)
     require_pretraining(recipe)
-    require_ranks(recipe, launch().size)
+    require_ranks(recipe, ranks)
     model = f"{recipe.name}-{recipe.moe.router}" if pretrained is None else pretrained.name
     base = name or safe_name(f"{model}-{recipe.similarity.preset}") or recipe.name
     place, last, notes = find_place(runs_dir, base, name, resume)
     if last is not None:
-        return _go_on(place, last, recipe_name, overrides, notes)
+        return _go_on(place, last, recipe_name, overrides, ranks, notes)
     origin = pretrained.identity() if isinstance(pretrained, Pretrained) else None
     return Plan(recipe, place, None, pretrained=pretrained, origin=origin)
 
@@ -142,6 +145,7 @@ def _go_on(
     start: Path,
     recipe_name: str | None,
     overrides: Sequence[str],
+    ranks: int,
     notes: Sequence[str] = (),
 ) -> Plan:
     """The plan of a run that is resumed.
@@ -150,6 +154,7 @@ def _go_on(
         run, start: the run and its checkpoint.
         recipe_name: name or path; None takes the run's own.
         overrides: "a.b=c" settings, later ones win.
+        ranks: how many processes are to train.
         notes: warnings about the choice of checkpoint.
 
     Raises:
@@ -169,7 +174,7 @@ def _go_on(
         else load_recipe(recipe_name, overrides, _model_of(before))
     )
     require_same_course(run, before, recipe, state["step"])
-    require_ranks(recipe, launch().size)
+    require_ranks(recipe, ranks)
     return Plan(recipe, run, start, notes, state, origin=state.get("pretrained"))
 
 

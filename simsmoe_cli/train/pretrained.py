@@ -106,7 +106,7 @@ class Pretrained:
         """
         recipe = self.opened.recipe
         idle = recipe.idle_sections | {"name", "description", "source"}
-        settings = recipe.model_dump(exclude={*idle, "train", "eval", "finetune"})
+        settings = recipe.model_dump(exclude={*idle, "train", "eval", "finetune", "parallel"})
         moe, router = recipe.router_settings.continued(
             recipe.moe, self.opened.step, recipe.train.steps
         )

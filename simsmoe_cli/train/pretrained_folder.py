@@ -32,6 +32,7 @@ from simsmoe_cli.huggingface.model_config import (
 from simsmoe_cli.huggingface.save import FOLDER
 from simsmoe_cli.huggingface.unsupported import CONFIG
 from simsmoe_cli.model.available_memory import require_memory
+from simsmoe_cli.parallel.launch import launch
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.find import REPOSITORY, is_run
@@ -148,7 +149,10 @@ class PretrainedFolder:
 
     def _load(self, device: torch.device) -> nn.Module:
         hint = "Training keeps weights, gradients and two moments in fp32. Use a larger machine."
-        require_memory(self.training_bytes, device, str(self.files.path), hint)
+        parts = launch().size if device.type == "cuda" else 1  # ranks on a CPU share its memory
+        whole = 4 * self.files.numbers  # every rank reads all weights
+        needed = whole + (self.training_bytes - whole) // parts
+        require_memory(needed, device, str(self.files.path), hint)
         return load_whole(self.config, self.files, torch.float32, device)
 
 

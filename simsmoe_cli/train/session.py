@@ -163,7 +163,7 @@ def train(
         device,
         world,
         objective,
-        lambda: micro_batches_that_fit(plan.recipe, vocab_size, device),
+        lambda: micro_batches_that_fit(plan.recipe, vocab_size, device, world.size),
         **watch,
     )
 

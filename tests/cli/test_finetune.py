@@ -15,6 +15,7 @@ import pytest
 from simsmoe_cli.cli import main
 from simsmoe_cli.data.corpora.prepare import prepare as prepare_corpus
 from simsmoe_cli.errors import EXIT_DATA, EXIT_OUT_OF_MEMORY, EXIT_USAGE
+from simsmoe_cli.files.untrusted import sealed, unsealed
 from simsmoe_cli.run import checkpoint
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.train import evaluation as evaluate_run
@@ -139,6 +140,28 @@ def test_resume_auto_goes_on_with_more_epochs() -> None:
     by_name = ["finetune", "--resume", "auto", "--name", "base-letters"]
     assert main.run([*by_name, "--set", "finetune.epochs=3"]) == 0
     assert checkpoint.list_checkpoints(run)[-1][0] == 18
+
+
+def test_the_steps_of_a_resumed_run_follow_from_its_epochs(capsys: Capture) -> None:
+    words = ["finetune", "--resume", "runs/tuned", "--set", "train.steps=50"]
+    said = refusal(capsys, EXIT_USAGE, *words)
+    assert "train.steps: " in said
+    assert "set finetune.epochs" in said
+
+
+def test_the_layout_of_processes_is_not_that_of_the_pre_trained_run(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    """It may have trained on several machines, and this is one process."""
+    shutil.copytree("runs/base", tmp_path / "spread")
+    file = tmp_path / "spread/best" / checkpoint.STATE
+    state = unsealed(json.loads(file.read_text()))
+    state["recipe"]["parallel"]["replicate"] = 4
+    file.write_text(json.dumps(sealed(state)))
+    words = ["finetune", "--from", str(tmp_path / "spread"), "--task", "letters", "--dry-run"]
+    assert main.run(words) == 0
+    assert main.run([*words, "--world-size", "2", "--set", "parallel.expert=2"]) == 0
+    assert main.run([*words, "--set", "parallel.expert=2"]) == EXIT_USAGE
 
 
 def test_a_resumed_run_needs_neither_its_start_nor_its_corpus() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from simsmoe_cli.run import checkpoint, probes
 from simsmoe_cli.run.dead_experts import dead_experts
 from simsmoe_cli.train.evaluate import evaluate_split
 from simsmoe_cli.train.optim import learning_rate
+from simsmoe_cli.train.signals import Stopped
 from tests.train.tiny import (
     Make,
     assert_equal,
@@ -99,6 +102,24 @@ def test_a_run_writes_the_documented_events(trainer: Make) -> None:
         for layer, cka in zip(event["layers"], matrices.cka_LNN, strict=True):
             assert layer["highest"] == cka[tuple(layer["pair"])]
             assert layer["mean"] == pytest.approx(np.nanmean(cka[np.triu_indices(len(cka), 1)]))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 4])
+def test_slots_are_those_of_whole_batches(trainer: Make, micro_batches: int) -> None:
+    made = trainer(train={"micro_batches": micro_batches})
+    made.train()
+    *_, routed = events(made.run, "router")
+    for layer in routed["layers"]:
+        assert sum(layer["slots"]) == 8 * 4 * 32 * made.recipe.moe.top_k
+
+
+def test_a_run_stopped_after_its_last_step_can_be_tested(trainer: Make) -> None:
+    """Also where nothing was validated."""
+    made = trainer(train={"validate_every": 0})
+    made.on_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 8 else None
+    with pytest.raises(Stopped):
+        made.train()
+    assert checkpoint.read_state(checkpoint.find(made.run, "best"))["step"] == 8
 
 
 def test_train_events_hold_means_over_their_steps(trainer: Make) -> None:

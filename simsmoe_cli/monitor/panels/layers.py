@@ -113,7 +113,8 @@ def _curves(view: View, frames: Frames, width: int, height: int) -> list[Text]:
 
 def _x(history: RunHistory, layer: int) -> float:
     """Where a layer is on an axis of layers."""
-    return float(history.label(layer))
+    label = history.label(layer)
+    return float(label) if label.isdecimal() else float(layer)
 
 
 def _curve(history: RunHistory, frame: SimilarityFrame, label: str, style: str) -> Curve:
@@ -132,7 +133,8 @@ PANEL = Panel(
     about=(
         "Mean pairwise CKA of each layer at the probe that is shown; at the right, its course over "
         "training. The line across the bars is the threshold of alerts; ▲ marks a mean above it. "
-        "A layer's number is its index among all sub-layers of the model, from 0. "
+        "A layer's number is its index among all sub-layers of the model, from 0; of a foreign "
+        "model, that in the name of its module. "
         "If there are many layers, x is the layer: the bright curve is this probe, the dim one "
         "the first."
     ),

@@ -127,7 +127,10 @@ def words(view: View) -> str:
     if wanted.compare == "probe":
         told.append(f"change since step {_base_step(view):,}")
     elif wanted.compare == "run":
-        told.append(f"minus {view.runs[0].history.name}")
+        own, first = (f(view, view.selection.run) for f in (shown, _of_first))
+        other = own is not None and first is not None and own[0] != first[0]
+        at = f" at step {first[0]:,}" if other and first is not None else ""
+        told.append(f"minus {view.runs[0].history.name}{at}")
     if wanted.above is not None:
         told.append(f"above {wanted.above:g}")
     if wanted.clustered:
@@ -142,11 +145,22 @@ def _values(view: View, layer: LayerSimilarity) -> Matrix | None:
 def _compared_with(view: View, run: int) -> Matrix | None:
     """The matrix that is subtracted."""
     if view.selection.matrix.compare == "run":
-        probe = shown(view, 0) if run else None
-        return None if probe is None else _values(view, probe[1])
+        first = _of_first(view, run) if run else None
+        return None if first is None else _values(view, first[1])
     frames = view.runs[run].history.similarities
     layer = frames[frames.at(_base_step(view))].layer(view.selection.layer)
     return None if layer is None else _values(view, layer)
+
+
+def _of_first(view: View, run: int) -> Probe | None:
+    """The first run's last probe up to the one of a run that is shown; its first where all are
+    later."""
+    own, frames = shown(view, run), view.runs[0].history.similarities
+    if own is None or not len(frames):
+        return None
+    frame = frames[frames.at(own[0])]
+    layer = frame.layer(view.selection.layer)
+    return None if layer is None else (frame.step, layer)
 
 
 def _base_step(view: View) -> int:

@@ -127,6 +127,7 @@ PANEL = Panel(
             "Range of y: all values, those of the later half, or logarithmic",
         ),
     ),
+    height=lambda view, _width: 16 + len(view.runs) * view.several,
     wide=True,
     series=lambda _: [name for name, _, _ in PARTS],
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from rich.cells import cell_len
 from rich.text import Text
 
 from simsmoe_cli.monitor.draw.canvas import Curve, samples
@@ -39,10 +41,10 @@ def table(view: View, curves: Sequence[Curve], width: int) -> list[Text]:
         signed = "train" in columns and "validation" in columns
         room = width - 3 - sum(widths.values()) - 2 * len(columns) - 3 * signed
         droppable = [name for name in LEFT_OUT if name in columns and len(columns) > 1]
-        if room >= min(max(map(len, names)), 10) or not droppable:
+        if room >= min(max(map(cell_len, names)), 10) or not droppable:
             break
         columns.remove(droppable[0])
-    room = max(LEAST_NAME, min(room, max(map(len, names))))
+    room = max(LEAST_NAME, min(room, max(map(cell_len, names))))
     head = Text(" " * (room + 3), style="dim", no_wrap=True)
     lines = [head]
     for name in columns:
@@ -87,11 +89,14 @@ def _to_first(view: View, index: int) -> float:
     """The difference of validation to the first run, where both were validated."""
     if index == 0:
         return math.nan
+    if view.runs[0].history.scoring != view.runs[index].history.scoring:
+        return math.nan  # of another kind: bits and accuracies have no difference
     first, own = (points(view.runs[run].history, "valid") for run in (0, index))
-    if not len(first) or not len(own):
-        return math.nan
     at = view.selection.at
-    step = min(first.step[-1], own.step[-1]) if at is None else at
+    both = np.intersect1d(first.step, own.step)
+    if not len(first) or not len(own) or (at is None and not len(both)):
+        return math.nan
+    step = both[-1] if at is None else at
     return value_at(own, float(step)) - value_at(first, float(step))
 
 

@@ -49,6 +49,7 @@ class Follower:
         path: the run folder; it need not exist yet.
         thresholds: when to alert.
         clock: seconds since the epoch.
+        name: to call it; None: that of the folder.
 
     Attributes:
         path: as given.
@@ -58,9 +59,15 @@ class Follower:
         caught_up: whether all existing events have been read.
     """
 
-    def __init__(self, path: Path, thresholds: Thresholds, clock: Callable[[], float]):
+    def __init__(
+        self,
+        path: Path,
+        thresholds: Thresholds,
+        clock: Callable[[], float],
+        name: str | None = None,
+    ):
         self.path = path
-        self.history = RunHistory(path, thresholds)
+        self.history = RunHistory(path, thresholds, name)
         self.version = 0
         self.caught_up = False
         self._clock = clock
@@ -74,7 +81,7 @@ class Follower:
         events = RunDir(self.path).events
         with contextlib.suppress(OSError):  # polls say what is wrong
             if events.stat().st_size >= PREVIEW_FROM:
-                shown = RunHistory(self.path, self.history.thresholds)
+                shown = RunHistory(self.path, self.history.thresholds, self.history.called)
                 shown.apply(head_and_tail(events, PREVIEW_KINDS, PREVIEW_SAMPLES))
                 self.history = shown
                 self.version += 1

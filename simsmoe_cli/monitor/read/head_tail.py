@@ -15,13 +15,15 @@ HEAD_BYTES = 64 << 10
 TAIL_BYTES = 64 << 10
 LARGEST_TAIL = 8 << 20
 RECENT = 24
+SEARCHED_AT_ONCE = 1 << 20
+MOST_SEARCHED = 64 << 20
 WINDOW_BYTES = 2 << 10  # of a sample in between: some train events
 
 
 def head_and_tail(
     path: Path, kinds: tuple[str, ...] = ("train",), samples: int = 0
 ) -> Iterator[Event]:
-    """The first event of a file and its last ones.
+    """The first event of a file and its last ones; and the start of the last resumption.
 
     All of the newest few are given, because the pace is computed from them. Of those before, train
     events are left out.
@@ -47,11 +49,29 @@ def head_and_tail(
                 lines = lines[1:]
             found = all(any(_is(kind, line) for line in lines) for kind in kinds)
             if begin == len(head) or room >= LARGEST_TAIL or found:
+                yield from _events(_last_start(file, len(head), begin))
                 yield from _events(_between(file, len(head), begin, samples))
                 yield from _events(line for line in lines[:-RECENT] if not _is("train", line))
                 yield from _events(lines[-RECENT:])
                 return
             room *= 8
+
+
+def _last_start(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    """The line of the last run_started event of a part of the file, if there is one: a resumed run
+    may have other settings. At most the last MOST_SEARCHED bytes are searched."""
+    begin, mark = max(begin, end - MOST_SEARCHED), b'"run_started"'
+    after = b""
+    while end > begin:
+        start = max(begin, end - SEARCHED_AT_ONCE)
+        file.seek(start)
+        part = file.read(end - start)
+        if (at := (part + after).rfind(mark)) >= 0:
+            whole = part + after
+            line_begin = whole.rfind(b"\n", 0, at) + 1
+            yield whole[line_begin : whole.find(b"\n", at) + 1 or None]
+            return
+        after, end = part[: 64 << 10], start  # a line that begins in the part before
 
 
 def _between(file: BinaryIO, begin: int, end: int, samples: int) -> Iterator[bytes]:

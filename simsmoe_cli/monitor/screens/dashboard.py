@@ -30,9 +30,11 @@ from simsmoe_cli.monitor.screens.panel_widget import PanelWidget, panel_widget
 from simsmoe_cli.monitor.screens.themes import palette_of
 from simsmoe_cli.monitor.state.alerts import Thresholds
 from simsmoe_cli.monitor.view import Selection, ShownRun, View
+from simsmoe_cli.run.find import names_of
 
 PLAY_EVERY_S = 0.25
 DRAW_WHILE_READING_S = 2.0
+LOCK_S = 0.05  # longest wait for the thread that reads, before the header is drawn later
 REST = 50  # pause between two pictures of a live run, as a multiple of the time to draw one
 
 
@@ -69,7 +71,10 @@ class Dashboard(Screen[None]):
         super().__init__()
         self.clock = clock
         self.action_open = open_picker
-        self.followers = tuple(Follower(path, thresholds, clock) for path in paths)
+        self.followers = tuple(
+            Follower(path, thresholds, clock, name)
+            for path, name in zip(paths, names_of(paths), strict=True)
+        )
         self.following = Following(self.followers, interval, self._tell)
         self.panels = tuple(
             panel_widget(panel, number, self.view, self._select, self.following.lock)
@@ -95,7 +100,15 @@ class Dashboard(Screen[None]):
     def on_mount(self) -> None:
         self.panels[0].focus()
         self.following.start()
-        self.set_interval(1.0, self.header.update)
+        self.set_interval(1.0, self._update_header)
+
+    def _update_header(self) -> None:
+        """Draw the header again, whose times pass; not while a slow disk is read."""
+        if self.following.lock.acquire(timeout=LOCK_S):
+            try:
+                self.header.update()
+            finally:
+                self.following.lock.release()
 
     def on_unmount(self) -> None:
         self.following.stop()

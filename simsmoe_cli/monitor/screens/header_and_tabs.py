@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import events
 from textual.message import Message
@@ -70,22 +71,28 @@ class Tabs(Drawing):
 
     def draw(self, width: int, height: int) -> Sequence[Text]:
         theme = self.app.current_theme
-        long = sum(len(tab.name) + 5 for tab in self.tabs) <= width
         line = Text(no_wrap=True)
-        for number, tab in enumerate(self.tabs, 1):
+        for tab, label in zip(self.tabs, self._labels(width), strict=True):
             if tab.focused:
                 style = f"bold {theme.background} on {theme.primary}"
             elif tab.alarmed:
                 style = f"bold {theme.warning}"
             else:
                 style = "" if tab.shown else "dim"
-            name = tab.name if long else tab.name[:7]
-            line.append(f" {number} {name}{'!' if tab.alarmed else ''} ", style)
+            line.append(label, style)
         return [line]
 
+    def _labels(self, width: int) -> list[str]:
+        long = sum(len(tab.name) + 5 for tab in self.tabs) <= width
+        return [
+            f" {number} {tab.name if long else tab.name[:7]}{'!' if tab.alarmed else ''} "
+            for number, tab in enumerate(self.tabs, 1)
+        ]
+
     def on_click(self, event: events.Click) -> None:
-        text = self.draw(self.content_size.width, 1)[0]
-        for index, span in enumerate(text.spans):
-            if event.x < span.end:
+        end = 0
+        for index, label in enumerate(self._labels(self.content_size.width)):
+            end += cell_len(label)
+            if event.x < end:
                 self.post_message(self.Chosen(index))
                 return

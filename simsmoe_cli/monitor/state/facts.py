@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simsmoe_cli.errors import printable
 from simsmoe_cli.monitor.draw.sanitize import clean
 from simsmoe_cli.monitor.state.alerts import warm_up_steps
 from simsmoe_cli.run.changes import changes_in_words, changes_results
@@ -47,7 +48,8 @@ class RunFacts:
         """Take a run_started event."""
         self.recipe = event.get("recipe", {})
         self.recipe_name = clean(self.recipe.get("name"))
-        self._labels = recipe_labels(self.recipe)
+        given = event.get("layer_labels") or []  # of an attached model
+        self._labels = [printable(label) for label in given] or recipe_labels(self.recipe)
         self.router = clean(_inside(self.recipe, "moe", "router"))
         self.similarity = clean(_inside(self.recipe, "similarity", "preset"))
         self.parameters = event.get("parameters")
@@ -77,9 +79,10 @@ class RunFacts:
         return "train" in self.recipe
 
     def label(self, layer: int) -> str:
-        """The label of a layer: its index among all sub-layers of the recipe's pattern.
+        """The label of a layer: its index among all sub-layers of the recipe's pattern, or the
+        number in the name of its module.
 
-        If the events contain no such recipe, it is the index among the layers with experts.
+        If the events say neither, it is the index among the layers with experts.
         """
         return self._labels[layer] if layer < len(self._labels) else str(layer)
 

@@ -51,6 +51,9 @@ from simsmoe_cli.run.score import Scoring
 
 Status = Literal["waiting", "training", "finished", "trained", "stopped", "failed", "stale"]
 
+# Splits that are scored once, at the end; a task whose test labels are not published has "dev".
+REPORTED = ("test", "dev")
+
 
 class RunHistory(RunFacts):
     """The contents of a run's events; see the module for threads and names of series.
@@ -58,10 +61,11 @@ class RunHistory(RunFacts):
     Args:
         path: the run folder.
         thresholds: when to alert.
+        name: to call it; None: that of the folder.
 
     Attributes:
         path: as given.
-        name: of the folder, which a copy may have changed.
+        name, called: of the folder, which a copy may have changed.
         step: steps done.
         missing: whether there is no file now.
         series: see the module.
@@ -76,15 +80,16 @@ class RunHistory(RunFacts):
         total_events: events taken.
     """
 
-    def __init__(self, path: Path, thresholds: Thresholds | None = None):
+    def __init__(self, path: Path, thresholds: Thresholds | None = None, name: str | None = None):
         self.path = path
+        self.called = clean(path.absolute().name if name is None else name)
         self.thresholds = thresholds or Thresholds()
         self.reset()
 
     def reset(self) -> None:
         """Forget everything but the path and the thresholds."""
         super().__init__()
-        self.name = clean(self.path.absolute().name)
+        self.name = self.called
         self.step = 0
         self.missing = False
         self._gathered = Gathered()
@@ -275,7 +280,7 @@ class RunHistory(RunFacts):
             if scoring.better(score, self.best_score):
                 self.best_score, self.best_step = score, step
             self._gathered.add("best", step, at, self.best_score)
-        elif split == "test":
+        elif split in REPORTED:
             self.test_score = score
         best = ", best so far" if split == "valid" and self.best_step == step else ""
         self._say("info", f"{split} {scoring.text(score)}{best}")
