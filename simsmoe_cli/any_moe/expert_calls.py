@@ -295,7 +295,8 @@ class LayerRecorder:
         parts_RKD = picked_RKD * weight_RK[..., None]  # these may nearly cancel each other
         error = (parts_RKD.sum(1) - made_RD.float()).norm().item()
         size = max(parts_RKD.norm().item(), made_RD.float().norm().item(), 1e-12)
-        return bool(error <= _rounding(x_RD, made_RD, dense_NRD, given_RK) * size)
+        # A value that is not finite says nothing about the sum.
+        return not error > _rounding(x_RD, made_RD, dense_NRD, given_RK) * size
 
     def _unreadable(self, what: str, where: str) -> UserError:
         name = type(self.layer.module).__name__

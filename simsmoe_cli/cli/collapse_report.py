@@ -133,7 +133,7 @@ def collapse_report(
     from simsmoe_cli.cli.progress import ReportView
     from simsmoe_cli.collapse.build import Request, make_report
     from simsmoe_cli.collapse.fail_above import check_limit, fail_above
-    from simsmoe_cli.collapse.show.figures.style import own_settings
+    from simsmoe_cli.collapse.show.figures.style import FIGURE_FORMATS, own_settings
     from simsmoe_cli.collapse.show.files import PAGE, check_destination, parse_formats, write_report
     from simsmoe_cli.collapse.show.terminal import show
     from simsmoe_cli.train.device import choose_device, clear_memory_errors
@@ -141,6 +141,12 @@ def collapse_report(
     wanted = parse_formats(formats)
     if open_page and "html" not in wanted:
         raise UserError("there is no page to open", where="--open", hint="Add html to --format.")
+    if style is not None and not set(wanted) & set(FIGURE_FORMATS):
+        raise UserError(
+            "there are no files of figures to draw",
+            where="--style",
+            hint=f"Add one of {', '.join(FIGURE_FORMATS)} to --format.",
+        )
     if limit is not None:
         check_limit(limit)
     if not ablation and ablate_tokens is not None:

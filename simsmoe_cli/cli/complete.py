@@ -33,7 +33,10 @@ def answer(command: Any) -> None:
         with contextlib.redirect_stdout(answers):
             command._main_shell_completion({}, "simsmoe")
     finally:
-        known = words[-1][: words[-1].rfind("=") + 1]
+        value = words[-1]
+        if value.startswith("-"):  # as in --set=moe.router=sm, where click answers without --set=
+            value = value.partition("=")[2]
+        known = value[: value.rfind("=") + 1]
         for line in answers.getvalue().splitlines():
             print(line.removeprefix(known))
 

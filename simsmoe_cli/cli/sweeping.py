@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simsmoe_cli.sweep.side_by_side import Outcome
 
 MOST_TRIALS = 10  # that are shown
+VALIDATION = "validation, bits per token"
 JobsOption = Annotated[
     int,
     typer.Option(
@@ -188,7 +189,7 @@ def search_through(
     folder = runs_dir / definition.name
 
     def ended(trial: Trial) -> None:
-        bpc = "" if trial.valid_bpc is None else f"  validation BPC {trial.valid_bpc:.4f}"
+        bpc = "" if trial.valid_bpc is None else f"  {VALIDATION} {trial.valid_bpc:.4f}"
         given_up = "  given up" if trial.state == "pruned" else ""
         values = "  ".join(f"{field}={value:.4g}" for field, value in trial.settings.items())
         screen.print(f"trial {trial.number}  {values}{bpc}{given_up}", soft_wrap=True)
@@ -205,7 +206,7 @@ def search_through(
         at = run.machines(device, jobs)
         found = search(definition, ranges, count, folder, data_dir, at, ended, failed)
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", "validation BPC", *ranges, ""):
+    for name in ("trial", VALIDATION, *ranges, ""):
         table.add_column(name, justify="right")
     for trial in found[:MOST_TRIALS]:
         bpc = "–" if trial.valid_bpc is None else f"{trial.valid_bpc:.4f}"

@@ -36,7 +36,9 @@ NoiseOption = Annotated[
         help="Noise added to each expert, in standard deviations of each matrix.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")
+]
 
 
 def upcycle(

@@ -23,6 +23,8 @@ from pydantic import Field
 
 from simsmoe_cli.collapse.subject import Count, Facts, Number
 
+FEWEST_WINDOWS = 8  # of fewer a bootstrap over windows says nothing
+
 
 class Change(Facts):
     """How much a change of the model changes the loss on the held-out windows."""

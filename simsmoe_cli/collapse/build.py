@@ -99,6 +99,8 @@ def make_report(request: Request, view: View) -> Report:
         if path is not None
         for source, _ in _sources(path, request, last_only=True)
     ]
+    for other in others:  # before hours are spent on the run itself
+        _layers(other, request)
     found: list[Findings] = []
     for source, last in _sources(request.path, request, last_only=False):
         asked = request if last else replace(request, ablate_tokens=0)
@@ -176,12 +178,17 @@ def _name(source: Source) -> str:
     return printable(source.subject.name) + ("" if step is None else f", step {step:,}")
 
 
+def _layers(source: Source, request: Request) -> list[int]:
+    """The layers to measure; a UserError where the model lacks one that is asked for."""
+    if request.layers is None:
+        return list(range(len(source.layers)))
+    labels = layer_labels([layer.name for layer in source.layers])
+    return find_layers(request.layers, labels, "--layers")
+
+
 def _plan(source: Source, request: Request, view: View, *, with_figures: bool = False) -> Plan:
     """Choose the layers and the number of tokens; report the cost, and that of drawing if asked."""
-    layers = list(range(len(source.layers)))
-    if request.layers is not None:
-        labels = layer_labels([layer.name for layer in source.layers])
-        layers = find_layers(request.layers, labels, "--layers")
+    layers = _layers(source, request)
     options = Options(rows=request.tokens or ROWS, ablate_tokens=request.ablate_tokens)
     asked = request.tokens is not None
     made = plan(source, options, layers, request.device, asked=asked)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from simsmoe_cli.collapse.ablation import FEWEST_WINDOWS
 from simsmoe_cli.collapse.measure.ablation.ablate import runs_of_layer
 from simsmoe_cli.collapse.measure.options import DENSE_BYTES, NULL_EXPERTS, OF_RUNNING, Options
 from simsmoe_cli.collapse.sources.base import Size, Source
@@ -159,7 +160,8 @@ def _ablate_tokens(
     if asked is not None:
         return asked, ""
     tokens = ABLATE_TOKENS
-    while tokens > FEWEST_ABLATE_TOKENS and ablation_products(size, layers, tokens) > ABLATE_BUDGET:
+    fewest = max(FEWEST_ABLATE_TOKENS, FEWEST_WINDOWS * source.block)
+    while tokens // 2 >= fewest and ablation_products(size, layers, tokens) > ABLATE_BUDGET:
         tokens //= 2
     products = ablation_products(size, layers, tokens)
     if products <= MOST_ABLATE_PRODUCTS:

@@ -40,6 +40,7 @@ from simsmoe_cli.collapse.verdict_doubts import (
     wasted_copies,
 )
 from simsmoe_cli.recipe import schedule
+from simsmoe_cli.registry import ROUTERS
 
 NEAR_ZERO = 0.005
 MANY_UNNEEDED = 0.125  # of all experts: from here on, fewer experts may do
@@ -246,6 +247,8 @@ def _advice(findings: Findings, against: Findings | None, level: str) -> str:
         )
     if similar or level == "partly alike":
         return _against_similarity(subject)
+    if level == "undefined" and all(layer.experts < 2 for layer in findings.layers):
+        return "A layer needs two experts to compare."
     if level == "undefined":
         return f"Measure it on more text: `--tokens {4 * text.rows}`."
     if spare is not None and spare >= MANY_UNNEEDED * experts:
@@ -276,13 +279,23 @@ def _evener(subject: Subject) -> str:
     """What evens out the load of a model's experts."""
     if subject.kind != "run":
         return "train it on, `simsmoe pretrain --from FOLDER --set moe.balance_weight=0.03`"
-    moe = subject.settings.get("moe")
-    now = moe.get("balance_weight") if isinstance(moe, dict) else None
-    larger = max(0.03, 3 * now) if isinstance(now, int | float) else 0.03
-    weight = f"`--set moe.balance_weight={larger:g}`"
-    if _ours(subject) and subject.router != "loss-free":
-        return f"`--router loss-free`, or a larger {weight}"
-    return f"a larger {weight}"
+    if subject.router == "loss-free":
+        gamma = _setting(subject, "loss_free", "gamma", 0.001)
+        return f"let biases move faster, `--set loss_free.gamma={2 * gamma:g}`"
+    row = ROUTERS.get(subject.router)
+    if _ours(subject) and row is not None and not row.balance_loss:
+        return "`--router loss-free`"
+    own = 0.3 if subject.router == "stablemoe" else 0.01  # what "auto" is
+    now = _setting(subject, "moe", "balance_weight", own)
+    weight = f"a larger `--set moe.balance_weight={max(0.03, 3 * now):g}`"
+    return f"`--router loss-free`, or {weight}" if _ours(subject) else weight
+
+
+def _setting(subject: Subject, section: str, name: str, otherwise: float) -> float:
+    """A number of a run's recipe; the other one where it is not a number."""
+    found = subject.settings.get(section)
+    value = found.get(name) if isinstance(found, dict) else None
+    return float(value) if isinstance(value, int | float) else otherwise
 
 
 def _begins_later(subject: Subject) -> bool:

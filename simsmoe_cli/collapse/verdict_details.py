@@ -359,6 +359,10 @@ def _compared(findings: Findings, against: Findings) -> list[Sentence]:
     if not all(layer.finite for layer in against.layers):
         text = f"{name} has values that are not finite (NaN or infinity)."
         sentences.append(Sentence.of("bad", text))
+    if (ours.unit, ours.choices) != (theirs.unit, theirs.choices):
+        text = f"{name} predicts other tokens, so scores per token cannot be compared."
+        evidence = {"choices": ours.choices, "against_choices": theirs.choices}
+        sentences.append(Sentence.of("warning", text, **evidence))
     if (ours.corpus, ours.split, ours.rows) != (theirs.corpus, theirs.split, theirs.rows):
         text = f"{name} was measured on other text, which alone may cause differences."
         evidence = {"rows": ours.rows, "against_rows": theirs.rows}

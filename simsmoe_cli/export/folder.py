@@ -75,9 +75,15 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 logits = model(**tokenizer("a text", return_tensors="pt")).logits
 ```
 
-There are no special tokens: no text begins or ends with one, so say how much to generate.
+SPECIAL
 """,
 }
+NO_SPECIAL = (
+    "There are no special tokens: no text begins or ends with one, so say how much to generate."
+)
+END_TOKEN = (
+    "A text ends with the token that config.json names as eos_token_id; generation stops there."
+)
 LEFT_OUT = "\nCharacters that are not in the vocabulary are silently left out of a text.\n"
 TOKENIZER_NOTES = {
     "bytes": LEFT_OUT,
@@ -247,6 +253,7 @@ def _readme(opened: OpenedRun, kind: str, parameters: int) -> str:
     ]
     facts = [printable(fact, 1000) for fact in facts]
     body = BODIES[kind].replace("TOKENIZER", manifest.tokenizer_file.file)
+    body = body.replace("SPECIAL", NO_SPECIAL if manifest.end_id is None else END_TOKEN)
     if kind == "mixtral":
         body += TOKENIZER_NOTES.get(manifest.tokenizer, "")
     facts = [printable(fact, 400) for fact in facts]

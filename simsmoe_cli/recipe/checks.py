@@ -23,13 +23,17 @@ MOST_LAYERS = 2_000  # sub-layers of a model
 def contradictions(recipe: Recipe) -> list[Problem]:
     """Settings that contradict each other, and settings that would be ignored."""
     model, moe = recipe.model, recipe.moe
+    width, experts = model.width, moe.experts
+    if recipe.huggingface.used:  # its own model decides, whose experts are not known here
+        hidden = recipe.huggingface.config.get("hidden_size")
+        width, experts = hidden if isinstance(hidden, int) else 1 << 20, 1 << 20
     return [
         *(
             _huggingface_problems(recipe)
             if recipe.huggingface.used
             else _own_model_problems(recipe)
         ),
-        *recipe.similarity.problems(model.pattern, model.width, moe.experts),
+        *recipe.similarity.problems(model.pattern, width, experts),
         *_train_problems(recipe),
         *_eval_problems(recipe),
         *_finetune_problems(recipe),

@@ -128,9 +128,8 @@ class SimilaritySettings(Section):
     )
     threshold: Fraction | Schedule = Field(
         0.0,
-        description="T*: pairs less similar than this add no loss. For cka-linear-debiased 0 is "
-        "chance level and 1 the same up to rotation and scale; cka-rbf is near 1 for unrelated "
-        "experts",
+        description="T*: pairs less similar than this add no loss; with cka-linear-debiased 0 is "
+        "chance level, and 1 the same up to rotation and scale",
     )
     weight: NotNegative | Schedule = Field(
         0.0,

@@ -39,9 +39,11 @@ NAME = 40  # letters of a cell's name
 def figures(table: Table) -> Iterator[Drawing]:
     """Those for which there are results."""
     for similarity in (CKA, CKA_SHARED):
+        if similarity == table.main:
+            continue
         if {table.main.name, similarity.name} <= {score.name for score in table.scores}:
             yield from _drawn(_score_and_similarity(table, similarity))
-    for score in (table.main, CKA):
+    for score in dict.fromkeys((table.main, CKA)):
         yield from _drawn(_differences(table, score))
     yield from _drawn(_curves(table))
     yield from _drawn(_by_layer(table))

@@ -43,6 +43,7 @@ class Score:
 
 
 BPC = Score("test_bpc", "test BPC", ".4f")
+LOSS = Score("test_loss_nats", "test loss, nats", ".4f")  # where tokens are no characters
 CKA = Score("cka", "CKA", ".3f")
 CKA_SHARED = Score("cka_shared", "CKA, shared tokens", ".3f")
 STEPS = "train.steps"
@@ -193,7 +194,7 @@ def _values(row: Row, name: str) -> dict[int, float]:
 
 
 def _scores(rows: Sequence[Row]) -> list[Score]:
-    """The scores to show: BPC or accuracies, then similarity."""
+    """The scores to show: BPC or the loss, similarity, then accuracies."""
     names = {
         name
         for row in rows
@@ -206,7 +207,8 @@ def _scores(rows: Sequence[Row]) -> list[Score]:
         for name in sorted(names)
         if name.startswith(ACCURACY)
     ]
-    return [*(score for score in (BPC, CKA, CKA_SHARED) if score.name in names), *accuracies]
+    main = BPC if BPC.name in names else LOSS
+    return [*(score for score in (main, CKA, CKA_SHARED) if score.name in names), *accuracies]
 
 
 def table_of(results: Results) -> Table:

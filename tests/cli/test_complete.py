@@ -145,10 +145,13 @@ def test_what_install_completion_installs_works_in_bash(
         ask simsmoe collapse-report pl
         ask simsmoe pretrain --set moe.router = xm
         ask simsmoe pretrain --set model.width = 64 --set model.norm =
+        ask simsmoe pretrain --set = moe.router = xm
+        ask simsmoe pretrain --recipe = quicks
     """
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     environment = {"HOME": str(home), "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
     said = subprocess.run(
         ["bash", "-c", asks], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
-    assert said.stdout.splitlines() == ["plain-1", "xmoe", "layernorm rmsnorm"], said.stderr
+    expected = ["plain-1", "xmoe", "layernorm rmsnorm", "xmoe", "quickstart"]
+    assert said.stdout.splitlines() == expected, said.stderr

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from simsmoe_cli.collapse.ablation import Change
 from simsmoe_cli.collapse.findings import Estimate, Findings
 from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.registry import ROUTERS
 from tests.collapse.planted import EXPERTS
 from tests.collapse.reports import report, with_costs
 from tests.collapse.varied import sentence, varied
@@ -195,14 +199,13 @@ def test_each_fault_has_a_remedy_of_its_own(base: Findings) -> None:
     assert "--router loss-free" in judge(dead).advice
     for about, words in (
         ({"settings": {"moe": {"balance_weight": 0.02}}}, "`--set moe.balance_weight=0.06`"),
-        ({"router": "loss-free"}, "load: a larger `--set"),
         ({"settings": {"huggingface": {"folder": "/m"}}}, "load: a larger `--set"),
         ({"kind": "huggingface"}, "`simsmoe pretrain --from FOLDER --set moe.balance_weight=0.03`"),
     ):
         subject = dead.subject.model_copy(update=about)
         advice = judge(dead.model_copy(update={"subject": subject})).advice
         assert words in advice
-        assert ("--router loss-free" in advice) == ("settings" in about and "moe" in str(about))
+        assert ("--router loss-free" in advice) == ("moe" in str(about.get("settings")))
     few = good.model_copy(update={"text": good.text.model_copy(update={"rows": 8})})
     assert "`--tokens 4096`" in judge(few).advice
     foreign = good.subject.model_copy(update={"kind": "huggingface"})
@@ -210,6 +213,28 @@ def test_each_fault_has_a_remedy_of_its_own(base: Findings) -> None:
     assert "`simsmoe pretrain --from FOLDER`" in judge(similar).advice
     broken = varied(base, 0.01, 0.01, 0.01, 0.01, non_finite=[1])
     assert "`--checkpoint STEP`" in judge(broken).advice
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_what_is_advised_against_dead_experts_can_be_set(base: Findings, router: str) -> None:
+    needs = {"switch": ["moe.top_k=1"], "expert-choice": ["expert_choice.allow_leak=true"]}
+    given = [f"moe.router={router}", *needs.get(router, [])]
+    before = load_recipe("quickstart", given)
+    about = {"router": router, "settings": before.model_dump(mode="json")}
+    dead = varied(base, 0.01, 0.01, 0.01, 0.01, dead=[0])
+    subject = dead.subject.model_copy(update=about)
+    advice = judge(dead.model_copy(update={"subject": subject})).advice
+    settings = re.findall(r"--set ([a-z_.]+=[0-9.e-]+)`", advice)
+    other = re.findall(r"--router ([a-z-]+)`", advice)
+    assert settings or other
+    for setting in settings:
+        now = load_recipe("quickstart", [*given, setting])
+        assert now != before
+        if "balance" in setting:
+            assert now.loss_weights["balance"] > before.loss_weights["balance"]
+    for name in other:
+        assert name != router
+        load_recipe("quickstart", [f"moe.router={name}"])
 
 
 def test_another_run_whose_experts_differ_more_is_the_remedy() -> None:

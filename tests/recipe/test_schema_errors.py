@@ -29,7 +29,8 @@ from tests.recipe.given import loaded, problem
         (
             "similarity.threshold=2",
             "similarity.threshold: expected a number of at most 1, got 2. Meaning: T*: pairs "
-            "less similar than this add no loss; 0 is chance level, 1 identical.",
+            "less similar than this add no loss; with cka-linear-debiased 0 is chance level, and 1 "
+            "the same up to rotation and scale.",
         ),
         ("competesmoe.version=2", "competesmoe.version: expected one of 1, 2025, got 2"),
         ("model.bias=1", "model.bias: expected true or false, got 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.recipe.load import load_recipe
 from tests.recipe.given import problem
 
@@ -118,6 +119,15 @@ def test_wrong_measures_and_schedules_are_named(override: str, expected: str) ->
 )
 def test_borders_are_allowed(overrides: list[str]) -> None:
     load_recipe("quickstart", overrides)
+
+
+def test_the_width_of_a_hugging_face_model_is_its_own() -> None:
+    chosen = ["similarity.measure=directclr", "similarity.directclr_width=360"]
+    folder = ["huggingface.folder=/models/own", "huggingface.config={hidden_size: 2048}"]
+    load_recipe("continue-huggingface", [*chosen, *folder])
+    small = [*chosen, folder[0], "huggingface.config={hidden_size: 256}"]
+    with pytest.raises(UserError, match="360 is more than the 256 features"):
+        load_recipe("continue-huggingface", small)
 
 
 def test_values_in_force_are_those_that_have_an_effect() -> None:

@@ -82,6 +82,24 @@ def test_all_points_are_seen_and_apart_however_wide_their_intervals(spread: floa
     )
 
 
+def test_a_sweep_without_bpc_shows_the_loss() -> None:
+    """As of words or pieces."""
+    definition = sweep({PRESET: PRESETS})
+    with_bpc = table(definition)
+    results = Results(Path("results.json"), definition)
+    for row in with_bpc.rows:
+        for seed, record in row.records.items():
+            scores = record.scores | {"test_bpc": None, "test_loss_nats": record.scores["test_bpc"]}
+            recipe = recipe_of(definition, row.cell, seed)
+            results.add(recipe, record.model_copy(update={"scores": scores}))
+    made = make_table(definition, results)
+    assert made.main.name == "test_loss_nats"
+    names = [drawing.name for drawing in figures(made)]
+    assert len(names) == len(set(names))
+    assert names[:1] == ["test_loss_nats-cka"]
+    assert "difference-test_loss_nats" in names
+
+
 def test_cells_without_a_name_are_called_base() -> None:
     about = {"name": "made", "grids": [{}, {"moe.router": ["xmoe"]}]}
     for grids in (about["grids"][:1], about["grids"]):

@@ -183,7 +183,7 @@ class _Measurer(Keeper):
     def with_tokens(self, layer: LayerFindings, read_T: Tensor) -> LayerFindings:
         """The findings of a layer with the tokens that its experts receive."""
         index_TK = torch.cat(self.index[layer.layer]).long()
-        if layer.dead is None or len(index_TK) != len(read_T):
+        if layer.load[0] is None or len(index_TK) != len(read_T):  # routing is undefined
             return layer
         text_of = self.source.text_of
         return layer.model_copy(

@@ -8,12 +8,13 @@ Shapes: W windows, S resamples.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from simsmoe_cli.collapse.ablation import Change
+from simsmoe_cli.collapse.ablation import FEWEST_WINDOWS, Change
 from simsmoe_cli.collapse.findings import defined
 from simsmoe_cli.collapse.sources.replay import WindowScores
 from simsmoe_cli.run.score import bits, perplexity
@@ -57,7 +58,8 @@ class Difference:
 
 
 class Intervals:
-    """Makes a `Change` of what was measured in each window.
+    """Makes a `Change` of what was measured in each window; of fewer than FEWEST_WINDOWS windows
+    without an interval, which would be that of their extremes.
 
     Args:
         scored_W: predictions of each window.
@@ -94,6 +96,8 @@ class Intervals:
         nats = float(difference.nats_W.sum() / self.scored_W.sum())
         drawn_S = (self.times_SW @ difference.nats_W) / (self.times_SW @ self.scored_W)
         low, high = torch.quantile(drawn_S, self.ends).tolist()
+        if len(self.scored_W) < FEWEST_WINDOWS:
+            low = high = math.nan
         return Change(
             nats=defined(nats),
             low=defined(low),

@@ -96,8 +96,8 @@ def entropy_figure(main: Findings, against: Findings | None) -> Drawing:
             values = nan_array([[getattr(layer, field) for layer in findings.layers]])[0]
             axes.plot(layers, values, form, color=colour, ms=4)
         axes.plot([], [], "o-", color=colour, ms=4, label=name)
-    most = [layer.entropy_max_nats for layer in main.layers]
-    axes.plot([layer.layer for layer in main.layers], most, ":", color=muted())
+        axes.plot(layers, [layer.entropy_max_nats for layer in findings.layers], ":", color=muted())
+    most = [layer.entropy_max_nats for findings, *_ in runs for layer in findings.layers]
     finish(axes, runs)
     if max(most) > 0:
         axes.set_ylim(top=1.05 * max(most))
@@ -107,8 +107,8 @@ def entropy_figure(main: Findings, against: Findings | None) -> Drawing:
         "Circles: one token, low where it is sure. Squares: all tokens, high where all are used.",
         figure,
         "routing",
-        f"Entropy of the router's softmax. Null: a router that knows nothing has ln N = "
-        f"{number(max(most), 2)} for both (dotted). n = {of_all_text(main)}; plain means, no "
+        f"Entropy of the router's softmax. Null: a router that knows nothing has ln N, at most "
+        f"{number(max(most), 2)}, for both (dotted). n = {of_all_text(main)}; plain means, no "
         "interval.",
     )
 
@@ -130,7 +130,7 @@ def rank_figure(main: Findings, against: Findings | None) -> Drawing:
                 axes.plot([middle - 0.11, middle + 0.11], [mean] * 2, color=colour, lw=2.2)
         axes.plot([], [], color=colour, lw=2.2, label=name)
     finish(axes, runs)
-    most = max(layer.effective_rank_max for layer in main.layers)
+    most = max(layer.effective_rank_max for findings, *_ in runs for layer in findings.layers)
     return Drawing(
         "effective-rank",
         "How many directions an expert's outputs use",

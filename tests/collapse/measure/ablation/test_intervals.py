@@ -12,14 +12,16 @@ from simsmoe_cli.collapse.measure.ablation.intervals import Difference, Interval
 from simsmoe_cli.collapse.sources.replay import WindowScores
 
 
-def made(unit: str = "byte", right: bool = False, seed: int = 0) -> tuple[Intervals, Difference]:
+def made(
+    unit: str = "byte", right: bool = False, seed: int = 0, windows: int = 60
+) -> tuple[Intervals, Difference]:
     random = np.random.default_rng(seed)
-    scored = torch.from_numpy(random.integers(20, 40, 60))
-    nats = torch.from_numpy(random.uniform(50, 100, 60))
-    known = torch.from_numpy(random.random(60) < 0.7) if right else None
+    scored = torch.from_numpy(random.integers(20, 40, windows))
+    nats = torch.from_numpy(random.uniform(50, 100, windows))
+    known = torch.from_numpy(random.random(windows) < 0.7) if right else None
     before = WindowScores(nats, known)
     # Windows differ by far more than the case changes them.
-    worse = torch.from_numpy(random.normal(0.5, 0.4, 60))
+    worse = torch.from_numpy(random.normal(0.5, 0.4, windows))
     case = WindowScores(nats + worse, None if known is None else known & (worse < 1))
     intervals = Intervals(scored, before, unit, 1.25, 2000, 0.95, seed)
     return intervals, Difference.of(case, before)
@@ -36,6 +38,14 @@ def test_a_change_is_the_difference_of_means_with_a_paired_bootstrap_interval() 
     low, high = np.quantile(nats[drawn].sum(1) / scored[drawn].sum(1), [0.025, 0.975])
     assert change.low == pytest.approx(low, rel=0.05)
     assert change.high == pytest.approx(high, rel=0.05)
+
+
+@pytest.mark.parametrize(("windows", "known"), [(1, False), (7, False), (8, True)])
+def test_few_windows_have_no_interval(windows: int, known: bool) -> None:
+    intervals, difference = made(windows=windows)
+    change = intervals.change(difference)
+    assert change.nats is not None
+    assert (change.low is not None) == (change.high is not None) == known
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
