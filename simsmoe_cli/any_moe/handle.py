@@ -79,15 +79,15 @@ def attach(
         UserError: the model has no expert layers, is attached already, a setting is wrong, or
             the run folder is in use or holds another run. The model is left as it is.
     """
+    require_arguments(
+        model, layers, probe_every=probe_every, log_every=log_every, total_steps=total_steps
+    )
     if any(isinstance(part, nn.DataParallel) for part in model.modules()):
         raise UserError(
             "a model in nn.DataParallel cannot be attached: its copies share their hooks",
             where=type(model).__name__,
             hint="Use DistributedDataParallel (torchrun), or one GPU (CUDA_VISIBLE_DEVICES=0).",
         )
-    require_arguments(
-        model, layers, probe_every=probe_every, log_every=log_every, total_steps=total_steps
-    )
     settings = similarity_settings(similarity, total_steps)
     found = list((layers or find_expert_layers)(model))
     name = type(model).__name__

@@ -88,18 +88,8 @@ def pretrain(
     if dry_run:
         from simsmoe_cli.cli.dry_run import show_pretraining
 
-        show_pretraining(
-            recipe,
-            overrides,
-            name,
-            device,
-            data_dir,
-            source,
-            runs_dir,
-            resume,
-            cluster,
-            as_json=as_json,
-        )
+        which = (recipe, overrides, name, device, data_dir, source, runs_dir, resume, cluster)
+        show_pretraining(*which, as_json=as_json)
         return
     from simsmoe_cli.cli.stage_progress import StageProgress
     from simsmoe_cli.cli.training import carry_out, ready_device, restarted

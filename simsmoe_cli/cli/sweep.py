@@ -103,24 +103,17 @@ def sweep(
     if name is not None:
         check_name(name)
     if search is not None:
-        if file is not None:
-            raise UserError("a search takes --recipe and --grid", where=str(file))
         _refuse(
-            "a search has no use for it",
+            "a search has no use for it; it takes --recipe and --grid",
+            (str(file), file is not None),
             ("--baseline", baseline is not None),
             ("--dry-run", dry_run),
             ("--keep-weights", keep_weights),
             ("--results", results is not None),
             ("--reuse", reuse is not None),
         )
-        search_through(
-            *_to_search(recipe, settings, grid, seeds, name),
-            search,
-            jobs,
-            device=device,
-            data_dir=data_dir,
-            runs_dir=runs_dir,
-        )
+        what = _to_search(recipe, settings, grid, seeds, name)
+        search_through(*what, search, jobs, device=device, data_dir=data_dir, runs_dir=runs_dir)
         return
     if file is None:
         definition = _from_options(recipe, settings, grid, seeds, baseline)

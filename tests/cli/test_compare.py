@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,10 +67,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_compared(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("sealed").mkdir()
-    real = os.access
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: Path(path).name != "sealed" and real(path, mode)
-    )
+    real = tempfile.mkdtemp
+
+    def refused(suffix: Any = None, prefix: Any = None, dir: Any = None) -> str:
+        if dir is not None and Path(dir).name == "sealed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(suffix, prefix, dir)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
     assert main.run(["compare", "one", "tow", "--out", "sealed/both.html"]) == EXIT_USAGE
     assert "sealed: cannot write here: Permission denied" in capsys.readouterr().err
 
