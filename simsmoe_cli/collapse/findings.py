@@ -333,6 +333,20 @@ class Findings(Facts):
         """The layer with this index among those with experts; None if it was not measured."""
         return next((layer for layer in self.layers if layer.layer == index), None)
 
+    def partner_of(self, layer: LayerFindings, other: Findings) -> LayerFindings | None:
+        """The layer that corresponds to one of another model: that of its label; or, if the models
+        have no label in common, that at its place. None if there is none.
+
+        Args:
+            layer: of the other model.
+            other: the other model's findings.
+        """
+        own = {one.label: one for one in self.layers}
+        if any(one.label in own for one in other.layers):
+            return own.get(layer.label)
+        place = [one.layer for one in other.layers].index(layer.layer)
+        return self.layers[place] if place < len(self.layers) else None
+
     @property
     def highest(self) -> LayerFindings | None:
         """The layer with the largest mean CKA; None where none is defined."""

@@ -371,7 +371,11 @@ def _compared(findings: Findings, against: Findings) -> list[Sentence]:
         who = "its experts" if here is None else f"the experts of {name}"
         text = f"The two runs are not compared, because the similarity of {who} is undefined."
         return [*sentences, Sentence.of("warning", text)]
-    both = zip(findings.layers, against.layers, strict=False)
+    both = [
+        (layer, other)
+        for layer in findings.layers
+        if (other := against.partner_of(layer, findings)) is not None
+    ]
     apart = [
         mean.low > other.high or other.low > mean.high
         for mean, other in ((one.cka_mean, two.cka_mean) for one, two in both)

@@ -90,7 +90,8 @@ def with_pair_of(findings: Findings, source: Source, options: Options, other: Fi
         other: findings of the other run.
     """
     shown = other.difference
-    layer = None if shown is None else findings.layer_at(shown.layer)
+    theirs = None if shown is None else other.layer_at(shown.layer)
+    layer = None if theirs is None else findings.partner_of(theirs, other)
     if shown is None or layer is None:
         return findings
     i, j = shown.experts
@@ -98,7 +99,7 @@ def with_pair_of(findings: Findings, source: Source, options: Options, other: Fi
     if cka is None:
         return findings
     one = _OnePair(source, options, Pair(layer, i, j, cka))
-    reading = source.walk(options.all_tokens, options.rows, one, [shown.layer], loss=False)
+    reading = source.walk(options.all_tokens, options.rows, one, [layer.layer], loss=False)
     difference = with_labels(one.difference, source, reading.ids[: options.rows])
     return findings.model_copy(update={"difference": difference})
 

@@ -15,6 +15,7 @@ from simsmoe_cli.collapse.show.figures.style import (
     legend_above,
     muted,
     new_figure,
+    place_of,
     subjects,
 )
 from simsmoe_cli.collapse.show.format import per_run
@@ -34,7 +35,7 @@ def left_out_figure(main: Findings, against: Findings | None) -> Drawing | None:
         assert measured is not None
         for layer in findings.layers:
             changes = [one.change for one in measured.left_out if one.layer == layer.layer]
-            middle = layer.layer + beside_each_other(index, runs)
+            middle = place_of(index, layer, runs) + beside_each_other(index, runs)
             at = middle + in_a_row(len(changes), 0.22)
             if len(changes) <= WITH_INTERVALS:
                 # One line with gaps for all of a layer: thousands of lines would take seconds.

@@ -23,6 +23,7 @@ from simsmoe_cli.collapse.show.figures.style import (
     in_a_row,
     muted,
     new_figure,
+    place_of,
     subjects,
 )
 from simsmoe_cli.collapse.show.format import number, of_all_text, origin, per_run
@@ -90,8 +91,8 @@ def entropy_figure(main: Findings, against: Findings | None) -> Drawing:
     """Routing entropy by layer."""
     runs = subjects(main, against)
     figure, axes = by_layer(runs, 2.4, "entropy of the router, nats")
-    for findings, name, colour in runs:
-        layers = [layer.layer for layer in findings.layers]
+    for index, (findings, name, colour) in enumerate(runs):
+        layers = [place_of(index, layer, runs) for layer in findings.layers]
         for field, form in (("entropy_of_mean_nats", "s--"), ("entropy_nats", "o-")):
             values = nan_array([[getattr(layer, field) for layer in findings.layers]])[0]
             axes.plot(layers, values, form, color=colour, ms=4)
@@ -120,7 +121,7 @@ def rank_figure(main: Findings, against: Findings | None) -> Drawing:
     undefined = 0
     for index, (findings, name, colour) in enumerate(runs):
         for layer in findings.layers:
-            middle = layer.layer + beside_each_other(index, runs)
+            middle = place_of(index, layer, runs) + beside_each_other(index, runs)
             ranks = nan_array([layer.effective_rank])[0]
             undefined += int(np.isnan(ranks).sum())
             axes.plot(

@@ -10,6 +10,7 @@ Shapes: L layers with experts, N experts of a layer.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from simsmoe_cli.collapse.difference import Difference
 from simsmoe_cli.collapse.findings import Findings, LayerFindings, Matrix
 from simsmoe_cli.collapse.measure.correlation import nan_array
 from simsmoe_cli.collapse.report import Report
@@ -49,6 +51,7 @@ from simsmoe_cli.collapse.show.figures.style import (
     layer_name,
     muted,
     new_figure,
+    place_of,
     subjects,
 )
 from simsmoe_cli.collapse.show.figures.training import loss_figure, training_figure
@@ -127,7 +130,7 @@ def _by_layer(main: Findings, against: Findings | None) -> Drawing:
         undefined = 0
         for layer in findings.layers:
             pairs = _pairs(layer.cka)
-            middle = layer.layer + beside_each_other(index, runs)
+            middle = place_of(index, layer, runs) + beside_each_other(index, runs)
             many = len(pairs) * len(findings.layers) > MANY_POINTS
             undefined += int(np.isnan(pairs).sum())
             axes.plot(
@@ -295,6 +298,14 @@ def _sheet(main: Findings, against: Findings | None) -> Drawing:
     )
 
 
+def _of_one_pair(shown: Sequence[tuple[Difference, Findings]]) -> bool:
+    """Whether two runs show the same experts of corresponding layers."""
+    (one, here), (other, there) = shown
+    layer, partner = here.layer_at(one.layer), there.layer_at(other.layer)
+    assert layer is not None
+    return one.experts == other.experts and there.partner_of(layer, here) is partner
+
+
 def _difference(main: Findings, against: Findings | None) -> Drawing | None:
     """Heat map of the difference of two experts' outputs (Fig. 5)."""
     shown = [
@@ -331,7 +342,7 @@ def _difference(main: Findings, against: Findings | None) -> Drawing | None:
     of_whom = max(shown, key=lambda found: found[0].cka)[1]
     if len(shown) == 1:
         which = "The most similar pair is shown."
-    elif len({(difference.layer, difference.experts) for difference, _, _ in shown}) == 1:
+    elif _of_one_pair([(difference, found) for difference, _, found in shown]):
         which = (
             f"Both panels show the most similar pair of {of_whom}. It was chosen for that, so it "
             "is less similar in the other run."

@@ -256,17 +256,48 @@ def by_layer(runs: Runs, height: float, label: str) -> tuple[Figure, Axes]:
     """
     figure = new_figure(height)
     axes = figure.add_subplot()
-    layers = runs[0][0].layers
-    every = max(1, -(-len(layers) // 12))
-    shown = layers[::every]
-    words = [printable(layer.label, LABEL) for layer in shown]
-    axes.set_xticks([layer.layer for layer in shown], words)
+    _, ticks = _places(runs)
+    every = max(1, -(-len(ticks) // 12))
+    shown = ticks[::every]
+    words = [printable(name, LABEL) for _, name in shown]
+    axes.set_xticks([place for place, _ in shown], words)
     if any(len(word) > 4 for word in words):
         axes.tick_params(axis="x", rotation=90)
     axes.set_xlabel("layer with experts, first to last")
     axes.grid(False, axis="x")
     axes.set_ylabel(label)
     return figure, axes
+
+
+def place_of(index: int, layer: LayerFindings, runs: Runs) -> float:
+    """Where a layer of a run is on the axis of `by_layer`: beside its partner in the other run."""
+    return _places(runs)[0][index][layer.layer]
+
+
+def _places(runs: Runs) -> tuple[list[dict[int, float]], list[tuple[float, str]]]:
+    """The places of each run's layers by their index, and the ticks with their labels."""
+    main, *others = (findings for findings, *_ in runs)
+    own = {layer.layer: float(layer.layer) for layer in main.layers}
+    ticks = [(own[layer.layer], layer.label) for layer in main.layers]
+    if not others:
+        return [own], ticks
+    (other,) = others
+    partners = {layer.layer: main.partner_of(layer, other) for layer in other.layers}
+    alone = [layer for layer in other.layers if partners[layer.layer] is None]
+    names = [name for _, name in ticks] + [layer.label for layer in alone]
+    place = {name: at for at, name in ticks}
+    if alone and all(name.isdecimal() for name in names):  # in the order of their numbers
+        place = {name: float(at) for at, name in enumerate(sorted(names, key=int))}
+        own = {layer.layer: place[layer.label] for layer in main.layers}
+    else:
+        last = max(own.values(), default=-1.0)
+        place |= {layer.label: last + at for at, layer in enumerate(alone, 1)}
+    theirs = {
+        layer.layer: place[layer.label] if partner is None else own[partner.layer]
+        for layer in other.layers
+        for partner in [partners[layer.layer]]
+    }
+    return [own, theirs], sorted((at, name) for name, at in place.items())
 
 
 def layer_name(layer: LayerFindings) -> str:

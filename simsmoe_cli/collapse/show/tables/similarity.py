@@ -31,8 +31,8 @@ def layers_table(report: Report) -> Table:
     main, against = report.main, report.against
 
     def of_other(layer: LayerFindings) -> Cell:
-        other = against.layer_at(layer.layer) if against else None
-        return cell(other.cka_mean.value if other else None)
+        other = against.partner_of(layer, main) if against else None
+        return cell(other.cka_mean.value) if other else Cell("–", "")  # it has no such layer
 
     def top(layer: LayerFindings) -> Pair | None:
         return next(iter(most_similar([layer], 1)), None)
