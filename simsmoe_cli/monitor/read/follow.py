@@ -81,7 +81,7 @@ class Follower:
         events = RunDir(self.path).events
         with contextlib.suppress(OSError):  # polls say what is wrong
             if events.stat().st_size >= PREVIEW_FROM:
-                shown = RunHistory(self.path, self.history.thresholds, self.history.called)
+                shown = RunHistory(self.path, self.history.thresholds, self.history.name)
                 shown.apply(head_and_tail(events, PREVIEW_KINDS, PREVIEW_SAMPLES))
                 self.history = shown
                 self.version += 1

@@ -15,8 +15,7 @@ HEAD_BYTES = 64 << 10
 TAIL_BYTES = 64 << 10
 LARGEST_TAIL = 8 << 20
 RECENT = 24
-SEARCHED_AT_ONCE = 1 << 20
-MOST_SEARCHED = 64 << 20
+MOST_SEARCHED = 4 << 20
 WINDOW_BYTES = 2 << 10  # of a sample in between: some train events
 
 
@@ -60,18 +59,11 @@ def head_and_tail(
 def _last_start(file: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
     """The line of the last run_started event of a part of the file, if there is one: a resumed run
     may have other settings. At most the last MOST_SEARCHED bytes are searched."""
-    begin, mark = max(begin, end - MOST_SEARCHED), b'"run_started"'
-    after = b""
-    while end > begin:
-        start = max(begin, end - SEARCHED_AT_ONCE)
-        file.seek(start)
-        part = file.read(end - start)
-        if (at := (part + after).rfind(mark)) >= 0:
-            whole = part + after
-            line_begin = whole.rfind(b"\n", 0, at) + 1
-            yield whole[line_begin : whole.find(b"\n", at) + 1 or None]
-            return
-        after, end = part[: 64 << 10], start  # a line that begins in the part before
+    begin = max(begin, end - MOST_SEARCHED)
+    file.seek(begin)
+    part = file.read(end - begin)
+    if (at := part.rfind(b'"run_started"')) >= 0:
+        yield part[part.rfind(b"\n", 0, at) + 1 : part.find(b"\n", at) + 1]
 
 
 def _between(file: BinaryIO, begin: int, end: int, samples: int) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from textual import events, work
 from textual.app import ComposeResult, SystemCommand
@@ -268,11 +267,7 @@ _SORT_KEYS: dict[str, Callable[[RunSummary], Any]] = {
 
 
 def _fit(text: str, width: int) -> str:
-    return set_cell_size(text if cell_len(text) <= width else chopped(text, width), width)
-
-
-def chopped(text: str, width: int) -> str:
-    """The beginning of a text that is too wide, with an ellipsis."""
-    while cell_len(text) > width - 1:
-        text = text[:-1]
-    return text + "…"
+    """The text in `width` cells; where it is longer, it ends with an ellipsis."""
+    line = Text(text)
+    line.truncate(width, overflow="ellipsis", pad=True)
+    return line.plain

@@ -65,7 +65,7 @@ class RunHistory(RunFacts):
 
     Attributes:
         path: as given.
-        name, called: of the folder, which a copy may have changed.
+        name: as given.
         step: steps done.
         missing: whether there is no file now.
         series: see the module.
@@ -82,14 +82,13 @@ class RunHistory(RunFacts):
 
     def __init__(self, path: Path, thresholds: Thresholds | None = None, name: str | None = None):
         self.path = path
-        self.called = clean(path.absolute().name if name is None else name)
+        self.name = clean(path.absolute().name if name is None else name)
         self.thresholds = thresholds or Thresholds()
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything but the path and the thresholds."""
+        """Forget everything but the path, the name and the thresholds."""
         super().__init__()
-        self.name = self.called
         self.step = 0
         self.missing = False
         self._gathered = Gathered()
