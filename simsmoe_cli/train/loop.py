@@ -194,7 +194,7 @@ class Trainer(Generic[S]):
                     self._log_profile()
             if stopping:
                 if last and math.isinf(self.best_loss):  # so that it can be tested
-                    self.writer.save_best(self.steps_done, self.model, self.objective.identity())
+                    self._last_is_best()
                 self.writer.wait()
                 self.world.wait()
                 self.signals.leave_if_asked(self.steps_done)
@@ -299,6 +299,10 @@ class Trainer(Generic[S]):
             self.writer.save_best(self.steps_done, self.model, state)
         self._evaluated(score, "valid", best)
 
+    def _last_is_best(self) -> None:
+        """Save the last weights as the best: of a run that was never validated."""
+        self.writer.save_best(self.steps_done, self.model, self.objective.identity())
+
     def _probe(self) -> None:
         tokens_BM, real_T = self.objective.probe_batch()
         context = self.objective.context(self.steps_done, real_T)
@@ -332,7 +336,7 @@ class Trainer(Generic[S]):
             if self.settings.validate_every:  # resumed at its end without its best
                 self._validate()
             else:
-                self.writer.save_best(self.steps_done, self.model, self.objective.identity())
+                self._last_is_best()
         self.writer.wait()
         self.world.wait()
         self.signals.leave_when_asked(self.steps_done)
