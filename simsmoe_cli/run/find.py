@@ -91,11 +91,14 @@ def find_folder(given: str | Path, runs_dir: Path) -> Path:
             raise DataError(
                 "this is a file, not a run", where=str(given), hint="Give the folder of a run."
             )
-    known = [path.name for path in list_runs(runs_dir)]
-    if REPOSITORY.fullmatch(str(given)) and not closest(Path(given).name, known):
+    path = Path(given)
+    beside = list_runs(path.parent) if len(path.parts) > 1 else []
+    known = [run.name for run in beside or list_runs(runs_dir)]
+    if REPOSITORY.fullmatch(str(given)) and not closest(path.name, known):
         raise _not_downloaded(str(given))
+    where = path.parent if beside else runs_dir
     raise DataError(
-        f"no run '{printable(given)}'", where=str(runs_dir), hint=nearest(Path(given).name, known)
+        f"no run '{printable(given)}'", where=str(where), hint=nearest(path.name, known)
     )
 
 

@@ -140,6 +140,14 @@ def test_a_misspelt_path_is_not_taken_for_a_repository(runs_dir: Path) -> None:
             find_run(given, runs_dir)
 
 
+def test_a_misspelt_path_names_the_nearest_run_beside_it(runs_dir: Path) -> None:
+    run = Path("other/ten")
+    run.mkdir(parents=True)
+    (run / "events.jsonl").touch()
+    with pytest.raises(UserError, match=r"^other: no run 'other/tne'. Did you mean 'ten'\?"):
+        find_run("other/tne", runs_dir)
+
+
 def test_a_checkpoint_is_found_by_its_folder(runs_dir: Path) -> None:
     folder = (runs_dir / "one/checkpoints/step-0000004").absolute()
     for given in ("runs/one/checkpoints/step-0000004", str(folder)):
