@@ -165,7 +165,7 @@ def read_definition(given: str | Path) -> Definition:
         data = {"name": name_from(path.stem) or "sweep", **data}
         definition = definition_of(data, where)
     except FileNotFoundError:
-        hint = nearest(str(given), known)
+        hint = nearest(path.stem, known)
         raise UserError("no such sweep or file", where=where, hint=hint) from None
     except UnicodeDecodeError:
         raise UserError("not a text file in UTF-8", where=where) from None
