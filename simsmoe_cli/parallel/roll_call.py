@@ -6,6 +6,10 @@ keeps: every rank that is alive answers, and those that do not are named. A thre
 answers, since the rank itself may be busy: ranks that compute notice a failure later than those
 that waited for the lost one. A rank that ends with an error of its own leaves a note first, so that
 the others end silently with its exit code.
+
+The store outlives the ranks, whom torchrun starts again after a failure, so every attempt writes
+under a name of its own. The ranks agree on it: each machine counts only the failures that it has
+seen itself, so these counts differ.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,21 +35,27 @@ from simsmoe_cli.parallel.launch import Launch
 
 PATIENCE_S = 5.0  # for notes and answers of other ranks, whose processes are alive
 LISTEN_S = 1.0  # between two looks whether the roll is called
-CONNECT_S = 300.0
-_NOTE, _RUN, _CALLED = "ended", "run", "called"
+AGREE_S = 0.1  # between two looks whether the first rank has accepted this one
+CONNECT_S = 300.0  # for the store, and for all ranks to come to it
+_NOTE, _RUN, _CALLED, _OFFER, _ACCEPTED = "ended", "run", "called", "offer", "accepted"
 _LISTENS, _FAILED_TOO = "listens", "failed too"  # answers
-_AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # set by torchrun, whose store is there before the ranks
+_AGENT = "TORCHELASTIC_USE_AGENT_STORE"
+
+
+def of_torchrun() -> bool:
+    """Whether torchrun keeps the store, which then is there before the ranks and after them."""
+    return os.environ.get(_AGENT) == "True"
 
 
 @functools.cache
 def roll_call(launched: Launch) -> RollCall:
-    """The ranks' common store; this process connects to it once."""
+    """The ranks' common store; this process connects to it once, and waits there for the others."""
     return RollCall(launched)
 
 
 def speaks(launched: Launch, message: str) -> bool:
     """Whether this rank is to say something that all of them may have to say."""
-    if not (roll_call.cache_info().currsize or os.environ.get(_AGENT) == "True"):
+    if not (roll_call.cache_info().currsize or of_torchrun()):
         return launched.first  # started without torchrun, and the ranks have not met yet
     try:
         return roll_call(launched).said_first(message)
@@ -62,7 +73,8 @@ class RollCall:
         launched: the place of this process.
 
     Raises:
-        RuntimeError: there is no store, because the first rank or torchrun is gone.
+        RuntimeError: there is no store, because the first rank or torchrun is gone, or the first
+            rank does not come.
     """
 
     def __init__(self, launched: Launch):
@@ -70,17 +82,40 @@ class RollCall:
         store = TCPStore(
             os.environ.get("MASTER_ADDR", "127.0.0.1"),
             int(os.environ.get("MASTER_PORT", "29500")),
-            is_master=launched.first and os.environ.get(_AGENT) != "True",
+            is_master=launched.first and not of_torchrun(),
             wait_for_workers=False,
             multi_tenant=True,
             timeout=datetime.timedelta(seconds=CONNECT_S),
         )
         job = f"simsmoe/{launched.run_id}"
         self._job = PrefixStore(job, store)  # lives as long as torchrun
-        self._attempt = PrefixStore(f"{job}/{launched.restarts}", store)
+        self._attempt = PrefixStore(f"{job}/{self._agreed()}", store)
         # torch 2.13 finds addresses of an earlier attempt in torchrun's store, as it adds no
         # prefix of its own.
         self.meeting = PrefixStore("meeting", self._attempt)
+
+    def _agreed(self) -> str:
+        """The name of this attempt. The first rank offers one, all others answer, and it accepts
+        those that did within `CONNECT_S`. An offer of an earlier attempt accepts nobody of this
+        one."""
+        me, rank = uuid.uuid4().hex, self.launched.rank
+        if self.launched.first:
+            self._job.set(_OFFER, me)
+            answers = [f"{me}/{other}" for other in range(1, self.launched.size)]
+            with contextlib.suppress(RuntimeError):  # not all came: those will be named as lost
+                self._job.wait(answers, datetime.timedelta(seconds=CONNECT_S))
+            came = [self._job.get(key).decode() for key in answers if self._job.check([key])]
+            self._job.set(f"{me}/{_ACCEPTED}", " ".join(came))
+            return me
+        until = time.monotonic() + 2 * CONNECT_S
+        while time.monotonic() < until:
+            offer = self._job.get(_OFFER).decode()
+            self._job.set(f"{offer}/{rank}", me)
+            accepted = f"{offer}/{_ACCEPTED}"
+            if self._job.check([accepted]) and me in self._job.get(accepted).decode().split():
+                return offer
+            time.sleep(AGREE_S)
+        raise dist.DistStoreError(f"rank {rank} waited in vain for rank 0")
 
     def register(self, device: str) -> None:
         """Say where this rank is."""

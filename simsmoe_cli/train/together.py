@@ -21,7 +21,7 @@ from simsmoe_cli.errors import (
     UserError,
 )
 from simsmoe_cli.parallel.launch import launch
-from simsmoe_cli.parallel.roll_call import failed, is_failed_exchange, lost, roll_call
+from simsmoe_cli.parallel.roll_call import failed, is_failed_exchange, lost, of_torchrun, roll_call
 from simsmoe_cli.parallel.world import ALONE, World, join
 from simsmoe_cli.recipe.parallel import ParallelSettings
 from simsmoe_cli.run.folder import RunDir
@@ -118,9 +118,14 @@ def remember(world: World, run: RunDir) -> None:
 
 def to_go_on_with() -> Path | None:
     """The run folder that torchrun's restart goes on with; None at the first start, or if that
-    ended before it had one."""
+    ended before it had one.
+
+    Raises:
+        UserError: other ranks do not come.
+    """
     launched = launch()
-    if launched.alone or not launched.restarts:
+    if launched.alone or not of_torchrun():
         return None
-    path = roll_call(launched).remembered_run()
+    with rank_named():
+        path = roll_call(launched).remembered_run()
     return None if path is None else Path(path)

@@ -105,25 +105,33 @@ def test_a_killed_rank_ends_the_others_with_one_line(arguments: list[str], tmp_p
 
 
 def test_torchrun_goes_on_by_itself(arguments: list[str], tmp_path: Path) -> None:
-    """A rank is killed; the run is then the same as one that was never interrupted."""
+    """On two machines, of which one sees a rank killed and the other is asked to start again. The
+    run is then the same as one that was never interrupted."""
     short = [*arguments, "--set", "train.steps=40", "--set", "train.validate_every=20"]
     run, name = RunDir(tmp_path / "run"), checkpoint.step_name(40)
     codes, _, errors = ended(
         start([*short, "--runs-dir", str(tmp_path / "whole")], tmp_path / "printed")
     )
     assert codes == [0, 0], errors
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.Popen(
-        [sys.executable, *launch, "--max-restarts=1", "-m", "simsmoe_cli", *short],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    endpoint = "127.0.0.1:" + places()[0]["MASTER_PORT"]
+    launch = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=two"]
+    launch += ["--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--local-addr=127.0.0.1"]
+    machines = [
+        subprocess.Popen(
+            [sys.executable, *launch, "--max-restarts=1", "-m", "simsmoe_cli", *short],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for _ in range(2)
+    ]
     wait_for_checkpoint(run)
     os.kill(json.loads(run.environment.read_text())["sessions"][0]["pid"], signal.SIGKILL)
-    _, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
+    said = [machine.communicate(timeout=240)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    errors = [line for line in "".join(said).splitlines() if line.startswith("simsmoe: error")]
+    assert all("lost contact with rank 0" in error for error in errors), errors
     assert len(json.loads(run.environment.read_text())["sessions"]) == 2
     whole = RunDir(tmp_path / "whole" / "run")
     sums = [checkpoint.read_state(r.checkpoints / name)["sha256"] for r in (run, whole)]
