@@ -7,8 +7,10 @@ that `simsmoe --help` answers at once. For the same reason they do not import
 
 import contextlib
 import functools
+import itertools
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -58,11 +60,30 @@ from simsmoe_cli.parallel.launch import launch, require_alone
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 
+OPTION = re.compile("-[a-z]|--[a-z][a-z-]*")
+
+
 class Command(TyperCommand):
-    """A command that refuses options that are nan or infinite, and to be one of several
-    processes."""
+    """A command that refuses options without their value, options that are nan or infinite, and to
+    be one of several processes."""
 
     in_several_processes = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        takes_value = {
+            name
+            for parameter in self.params
+            if parameter.param_type_name == "option" and not parameter.is_flag
+            for name in parameter.opts
+        }
+        for option, following in itertools.pairwise(itertools.takewhile("--".__ne__, args)):
+            if option in takes_value and OPTION.fullmatch(following):
+                raise UserError(
+                    f"its value is missing: {following} follows",
+                    where=option,
+                    hint=f"If {following} is meant as the value: {option}={following}",
+                )
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         if not self.in_several_processes:

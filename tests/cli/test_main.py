@@ -47,6 +47,9 @@ def test_version_is_that_of_the_distribution(simsmoe: Command) -> None:
         (["show"], "Missing argument 'RECIPE'"),
         (["show", "quickstart", "--sett"], "No such option: --sett"),
         (["show", "quickstart", "--set"], "requires an argument"),
+        (["show", "quickstart", "--set", "--diff"], "--set: its value is missing: --diff follows."),
+        (["finetune", "--resume", "--task", "sst2"], "--resume: its value is missing: --task "),
+        (["eval", "--split", "-h"], "--split: its value is missing: -h follows."),
         (["list", "recipes", "again"], "unexpected extra argument"),
     ],
 )
