@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from simsmoe_cli import __version__
 from simsmoe_cli.cli.collapse_report import collapse_report
@@ -73,7 +73,7 @@ class Command(TyperCommand):
         takes_value = {
             name
             for parameter in self.params
-            if parameter.param_type_name == "option" and not parameter.is_flag
+            if isinstance(parameter, TyperOption) and not parameter.is_flag
             for name in parameter.opts
         }
         for option, following in itertools.pairwise(itertools.takewhile("--".__ne__, args)):

@@ -1,8 +1,9 @@
 """Follows runs in a thread of its own, so that a slow disk never holds up a key.
 
-The thread reads in small portions and holds `Following.lock` only while it takes one; whoever
-reads a history from another thread holds the lock meanwhile. Until a long run has been read, its
-first and last events and a few in between stand in for it, so that there is a picture at once.
+The thread reads in small portions and holds `Following.lock` only while it takes one that has been
+read; whoever reads a history from another thread holds the lock meanwhile. Until a long run has
+been read, its first and last events and a few in between stand in for it, so that there is a
+picture at once.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from simsmoe_cli.monitor.read.head_tail import head_and_tail
 from simsmoe_cli.monitor.read.printed import PrintedTail
-from simsmoe_cli.monitor.read.tail import Tail
+from simsmoe_cli.monitor.read.tail import Batch, Tail
 from simsmoe_cli.monitor.state.alerts import Thresholds, in_one_line
 from simsmoe_cli.monitor.state.run import RunHistory
 from simsmoe_cli.run.folder import RunDir
@@ -28,7 +30,7 @@ PREVIEW_KINDS = ("train", "router", "similarity")
 PREVIEW_SAMPLES = 512  # of a file, where train events are read for the preview
 TELL_EVERY_S = 0.5  # while there is much to read
 YIELD_S = 0.001  # between portions, for whoever waits for the lock
-
+NO_LOCK = contextlib.nullcontext()  # for who has the only thread
 
 Severity = Literal["information", "warning", "error"]
 
@@ -75,28 +77,43 @@ class Follower:
         self._printed = PrintedTail(RunDir(path).printed)
         self._read = self.history
 
-    def preview(self) -> None:
+    def preview(self, lock: AbstractContextManager[object] = NO_LOCK) -> None:
         """Show the first and last events of a long run, and a few in between, until all have been
-        read."""
+        read.
+
+        Args:
+            lock: held while `history` is set, not while files are read.
+        """
         events = RunDir(self.path).events
         with contextlib.suppress(OSError):  # polls say what is wrong
             if events.stat().st_size >= PREVIEW_FROM:
                 shown = RunHistory(self.path, self.history.thresholds, self.history.name)
                 shown.apply(head_and_tail(events, PREVIEW_KINDS, PREVIEW_SAMPLES))
-                self.history = shown
-                self.version += 1
+                with lock:
+                    self.history = shown
+                    self.version += 1
 
-    def poll(self) -> tuple[bool, list[News]]:
+    def poll(self, lock: AbstractContextManager[object] = NO_LOCK) -> tuple[bool, list[News]]:
         """Read a portion of the new events; returns whether there is more, and the news, if there
-        are any, as one."""
+        are any, as one.
+
+        Args:
+            lock: held while `history` changes, not while files are read.
+        """
         batch = self._tail.poll(PORTION_BYTES)
+        printed = self._printed.poll()
+        with lock:
+            return batch.more, self._take(batch, printed)
+
+    def _take(self, batch: Batch, printed: bool) -> list[News]:
+        """Take what was read into the history; returns the news."""
         live = self.caught_up and not batch.restarted
         history = self._read
         gone = batch.missing and not history.missing and history.total_events > 0
         alerts = history.take(batch, live=live, now=self._clock())
         if batch.events or batch.restarted or batch.notices or alerts or gone:
             self.version += 1
-        if self._printed.poll():
+        if printed:
             self.version += 1
         caught_up = not batch.more
         if caught_up or batch.restarted:
@@ -115,8 +132,7 @@ class Follower:
             told.append(in_one_line(alerts, history.thresholds))
             if not all(alert.recovered for alert in alerts):
                 severity = "error"
-        news = [News(history.name, severity, "; ".join(told))] if told else []
-        return batch.more, news
+        return [News(history.name, severity, "; ".join(told))] if told else []
 
 
 class Following:
@@ -149,9 +165,8 @@ class Following:
         self._stop.set()
 
     def _follow(self) -> None:
-        with self.lock:
-            for follower in self.runs:
-                follower.preview()
+        for follower in self.runs:
+            follower.preview(self.lock)
         self._tell([])
         while not self._stop.is_set():
             more = self._look()
@@ -166,8 +181,7 @@ class Following:
         waiting = list(self.runs)
         while waiting and not self._stop.is_set() and time.monotonic() - began < TELL_EVERY_S:
             follower = waiting.pop(0)
-            with self.lock:
-                more, told = follower.poll()
+            more, told = follower.poll(self.lock)
             news += told
             if more:
                 waiting.append(follower)

@@ -34,7 +34,6 @@ from simsmoe_cli.run.find import names_of
 
 PLAY_EVERY_S = 0.25
 DRAW_WHILE_READING_S = 2.0
-LOCK_S = 0.05  # longest wait for the thread that reads, before the header is drawn later
 REST = 50  # pause between two pictures of a live run, as a multiple of the time to draw one
 
 
@@ -103,12 +102,9 @@ class Dashboard(Screen[None]):
         self.set_interval(1.0, self._update_header)
 
     def _update_header(self) -> None:
-        """Draw the header again, whose times pass; not while a slow disk is read."""
-        if self.following.lock.acquire(timeout=LOCK_S):
-            try:
-                self.header.update()
-            finally:
-                self.following.lock.release()
+        """Draw the header again, whose times pass."""
+        with self.following.lock:
+            self.header.update()
 
     def on_unmount(self) -> None:
         self.following.stop()
