@@ -10,6 +10,7 @@ import torch
 
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError, counted, is_out_of_memory
 from simsmoe_cli.model.precision import resolve_precision
+from simsmoe_cli.model.rank_cost import rank_cost
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.parallel.launch import Launch
 from simsmoe_cli.recipe.schema import Recipe
@@ -91,16 +92,26 @@ def micro_batches_that_fit(
     recipe: Recipe, vocab_size: int, device: torch.device, ranks: int = 1
 ) -> str:
     """The smallest number of micro-batches that fits into the memory of a device, in words; empty
-    if no number fits, or if the memory is not known, as with several ranks."""
+    if no number fits, or if the memory is not known.
+
+    Args:
+        ranks: that train together, each on a device of its own.
+    """
     room = device_memory(device)
-    if room is None or ranks > 1:
+    if room is None:
         return ""
     train = recipe.train
     precision = resolve_precision(train.precision, device)
-    more = range(train.micro_batches + 1, train.batch + 1)
-    for micro_batches in (count for count in more if train.batch % count == 0):
+    for micro_batches in range(train.micro_batches + 1, train.batch + 1):
+        problems = recipe.parallel.problems_of(ranks, train.batch, micro_batches)
+        if train.batch % micro_batches or any(problems):
+            continue
         changed = train.model_copy(update={"micro_batches": micro_batches, "precision": precision})
-        needed = measure(recipe.model_copy(update={"train": changed}), vocab_size).training_bytes
+        smaller = recipe.model_copy(update={"train": changed})
+        if ranks > 1:
+            needed = rank_cost(smaller, vocab_size, ranks).memory_bytes
+        else:
+            needed = measure(smaller, vocab_size).training_bytes
         if needed < ROOM_TO_PLAN_WITH * room:
             return (
                 f"Use --set train.micro_batches={micro_batches}, which takes about "

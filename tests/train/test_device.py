@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, EXIT_USAGE, UserError
+from simsmoe_cli.model.rank_cost import rank_cost
 from simsmoe_cli.parallel.launch import Launch
 from simsmoe_cli.train import device
 from simsmoe_cli.train.device import choose_device, clear_memory_errors, micro_batches_that_fit
@@ -53,3 +54,18 @@ def test_micro_batches_are_as_few_as_fit(monkeypatch: pytest.MonkeyPatch) -> Non
     for room, advice in ((None, ""), (1, ""), (1 << 40, "--set train.micro_batches=2, ")):
         monkeypatch.setattr(device, "device_memory", lambda device, room=room: room)
         assert advice in micro_batches_that_fit(tiny, 256, CPU)
+
+
+def test_several_ranks_are_advised_by_what_each_of_them_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = recipe(train={"batch": 16})
+    for parts in (2, 4, 8):
+        smaller = made.model_copy(
+            update={"train": made.train.model_copy(update={"micro_batches": parts})}
+        )
+        room = rank_cost(smaller, 256, 2).memory_bytes / device.ROOM_TO_PLAN_WITH + 1
+        monkeypatch.setattr(device, "device_memory", lambda device, room=room: room)
+        assert f"--set train.micro_batches={parts}, " in micro_batches_that_fit(made, 256, CPU, 2)
+    monkeypatch.setattr(device, "device_memory", lambda device: 1)
+    assert micro_batches_that_fit(made, 256, CPU, 2) == ""  # 16 leave no sequence for one of both
