@@ -52,6 +52,12 @@ class LeftOut(Facts):
     tokens: Count = Field(description="of the windows that the router sends to it")
     change: Change = Field(description="exactly 0 where no token is sent to it")
 
+    @property
+    def missed(self) -> bool:
+        """Whether the loss rises without it, by the interval; by the value where there is none."""
+        lowest = self.change.nats if self.change.low is None else self.change.low
+        return lowest is not None and lowest > 0
+
 
 class PairCost(Facts):
     """What it costs to have one expert instead of two."""
@@ -118,6 +124,12 @@ class Ablation(Facts):
     def share(self, nats: Number) -> Number:
         """A change of the loss as a share of the unchanged model's loss; None where undefined."""
         return nats / self.loss_nats if nats is not None and self.loss_nats else None
+
+    @property
+    def unneeded(self) -> int:
+        """How many experts could be left out, one at a time, without a measurable rise of the
+        loss."""
+        return sum(not one.missed for one in self.left_out if one.change.nats is not None)
 
     @property
     def cheapest(self) -> LeftOut | None:

@@ -22,7 +22,7 @@ from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.sources.open_run import checkpoints, open_run
 from simsmoe_cli.collapse.sources.replay import CannotReplay
 from simsmoe_cli.collapse.specialisation import Domain, Saturation
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.huggingface.unsupported import other_folder
 from simsmoe_cli.run import checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.show.format import number
-from simsmoe_cli.collapse.verdict_doubts import FEW_ROWS
+from simsmoe_cli.collapse.verdict.doubts import FEW_ROWS
 from simsmoe_cli.errors import EXIT_COLLAPSE, UserError, printable
 from simsmoe_cli.run.layer_labels import listed
 

@@ -35,7 +35,7 @@ class Sentence(Facts):
 
 
 class Verdict(Facts):
-    """The report in words; `verdict.py` says from which thresholds.
+    """The report in words; `verdict/judge.py` says from which thresholds.
 
     The first three fields of text are three sentences, to be read first.
     """

@@ -19,7 +19,7 @@ from simsmoe_cli.collapse.show.files import write_report
 from simsmoe_cli.collapse.show.html import page as made_page
 from simsmoe_cli.collapse.show.terminal import show
 from simsmoe_cli.collapse.sources.base import Batch, LayerSpec
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from simsmoe_cli.errors import EXIT_COLLAPSE, UserError
 from simsmoe_cli.moe.experts.loop import LoopExperts
 from simsmoe_cli.similarity.routed import Routed

@@ -10,7 +10,7 @@ from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure import cka
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.report import Report
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from tests.collapse.planted import QUICK, Planted
 from tests.collapse.varied import LAYERS
 

@@ -11,7 +11,7 @@ from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.figures.similarity import report_figures
 from simsmoe_cli.collapse.show.figures.style import place_of, subjects
 from simsmoe_cli.collapse.show.tables.similarity import layers_table
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from tests.collapse.reports import report
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.measure.layers import measure
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from tests.collapse.planted import EXPERTS, QUICK, WIDTH, Planted, oracle_biased, oracle_debiased
 
 ALL_DRAWS = True

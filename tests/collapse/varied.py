@@ -6,7 +6,7 @@ from typing import Any
 
 from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.report import Sentence
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from tests.collapse.planted import EXPERTS
 
 LAYERS = 4

@@ -16,7 +16,7 @@ from simsmoe_cli.collapse.fail_above import fail_above
 from simsmoe_cli.collapse.report import Report
 from simsmoe_cli.collapse.show.html import page
 from simsmoe_cli.collapse.show.terminal import show
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from simsmoe_cli.errors import EXIT_COLLAPSE, EXIT_DATA, UserError
 from tests.collapse.reports import report
 from tests.fuzz.driving import CONTROLS, cases, damaged, disturbed

@@ -31,7 +31,7 @@ from simsmoe_cli.any_moe.find_layers import (
 from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.similarity.routed import Routed
 from tests.huggingface.families import (

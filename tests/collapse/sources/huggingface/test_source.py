@@ -16,7 +16,7 @@ from simsmoe_cli.collapse.measure.layers import measure
 from simsmoe_cli.collapse.sources.huggingface.source import HuggingFaceSource
 from simsmoe_cli.collapse.sources.open_huggingface import open_huggingface
 from simsmoe_cli.collapse.subject import Subject
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from simsmoe_cli.errors import UserError
 from tests.any_moe.models import ListedLayer
 from tests.huggingface.models import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simsmoe_cli.collapse.measure.layers import measure
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from tests.collapse.chained import Chained, gate, told
 from tests.collapse.planted import QUICK
 

@@ -8,7 +8,7 @@ import pytest
 
 from simsmoe_cli.collapse.ablation import Change
 from simsmoe_cli.collapse.findings import Estimate, Findings
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.registry import ROUTERS
 from tests.collapse.planted import EXPERTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simsmoe_cli.collapse.findings import Estimate, Findings
-from simsmoe_cli.collapse.verdict import judge
+from simsmoe_cli.collapse.verdict.judge import judge
 from tests.collapse.planted import EXPERTS
 from tests.collapse.varied import LAYERS, sentence, varied
 

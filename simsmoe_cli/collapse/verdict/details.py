@@ -6,9 +6,9 @@ the same representation up to rotation and scale", and "duplicates" only where t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from simsmoe_cli.collapse.findings import Findings, LayerFindings
+from simsmoe_cli.collapse.findings import Findings
 from simsmoe_cli.collapse.pairs import (
     COLLAPSED_LAYER,
     SAME_PAIR,
@@ -25,20 +25,20 @@ from simsmoe_cli.collapse.show.format import (
     number,
     says_nothing,
 )
-from simsmoe_cli.collapse.verdict_doubts import (
+from simsmoe_cli.collapse.verdict.compared import compared
+from simsmoe_cli.collapse.verdict.doubts import (
     copied,
     few_rows,
     hard_text,
     non_finite,
     undefined_experts,
 )
+from simsmoe_cli.collapse.verdict.routing import dead_experts, routing
 from simsmoe_cli.errors import listed
 
 SAME_DIRECTION = 0.95  # mean cosine from which outputs are said to point the same way
 SAME_WEIGHTS = 0.99  # matched units from which weights are said to match
 RBF_ABOVE = 0.4  # if RBF CKA is this much above linear CKA, single rows may hide a similarity
-UNEVEN_LOAD = 1.0  # coefficient of variation
-UNDECIDED, NARROW = 0.95, 0.5  # of ln N: entropy of a token's routing, and of the mean routing
 ROUNDED = 1e-3  # when all pairs are this close, their order is only rounding
 
 
@@ -63,12 +63,12 @@ def details(
         *_nearly_same(pairs.same),
         *_similar_pairs(pairs),
         *_merging(findings),
-        *_dead_experts(findings),
+        *dead_experts(findings),
         *undefined_experts(findings),
         *_single_tokens(pairs.all),
-        *_routing(findings),
+        *routing(findings),
         *_sharing(findings),
-        *(_compared(findings, against) if against is not None else []),
+        *(compared(findings, against) if against is not None else []),
         *(Sentence.of("note", f"{note.rstrip('.')}.") for note in findings.text.notes),
     ]
     if doubts or not sure:
@@ -273,133 +273,5 @@ def _merging(findings: Findings) -> list[Sentence]:
     return [Sentence.of("note", text, **costs, **between, pairs=measured.similar.pairs)]
 
 
-# Routing
-
-
-def _dead_experts(findings: Findings) -> list[Sentence]:
-    """Experts that receive hardly any tokens."""
-    dead = [(layer, expert) for layer in findings.layers for expert in layer.dead or ()]
-    if not dead:
-        return []
-    text = (
-        f"{count(len(dead), 'expert is', 'experts are')} dead, with less than "
-        f"{findings.settings.dead_below:.0%} of a fair load: {_experts(dead)}."
-    )
-    experts = [expert for _, expert in dead]
-    numbers = [layer.number for layer, _ in dead]
-    return [Sentence.of("bad", text, dead=len(dead), layers=numbers, experts=experts)]
-
-
-def _routing(findings: Findings) -> list[Sentence]:
-    """Unusual load and routing."""
-    layers = findings.layers
-    sentences = []
-    uneven = [layer for layer in layers if (layer.load_cv or 0) >= UNEVEN_LOAD]
-    if uneven:
-        worst = max(uneven, key=lambda layer: layer.load_cv or 0)
-        text = (
-            f"The load is uneven in {count(len(uneven), 'layer', 'layers')}: most in layer "
-            f"{worst.label}, where its standard deviation is {worst.load_cv:.1f} times its mean."
-        )
-        evidence = {"layers": len(uneven), "layer": worst.number, "load_cv": worst.load_cv}
-        sentences.append(Sentence.of("warning", text, **evidence))
-    sentences += _entropy(
-        layers,
-        lambda layer: layer.entropy_nats,
-        lambda part: part > UNDECIDED,
-        "The router hardly decides: for a token nearly all experts are equally likely",
-    )
-    sentences += _entropy(
-        layers,
-        lambda layer: layer.entropy_of_mean_nats,
-        lambda part: part < NARROW,
-        "The router uses few experts: the same ones are likely for all tokens",
-    )
-    if unknown := sum(layer.entropy_nats is None for layer in layers):
-        text = (
-            f"The router's entropy is unknown in {count(unknown, 'layer', 'layers')}: its output "
-            "there is not a distribution over the experts, or not finite."
-        )
-        sentences.append(Sentence.of("note", text, layers=unknown))
-    return sentences
-
-
-def _entropy(
-    layers: Sequence[LayerFindings],
-    of: Callable[[LayerFindings], float | None],
-    odd: Callable[[float], bool],
-    words: str,
-) -> list[Sentence]:
-    """A sentence if the share of ln N that an entropy has is odd in any layer."""
-    found = [
-        (value, layer)
-        for layer in layers
-        if (value := of(layer)) is not None and layer.experts > 1
-        if odd(value / layer.entropy_max_nats)
-    ]
-    if not found:
-        return []
-    value, layer = found[0]
-    where = listed([f"layer {each.label}" for _, each in found], NAMED)
-    most = layer.entropy_max_nats
-    text = (
-        f"{words} ({where}; entropy {value:.2f} of at most {most:.2f} nats in layer {layer.label})."
-    )
-    return [Sentence.of("note", text, layers=len(found), entropy_nats=value, entropy_max_nats=most)]
-
-
-# Another run
-
-
-def _compared(findings: Findings, against: Findings) -> list[Sentence]:
-    """Which of two runs has the more similar experts, by the intervals of the layers' means."""
-    here, there = findings.overall.cka_mean, against.overall.cka_mean
-    ours, theirs, name = findings.text, against.text, against.subject.name
-    sentences = []
-    if not all(layer.finite for layer in against.layers):
-        text = f"{name} has values that are not finite (NaN or infinity)."
-        sentences.append(Sentence.of("bad", text))
-    if (ours.unit, ours.choices) != (theirs.unit, theirs.choices):
-        text = f"{name} predicts other tokens, so scores per token cannot be compared."
-        evidence = {"choices": ours.choices, "against_choices": theirs.choices}
-        sentences.append(Sentence.of("warning", text, **evidence))
-    if (ours.corpus, ours.split, ours.rows) != (theirs.corpus, theirs.split, theirs.rows):
-        text = f"{name} was measured on other text, which alone may cause differences."
-        evidence = {"rows": ours.rows, "against_rows": theirs.rows}
-        sentences.append(Sentence.of("warning", text, **evidence))
-    if here is None or there is None:
-        who = "its experts" if here is None else f"the experts of {name}"
-        text = f"The two runs are not compared, because the similarity of {who} is undefined."
-        return [*sentences, Sentence.of("warning", text)]
-    both = [
-        (layer, other)
-        for layer in findings.layers
-        if (other := against.partner_of(layer, findings)) is not None
-    ]
-    apart = [
-        mean.low > other.high or other.low > mean.high
-        for mean, other in ((one.cka_mean, two.cka_mean) for one, two in both)
-        if mean.low is not None and mean.high is not None
-        if other.low is not None and other.high is not None
-    ]
-    if not apart:
-        words = f"Without intervals its experts cannot be compared with those of {name}"
-    elif not any(apart):
-        words = f"Its experts are about as similar as those of {name}"
-    else:
-        words = f"Its experts are {'less' if here < there else 'more'} similar than those of {name}"
-    tone = "good" if here < there and any(apart) else "note"
-    text = f"{words}: mean CKA {here:.2f} against {there:.2f}"
-    if apart:
-        text += f"; the intervals are apart in {sum(apart)} of {len(apart)} layers"
-    evidence = {"layers": len(apart), "layers_apart": sum(apart)}
-    means = {"cka_mean": here, "against_cka_mean": there}
-    return [*sentences, Sentence.of(tone, f"{text}.", **means, **evidence)]
-
-
 def _with_cka(pairs: Sequence[Pair]) -> str:
     return listed([f"{pair.full_name} ({pair.cka:.2f})" for pair in pairs], NAMED)
-
-
-def _experts(experts: Sequence[tuple[LayerFindings, int]]) -> str:
-    return listed([f"expert {expert} of layer {layer.label}" for layer, expert in experts], NAMED)
