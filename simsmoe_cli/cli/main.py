@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from simsmoe_cli import __version__
 from simsmoe_cli.cli.collapse_report import collapse_report
@@ -63,6 +63,28 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 OPTION = re.compile("-[a-z]|--[a-z][a-z-]*")
 
 
+def require_values(parameters: Sequence[Any], args: Sequence[str]) -> None:
+    """Raise a UserError if an option takes the next option for its value.
+
+    Args:
+        parameters: of the command.
+        args: its words.
+    """
+    takes_value = {
+        name: max(parameter.opts, key=len)
+        for parameter in parameters
+        if isinstance(parameter, TyperOption) and not parameter.is_flag
+        for name in parameter.opts
+    }
+    for option, following in itertools.pairwise(itertools.takewhile("--".__ne__, args)):
+        if option in takes_value and OPTION.fullmatch(following):
+            raise UserError(
+                f"its value is missing: {following} follows",
+                where=option,
+                hint=f"If {following} is meant as the value: {takes_value[option]}={following}",
+            )
+
+
 class Command(TyperCommand):
     """A command that refuses options without their value, options that are nan or infinite, and to
     be one of several processes."""
@@ -70,19 +92,8 @@ class Command(TyperCommand):
     in_several_processes = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        takes_value = {
-            name
-            for parameter in self.params
-            if isinstance(parameter, TyperOption) and not parameter.is_flag
-            for name in parameter.opts
-        }
-        for option, following in itertools.pairwise(itertools.takewhile("--".__ne__, args)):
-            if option in takes_value and OPTION.fullmatch(following):
-                raise UserError(
-                    f"its value is missing: {following} follows",
-                    where=option,
-                    hint=f"If {following} is meant as the value: {option}={following}",
-                )
+        if not ctx.resilient_parsing:  # a shell that asks what it may offer
+            require_values(self.params, args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -93,6 +104,15 @@ class Command(TyperCommand):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"expected a finite number, got {value}", where=parameter.opts[0])
         return super().invoke(ctx)
+
+
+class Group(TyperGroup):
+    """A command with commands of its own; refuses options without their value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            require_values(self.params, args)
+        return super().parse_args(ctx, args)
 
 
 class CommandOfRanks(Command):
@@ -129,7 +149,7 @@ app.command("list", cls=Command, rich_help_panel=LOOK)(list_names)
 app.command("show", cls=Command, rich_help_panel=LOOK)(show)
 app.command("doctor", cls=Command, rich_help_panel=LOOK)(doctor)
 add_commands(Command)
-app.add_typer(runs, name="runs", rich_help_panel=LOOK)
+app.add_typer(runs, name="runs", cls=Group, rich_help_panel=LOOK)
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,6 +15,8 @@ class Launch:
     Attributes:
         rank, size: its number and how many there are, over all machines.
         local_rank, local_size: the same on this machine.
+        restarts: how often torchrun has started all processes again after a failure on this
+            machine; each machine counts for itself.
         run_id: of this torchrun.
     """
 
@@ -22,6 +24,7 @@ class Launch:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    restarts: int = 0
     run_id: str = ""
 
     @property
@@ -49,6 +52,7 @@ def launch() -> Launch:
         size=size,
         local_rank=_number("LOCAL_RANK", -1),
         local_size=_number("LOCAL_WORLD_SIZE", 1),
+        restarts=_number("TORCHELASTIC_RESTART_COUNT", 0),
         run_id=os.environ.get("TORCHELASTIC_RUN_ID", ""),
     )
     for name, value in (("RANK", found.rank), ("LOCAL_RANK", found.local_rank)):

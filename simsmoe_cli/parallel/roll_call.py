@@ -7,9 +7,9 @@ answers, since the rank itself may be busy: ranks that compute notice a failure 
 that waited for the lost one. A rank that ends with an error of its own leaves a note first, so that
 the others end silently with its exit code.
 
-The store outlives the ranks, whom torchrun starts again after a failure, so every attempt writes
-under a name of its own. The ranks agree on it: each machine counts only the failures that it has
-seen itself, so these counts differ.
+torchrun's store outlives the ranks, which it starts again after a failure, so each attempt writes
+under a name of its own. The ranks agree on it when they meet: no number of torchrun's would do, as
+every machine counts only the failures of its own ranks.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from simsmoe_cli.parallel.launch import Launch
 
 PATIENCE_S = 5.0  # for notes and answers of other ranks, whose processes are alive
 LISTEN_S = 1.0  # between two looks whether the roll is called
-AGREE_S = 0.1  # between two looks whether the first rank has accepted this one
-CONNECT_S = 300.0  # for the store, and for all ranks to come to it
-_NOTE, _RUN, _CALLED, _OFFER, _ACCEPTED = "ended", "run", "called", "offer", "accepted"
+AGREE_S = 0.1  # between two looks whether the others have come
+CONNECT_S = 300.0
+_NOTE, _RUN, _CALLED, _OFFER = "ended", "run", "called", "offer"
 _LISTENS, _FAILED_TOO = "listens", "failed too"  # answers
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 
 
 def of_torchrun() -> bool:
-    """Whether torchrun keeps the store, which then is there before the ranks and after them."""
+    """Whether torchrun keeps the store, which is there before the ranks and after them."""
     return os.environ.get(_AGENT) == "True"
 
 
 @functools.cache
 def roll_call(launched: Launch) -> RollCall:
-    """The ranks' common store; this process connects to it once, and waits there for the others."""
+    """The ranks' common store; this process connects to it once."""
     return RollCall(launched)
 
 
@@ -67,14 +67,13 @@ class RollCall:
     """The ranks' common store; see `roll_call`.
 
     Attributes:
-        meeting: where the process group finds the other ranks.
+        meeting: where the process group finds the other ranks; None until they have agreed.
 
     Args:
         launched: the place of this process.
 
     Raises:
-        RuntimeError: there is no store, because the first rank or torchrun is gone, or the first
-            rank does not come.
+        RuntimeError: there is no store, because the first rank or torchrun is gone.
     """
 
     def __init__(self, launched: Launch):
@@ -89,33 +88,68 @@ class RollCall:
         )
         job = f"simsmoe/{launched.run_id}"
         self._job = PrefixStore(job, store)  # lives as long as torchrun
-        self._attempt = PrefixStore(f"{job}/{self._agreed()}", store)
+        self._said = PrefixStore(f"said/{launched.restarts}", self._job)
+        self._attempt = self._job
+        self.meeting: PrefixStore | None = None
+
+    def agree(self, patience_s: float) -> None:
+        """Wait until all ranks have come, and agree on the name of this attempt.
+
+        Under torchrun the first rank offers a name, the others answer it, and it accepts those that
+        answered. An offer that an earlier attempt has left accepts nobody of this one.
+
+        Args:
+            patience_s: how long ranks wait for each other.
+
+        Raises:
+            UserError: ranks did not come.
+        """
+        name = "the only one"  # without torchrun: the store is as new as the ranks
+        if of_torchrun():
+            name, accepted = (self._offer if self.launched.first else self._answer)(patience_s)
+            missing = [str(rank) for rank in self._others() if str(rank) not in accepted]
+            if missing:
+                raise lost(missing)
+        self._attempt = PrefixStore(name, self._job)
         # torch 2.13 finds addresses of an earlier attempt in torchrun's store, as it adds no
         # prefix of its own.
         self.meeting = PrefixStore("meeting", self._attempt)
 
-    def _agreed(self) -> str:
-        """The name of this attempt. The first rank offers one, all others answer, and it accepts
-        those that did within `CONNECT_S`. An offer of an earlier attempt accepts nobody of this
-        one."""
-        me, rank = uuid.uuid4().hex, self.launched.rank
-        if self.launched.first:
-            self._job.set(_OFFER, me)
-            answers = [f"{me}/{other}" for other in range(1, self.launched.size)]
-            with contextlib.suppress(RuntimeError):  # not all came: those will be named as lost
-                self._job.wait(answers, datetime.timedelta(seconds=CONNECT_S))
-            came = [self._job.get(key).decode() for key in answers if self._job.check([key])]
-            self._job.set(f"{me}/{_ACCEPTED}", " ".join(came))
-            return me
-        until = time.monotonic() + 2 * CONNECT_S
-        while time.monotonic() < until:
-            offer = self._job.get(_OFFER).decode()
-            self._job.set(f"{offer}/{rank}", me)
-            accepted = f"{offer}/{_ACCEPTED}"
-            if self._job.check([accepted]) and me in self._job.get(accepted).decode().split():
-                return offer
+    def _others(self) -> range:
+        return range(1, self.launched.size)
+
+    def _offer(self, patience_s: float) -> tuple[str, dict[str, str]]:
+        """Offer a name; returns it with the ranks that came, and which processes they are."""
+        name, until = uuid.uuid4().hex, time.monotonic() + patience_s
+        self._job.set(_OFFER, name)
+        answers = {str(rank): f"{name}/{rank}" for rank in self._others()}
+        while not self._job.check(list(answers.values())) and time.monotonic() < until:
             time.sleep(AGREE_S)
-        raise dist.DistStoreError(f"rank {rank} waited in vain for rank 0")
+        came = {
+            rank: self._job.get(answer).decode()
+            for rank, answer in answers.items()
+            if self._job.check([answer])
+        }
+        self._job.set(f"{name}/accepted", json.dumps(came))
+        return name, came
+
+    def _answer(self, patience_s: float) -> tuple[str, dict[str, str]]:
+        """Answer offers until one accepts this process; returns what `_offer` does."""
+        # A little longer than the first rank, who knows which ranks are missing.
+        me, until = uuid.uuid4().hex, time.monotonic() + patience_s + PATIENCE_S
+        rank, answered = str(self.launched.rank), ""
+        while time.monotonic() < until:
+            if self._job.check([_OFFER]):
+                name = self._job.get(_OFFER).decode()
+                if name != answered:
+                    self._job.set(f"{name}/{rank}", me)
+                    answered = name
+                if self._job.check([f"{name}/accepted"]):
+                    came: dict[str, str] = json.loads(self._job.get(f"{name}/accepted"))
+                    if came.get(rank) == me:
+                        return name, came
+            time.sleep(AGREE_S)
+        raise lost(["0"])
 
     def register(self, device: str) -> None:
         """Say where this rank is."""
@@ -130,7 +164,7 @@ class RollCall:
     def said_first(self, message: str) -> bool:
         """Whether no other rank has said this before."""
         key = hashlib.sha256(message.encode(errors="replace")).hexdigest()
-        return bool(self._attempt.add(f"said/{key}", 1) == 1)
+        return bool(self._said.add(key, 1) == 1)
 
     def leave_note(self, code: int) -> None:
         """Tell the others that this rank ends by itself, with this exit code."""
@@ -139,6 +173,10 @@ class RollCall:
     def remember_run(self, path: str) -> None:
         """Keep the run folder, for when torchrun starts all ranks again."""
         self._job.set(_RUN, path)
+
+    def forget_run(self) -> None:
+        """Forget the run folder, since the command has ended well."""
+        self._job.delete_key(_RUN)
 
     def remembered_run(self) -> str | None:
         """The run folder of an earlier attempt of this torchrun."""
@@ -171,6 +209,8 @@ class RollCall:
         Args:
             error: what this rank saw of it.
         """
+        if self.meeting is None:
+            return failed(error)
         self._attempt.set(_CALLED, "")
         self._attempt.set(_answer_of(self.launched.rank), _FAILED_TOO)
         answers: dict[int, str | None] = {}

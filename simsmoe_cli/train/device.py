@@ -92,13 +92,13 @@ def micro_batches_that_fit(
     recipe: Recipe, vocab_size: int, device: torch.device, ranks: int = 1
 ) -> str:
     """The smallest number of micro-batches that fits into the memory of a device, in words; empty
-    if no number fits, or if the memory is not known.
+    if no number fits, or if the memory is not known, as for a model of transformers.
 
     Args:
         ranks: that train together, each on a device of its own.
     """
     room = device_memory(device)
-    if room is None:
+    if room is None or recipe.huggingface.used:
         return ""
     train = recipe.train
     precision = resolve_precision(train.precision, device)

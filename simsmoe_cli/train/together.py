@@ -46,6 +46,7 @@ def together(settings: ParallelSettings, device: torch.device) -> Iterator[World
         return
     with rank_named():
         roll = roll_call(launched)
+        roll.agree(settings.timeout_s)
         roll.register(str(device))
     with roll.listening():
         try:
@@ -55,6 +56,8 @@ def together(settings: ParallelSettings, device: torch.device) -> Iterator[World
                 world.wait()
                 yield world
                 world.wait()
+                if launched.first:
+                    roll.forget_run()
         except BaseException as error:
             if not (isinstance(error, EndedElsewhere) or _of_others(error)):
                 with contextlib.suppress(RuntimeError):
@@ -121,7 +124,7 @@ def to_go_on_with() -> Path | None:
     ended before it had one.
 
     Raises:
-        UserError: other ranks do not come.
+        UserError: torchrun or its store is gone.
     """
     launched = launch()
     if launched.alone or not of_torchrun():

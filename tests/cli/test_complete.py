@@ -147,11 +147,12 @@ def test_what_install_completion_installs_works_in_bash(
         ask simsmoe pretrain --set model.width = 64 --set model.norm =
         ask simsmoe pretrain --set = moe.router = xm
         ask simsmoe pretrain --recipe = quicks
+        ask simsmoe pretrain --recipe --name x --router xm
     """
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     environment = {"HOME": str(home), "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
     said = subprocess.run(
         ["bash", "-c", asks], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
-    expected = ["plain-1", "xmoe", "layernorm rmsnorm", "xmoe", "quickstart"]
+    expected = ["plain-1", "xmoe", "layernorm rmsnorm", "xmoe", "quickstart", "xmoe"]
     assert said.stdout.splitlines() == expected, said.stderr

@@ -50,6 +50,8 @@ def test_version_is_that_of_the_distribution(simsmoe: Command) -> None:
         (["show", "quickstart", "--set", "--diff"], "--set: its value is missing: --diff follows."),
         (["finetune", "--resume", "--task", "sst2"], "--resume: its value is missing: --task "),
         (["eval", "--split", "-h"], "--split: its value is missing: -h follows."),
+        (["show", "quickstart", "-s", "--diff"], "If --diff is meant as the value: --set=--diff"),
+        (["runs", "--tag", "--json"], "--tag: its value is missing: --json follows."),
         (["list", "recipes", "again"], "unexpected extra argument"),
     ],
 )

@@ -126,9 +126,13 @@ def test_torchrun_goes_on_by_itself(arguments: list[str], tmp_path: Path) -> Non
         )
         for _ in range(2)
     ]
-    wait_for_checkpoint(run)
-    os.kill(json.loads(run.environment.read_text())["sessions"][0]["pid"], signal.SIGKILL)
-    said = [machine.communicate(timeout=240)[1] for machine in machines]
+    try:
+        wait_for_checkpoint(run)
+        os.kill(json.loads(run.environment.read_text())["sessions"][0]["pid"], signal.SIGKILL)
+        said = [machine.communicate(timeout=240)[1] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
     assert [machine.returncode for machine in machines] == [0, 0], said
     errors = [line for line in "".join(said).splitlines() if line.startswith("simsmoe: error")]
     assert all("lost contact with rank 0" in error for error in errors), errors

@@ -11,7 +11,7 @@ TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 
 def started(patch: pytest.MonkeyPatch, **variables: str) -> None:
-    for name in (*TORCHRUN, "TORCHELASTIC_RUN_ID"):
+    for name in (*TORCHRUN, "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID"):
         patch.delenv(name, raising=False)
     for name, value in variables.items():
         patch.setenv(name, value)
@@ -27,9 +27,9 @@ def test_alone(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> No
 
 
 def test_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    started(monkeypatch, **TORCHRUN, TORCHELASTIC_RUN_ID="job")
+    started(monkeypatch, **TORCHRUN, TORCHELASTIC_RESTART_COUNT="2", TORCHELASTIC_RUN_ID="job")
     found = launch()
-    assert found == Launch(3, 4, 1, 2, run_id="job")
+    assert found == Launch(3, 4, 1, 2, restarts=2, run_id="job")
     assert not found.first
 
 

@@ -95,6 +95,8 @@ def test_a_file_is_checked(tmp_path: Path) -> None:
             read_definition(file)
     with pytest.raises(UserError, match="Did you mean 'table1-small'"):
         read_definition("table1-smal")
+    with pytest.raises(UserError, match="Did you mean 'table1-small'"):
+        read_definition(tmp_path / "table1-smal.yml")
     (tmp_path / "base.yaml").write_text("model: {width: 32}\n")
     file.write_text("recipe: base.yaml\n")
     definition = read_definition(file)

@@ -67,5 +67,13 @@ def test_several_ranks_are_advised_by_what_each_of_them_holds(
         room = rank_cost(smaller, 256, 2).memory_bytes / device.ROOM_TO_PLAN_WITH + 1
         monkeypatch.setattr(device, "device_memory", lambda device, room=room: room)
         assert f"--set train.micro_batches={parts}, " in micro_batches_that_fit(made, 256, CPU, 2)
-    monkeypatch.setattr(device, "device_memory", lambda device: 1)
-    assert micro_batches_that_fit(made, 256, CPU, 2) == ""  # 16 leave no sequence for one of both
+    # 16 micro-batches of one sequence leave none for one of two ranks.
+    monkeypatch.setattr(device, "device_memory", lambda device: 1 << 40)
+    assert (
+        micro_batches_that_fit(recipe(train={"batch": 16, "micro_batches": 8}), 256, CPU, 2) == ""
+    )
+
+
+def test_a_model_of_transformers_has_no_known_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "device_memory", lambda device: 1 << 40)
+    assert micro_batches_that_fit(recipe(huggingface={"folder": "x"}), 256, CPU) == ""

@@ -28,7 +28,7 @@ def test_a_slow_disk_holds_up_nobody(
 
     def slow(*arguments: Any) -> Any:
         reading.set()
-        go_on.wait(60)
+        go_on.wait(120)
         return read(*arguments)
 
     monkeypatch.setattr(holder, name, slow)
@@ -39,7 +39,7 @@ def test_a_slow_disk_holds_up_nobody(
     following = Following([follower], 0.01, lambda news: told.set() if go_on.is_set() else None)
     following.start()
     assert reading.wait(60)
-    assert following.lock.acquire(timeout=60)
+    assert following.lock.acquire(timeout=20)
     following.lock.release()
     go_on.set()
     assert told.wait(60)
