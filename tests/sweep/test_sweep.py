@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +33,8 @@ from simsmoe_cli.sweep.results import Record, Results
 from simsmoe_cli.sweep.side_by_side import Outcome
 from simsmoe_cli.sweep.texts import with_source
 from simsmoe_cli.sweep.training import Machine, cost_of, train_and_measure
-from tests.train.tiny import TINY
+from tests.forked import Forked
+from tests.train.tiny import TINY, steps
 
 PRESET = "similarity.preset"
 DEFINITION = {
@@ -157,6 +160,32 @@ def test_stopped_and_continued_gives_the_same_table(
     assert len([path for path in folder.iterdir() if (path / "events.jsonl").is_file()]) == 3
     assert scores(results) == scores(finished)
     assert _table(results) == _table(finished)
+
+
+def test_killed_and_continued_gives_the_same_table(tmp_path: Path, corpus_dir: Path) -> None:
+    """Killed with SIGKILL while two trainings run: both save, and go on where they were."""
+    file = tmp_path / "long.yaml"
+    changed = {"train.steps": 200, "train.checkpoint_every": 10, "train.validate_every": 100}
+    longer = DEFINITION | {"grids": [{PRESET: ["none", "published"]}]}
+    file.write_text(json.dumps(longer | {"settings": DEFINITION["settings"] | changed}))
+    where = ("--data-dir", str(corpus_dir), "--device", "cpu", "--yes", "--jobs", "2")
+    command = ["sweep", str(file), *where, "--runs-dir"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = Forked([*command, str(killed)], tmp_path / "printed")
+    runs = [RunDir(killed / "tiny" / f"{preset}-seed0") for preset in ("none", "published")]
+    until = time.monotonic() + 120
+    while not all(map(steps, runs)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.ended().code == -signal.SIGKILL
+    assert run([*command, str(killed)]) == 0
+    for folder in runs:
+        sessions = json.loads(folder.environment.read_text())["sessions"]
+        assert len(sessions) == 2, "this training had ended before the kill"
+    assert run([*command, str(whole)]) == 0
+    assert scores(killed / "tiny") == scores(whole / "tiny")
+    assert _table(killed / "tiny") == _table(whole / "tiny")
 
 
 def _table(folder: Path) -> list[str]:
