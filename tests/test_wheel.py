@@ -48,6 +48,8 @@ def test_recipes_and_licence_are_inside_and_nothing_else_of_the_checkout(unpacke
     top = {path.name for path in unpacked.iterdir()}
     assert top == {"simsmoe_cli", f"simsmoe-{__version__}.dist-info"}
     assert list(unpacked.glob("*.dist-info/licenses/LICENSE"))
+    guide = "docs/choosing.md"
+    assert (unpacked / "simsmoe_cli" / guide).read_text() == (ROOT / guide).read_text()
 
 
 def test_metadata_names_the_command_and_what_it_needs(unpacked: Path) -> None:

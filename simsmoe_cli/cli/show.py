@@ -37,14 +37,12 @@ def show(
 ) -> None:
     """Print a recipe, resolved, as YAML that `simsmoe pretrain --recipe` takes."""
     from simsmoe_cli.recipe.fields import fields as documented
-    from simsmoe_cli.recipe.load import dump_recipe, load_recipe
+    from simsmoe_cli.recipe.load import dump_recipe, guide, load_recipe
 
     resolved = load_recipe(recipe, all_overrides(settings, router=router, similarity=similarity))
     if not json:
         if fields:
-            typer.echo(
-                "# How to choose f*, T*, beta, sigma and the number of experts: docs/choosing.md"
-            )
+            typer.echo(f"# How to choose f*, T*, beta, sigma and the number of experts: {guide()}")
         typer.echo(dump_recipe(resolved, comments=fields), nl=False)
         return
     values = resolved.model_dump(exclude=resolved.idle_sections)

@@ -25,8 +25,17 @@ MOST_BYTES = 500_000  # of a recipe file
 
 def recipes_dir() -> Path:
     """The folder of recipes: inside an installed package, or next to the package in a checkout."""
-    inside = Path(__file__).parents[1] / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+    return _beside_or_inside("recipes")
+
+
+def guide() -> Path:
+    """The page on how to choose the settings of similarity learning."""
+    return _beside_or_inside("docs/choosing.md")
+
+
+def _beside_or_inside(name: str) -> Path:
+    inside = Path(__file__).parents[1] / name
+    return inside if inside.exists() else Path(__file__).parents[2] / name
 
 
 def list_recipes() -> list[tuple[str, Path]]:

@@ -32,7 +32,9 @@ def test_output_is_a_recipe_equal_to_the_one_shown(
 
 
 def test_fields_documents_every_field(simsmoe: Command) -> None:
-    text = " ".join(simsmoe("show", "quickstart", "--fields").stdout.replace("#", " ").split())
+    shown = simsmoe("show", "quickstart", "--fields").stdout
+    assert Path(shown.splitlines()[0].rpartition(": ")[2]).is_file()
+    text = " ".join(shown.replace("#", " ").split())
     for field in fields(load_recipe("quickstart")):
         assert " ".join(field.help.split()) in text
 
