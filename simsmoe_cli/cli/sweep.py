@@ -14,6 +14,7 @@ from simsmoe_cli.cli.options import (
     RunsDirOption,
     SetOption,
 )
+from simsmoe_cli.cli.searching import search_through
 from simsmoe_cli.cli.sweeping import (
     JobsOption,
     KeepWeightsOption,
@@ -22,14 +23,13 @@ from simsmoe_cli.cli.sweeping import (
     ResultsOption,
     ReuseOption,
     YesOption,
-    search_through,
     sweep_through,
 )
-from simsmoe_cli.errors import UserError
+from simsmoe_cli.errors import UserError, printable
 
 if TYPE_CHECKING:
     from simsmoe_cli.sweep.definition import Definition
-    from simsmoe_cli.sweep.search import Range
+    from simsmoe_cli.sweep.ranges import Range
 
 FileArgument = Annotated[
     Path | None,
@@ -107,13 +107,21 @@ def sweep(
             "a search has no use for it; it takes --recipe and --grid",
             (str(file), file is not None),
             ("--baseline", baseline is not None),
-            ("--dry-run", dry_run),
             ("--keep-weights", keep_weights),
             ("--results", results is not None),
             ("--reuse", reuse is not None),
         )
         what = _to_search(recipe, settings, grid, seeds, name)
-        search_through(*what, search, jobs, device=device, data_dir=data_dir, runs_dir=runs_dir)
+        search_through(
+            *what,
+            search,
+            jobs,
+            yes=yes,
+            dry_run=dry_run,
+            device=device,
+            data_dir=data_dir,
+            runs_dir=runs_dir,
+        )
         return
     if file is None:
         definition = _from_options(recipe, settings, grid, seeds, baseline)
@@ -202,17 +210,18 @@ def _to_search(
     from simsmoe_cli.recipe.fields import fields
     from simsmoe_cli.sweep.arguments import assignments, given_seeds, require_new
     from simsmoe_cli.sweep.definition import definition_of
-    from simsmoe_cli.sweep.search import parse_range
+    from simsmoe_cli.sweep.ranges import parse_range
 
     kinds = {known.path: known.type for known in fields()}
     ranges: dict[str, Range] = {}
     for text in grid or []:
         field, _, values = text.partition("=")
-        found = parse_range(values)
+        where = f"--grid {printable(text)}"
+        found = parse_range(values, where)
         if found is None:
             raise UserError(
                 "a search needs a range",
-                where=f"--grid {text}",
+                where=where,
                 hint="For example --grid similarity.weight=0.0003..0.03; fixed values with --set.",
             )
         field = field.strip()

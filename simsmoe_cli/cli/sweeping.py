@@ -4,11 +4,9 @@ shows the table."""
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,11 +23,8 @@ if TYPE_CHECKING:
     from simsmoe_cli.sweep.definition import Definition
     from simsmoe_cli.sweep.results import Record
     from simsmoe_cli.sweep.run import Sweep, Training
-    from simsmoe_cli.sweep.search import Range
     from simsmoe_cli.sweep.side_by_side import Outcome
 
-MOST_TRIALS = 10  # that are shown
-VALIDATION = "validation, bits per token"
 JobsOption = Annotated[
     int,
     typer.Option(
@@ -110,16 +105,16 @@ def sweep_through(definition: Definition, options: Options) -> None:
             lambda words: screen.print(words, soft_wrap=True),
             options.reuse or (),
         )
-        at = run.machines(options.device, options.jobs)
         _show_plan(sweep, screen, results)
         failed: dict[str, str] = {}
-        due = bool(sweep.due)
+        due = len(sweep.due)
+        at = run.machines(options.device, min(options.jobs, max(1, due)))
         if due:
-            _show_time(run.estimate_seconds(sweep, at), len(at), screen)
+            show_time(run.estimate_seconds(sweep.due, folder, at), len(at), screen)
         if options.dry_run:
             return
         if due:
-            _ask(yes=options.yes)
+            ask(yes=options.yes)
         sweep.results.write()
         mark(folder, results)
         if due:
@@ -164,72 +159,6 @@ def sweep_through(definition: Definition, options: Options) -> None:
         raise typer.Exit(1)
 
 
-def search_through(
-    definition: Definition,
-    ranges: Mapping[str, Range],
-    count: int,
-    jobs: int,
-    *,
-    device: str,
-    data_dir: Path,
-    runs_dir: Path,
-) -> None:
-    """Search settings, and print the best trials.
-
-    Raises:
-        typer.Exit: some trials failed.
-    """
-    from rich.table import Table
-
-    from simsmoe_cli.sweep import run
-    from simsmoe_cli.sweep.cells import cells_of
-    from simsmoe_cli.sweep.search import STUDY, Trial, search
-
-    screen = console()
-    folder = runs_dir / definition.name
-
-    def ended(trial: Trial) -> None:
-        bpc = "" if trial.valid_bpc is None else f"  {VALIDATION} {trial.valid_bpc:.4f}"
-        given_up = "  given up" if trial.state == "pruned" else ""
-        values = "  ".join(f"{field}={value:.4g}" for field, value in trial.settings.items())
-        screen.print(f"trial {trial.number}  {values}{bpc}{given_up}", soft_wrap=True)
-
-    failures: list[str] = []
-
-    def failed(reason: str) -> None:
-        failures.append(reason)
-        screen.print(f"a trial failed: {reason}", soft_wrap=True)
-
-    cells_of(definition)
-    screen.print(f"search     {count} trials in {folder}", soft_wrap=True)
-    with run.locked(folder):
-        at = run.machines(device, jobs)
-        found = search(definition, ranges, count, folder, data_dir, at, ended, failed)
-    table = Table(box=None, pad_edge=False)
-    for name in ("trial", VALIDATION, *ranges, ""):
-        table.add_column(name, justify="right")
-    for trial in found[:MOST_TRIALS]:
-        bpc = "–" if trial.valid_bpc is None else f"{trial.valid_bpc:.4f}"
-        values = [f"{trial.settings.get(field, math.nan):.4g}" for field in ranges]
-        table.add_row(str(trial.number), bpc, *values, trial.state)
-    screen.print()
-    screen.print(table)
-    screen.print(
-        f"\n{folder / STUDY}",
-        "One training each, so small differences mean nothing: compare the best values with "
-        "several seeds by simsmoe sweep --grid.",
-        sep="\n",
-        soft_wrap=True,
-    )
-    if failures:
-        screen.print(
-            f"{len(failures)} failed; the same command tries as many again. What they printed is "
-            f"in {folder / run.LOGS / 'trials.log'}.",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
-
-
 def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
     """The number of trainings, tokens and FLOPs, of all and of those that are due."""
     definition, due = sweep.definition, sweep.due
@@ -252,7 +181,8 @@ def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
     )
 
 
-def _show_time(seconds: float, jobs: int, screen: Console) -> None:
+def show_time(seconds: float, jobs: int, screen: Console) -> None:
+    """The line of a plan that says how long it takes."""
     side_by_side = f" with {jobs} side by side" if jobs > 1 else ""
     screen.print(
         f"time       about {duration(seconds)} of training{side_by_side}, from a few steps; "
@@ -261,7 +191,13 @@ def _show_time(seconds: float, jobs: int, screen: Console) -> None:
     )
 
 
-def _ask(*, yes: bool) -> None:
+def ask(*, yes: bool) -> None:
+    """Ask whether to train, unless it was said already.
+
+    Raises:
+        UserError: nobody can be asked.
+        typer.Abort: the answer is no.
+    """
     if yes:
         return
     if not sys.stdin.isatty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import itertools
 import os
 import shutil
@@ -278,19 +279,19 @@ def machines(device: str, jobs: int) -> list[Machine]:
     return [Machine(device, threads)] * jobs
 
 
-def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float:
-    """How long the due trainings will take, from a few steps of the first on each machine.
+def estimate_seconds(due: Sequence[Training], folder: Path, at: Sequence[Machine]) -> float:
+    """How long trainings will take, from a few steps of the first on each machine.
 
     FLOPs are taken to cost the same time in all; evaluation and measuring are not counted.
 
     Args:
-        sweep: with at least one training that is due.
+        due: at least one training, in the order in which they begin.
+        folder: of the sweep.
         at: where trainings compute side by side.
     """
-    due = sweep.due
     first = due[0]
-    log = sweep.folder / LOGS / "timing.log"
-    job = replace(first.job, runs_dir=sweep.folder / LOGS / "timing")
+    log = folder / LOGS / "timing.log"
+    job = replace(first.job, runs_dir=folder / LOGS / "timing")
     works = [Work(seconds_per_step, (job,), log) for _ in at]
     took: list[float] = []
     with contextlib.closing(outcomes(works, at)) as ended:
@@ -301,7 +302,20 @@ def estimate_seconds(sweep: Sweep, at: Sequence[Machine]) -> float:
                 )
             took.append(outcome.value)
     per_flop = sum(took) / len(took) / (first.cost.flops / first.cost.steps)
-    return per_flop * sum(one.flops_due for one in due) / len(at)
+    return per_flop * flops_of_the_last([one.flops_due for one in due], len(at))
+
+
+def flops_of_the_last(due: Sequence[float], jobs: int) -> float:
+    """FLOPs until the last of several trainings ends, where each begins when one of `jobs` is free.
+
+    Args:
+        due: FLOPs of each, in their order.
+        jobs: how many compute side by side.
+    """
+    busy = [0.0] * jobs
+    for flops in due:
+        heapq.heapreplace(busy, busy[0] + flops)
+    return max(busy)
 
 
 @contextlib.contextmanager

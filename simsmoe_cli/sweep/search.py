@@ -1,8 +1,8 @@
 """Searches numeric settings with optuna: each trial is one training, judged by its validation.
 
-The study is a SQLite file in the sweep's folder, so a search goes on after an interruption, and
-optuna's own tools read it. Trials are chosen by TPE (Bergstra et al. 2011) and given up at a
-validation that is worse than the median of earlier trials at the same step.
+A search goes on after an interruption (`study.py`), and optuna's own tools read its study. Trials
+are chosen by TPE (Bergstra et al. 2011) and given up at a validation that is worse than the median
+of earlier trials at the same step.
 """
 
 from __future__ import annotations
@@ -13,137 +13,116 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from simsmoe_cli.errors import UserError, printable
+from simsmoe_cli.errors import UserError
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.sweep.cells import Cell, recipe_of
+from simsmoe_cli.sweep.cells import Cell, cells_of, recipe_of
 from simsmoe_cli.sweep.definition import Definition
-from simsmoe_cli.sweep.run import LOGS
+from simsmoe_cli.sweep.ranges import Range
+from simsmoe_cli.sweep.run import LOGS, Training
 from simsmoe_cli.sweep.side_by_side import Work, outcomes
-from simsmoe_cli.sweep.training import Machine, remove_weights
+from simsmoe_cli.sweep.study import (
+    FAILED,
+    REASON,
+    Trial,
+    begin,
+    existing_study,
+    open_study,
+    require_same,
+    trials,
+)
+from simsmoe_cli.sweep.training import Job, Machine, cost_of, remove_weights
 from simsmoe_cli.train import session
-from simsmoe_cli.train.plan_pretraining import plan_training
+from simsmoe_cli.train.plan_pretraining import plan_training, require_pretraining
 
-if TYPE_CHECKING:
-    import optuna
-
-STUDY = "study.db"
-SEARCHED = "searched"  # attribute of a study: recipe, settings, seed and ranges
-UNPRUNED = 5  # trials that are trained to their end before any is given up
-LARGE_RATIO = 10.0  # of the ends of a range, from which values are drawn by their logarithm
+LOG = "trials.log"
 
 
 @dataclass(frozen=True)
-class Range:
-    """The values of a field: whole numbers if both ends are."""
-
-    low: float
-    high: float
-
-    @property
-    def logarithmic(self) -> bool:
-        return self.low > 0 and self.high / self.low >= LARGE_RATIO
-
-    @property
-    def whole(self) -> bool:
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    def of_type(self, kind: str, field: str) -> Range:
-        """The range of a field of this type, in words as `recipe.fields` has them.
-
-        Raises:
-            UserError: it takes whole numbers, and an end is not one.
-        """
-        if not kind.startswith("whole number"):
-            return Range(float(self.low), float(self.high))
-        if not (float(self.low).is_integer() and float(self.high).is_integer()):
-            raise UserError("takes whole numbers", where=f"--grid {printable(field)}")
-        return Range(int(self.low), int(self.high))
-
-    def draw(self, trial: optuna.Trial, field: str) -> float:
-        """The trial's value of the field."""
-        if self.whole:
-            return trial.suggest_int(field, int(self.low), int(self.high), log=self.logarithmic)
-        return trial.suggest_float(field, self.low, self.high, log=self.logarithmic)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial of a study.
+class Search:
+    """A search in its folder.
 
     Attributes:
-        number: from 0.
-        state: "complete", "pruned" or "fail".
-        valid_bpc: its best validation; None if there was none.
-        settings: its values by field.
+        definition: its recipe and settings, with the first of its seeds.
+        ranges: of the fields to search.
+        count: trials in all that complete or are given up.
+        folder: of its runs and its study.
+        data_dir: of prepared corpora.
+        finished: trials of an earlier, interrupted search that count.
+        due: the trainings that are left, each as expensive as one at the costlier ends of the
+            ranges.
     """
 
-    number: int
-    state: str
-    valid_bpc: float | None
-    settings: dict[str, Any]
+    definition: Definition
+    ranges: Mapping[str, Range]
+    count: int
+    folder: Path
+    data_dir: Path
+    finished: int
+    due: list[Training]
 
 
-class _Pruned(Exception):
-    """The training is given up."""
-
-
-def open_study(folder: Path) -> optuna.Study:
-    """The study in a sweep's folder, made if need be.
-
-    Raises:
-        UserError: optuna is not installed.
-    """
-    try:
-        import optuna
-    except ImportError:
-        raise UserError(
-            "a search needs optuna", hint="Install it: python -m pip install 'simsmoe[sweep]'"
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(
-        study_name="simsmoe",
-        storage=f"sqlite:///{(folder / STUDY).resolve()}",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED),
-        load_if_exists=True,
-    )
-
-
-def trials(study: optuna.Study) -> list[Trial]:
-    """All trials that have ended, the best first."""
-    found = [
-        Trial(
-            one.number,
-            one.state.name.lower(),
-            min(one.intermediate_values.values(), default=None),
-            dict(one.params),
-        )
-        for one in study.get_trials(deepcopy=False)
-        if one.state.is_finished()
-    ]
-    return sorted(found, key=lambda one: (one.state != "complete", one.valid_bpc or math.inf))
-
-
-def search(
+def open_search(
     definition: Definition,
     ranges: Mapping[str, Range],
     count: int,
     folder: Path,
     data_dir: Path,
+    say: Callable[[str], None],
+) -> Search:
+    """Check a search, prepare its text if that needs no choice, and see what is left of it.
+
+    Args:
+        definition, ranges, count, folder, data_dir: as of `Search`.
+        say: told what is prepared.
+
+    Raises:
+        UserError: the folder has another search, a range is not valid, or the corpus is not
+            prepared.
+    """
+    cells_of(definition)
+    study, finished = existing_study(folder), 0
+    if study is not None:
+        require_same(study, definition, ranges, folder)
+        finished = sum(one.counts for one in trials(study))
+    seed = definition.seeds[0]
+    ends = []
+    for values in zip(*((one.low, one.high) for one in ranges.values()), strict=True):
+        cell = Cell(dict(zip(ranges, values, strict=True)), [seed])
+        recipe = recipe_of(definition, cell, seed)
+        require_pretraining(recipe)
+        ends.append((cell, recipe))
+    vocab_size = session.open_store(ends[0][1], data_dir, say).manifest.vocab_size
+    trainings = [
+        Training(
+            Job(
+                "trial",
+                cell.recipe(definition),
+                tuple(cell.overrides(definition, seed)),
+                folder,
+                data_dir,
+                cost_of(recipe, vocab_size),
+            ),
+            recipe,
+        )
+        for cell, recipe in ends
+    ]
+    costliest = max(trainings, key=lambda one: one.cost.flops)
+    due = [costliest] * max(0, count - finished)
+    return Search(definition, ranges, count, folder, data_dir, finished, due)
+
+
+def carry_out_search(
+    search: Search,
     at: Sequence[Machine],
     on_end: Callable[[Trial], None],
     on_failure: Callable[[str], None],
 ) -> list[Trial]:
-    """Train until a study has `count` trials; those of an earlier, interrupted search count.
+    """Train the trials that are due.
 
     Args:
-        definition: its recipe and settings, with the first of its seeds.
-        ranges: of the fields to search.
-        count: trials in all that complete or are given up.
-        folder: of the sweep.
-        data_dir: of prepared corpora.
+        search: its folder is locked by the caller.
         at: one for each training at a time.
         on_end: told each trial that has ended.
         on_failure: told why a trial failed.
@@ -152,23 +131,18 @@ def search(
         All trials, the best first.
 
     Raises:
-        UserError: the folder has another search, a range is not valid, or every trial failed.
+        UserError: every trial failed.
     """
     from optuna.trial import TrialState
 
+    folder, log = search.folder, search.folder / LOGS / LOG
     study = open_study(folder)
-    _require_same(study, definition, ranges, folder)
+    begin(study, search.definition, search.ranges, search.count)
     for stale in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(stale.number, state=TrialState.FAIL)
         study.enqueue_trial(stale.params)
-    seed = definition.seeds[0]
-    for ends in zip(*((one.low, one.high) for one in ranges.values()), strict=True):
-        recipe_of(definition, Cell(dict(zip(ranges, ends, strict=True)), [seed]), seed)
-    done = [one for one in trials(study) if one.state != "fail"]
-    works = [
-        Work(_try, (definition, dict(ranges), folder, data_dir), folder / LOGS / "trials.log")
-        for _ in range(max(0, count - len(done)))
-    ]
+    given = (search.definition, dict(search.ranges), folder, search.data_dir)
+    works = [Work(_try, given, log) for _ in search.due]
     failures = []
     with contextlib.closing(outcomes(works, at)) as ended:
         for outcome in ended:
@@ -177,33 +151,14 @@ def search(
             elif outcome.failure:
                 failures.append(outcome.failure)
                 on_failure(outcome.failure)
+    study.set_user_attr(FAILED, len(failures))
     if failures and len(failures) == len(works):
-        raise UserError(
-            f"every trial failed: {failures[0]}", hint=f"See {folder / LOGS / 'trials.log'}."
-        )
+        raise UserError(f"every trial failed: {failures[0]}", hint=f"See {log}.")
     return trials(study)
 
 
-def _require_same(
-    study: optuna.Study, definition: Definition, ranges: Mapping[str, Range], folder: Path
-) -> None:
-    """Note in a new study what is searched; a UserError if an earlier one searched other things."""
-    wanted = {
-        "recipe": definition.recipe,
-        "settings": definition.settings,
-        "seed": definition.seeds[0],
-        "ranges": {field: [one.low, one.high] for field, one in ranges.items()},
-    }
-    known = study.user_attrs.get(SEARCHED)
-    if known is None:
-        study.set_user_attr(SEARCHED, wanted)
-    elif known != wanted:
-        other = " and ".join(name for name in wanted if wanted[name] != known.get(name))
-        raise UserError(
-            f"the search in this folder is not this one: it differs in {other}",
-            where=printable(folder, 200),
-            hint="Choose another --name.",
-        )
+class _Pruned(Exception):
+    """The training is given up."""
 
 
 def _try(
@@ -244,32 +199,11 @@ def _try(
         session.train(plan, store, device, subscriber=judge)
     except _Pruned:
         study.tell(trial, state=TrialState.PRUNED)
-    except UserError:
+    except UserError as error:
+        trial.set_user_attr(REASON, str(error).splitlines()[0])
         study.tell(trial, state=TrialState.FAIL)
         raise
     else:
         study.tell(trial, best)
     remove_weights(run)
     return trial.number
-
-
-def parse_range(text: str) -> Range | None:
-    """The range of "0.001..0.1" or "2..8"; None if the text is not one.
-
-    Raises:
-        UserError: its ends are in the wrong order.
-    """
-    low, dots, high = text.partition("..")
-    if not dots:
-        return None
-    try:
-        ends = [
-            int(end) if end.strip().lstrip("-").isdigit() else float(end) for end in (low, high)
-        ]
-    except ValueError:
-        return None
-    if not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
-        raise UserError(
-            "expected a range such as 0.001..0.1, the lower end first", where=printable(text)
-        )
-    return Range(*ends)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 
 from simsmoe_cli.cli.main import run
 from simsmoe_cli.errors import EXIT_USAGE, UserError
+from simsmoe_cli.sweep import run as running
 from simsmoe_cli.sweep import search as searching
+from simsmoe_cli.sweep import study as studies
 from simsmoe_cli.sweep.definition import definition_of
-from simsmoe_cli.sweep.search import Range, open_study, parse_range, search, trials
+from simsmoe_cli.sweep.ranges import Range, parse_range
+from simsmoe_cli.sweep.search import open_search
+from simsmoe_cli.sweep.study import begin, open_study, trials
 from simsmoe_cli.sweep.training import Machine
 from tests.sweep.test_sweep import DEFINITION
 from tests.train.huggingface_folders import chosen_by
@@ -23,29 +28,32 @@ TINY = definition_of(DEFINITION | {"grids": [{}], "baseline": {}}, "test")
 
 
 def test_ranges() -> None:
-    assert parse_range("0.001..0.1") == Range(0.001, 0.1)
-    assert parse_range("0.001..0.1").logarithmic  # type: ignore[union-attr]
-    whole = parse_range("2..8")
+    def parsed(text: str) -> Range | None:
+        return parse_range(text, f"--grid train.lr={text}")
+
+    small, whole, ends = parsed("0.001..0.1"), parsed("2..8"), parsed("2.0..8.0")
+    assert small == Range(0.001, 0.1)
     assert whole == Range(2, 8)
+    assert small.logarithmic
     assert (whole.whole, whole.logarithmic) == (True, False)
-    number, whole_ends = parse_range("0..1"), parse_range("2.0..8.0")
-    assert number is not None
-    assert not number.of_type("number or schedule", "similarity.threshold").whole
-    assert whole_ends is not None
-    assert whole_ends.of_type("whole number", "moe.experts") == Range(2, 8)
+    assert ends is not None
+    assert not whole.of_type("number or schedule", "similarity.threshold").whole
+    assert ends.of_type("whole number", "moe.experts") == whole
     with pytest.raises(UserError, match="takes whole numbers"):
         Range(0.1, 2.0).of_type("whole number", "moe.experts")
-    assert parse_range("smoe,xmoe") is None
-    assert parse_range("a..b") is None
-    with pytest.raises(UserError, match="lower end first"):
-        parse_range("8..2")
+    assert parsed("smoe,xmoe") is None
+    assert parsed("a..b") is None
+    for text, said in (("8..2", "lower end"), ("1e-4...1e-2", "two dots"), ("1..inf", "finite")):
+        with pytest.raises(UserError, match=f"^--grid train.lr={text}: .*{said}"):
+            parsed(text)
 
 
 def test_a_hopeless_trial_is_given_up_and_the_study_goes_on(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "UNPRUNED", 1)
+    monkeypatch.setattr(studies, "UNPRUNED", 1)
     study = open_study(tmp_path)
+    begin(study, TINY, RANGES, 2)
     for lr in (1e-2, 1e-9):
         study.enqueue_trial({LR: lr})
         searching._try(TINY, RANGES, tmp_path, corpus_dir, Machine("cpu", 1))
@@ -59,14 +67,15 @@ def test_a_hopeless_trial_is_given_up_and_the_study_goes_on(
     stopped = (tmp_path / "trial1" / "events.jsonl").read_text().splitlines()[-1]
     assert "given up at step 4" in stopped
     # Both count, so a search for two trials has nothing left to do.
-    where = (2, tmp_path, corpus_dir, [Machine("cpu", 1)], print, print)
-    assert [trial.number for trial in search(TINY, RANGES, *where)] == [0, 1]
+    where = (2, tmp_path, corpus_dir, print)
+    found = open_search(TINY, RANGES, *where)
+    assert (found.finished, found.due) == (2, [])
     # They are not those of another search.
     other = TINY.model_copy(update={"settings": TINY.settings | {"moe.router": "xmoe"}})
     with pytest.raises(UserError, match=r"differs in settings.*--name"):
-        search(other, RANGES, *where)
+        open_search(other, RANGES, *where)
     with pytest.raises(UserError, match="differs in ranges"):
-        search(TINY, {"similarity.weight": Range(0.1, 0.2)}, *where)
+        open_search(TINY, {"similarity.weight": Range(0.1, 0.2)}, *where)
 
 
 def fails_once(*given: Any) -> int:
@@ -78,21 +87,30 @@ def fails_once(*given: Any) -> int:
     return searching._try(*given)
 
 
-def test_a_trial_that_fails_is_said(
+def test_a_search_shows_its_plan_and_asks_and_says_which_trials_failed(
     corpus_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(searching, "_try", fails_once)
+    monkeypatch.setattr(running, "estimate_seconds", lambda *given: 60.0)
     tiny = [f"{field}={json.dumps(value)}" for field, value in TINY.settings.items()]
     given = ["sweep", "--search", "2", "--grid", "train.lr=1e-4..1e-2", *chosen_by(*tiny)]
     where = ["--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path), "--device", "cpu"]
-    assert run([*given, *where]) == 1
+    assert run([*given, *where]) == EXIT_USAGE
+    out, err = capsys.readouterr()
+    assert "ranges     train.lr 0.0001 to 0.01" in out
+    tokens = 2 * math.prod(TINY.settings[f"train.{name}"] for name in ("steps", "batch", "block"))
+    assert f"due        2: at most {tokens:,} tokens" in out
+    assert "Start it with --yes" in err
+    assert run([*given, *where, "--dry-run"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert run([*given, *where, "--yes"]) == 1
     out = capsys.readouterr().out
     assert "a trial failed: no luck" in out
     assert "1 failed; the same command tries as many again" in out
-    assert run([*given, *where]) == 0
+    assert run([*given, *where, "--yes"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +120,8 @@ def test_a_trial_that_fails_is_said(
         ([], "needs a range"),
         (["--grid", "train.lrr=0.1..0.2"], "Did you mean 'train.lr'"),
         (["--grid", "moe.router=1..2"], "moe.router"),
-        (["--grid", "train.lr=0.1..0.2", "--dry-run"], "--dry-run"),
+        (["--grid", "train.lr=0.1..0.2", "--results", "x"], "--results"),
+        (["--grid", "train.lr=0.1..0.2", "--recipe", "finetune-sst2"], "fine-tunes"),
         (["--grid", "train.lr=0.1..0.2", "--seeds", "0-2"], "one seed"),
         (["--grid", "train.lr=0.1..0.2", "--seeds", "x"], "--seeds: expected seeds"),
     ],
