@@ -181,9 +181,16 @@ def _print(
 
     typer.echo(dump_recipe(recipe), nl=False)
     often = "" if epochs is None else f", {epochs:.2f} times the train split"
+    moe, router = recipe.moe, recipe.of_router(recipe.moe.router)
+    first, mean = router.first_k(moe), router.mean_k(moe, recipe.train.steps)
+    at_first, on_average = (
+        ("", "")
+        if mean == first
+        else (f", with {first} experts per token", f", with {mean:.3g} on average")
+    )
     flops = (
         f"{size.forward_flops_per_token:,}",
-        f"forward; {size.training_flops_per_token:,} to train",
+        f"forward{at_first}; {size.training_flops_per_token:,} to train{on_average}",
     )
     parts = ", ".join(f"{name} {in_bytes(count)}" for name, count in _memory(size).items())
     rows = (

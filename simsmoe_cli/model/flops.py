@@ -19,9 +19,24 @@ if TYPE_CHECKING:
     from simsmoe_cli.model.language_model import Backbone
 
 
-def forward_flops(model: Backbone) -> int:
-    """Floating-point operations of a token's forward pass."""
-    return round(2 * _multiplying_weights(model) + _attention_flops(model))
+def forward_flops(model: Backbone, experts_per_token: float | None = None) -> int:
+    """Floating-point operations of a token's forward pass.
+
+    Args:
+        model: to count.
+        experts_per_token: K; that of the first step of training if left out.
+    """
+    recipe = model.recipe
+    k = experts_per_token or recipe.of_router(recipe.moe.router).first_k(recipe.moe)
+    return round(2 * _multiplying_weights(model, k) + _attention_flops(model))
+
+
+def training_flops(model: Backbone) -> int:
+    """Floating-point operations of a token in training, without similarity learning: the mean
+    over all steps, in which K may grow."""
+    recipe = model.recipe
+    k = recipe.of_router(recipe.moe.router).mean_k(recipe.moe, recipe.train.steps)
+    return 3 * forward_flops(model, k)
 
 
 def similarity_flops(
@@ -32,7 +47,7 @@ def similarity_flops(
     Args:
         recipe: of the model.
         layers: with experts.
-        forward_flops: of a token.
+        forward_flops: of a token, at the first step.
         tokens: of one micro-batch; 0: all of its blocks.
     """
     settings, model, train = recipe.similarity, recipe.model, recipe.train
@@ -49,13 +64,13 @@ def model_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((n, p) for n, p in model.named_parameters() if ".similarity." not in n)
 
 
-def _multiplying_weights(model: Backbone) -> float:
+def _multiplying_weights(model: Backbone, experts_per_token: float) -> float:
     """Weights a token is multiplied with: matrices, and a share of each stack of experts.
 
     The embedding is only looked up, and the position table counts as attention. The output layer
     multiplies even when it shares the embedding's weights.
     """
-    share = model.recipe.moe.top_k / model.recipe.moe.experts
+    share = experts_per_token / model.recipe.moe.experts
     tied = hasattr(model, "output") and model.recipe.model.tie_embeddings
     weights = float(model.embedding.weight.numel() if tied else 0)
     for name, parameter in model_parameters(model):

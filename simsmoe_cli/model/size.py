@@ -22,7 +22,12 @@ from torch.overrides import TorchFunctionMode
 
 from simsmoe_cli.errors import EXIT_OUT_OF_MEMORY, UserError
 from simsmoe_cli.kernels.cpu import as_on_accelerators
-from simsmoe_cli.model.flops import forward_flops, model_parameters, similarity_flops
+from simsmoe_cli.model.flops import (
+    forward_flops,
+    model_parameters,
+    similarity_flops,
+    training_flops,
+)
 from simsmoe_cli.model.language_model import LanguageModel
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.similarity.cost import Cost
@@ -32,7 +37,9 @@ BASIS = {
     "active_parameters": "Active parameters: all but the experts a token is not sent to, tables "
     "included.",
     "flops": "FLOPs: 2 per weight that multiplies the token, plus the products of attention with "
-    "the mean number of positions seen; three times that in training. Similarity learning is "
+    "the mean number of positions seen; three times that in training. Where the router's K grows, "
+    "those of a forward pass and of active parameters are counted with K of the first step, those "
+    "of training with its mean over all steps. Similarity learning is "
     "counted apart: the experts' rows, the measure and its head, forward and backward, and which "
     "pairs share tokens. Probes are left out.",
     "memory": "Memory: weights, gradients and Adam's two moments in fp32, the carried memory of "
@@ -50,10 +57,11 @@ class ModelSize:
         parameters: of the model: embedding and output tables, norms and biases included, heads of
             similarity learning left out.
         active_parameters: those used for one token: K of the N experts of each layer, and all other
-            parameters.
+            parameters; K is that of the first step, as in the next count.
         head_parameters: of similarity learning's heads, which exist only in training.
         forward_flops_per_token: floating-point operations of a forward pass.
-        training_flops_per_token: the same of a training step, without similarity learning.
+        training_flops_per_token: the same in training, without similarity learning; the mean over
+            all steps, in which K may grow.
         similarity: what similarity learning costs; None: it is off.
         weight_bytes, gradient_bytes, optimizer_bytes: fp32; two moments per learning parameter.
         carried_bytes: hidden states carried from block to block, of all streams.
@@ -123,7 +131,7 @@ def _measure(recipe: Recipe, vocab_size: int) -> ModelSize:
     heads = sum(p.numel() for name, p in model.named_parameters() if ".similarity." in name)
     total = sum(p.numel() for p in model.parameters())
     learning = sum(_bytes(p) for p in model.parameters() if p.requires_grad)
-    share = recipe.moe.top_k / recipe.moe.experts
+    share = recipe.of_router(recipe.moe.router).first_k(recipe.moe) / recipe.moe.experts
     active = sum(
         round(p.numel() * (share if ".experts." in name else 1))
         for name, p in model_parameters(model)
@@ -134,7 +142,7 @@ def _measure(recipe: Recipe, vocab_size: int) -> ModelSize:
         active_parameters=active,
         head_parameters=heads,
         forward_flops_per_token=forward,
-        training_flops_per_token=3 * forward,
+        training_flops_per_token=training_flops(model),
         similarity=similarity_flops(recipe, len(model.moe_layers), forward),
         weight_bytes=sum(_bytes(p) for p in model.parameters()),
         gradient_bytes=learning,

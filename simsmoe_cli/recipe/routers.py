@@ -31,6 +31,14 @@ class RouterSettings(Section):
         """The coefficient of the balance loss where `moe.balance_weight` is "auto"."""
         return 0.01
 
+    def first_k(self, moe: MoESettings) -> int:
+        """Experts per token at the first step of training."""
+        return moe.top_k
+
+    def mean_k(self, moe: MoESettings, steps: int) -> float:
+        """Experts per token, the mean over a training of so many steps."""
+        return moe.top_k
+
     def problems(self, moe: MoESettings, *, causal: bool) -> Iterator[Problem]:
         """Contradictions between these settings, and with the rest of the recipe.
 
@@ -162,6 +170,16 @@ class SMoEDropoutSettings(RouterSettings):
         start, end = self.range_of_k(top_k, experts)
         last = max(1, steps - 1)
         return start + (2 * (end - start) * min(step, last) + last) // (2 * last)
+
+    def first_k(self, moe: MoESettings) -> int:
+        return self.range_of_k(moe.top_k, moe.experts)[0]
+
+    def mean_k(self, moe: MoESettings, steps: int) -> float:
+        start, end = self.range_of_k(moe.top_k, moe.experts)
+        last = max(1, steps - 1)
+        # K is start + j or more from this step on (`k_at`), for j = 1 ... end - start.
+        begins = (-(-(2 * j - 1) * last // (2 * (end - start))) for j in range(1, end - start + 1))
+        return start + sum(steps - step for step in begins) / steps
 
     def continued(self, moe: MoESettings, step: int, steps: int) -> tuple[MoESettings, Self]:
         """K goes on growing from where it was, not from the start."""

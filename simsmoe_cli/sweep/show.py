@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from simsmoe_cli.compare.seeds import NO_DIFFERENCE
 from simsmoe_cli.errors import escaped
 from simsmoe_cli.files import atomic
+from simsmoe_cli.sweep.definition import PRESET
 from simsmoe_cli.sweep.table import Table
 from simsmoe_cli.sweep.table_text import (
     NOT_SHOWN,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
     from rich.table import Table as Drawn
 
+# Presets that compare the pairs which are due, which a CPU skips when there are none.
+OF_THE_PAPER = ("published", "paper")
 PAGE, CSV = "results.html", "results.csv"
 
 
@@ -52,11 +55,19 @@ def notes(table: Table) -> list[str]:
             f"how many would show a difference of {SHOWN:g} in {table.main.label} in four of five "
             "cases. results.csv has the bootstrap's intervals as well."
         )
+    at_most = ", ".join(name for name in OF_THE_PAPER if name in _presets(table))
+    as_if = f" ({at_most}: at most, as if pairs were compared in every step)" if at_most else ""
     said.append(
-        "GFLOPs: of the training, similarity learning included. min: minutes of the training "
-        "steps on the machine that ran them; other work on it counts too."
+        f"GFLOPs: of the training, similarity learning included{as_if}. min: minutes of the "
+        "training steps on the machine that ran them; other work on it counts too."
     )
     return said
+
+
+def _presets(table: Table) -> set[object]:
+    """The presets of similarity learning that the cells have."""
+    of_all = table.definition.settings.get(PRESET)
+    return {row.cell.settings.get(PRESET, of_all) for row in table.rows}
 
 
 def print_table(table: Table, console: Console) -> None:

@@ -144,7 +144,9 @@ def cost_of(recipe: Recipe, vocab_size: int) -> Cost:
     if size.similarity is not None:
         every, compares = size.similarity.every, recipe.similarity.compares
         compared = sum(compares(step / train.steps) for step in range(0, train.steps, every))
-        share = size.similarity.share * compared * every / train.steps
+        # Its share is one of the first step's FLOPs, and those of later steps may be more.
+        of_mean = 3 * size.forward_flops_per_token / size.training_flops_per_token
+        share = size.similarity.share * compared * every / train.steps * of_mean
     return Cost(
         steps=train.steps,
         tokens=tokens,

@@ -81,6 +81,12 @@ def test_json_holds_sizes_costs_and_their_basis(simsmoe: Command) -> None:
     assert set(shown["basis"]) == {"active_parameters", "flops", "memory"}
 
 
+def test_experts_per_token_that_grow_are_named(simsmoe: Command) -> None:
+    done = simsmoe("pretrain", "--dry-run", "--router", "smoe-dropout")
+    assert "forward, with 2 experts per token; " in done.stdout
+    assert "to train, with 3 on average" in done.stdout
+
+
 def test_processes_are_planned(simsmoe: Command) -> None:
     command = [
         "pretrain", "--recipe", "mistral-modern", "--dry-run", "--world-size", "64",

@@ -46,6 +46,19 @@ def test_rope_by_hand() -> None:
     assert size.carried_bytes == 0
 
 
+def test_a_training_whose_k_grows_is_counted_with_the_mean_k() -> None:
+    """A forward pass, and so the budget of similarity learning, with that of the first step."""
+    k = ("smoe_dropout.k_start=1", "smoe_dropout.k_end=3")
+    size = measure(recipe("moe.router=smoe-dropout", *k), VOCAB)
+    fixed = [
+        measure(recipe("moe.router=smoe-dropout", "smoe_dropout.k_end=2", "moe.top_k=2"), VOCAB),
+        measure(recipe("moe.router=smoe-dropout", "smoe_dropout.k_end=1", "moe.top_k=1"), VOCAB),
+    ]
+    assert size.training_flops_per_token == fixed[0].training_flops_per_token
+    assert size.forward_flops_per_token == fixed[1].forward_flops_per_token
+    assert size.active_parameters == fixed[1].active_parameters
+
+
 def test_relative_by_hand() -> None:
     size = measure(recipe("model.pattern=sgf", "model.repeats=3", *RELATIVE), VOCAB)
     attention, norm = 4 * 16 * 16, 2 * 16

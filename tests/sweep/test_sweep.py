@@ -256,17 +256,22 @@ def test_a_failure_does_not_stop_the_rest(
     assert broken in (folder / "results.html").read_text()
 
 
-def test_flops_are_those_of_the_comparisons_that_are_made() -> None:
+@pytest.mark.parametrize("router", ["smoe", "smoe-dropout"])
+def test_flops_are_those_of_the_comparisons_that_are_made(router: str) -> None:
     """Under the budget in every m-th step, and in none while the weight is 0."""
-    recipe = load_recipe("quickstart", ["train.steps=100", "similarity.preset=calibrated"])
-    similarity = model_size.measure(recipe, 256).similarity
+    given = ["train.steps=100", "similarity.preset=calibrated", f"moe.router={router}"]
+    recipe = load_recipe("quickstart", given)
+    size = model_size.measure(recipe, 256)
+    similarity = size.similarity
     assert similarity is not None
     assert similarity.every > 1
     cost = cost_of(recipe, 256)
-    of_training = cost.flops - cost.similarity_flops
+    assert cost.flops == pytest.approx(
+        cost.tokens * size.training_flops_per_token + cost.similarity_flops
+    )
     comparisons = [step for step in range(21, 100) if step % similarity.every == 0]
-    share = len(comparisons) * similarity.comparison_flops / (100 * similarity.step_flops)
-    assert cost.similarity_flops / of_training == pytest.approx(share)
+    of_all = len(comparisons) * similarity.comparison_flops * recipe.train.micro_batches
+    assert cost.similarity_flops == pytest.approx(of_all)
 
 
 def test_an_interrupted_training_is_due_in_part(

@@ -15,7 +15,7 @@ from simsmoe_cli.errors import DataError
 from simsmoe_cli.sweep.cells import cells_of, recipe_of
 from simsmoe_cli.sweep.definition import Definition, definition_of
 from simsmoe_cli.sweep.results import Cost, Curve, Record, Results, Text, settings_of
-from simsmoe_cli.sweep.show import write_results
+from simsmoe_cli.sweep.show import notes, write_results
 from simsmoe_cli.sweep.table import make_table
 from simsmoe_cli.sweep.table_text import as_csv, columns, published_rows, text_rows
 
@@ -174,7 +174,18 @@ def test_the_table_as_text_csv_and_page(tmp_path: Path) -> None:
     assert "out of &lt;memory&gt;" in page
     assert page.count("<svg") >= 4
     assert "no difference shown" in page
+    assert "as if pairs were compared in every step" not in page
     assert (tmp_path / "results.csv").read_text() == as_csv(table)
+
+
+def test_flops_of_the_papers_presets_are_called_a_bound(tmp_path: Path) -> None:
+    preset = {"settings": {**DEFINITION.settings, PRESET: "published"}, "grids": [{}]}
+    definition = DEFINITION.model_copy(update={**preset, "baseline": {}})
+    table = make_table(definition, Results(tmp_path / "results.json"))
+    assert any(
+        "(published: at most, as if pairs were compared in every step)" in line
+        for line in notes(table)
+    )
 
 
 def test_without_a_baseline_there_are_no_differences(tmp_path: Path) -> None:

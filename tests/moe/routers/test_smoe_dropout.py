@@ -12,6 +12,7 @@ from simsmoe_cli.moe.layer import MoELayer
 from simsmoe_cli.moe.routers.base import RouterInput, RouterSpec, StepContext
 from simsmoe_cli.moe.routers.smoe_dropout import SMoEDropoutRouter
 from simsmoe_cli.recipe.load import load_recipe
+from simsmoe_cli.recipe.moe import MoESettings
 from simsmoe_cli.recipe.routers import SMoEDropoutSettings
 from simsmoe_cli.recipe.schema import Recipe
 
@@ -38,6 +39,15 @@ def test_k_stays_after_the_last_step() -> None:
     router = make(k_start=2, k_end=8)
     assert [router.k_at(step, 100) for step in (99, 100, 1000)] == [8, 8, 8]
     assert router.k_at(0, 1) == 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize("settings", [{}, {"k_start": 4, "k_end": 6}, {"k_start": 1, "k_end": 16}])
+def test_the_mean_k_is_that_of_all_steps(settings: dict[str, int], steps: int) -> None:
+    router, moe = make(**settings), MoESettings(experts=16)
+    ks = [router.k_at(step, steps) for step in range(steps)]
+    assert router.settings.mean_k(moe, steps) == pytest.approx(sum(ks) / steps)
+    assert router.settings.first_k(moe) == ks[0]
 
 
 @pytest.mark.parametrize(
