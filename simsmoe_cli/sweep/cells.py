@@ -12,11 +12,12 @@ from simsmoe_cli.errors import UserError, nearest, printable
 from simsmoe_cli.files.names import name_from
 from simsmoe_cli.recipe.fields import fields
 from simsmoe_cli.recipe.load import find_recipe, load_recipe
+from simsmoe_cli.recipe.routers import section_name
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.recipe.yaml_dialect import write_yaml
 from simsmoe_cli.sweep.definition import BUDGET, RECIPE, SEEDS, Definition
 
-SEED_FIELD = "train.seed"
+SEED_FIELD, ROUTER = "train.seed", "moe.router"
 MOST_CELLS = 2_000
 
 
@@ -60,8 +61,22 @@ class Cell:
 
     def overrides(self, definition: Definition, seed: int) -> list[str]:
         """The changes of the base recipe, as `--set` takes them."""
-        values = {**definition.settings, **self.settings, SEED_FIELD: seed}
+        others = self._other_routers(definition)
+        of_all = {
+            field: value
+            for field, value in definition.settings.items()
+            if field.partition(".")[0] not in others
+        }
+        values = {**of_all, **self.settings, SEED_FIELD: seed}
         return [f"{field}={_text(value)}" for field, value in values.items() if field != RECIPE]
+
+    def _other_routers(self, definition: Definition) -> set[str]:
+        """The sections of routers that only other cells have."""
+        named = {str(router) for grid in definition.grids for router in grid.get(ROUTER, ())}
+        own = self.settings.get(ROUTER, definition.settings.get(ROUTER))
+        if named and own is None:
+            own = load_recipe(self.recipe(definition)).moe.router
+        return {section_name(router) for router in named - {own}}
 
     def recipe(self, definition: Definition) -> str:
         """The name or file of its base recipe."""

@@ -13,6 +13,9 @@ the command line:
       - {moe.router: [hash], seeds: 0-2}
     baseline: {similarity.preset: none}
 
+Settings of a router's section, such as xmoe.published, are for the cells with that router where
+the grids name it.
+
 A combination is a cell. Its baseline is the cell that has the baseline's settings and agrees in
 all other fields that both name. In a grid, `seeds` are the seeds of its cells alone, and
 `budget: [flops]` trains a cell for as many FLOPs as its baseline instead of as many steps; `recipe`

@@ -47,6 +47,16 @@ def test_grids_are_all_combinations_and_equal_cells_are_one() -> None:
     )
 
 
+def test_settings_of_a_router_are_for_its_cells_alone() -> None:
+    grids = [{"moe.router": ["smoe", "xmoe", "stablemoe"]}, {"moe.experts": [4]}]
+    definition = made(settings={"xmoe.published": True}, grids=grids)
+    recipes = [recipe_of(definition, cell, 0) for cell in cells_of(definition)]
+    assert [recipe.xmoe.published for recipe in recipes] == [False, True, False, False]
+    definition = made(settings={"xmoe.published": True}, grids=grids[1:])
+    with pytest.raises(UserError, match=r"xmoe\.published: has no effect with router smoe"):
+        cells_of(definition)
+
+
 def test_a_baseline_that_is_not_one_cell() -> None:
     grids = [{"moe.router": ["smoe", "xmoe"], PRESET: ["none"]}, {PRESET: ["calibrated"]}]
     with pytest.raises(UserError, match="2 baselines"):
@@ -115,3 +125,11 @@ def test_sweeps_that_come_with_simsmoe(path: Path) -> None:
             for published, number in part.values():
                 assert published in settings
                 assert 0.3 < number < 2
+    if definition.name.endswith("-paper"):
+        for cell in cells:
+            recipe = recipe_of(definition, cell, 0)
+            assert recipe.moe.init == "published"
+            # The published code divides the loss by K once more.
+            assert recipe.moe.balance_weight * recipe.moe.top_k == 0.01  # type: ignore[operator]
+            assert getattr(recipe.of_router(recipe.moe.router), "published", True)
+            assert recipe.train.precision == "fp32"
