@@ -82,6 +82,12 @@ def reproduce(
     for value, known, where in ((what, WHAT, ""), (scale, SCALES, "--scale")):
         if value not in known:
             raise UserError(f"unknown name '{value}'", where=where, hint=nearest(value, known))
+    if source is not None and scale == "paper":
+        raise UserError(
+            "the paper's protocol has its own texts",
+            where="--source",
+            hint="Leave it out, or use --scale small.",
+        )
     definition = read_definition(f"{what}-{scale}")
     given = None if seeds is None else f"0-{seeds - 1}"
     definition = changed(definition, assignments(settings or [], "--set"), given)

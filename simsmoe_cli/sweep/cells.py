@@ -44,7 +44,7 @@ class Cell:
     def name(self) -> str:
         """A short name for folders and rows, such as "smoe-none" or "published-threshold0.3"."""
         parts = [
-            str(value) if isinstance(value, str) else f"{field.rpartition('.')[2]}{_text(value)}"
+            str(value) if isinstance(value, str) else f"{field.rpartition('.')[2]}{as_yaml(value)}"
             for field, value in self.settings.items()
         ]
         if self.same_flops:
@@ -68,7 +68,7 @@ class Cell:
             if field.partition(".")[0] not in others
         }
         values = {**of_all, **self.settings, SEED_FIELD: seed}
-        return [f"{field}={_text(value)}" for field, value in values.items() if field != RECIPE]
+        return [f"{field}={as_yaml(value)}" for field, value in values.items() if field != RECIPE]
 
     def _other_routers(self, definition: Definition) -> set[str]:
         """The sections of routers that only other cells have."""
@@ -165,7 +165,9 @@ def labelled(cells: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, str]]]:
     paths = dict.fromkeys(path for cell in cells for path in cell.settings)
     budgets = {cell.same_flops for cell in cells}
     for cell in cells:
-        row = {path: _text(cell.settings[path]) if path in cell.settings else "" for path in paths}
+        row = {
+            path: as_yaml(cell.settings[path]) if path in cell.settings else "" for path in paths
+        }
         if len(budgets) > 1:
             row[BUDGET] = "same FLOPs" if cell.same_flops else ""
         yield cell, row
@@ -186,6 +188,6 @@ def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:
     return wanted.items() <= cell.settings.items()
 
 
-def _text(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """A value as YAML on one line."""
     return write_yaml([value]).strip()[1:-1]

@@ -40,6 +40,7 @@ from simsmoe_cli.recipe.yaml_dialect import FaultyYaml, read_yaml
 from simsmoe_cli.sweep.arguments import given_seeds, parse_seeds
 
 RECIPE, SEEDS, BUDGET = "recipe", "seeds", "budget"  # keys of a grid that are no fields
+TEXT = "text"
 PRESET = "similarity.preset"
 MOST_BYTES = 500_000
 
@@ -107,6 +108,8 @@ class Definition(Section):
 
     Attributes:
         report: whether the first seed of each cell gets a collapse report against its baseline.
+        changes: what a command line changed of the sweep's file: settings by field, "seeds" and
+            "text".
     """
 
     name: str = Field(max_length=100)
@@ -119,6 +122,7 @@ class Definition(Section):
     published: Published | None = None
     finetune: list[Task] = Field([], max_length=20)
     report: bool = False
+    changes: dict[str, Any] = Field({})
 
     @field_validator("name")
     @classmethod
@@ -206,13 +210,20 @@ def changed(definition: Definition, settings: Mapping[str, Any], seeds: str | No
     """
     require_not_varied(settings, definition.grids)
     update: dict[str, Any] = {"settings": {**definition.settings, **settings}}
+    changes = {
+        field: value
+        for field, value in settings.items()
+        if field not in definition.settings or definition.settings[field] != value
+    }
     if seeds is not None:
         update["seeds"] = given_seeds(seeds)
+        if update["seeds"] != definition.seeds or any(SEEDS in grid for grid in definition.grids):
+            changes[SEEDS] = seeds
         update["grids"] = [
             {name: values for name, values in grid.items() if name != SEEDS}
             for grid in definition.grids
         ]
-    return definition.model_copy(update=update)
+    return definition.model_copy(update={**update, "changes": {**definition.changes, **changes}})
 
 
 def require_not_varied(settings: Iterable[str], grids: Sequence[Mapping[str, Any]]) -> None:

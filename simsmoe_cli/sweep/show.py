@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simsmoe_cli.compare.seeds import NO_DIFFERENCE
-from simsmoe_cli.errors import escaped
+from simsmoe_cli.errors import counted, escaped
 from simsmoe_cli.files import atomic
-from simsmoe_cli.sweep.definition import PRESET
+from simsmoe_cli.sweep.cells import as_yaml
+from simsmoe_cli.sweep.definition import PRESET, SEEDS, TEXT, Definition
 from simsmoe_cli.sweep.table import Table
 from simsmoe_cli.sweep.table_text import (
     NOT_SHOWN,
@@ -33,12 +34,25 @@ PAGE, CSV = "results.html", "results.csv"
 def about(table: Table) -> list[str]:
     """What the table is made of, a sentence each."""
     definition = table.definition
-    said = [f"Recipe {Path(definition.recipe).stem}; text: {table.corpora or 'none yet'}."]
+    counts = sorted({len(row.cell.seeds) for row in table.rows})
+    seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    said = [
+        f"Recipe {Path(definition.recipe).stem}; text: {table.corpora or 'none yet'}; {seeds} of "
+        "each cell."
+    ]
     if definition.published is not None:
         said.append(f"Published numbers: {definition.published.source}.")
+    if definition.changes:
+        holds = "; this holds where a line below says otherwise" if definition.published else ""
+        said.append(f"Changed here: {', '.join(_changes(definition))}{holds}.")
     if table.finished < table.wanted:
         said.append(f"{table.finished} of {table.wanted} trainings have finished.")
     return said
+
+
+def _changes(definition: Definition) -> Iterator[str]:
+    for name, value in definition.changes.items():
+        yield f"{name} {value}" if name in (SEEDS, TEXT) else f"{name}={as_yaml(value)}"
 
 
 def notes(table: Table) -> list[str]:

@@ -14,7 +14,7 @@ from simsmoe_cli.errors import UserError
 from simsmoe_cli.files.names import name_from
 from simsmoe_cli.registry import CORPORA, TASKS
 from simsmoe_cli.sweep.cells import cells_of, recipe_of
-from simsmoe_cli.sweep.definition import Definition
+from simsmoe_cli.sweep.definition import TEXT, Definition
 
 CORPUS = "data.corpus"
 
@@ -37,7 +37,8 @@ def with_source(
     # Whole, since a file may have the name of a known corpus.
     prepare(str(source.absolute()), data_dir / name, on_progress=progress)
     settings = {**definition.settings, CORPUS: name, "data.tokenizer": "bytes"}
-    return definition.model_copy(update={"settings": settings})
+    changes = {**definition.changes, TEXT: source.name}
+    return definition.model_copy(update={"settings": settings, "changes": changes})
 
 
 def prepare_known(definition: Definition, data_dir: Path, progress: Progress) -> None:

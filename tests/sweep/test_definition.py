@@ -10,7 +10,7 @@ import pytest
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.recipe.load import list_sweeps
 from simsmoe_cli.sweep.cells import baseline_of, cells_of, recipe_of
-from simsmoe_cli.sweep.definition import Definition, definition_of, read_definition
+from simsmoe_cli.sweep.definition import Definition, changed, definition_of, read_definition
 
 PRESET = "similarity.preset"
 FINETUNE = {"task": "sst2", "recipe": "finetune-sst2"}
@@ -55,6 +55,17 @@ def test_settings_of_a_router_are_for_its_cells_alone() -> None:
     definition = made(settings={"xmoe.published": True}, grids=grids[1:])
     with pytest.raises(UserError, match=r"xmoe\.published: has no effect with router smoe"):
         cells_of(definition)
+
+
+def test_what_a_command_line_changes_is_noted() -> None:
+    definition = read_definition("table3-small")
+    same = changed(definition, {"train.steps": 700}, "0-2")
+    assert same.changes == {}
+    once = changed(definition, {"train.steps": 50, "moe.top_k": 1}, "0-4")
+    assert once.changes == {"train.steps": 50, "moe.top_k": 1, "seeds": "0-4"}
+    # As of a results.json that is gone on with.
+    twice = changed(once, {"train.steps": 60}, None)
+    assert twice.changes == {"train.steps": 60, "moe.top_k": 1, "seeds": "0-4"}
 
 
 def test_a_baseline_that_is_not_one_cell() -> None:

@@ -386,6 +386,7 @@ def test_a_source_is_read_though_it_has_the_name_of_a_corpus(
     definition = definition_of(DEFINITION, "test")
     found = with_source(definition, Path("enwik8"), tmp_path / "data", lambda *given: None)
     assert found.settings["data.corpus"] == "enwik8"
+    assert found.changes == {"text": "enwik8"}
     store = TokenStore.open(tmp_path / "data/enwik8")
     assert sum(split.tokens for split in store.manifest.splits.values()) == 4000
 
@@ -436,6 +437,11 @@ RANGE = ["--grid", "similarity.weight=0.001..0.1"]
         (["sweep", "missing.json"], EXIT_DATA, "no such file of results"),
         (["sweep", *TWO_ROUTERS, "--reuse", "missing.json"], EXIT_DATA, "no such file of results"),
         (["reproduce", "table9"], EXIT_USAGE, "table1"),
+        (
+            ["reproduce", "table3", "--scale", "paper", "--source", "my.txt"],
+            EXIT_USAGE,
+            "--source: the paper's protocol has its own texts",
+        ),
     ],
 )
 def test_what_cannot_begin_is_one_line_and_leaves_nothing(

@@ -13,9 +13,9 @@ from scipy import stats
 
 from simsmoe_cli.errors import DataError
 from simsmoe_cli.sweep.cells import cells_of, recipe_of
-from simsmoe_cli.sweep.definition import Definition, definition_of
+from simsmoe_cli.sweep.definition import Definition, changed, definition_of
 from simsmoe_cli.sweep.results import Cost, Curve, Record, Results, Text, settings_of
-from simsmoe_cli.sweep.show import notes, write_results
+from simsmoe_cli.sweep.show import about, notes, write_results
 from simsmoe_cli.sweep.table import make_table
 from simsmoe_cli.sweep.table_text import as_csv, columns, published_rows, text_rows
 
@@ -176,6 +176,17 @@ def test_the_table_as_text_csv_and_page(tmp_path: Path) -> None:
     assert "no difference shown" in page
     assert "as if pairs were compared in every step" not in page
     assert (tmp_path / "results.csv").read_text() == as_csv(table)
+
+
+def test_the_head_says_what_was_changed_and_how_many_seeds_there_are(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.json")
+    assert not any("Changed" in line for line in about(make_table(DEFINITION, results)))
+    definition = changed(DEFINITION, {"train.steps": 50, "model.pattern": "sg"}, "0-1")
+    definition = definition.model_copy(update={"changes": {**definition.changes, "text": "my.txt"}})
+    first, *rest = about(make_table(definition, results))
+    assert first.endswith("; 2 seeds of each cell.")
+    line = next(line for line in rest if line.startswith("Changed here"))
+    assert "train.steps=50, model.pattern=sg, seeds 0-1, text my.txt;" in line
 
 
 def test_flops_of_the_papers_presets_are_called_a_bound(tmp_path: Path) -> None:
