@@ -43,6 +43,7 @@ def search_through(
     from simsmoe_cli.sweep import run
     from simsmoe_cli.sweep.search import LOG, carry_out_search, open_search
     from simsmoe_cli.sweep.study import STUDY, existing_study, trials
+    from simsmoe_cli.sweep.timing import estimate_seconds, machines
     from simsmoe_cli.sweep.trials_text import VALIDATION, trials_for_terminal
     from simsmoe_cli.train.device import choose_device
 
@@ -72,9 +73,9 @@ def search_through(
             lambda words: screen.print(words, soft_wrap=True),
         )
         _show_plan(search, screen)
-        at = run.machines(device, min(jobs, max(1, len(search.due))))
+        at = machines(device, min(jobs, max(1, len(search.due))))
         if search.due:
-            show_time(run.estimate_seconds(search.due, folder, at), len(at), screen)
+            show_time(estimate_seconds(search.due, folder, at), len(at), screen)
         if dry_run:
             return
         if search.due:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from simsmoe_cli.sweep.definition import Definition
     from simsmoe_cli.sweep.results import Record
-    from simsmoe_cli.sweep.run import Sweep, Training
+    from simsmoe_cli.sweep.run import Part, Sweep, Training
     from simsmoe_cli.sweep.side_by_side import Outcome
 
 JobsOption = Annotated[
@@ -92,6 +92,7 @@ def sweep_through(definition: Definition, options: Options) -> None:
     from simsmoe_cli.sweep.show import print_table, write_results
     from simsmoe_cli.sweep.side_by_side import outcomes
     from simsmoe_cli.sweep.table import make_table
+    from simsmoe_cli.sweep.timing import estimate_seconds, machines
 
     screen = console()
     folder = options.runs_dir / options.name
@@ -108,9 +109,9 @@ def sweep_through(definition: Definition, options: Options) -> None:
         _show_plan(sweep, screen, results)
         failed: dict[str, str] = {}
         due = len(sweep.due)
-        at = run.machines(options.device, min(options.jobs, max(1, due)))
+        at = machines(options.device, min(options.jobs, max(1, due)))
         if due:
-            show_time(run.estimate_seconds(sweep.due, folder, at), len(at), screen)
+            show_time(estimate_seconds(sweep.due, folder, at), len(at), screen)
         if options.dry_run:
             return
         if due:
@@ -123,7 +124,8 @@ def sweep_through(definition: Definition, options: Options) -> None:
                 failed = run.carry_out(
                     sweep,
                     at,
-                    keeps_weights=lambda one: options.keep_weights or keeps_weights(sweep, one),
+                    keep_weights=options.keep_weights,
+                    needed_later=lambda one: keeps_weights(sweep, one),
                     on_end=progress.ended,
                 )
             finally:
@@ -162,23 +164,31 @@ def sweep_through(definition: Definition, options: Options) -> None:
 def _show_plan(sweep: Sweep, screen: Console, results: Path) -> None:
     """The number of trainings, tokens and FLOPs, of all and of those that are due."""
     definition, due = sweep.definition, sweep.due
-    tokens = sum(round(one.cost.tokens * one.share_due) for one in due)
-    flops = sum(one.flops_due for one in due)
-    begun = sum(one.trained > 0 for one in due)
+    begun = sum(one.begun for one in due)
     go_on = f"; of {counted(begun, 'interrupted training')} what is left" if begun else ""
     seeds = Counter(len(cell.seeds) for cell in sweep.cells)
     of_seeds = ", ".join(
         f"{cells} with {counted(count, 'seed')}" for count, cells in sorted(seeds.items())
     )
-    screen.print(
+    lines = [
         f"sweep      {definition.name} in {sweep.folder}",
         f"cells      {len(sweep.cells)}: {of_seeds}",
         f"trainings  {len(sweep.trainings)}, of which {len(sweep.trainings) - len(due)} are in "
         f"{results}",
-        f"due        {len(due)}: {tokens:,} tokens, {flops:.3g} FLOPs{go_on}",
-        sep="\n",
-        soft_wrap=True,
-    )
+        f"due        {len(due)}: {_amount([part for one in due for part in one.parts])}{go_on}",
+    ]
+    if definition.finetune and due:
+        tasks = listed([task.task for task in definition.finetune])
+        tunings = [part for one in due for part in one.parts[1:]]
+        lines.append(f"           of these, fine-tuning on {tasks}: {_amount(tunings)}")
+    screen.print(*lines, sep="\n", soft_wrap=True)
+
+
+def _amount(parts: list[Part]) -> str:
+    """Tokens and FLOPs that are left of parts of trainings."""
+    tokens = sum(round(part.cost.tokens * part.share_due) for part in parts)
+    flops = sum(part.cost.flops * part.share_due for part in parts)
+    return f"{tokens:,} tokens, {flops:.3g} FLOPs"
 
 
 def show_time(seconds: float, jobs: int, screen: Console) -> None:

@@ -122,7 +122,15 @@ def cells_of(definition: Definition) -> list[Cell]:
             hint="Give its values in a grid as well.",
         )
     for cell in found:
-        recipe_of(definition, cell, cell.seeds[0])
+        recipe = recipe_of(definition, cell, cell.seeds[0])
+        if recipe.finetune.task:
+            raise UserError(
+                "fine-tunes a pre-trained model, and a sweep pre-trains its own",
+                where=f"recipe {printable(recipe.name)}",
+                hint="Give a recipe for pre-training. A sweep's file may name tasks on which its "
+                f"models are fine-tuned: finetune: [{{task: {printable(recipe.finetune.task)}, "
+                f"recipe: {printable(recipe.name)}}}].",
+            )
         baseline_of(definition, cell, found)
     return found
 

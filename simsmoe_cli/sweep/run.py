@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,7 +18,8 @@ from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.checkpoint import list_checkpoints
 from simsmoe_cli.run.folder import RunDir
-from simsmoe_cli.sweep.cells import Cell, baseline_of, cells_of, recipe_of
+from simsmoe_cli.sweep.cells import Cell, cells_of, recipe_of
+from simsmoe_cli.sweep.costs import Costs
 from simsmoe_cli.sweep.definition import Definition
 from simsmoe_cli.sweep.results import (
     ACCURACY,
@@ -35,14 +34,30 @@ from simsmoe_cli.sweep.side_by_side import Outcome, Work, outcomes
 from simsmoe_cli.sweep.training import (
     Job,
     Machine,
-    cost_of,
     remove_weights,
-    seconds_per_step,
     train_and_measure,
 )
 from simsmoe_cli.train import session
 
 LOGS, LOCK = "logs", ".sweep.lock"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pre-training of a training, or one of the fine-tunings that follow it.
+
+    Attributes:
+        cost: of all its steps.
+        trained: steps that its run has from an earlier, interrupted sweep.
+    """
+
+    cost: Cost
+    trained: int = 0
+
+    @property
+    def share_due(self) -> float:
+        """The share of its steps that are left, between 0 and 1."""
+        return max(0.0, 1 - self.trained / self.cost.steps)
 
 
 @dataclass(frozen=True)
@@ -52,26 +67,27 @@ class Training:
     Attributes:
         job: what to do.
         recipe: resolved.
-        trained: steps that its run has from an earlier, interrupted sweep.
+        parts: the pre-training, then a fine-tuning for each task.
     """
 
     job: Job
     recipe: Recipe
-    trained: int = 0
+    parts: tuple[Part, ...]
 
     @property
     def cost(self) -> Cost:
+        """Of the pre-training."""
         return self.job.cost
 
     @property
-    def share_due(self) -> float:
-        """The share of its steps that are left, between 0 and 1."""
-        return max(0.0, 1 - self.trained / self.cost.steps)
+    def begun(self) -> bool:
+        """Whether an earlier, interrupted sweep trained a part of it."""
+        return any(part.trained for part in self.parts)
 
     @property
     def flops_due(self) -> float:
         """FLOPs of the steps that are left."""
-        return self.cost.flops * self.share_due
+        return sum(part.cost.flops * part.share_due for part in self.parts)
 
 
 @dataclass
@@ -135,8 +151,7 @@ def open_sweep(
     found = Results.read(results)
     found.definition = definition
     sweep = Sweep(definition, folder, data_dir, found, cells)
-    stores: dict[str, TokenStore] = {}
-    costs = _Costs(sweep, stores)
+    costs = Costs(definition, cells, data_dir)
     known: dict[str, str] = {}  # names of runs by what identifies their recipe
     most = max(len(cell.seeds) for cell in cells)
     for turn in range(most):
@@ -146,9 +161,9 @@ def open_sweep(
             seed = cell.seeds[turn]
             recipe = recipe_of(definition, cell, seed)
             corpus = recipe.data.corpus
-            if corpus not in stores:
-                stores[corpus] = session.open_store(recipe, data_dir, say)
-                _require_same_text(found, corpus, stores[corpus])
+            if corpus not in costs.stores:
+                costs.stores[corpus] = session.open_store(recipe, data_dir, say)
+                _require_same_text(found, corpus, costs.stores[corpus])
             overrides = cell.overrides(definition, seed)
             if cell.same_flops:
                 overrides.append(costs.same_flops(cell, seed))
@@ -162,16 +177,16 @@ def open_sweep(
                     f"two cells have the name {name}", where="grids", hint="Change one of them."
                 )
             known[identity] = name
+            cost, tunings = costs.of(recipe)
+            tasks = tuple(definition.finetune)
             job = Job(
-                name,
-                cell.recipe(definition),
-                tuple(overrides),
-                folder,
-                data_dir,
-                costs.of(recipe),
-                tuple(definition.finetune),
+                name, cell.recipe(definition), tuple(overrides), folder, data_dir, cost, tasks
             )
-            sweep.trainings.append(Training(job, recipe, _last_step(job.run)))
+            runs = [job.run, *map(job.tuned, tasks)]
+            parts = tuple(
+                Part(one, _last_step(run)) for one, run in zip([cost, *tunings], runs, strict=True)
+            )
+            sweep.trainings.append(Training(job, recipe, parts))
     for other in others:
         _take_over(sweep, other)
     return sweep
@@ -214,34 +229,6 @@ def _take_over(sweep: Sweep, others: Results) -> None:
             sweep.results.add(training.recipe, record)
 
 
-class _Costs:
-    """The costs of trainings; those that differ in their seed alone cost the same."""
-
-    def __init__(self, sweep: Sweep, stores: dict[str, TokenStore]):
-        self.sweep, self.stores = sweep, stores
-        self.known: dict[str, Cost] = {}
-
-    def of(self, recipe: Recipe) -> Cost:
-        train = recipe.train.model_copy(update={"seed": 0})
-        key = repr(recipe.model_copy(update={"train": train}))
-        if key not in self.known:
-            vocab_size = self.stores[recipe.data.corpus].manifest.vocab_size
-            self.known[key] = cost_of(recipe, vocab_size)
-        return self.known[key]
-
-    def same_flops(self, cell: Cell, seed: int) -> str:
-        """The steps with which a cell takes as many FLOPs as its baseline, as an override."""
-        definition = self.sweep.definition
-        baseline = baseline_of(definition, cell, self.sweep.cells)
-        if baseline is None:
-            raise UserError(
-                f"cell {cell.name} has no baseline whose FLOPs it could take", where="budget"
-            )
-        own = self.of(recipe_of(definition, cell, seed))
-        wanted = self.of(recipe_of(definition, baseline, seed)).flops
-        return f"train.steps={max(1, round(own.steps * wanted / own.flops))}"
-
-
 def _require_same_text(results: Results, name: str, store: TokenStore) -> None:
     """Note the text of a corpus; a UserError if finished trainings read another one."""
     manifest = store.manifest
@@ -260,62 +247,6 @@ def _require_same_text(results: Results, name: str, store: TokenStore) -> None:
             hint="Prepare the same text under this name, or start anew with another --results.",
         )
     results.corpora[name] = text
-
-
-def machines(device: str, jobs: int) -> list[Machine]:
-    """Where `jobs` trainings compute side by side: threads divided, a GPU each where there are
-    several."""
-    import torch
-
-    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if cuda:
-        count = torch.cuda.device_count()
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        gpus = seen if len(seen) == count and seen[0] else [str(number) for number in range(count)]
-        if count < 2 or ":" in device:
-            return [Machine(device)] * jobs
-        return [Machine(device, gpu=gpus[number % count]) for number in range(jobs)]
-    threads = max(1, torch.get_num_threads() // jobs) if jobs > 1 else 0
-    return [Machine(device, threads)] * jobs
-
-
-def estimate_seconds(due: Sequence[Training], folder: Path, at: Sequence[Machine]) -> float:
-    """How long trainings will take, from a few steps of the first on each machine.
-
-    FLOPs are taken to cost the same time in all; evaluation and measuring are not counted.
-
-    Args:
-        due: at least one training, in the order in which they begin.
-        folder: of the sweep.
-        at: where trainings compute side by side.
-    """
-    first = due[0]
-    log = folder / LOGS / "timing.log"
-    job = replace(first.job, runs_dir=folder / LOGS / "timing")
-    works = [Work(seconds_per_step, (job,), log) for _ in at]
-    took: list[float] = []
-    with contextlib.closing(outcomes(works, at)) as ended:
-        for outcome in ended:
-            if outcome.failure:
-                raise UserError(
-                    f"the timing failed: {outcome.failure}", hint=f"{log} has what it printed."
-                )
-            took.append(outcome.value)
-    per_flop = sum(took) / len(took) / (first.cost.flops / first.cost.steps)
-    return per_flop * flops_of_the_last([one.flops_due for one in due], len(at))
-
-
-def flops_of_the_last(due: Sequence[float], jobs: int) -> float:
-    """FLOPs until the last of several trainings ends, where each begins when one of `jobs` is free.
-
-    Args:
-        due: FLOPs of each, in their order.
-        jobs: how many compute side by side.
-    """
-    busy = [0.0] * jobs
-    for flops in due:
-        heapq.heapreplace(busy, busy[0] + flops)
-    return max(busy)
 
 
 @contextlib.contextmanager
@@ -350,7 +281,8 @@ def carry_out(
     sweep: Sweep,
     at: Sequence[Machine],
     *,
-    keeps_weights: Callable[[Training], bool],
+    keep_weights: bool,
+    needed_later: Callable[[Training], bool],
     on_end: Callable[[Training, Record | None, Outcome], None],
 ) -> dict[str, str]:
     """Do all due trainings; the results are written after each.
@@ -358,7 +290,8 @@ def carry_out(
     Args:
         sweep: its folder is locked by the caller.
         at: one for each training at a time.
-        keeps_weights: whether the checkpoints of a finished training stay.
+        keep_weights: whether the checkpoints of finished trainings stay.
+        needed_later: whether those of a pre-training stay all the same.
         on_end: told each training, its record, and how its process ended.
 
     Returns:
@@ -379,10 +312,16 @@ def carry_out(
                 continue
             sweep.results.add(training.recipe, record)
             sweep.results.write()
-            if not keeps_weights(training):
-                remove_weights(training.job.run)
+            if not keep_weights:
+                _remove_weights(training, but_pretrained=needed_later(training))
             on_end(training, record, outcome)
     return failed
+
+
+def _remove_weights(training: Training, *, but_pretrained: bool) -> None:
+    job = training.job
+    for run in [*map(job.tuned, job.tasks), *([] if but_pretrained else [job.run])]:
+        remove_weights(run)
 
 
 def _record(outcome: Outcome) -> Record | None:

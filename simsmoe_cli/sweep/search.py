@@ -18,9 +18,10 @@ from typing import Any
 from simsmoe_cli.errors import UserError
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep.cells import Cell, cells_of, recipe_of
+from simsmoe_cli.sweep.costs import cost_of
 from simsmoe_cli.sweep.definition import Definition
 from simsmoe_cli.sweep.ranges import Range
-from simsmoe_cli.sweep.run import LOGS, Training
+from simsmoe_cli.sweep.run import LOGS, Part, Training
 from simsmoe_cli.sweep.side_by_side import Work, outcomes
 from simsmoe_cli.sweep.study import (
     FAILED,
@@ -32,9 +33,9 @@ from simsmoe_cli.sweep.study import (
     require_same,
     trials,
 )
-from simsmoe_cli.sweep.training import Job, Machine, cost_of, remove_weights
+from simsmoe_cli.sweep.training import Job, Machine, remove_weights
 from simsmoe_cli.train import session
-from simsmoe_cli.train.plan_pretraining import plan_training, require_pretraining
+from simsmoe_cli.train.plan_pretraining import plan_training
 
 LOG = "trials.log"
 
@@ -90,24 +91,13 @@ def open_search(
     ends = []
     for values in zip(*((one.low, one.high) for one in ranges.values()), strict=True):
         cell = Cell(dict(zip(ranges, values, strict=True)), [seed])
-        recipe = recipe_of(definition, cell, seed)
-        require_pretraining(recipe)
-        ends.append((cell, recipe))
+        ends.append((cell, recipe_of(definition, cell, seed)))
     vocab_size = session.open_store(ends[0][1], data_dir, say).manifest.vocab_size
-    trainings = [
-        Training(
-            Job(
-                "trial",
-                cell.recipe(definition),
-                tuple(cell.overrides(definition, seed)),
-                folder,
-                data_dir,
-                cost_of(recipe, vocab_size),
-            ),
-            recipe,
-        )
-        for cell, recipe in ends
-    ]
+    trainings = []
+    for cell, recipe in ends:
+        overrides, cost = tuple(cell.overrides(definition, seed)), cost_of(recipe, vocab_size)
+        job = Job("trial", cell.recipe(definition), overrides, folder, data_dir, cost)
+        trainings.append(Training(job, recipe, (Part(cost),)))
     costliest = max(trainings, key=lambda one: one.cost.flops)
     due = [costliest] * max(0, count - finished)
     return Search(definition, ranges, count, folder, data_dir, finished, due)

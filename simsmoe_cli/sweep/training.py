@@ -24,11 +24,11 @@ import torch
 
 from simsmoe_cli.collapse.sources.open_run import open_run
 from simsmoe_cli.errors import DataError, UserError
-from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.run.event_log import read_events
 from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.sweep.costs import overrides_of
 from simsmoe_cli.sweep.definition import Task
 from simsmoe_cli.sweep.measure import similarity_scores
 from simsmoe_cli.sweep.results import ACCURACY, Cost, Curve, Layer, Number, Record
@@ -76,7 +76,7 @@ class Job:
         recipe, overrides: as of `load_recipe`.
         runs_dir: the sweep's folder.
         data_dir: of prepared corpora and tasks.
-        cost: of the training.
+        cost: of the pre-training.
         tasks: to fine-tune the model on.
     """
 
@@ -91,6 +91,10 @@ class Job:
     @property
     def run(self) -> RunDir:
         return RunDir(self.runs_dir / self.name)
+
+    def tuned(self, task: Task) -> RunDir:
+        """The run of its fine-tuning on a task."""
+        return RunDir(self.runs_dir / f"{self.name}-{task.task}")
 
     @property
     def resolved(self) -> Recipe:
@@ -132,26 +136,6 @@ def train_and_measure(job: Job, machine: Machine) -> Record:
                 "torch": torch.__version__,
             }
         ),
-    )
-
-
-def cost_of(recipe: Recipe, vocab_size: int) -> Cost:
-    """Steps, tokens and FLOPs of a training."""
-    size, train = measure(recipe, vocab_size), recipe.train
-    tokens = train.steps * train.batch * train.block
-    flops = float(tokens * size.training_flops_per_token)
-    share = 0.0
-    if size.similarity is not None:
-        every, compares = size.similarity.every, recipe.similarity.compares
-        compared = sum(compares(step / train.steps) for step in range(0, train.steps, every))
-        # Its share is one of the first step's FLOPs, and those of later steps may be more.
-        of_mean = 3 * size.forward_flops_per_token / size.training_flops_per_token
-        share = size.similarity.share * compared * every / train.steps * of_mean
-    return Cost(
-        steps=train.steps,
-        tokens=tokens,
-        flops=flops * (1 + share),
-        similarity_flops=flops * share,
     )
 
 
@@ -248,22 +232,18 @@ def _of_events(run: RunDir) -> tuple[dict[str, Number], Curve, float]:
 
 def _finetuned(job: Job, task: Task, device: torch.device) -> float:
     """The accuracy of the trained model after fine-tuning it on a task."""
-    changes = [f"{field}={value}" for field, value in task.settings.items()]
-    name = f"{job.name}-{task.task}"
     plan = plan_finetuning(
         job.run.path,
         "best",
         task.task,
         task.recipe,
-        [*changes, f"train.seed={job.resolved.train.seed}"],
+        [*overrides_of(task), f"train.seed={job.resolved.train.seed}"],
         data_dir=job.data_dir,
         runs_dir=job.runs_dir,
-        name=name,
+        name=job.tuned(task).name,
         resume="auto",
     )
-    accuracy = session.finetune(plan, device).accuracy
-    remove_weights(RunDir(job.runs_dir / name))
-    return accuracy
+    return session.finetune(plan, device).accuracy
 
 
 def _synchronise(device: torch.device) -> None:

@@ -28,7 +28,7 @@ from simsmoe_cli.run.find import find_run, is_run
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.run.opened import OpenedRun
 from simsmoe_cli.run.vocabulary import Vocabulary
-from simsmoe_cli.train.pretrained import Pretrained
+from simsmoe_cli.train.pretrained import Pretrained, Untrained
 from simsmoe_cli.train.pretrained_folder import PretrainedFolder
 from simsmoe_cli.train.resuming import (
     own_recipe,
@@ -121,7 +121,7 @@ def plan_finetuning(
                 return _go_on(run, last, None, overrides, data_dir, ranks, notes)
         raise UserError("no pre-trained run is named", where="--from", hint="Name one: --from RUN.")
     pretrained = _open(source, which, data_dir, runs_dir)
-    recipe, task = _recipe(pretrained, task_name, recipe_name, overrides, data_dir)
+    recipe, task = finetuning_recipe(pretrained, task_name, recipe_name, overrides, data_dir)
     base = name or safe_name(f"{pretrained.name}-{task.name}") or "finetuned"
     require_ranks(recipe, ranks)
     run, last, notes = find_place(runs_dir, base, name, resume)
@@ -144,14 +144,22 @@ def _open(source: Path, which: str, data_dir: Path, runs_dir: Path) -> Source:
     return PretrainedFolder.open(source)
 
 
-def _recipe(
-    pretrained: Source,
+def finetuning_recipe(
+    pretrained: Source | Untrained,
     task_name: str | None,
     recipe_name: str | None,
     overrides: Sequence[str],
     data_dir: Path,
 ) -> tuple[Recipe, Task]:
-    """The recipe of a new run, and its task."""
+    """The recipe of a new run, with its number of steps, and its task.
+
+    Args:
+        pretrained: the model.
+        task_name, recipe_name, overrides, data_dir: as of `plan_finetuning`.
+
+    Raises:
+        UserError: the recipe has errors or does not fit the model, or the task is not prepared.
+    """
     changes = list(overrides)
     if task_name is not None:
         changes.append(f"finetune.task={task_name}")
@@ -172,7 +180,7 @@ def _recipe(
     recipe = load_recipe(recipe_name, changes, base)
     if not recipe.finetune.task:
         raise _no_task()
-    if isinstance(pretrained, Pretrained):
+    if not isinstance(pretrained, PretrainedFolder):
         pretrained.require_fit(recipe)
     if recipe.finetune.drop_last_layer:
         kept_layers(recipe)
@@ -194,7 +202,7 @@ def _own_steps(recipe: Recipe, epoch: int, steps: int) -> UserError:
 
 
 def _keeps_router(
-    pretrained: Source, before: Recipe, recipe_name: str, changes: Sequence[str]
+    pretrained: Source | Untrained, before: Recipe, recipe_name: str, changes: Sequence[str]
 ) -> bool:
     """Whether a recipe keeps the checkpoint's router."""
     base = {**pretrained.settings(keep_router=False), "train": {"steps": UNKNOWN_STEPS}}

@@ -42,6 +42,27 @@ FREE = (
 )
 # Fields of data that may differ in a further pre-training.
 FREE_TEXT = ("data.corpus", "data.attend_within_documents")
+FALLBACK = "finetune-sst2"  # recipe of a fine-tuning that names none, for a task without one
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A language model that is still to be trained, to plan its fine-tuning.
+
+    Attributes:
+        recipe: to train it with, to its end.
+    """
+
+    recipe: Recipe
+    fallback: ClassVar[str] = FALLBACK
+
+    def settings(self, *, keep_router: bool = True) -> dict[str, Any]:
+        """See `settings_of`."""
+        return settings_of(self.recipe, self.recipe.train.steps, keep_router=keep_router)
+
+    def require_fit(self, recipe: Recipe) -> None:
+        """See `require_fit`."""
+        require_fit(self.recipe, recipe)
 
 
 @dataclass(frozen=True)
@@ -50,11 +71,10 @@ class Pretrained:
 
     Attributes:
         opened: the run, its state and its recipe.
-        fallback: the recipe of a fine-tuning that names none, for a task without a recipe.
     """
 
     opened: OpenedRun
-    fallback: ClassVar[str] = "finetune-sst2"
+    fallback: ClassVar[str] = FALLBACK
 
     @classmethod
     def open(cls, run: RunDir, which: str, data_dir: Path) -> Pretrained:
@@ -98,47 +118,12 @@ class Pretrained:
         }
 
     def settings(self, *, keep_router: bool = True) -> dict[str, Any]:
-        """The sections of a recipe that a training of it starts from.
-
-        Args:
-            keep_router: whether the settings of its router are among them; False: the recipe names
-                another router.
-        """
-        recipe = self.opened.recipe
-        idle = recipe.idle_sections | {"name", "description", "source"}
-        settings = recipe.model_dump(exclude={*idle, "train", "eval", "finetune", "parallel"})
-        moe, router = recipe.router_settings.continued(
-            recipe.moe, self.opened.step, recipe.train.steps
-        )
-        settings["moe"] = moe.model_dump()
-        section = section_name(moe.router)
-        if section in settings and keep_router:
-            settings[section] = router.model_dump()
-        elif not keep_router:
-            settings.pop(section, None)
-        return settings
+        """See `settings_of`."""
+        return settings_of(self.recipe, self.opened.step, keep_router=keep_router)
 
     def require_fit(self, recipe: Recipe, free: Sequence[str] = ()) -> None:
-        """Raise a UserError where a recipe asks for another model than the checkpoint's.
-
-        Args:
-            recipe: of the new training.
-            free: fields that may differ, beside `FREE`.
-        """
-        fixed = {"model", "moe", "data"}
-        changed = [
-            f"{path} ({old!r} -> {new!r})"
-            for path, old, new in differences(
-                self.recipe.model_dump(include=fixed), recipe.model_dump(include=fixed)
-            )
-            if path not in (*FREE, *free)
-        ]
-        if changed:
-            raise UserError(
-                f"the pre-trained model cannot be changed: {', '.join(changed)}",
-                where=f"recipe {recipe.name}",
-                hint="Leave these out, or pre-train with them.",
-            )
+        """See `require_fit`."""
+        require_fit(self.recipe, recipe, free)
 
     def continued(self, recipe_name: str | None, overrides: Sequence[str]) -> Recipe:
         """The recipe of a further pre-training.
@@ -214,6 +199,51 @@ class Pretrained:
             )
         fill(model, files, taken)
         return [f"router {router} starts fresh and replaces {before}"] if ROUTER in fresh else []
+
+
+def settings_of(recipe: Recipe, step: int, *, keep_router: bool = True) -> dict[str, Any]:
+    """The sections of a recipe that a training of its model starts from.
+
+    Args:
+        recipe: that the model was trained with.
+        step: of its weights.
+        keep_router: whether the settings of its router are among them; False: the recipe names
+            another router.
+    """
+    idle = recipe.idle_sections | {"name", "description", "source"}
+    settings = recipe.model_dump(exclude={*idle, "train", "eval", "finetune", "parallel"})
+    moe, router = recipe.router_settings.continued(recipe.moe, step, recipe.train.steps)
+    settings["moe"] = moe.model_dump()
+    section = section_name(moe.router)
+    if section in settings and keep_router:
+        settings[section] = router.model_dump()
+    elif not keep_router:
+        settings.pop(section, None)
+    return settings
+
+
+def require_fit(before: Recipe, recipe: Recipe, free: Sequence[str] = ()) -> None:
+    """Raise a UserError where a recipe asks for another model than the checkpoint's.
+
+    Args:
+        before: of the checkpoint.
+        recipe: of the new training.
+        free: fields that may differ, beside `FREE`.
+    """
+    fixed = {"model", "moe", "data"}
+    changed = [
+        f"{path} ({old!r} -> {new!r})"
+        for path, old, new in differences(
+            before.model_dump(include=fixed), recipe.model_dump(include=fixed)
+        )
+        if path not in (*FREE, *free)
+    ]
+    if changed:
+        raise UserError(
+            f"the pre-trained model cannot be changed: {', '.join(changed)}",
+            where=f"recipe {recipe.name}",
+            hint="Leave these out, or pre-train with them.",
+        )
 
 
 def _dropped(recipe: Recipe, kept: int) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ import pytest
 
 from simsmoe_cli.cli.main import run
 from simsmoe_cli.errors import EXIT_USAGE, UserError
-from simsmoe_cli.sweep import run as running
 from simsmoe_cli.sweep import search as searching
 from simsmoe_cli.sweep import study as studies
+from simsmoe_cli.sweep import timing
 from simsmoe_cli.sweep.definition import definition_of
 from simsmoe_cli.sweep.ranges import Range, parse_range
 from simsmoe_cli.sweep.search import open_search
@@ -94,7 +94,7 @@ def test_a_search_shows_its_plan_and_asks_and_says_which_trials_failed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(searching, "_try", fails_once)
-    monkeypatch.setattr(running, "estimate_seconds", lambda *given: 60.0)
+    monkeypatch.setattr(timing, "estimate_seconds", lambda *given: 60.0)
     tiny = [f"{field}={json.dumps(value)}" for field, value in TINY.settings.items()]
     given = ["sweep", "--search", "2", "--grid", "train.lr=1e-4..1e-2", *chosen_by(*tiny)]
     where = ["--data-dir", str(corpus_dir), "--runs-dir", str(tmp_path), "--device", "cpu"]

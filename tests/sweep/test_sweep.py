@@ -27,12 +27,13 @@ from simsmoe_cli.model import size as model_size
 from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep import run as running
+from simsmoe_cli.sweep.costs import cost_of
 from simsmoe_cli.sweep.definition import Task, definition_of
 from simsmoe_cli.sweep.measure import similarity_scores
 from simsmoe_cli.sweep.results import Record, Results
 from simsmoe_cli.sweep.side_by_side import Outcome
 from simsmoe_cli.sweep.texts import with_source
-from simsmoe_cli.sweep.training import Machine, cost_of, train_and_measure
+from simsmoe_cli.sweep.training import Machine, train_and_measure
 from tests.forked import Forked
 from tests.train.tiny import TINY, steps
 
@@ -295,7 +296,8 @@ def test_the_time_left_is_that_of_trainings_which_finished(
     definition = definition_of(DEFINITION | {"grids": [{PRESET: ["none"]}], "seeds": "0-3"}, "test")
     sweep = running.open_sweep(definition, tmp_path, corpus_dir, tmp_path / "r.json", print)
     first = sweep.trainings[0]
-    sweep.trainings[0] = replace(first, trained=first.cost.steps // 2)
+    half = running.Part(first.cost, first.cost.steps // 2)
+    sweep.trainings[0] = replace(first, parts=(half,))
     record = Results.read(finished / "results.json").records[0][1]
     clock = [100.0]
     monkeypatch.setattr(sweeping.time, "monotonic", lambda: clock[0])
@@ -325,7 +327,7 @@ def test_a_run_with_other_settings_is_not_gone_on_with(
         changed = {name.replace("_", ".", 1): value for name, value in settings.items()}
         other = definition.model_copy(update={"settings": definition.settings | changed})
         sweep = running.open_sweep(other, folder, corpus_dir, results, print)
-        return {one.job.name: one.trained for one in sweep.trainings}
+        return {one.job.name: one.parts[0].trained for one in sweep.trainings}
 
     name, steps = alone[0].name, alone[1].cost.steps
     assert opened()[name] == opened(train_probe_every=3)[name] == steps
