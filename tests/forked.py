@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +89,8 @@ def _command(
 ) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
+    # The server that forks trainings of a sweep is no child of this process, which starts its own.
+    forkserver._forkserver._forkserver_pid = None  # type: ignore[attr-defined]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, path in enumerate(printed, 1):

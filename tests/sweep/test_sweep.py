@@ -176,6 +176,7 @@ def test_killed_and_continued_gives_the_same_table(tmp_path: Path, corpus_dir: P
     runs = [RunDir(killed / "tiny" / f"{preset}-seed0") for preset in ("none", "published")]
     until = time.monotonic() + 120
     while not all(map(steps, runs)):
+        process.printed()
         assert time.monotonic() < until
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
