@@ -1,5 +1,6 @@
 """`simsmoe monitor`."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,10 +9,11 @@ import typer
 
 from simsmoe_cli.cli.complete import complete_runs
 from simsmoe_cli.cli.options import RUNS_DIR, JsonOption, RunsDirOption, print_json, shell
-from simsmoe_cli.errors import DataError, UserError
+from simsmoe_cli.errors import DataError, UserError, printable
 
 if TYPE_CHECKING:
     from simsmoe_cli.monitor.state.alerts import Thresholds
+    from simsmoe_cli.sweep.folder import Found
 
 NARROWEST = 40
 PIPED_WIDTH = 100
@@ -21,8 +23,8 @@ RunsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RUN]...",
-        help="Run folders, or their names under --runs-dir; or a sweep. Without any, choose from a "
-        "list.",
+        help="Run folders, or their names under --runs-dir; or a sweep, a search, or results.json "
+        "of a sweep. Without any, choose from a list.",
         autocompletion=complete_runs,
     ),
 ]
@@ -77,10 +79,10 @@ def monitor(
     """Watch runs live: scores, speed, router load and how similar the experts are.
 
     Only reads run folders: works while another machine trains, before a run exists, and after it
-    has finished. Of a sweep it shows the table of its results as it fills.
+    has finished. Of a sweep it shows the table of its results as it fills, of a search its trials.
     """
     from simsmoe_cli.monitor.state.alerts import Thresholds
-    from simsmoe_cli.sweep.folder import sweep_folder
+    from simsmoe_cli.sweep.folder import find_sweep
 
     names = list(dict.fromkeys(runs or []))
     thresholds = Thresholds(load_cv_above, cka_above, silent_after)
@@ -92,8 +94,16 @@ def monitor(
     for flag, value in (("--host", host), ("--port", port)):
         if value is not None and not serve:
             raise UserError(f"{flag} is for --serve", hint="Add --serve, or leave it out.")
-    sweep = sweep_folder(names[0], runs_dir) if len(names) == 1 else None
-    if sweep is not None:
+    found = {name: find_sweep(name, runs_dir) for name in names}
+    sweeps = {name: one for name, one in found.items() if one is not None}
+    if sweeps and len(names) > 1:
+        name = next(iter(sweeps))
+        raise UserError(
+            "a sweep is shown by itself, without other sweeps and runs",
+            where=printable(name, 200),
+            hint=f"simsmoe monitor {shlex.quote(name)}",
+        )
+    if sweeps:
         if serve or json:
             raise UserError(
                 "a sweep is shown in a terminal",
@@ -107,7 +117,7 @@ def monitor(
         ):
             if given:
                 raise UserError("a sweep has no alerts", where=flag, hint="Name one of its runs.")
-        _watch_sweep(sweep, interval, once=once)
+        _show_sweep(sweeps[names[0]], interval, once=once)
     elif once or json:
         _print(names, runs_dir, thresholds, json)
     elif serve:
@@ -190,13 +200,33 @@ def _watch(names: list[str], runs_dir: Path, thresholds: "Thresholds", interval:
     Monitor(paths, runs_dir, thresholds, interval).run()
 
 
-def _watch_sweep(folder: Path, interval: float, *, once: bool) -> None:
-    """The table of a sweep as it fills, or once; in a pipe once."""
+def _show_sweep(found: "Found", interval: float, *, once: bool) -> None:
+    """The table of a sweep or a search as it fills, or once; in a pipe once.
+
+    Raises:
+        typer.Exit: it ended while it was watched, and trainings failed; as `simsmoe sweep` ends.
+    """
     from simsmoe_cli.cli.options import console
-    from simsmoe_cli.sweep.watch import watch
 
     screen = console()
-    watch(folder, screen, interval, once=once or not screen.is_terminal)
+    once = once or not screen.is_terminal
+    if found.kind == "results":
+        from simsmoe_cli.sweep.results import Results
+        from simsmoe_cli.sweep.show import print_table
+        from simsmoe_cli.sweep.table import table_of
+
+        print_table(table_of(Results.existing(found.path)), screen)
+        return
+    if found.kind == "search":
+        from simsmoe_cli.sweep.watch_search import watch_search
+
+        failed = watch_search(found.path, screen, interval, once=once)
+    else:
+        from simsmoe_cli.sweep.watch import watch
+
+        failed = watch(found.path, screen, interval, once=once)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _serve(arguments: list[str], host: str, port: int) -> None:

@@ -41,8 +41,9 @@ def search_through(
         typer.Exit: some trials failed.
     """
     from simsmoe_cli.sweep import run
+    from simsmoe_cli.sweep.folder import STUDY
     from simsmoe_cli.sweep.search import LOG, carry_out_search, open_search
-    from simsmoe_cli.sweep.study import STUDY, existing_study, trials
+    from simsmoe_cli.sweep.study import existing_study, trials
     from simsmoe_cli.sweep.timing import estimate_seconds, machines
     from simsmoe_cli.sweep.trials_text import VALIDATION, trials_for_terminal
     from simsmoe_cli.train.device import choose_device

@@ -98,7 +98,7 @@ def sweep(
     Finished trainings are skipped, so the same command goes on after an interruption.
     """
     from simsmoe_cli.files.names import check_name
-    from simsmoe_cli.sweep.results import NAME
+    from simsmoe_cli.sweep.folder import RESULTS
 
     if name is not None:
         check_name(name)
@@ -128,7 +128,7 @@ def sweep(
     else:
         definition = _from_file(file, settings, seeds)
         if file.suffix == ".json":  # its trainings count
-            if file.name == NAME and results is None:
+            if file.name == RESULTS and results is None:
                 results = file.parent
             else:
                 reuse = [file, *(reuse or [])]

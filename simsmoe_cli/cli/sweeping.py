@@ -86,9 +86,8 @@ def sweep_through(definition: Definition, options: Options) -> None:
         typer.Exit: some trainings failed.
     """
     from simsmoe_cli.sweep import run
-    from simsmoe_cli.sweep.folder import mark
+    from simsmoe_cli.sweep.folder import RESULTS, mark
     from simsmoe_cli.sweep.reports import due_reports, keeps_weights
-    from simsmoe_cli.sweep.results import NAME
     from simsmoe_cli.sweep.show import print_table, write_results
     from simsmoe_cli.sweep.side_by_side import outcomes
     from simsmoe_cli.sweep.table import make_table
@@ -96,7 +95,7 @@ def sweep_through(definition: Definition, options: Options) -> None:
 
     screen = console()
     folder = options.runs_dir / options.name
-    results = (options.results or folder) / NAME
+    results = (options.results or folder) / RESULTS
     with run.locked(folder):
         sweep = run.open_sweep(
             definition,

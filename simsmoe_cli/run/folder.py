@@ -29,6 +29,8 @@ from filelock import FileLock, Timeout
 
 from simsmoe_cli.errors import UserError
 
+SWEEP_MARK = "sweep.json"  # a file in the folder of a sweep, which holds its runs
+
 
 class RunDir:
     """Paths of one run, and its lock."""

@@ -27,7 +27,6 @@ from simsmoe_cli.recipe.section import Section
 from simsmoe_cli.sweep.definition import Definition
 
 SCHEMA = 1
-NAME = "results.json"
 ACCURACY = "accuracy_"  # TASK: a score
 MOST_BYTES = 1 << 26
 # Fields of a recipe on which no result depends.

@@ -21,6 +21,7 @@ from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep.cells import Cell, cells_of, recipe_of
 from simsmoe_cli.sweep.costs import Costs
 from simsmoe_cli.sweep.definition import Definition
+from simsmoe_cli.sweep.folder import Failures, note_failed
 from simsmoe_cli.sweep.results import (
     ACCURACY,
     Cost,
@@ -302,18 +303,19 @@ def carry_out(
         Work(train_and_measure, (one.job,), sweep.folder / LOGS / f"{one.job.name}.log")
         for one in due
     ]
+    note_failed(sweep.folder, Failures({}))
     with contextlib.closing(outcomes(works, at)) as ended:
-        for outcome in ended:
+        for left, outcome in zip(reversed(range(len(works))), ended, strict=True):
             training = due[outcome.number]
             record = _record(outcome)
             if record is None:
                 failed[training.job.name] = outcome.failure
-                on_end(training, None, outcome)
-                continue
-            sweep.results.add(training.recipe, record)
-            sweep.results.write()
-            if not keep_weights:
-                _remove_weights(training, but_pretrained=needed_later(training))
+            else:
+                sweep.results.add(training.recipe, record)
+                sweep.results.write()
+                if not keep_weights:
+                    _remove_weights(training, but_pretrained=needed_later(training))
+            note_failed(sweep.folder, Failures(failed, left))
             on_end(training, record, outcome)
     return failed
 

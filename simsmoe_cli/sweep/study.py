@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from simsmoe_cli.errors import UserError, printable
 from simsmoe_cli.sweep.definition import Definition
+from simsmoe_cli.sweep.folder import STUDY
 from simsmoe_cli.sweep.ranges import Range
 
 if TYPE_CHECKING:
     import optuna
 
-STUDY, NAME = "study.db", "simsmoe"
+NAME = "simsmoe"  # of the study
 # Attributes of a study and a trial.
 SEARCHED = "searched"  # recipe, settings, seed and ranges
 WANTED = "wanted"  # number of trials

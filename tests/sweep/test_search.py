@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from simsmoe_cli.cli.main import run
 from simsmoe_cli.errors import EXIT_USAGE, UserError
@@ -17,8 +19,9 @@ from simsmoe_cli.sweep import timing
 from simsmoe_cli.sweep.definition import definition_of
 from simsmoe_cli.sweep.ranges import Range, parse_range
 from simsmoe_cli.sweep.search import open_search
-from simsmoe_cli.sweep.study import begin, open_study, trials
+from simsmoe_cli.sweep.study import FAILED, begin, open_study, trials
 from simsmoe_cli.sweep.training import Machine
+from simsmoe_cli.sweep.watch_search import watch_search
 from tests.sweep.test_sweep import DEFINITION
 from tests.train.huggingface_folders import chosen_by
 
@@ -49,7 +52,10 @@ def test_ranges() -> None:
 
 
 def test_a_hopeless_trial_is_given_up_and_the_study_goes_on(
-    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(studies, "UNPRUNED", 1)
     study = open_study(tmp_path)
@@ -70,6 +76,17 @@ def test_a_hopeless_trial_is_given_up_and_the_study_goes_on(
     where = (2, tmp_path, corpus_dir, print)
     found = open_search(TINY, RANGES, *where)
     assert (found.finished, found.due) == (2, [])
+    # The monitor shows them, and ends as the search did.
+    capsys.readouterr()
+    assert run(["monitor", str(tmp_path), "--once"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 of 2 trials have ended" in lines[0]
+    assert [line.split()[-1] for line in lines if "0.01" in line] == ["best"]
+    assert any("1e-09" in line and "given up, step 4" in line for line in lines)
+    for failures in (0, 1):
+        study.set_user_attr(FAILED, failures)
+        screen = Console(file=io.StringIO(), force_terminal=True)
+        assert watch_search(tmp_path, screen, 0.1, once=False) == bool(failures)
     # They are not those of another search.
     other = TINY.model_copy(update={"settings": TINY.settings | {"moe.router": "xmoe"}})
     with pytest.raises(UserError, match=r"differs in settings.*--name"):

@@ -34,6 +34,7 @@ from simsmoe_cli.sweep.results import Record, Results
 from simsmoe_cli.sweep.side_by_side import Outcome
 from simsmoe_cli.sweep.texts import with_source
 from simsmoe_cli.sweep.training import Machine, train_and_measure
+from simsmoe_cli.sweep.watch import watch
 from tests.forked import Forked
 from tests.train.tiny import TINY, steps
 
@@ -208,7 +209,9 @@ def test_nothing_is_trained_twice(
     assert (finished / "results.json").read_bytes() == before
 
 
-def test_the_monitor_shows_the_table(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_monitor_shows_the_table(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     assert run(["monitor", "tiny", "--once", "--runs-dir", str(finished.parent)]) == 0
     shown = capsys.readouterr().out
@@ -216,6 +219,13 @@ def test_the_monitor_shows_the_table(finished: Path, capsys: pytest.CaptureFixtu
     assert "Δ test BPC [95%]" in shown
     assert shown.count("baseline") >= 4
     assert run(["monitor", str(finished), "--json"]) == EXIT_USAGE
+    assert run(["monitor", str(finished), "table1-small"]) == EXIT_USAGE
+    assert f"simsmoe monitor {finished}" in capsys.readouterr().err
+    # A folder or file of results alone.
+    kept = shutil.copy(finished / "results.json", tmp_path)
+    for given in (tmp_path, kept):
+        assert run(["monitor", str(given)]) == 0
+        assert "Δ test BPC [95%]" in capsys.readouterr().out
 
 
 def test_trainings_of_another_sweep_are_reused(
@@ -256,9 +266,20 @@ def test_a_failure_does_not_stop_the_rest(
     assert "1 did not finish" in shown
     assert len(scores(folder)) == 3
     assert broken in (folder / "results.html").read_text()
+    # The monitor shows it as well, and waits for nothing.
+    seen = io.StringIO()
+    assert watch(folder, Console(file=seen, width=200, force_terminal=True), 0.1, once=False)
+    assert "3 of 4 trainings have finished" in seen.getvalue()
+    assert f"{broken}  failed: {broken_because(shown, broken)}" in seen.getvalue()
 
 
 @pytest.mark.parametrize("router", ["smoe", "smoe-dropout"])
+def broken_because(shown: str, name: str) -> str:
+    """The reason in the line of a training that failed."""
+    line = next(line for line in shown.splitlines() if f"{name}  failed: " in line)
+    return line.partition("failed: ")[2].partition(",")[0]
+
+
 def test_flops_are_those_of_the_comparisons_that_are_made(router: str) -> None:
     """Under the budget in every m-th step, and in none while the weight is 0."""
     given = ["train.steps=100", "similarity.preset=calibrated", f"moe.router={router}"]
