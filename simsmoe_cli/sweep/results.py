@@ -241,26 +241,25 @@ class Results:
 def settings_of(recipe: Recipe) -> Settings:
     """The fields of a recipe that differ from their defaults, by dotted path."""
     values = recipe.model_dump(mode="json", exclude=recipe.idle_sections)
-    defaults = _defaults()
+    usual = defaults()
     return {
-        path: value
-        for path, value in _by_path(values)
-        if path not in defaults or value != defaults[path]
+        path: value for path, value in _by_path(values) if path not in usual or value != usual[path]
     }
 
 
 def compared(settings: Mapping[str, Any]) -> Settings:
     """The settings on which results depend, without those that have their default."""
-    defaults = _defaults()
+    usual = defaults()
     return {
         path: value
         for path, value in settings.items()
-        if path not in NOT_COMPARED and (path not in defaults or value != defaults[path])
+        if path not in NOT_COMPARED and (path not in usual or value != usual[path])
     }
 
 
 @functools.cache
-def _defaults() -> Settings:
+def defaults() -> Settings:
+    """The defaults of all fields of a recipe, by dotted path."""
     return {known.path: known.default for known in fields()}
 
 

@@ -31,6 +31,7 @@ from simsmoe_cli.sweep.results import (
     compared,
     settings_of,
 )
+from simsmoe_cli.sweep.reuse import take_over
 from simsmoe_cli.sweep.side_by_side import Outcome, Work, outcomes
 from simsmoe_cli.sweep.training import (
     Job,
@@ -139,7 +140,7 @@ def open_sweep(
         folder: of its runs.
         data_dir: of prepared corpora and tasks.
         results: the file of its results.
-        say: told what is prepared.
+        say: told what is prepared, and how many trainings of other sweeps fit.
         reuse: results of other sweeps, whose finished trainings count too.
 
     Raises:
@@ -189,7 +190,7 @@ def open_sweep(
             )
             sweep.trainings.append(Training(job, recipe, parts))
     for other in others:
-        _take_over(sweep, other)
+        say(take_over(sweep, other))
     return sweep
 
 
@@ -214,20 +215,6 @@ def _last_step(run: RunDir) -> int:
     """The step from which an interrupted run would go on; 0 if there is none."""
     steps = [step for step, _ in list_checkpoints(run)]
     return steps[-1] if steps else 0
-
-
-def _take_over(sweep: Sweep, others: Results) -> None:
-    """Add finished trainings of another sweep that read the same text."""
-    same = {
-        name
-        for name, text in others.corpora.items()
-        if name in sweep.results.corpora
-        and sweep.results.corpora[name].fingerprint == text.fingerprint
-    }
-    for training in sweep.due:
-        record = sweep.measured(others, training.recipe)
-        if record is not None and record.corpus in same:
-            sweep.results.add(training.recipe, record)
 
 
 def _require_same_text(results: Results, name: str, store: TokenStore) -> None:

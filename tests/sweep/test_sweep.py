@@ -31,6 +31,7 @@ from simsmoe_cli.sweep.costs import cost_of
 from simsmoe_cli.sweep.definition import Task, definition_of
 from simsmoe_cli.sweep.measure import similarity_scores
 from simsmoe_cli.sweep.results import Record, Results
+from simsmoe_cli.sweep.reuse import take_over
 from simsmoe_cli.sweep.side_by_side import Outcome
 from simsmoe_cli.sweep.texts import with_source
 from simsmoe_cli.sweep.training import Machine, train_and_measure
@@ -234,15 +235,25 @@ def test_trainings_of_another_sweep_are_reused(
     grid = {"moe.router": ["smoe", "xmoe"], PRESET: ["none", "published"]}
     definition = definition_of(DEFINITION | {"name": "other", "grids": [grid]}, "test")
     results = tmp_path / "results.json"
-    reuse = [finished / "results.json"]
-    sweep = running.open_sweep(definition, tmp_path, corpus_dir, results, print, reuse)
+    reuse, said = [finished / "results.json"], list[str]()
+    sweep = running.open_sweep(definition, tmp_path, corpus_dir, results, said.append, reuse)
     assert len(sweep.trainings) == 4
+    assert said == [f"{reuse[0]}: 2 of its 4 trainings fit"]
     assert {one.recipe.moe.router for one in sweep.due} == {"xmoe"}
     # Of another text none are taken.
     content = reuse[0].read_text().replace('"fingerprint": "', '"fingerprint": "0')
     (tmp_path / "other.json").write_text(content)
     reuse = [tmp_path / "other.json"]
-    sweep = running.open_sweep(definition, tmp_path, corpus_dir, results, print, reuse)
+    sweep = running.open_sweep(definition, tmp_path, corpus_dir, results, said.append, reuse)
+    assert len(sweep.due) == 4
+    assert said[1].startswith(f"{reuse[0]}: none of its 4 trainings fits; its corpus ")
+    assert said[1].endswith(" is another text")
+    # With other settings neither.
+    others = Results.read(finished / "results.json")
+    others.records = [(settings | {"train.batch": 2}, one) for settings, one in others.records]
+    assert take_over(sweep, others).endswith(
+        "none of its 4 trainings fits; the nearest differs in train.batch (2, here 4)"
+    )
     assert len(sweep.due) == 4
 
 
