@@ -25,6 +25,7 @@ EXIT_SIGTERM = 143
 MOST_LINES = 10  # problems shown of those reported together
 MOST_NAMES = 40  # names listed in a hint
 MOST_COMPARED = 5_000  # names that an unknown one is compared with
+FEW = 3  # nearest names shown of very many
 LONGEST_COMPARED = 100  # characters of an unknown name that are compared
 
 
@@ -149,6 +150,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = closest(name, names)
     did_you_mean = f"Did you mean '{printable(close)}'? " if close else ""
     return f"{did_you_mean}Available: {listed(names, MOST_NAMES) or 'none'}."
+
+
+def nearest_of_many(name: str, known: Iterable[str], all_by: str) -> str:
+    """A hint for an unknown dotted name, where a list of all would be too long.
+
+    Args:
+        name: that is unknown.
+        known: the valid names.
+        all_by: the command that lists them.
+    """
+    names = sorted(known)
+    ends_alike = [one for one in names if one.rpartition(".")[2] == name]
+    close = difflib.get_close_matches(name[:LONGEST_COMPARED], names, n=FEW, cutoff=0.75)
+    found = list(dict.fromkeys([*ends_alike, *close]))[:FEW]
+    either = " or ".join(f"'{printable(one)}'" for one in found)
+    did_you_mean = f"Did you mean {either}? " if found else ""
+    return f"{did_you_mean}All are in `{all_by}`."
 
 
 def listed(

@@ -1,5 +1,6 @@
 """`simsmoe sweep`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -175,6 +176,7 @@ def _from_options(
         definition_of,
         require_not_varied,
     )
+    from simsmoe_cli.sweep.ranges import parse_range
 
     if not grid:
         raise UserError(
@@ -182,6 +184,14 @@ def _from_options(
             where="--grid",
             hint="Give a sweep's file, or for example --grid similarity.preset=none,calibrated.",
         )
+    for text in grid:
+        where = f"--grid {printable(text)}"
+        if parse_range(text.partition("=")[2], where) is not None:
+            raise UserError(
+                "a range is for a search",
+                where=where,
+                hint="Add --search N, or give values: A.B=C,D.",
+            )
     axes = parse_axes(grid)
     given = assignments(baseline or [], "--baseline")
     chosen = assignments(settings or [], "--set")
@@ -251,8 +261,45 @@ def _from_file(file: Path, settings: list[str] | None, seeds: str | None) -> "De
     from simsmoe_cli.sweep.definition import changed, read_definition
     from simsmoe_cli.sweep.results import Results
 
+    _refuse_folder(file)
     if file.suffix == ".json":
         definition = Results.existing(file).sweep
     else:
         definition = read_definition(file)
     return changed(definition, assignments(settings or [], "--set"), seeds)
+
+
+def _refuse_folder(file: Path) -> None:
+    """Raise a UserError for a folder; that of a sweep names how to go on with it."""
+    from simsmoe_cli.recipe.load import list_sweeps
+    from simsmoe_cli.sweep.folder import find_sweep, results_file
+    from simsmoe_cli.sweep.results import Results
+
+    if not file.is_dir() or str(file) in dict(list_sweeps()):
+        return
+    found = find_sweep(file, Path())
+    where = printable(file, 200)
+    if found is None:
+        raise UserError(
+            "this is a folder, and a sweep is a file or a name",
+            where=where,
+            hint="Names: simsmoe list sweeps.",
+        )
+    if found.kind == "search":
+        raise UserError(
+            "this is the folder of a search",
+            where=where,
+            hint="Go on with it by the same command, with --search and its ranges; look at it by "
+            f"simsmoe monitor {shlex.quote(str(file))}.",
+        )
+    results = results_file(file)
+    name = Results.existing(results).sweep.name
+    place = "" if name == file.name else f" --name {shlex.quote(file.name)}"
+    elsewhere = found.kind == "sweep" and file.parent != RUNS_DIR
+    runs_dir = f" --runs-dir {shlex.quote(str(file.parent))}" if elsewhere else ""
+    raise UserError(
+        "this is the folder of a sweep",
+        where=where,
+        hint=f"Go on with it by its file: simsmoe sweep {shlex.quote(str(results))}"
+        f"{place}{runs_dir}",
+    )

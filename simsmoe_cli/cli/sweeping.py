@@ -57,7 +57,8 @@ ReuseOption = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="results.json of another sweep, whose finished trainings count here too. Repeatable.",
+        help="results.json of another sweep, or its folder; its finished trainings count here too. "
+        "Repeatable.",
     ),
 ]
 
@@ -86,16 +87,27 @@ def sweep_through(definition: Definition, options: Options) -> None:
         typer.Exit: some trainings failed.
     """
     from simsmoe_cli.sweep import run
-    from simsmoe_cli.sweep.folder import RESULTS, mark
+    from simsmoe_cli.sweep.folder import (
+        RESULTS,
+        mark,
+        require_writable,
+        results_file,
+        results_folder,
+    )
     from simsmoe_cli.sweep.reports import due_reports, keeps_weights
     from simsmoe_cli.sweep.show import print_table, write_results
     from simsmoe_cli.sweep.side_by_side import outcomes
     from simsmoe_cli.sweep.table import make_table
     from simsmoe_cli.sweep.timing import estimate_seconds, machines
+    from simsmoe_cli.train.device import choose_device
 
     screen = console()
     folder = options.runs_dir / options.name
-    results = (options.results or folder) / RESULTS
+    choose_device(options.device)
+    results = folder / RESULTS
+    if options.results is not None:
+        results = results_folder(options.results) / RESULTS
+        require_writable(results.parent)
     with run.locked(folder):
         sweep = run.open_sweep(
             definition,
@@ -103,7 +115,7 @@ def sweep_through(definition: Definition, options: Options) -> None:
             options.data_dir,
             results,
             lambda words: screen.print(words, soft_wrap=True),
-            options.reuse or (),
+            [results_file(path) for path in options.reuse or ()],
         )
         _show_plan(sweep, screen, results)
         failed: dict[str, str] = {}

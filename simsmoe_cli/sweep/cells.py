@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simsmoe_cli.errors import UserError, nearest, printable
+from simsmoe_cli.errors import UserError, nearest, nearest_of_many, printable
 from simsmoe_cli.files.names import name_from
 from simsmoe_cli.recipe.fields import fields
 from simsmoe_cli.recipe.load import find_recipe, load_recipe
@@ -115,12 +115,7 @@ def cells_of(definition: Definition) -> list[Cell]:
         find_recipe(task.recipe)
         _check_fields(task.settings, "finetune")
     found = list(cells.values())
-    if not any(_has(cell, definition.baseline) for cell in found):
-        raise UserError(
-            "no combination of the grids has its settings",
-            where="baseline",
-            hint="Give its values in a grid as well.",
-        )
+    _check_baseline(definition, found)
     for cell in found:
         recipe = recipe_of(definition, cell, cell.seeds[0])
         if recipe.finetune.task:
@@ -188,8 +183,30 @@ def _check_fields(names: Iterable[str], where: str, *further: str) -> None:
         if name == SEED_FIELD:
             raise UserError("is what seeds are for", where=SEED_FIELD, hint="Use seeds: 0-4.")
         if name not in known and name not in further:
-            hint = nearest(name, {*known, *further})
+            hint = nearest_of_many(name, {*known, *further}, "simsmoe show quickstart --fields")
             raise UserError(f"unknown field '{printable(name)}'", where=where, hint=hint)
+
+
+def _check_baseline(definition: Definition, cells: Sequence[Cell]) -> None:
+    """Raise a UserError for a baseline that no cell is."""
+    wanted = definition.baseline
+    if any(_has(cell, wanted) for cell in cells):
+        return
+    for field, value in wanted.items():
+        values = [cell.settings[field] for cell in cells if field in cell.settings]
+        if value not in values:
+            what = f"{field}={as_yaml(value)}"
+            texts = {as_yaml(one) for one in values}
+            raise UserError(
+                f"no combination of the grids has {printable(what)}",
+                where="baseline",
+                hint=nearest(as_yaml(value), texts) if texts else "Give its values in a grid.",
+            )
+    raise UserError(
+        "no combination of the grids has all of its settings",
+        where="baseline",
+        hint="Give a grid that has them together.",
+    )
 
 
 def _has(cell: Cell, wanted: Mapping[str, Any]) -> bool:

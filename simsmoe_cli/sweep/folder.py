@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from simsmoe_cli.errors import DataError, printable
+from simsmoe_cli.errors import DataError, UserError, printable
 from simsmoe_cli.files import atomic
 from simsmoe_cli.files.untrusted import Unreadable, read_json
 from simsmoe_cli.run.find import is_run
@@ -81,6 +84,52 @@ def results_path(folder: Path) -> Path:
             where=printable(folder / SWEEP_MARK, 200),
             hint="Start the sweep again; it goes on from its results.",
         ) from None
+
+
+def results_folder(given: Path) -> Path:
+    """The folder that `--results` means: it is given, or the results.json in it.
+
+    Raises:
+        UserError: it is another file.
+    """
+    if given.name == RESULTS and not given.is_dir():
+        return given.parent
+    if given.is_file() or (given.suffix == ".json" and not given.exists()):
+        raise UserError(
+            f"results are written to a folder, as {RESULTS}",
+            where=f"--results {printable(given, 200)}",
+            hint=f"Give the folder: --results {shlex.quote(str(given.parent))}",
+        )
+    return given
+
+
+def results_file(given: Path) -> Path:
+    """The file of results that `--reuse` means: it is given, or its folder, or that of a sweep."""
+    if (given / SWEEP_MARK).is_file():
+        return results_path(given)
+    return given / RESULTS if given.is_dir() else given
+
+
+def require_writable(folder: Path) -> None:
+    """Raise a UserError unless files can be written into a folder, which may be missing yet.
+
+    New folders that this takes are removed again.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"cannot write there: {error.strerror}",
+            where=printable(folder, 200),
+            hint="Choose another folder.",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # others may have put something there
+            for path in new:
+                path.rmdir()
 
 
 def note_failed(folder: Path, failures: Failures) -> None:

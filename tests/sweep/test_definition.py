@@ -86,7 +86,7 @@ def test_a_baseline_that_is_not_one_cell() -> None:
         ({"settings": {"train.stepss": 4}}, "settings: unknown field"),
         ({"settings": {"recipe": "quickstart"}}, "settings: unknown field"),
         ({"baseline": {"moe.ruter": "smoe"}}, "baseline: unknown field"),
-        ({"baseline": {"moe.router": "smoe"}}, "no combination of the grids has its settings"),
+        ({"baseline": {"moe.router": "smoe"}}, "no combination of the grids has moe.router=smoe"),
         ({"finetune": [{"task": "sst2", "recipe": "finetune-sst3"}]}, "finetune-sst5"),
         (
             {"finetune": [FINETUNE | {"settings": {"finetune.epoch": 1}}]},

@@ -29,6 +29,7 @@ from simsmoe_cli.run.folder import RunDir
 from simsmoe_cli.sweep import run as running
 from simsmoe_cli.sweep.costs import cost_of
 from simsmoe_cli.sweep.definition import Task, definition_of
+from simsmoe_cli.sweep.folder import results_file, results_folder
 from simsmoe_cli.sweep.measure import similarity_scores
 from simsmoe_cli.sweep.results import Record, Results
 from simsmoe_cli.sweep.reuse import take_over
@@ -397,6 +398,11 @@ def test_a_file_of_results_is_gone_on_with(
         capsys.readouterr()
         assert run(["sweep", str(tmp_path / "there" / name), *where]) == 0
         assert "due        0" in capsys.readouterr().out
+    # Of the folder alone it says how; options that take results take both.
+    assert run(["sweep", str(finished)]) == EXIT_USAGE
+    assert f"simsmoe sweep {finished}/results.json --runs-dir" in capsys.readouterr().err
+    assert results_file(finished) == results_file(finished / "results.json")
+    assert results_folder(finished / "results.json") == results_folder(finished) == finished
     # Nothing was due, and it can be watched all the same.
     assert run(["monitor", "tiny", "--once", "--runs-dir", str(tmp_path / "runs")]) == 0
     assert "4 of 4 trainings have finished" in capsys.readouterr().out
@@ -472,6 +478,13 @@ RANGE = ["--grid", "similarity.weight=0.001..0.1"]
         (["sweep", "missing.json"], EXIT_DATA, "no such file of results"),
         (["sweep", *TWO_ROUTERS, "--reuse", "missing.json"], EXIT_DATA, "no such file of results"),
         (["reproduce", "table9"], EXIT_USAGE, "table1"),
+        (["sweep", *TWO_ROUTERS, "--device", "gpu"], EXIT_USAGE, "unknown device 'gpu'"),
+        (["sweep", *TWO_ROUTERS, "--results", "/proc/x"], EXIT_DATA, "/proc/x: cannot write"),
+        (["sweep", *TWO_ROUTERS, "--results", "x.json"], EXIT_USAGE, "Give the folder: --results"),
+        (["sweep", *TWO_ROUTERS, "--baseline", "moe.router=smeo"], EXIT_USAGE, "mean 'smoe'? Av"),
+        (["sweep", "--grid", "lr=1,2"], EXIT_USAGE, "Did you mean 'train.lr'? All are in"),
+        (["sweep", RANGE[0], "train.lr=1e-4..1e-2"], EXIT_USAGE, "--grid train.lr=1e-4..1e-2: a r"),
+        (["sweep", "docs"], EXIT_USAGE, "this is a folder"),
         (
             ["reproduce", "table3", "--scale", "paper", "--source", "my.txt"],
             EXIT_USAGE,
