@@ -40,7 +40,11 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Show the plan and 
 PlanOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan; train nothing.")]
 KeepWeightsOption = Annotated[
     bool,
-    typer.Option("--keep-weights", help="Keep the checkpoints of finished trainings."),
+    typer.Option(
+        "--keep-weights",
+        help="Keep the checkpoints of finished trainings; without it they are deleted when they "
+        "have been measured.",
+    ),
 ]
 ResultsOption = Annotated[
     Path | None,

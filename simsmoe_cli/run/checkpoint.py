@@ -39,8 +39,9 @@ from simsmoe_cli.run.checkpoint_state import (
     STATE,
     State,
 )
+from simsmoe_cli.run.event_log import read_events
 from simsmoe_cli.run.find import require_run
-from simsmoe_cli.run.folder import RunDir
+from simsmoe_cli.run.folder import SWEEP_MARK, RunDir
 
 _STEP = re.compile(r"step-([0-9]{7,})")
 _FIELDS_NAMED = 3  # of a recipe that does not fit, in a message
@@ -80,7 +81,7 @@ def find(run: RunDir, which: str) -> Path:
         return steps[int(which)]
     if started := attached_run(run):
         raise no_weights(run, started)
-    available = _available(run) or "none; the run saved no checkpoint yet"
+    available = _available(run) or f"none; {_why_none(run)}"
     raise DataError(
         f"no checkpoint '{printable(which)}' in this run",
         where=str(run.path),
@@ -286,6 +287,21 @@ def _available(run: RunDir, but: Path | None = None) -> str:
     if (run.best / STATE).is_file() and run.best != but:
         steps.append("best")
     return ", ".join(steps)
+
+
+def _why_none(run: RunDir) -> str:
+    """Why a run has no checkpoints, in words."""
+    saved = run.events.is_file() and any(
+        event["kind"] == "checkpoint" for event in read_events(run.events)
+    )
+    if not saved:
+        return "the run saved no checkpoint yet"
+    if (run.path.parent / SWEEP_MARK).is_file():
+        return (
+            "the sweep deleted them when it had measured this run; with --keep-weights it keeps "
+            "those of the trainings that it finishes"
+        )
+    return "they were deleted"
 
 
 def unlink_all_but(run: RunDir, kept: Container[str]) -> None:

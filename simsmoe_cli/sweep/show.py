@@ -73,7 +73,8 @@ def notes(table: Table) -> list[str]:
     as_if = f" ({at_most}: at most, as if pairs were compared in every step)" if at_most else ""
     said.append(
         f"GFLOPs: of the training, similarity learning included{as_if}. min: minutes of the "
-        "training steps on the machine that ran them; other work on it counts too."
+        "training steps on the machine that ran them. Minutes of trainings that ran at different "
+        "times or beside other work cannot be compared; GFLOPs can."
     )
     return said
 

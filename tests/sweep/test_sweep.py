@@ -122,7 +122,9 @@ def test_two_side_by_side_give_what_one_gives(finished: Path, alone: tuple[Path,
     assert record.model_dump(exclude={"cost": {"seconds"}}) == expected
 
 
-def test_runs_are_ordinary_and_weights_are_dropped(finished: Path) -> None:
+def test_runs_are_ordinary_and_weights_are_dropped(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folders = sorted(
         path.name for path in finished.iterdir() if path.is_dir() and path.name != "logs"
     )
@@ -136,6 +138,9 @@ def test_runs_are_ordinary_and_weights_are_dropped(finished: Path) -> None:
         assert (finished / name / "events.jsonl").is_file()
         assert not (finished / name / "best").exists()
         assert not (finished / name / "checkpoints").exists()
+    assert run(["eval", str(finished / folders[0])]) == EXIT_DATA
+    said = capsys.readouterr().err
+    assert "the sweep deleted them when it had measured this run; with --keep-weights" in said
     assert (finished / "results.csv").read_text().count(",test_bpc,") == 4
     assert "Δ test BPC" in (finished / "results.html").read_text()
 
