@@ -83,6 +83,23 @@ class Options:
     runs_dir: Path
 
 
+def check_options(options: Options) -> Path:
+    """The folder of the results, once it and the device are checked.
+
+    Raises:
+        UserError: there is no such device, or results cannot be written.
+    """
+    from simsmoe_cli.sweep.folder import require_writable, results_folder
+    from simsmoe_cli.train.device import choose_device
+
+    choose_device(options.device)
+    if options.results is None:
+        return options.runs_dir / options.name
+    folder = results_folder(options.results)
+    require_writable(folder)
+    return folder
+
+
 def sweep_through(definition: Definition, options: Options) -> None:
     """Carry out a sweep, or the rest of it, and write its results.
 
@@ -91,27 +108,16 @@ def sweep_through(definition: Definition, options: Options) -> None:
         typer.Exit: some trainings failed.
     """
     from simsmoe_cli.sweep import run
-    from simsmoe_cli.sweep.folder import (
-        RESULTS,
-        mark,
-        require_writable,
-        results_file,
-        results_folder,
-    )
+    from simsmoe_cli.sweep.folder import RESULTS, mark, results_file
     from simsmoe_cli.sweep.reports import due_reports, keeps_weights
     from simsmoe_cli.sweep.show import print_table, write_results
     from simsmoe_cli.sweep.side_by_side import outcomes
     from simsmoe_cli.sweep.table import make_table
     from simsmoe_cli.sweep.timing import estimate_seconds, machines
-    from simsmoe_cli.train.device import choose_device
 
     screen = console()
     folder = options.runs_dir / options.name
-    choose_device(options.device)
-    results = folder / RESULTS
-    if options.results is not None:
-        results = results_folder(options.results) / RESULTS
-        require_writable(results.parent)
+    results = check_options(options) / RESULTS
     with run.locked(folder):
         sweep = run.open_sweep(
             definition,
@@ -216,8 +222,8 @@ def show_time(seconds: float, jobs: int, screen: Console) -> None:
     )
 
 
-def ask(*, yes: bool) -> None:
-    """Ask whether to train, unless it was said already.
+def ask(question: str = "Train them now?", *, yes: bool) -> None:
+    """Ask whether to go on, unless it was said already.
 
     Raises:
         UserError: nobody can be asked.
@@ -227,7 +233,7 @@ def ask(*, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UserError("nobody can be asked here", hint="Start it with --yes.")
-    typer.confirm("Train them now?", abort=True)
+    typer.confirm(question, abort=True)
 
 
 class _Progress:

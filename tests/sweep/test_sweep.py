@@ -34,7 +34,7 @@ from simsmoe_cli.sweep.measure import similarity_scores
 from simsmoe_cli.sweep.results import Record, Results
 from simsmoe_cli.sweep.reuse import take_over
 from simsmoe_cli.sweep.side_by_side import Outcome
-from simsmoe_cli.sweep.texts import with_source
+from simsmoe_cli.sweep.texts import is_prepared, prepare_text, texts_of, with_source
 from simsmoe_cli.sweep.training import Machine, train_and_measure
 from simsmoe_cli.sweep.watch import watch
 from tests.forked import Forked
@@ -430,11 +430,33 @@ def test_a_source_is_read_though_it_has_the_name_of_a_corpus(
     monkeypatch.chdir(tmp_path)
     Path("enwik8").write_text("a text of one's own, and not a long one " * 100)
     definition = definition_of(DEFINITION, "test")
-    found = with_source(definition, Path("enwik8"), tmp_path / "data", lambda *given: None)
+    found = with_source(definition, Path("enwik8"))
+    (text,) = texts_of(found, Path("enwik8"))
+    assert not is_prepared(text, tmp_path / "data")
+    prepare_text(text, tmp_path / "data", lambda *given: None)
+    assert is_prepared(text, tmp_path / "data")
     assert found.settings["data.corpus"] == "enwik8"
     assert found.changes == {"text": "enwik8"}
     store = TokenStore.open(tmp_path / "data/enwik8")
     assert sum(split.tokens for split in store.manifest.splits.values()) == 4000
+
+
+def test_reproduce_says_what_it_downloads_before_it_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data-dir", str(tmp_path / "data"), "--runs-dir", str(tmp_path / "runs")]
+    paper = ["reproduce", "table2", "--scale", "paper", "--seeds", "2", *where]
+    assert run([*paper, "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "first      download and prepare the corpus enwik8" in plan
+    assert "first      download and prepare the task banking77" in plan
+    assert run(paper) == EXIT_USAGE
+    out, err = capsys.readouterr()
+    assert out == plan
+    assert "Start it with --yes" in err
+    assert run(["reproduce", "table1", *where, "--dry-run"]) == 0
+    assert "first      prepare the corpus pystdlib in" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_results_of_another_text_are_refused(
