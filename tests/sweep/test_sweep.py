@@ -287,16 +287,11 @@ def test_a_failure_does_not_stop_the_rest(
     seen = io.StringIO()
     assert watch(folder, Console(file=seen, width=200, force_terminal=True), 0.1, once=False)
     assert "3 of 4 trainings have finished" in seen.getvalue()
-    assert f"{broken}  failed: {broken_because(shown, broken)}" in seen.getvalue()
+    reason = shown.partition(f"{broken}  failed: ")[2].splitlines()[0].partition(",")[0]
+    assert f"{broken}  failed: {reason}" in seen.getvalue()
 
 
 @pytest.mark.parametrize("router", ["smoe", "smoe-dropout"])
-def broken_because(shown: str, name: str) -> str:
-    """The reason in the line of a training that failed."""
-    line = next(line for line in shown.splitlines() if f"{name}  failed: " in line)
-    return line.partition("failed: ")[2].partition(",")[0]
-
-
 def test_flops_are_those_of_the_comparisons_that_are_made(router: str) -> None:
     """Under the budget in every m-th step, and in none while the weight is 0."""
     given = ["train.steps=100", "similarity.preset=calibrated", f"moe.router={router}"]
