@@ -99,7 +99,6 @@ def sweep(
     Finished trainings are skipped, so the same command goes on after an interruption.
     """
     from simsmoe_cli.files.names import check_name
-    from simsmoe_cli.sweep.folder import RESULTS
 
     if name is not None:
         check_name(name)
@@ -127,18 +126,14 @@ def sweep(
     if file is None:
         definition = _from_options(recipe, settings, grid, seeds, baseline)
     else:
-        definition = _from_file(file, settings, seeds)
-        if file.suffix == ".json":  # its trainings count
-            if file.name == RESULTS and results is None:
-                results = file.parent
-            else:
-                reuse = [file, *(reuse or [])]
         _refuse(
             "the sweep's file has it",
             ("--recipe", recipe is not None),
             ("--grid", grid is not None),
             ("--baseline", baseline is not None),
         )
+        definition = _from_file(file, settings, seeds)
+        results, reuse = _with_trainings_of(file, results, reuse)
     sweep_through(
         definition,
         Options(
@@ -267,6 +262,19 @@ def _from_file(file: Path, settings: list[str] | None, seeds: str | None) -> "De
     else:
         definition = read_definition(file)
     return changed(definition, assignments(settings or [], "--set"), seeds)
+
+
+def _with_trainings_of(
+    file: Path, results: Path | None, reuse: list[Path] | None
+) -> tuple[Path | None, list[Path] | None]:
+    """--results and --reuse of a sweep whose file has finished trainings, or not."""
+    from simsmoe_cli.sweep.folder import RESULTS
+
+    if file.suffix != ".json":
+        return results, reuse
+    if file.name == RESULTS and results is None:
+        return file.parent, reuse
+    return results, [file, *(reuse or [])]
 
 
 def _refuse_folder(file: Path) -> None:

@@ -6,12 +6,20 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 
+from simsmoe_cli.monitor.screens import message_line
 from tests.monitor.driving import LAST_PANEL, NOW, dashboard, drive, monitor, seen, text_of, until
 from tests.monitor.made_run import event, router_event, similarity_event, train_event, write_run
 
 SIZE = (120, 40)
+
+
+@pytest.fixture(autouse=True)
+def messages_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go after some seconds, which a busy machine may take between two looks."""
+    monkeypatch.setattr(message_line, "SHOWN_S", 1000.0)
 
 
 def append(path: Path, *events: object) -> None:
