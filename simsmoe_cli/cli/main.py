@@ -7,20 +7,17 @@ that `simsmoe --help` answers at once. For the same reason they do not import
 
 import contextlib
 import functools
-import itertools
-import math
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from simsmoe_cli import __version__
 from simsmoe_cli.cli.collapse_report import collapse_report
+from simsmoe_cli.cli.commands import Command, CommandOfRanks, Group
 from simsmoe_cli.cli.compare import compare
 from simsmoe_cli.cli.complete import answer
 from simsmoe_cli.cli.doctor import doctor
@@ -53,72 +50,11 @@ from simsmoe_cli.errors import (
     printable,
 )
 from simsmoe_cli.files.atomic import as_named
-from simsmoe_cli.parallel.launch import launch, require_alone
+from simsmoe_cli.parallel.launch import launch
 
 # What typer raises for a wrong command line; it lies in click or in typer's own copy of it,
 # depending on typer's version.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
-
-
-OPTION = re.compile("-[a-z]|--[a-z][a-z-]*")
-
-
-def require_values(parameters: Sequence[Any], args: Sequence[str]) -> None:
-    """Raise a UserError if an option takes the next option for its value.
-
-    Args:
-        parameters: of the command.
-        args: its words.
-    """
-    takes_value = {
-        name: max(parameter.opts, key=len)
-        for parameter in parameters
-        if isinstance(parameter, TyperOption) and not parameter.is_flag
-        for name in parameter.opts
-    }
-    for option, following in itertools.pairwise(itertools.takewhile("--".__ne__, args)):
-        if option in takes_value and OPTION.fullmatch(following):
-            raise UserError(
-                f"its value is missing: {following} follows",
-                where=option,
-                hint=f"If {following} is meant as the value: {takes_value[option]}={following}",
-            )
-
-
-class Command(TyperCommand):
-    """A command that refuses options without their value, options that are nan or infinite, and to
-    be one of several processes."""
-
-    in_several_processes = False
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing:  # a shell that asks what it may offer
-            require_values(self.params, args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        if not self.in_several_processes:
-            require_alone(ctx.command_path, "Only pretrain, finetune and eval use several.")
-        for parameter in self.params:
-            value = ctx.params.get(parameter.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"expected a finite number, got {value}", where=parameter.opts[0])
-        return super().invoke(ctx)
-
-
-class Group(TyperGroup):
-    """A command with commands of its own; refuses options without their value."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing:
-            require_values(self.params, args)
-        return super().parse_args(ctx, args)
-
-
-class CommandOfRanks(Command):
-    """A command that several processes carry out together."""
-
-    in_several_processes = True
 
 
 app = typer.Typer(
