@@ -173,6 +173,7 @@ class RollCall:
     def remember_run(self, path: str) -> None:
         """Keep the run folder, for when torchrun starts all ranks again."""
         self._job.set(_RUN, path)
+        self._job.check([_RUN])  # set does not wait until the store has it, and check does
 
     def forget_run(self) -> None:
         """Forget the run folder, since the command has ended well."""
