@@ -157,13 +157,16 @@ def summary(recorded: profile, steps: int, tokens: int, *, compiled: bool) -> st
         "Times are those of one step; kept is what a forward pass leaves in memory for its "
         "backward pass, below zero where it frees what others left.",
         "",
-        f"{'operation':<48}{'share':>8}{'time':>12}{'calls':>8}{'memory':>12}",
     ]
     operations = _operations(events, on_device=on_device)
     everything = sum(one.seconds for one in operations) or 1.0
-    for one in operations[:SHOWN]:
+    shown = operations[:SHOWN]
+    # Whole names: that of a backward pass often differs from its forward pass's only at the end.
+    width = max([48, *(len(one.name) + 2 for one in shown)])
+    lines.append(f"{'operation':<{width}}{'share':>8}{'time':>12}{'calls':>8}{'memory':>12}")
+    for one in shown:
         lines.append(
-            f"{one.name[:46]:<48}{one.seconds / everything:>8.1%}{_ms(one.seconds / steps):>12}"
+            f"{one.name:<{width}}{one.seconds / everything:>8.1%}{_ms(one.seconds / steps):>12}"
             f"{one.calls / steps:>8.0f}{_size(one.memory / steps):>12}"
         )
     lines += [
