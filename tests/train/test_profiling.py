@@ -123,6 +123,16 @@ def test_operations_are_ranked_by_their_own_time(watched: Trainer) -> None:
     assert re.search(r"^Between them \d+\.\d\d s of validation, probes", text, re.MULTILINE)
 
 
+def test_long_names_of_operations_stay_different() -> None:
+    names = [f"a_pass_over_all_of_the_keys_in_the_window_of_the_layer_{end}" for end in ("a", "b")]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        for name in names:
+            with torch.profiler.record_function(name):
+                pass
+    text = profile_summary.summary(recorded, 1, 0, compiled=False)
+    assert sorted(line.split()[0] for line in text.splitlines() if "a_pass" in line) == names
+
+
 def test_what_validation_and_probes_cost_is_counted_with_no_part(profiled: Make) -> None:
     tables = []
     for every in (1, 0):
