@@ -20,7 +20,7 @@ from simsmoe_cli.model.language_model import Backbone
 from simsmoe_cli.model.size import measure
 from simsmoe_cli.recipe.schema import Recipe
 from simsmoe_cli.similarity.cost import Cost as SimilarityCost
-from simsmoe_cli.sweep.cells import Cell, baseline_of, recipe_of
+from simsmoe_cli.sweep.cells import Cell, as_yaml, baseline_of, recipe_of
 from simsmoe_cli.sweep.definition import Definition, Task
 from simsmoe_cli.sweep.results import Cost
 from simsmoe_cli.train.objectives.classification import some
@@ -73,7 +73,7 @@ def finetuning_cost(task: Task, recipe: Recipe, store: TokenStore, data_dir: Pat
 
 def overrides_of(task: Task) -> list[str]:
     """The changes of a task's recipe, as `--set` takes them."""
-    return [f"{field}={value}" for field, value in task.settings.items()]
+    return [f"{field}={as_yaml(value)}" for field, value in task.settings.items()]
 
 
 def _cost(

@@ -12,9 +12,12 @@ from rich.console import Console
 
 from simsmoe_cli.cli import sweeping
 from simsmoe_cli.errors import UserError
+from simsmoe_cli.recipe.load import load_recipe
 from simsmoe_cli.sweep import run as running
+from simsmoe_cli.sweep.arguments import assignments
 from simsmoe_cli.sweep.cells import cells_of
-from simsmoe_cli.sweep.definition import Definition, definition_of
+from simsmoe_cli.sweep.costs import overrides_of
+from simsmoe_cli.sweep.definition import Definition, Task, definition_of
 from simsmoe_cli.sweep.side_by_side import Outcome, Work
 from simsmoe_cli.sweep.timing import flops_of_the_last
 from simsmoe_cli.sweep.training import Machine
@@ -25,7 +28,7 @@ from tests.train.transfer import QUICK, prepare
 LETTERS = {
     "task": "letters",
     "recipe": "finetune-sst2",
-    "settings": dict(setting.split("=") for setting in [*QUICK, "finetune.epochs=2"]),
+    "settings": assignments([*QUICK, "finetune.epochs=2"], "settings"),
 }
 
 
@@ -84,6 +87,13 @@ def test_fine_tuning_is_counted_in_the_plan_and_its_weights_can_be_kept(
     costs = (part.cost.flops / part.cost.tokens for part in training.parts)
     of_pretraining, of_tuning = costs
     assert 0.5 * of_pretraining < of_tuning < of_pretraining
+
+
+def test_settings_of_a_task_mean_what_they_mean_in_a_recipe() -> None:
+    settings = {"similarity.preset": "calibrated", "similarity.budget": None, "train.lr": 1e-5}
+    task = Task(task="letters", recipe="finetune-sst2", settings=settings)
+    recipe = load_recipe("finetune-sst2", ["train.steps=10", *overrides_of(task)])
+    assert (recipe.similarity.budget, recipe.train.lr) == (None, 1e-5)
 
 
 def test_a_recipe_for_fine_tuning_is_no_sweep() -> None:
